@@ -11,9 +11,9 @@ AT = "2024-03-30 12:00:00+00"
 
 @pytest.fixture
 async def clock(db):
-    """Stop the clock that all functions use, and return a function that sets it."""
+    """Freeze the clock of all SQL functions; return a function that sets it."""
 
-    async def set_(at):
+    async def set_now(at):
         await db.run(
             f"""create or replace function picture_queue._now() returns timestamptz
             language sql volatile set search_path = pg_catalog, pg_temp
@@ -21,108 +21,108 @@ async def clock(db):
         )
         return datetime.fromisoformat(str(at))
 
-    await set_(AT)
-    return set_
+    await set_now(AT)
+    return set_now
 
 
-TICK = "select (picture_queue._do_due_steps($1, false) ->> 'scheduled')::integer"
+RUN_DUE_SCHEDULES = "select (picture_queue._do_due_steps($1, false) ->> 'scheduled')::integer"
 
 
-async def tick(db, limit=100):
-    return await db.value(TICK, limit)
+async def run_due_schedules(db, limit=100):
+    return await db.value(RUN_DUE_SCHEDULES, limit)
 
 
-async def schedule(db, name="sql-tick", **given):
+async def set_schedule(db, name="sql-tick", **given):
     given = {"job_type": "sql-resize", "queue": db.queue, **given}
     return await db.value("select set_schedule($1, $2)", name, given)
 
 
-async def listed(db, name="sql-tick"):
+async def find_schedule(db, name="sql-tick"):
     rows = await db.value("select list_schedules()")
     return next((row for row in rows if row["name"] == name), None)
 
 
-async def jobs(db):
+async def list_jobs(db):
     return await db.rows(
         "select id, payload, metadata from job_queue where queue = $1 order by seq",
         db.queue,
     )
 
 
-async def ticks(db):
-    return [job["metadata"]["tick"][:19].replace("T", " ") for job in await jobs(db)]
+async def tick_times(db):
+    return [job["metadata"]["tick"][:19].replace("T", " ") for job in await list_jobs(db)]
 
 
 async def test_an_interval_does_not_drift_when_its_ticks_run_late(db, clock):
-    row = await schedule(db, every_seconds=90.5)
+    row = await set_schedule(db, every_seconds=90.5)
     assert row["next_at"].startswith("2024-03-30T12:01:30.5")
     for late in (91, 182, 299, 364):
         await clock(datetime.fromisoformat(AT) + timedelta(seconds=late))
-        assert await tick(db) == 1
-    made = [job["metadata"]["tick"] for job in await jobs(db)]
-    assert [at[14:21] for at in made] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
+        assert await run_due_schedules(db) == 1
+    times = [job["metadata"]["tick"] for job in await list_jobs(db)]
+    assert [at[14:21] for at in times] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
 
 
 async def test_an_interval_is_exact_after_a_billion_seconds(db, clock):
-    await schedule(db, every_seconds=1.1, missed="once")
+    await set_schedule(db, every_seconds=1.1, missed="once")
     await clock("2055-03-30 12:00:00+00")
-    assert await tick(db) == 1
-    row = await listed(db)
+    assert await run_due_schedules(db) == 1
+    row = await find_schedule(db)
     created, at = (datetime.fromisoformat(row[name]) for name in ("created_at", "next_at"))
     assert ((at - created) // timedelta(microseconds=1)) % 1_100_000 == 0
     assert at > datetime.fromisoformat("2055-03-30 12:00:00+00")
 
 
 async def test_ticks_follow_the_summer_time_of_the_time_zone(db, clock):
-    row = await schedule(db, cron="0  9 * * *", timezone="europe/berlin")
+    row = await set_schedule(db, cron="0  9 * * *", timezone="europe/berlin")
     assert (row["cron"], row["timezone"]) == ("0 9 * * *", "Europe/Berlin")
-    assert row["next_at"].startswith("2024-03-31T07:00")  # the clocks changed that night
-    for day, hour in ((31, 7), (30, 7)):
-        await clock(f"2024-0{3 if day == 31 else 4}-{day} {hour:02}:00:00+00")
-        await tick(db)
-    assert await ticks(db) == ["2024-03-31 07:00:00", "2024-04-30 07:00:00"]
+    assert row["next_at"].startswith("2024-03-31T07:00")  # summer time began that night
+    for at in ("2024-03-31 07:00:00+00", "2024-04-30 07:00:00+00"):
+        await clock(at)
+        await run_due_schedules(db)
+    assert await tick_times(db) == ["2024-03-31 07:00:00", "2024-04-30 07:00:00"]
 
 
 @pytest.mark.parametrize(
-    ("missed", "made"),
+    ("missed", "expected"),
     [
         ("skip", []),
         ("once", ["2024-03-30 15:00:00"]),
         ("all", ["2024-03-30 13:00:00", "2024-03-30 14:00:00", "2024-03-30 15:00:00"]),
     ],
 )
-async def test_missed_ticks_are_skipped_or_run_late(db, clock, missed, made):
-    await schedule(db, cron="0 * * * *", missed=missed)
+async def test_missed_ticks_are_skipped_or_run_late(db, clock, missed, expected):
+    await set_schedule(db, cron="0 * * * *", missed=missed)
     await clock("2024-03-30 15:30:00+00")
-    assert await tick(db) == len(made)
-    assert await tick(db) == 0
-    assert await ticks(db) == made
-    row = await listed(db)
+    assert await run_due_schedules(db) == len(expected)
+    assert await run_due_schedules(db) == 0
+    assert await tick_times(db) == expected
+    row = await find_schedule(db)
     assert row["next_at"].startswith("2024-03-30T16:00")
-    assert (row["last_at"] is None) == (not made)
+    assert (row["last_at"] is None) == (not expected)
 
 
-@pytest.mark.parametrize(("seconds", "made"), [(60, 1), (119, 1), (121, 0)])
-async def test_a_tick_under_two_minutes_late_is_not_missed(db, clock, seconds, made):
-    await schedule(db, cron="0 13 * * *", missed="skip")
+@pytest.mark.parametrize(("seconds", "count"), [(60, 1), (119, 1), (121, 0)])
+async def test_a_tick_under_two_minutes_late_is_not_missed(db, clock, seconds, count):
+    await set_schedule(db, cron="0 13 * * *", missed="skip")
     await clock(datetime.fromisoformat("2024-03-30 13:00:00+00") + timedelta(seconds=seconds))
-    assert await tick(db) == made
-    assert (await listed(db))["next_at"].startswith("2024-03-31T13:00")
+    assert await run_due_schedules(db) == count
+    assert (await find_schedule(db))["next_at"].startswith("2024-03-31T13:00")
 
 
 async def test_missed_ticks_run_in_bounded_steps(db, clock):
-    await schedule(db, every_seconds=1, missed="all")
-    await schedule(db, "sql-other", every_seconds=1, missed="all")
+    await set_schedule(db, every_seconds=1, missed="all")
+    await set_schedule(db, "sql-other", every_seconds=1, missed="all")
     await clock("2024-03-30 12:01:00+00")
-    assert [await tick(db, 50) for _ in range(4)] == [50, 50, 20, 0]
+    assert [await run_due_schedules(db, 50) for _ in range(4)] == [50, 50, 20, 0]
     assert (
-        len({(job["metadata"]["schedule"], job["metadata"]["tick"]) for job in await jobs(db)})
+        len({(job["metadata"]["schedule"], job["metadata"]["tick"]) for job in await list_jobs(db)})
         == 120
     )
 
 
 async def test_maintenance_runs_due_schedules_without_pg_cron(db, clock):
-    await schedule(
+    await set_schedule(
         db, every_seconds=60, payload={"size": 3}, priority=7, options={"metadata": {"by": "me"}}
     )
     await db.maintain()
@@ -134,79 +134,79 @@ async def test_maintenance_runs_due_schedules_without_pg_cron(db, clock):
     assert job["metadata"] == {
         "by": "me", "schedule": "sql-tick", "tick": "2024-03-30T12:01:00+00:00"
     }  # fmt: skip
-    row = await listed(db)
+    row = await find_schedule(db)
     assert (row["last_job_id"], row["last_error"]) == (job["id"], None)
     assert row["last_at"].startswith("2024-03-30T12:01:00")
 
 
 async def test_maintenance_returns_the_number_of_scheduled_jobs(db, clock):
-    await schedule(db, every_seconds=60)
+    await set_schedule(db, every_seconds=60)
     await clock("2024-03-30 12:01:00+00")
     assert (await db.value("select maintain_jobs(true)"))["scheduled"] == 1
 
 
-async def test_a_paused_schedule_misses_nothing(db, clock):
-    await schedule(db, cron="0 * * * *", missed="all")
+async def test_a_paused_schedule_has_no_missed_ticks(db, clock):
+    await set_schedule(db, cron="0 * * * *", missed="all")
     for _ in range(2):
         row = await db.value("select pause_schedule('sql-tick')")
         assert (row["paused"], row["next_at"]) == (True, None)
     await clock("2024-03-30 15:30:00+00")
-    assert await tick(db) == 0
-    assert (await schedule(db, cron="30 * * * *", missed="all"))["paused"], (
+    assert await run_due_schedules(db) == 0
+    assert (await set_schedule(db, cron="30 * * * *", missed="all"))["paused"], (
         "a paused schedule that is set again stays paused"
     )
     for _ in range(2):
         row = await db.value("select resume_schedule('sql-tick')")
         assert (row["paused"], row["next_at"][:16]) == (False, "2024-03-30T16:30")
-    assert await tick(db) == 0
+    assert await run_due_schedules(db) == 0
 
 
-async def test_a_schedule_can_be_created_paused_and_run_by_hand(db, clock):
-    await schedule(db, cron="0 * * * *", paused=True, payload={"a": 1})
+async def test_a_schedule_can_be_created_paused_and_run_manually(db, clock):
+    await set_schedule(db, cron="0 * * * *", paused=True, payload={"a": 1})
     job_id = uuid4()
     for _ in range(2):
-        made = await db.value("select run_schedule('sql-tick', $1)", job_id)
-        assert made["job_id"] == str(job_id)
-    assert [job["payload"] for job in await jobs(db)] == [{"a": 1}]
+        answer = await db.value("select run_schedule('sql-tick', $1)", job_id)
+        assert answer["job_id"] == str(job_id)
+    assert [job["payload"] for job in await list_jobs(db)] == [{"a": 1}]
     assert (await db.value("select run_schedule('sql-tick')"))["outcome"] == "created"
-    assert (await listed(db))["last_at"] is None, "a run by hand is not a tick"
+    assert (await find_schedule(db))["last_at"] is None, "a manual run is not a tick"
 
 
 async def test_setting_an_equal_schedule_again_changes_nothing(db, clock):
     given = {"cron": "*/5 * * * *", "timezone": "Asia/Kathmandu", "payload": {"a": 1}}
-    first = await schedule(db, **given)
+    first = await set_schedule(db, **given)
     await clock("2024-03-30 12:20:00+00")
-    assert await schedule(db, **given) == first
-    changed = await schedule(db, **given | {"payload": {"a": 2}})
+    assert await set_schedule(db, **given) == first
+    changed = await set_schedule(db, **given | {"payload": {"a": 2}})
     assert changed["next_at"] == first["next_at"], "a new payload does not move the next tick"
     assert changed["updated_at"] != first["updated_at"]
-    assert (await schedule(db, cron="0 0 * * *"))["next_at"].startswith("2024-03-31T00:00")
+    assert (await set_schedule(db, cron="0 0 * * *"))["next_at"].startswith("2024-03-31T00:00")
 
 
 async def test_a_failing_schedule_records_its_error_and_the_others_run(db, clock):
     await db.value("select set_setting($1)", {"unknown_queue": "refuse"})
-    await schedule(db, "sql-a-broken", every_seconds=60, queue=f"{db.queue}-none")
+    await set_schedule(db, "sql-a-broken", every_seconds=60, queue=f"{db.queue}-none")
     await db.value("select set_queue($1)", db.queue)
-    await schedule(db, "sql-b", every_seconds=60)
+    await set_schedule(db, "sql-b", every_seconds=60)
     await clock("2024-03-30 12:01:00+00")
-    assert await tick(db) == 1
-    broken = await listed(db, "sql-a-broken")
+    assert await run_due_schedules(db) == 1
+    broken = await find_schedule(db, "sql-a-broken")
     assert broken["last_error"].startswith("PQ_UNKNOWN_QUEUE")
     assert broken["next_at"].startswith("2024-03-30T12:02:00"), "it is not retried at once"
     await db.value("select set_queue($1)", f"{db.queue}-none")
     await clock("2024-03-30 12:02:00+00")
-    assert await tick(db) == 2
-    assert (await listed(db, "sql-a-broken"))["last_error"] is None
+    assert await run_due_schedules(db) == 2
+    assert (await find_schedule(db, "sql-a-broken"))["last_error"] is None
 
 
 async def test_a_deleted_schedule_leaves_its_jobs(db, clock):
-    await schedule(db, every_seconds=60)
+    await set_schedule(db, every_seconds=60)
     await clock("2024-03-30 12:01:00+00")
-    await tick(db)
+    await run_due_schedules(db)
     assert await db.value("select delete_schedule('sql-tick')") == {"deleted": True}
     assert await db.value("select delete_schedule('sql-tick')") == {"deleted": False}
-    assert await listed(db) is None
-    assert len(await jobs(db)) == 1
+    assert await find_schedule(db) is None
+    assert len(await list_jobs(db)) == 1
 
 
 @pytest.mark.parametrize("call", ["pause_schedule", "resume_schedule", "run_schedule"])
@@ -254,9 +254,9 @@ async def test_an_invalid_name_is_refused(db, name):
 
 
 async def test_two_connections_enqueue_one_job_for_a_tick(stack, db):
-    """The second connection skips the schedule that the first has locked, and later it is not due.
+    """The second connection skips the schedule while it is locked; afterwards it is not due.
 
-    Unlike the other tests this one commits.
+    This test commits, unlike the others.
     """
     name, queue = f"sql-{db.queue}", db.queue
     one, other = [await asyncpg.connect(stack.db_url, timeout=10) for _ in range(2)]
@@ -273,10 +273,10 @@ async def test_two_connections_enqueue_one_job_for_a_tick(stack, db):
         )
         first = one.transaction()
         await first.start()
-        assert await one.fetchval(TICK, 100) >= 1
-        assert await other.fetchval(TICK, 100) == 0
+        assert await one.fetchval(RUN_DUE_SCHEDULES, 100) >= 1
+        assert await other.fetchval(RUN_DUE_SCHEDULES, 100) == 0
         await first.commit()
-        assert await other.fetchval(TICK, 100) == 0
+        assert await other.fetchval(RUN_DUE_SCHEDULES, 100) == 0
         count = "select count(*) from job_queue where queue = $1"
         assert await one.fetchval(count, queue) == 1
     finally:

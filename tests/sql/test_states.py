@@ -1,4 +1,4 @@
-"""The state machine in SQL: every permitted transition, and refused ones."""
+"""The state machine in SQL: permitted and refused transitions."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -41,7 +41,7 @@ async def test_a_repeated_claim_returns_the_same_jobs(db):
     assert len(await db.claim(10)) == 1
 
 
-async def test_a_claim_in_a_report_has_the_same_defaults(db):
+async def test_a_claim_in_a_report_has_the_defaults_of_claim_jobs(db):
     first, _ = await db.enqueue(), await db.enqueue()
     claim = {"worker": "w1", "queues": [db.queue], "job_types": ["sql-resize"]}
     answer = await db.value("select report_jobs('[]', $1)", claim)
@@ -80,8 +80,8 @@ async def test_a_repeated_report_changes_nothing_and_is_reported_as_repeated(db)
 async def test_a_stale_lease_changes_nothing_and_is_reported_as_stale(db):
     await db.enqueue()
     (job,) = await db.claim()
-    foreign = {**job, "lease_id": str(uuid4())}
-    assert (await db.report(foreign, "completed"))["outcome"] == "stale"
+    stale = {**job, "lease_id": str(uuid4())}
+    assert (await db.report(stale, "completed"))["outcome"] == "stale"
     assert (await db.job(job["id"]))["status"] == "processing"
 
 
@@ -143,7 +143,7 @@ async def test_the_history_keeps_the_last_fifty_changes(db):
     assert max(row["attempt"] for row in history) == 55
 
 
-async def test_snoozed_and_released_jobs_use_up_no_attempt(db):
+async def test_a_snoozed_or_released_job_does_not_use_up_an_attempt(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "snoozed", delay_seconds=60)
@@ -156,7 +156,7 @@ async def test_snoozed_and_released_jobs_use_up_no_attempt(db):
     assert (row["status"], row["hold"], row["attempt"]) == ("pending", None, 0)
 
 
-async def test_a_parked_job_has_no_lease_and_uses_up_no_attempt(db):
+async def test_a_parked_job_has_no_lease_and_does_not_use_up_an_attempt(db):
     await db.enqueue()
     (job,) = await db.claim(lease=2.0)
     await db.report(job, "parked", delay_seconds=60)
@@ -229,10 +229,10 @@ async def test_a_cancel_request_overrides_the_failure_of_the_handler(db, outcome
     (job,) = await db.claim()
     answer = await db.value("select cancel_job($1)", UUID(job["id"]))
     assert (answer["status"], answer["cancel_requested"]) == ("processing", True)
-    beat = await db.value(
+    answer = await db.value(
         "select heartbeat_jobs('w1', $1)", [{"job_id": job["id"], "lease_id": job["lease_id"]}]
     )
-    assert beat["cancel"] == [job["id"]]
+    assert answer["cancel"] == [job["id"]]
     assert (await db.report(job, outcome, delay_seconds=5))["status"] == "cancelled"
 
 
@@ -253,7 +253,7 @@ async def test_a_cancelled_parked_job_is_claimed_again_for_cleanup(db):
     assert (await db.report(again, "cancelled"))["status"] == "cancelled"
 
 
-async def test_a_worker_that_stops_can_release_a_claim_for_cleanup(db):
+async def test_a_worker_that_stops_can_release_a_job_claimed_for_cleanup(db):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "parked", delay_seconds=600)
@@ -285,7 +285,7 @@ async def test_a_job_is_cancelled_if_its_worker_dies_during_cleanup(db):
         "select claim_jobs('w1', $1, '{sql-resize}', lease_seconds => 5, confirms_start => true)",
         [db.queue],
     )
-    # The heartbeat found the row locked, and confirmed the start in lease_extension.
+    # A heartbeat that finds the row locked confirms the start in lease_extension.
     await db.run(
         "insert into picture_queue.lease_extension (job_id, lease_id, lease_expires_at) "
         "values ($1, $2, picture_queue._now() + interval '5 seconds')",
@@ -378,7 +378,7 @@ async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, ite
     assert (await db.job(other["job_id"]))["hold"] == "scheduled"
 
 
-async def test_complete_job_with_an_error_leads_to_a_retry_and_then_fails(db):
+async def test_complete_job_with_an_error_retries_the_job_and_then_fails_it(db):
     job_id = await db.enqueue(max_attempts=2)
     await db.rows("select * from claim_next_job($1)", db.queue)
     assert await db.value("select complete_job($1, null, 'boom')", job_id) == "pending"
@@ -388,7 +388,7 @@ async def test_complete_job_with_an_error_leads_to_a_retry_and_then_fails(db):
     assert (await db.job(job_id))["error"] == "boom"
 
 
-async def test_complete_job_needs_the_lease_if_the_worker_sends_heartbeats(db):
+async def test_complete_job_needs_the_lease_id_of_a_job_from_claim_jobs(db):
     job_id = await db.enqueue()
     (job,) = await db.claim()
     refused = await db.refusal("select complete_job($1, null, null)", job_id)
@@ -405,10 +405,10 @@ async def test_only_a_retry_leads_out_of_a_terminal_state(db):
 
 async def test_a_change_that_is_not_permitted_has_no_effect(db):
     job_id = await db.enqueue()
-    moved = await db.rows(
+    changed = await db.rows(
         "select * from unnest(picture_queue._transition(array["
         "picture_queue._change($1, 'complete')]))",
         job_id,
     )
-    assert moved == []
+    assert changed == []
     assert (await db.job(job_id))["status"] == "pending"

@@ -1,6 +1,6 @@
-"""Dependencies and batches in special cases.
+"""Edge cases of dependencies and batches.
 
-Parents have failed already, calls are repeated, or callbacks are refused.
+Parents that have already failed, repeated calls, and refused callbacks.
 """
 
 from typing import Any
@@ -11,36 +11,36 @@ import pytest
 from .conftest import enqueue_items
 
 
-async def batch(db: Any, *items: dict[str, Any], callback: Any = None) -> UUID:
+async def enqueue_batch(db: Any, *items: dict[str, Any], callback: Any = None) -> UUID:
     jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
     answer = await db.value("select enqueue_batch($1, $2)", jobs, callback)
     return UUID(answer["batch_id"])
 
 
-async def failed_job(db: Any) -> str:
+async def enqueue_failed_job(db: Any) -> str:
     await db.enqueue(max_attempts=1)
     (job,) = await db.claim()
     await db.report(job, "failed", error="no")
     return job["id"]
 
 
-async def test_a_batch_counts_a_job_that_is_cancelled_by_its_enqueue(db):
-    parent = await failed_job(db)
-    then = {"job_type": "then", "queue": db.queue}
-    one = await batch(db, {}, {"options": {"depends_on": [parent]}}, callback=then)
-    row = await db.value("select get_batch($1)", one)
+async def test_a_batch_counts_a_job_that_is_cancelled_when_enqueued(db):
+    parent = await enqueue_failed_job(db)
+    callback = {"job_type": "then", "queue": db.queue}
+    batch_id = await enqueue_batch(db, {}, {"options": {"depends_on": [parent]}}, callback=callback)
+    row = await db.value("select get_batch($1)", batch_id)
     assert (row["total"], row["cancelled"], row["open"]) == (2, 1, 1)
     assert row["callback_job_id"] is None
 
 
-async def test_a_job_that_is_cancelled_by_its_enqueue_does_not_finish_its_batch(db):
-    parent = await failed_job(db)
-    then = {"job_type": "then", "queue": db.queue}
-    one = await batch(db, {}, {}, callback=then)
+async def test_a_job_that_is_cancelled_when_enqueued_does_not_finish_its_batch(db):
+    parent = await enqueue_failed_job(db)
+    callback = {"job_type": "then", "queue": db.queue}
+    batch_id = await enqueue_batch(db, {}, {}, callback=callback)
     (job,) = await db.claim()
     await db.report(job, "completed")
-    await enqueue_items(db, {"options": {"depends_on": [parent], "batch_id": str(one)}})
-    row = await db.value("select get_batch($1)", one)
+    await enqueue_items(db, {"options": {"depends_on": [parent], "batch_id": str(batch_id)}})
+    row = await db.value("select get_batch($1)", batch_id)
     assert (row["total"], row["completed"], row["cancelled"], row["open"]) == (3, 1, 1, 1)
     assert row["callback_job_id"] is None
 
@@ -48,7 +48,7 @@ async def test_a_job_that_is_cancelled_by_its_enqueue_does_not_finish_its_batch(
 @pytest.mark.parametrize("outcome", [None, "completed", "failed"])
 @pytest.mark.parametrize("by", ["idempotency_key", "unique"])
 async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db, by, outcome):
-    """Repeat a call with new ids: the parent is the job that the key found."""
+    """The second call gives the parent a new id, but its key finds the existing job."""
     key = {"idempotency_key": "k"}
     if by == "unique":
         states = ["pending", "processing", "completed", "failed"]
@@ -57,9 +57,9 @@ async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db,
     if outcome:
         (job,) = await db.claim()
         await db.report(job, outcome)
-    fresh = str(uuid4())
+    new_id = str(uuid4())
     parent, child = await enqueue_items(
-        db, {"job_id": fresh, "max_attempts": 1, **key}, {"options": {"depends_on": [fresh]}}
+        db, {"job_id": new_id, "max_attempts": 1, **key}, {"options": {"depends_on": [new_id]}}
     )
     assert parent == {"job_id": first["job_id"], "outcome": "existing"}
     row = await db.job(child["job_id"])
@@ -69,8 +69,8 @@ async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db,
         assert job["id"] == first["job_id"]
         await db.report(job, "completed")
         row = await db.job(child["job_id"])
-    wanted = "cancelled" if outcome == "failed" else "pending"
-    assert (row["status"], row["hold"]) == (wanted, None)
+    expected = "cancelled" if outcome == "failed" else "pending"
+    assert (row["status"], row["hold"]) == (expected, None)
 
 
 @pytest.mark.parametrize("field", ["depends_on", "batch_id"])
@@ -85,10 +85,10 @@ async def test_a_callback_that_waits_for_others_is_refused(db, field):
 async def test_a_refused_callback_does_not_delay_the_last_job(db):
     taken = await db.enqueue("other")
     callback = {"job_type": "then", "queue": db.queue, "job_id": str(taken)}
-    one = await batch(db, {}, callback=callback)
+    batch_id = await enqueue_batch(db, {}, callback=callback)
     (job,) = await db.claim()
     assert (await db.report(job, "completed"))["outcome"] == "ok"
-    row = await db.value("select get_batch($1)", one)
+    row = await db.value("select get_batch($1)", batch_id)
     assert (row["completed"], row["callback_job_id"]) == (1, None)
     assert row["finished_at"] is not None
     assert row["callback_error"].startswith("PQ_CONFLICT")
@@ -109,7 +109,7 @@ async def test_a_retried_child_waits_for_its_parents_again(db):
 async def test_children_retried_by_filter_wait_for_their_parents_again(db):
     parent = await db.enqueue()
     child = await db.enqueue(options={"depends_on": [str(parent)], "tags": ["child"]})
-    which = {"queue": db.queue, "tag": "child"}
-    await db.value("select change_jobs('cancel', $1)", which)
-    await db.value("select change_jobs('retry', $1)", which | {"status": "cancelled"})
+    filters = {"queue": db.queue, "tag": "child"}
+    await db.value("select change_jobs('cancel', $1)", filters)
+    await db.value("select change_jobs('retry', $1)", filters | {"status": "cancelled"})
     assert (await db.job(child))["hold"] == "waiting"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.databases import connect
 
-#: A call of each function. Each uses its own rows, so that no call waits for another one.
+#: A call of each function. Each call has its own rows, so that it waits for no other call.
 CALLS = {
     "begin_prediction": "begin_prediction('{job}', '{lease}')",
     "cancel_generation": "cancel_generation('{generation}')",
@@ -35,7 +35,7 @@ CALLS = {
     "get_job_history": "get_job_history('{failed}')",
     "get_settings": "get_settings()",
     "heartbeat_jobs": """heartbeat_jobs('w-{name}', '[{{"job_id": "{job}", "lease_id": "{lease}"}},
-        {{"job_id": "{legacy}", "lease_id": "{legacy_lease}"}}]')""",
+        {{"job_id": "{second_job}", "lease_id": "{second_lease}"}}]')""",
     "job_position": "job_position('{pending}')",
     "list_generations": "list_generations()",
     "list_jobs": "list_jobs()",
@@ -58,7 +58,7 @@ CALLS = {
     "register_worker": """register_worker('w-{name}', '{{{name}}}', '{{"t-{name}": {{}}}}')""",
     "report_jobs": """report_jobs('[
         {{"job_id": "{job}", "lease_id": "{lease}", "outcome": "failed"}},
-        {{"job_id": "{legacy}", "lease_id": "{legacy_lease}", "outcome": "completed"}}]',
+        {{"job_id": "{second_job}", "lease_id": "{second_lease}", "outcome": "completed"}}]',
         '{{"worker": "w", "queues": ["{name}"], "job_types": ["t"], "max_jobs": 1}}')""",
     "report_progress": "report_progress('{job}', '{lease}', 50)",
     "resume_key": "resume_key('k:{name}')",
@@ -77,7 +77,7 @@ CALLS = {
     "start_generation": "start_generation('a boat')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
-#: The result of these functions is a row of the table, so Postgres locks the table before the call.
+#: These functions return a row of the table, so Postgres locks the table before it calls them.
 RETURNS_TABLE_ROW = {"claim_next_job"}
 SETUP = """
 declare
@@ -97,8 +97,8 @@ begin
   perform enqueue_job('l', queue => v_name), enqueue_job('p', queue => v_name),
     enqueue_job('f', queue => v_name, max_attempts => 1);
   v_job := claim_jobs('w-' || v_name, array[v_name], '{l}', 1, 3600) -> 0;
-  v_ids := v_ids || jsonb_build_object('legacy', v_job -> 'id',
-    'legacy_lease', v_job -> 'lease_id');
+  v_ids := v_ids || jsonb_build_object('second_job', v_job -> 'id',
+    'second_lease', v_job -> 'lease_id');
   v_job := claim_jobs('w-' || v_name, array[v_name], '{p}', 1) -> 0;
   v_ids := v_ids || jsonb_build_object('parked', v_job -> 'id');
   perform report_jobs(jsonb_build_array(jsonb_build_object('job_id', v_job -> 'id', 'lease_id',
@@ -123,28 +123,28 @@ FUNCTIONS = """
 select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace
   and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
 """
-# A call may take 2 seconds for a lock, and the rest because 60 calls run at once.
+# A call waits up to 2 seconds for a lock. It may take longer because 60 calls run at once.
 MAX_SECONDS = 3.0
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
 def calls(own_database: str) -> dict[str, str]:
-    """The statement of each call, after its rows were created."""
+    """Create the rows of each call, and return the calls with the ids of their rows."""
 
-    async def make() -> dict[str, str]:
+    async def create_rows() -> dict[str, str]:
         connection = await connect(own_database)
         await connection.execute(
             f"create function pg_temp.prepare(text) returns jsonb language plpgsql as $f${SETUP}$f$"
         )
-        made = {
+        statements = {
             name: call.format(**await connection.fetchval("select pg_temp.prepare($1)", name))
             for name, call in CALLS.items()
         }
         await connection.close(timeout=5)
-        return made
+        return statements
 
-    return asyncio.run(make())
+    return asyncio.run(create_rows())
 
 
 async def call_and_roll_back(
@@ -167,7 +167,7 @@ async def call_and_roll_back(
 
 
 async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
-    """Lock a table and make the calls; return those with a wrong error or above the time limit."""
+    """Lock a table and make the calls; return slow calls and errors other than PQ_BUSY."""
     holder = await connect(url)
     slots = asyncio.Semaphore(70)
     try:
@@ -197,7 +197,7 @@ async def test_every_function_has_a_call_that_succeeds(own_database: str, calls:
     assert {name: error for name, (error, _) in answers.items() if error} == {}
 
 
-async def test_no_function_waits_for_a_locked_table_of_jobs(
+async def test_calls_end_in_time_while_the_table_of_jobs_is_locked(
     own_database: str, calls: dict[str, str]
 ):
     bad = await find_failures_while_locked(own_database, "public.job_queue", calls)
@@ -231,7 +231,9 @@ async def test_a_call_for_many_jobs_waits_for_the_lock_only_once(
 
 
 @pytest.mark.slow
-async def test_no_function_waits_for_a_locked_table(own_database: str, calls: dict[str, str]):
+async def test_calls_end_in_time_while_any_table_is_locked(
+    own_database: str, calls: dict[str, str]
+):
     connection = await connect(own_database)
     tables = (await connection.fetchval(TABLES)).split()
     await connection.close(timeout=5)

@@ -1,4 +1,4 @@
-"""Errors of triggers and constraints of the project are reported with a stable code."""
+"""Errors of triggers and constraints that a project adds get a stable code."""
 
 from uuid import UUID, uuid4
 
@@ -6,11 +6,12 @@ import pytest
 
 TRIGGER = """
 create function public.refuse_for_test() returns trigger language plpgsql
-as $$ begin raise exception 'not on my watch' {using}; end $$;
+as $$ begin raise exception 'not allowed here' {using}; end $$;
 create trigger refuse_for_test before {event} on public.{table}
   for each row execute function public.refuse_for_test();
 """
 BATCH = 'enqueue_batch(\'[{"job_type": "t"}]\')'
+#: For each call: the event and the table of the trigger that refuses it, and its SQL.
 CALLS = {
     "retry_job": ("update", "job_queue", "retry_job($1)"),
     "cancel_job": ("update", "job_queue", "cancel_job($2)"),
@@ -24,7 +25,7 @@ CALLS = {
     "cancel_generation": ("update", "job_queue", "cancel_generation($4)"),
     "enqueue_batch": ("insert", "job_queue", BATCH),
     "start_generation": ("insert", "job_queue", "start_generation('a boat')"),
-    "start_generation, its row": ("insert", "generations", "start_generation('a boat')"),
+    "start_generation, row of generations": ("insert", "generations", "start_generation('a boat')"),
     "run_schedule": ("insert", "job_queue", "run_schedule('sql-triggers')"),
 }
 
@@ -38,17 +39,19 @@ async def test_an_error_of_a_trigger_is_reported_as_a_conflict(db, name, using):
     await db.value(
         'select set_schedule(\'sql-triggers\', \'{"every_seconds": 60, "job_type": "t"}\')'
     )
-    begun = await db.value("select start_generation('a boat')")
-    await db.run("update job_queue set queue = $1 where id = $2", db.queue, UUID(begun["job_id"]))
+    generation = await db.value("select start_generation('a boat')")
+    await db.run(
+        "update job_queue set queue = $1 where id = $2", db.queue, UUID(generation["job_id"])
+    )
     (job,) = await db.claim(1, "generate-image")
     event, table, call = CALLS[name]
     await db.run(TRIGGER.format(event=event, table=table, using=using))
-    ids = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(begun["generation_id"])]
+    ids = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(generation["generation_id"])]
     for place in range(4, 0, -1):
         call = call.replace(f"${place}", f"'{ids[place - 1]}'")
     refused = await db.refusal(f"select {call}")
     assert refused.sqlstate == "PT409"
-    assert "not on my watch" in refused.detail
+    assert "not allowed here" in refused.detail
     assert "trigger" in refused.hint
 
 
@@ -56,7 +59,7 @@ JOB = '"job_type": "t", "queue": "q"'
 #: Every way to enqueue one job.
 ENQUEUES = {
     "enqueue_job": "enqueue_job('t', queue => 'q')",
-    "of a new queue": "enqueue_job('t', queue => 'sql-new')",
+    "in a new queue": "enqueue_job('t', queue => 'sql-new')",
     "for later": "enqueue_job('t', queue => 'q', scheduled_for => now() + interval '1 hour')",
     "with an id": "enqueue_job('t', queue => 'q', job_id => gen_random_uuid())",
     "with a key": "enqueue_job('t', queue => 'q', idempotency_key => 'sql-triggers')",
@@ -81,22 +84,22 @@ RULES = {
         create unique index mine on public.job_queue (job_type) where job_type = 't'""",
     "index of an expression": """create function public.refuse_for_test(text) returns text
         language plpgsql immutable
-        as $$ begin raise exception 'not on my watch' using errcode = '22P02'; end $$;
+        as $$ begin raise exception 'not allowed here' using errcode = '22P02'; end $$;
         create index mine on public.job_queue (public.refuse_for_test(job_type))""",
     "condition of an index": """create function public.refuse_for_test(text) returns boolean
-        language plpgsql immutable as $$ begin raise exception 'not on my watch'; end $$;
+        language plpgsql immutable as $$ begin raise exception 'not allowed here'; end $$;
         create index mine on public.job_queue (seq) where public.refuse_for_test(job_type)""",
-    "column that must not be null": """alter table public.job_queue add mine text;
+    "new column that must not be null": """alter table public.job_queue add mine text;
         alter table public.job_queue alter mine set not null""",
-    "our column that must not be null": """delete from public.job_queue;
+    "existing column that must not be null": """delete from public.job_queue;
         alter table public.job_queue alter user_id set not null""",
     "default of a column": """create function public.refuse_for_test() returns text
-        language plpgsql as $$ begin raise exception 'not on my watch'; end $$;
+        language plpgsql as $$ begin raise exception 'not allowed here'; end $$;
         alter table public.job_queue add mine text;
         alter table public.job_queue alter mine set default public.refuse_for_test()""",
     "generated column": """create function public.refuse_for_test(text) returns text
         language plpgsql immutable as $$ begin
-          if $1 = 't' then raise exception 'not on my watch'; end if; return $1; end $$;
+          if $1 = 't' then raise exception 'not allowed here'; end if; return $1; end $$;
         alter table public.job_queue add mine text
         generated always as (public.refuse_for_test(job_type)) stored""",
     "domain": """create domain public.mine as double precision check (value < 5);
@@ -108,9 +111,9 @@ RULES = {
         create trigger mine before insert on public.job_queue
         for each row execute function public.refuse_for_test()""",
 }
-#: The detail of the error has one of these texts.
+#: The detail of the error contains one of these texts.
 REASONS = (
-    *("not on my watch", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
+    *("not allowed here", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
     *('relation "job_queue"', "a trigger on public.job_queue left out a job"),
 )
 
@@ -127,7 +130,7 @@ async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
     assert "your own triggers and constraints" in refused.hint
 
 
-async def test_a_simple_job_uses_no_separate_transaction_id(db):
+async def test_a_simple_job_is_inserted_without_a_subtransaction(db):
     await db.value("select set_queue('q')")
     ids = [await db.value("select enqueue_job('t', queue => 'q')") for _ in range(2)]
     written = "select array_agg(distinct xmin::text) from job_queue where id = any($1)"
@@ -154,12 +157,12 @@ async def test_a_simple_job_takes_the_fast_path_without_user_triggers(db):
     await db.run(
         """create or replace function picture_queue._enqueue(
           p_jobs jsonb, p_internal boolean default false)
-        returns jsonb language plpgsql as $$ begin raise exception 'the long way'; end $$"""
+        returns jsonb language plpgsql as $$ begin raise exception 'the slow path'; end $$"""
     )
     assert await db.value("select enqueue_job('t', queue => 'q')")
 
 
-async def test_a_violation_of_a_users_unique_index_is_not_taken_for_a_duplicate(db):
+async def test_a_violation_of_a_projects_unique_index_is_not_a_duplicate_job(db):
     await db.run("create unique index mine on public.job_queue (job_type) where job_type = 't'")
     items = [{"job_type": "t", "queue": db.queue, "job_id": str(uuid4())} for _ in range(2)]
     refused = await db.refusal("select enqueue_jobs($1)", items)

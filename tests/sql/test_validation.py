@@ -1,4 +1,4 @@
-"""Validation: accepted calls can be carried out later, and errors name the invalid value."""
+"""Validation: accepted jobs can be enqueued later, and errors name the invalid value."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-ONE = "select enqueue_jobs($1)"
+ENQUEUE = "select enqueue_jobs($1)"
 BATCH = "select enqueue_batch($1, $2)"
 START = "select start_generation('a cat', input => $1)"
 
@@ -18,8 +18,8 @@ def nested(levels: int) -> Any:
     return value
 
 
-async def raw(db: Any, sql: str, text: str) -> Any:
-    """Run a call with JSON that Python itself would not write."""
+async def refusal_of_json(db: Any, sql: str, text: str) -> Any:
+    """Return the error of a call with JSON that Python would not write."""
     return await db.refusal(sql.replace("$1", "$1::text::jsonb"), text)
 
 
@@ -33,8 +33,8 @@ UUIDS = ["x", "", 5, UUID_TEXT + "-", "{" + UUID_TEXT, UUID_TEXT[:-1]]
 async def test_every_way_to_enqueue_refuses_a_malformed_uuid(db, field, value):
     job = {"job_type": "a", field: value}
     expected = f"{field} is {json.dumps(value)}, which is not a uuid"
-    assert (await db.refusal(ONE, [job])).detail == expected
-    assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {expected}"
+    assert (await db.refusal(ENQUEUE, [job])).detail == expected
+    assert (await db.refusal(ENQUEUE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {expected}"
     assert (await db.refusal(BATCH, [job], None)).detail == expected
     assert (await db.refusal(BATCH, [], job)).detail == f"callback: {expected}"
 
@@ -160,22 +160,22 @@ async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given,
         ("idempotency_key", "x" * 3000),
     ],
 )
-async def test_the_error_for_an_invalid_option_of_a_generation_names_it(db, field, value):
+async def test_the_error_for_an_invalid_option_of_a_generation_names_the_option(db, field, value):
     refused = await db.refusal("select start_generation('a', options => $1)", {field: value})
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
     assert refused.detail.startswith(f"options.{field} ")
 
 
-# JSON that some parsers cannot read.
+# JSON that some parsers cannot read
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 5000, "-1" + "0" * 400, "1e309"])
 @pytest.mark.parametrize(
     ("sql", "text"),
     [
-        (ONE, '[{"job_type": "a", "payload": {"n": %s}}]'),
-        (ONE, '[{"job_type": "a", "options": {"metadata": {"n": [%s]}}}]'),
-        (ONE, '[{"job_type": "a"}, {"job_type": "a", "payload": {"n": %s}}]'),
+        (ENQUEUE, '[{"job_type": "a", "payload": {"n": %s}}]'),
+        (ENQUEUE, '[{"job_type": "a", "options": {"metadata": {"n": [%s]}}}]'),
+        (ENQUEUE, '[{"job_type": "a"}, {"job_type": "a", "payload": {"n": %s}}]'),
         ("select enqueue_job('a', $1)", '{"n": %s}'),
         ("select enqueue_batch('[]', $1)", '{"job_type": "a", "payload": {"n": %s}}'),
         ("select enqueue_batch('[]', metadata => $1)", '{"n": %s}'),
@@ -186,7 +186,7 @@ async def test_the_error_for_an_invalid_option_of_a_generation_names_it(db, fiel
     ],
 )  # fmt: skip
 async def test_a_number_outside_the_range_of_a_double_is_refused(db, sql, text, number):
-    refused = await raw(db, sql, text % number)
+    refused = await refusal_of_json(db, sql, text % number)
     assert refused.message.startswith(("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"))
     assert "has a number beyond 1e308" in refused.detail
     assert len(refused.detail) < 200
@@ -195,8 +195,8 @@ async def test_a_number_outside_the_range_of_a_double_is_refused(db, sql, text, 
 @pytest.mark.parametrize(
     ("sql", "wrap"),
     [
-        (ONE, lambda v: [{"job_type": "a", "payload": {"v": v}}]),
-        (ONE, lambda v: [{"job_type": "a", "options": {"metadata": {"v": v}}}]),
+        (ENQUEUE, lambda v: [{"job_type": "a", "payload": {"v": v}}]),
+        (ENQUEUE, lambda v: [{"job_type": "a", "options": {"metadata": {"v": v}}}]),
         ("select enqueue_batch('[]', metadata => $1)", lambda v: {"v": v}),
         ("select send_event('e', $1)", lambda v: {"v": v}),
         (START, lambda v: {"v": v}),
@@ -238,7 +238,7 @@ async def test_the_size_of_a_generations_input_is_limited(db):
     )
     refused = await db.refusal(START, {"seed": 2**63})
     assert refused.detail == "input.seed is 9223372036854775808 and is beyond 64 bits"
-    # The length is checked first: to find a visible character takes 0.4 seconds for a million.
+    # The length is checked first: searching a million characters takes 0.4 seconds.
     refused = await db.refusal("select start_generation($1)", "\u2003" * 100_000)
     assert refused.detail == "prompt has 100000 characters, the limit is 4000"
 
@@ -256,19 +256,19 @@ async def test_a_prompt_of_invisible_characters_is_blank(db, prompt):
     assert await db.value("select start_generation($1)", f"{prompt}\u00e4{prompt}")
 
 
-# This is the maximum number for one call.
+# The maximum number of jobs in one call
 
 
 async def test_more_jobs_than_one_call_may_have_are_refused(db):
-    refused = await db.refusal(ONE, [{"job_type": "a"}] * 100_001)
+    refused = await db.refusal(ENQUEUE, [{"job_type": "a"}] * 100_001)
     assert refused.detail == "jobs has 100001 entries, at most 100000 are possible"
 
 
 @pytest.mark.parametrize(
     ("bad", "expected"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
 )
-async def test_the_error_for_one_invalid_job_of_many_names_it(db, bad, expected):
+async def test_the_error_for_one_invalid_job_of_many_names_the_job(db, bad, expected):
     jobs = [{"job_type": "a"}] * 20_000
     jobs[12_345] = {"job_type": "a", **bad}
     jobs[19_999] = {"job_type": "a", "max_attempts": "x"}
-    assert (await db.refusal(ONE, jobs)).detail.startswith(f"jobs[12345]: {expected}")
+    assert (await db.refusal(ENQUEUE, jobs)).detail.startswith(f"jobs[12345]: {expected}")

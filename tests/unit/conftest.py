@@ -1,4 +1,4 @@
-"""A factory of claimed jobs, and a fake backend whose answers each test writes."""
+"""A factory of claimed jobs, and a fake backend whose answers each test defines."""
 
 import asyncio
 import inspect
@@ -43,8 +43,8 @@ COLUMNS: dict[str, Any] = {
 
 
 @pytest.fixture
-def row() -> Callable[..., dict[str, Any]]:
-    """Make the JSON of a claimed job."""
+def make_row() -> Callable[..., dict[str, Any]]:
+    """Return a function that makes the JSON of a claimed job."""
 
     def make(**columns: Any) -> dict[str, Any]:
         return COLUMNS | {"id": str(uuid4()), "lease_id": str(uuid4())} | columns
@@ -53,13 +53,13 @@ def row() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
-    """Make a claimed job."""
-    return lambda **columns: ClaimedJob(row(**columns))
+def make_job(make_row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
+    """Return a function that makes a claimed job."""
+    return lambda **columns: ClaimedJob(make_row(**columns))
 
 
-def attempt_of(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
-    """Make an attempt with the attributes that a context uses, and with a log or progress."""
+def make_attempt(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
+    """Make an attempt with the attributes that a context reads, and a log or progress sender."""
     return SimpleNamespace(
         job=job,
         **senders,
@@ -73,36 +73,36 @@ def attempt_of(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
 class FakeBackend:
     """A transport that returns the answers of the test.
 
-    `answers` maps the name of a SQL function to a function that gets the parameters and returns the
-    JSON of the answer, or raises. It may be async.
+    `answers` maps the name of an SQL function to a Python function, which may be async. It gets the
+    parameters and returns the JSON of the answer, or raises an error.
     """
 
     database = None
 
     def __init__(self) -> None:
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        self.asked: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self.calls: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
 
     async def call(self, rpc: Rpc[Any], timeout: float | None = None) -> Any:
-        self.asked.put_nowait((rpc.function, rpc.params))
+        self.calls.put_nowait((rpc.function, rpc.params))
         answer = self.answers[rpc.function](rpc.params)
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
 
     def for_thread(self) -> "FakeThreadBackend":
-        """Return the same backend, for another thread."""
+        """Return a wrapper of this backend for use in another thread."""
         return FakeThreadBackend(self)
 
-    async def next(self, function: str) -> dict[str, Any]:
-        """Return the parameters of the next call of a function; each call is returned once."""
+    async def next_call(self, function: str) -> dict[str, Any]:
+        """Discard calls until the next call of this function; return its parameters."""
         async with asyncio.timeout(5):
             while True:
-                name, params = await self.asked.get()
+                name, params = await self.calls.get()
                 if name == function:
                     return params
 
 
 class FakeThreadBackend:
-    """A backend that is called from a thread. The event loop of the test produces its answers."""
+    """A wrapper for calls from a thread; the backend answers in the event loop of the test."""
 
     def __init__(self, backend: FakeBackend) -> None:
         self._backend = backend
@@ -110,8 +110,8 @@ class FakeThreadBackend:
         self.closed = threading.Event()
 
     def call(self, rpc: Rpc[Any], timeout: float | None = None) -> Any:
-        answering = asyncio.run_coroutine_threadsafe(self._backend.call(rpc), self._loop)
-        return answering.result(timeout)
+        future = asyncio.run_coroutine_threadsafe(self._backend.call(rpc), self._loop)
+        return future.result(timeout)
 
     def close(self) -> None:
         self.closed.set()

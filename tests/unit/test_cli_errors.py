@@ -64,7 +64,7 @@ CODES = {
 }
 
 
-def failing(error: BaseException) -> typer.Typer:
+def failing_program(error: BaseException) -> typer.Typer:
     """Return a program whose only command raises an error."""
     program = typer.Typer(cls=Program)
 
@@ -90,36 +90,36 @@ def test_every_error_class_has_an_exit_code() -> None:
 
 @pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
 def test_each_error_exits_with_its_code(kind: type[errors.PictureQueueError]) -> None:
-    # Some constructors take more than a message. Only the class matters here.
+    # Some constructors need more than a message, but only the class determines the exit code.
     assert exit_code(kind.__new__(kind)) == CODES[kind]
 
 
-@pytest.mark.parametrize("place", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
-def test_exit_codes_are_documented(place: str) -> None:
-    written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", place, re.MULTILINE)}
+@pytest.mark.parametrize("document", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
+def test_exit_codes_are_documented(document: str) -> None:
+    written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", document, re.MULTILINE)}
     assert written == set(ExitCode)
 
 
 def test_an_error_is_printed_as_one_line_with_a_hint() -> None:
     error = errors.PortTaken("Port 1 is\ntaken", detail="by [red]x", hint="Take another")
-    done = CliRunner().invoke(failing(error), ["fail"])
-    assert (done.exit_code, done.stdout) == (9, "")
-    assert done.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
+    result = CliRunner().invoke(failing_program(error), ["fail"])
+    assert (result.exit_code, result.stdout) == (9, "")
+    assert result.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
 
 
 def test_a_long_error_is_printed_as_one_line() -> None:
-    done = CliRunner().invoke(failing(errors.TooLarge("x" * 500)), ["fail"])
-    assert done.stderr == f"error: X{'x' * 499}.\n"
+    result = CliRunner().invoke(failing_program(errors.TooLarge("x" * 500)), ["fail"])
+    assert result.stderr == f"error: X{'x' * 499}.\n"
 
 
 def test_ctrl_c_exits_without_a_traceback() -> None:
-    done = CliRunner().invoke(failing(KeyboardInterrupt()), ["fail"])
-    assert (done.exit_code, done.stderr) == (130, "error: Interrupted.\n")
+    result = CliRunner().invoke(failing_program(KeyboardInterrupt()), ["fail"])
+    assert (result.exit_code, result.stderr) == (130, "error: Interrupted.\n")
 
 
 def test_an_unexpected_exception_is_not_caught() -> None:
-    done = CliRunner().invoke(failing(ZeroDivisionError("oops")), ["fail"])
-    assert isinstance(done.exception, ZeroDivisionError)
+    result = CliRunner().invoke(failing_program(ZeroDivisionError("oops")), ["fail"])
+    assert isinstance(result.exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ def test_an_unexpected_exception_is_not_caught() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_usage_error_is_printed_as_one_line(args: list[str], expected: str) -> None:
-    done = CliRunner().invoke(app, args, prog_name="picture-queue")
-    assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert expected in done.stderr
-    assert re.search(r"See: picture-queue[\w -]* --help\n$", done.stderr)
+    result = CliRunner().invoke(app, args, prog_name="picture-queue")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert expected in result.stderr
+    assert re.search(r"See: picture-queue[\w -]* --help\n$", result.stderr)
 
 
 def test_a_missing_local_extra_is_named_in_the_error(
@@ -158,20 +158,20 @@ def test_a_missing_local_extra_is_named_in_the_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "picture_queue.local.stack", None)
     for args in (["demo"], ["local", "start"], ["local", "status"]):
-        done = CliRunner().invoke(app, args)
-        assert (done.exit_code, done.stdout) == (10, "")
-        assert done.stderr.count("\n") == 1
-        assert "pip install 'picture-queue[local]'" in done.stderr
+        result = CliRunner().invoke(app, args)
+        assert (result.exit_code, result.stdout) == (10, "")
+        assert result.stderr.count("\n") == 1
+        assert "pip install 'picture-queue[local]'" in result.stderr
 
 
 def test_running_without_a_command_prints_the_help() -> None:
-    done = CliRunner().invoke(app, [], prog_name="picture-queue")
-    assert done.exit_code == 2
-    assert "Usage: picture-queue" in done.output
-    assert "error" not in done.output
+    result = CliRunner().invoke(app, [], prog_name="picture-queue")
+    assert result.exit_code == 2
+    assert "Usage: picture-queue" in result.output
+    assert "error" not in result.output
 
 
-# An application calls these functions itself; the command line does not need them.
+# Only applications call these functions, so they have no command.
 NO_COMMANDS = {"list_generations", "schedule_maintenance"}
 
 
@@ -211,7 +211,7 @@ def test_every_command_in_the_translation_table_exists() -> None:
             "use at most 63 letters, digits and _ . -.",
         ),
         (
-            ["enqueue"],  # the database cuts the value after 100 characters
+            ["enqueue"],  # The database truncates the value after 100 characters.
             errors.InvalidArgument("An argument is invalid", detail='job_type is "a\\"' + "b" * 95),
             'JOB_TYPE is "a\\"' + "b" * 95 + ". Begin with a letter or digit; use at most 128 "
             "letters, digits and _ . - :.",
@@ -290,7 +290,7 @@ def test_every_command_in_the_translation_table_exists() -> None:
         ),
     ],
 )
-def test_an_error_names_commands_instead_of_sql_functions(
+def test_an_error_names_commands_and_options_instead_of_sql(
     command: list[str], error: errors.PictureQueueError, expected: str
 ) -> None:
     found: Any = typer.main.get_command(app)

@@ -16,7 +16,7 @@ from picture_queue_cli.app import app
 
 WIDTH = 60
 ROOT: Any = typer.main.get_command(app)
-# The first words of the help of groups and arguments; these are not verbs.
+# Words that cannot begin an imperative.
 NO_VERBS = {"a", "an", "the", "what", "which", "who", "how", "whether", "where", "if", "this"}
 
 
@@ -26,13 +26,17 @@ def commands() -> Iterator[tuple[list[str], Any]]:
     while waiting:
         words, command = waiting.pop()
         yield words, command
-        waiting += [([*words, name], one) for name, one in getattr(command, "commands", {}).items()]
+        waiting += [
+            ([*words, name], command) for name, command in getattr(command, "commands", {}).items()
+        ]
 
 
-EVERY = [pytest.param(words, one, id=" ".join(words) or "root") for words, one in commands()]
+ALL_COMMANDS = [
+    pytest.param(words, command, id=" ".join(words) or "root") for words, command in commands()
+]
 
 
-@pytest.mark.parametrize(("words", "command"), EVERY)
+@pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
 def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None:
     lines = [command.help.split("\n")[0], *(p.help for p in command.params)]
     for line in lines:
@@ -42,36 +46,36 @@ def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None
         assert line.split()[0].lower() not in NO_VERBS, line
 
 
-@pytest.mark.parametrize(("words", "command"), EVERY)
+@pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
 def test_help_fits_narrow_plain_terminals(words: list[str], command: Any) -> None:
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, [*words, "--help"], prog_name="picture-queue", terminal_width=WIDTH
     )
-    assert done.exit_code == 0
-    assert done.stdout.isascii()
-    assert "\x1b" not in done.stdout
-    assert "<" not in done.stdout, "the name of a Python type is shown"
+    assert result.exit_code == 0
+    assert result.stdout.isascii()
+    assert "\x1b" not in result.stdout
+    assert "<" not in result.stdout, "the name of a Python type is shown"
     # The example is not wrapped, so that it can be copied.
-    lines = done.stdout.rstrip().splitlines()[:-1]
+    lines = result.stdout.rstrip().splitlines()[:-1]
     assert [line for line in lines if len(line) > WIDTH] == []
     for parameter in command.params:
         if parameter.opts[0].startswith("-"):
-            assert max(parameter.opts, key=len) in done.stdout, "an option is truncated"
+            assert max(parameter.opts, key=len) in result.stdout, "an option is truncated"
 
 
-@pytest.mark.parametrize(("words", "command"), EVERY)
+@pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
 def test_help_ends_with_an_example_that_can_be_parsed(words: list[str], command: Any) -> None:
-    done = CliRunner().invoke(app, [*words, "--help"], prog_name="picture-queue")
-    title, example = done.stdout.rstrip().split("\n")[-2:]
+    result = CliRunner().invoke(app, [*words, "--help"], prog_name="picture-queue")
+    title, example = result.stdout.rstrip().split("\n")[-2:]
     assert title == "Example:"
     found = re.fullmatch(r'(?:eval "\$\()?picture-queue (.*?)(?:\)")?', example.strip())
     assert found, example
     given = shlex.split(found[1])
     assert given[: len(words)] == words
-    one, rest = ROOT, given
-    while hasattr(one, "commands"):
-        one, rest = one.commands[rest[0]], rest[1:]
-    one.make_context("example", rest)  # Parsing raises an error if the example is wrong.
+    command, rest = ROOT, given
+    while hasattr(command, "commands"):
+        command, rest = command.commands[rest[0]], rest[1:]
+    command.make_context("example", rest)  # Parsing raises an error if the example is wrong.
 
 
 def test_help_is_plain_in_an_ascii_locale() -> None:
@@ -82,11 +86,11 @@ def test_help_is_plain_in_an_ascii_locale() -> None:
         "NO_COLOR": "1",
         "COLUMNS": str(WIDTH),
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "jobs", "cancel", "--help"],
         capture_output=True,
         timeout=60,
         env=environ,
     )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.isascii() and b"--created-before TIME" in done.stdout
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.isascii() and b"--created-before TIME" in result.stdout

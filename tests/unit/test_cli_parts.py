@@ -48,7 +48,7 @@ from picture_queue_cli.timeline import Timeline
 NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)
 
 
-def event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -> JobEvent:
+def make_event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -> JobEvent:
     return JobEvent.model_validate(
         {
             "job_id": uuid4(),
@@ -235,16 +235,16 @@ def test_a_filter_without_a_match_is_shown_on_one_line_as_it_was_typed() -> None
 
 
 def test_an_event_is_shown_on_one_line() -> None:
-    line = event_line(event("processing", 40, message="generating", hold="parked"))
+    line = event_line(make_event("processing", 40, message="generating", hold="parked"))
     assert line.endswith("processing (parked)  40 %  generating  [socket]")
 
 
-def generation(prompt: str, count: int, mime_type: str = "image/webp") -> Generation:
-    identity = UUID("12345678-0000-4000-8000-000000000000")
+def make_generation(prompt: str, count: int, mime_type: str = "image/webp") -> Generation:
+    generation_id = UUID("12345678-0000-4000-8000-000000000000")
     images = [
         Picture(
             id=uuid4(),
-            generation_id=identity,
+            generation_id=generation_id,
             n=n,
             path=f"x/{n}",
             mime_type=mime_type,
@@ -256,7 +256,7 @@ def generation(prompt: str, count: int, mime_type: str = "image/webp") -> Genera
         for n in range(1, count + 1)
     ]
     return Generation(
-        id=identity,
+        id=generation_id,
         user_id=None,
         job_id=uuid4(),
         model_id="m",
@@ -272,21 +272,21 @@ def generation(prompt: str, count: int, mime_type: str = "image/webp") -> Genera
 
 
 @pytest.mark.parametrize(
-    ("made", "names"),
+    ("generation", "names"),
     [
-        (generation("A cat, asleep!", 1), ["a-cat-asleep-12345678.webp"]),
-        (generation("x" * 99, 1, "image/png"), [f"{'x' * 40}-12345678.png"]),
-        (generation("../../etc/passwd", 1), ["etc-passwd-12345678.webp"]),
-        (generation("", 1, "image/svg+xml"), ["12345678.svg"]),
-        (generation("猫", 2, "image/jpeg"), ["猫-12345678-1.jpg", "猫-12345678-2.jpg"]),
+        (make_generation("A cat, asleep!", 1), ["a-cat-asleep-12345678.webp"]),
+        (make_generation("x" * 99, 1, "image/png"), [f"{'x' * 40}-12345678.png"]),
+        (make_generation("../../etc/passwd", 1), ["etc-passwd-12345678.webp"]),
+        (make_generation("", 1, "image/svg+xml"), ["12345678.svg"]),
+        (make_generation("猫", 2, "image/jpeg"), ["猫-12345678-1.jpg", "猫-12345678-2.jpg"]),
     ],
     ids=lambda value: value.prompt[:10] if isinstance(value, Generation) else "",
 )
-def test_a_file_is_named_after_its_prompt(made: Generation, names: list[str]) -> None:
-    assert [file_name(made, image) for image in made.images] == names
+def test_a_file_is_named_after_its_prompt(generation: Generation, names: list[str]) -> None:
+    assert [file_name(generation, image) for image in generation.images] == names
 
 
-def screen(width: int = 40, height: int = 20) -> Console:
+def make_console(width: int = 40, height: int = 20) -> Console:
     return Console(
         file=io.StringIO(),
         force_terminal=True,
@@ -302,7 +302,7 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
     picture = Image.new("RGB", (64, 64), (255, 0, 0))
     picture.paste((0, 0, 255), (0, 32, 64, 64))
     picture.save(path)
-    console = screen()
+    console = make_console()
     text = preview(path, console)
     assert text is not None
     lines = text.plain.split("\n")
@@ -317,7 +317,7 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
 def test_no_preview_is_made_for_a_pipe_or_a_vector_image(tmp_path: Path) -> None:
     (tmp_path / "x.svg").write_text("<svg/>")
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    assert preview(tmp_path / "x.svg", screen()) is None
+    assert preview(tmp_path / "x.svg", make_console()) is None
     assert preview(tmp_path / "x.png", Console(file=io.StringIO())) is None
 
 
@@ -337,7 +337,7 @@ print(peak() - before)
 
 
 def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
-    """Limit the memory of a preview: without a limit, a PNG file of 17 KB takes 708 MB."""
+    """Without a limit on the size, the preview of a PNG file of 17 KB takes 708 MB."""
     bomb = Image.new("1", (11_000, 11_000))
     files = []
     for name, options in (("png", {}), ("gif", {}), ("webp", {"lossless": True})):
@@ -350,13 +350,13 @@ def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
     Path(files[-1]).write_bytes(small_screen)
     svg = tmp_path / "x.svg"
     svg.write_text('<svg width="9" height="9"/>')
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _MEASURE_PEAK_MEMORY, *files, str(svg)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert int(done.stdout) < 30  # MB
+    assert int(process.stdout) < 30  # MB
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -370,17 +370,17 @@ def test_a_preview_of_a_broken_image_never_raises(tmp_path: Path, kind: str, dat
         content[at] = data.draw(st.integers(0, 255))
     path = tmp_path / "x"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    preview(path, screen())
+    preview(path, make_console())
 
 
 def test_a_timeline_records_the_first_event_of_each_state_and_its_source() -> None:
     timeline = Timeline()
     timeline.mark("answered", "answer")
-    timeline.record_event(event("pending", source="snapshot"))
-    timeline.record_event(event("processing", 0, "snapshot"))
-    timeline.record_event(event("processing", 30, "socket"))
-    timeline.record_event(event("processing", 60, "poll"))
-    timeline.record_event(event("completed", 100, "socket"))
+    timeline.record_event(make_event("pending", source="snapshot"))
+    timeline.record_event(make_event("processing", 0, "snapshot"))
+    timeline.record_event(make_event("processing", 30, "socket"))
+    timeline.record_event(make_event("processing", 60, "poll"))
+    timeline.record_event(make_event("completed", 100, "socket"))
     timeline.mark_at("stored", datetime.now(UTC) + timedelta(seconds=60))
     found = timeline.as_json()
     assert {name: moment["source"] for name, moment in found["timeline"].items()} == {

@@ -31,14 +31,14 @@ finally:
 
 def run(*args: str, **environ: str) -> tuple[str, set[str]]:
     """Run the program; return its output and the modules that it loaded."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROBE, *args],
         capture_output=True,
         text=True,
         timeout=30,
         env={**os.environ, **environ},
     )
-    return done.stdout, set(done.stderr.split())
+    return result.stdout, set(result.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Invalid input ends in a one-line error that names the field, before any request is sent."""
+"""Invalid input causes a one-line error that names the field, before any request is sent."""
 
 import logging
 import os
@@ -21,8 +21,8 @@ from picture_queue_cli.app import app
 from picture_queue_cli.worker import load_worker
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
-DEEP = "[" * 3000 + "]" * 3000
-NO_UTF8 = "boat \udcff"  # The shell passes the byte FF of a command line in this form.
+DEEP_JSON = "[" * 3000 + "]" * 3000
+NO_UTF8 = "boat \udcff"  # Python decodes the byte FF of a command line to this character.
 SECRET = "postgres://user:s3cret@"
 UNSET = {
     name: None
@@ -43,30 +43,30 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
 
 
-def call(*args: str, input: str | bytes | None = None, **environ: str | None) -> Result:
+def run_cli(*args: str, input: str | bytes | None = None, **environ: str | None) -> Result:
     runner = CliRunner(env=UNSET | environ)
     return runner.invoke(app, args, input=input, prog_name="picture-queue")
 
 
-def expect_error(done: Result, code: int, *expected: str) -> None:
-    """Check that an error is one line with an exit code; return the line."""
-    assert isinstance(done.exception, SystemExit), done.exception
-    assert (done.exit_code, done.stdout) == (code, ""), done.output
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+def expect_error(result: Result, code: int, *expected: str) -> None:
+    """Check that the program printed a one-line error and exited with this code."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     for part in expected:
-        assert part in done.stderr, done.stderr
+        assert part in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(
     ("args", "code", "expected"),
     [
-        # JSON that some parsers cannot read.
+        # JSON that is invalid, or that some parsers cannot read.
         (("enqueue", "x", '{"a":NaN}'), 3, ("PAYLOAD", "NaN")),
         (("enqueue", "x", '{"a":-Infinity}'), 3, ("PAYLOAD", "-Infinity")),
         (("enqueue", "x", '{"a":1e999}'), 3, ("PAYLOAD", "1e999", "above 1e308")),
         (("enqueue", "x", f'{{"a":{"9" * 5000}}}'), 3, ("PAYLOAD", "a number of 5000 digits")),
         (("enqueue", "x", r'{"t":"\ud83d"}'), 3, ("PAYLOAD", r"\ud83d", "an unpaired surrogate")),
-        (("enqueue", "x", f'{{"a":{DEEP}}}'), 3, ("PAYLOAD", "nested too deeply")),
+        (("enqueue", "x", f'{{"a":{DEEP_JSON}}}'), 3, ("PAYLOAD", "nested too deeply")),
         (("enqueue", "x", "{}", "--metadata", '{"a":NaN}'), 3, ("--metadata", "NaN")),
         (
             ("enqueue", "x", "{}", "--metadata", ""),
@@ -74,7 +74,7 @@ def expect_error(done: Result, code: int, *expected: str) -> None:
             ("--metadata is not JSON: expecting value, found the end of the text.",),
         ),
         (("enqueue", "x", "@."), 3, ("PAYLOAD", ".: Is a directory")),
-        (("jobs", "list", "--metadata", DEEP), 3, ("--metadata", "nested too deeply")),
+        (("jobs", "list", "--metadata", DEEP_JSON), 3, ("--metadata", "nested too deeply")),
         (("events", "send", "x", "NaN"), 3, ("PAYLOAD", "NaN")),
         (("schedules", "set", "x", "y", '{"a":NaN}', "--every", "1m"), 3, ("PAYLOAD", "NaN")),
         (("enqueue", "x", "{path: 1}"), 3, ("PAYLOAD is not JSON", "found 'path: 1}'")),
@@ -152,10 +152,10 @@ def expect_error(done: Result, code: int, *expected: str) -> None:
         else ""
     ),
 )
-def test_invalid_input_is_one_line_that_names_the_field(
+def test_the_error_for_invalid_input_is_one_line_that_names_the_field(
     args: tuple[str, ...], code: int, expected: tuple[str, ...]
 ) -> None:
-    expect_error(call(*args), code, *expected)
+    expect_error(run_cli(*args), code, *expected)
 
 
 @pytest.mark.parametrize(
@@ -187,28 +187,30 @@ def test_invalid_input_is_one_line_that_names_the_field(
     ],
     ids=lambda value: ascii(value)[:60] if isinstance(value, dict) else "",
 )
-def test_an_invalid_environment_variable_is_named_in_one_line(
+def test_the_error_for_an_invalid_environment_variable_names_it_in_one_line(
     environ: dict[str, str], expected: tuple[str, ...]
 ) -> None:
     for command in (("jobs", "list"), ("watch", UNKNOWN_ID)):
-        done = call(*command, **{"SUPABASE_KEY": "x", **environ})
-        expect_error(done, 2, *expected)
-    assert "s3cret" not in done.stderr
+        result = run_cli(*command, **{"SUPABASE_KEY": "x", **environ})
+        expect_error(result, 2, *expected)
+    assert "s3cret" not in result.stderr
 
 
-def test_a_time_outside_the_calendar_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_time_outside_the_calendar_names_the_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        expect_error(call("enqueue", "x", "--at", "0001-01-01"), 2, "--at", "0001-01-01")
+        expect_error(run_cli("enqueue", "x", "--at", "0001-01-01"), 2, "--at", "0001-01-01")
     finally:
         monkeypatch.undo()
         time.tzset()
 
 
 def test_a_key_beside_a_database_address_is_refused() -> None:
-    done = call("--key", "x", "jobs", "list", PICTURE_QUEUE_DATABASE_URL=f"{SECRET}x")
-    expect_error(done, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
+    result = run_cli("--key", "x", "jobs", "list", PICTURE_QUEUE_DATABASE_URL=f"{SECRET}x")
+    expect_error(result, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
 
 
 @pytest.mark.parametrize(
@@ -219,14 +221,18 @@ def test_a_key_beside_a_database_address_is_refused() -> None:
         ("x", "nonsense", "REPLICATE_BASE_URL is 'nonsense'"),
     ],
 )
-def test_invalid_settings_of_replicate_are_named(token: str, url: str, expected: str) -> None:
+def test_the_error_for_an_invalid_replicate_setting_names_the_variable(
+    token: str, url: str, expected: str
+) -> None:
     with pytest.raises(SettingsError, match=expected):
         ReplicateSettings(token, url)
 
 
 @pytest.mark.parametrize("command", [("enqueue", "x", "-"), ("batches", "enqueue", "-")])
 def test_standard_input_that_is_not_utf8_is_refused(command: tuple[str, ...]) -> None:
-    expect_error(call(*command, input=b'{"a": "\xff"}'), 3, "standard input: it is not UTF-8 text")
+    expect_error(
+        run_cli(*command, input=b'{"a": "\xff"}'), 3, "standard input: it is not UTF-8 text"
+    )
 
 
 # --- Streams ---
@@ -262,10 +268,10 @@ def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[s
 def test_closed_full_and_ascii_streams_cause_no_traceback(
     args: tuple[str, ...], shell: str, expected: str
 ) -> None:
-    done = run(*args, shell=shell)
-    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
-    assert expected in done.stderr
-    assert done.stderr.count("\n") == (1 if expected else 0)
+    result = run(*args, shell=shell)
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == (1 if expected else 0)
 
 
 # --- The worker command and the user's module ---
@@ -290,15 +296,15 @@ def test_an_import_error_of_an_app_names_file_and_line(
     assert expected in str(caught.value)
 
 
-# --- Texts that come from the database ---
+# --- Text from the database ---
 
 ATTACK = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
-SHOWN = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
+ESCAPED = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
 
 
 @pytest.fixture
-def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return a function that returns the printed text."""
+def read_output(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Return a function that returns the text printed so far."""
     return lambda: "".join(capsys.readouterr())
 
 
@@ -315,41 +321,43 @@ def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     ],
 )
 def test_control_characters_are_escaped_and_markup_is_not_interpreted(
-    screen: Callable[[], str], show: Any
+    read_output: Callable[[], str], show: Any
 ) -> None:
     show(ATTACK)
-    printed = screen()
-    assert SHOWN in printed
+    printed = read_output()
+    assert ESCAPED in printed
     assert not set("\x1b\x07\r\x9b\u202e") & set(printed)
 
 
-def test_control_characters_in_an_error_are_escaped(screen: Callable[[], str]) -> None:
+def test_control_characters_in_an_error_are_escaped(read_output: Callable[[], str]) -> None:
     render.print_error(ATTACK)
-    assert screen() == f"error: {SHOWN}\n".replace(r"\r", " ")
+    assert read_output() == f"error: {ESCAPED}\n".replace(r"\r", " ")
 
 
-def test_a_long_argument_in_an_error_is_shortened_in_the_middle(screen: Callable[[], str]) -> None:
+def test_a_long_argument_in_an_error_is_shortened_in_the_middle(
+    read_output: Callable[[], str],
+) -> None:
     render.print_error(f"No such thing: {'x' * 9000}. See: --help")
-    printed = screen()
+    printed = read_output()
     assert len(printed) < 1000
     assert printed.startswith("error: No such thing: xxx") and printed.endswith("See: --help\n")
 
 
-def test_table_cells_are_not_interpreted_as_markup(screen: Callable[[], str]) -> None:
+def test_table_cells_are_not_interpreted_as_markup(read_output: Callable[[], str]) -> None:
     table = render.table("one", "two")
     table.add_row(ATTACK, render.styled(ATTACK))
     render.out().print(table)
-    assert screen().count(SHOWN) == 2
+    assert read_output().count(ESCAPED) == 2
 
 
-def test_a_one_line_result_is_printed_on_one_line(screen: Callable[[], str]) -> None:
+def test_a_one_line_result_is_printed_on_one_line(read_output: Callable[[], str]) -> None:
     render.print_line("a\nb")
-    assert screen() == "a\\nb\n"
+    assert read_output() == "a\\nb\n"
 
 
 def test_control_characters_in_log_lines_are_escaped() -> None:
     record = logging.LogRecord("x", 30, "x.py", 1, "failed: %s", (ATTACK,), None)
-    assert LogFormatter("%(message)s").format(record) == f"failed: {SHOWN}"
+    assert LogFormatter("%(message)s").format(record) == f"failed: {ESCAPED}"
 
 
 def test_markup_of_the_program_keeps_its_style() -> None:

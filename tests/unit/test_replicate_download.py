@@ -16,7 +16,7 @@ from picture_queue.providers.replicate.client import ReplicateClient, RetryPolic
 from picture_queue.providers.replicate.download import DownloadRules
 
 LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
-BELOW = "https://pbxt.replicate.delivery/abc/out-0.png"
+SUBDOMAIN_LINK = "https://pbxt.replicate.delivery/abc/out-0.png"
 SIMULATOR = "http://127.0.0.1:54399"
 FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 
@@ -24,9 +24,9 @@ FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
     rules = DownloadRules(max_bytes=1000)
-    made = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=FAST, rules=rules)
-    async with made:
-        yield made
+    client = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=FAST, rules=rules)
+    async with client:
+        yield client
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("link", [LINK, BELOW, f"{SIMULATOR}/files/p/out-0.png"])
+@pytest.mark.parametrize("link", [LINK, SUBDOMAIN_LINK, f"{SIMULATOR}/files/p/out-0.png"])
 async def test_a_download_is_tried_without_the_token_first(
     client: ReplicateClient, web: respx.Router, link: str
 ) -> None:
@@ -76,10 +76,10 @@ async def test_the_token_is_not_sent_to_other_hosts(
 async def test_the_token_does_not_follow_a_redirect(
     client: ReplicateClient, web: respx.Router
 ) -> None:
-    there = f"{SIMULATOR}/files/p/out-0.png"
-    moved = httpx.Response(302, headers={"location": there})
-    web.get(LINK).mock(side_effect=[httpx.Response(401), moved])
-    route = web.get(there).respond(content=b"picture")
+    target = f"{SIMULATOR}/files/p/out-0.png"
+    redirect = httpx.Response(302, headers={"location": target})
+    web.get(LINK).mock(side_effect=[httpx.Response(401), redirect])
+    route = web.get(target).respond(content=b"picture")
     assert await client.download(LINK) == b"picture"
     assert "authorization" not in route.calls.last.request.headers
 
@@ -114,10 +114,10 @@ async def test_a_redirect_to_another_host_is_refused(
     client: ReplicateClient, web: respx.Router
 ) -> None:
     web.get(LINK).respond(302, headers={"location": "http://169.254.169.254/secrets"})
-    inside = web.route(host="169.254.169.254").respond(200)
+    metadata_service = web.route(host="169.254.169.254").respond(200)
     with pytest.raises(errors.OutputRefused):
         await client.download(LINK)
-    assert not inside.called
+    assert not metadata_service.called
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ async def test_a_wildcard_does_not_permit_private_addresses(
     client: ReplicateClient, web: respx.Router, addresses: list[str], address: str
 ) -> None:
     addresses.append(address)
-    route = web.get(BELOW).respond(200)
+    route = web.get(SUBDOMAIN_LINK).respond(200)
     with pytest.raises(errors.OutputRefused):
-        await client.download(BELOW)
+        await client.download(SUBDOMAIN_LINK)
     assert not route.called
 
 
@@ -171,7 +171,7 @@ async def test_a_host_listed_by_its_full_name_may_be_private(
         assert await client.download(link) == b"picture"
 
 
-async def test_an_unresolvable_host_is_left_to_the_proxy(
+async def test_an_unresolvable_host_has_no_addresses_so_that_a_proxy_may_resolve_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*args: object, **options: object) -> object:
@@ -237,7 +237,7 @@ class _Stream(httpx.AsyncByteStream):
 
 
 @pytest.mark.parametrize("status", [404, 410])
-async def test_a_deleted_file_is_expired(
+async def test_a_deleted_file_is_reported_as_expired(
     client: ReplicateClient, web: respx.Router, status: int
 ) -> None:
     web.get(LINK).respond(status)
@@ -246,12 +246,12 @@ async def test_a_deleted_file_is_expired(
 
 
 @pytest.mark.parametrize(
-    "trouble", [httpx.Response(503), httpx.Response(429), httpx.ReadError("gone")], ids=str
+    "failure", [httpx.Response(503), httpx.Response(429), httpx.ReadError("gone")], ids=str
 )
 async def test_a_download_is_repeated(
-    client: ReplicateClient, web: respx.Router, trouble: Any
+    client: ReplicateClient, web: respx.Router, failure: Any
 ) -> None:
-    web.get(LINK).mock(side_effect=[trouble, httpx.Response(200, content=b"picture")])
+    web.get(LINK).mock(side_effect=[failure, httpx.Response(200, content=b"picture")])
     assert await client.download(LINK) == b"picture"
 
 

@@ -1,4 +1,4 @@
-"""Errors of Replicate: their class, their visibility and whether a retry is useful."""
+"""Errors of Replicate: their classes, their public texts and whether to retry."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -14,13 +14,13 @@ from picture_queue.providers.replicate import errors
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 
 
-def answers(name: str) -> dict[str, dict[str, Any]]:
+def recorded_responses(name: str) -> dict[str, dict[str, Any]]:
     cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
     return {case["name"]: case["response"] for case in cases}
 
 
-def from_fixture(name: str, case: str) -> errors.ReplicateError:
-    answer = answers(name)[case]
+def recorded_error(name: str, case: str) -> errors.ReplicateError:
+    answer = recorded_responses(name)[case]
     return errors.from_response(answer["status_code"], answer["headers"], answer["body"])
 
 
@@ -37,11 +37,11 @@ def from_fixture(name: str, case: str) -> errors.ReplicateError:
 def test_recorded_error_responses_map_to_classes(
     name: str, kind: type[errors.ReplicateError]
 ) -> None:
-    for case in answers(name):
-        error = from_fixture(name, case)
+    for case in recorded_responses(name):
+        error = recorded_error(name, case)
         assert type(error) is kind
         assert isinstance(error, PictureQueueError)
-        assert error.status == answers(name)[case]["status_code"]
+        assert error.status == recorded_responses(name)[case]["status_code"]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_other_statuses_map_to_classes(status: int, kind: type[errors.ReplicateE
     [("with_header", 30.0), ("low_credit_no_header", 5.0), ("text_only", 12.0)],
 )
 def test_retry_after_comes_from_header_body_or_text(case: str, seconds: float) -> None:
-    assert from_fixture("error_429", case).retry_after == seconds
+    assert recorded_error("error_429", case).retry_after == seconds
 
 
 def test_the_header_overrides_the_body() -> None:
@@ -99,7 +99,7 @@ def test_retry_after_is_capped(header: str) -> None:
 
 
 def test_the_billing_message_is_never_shown() -> None:
-    error = from_fixture("error_402", "insufficient_credit")
+    error = recorded_error("error_402", "insufficient_credit")
     for text in (str(error), error.public, repr(error)):
         assert "billing" not in text
         assert "purchase" not in text
@@ -109,7 +109,7 @@ def test_the_billing_message_is_never_shown() -> None:
 
 
 def test_throttling_does_not_use_up_an_attempt() -> None:
-    error = from_fixture("error_429", "text_only")
+    error = recorded_error("error_429", "text_only")
     assert error.retryable
     assert not error.counts
 
@@ -121,13 +121,13 @@ def test_an_outage_does_not_use_up_an_attempt() -> None:
 
 
 def test_the_owner_sees_the_names_of_refused_fields() -> None:
-    error = from_fixture("error_422", "invalid_input")
+    error = recorded_error("error_422", "invalid_input")
     assert not error.retryable
     assert error.public == (
         "The model does not accept this input: input: prompt is required;"
         " num_inference_steps: Must be less than or equal to 4."
     )
-    assert from_fixture("error_422", "unknown_version").public == errors.InputRejected.public
+    assert recorded_error("error_422", "unknown_version").public == errors.InputRejected.public
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_the_owner_sees_the_names_of_refused_fields() -> None:
 def test_recorded_failures_map_to_classes(
     case: str, kind: type[errors.ReplicateError], retryable: bool
 ) -> None:
-    error = errors.from_failure(answers("get_200_failed")[case]["body"]["error"])
+    error = errors.from_failure(recorded_responses("get_200_failed")[case]["body"]["error"])
     assert type(error) is kind
     assert error.retryable is retryable
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "retryable", "tries"),
+    ("text", "kind", "retryable", "max_attempts"),
     [
         ("Director: unexpected error handling prediction (E1000)", errors.Interrupted, True, None),
         ("Director: unexpected error (E4875)", errors.Misconfigured, False, 2),
@@ -170,12 +170,12 @@ def test_recorded_failures_map_to_classes(
     ],
 )
 def test_failures_are_classified_by_code_and_then_by_text(
-    text: str | None, kind: type[errors.ReplicateError], retryable: bool, tries: int | None
+    text: str | None, kind: type[errors.ReplicateError], retryable: bool, max_attempts: int | None
 ) -> None:
     error = errors.from_failure(text)
     assert type(error) is kind
     assert error.retryable is retryable
-    assert error.max_attempts == tries
+    assert error.max_attempts == max_attempts
 
 
 def test_the_code_overrides_the_text() -> None:

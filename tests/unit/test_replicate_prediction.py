@@ -17,13 +17,13 @@ from picture_queue.providers.replicate.prediction import (
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 
 
-def body(name: str, case: str) -> dict[str, Any]:
+def recorded_body(name: str, case: str) -> dict[str, Any]:
     cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
     found: dict[str, Any] = next(one for one in cases if one["name"] == case)["response"]["body"]
     return found
 
 
-def prediction(**fields: Any) -> Prediction:
+def make_prediction(**fields: Any) -> Prediction:
     base = {"id": "p", "status": "processing", "created_at": "2026-01-01T10:00:00.000Z"}
     return Prediction.model_validate(base | fields)
 
@@ -41,34 +41,43 @@ def prediction(**fields: Any) -> Prediction:
     ],
 )
 def test_recorded_states_are_final_or_not(name: str, case: str, terminal: bool) -> None:
-    read = Prediction.model_validate(body(name, case))
-    assert read.id == body(name, case)["id"]
-    assert read.has_ended is terminal
+    prediction = Prediction.model_validate(recorded_body(name, case))
+    assert prediction.id == recorded_body(name, case)["id"]
+    assert prediction.has_ended is terminal
 
 
 def test_unknown_states_and_fields_are_accepted() -> None:
-    read = prediction(status="hibernating", favourite_colour="blue")
-    assert not read.has_ended
+    prediction = make_prediction(status="hibernating", favourite_colour="blue")
+    assert not prediction.has_ended
 
 
 def test_nulls_are_read_as_empty_and_errors_as_text() -> None:
-    read = prediction(input=None, logs=None, metrics=None, data_removed=None, error={"a": 1})
-    assert (read.input, read.logs, read.metrics, read.data_removed) == ({}, "", {}, False)
-    assert read.error == "{'a': 1}"
+    prediction = make_prediction(
+        input=None, logs=None, metrics=None, data_removed=None, error={"a": 1}
+    )
+    assert (prediction.input, prediction.logs, prediction.metrics, prediction.data_removed) == (
+        {},
+        "",
+        {},
+        False,
+    )
+    assert prediction.error == "{'a': 1}"
 
 
 @pytest.mark.parametrize(
     "moment", ["2026-01-01T10:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
 )
 def test_times_without_a_zone_and_at_the_limits_are_read(moment: str) -> None:
-    read = prediction(status="canceled", created_at=moment, deadline=moment, completed_at=moment)
-    assert read.reached_deadline
-    assert (read.created_at >= datetime.now(UTC)) is moment.startswith("9999")
+    prediction = make_prediction(
+        status="canceled", created_at=moment, deadline=moment, completed_at=moment
+    )
+    assert prediction.reached_deadline
+    assert (prediction.created_at >= datetime.now(UTC)) is moment.startswith("9999")
 
 
 def test_the_repr_does_not_hold_the_prompt() -> None:
-    read = prediction(input={"prompt": "secret"}, logs="drawing secret")
-    assert "secret" not in repr(read)
+    prediction = make_prediction(input={"prompt": "secret"}, logs="drawing secret")
+    assert "secret" not in repr(prediction)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +92,8 @@ def test_the_repr_does_not_hold_the_prompt() -> None:
 def test_progress_is_read_from_recorded_logs(
     case: str, expected: tuple[int, int, int] | None
 ) -> None:
-    read = Prediction.model_validate(body("get_200_processing", case))
-    assert read.progress == expected
+    prediction = Prediction.model_validate(recorded_body("get_200_processing", case))
+    assert prediction.progress == expected
 
 
 @pytest.mark.parametrize(
@@ -137,18 +146,18 @@ def test_unstorable_text_is_removed_from_errors_and_metrics() -> None:
         "deep": [[]],
         "long": "x" * 5000,
     }
-    read = prediction(error="a\0\ud800" + "x" * 9000, metrics=metrics)
-    assert read.error is not None
-    assert (read.error[:3], len(read.error)) == ("a\ufffd?", 8192)
-    assert read.metrics == {
+    prediction = make_prediction(error="a\0\ud800" + "x" * 9000, metrics=metrics)
+    assert prediction.error is not None
+    assert (prediction.error[:3], len(prediction.error)) == ("a\ufffd?", 8192)
+    assert prediction.metrics == {
         "predict_time": 1.5,
         "image_count": 2,
         "resolution": "1 MP",
         "odd\ufffd": "a\ufffd?",
         "long": "x" * 200,
     }
-    assert len(prediction(metrics={str(n): n for n in range(1000)}).metrics) == 50
-    assert prediction(metrics=[1]).metrics == {}
+    assert len(make_prediction(metrics={str(n): n for n in range(1000)}).metrics) == 50
+    assert make_prediction(metrics=[1]).metrics == {}
 
 
 def nested(levels: int, inside: Any = "https://a/1.png") -> Any:
@@ -159,7 +168,7 @@ def nested(levels: int, inside: Any = "https://a/1.png") -> Any:
 
 def test_deeply_nested_outputs_and_errors_are_read() -> None:
     assert output_links(nested(5000)) == ["https://a/1.png"]
-    assert prediction(error=nested(5000)).error == "The error is nested too deeply to be shown"
+    assert make_prediction(error=nested(5000)).error == "The error is nested too deeply to be shown"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +183,7 @@ def test_deeply_nested_outputs_and_errors_are_read() -> None:
     ],
 )
 def test_links_are_read_from_recorded_outputs(name: str, case: str, count: int) -> None:
-    assert len(output_links(body(name, case)["output"])) == count
+    assert len(output_links(recorded_body(name, case)["output"])) == count
 
 
 def test_links_keep_their_order_and_other_values_are_ignored() -> None:

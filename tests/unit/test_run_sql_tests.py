@@ -1,4 +1,4 @@
-"""The script for pgTAP: a failed file runs once more, alone."""
+"""The script that runs pgTAP: a failed file runs once more, alone."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.extra
 
 @pytest.fixture
 def prove(stack, tmp_path, monkeypatch, capfd):
-    """Run pgTAP files; return the exit code and the printed verdicts."""
+    """Return a function that runs pgTAP files and returns the exit code and the verdicts."""
     if not shutil.which("pg_prove"):
         pytest.fail(
             "pg_prove is missing: apt-get install libtap-parser-sourcehandler-pgtap-perl",

@@ -1,4 +1,4 @@
-"""The script for pytest: a failed test runs once more, alone; other failures are final."""
+"""The script that runs pytest: a failed test runs once more, alone; other errors are final."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ XDIST = ("-p", "xdist", "-n", "1")
 PASSES = "def test_passes(): pass\n"
 FAILS = "def test_fails(): assert False\n"
 # This fails in the first process and passes in the second, which must not be a worker of xdist and
-# must not run any other test.
+# must not measure coverage.
 FLAKY = """
 import os, pathlib
 
@@ -52,7 +52,7 @@ def test_crash():
 
 @pytest.fixture
 def run(tmp_path):
-    """Run the script on test files; return its exit code and the printed lines."""
+    """Return a function that runs the script and returns its exit code and printed lines."""
 
     def run(*arguments, **files):
         (tmp_path / "pytest.ini").write_text(
@@ -65,9 +65,9 @@ def run(tmp_path):
             for name, value in os.environ.items()
             if not name.startswith(("PYTEST_", "COV_", "COVERAGE_"))
         }
-        # The plugins take half of the time of a start.
+        # Loading the plugins takes half of the start time.
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, SCRIPTS / "run_tests.py", *arguments],
             cwd=tmp_path,
             env=environment,
@@ -76,7 +76,7 @@ def run(tmp_path):
             timeout=50,
             check=False,
         )
-        return done.returncode, done.stdout.splitlines()
+        return result.returncode, result.stdout.splitlines()
 
     return run
 
@@ -124,7 +124,7 @@ def test_tests_selected_by_a_marker_are_found_again(run):
     assert code == 0
 
 
-def test_the_id_of_a_parametrized_test_may_hold_any_character(run):
+def test_the_id_of_a_parametrized_test_may_contain_any_character(run):
     text = (
         "import pathlib, pytest\n"
         "@pytest.mark.parametrize('value', ['a b::c[d]/e', 'é'])\n"
@@ -196,7 +196,7 @@ def test_a_run_that_stopped_early_fails(run):
     assert not was_rerun(lines)
 
 
-def test_no_tests_at_all_fail_the_run(run):
+def test_a_run_without_tests_fails(run):
     code, _ = run()
     assert code == pytest.ExitCode.NO_TESTS_COLLECTED
 

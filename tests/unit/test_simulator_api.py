@@ -44,8 +44,8 @@ async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://simulator", headers=HEADERS
-    ) as made:
-        yield made
+    ) as client:
+        yield client
 
 
 async def create(
@@ -54,8 +54,8 @@ async def create(
     body = {"input": {"prompt": "a boat", **given}}
     answer = await http.post(f"/v1/models/{model}/predictions", json=body, headers=headers)
     assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
-    return made
+    prediction: dict[str, Any] = answer.json()
+    return prediction
 
 
 async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ async def test_a_websocket_is_refused(path: str, status: int | None) -> None:
         assert sent[0]["type"] == "websocket.close"
 
 
-async def test_the_account_is_the_simulator(http: httpx.AsyncClient) -> None:
+async def test_the_account_is_named_simulator(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/account")).json()["username"] == "simulator"
 
 
@@ -119,14 +119,14 @@ async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient
 
 
 async def test_a_prediction_may_name_a_version(http: httpx.AsyncClient) -> None:
-    pin = models()[SDXL].version
+    version_id = models()[SDXL].version
     for version, expected in [
-        (pin, SDXL),
-        (f"{SDXL}:{pin}", SDXL),
+        (version_id, SDXL),
+        (f"{SDXL}:{version_id}", SDXL),
         (SCHNELL, SCHNELL),
         (f"{SDXL}:latest", None),
         (SDXL, None),
-        (f"other/model:{pin}", None),
+        (f"other/model:{version_id}", None),
         (models()[SCHNELL].version, None),
         ("0" * 64, None),
     ]:
@@ -194,15 +194,13 @@ async def test_each_rule_of_the_catalogue_is_enforced(
         ({"input": {"prompt": "x"}, "webhook": "https://example.com"}, 501),
     ],
 )
-async def test_unknown_keys_of_a_body_are_refused(
-    http: httpx.AsyncClient, body: Any, status: int
-) -> None:
+async def test_an_invalid_body_is_refused(http: httpx.AsyncClient, body: Any, status: int) -> None:
     answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
     assert answer.status_code == status
     assert answer.json()["status"] == status
 
 
-async def test_a_body_needs_a_version(http: httpx.AsyncClient) -> None:
+async def test_a_body_without_a_version_or_json_is_refused(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/predictions", json={"input": {}})
     assert (answer.status_code, "version" in answer.json()["detail"]) == (422, True)
     assert (await http.post("/v1/predictions", content=b"{")).status_code == 400
@@ -219,17 +217,21 @@ async def test_unsupported_and_unknown_paths_are_refused(http: httpx.AsyncClient
 
 
 async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = await create(http, DEV, num_outputs=2, seed=5)
-    assert (made["status"], made["output"], made["logs"]) == ("starting", None, "")
-    assert "started_at" not in made
+    prediction = await create(http, DEV, num_outputs=2, seed=5)
+    assert (prediction["status"], prediction["output"], prediction["logs"]) == (
+        "starting",
+        None,
+        "",
+    )
+    assert "started_at" not in prediction
     clock.now += 1.76
-    running = await read(http, made)
+    running = await read(http, prediction)
     assert running["status"] == "processing"
     progress = progress_from_logs(running["logs"])
     assert progress == (50, 14, 28)
     assert "completed_at" not in running
     clock.now += 2
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["status"] == "succeeded"
     assert progress_from_logs(ended["logs"]) == (100, 28, 28)
     assert ended["logs"].endswith("Total safe images: 2 out of 2\n")
@@ -238,11 +240,11 @@ async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, cl
 
 
 async def test_logs_are_append_only(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = await create(http, DEV)
+    prediction = await create(http, DEV)
     before = ""
     for _ in range(20):
         clock.now += 0.2
-        logs = (await read(http, made))["logs"]
+        logs = (await read(http, prediction))["logs"]
         assert logs.startswith(before)
         before = logs
 
@@ -257,9 +259,9 @@ async def test_logs_are_append_only(http: httpx.AsyncClient, clock: Clock) -> No
 async def test_models_without_progress_bars_log_text_or_nothing(
     http: httpx.AsyncClient, clock: Clock, model: str, logs: str
 ) -> None:
-    made = await create(http, model)
+    prediction = await create(http, model)
     clock.now += 60
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["logs"].endswith(logs)
     assert progress_from_logs(ended["logs"]) is None
     assert isinstance(ended["output"], str)
@@ -275,10 +277,10 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
         async with httpx.AsyncClient(
             transport=transport, base_url="http://here.localhost:5", headers=HEADERS
         ) as http:
-            made = await create(http, DEV)
-            assert made["urls"]["get"].startswith("http://here.localhost:5/v1/predictions/")
+            prediction = await create(http, DEV)
+            assert prediction["urls"]["get"].startswith("http://here.localhost:5/v1/predictions/")
             clock.now += 60
-            assert (await read(http, made))["metrics"]["predict_time"] == seconds
+            assert (await read(http, prediction))["metrics"]["predict_time"] == seconds
     with pytest.raises(ValueError, match="speed"):
         SimulatorSettings(speed=0)
 
@@ -289,13 +291,13 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
 async def test_the_effect_of_a_cancel_depends_on_the_state(
     http: httpx.AsyncClient, clock: Clock, when: float, status: str
 ) -> None:
-    made = await create(http, DEV)
+    prediction = await create(http, DEV)
     clock.now += when
-    answer = await http.post(made["urls"]["cancel"])
+    answer = await http.post(prediction["urls"]["cancel"])
     assert (answer.status_code, answer.json()["status"]) == (200, status)
     assert ("started_at" in answer.json()) is (status != "aborted")
     clock.now += 60
-    assert (await read(http, made))["status"] == status
+    assert (await read(http, prediction))["status"] == status
 
 
 @pytest.mark.parametrize(
@@ -304,13 +306,13 @@ async def test_the_effect_of_a_cancel_depends_on_the_state(
 async def test_cancel_after_sets_the_deadline(
     http: httpx.AsyncClient, clock: Clock, span: str, seconds: int
 ) -> None:
-    await switch(http, kind="slow", seconds=86_400)
-    made = await create(http, headers={"cancel-after": span})
+    await add_fault(http, kind="slow", seconds=86_400)
+    prediction = await create(http, headers={"cancel-after": span})
     clock.now += seconds - 0.5
-    assert (await read(http, made))["status"] == "processing"
+    assert (await read(http, prediction))["status"] == "processing"
     clock.now += 0.6
-    ended = await read(http, made)
-    assert (ended["status"], ended["completed_at"]) == ("canceled", made["deadline"])
+    ended = await read(http, prediction)
+    assert (ended["status"], ended["completed_at"]) == ("canceled", prediction["deadline"])
 
 
 @pytest.mark.parametrize("span", ["4", "0s", "soon", "", "1d"])
@@ -324,10 +326,10 @@ async def test_an_invalid_cancel_after_is_refused(http: httpx.AsyncClient, span:
 
 
 async def test_a_deadline_aborts_a_queued_prediction(http: httpx.AsyncClient, clock: Clock) -> None:
-    await switch(http, kind="slow", seconds=60, queued=True)
-    made = await create(http, headers={"cancel-after": "30s"})
+    await add_fault(http, kind="slow", seconds=60, queued=True)
+    prediction = await create(http, headers={"cancel-after": "30s"})
     clock.now += 31
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["status"] == "aborted"
     assert "metrics" not in ended
 
@@ -338,10 +340,10 @@ async def test_an_unknown_prediction_is_not_found(http: httpx.AsyncClient) -> No
 
 
 async def test_the_list_is_paginated_newest_first(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = []
+    created = []
     for _ in range(205):
         clock.now += 1
-        made.append((await create(http))["id"])
+        created.append((await create(http))["id"])
     seen: list[str] = []
     link: str | None = "/v1/predictions"
     sizes = []
@@ -351,20 +353,23 @@ async def test_the_list_is_paginated_newest_first(http: httpx.AsyncClient, clock
         seen += [one["id"] for one in page["results"]]
         link = page["next"]
     assert sizes == [100, 100, 5]
-    assert seen == made[::-1]
+    assert seen == created[::-1]
 
 
 async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: Clock) -> None:
-    made = []
+    created = []
     for _ in range(3):
-        made.append(await create(http))
+        created.append(await create(http))
         clock.now += 10
-    after, before = made[1]["created_at"], made[2]["created_at"]
+    after, before = created[1]["created_at"], created[2]["created_at"]
     page = await http.get("/v1/predictions", params={"created_after": after})
-    assert [one["id"] for one in page.json()["results"]] == [made[2]["id"], made[1]["id"]]
+    assert [one["id"] for one in page.json()["results"]] == [
+        created[2]["id"],
+        created[1]["id"],
+    ]
     both = {"created_after": after, "created_before": before}
     page = await http.get("/v1/predictions", params=both)
-    assert [one["id"] for one in page.json()["results"]] == [made[1]["id"]]
+    assert [one["id"] for one in page.json()["results"]] == [created[1]["id"]]
     bad = await http.get("/v1/predictions", params={"created_after": "yesterday"})
     assert bad.status_code == 400
 
@@ -372,10 +377,12 @@ async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: 
 # --- Images ---
 
 
-async def files(http: httpx.AsyncClient, clock: Clock, model: str, **given: Any) -> list[bytes]:
-    made = await create(http, model, **given)
+async def create_images(
+    http: httpx.AsyncClient, clock: Clock, model: str, **given: Any
+) -> list[bytes]:
+    prediction = await create(http, model, **given)
     clock.now += 120
-    output = (await read(http, made))["output"]
+    output = (await read(http, prediction))["output"]
     links = [output] if isinstance(output, str) else output
     answers = [await http.get(link, headers={"authorization": ""}) for link in links]
     assert all(answer.status_code == 200 for answer in answers)
@@ -405,7 +412,7 @@ async def test_an_image_has_the_requested_format_and_size(
     mime_type: str,
     size: tuple[int, int],
 ) -> None:
-    (data,) = await files(http, clock, model, **given)
+    (data,) = await create_images(http, clock, model, **given)
     info = read_image(data)
     assert info is not None
     assert (info.mime_type, (info.width, info.height)) == (mime_type, size)
@@ -413,20 +420,20 @@ async def test_an_image_has_the_requested_format_and_size(
 
 async def test_the_same_seed_gives_the_same_images(http: httpx.AsyncClient, clock: Clock) -> None:
     options = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
-    first = await files(http, clock, SCHNELL, **options)
-    assert await files(http, clock, SCHNELL, **options) == first
+    first = await create_images(http, clock, SCHNELL, **options)
+    assert await create_images(http, clock, SCHNELL, **options) == first
     assert first[0] != first[1]
-    assert await files(http, clock, SCHNELL, **options | {"seed": 8}) != first
+    assert await create_images(http, clock, SCHNELL, **options | {"seed": 8}) != first
 
 
 async def test_a_model_without_a_prompt_returns_images(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    pin = models()["lucataco/remove-bg"].version
-    body = {"version": pin, "input": {"image": "https://example.com/in.png"}}
-    made = (await http.post("/v1/predictions", json=body)).json()
+    version = models()["lucataco/remove-bg"].version
+    body = {"version": version, "input": {"image": "https://example.com/in.png"}}
+    prediction = (await http.post("/v1/predictions", json=body)).json()
     clock.now += 60
-    link = (await read(http, made))["output"]
+    link = (await read(http, prediction))["output"]
     assert read_image((await http.get(link)).content) is not None
 
 
@@ -435,19 +442,19 @@ async def test_several_images_are_returned_only_in_automatic_mode(
 ) -> None:
     for mode, count in [("disabled", 1), ("auto", 3)]:
         options = {"sequential_image_generation": mode, "max_images": 3}
-        made = await create(http, "bytedance/seedream-4", **options)
+        prediction = await create(http, "bytedance/seedream-4", **options)
         clock.now += 60
-        assert len((await read(http, made))["output"]) == count
+        assert len((await read(http, prediction))["output"]) == count
 
 
 async def test_inputs_and_images_are_removed_after_an_hour(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    made = await create(http)
+    prediction = await create(http)
     clock.now += 60
-    link = (await read(http, made))["output"][0]
+    link = (await read(http, prediction))["output"][0]
     clock.now += 3600
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert ended["status"] == "succeeded"
     assert (ended["data_removed"], ended["output"], ended["input"]) == (True, None, {})
     assert (await http.get(link)).status_code == 404
@@ -456,8 +463,8 @@ async def test_inputs_and_images_are_removed_after_an_hour(
 async def test_only_images_of_finished_predictions_are_served(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    made = await create(http)
-    folder = f"/files/{made['id']}"
+    prediction = await create(http)
+    folder = f"/files/{prediction['id']}"
     assert (await http.get(f"{folder}/out-0.webp")).status_code == 404
     clock.now += 60
     for name in ("out-1.webp", "out-0.png", "out-x.webp", "other"):
@@ -468,12 +475,12 @@ async def test_only_images_of_finished_predictions_are_served(
 # --- Faults ---
 
 
-async def switch(http: httpx.AsyncClient, **fault: Any) -> None:
+async def add_fault(http: httpx.AsyncClient, **fault: Any) -> None:
     answer = await http.post("/_simulator/faults", json=fault)
     assert answer.status_code == 200, answer.text
 
 
-async def attempt(http: httpx.AsyncClient) -> httpx.Response:
+async def post_create(http: httpx.AsyncClient) -> httpx.Response:
     body = {"input": {"prompt": "a boat"}}
     return await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
 
@@ -490,28 +497,28 @@ async def attempt(http: httpx.AsyncClient) -> httpx.Response:
 async def test_an_error_fault_creates_no_prediction_and_is_used_up(
     http: httpx.AsyncClient, fault: dict[str, Any], status: int
 ) -> None:
-    await switch(http, count=2, **fault)
+    await add_fault(http, count=2, **fault)
     for _ in range(2):
-        answer = await attempt(http)
+        answer = await post_create(http)
         assert answer.status_code == status
         assert answer.headers.get("retry-after") == ("2" if status == 429 else None)
     assert (await http.get("/_simulator/predictions")).json() == []
-    assert (await attempt(http)).status_code == 201
+    assert (await post_create(http)).status_code == 201
 
 
 @pytest.mark.parametrize("on", ["get", "list", "cancel", "file"])
 async def test_a_fault_affects_only_its_kind_of_call(
     http: httpx.AsyncClient, clock: Clock, on: str
 ) -> None:
-    made = await create(http)
+    prediction = await create(http)
     clock.now += 60
     calls = {
-        "get": ("GET", made["urls"]["get"]),
+        "get": ("GET", prediction["urls"]["get"]),
         "list": ("GET", "/v1/predictions"),
-        "cancel": ("POST", made["urls"]["cancel"]),
-        "file": ("GET", f"/files/{made['id']}/out-0.webp"),
+        "cancel": ("POST", prediction["urls"]["cancel"]),
+        "file": ("GET", f"/files/{prediction['id']}/out-0.webp"),
     }
-    await switch(http, kind="server_error", on=on, status=502)
+    await add_fault(http, kind="server_error", on=on, status=502)
     for call, (method, path) in calls.items():
         if call != on:
             assert (await http.request(method, path)).status_code == 200
@@ -530,10 +537,10 @@ async def test_a_fault_affects_only_its_kind_of_call(
 async def test_a_fault_makes_a_prediction_fail(
     http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], words: str
 ) -> None:
-    await switch(http, **fault)
-    made = await create(http)
+    await add_fault(http, **fault)
+    prediction = await create(http)
     clock.now += 60
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert (ended["status"], ended["output"]) == ("failed", None)
     assert words in ended["error"]
 
@@ -541,19 +548,19 @@ async def test_a_fault_makes_a_prediction_fail(
 async def test_a_fault_makes_an_output_expire_at_once(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
-    await switch(http, kind="expired_output")
-    made = await create(http)
+    await add_fault(http, kind="expired_output")
+    prediction = await create(http)
     clock.now += 60
-    ended = await read(http, made)
+    ended = await read(http, prediction)
     assert (ended["status"], ended["data_removed"], ended["output"]) == ("succeeded", True, None)
 
 
 async def test_a_lost_response_can_be_an_error_status(http: httpx.AsyncClient) -> None:
-    await switch(http, kind="lose_answer", status=502)
-    assert (await attempt(http)).status_code == 502
-    (made,) = (await http.get("/_simulator/predictions")).json()
-    assert made["status"] == "starting"
-    assert made["created_by"]["token"] == "test"
+    await add_fault(http, kind="lose_answer", status=502)
+    assert (await post_create(http)).status_code == 502
+    (prediction,) = (await http.get("/_simulator/predictions")).json()
+    assert prediction["status"] == "starting"
+    assert prediction["created_by"]["token"] == "test"
 
 
 @pytest.mark.parametrize("fault", [{"kind": "flood"}, {"kind": "fail", "count": 0}, {"x": 1}, None])
@@ -563,22 +570,22 @@ async def test_an_unknown_fault_is_refused(http: httpx.AsyncClient, fault: Any) 
 
 
 @pytest.mark.parametrize("path", ["/_simulator/faults", f"/v1/models/{SCHNELL}/predictions"])
-async def test_a_body_is_bounded(http: httpx.AsyncClient, path: str) -> None:
+async def test_the_size_of_a_body_is_limited(http: httpx.AsyncClient, path: str) -> None:
     body = {"kind": "fail", "input": {"prompt": "a" * 1_048_576}}
     answer = await http.post(path, json=body)
     assert (answer.status_code, "1048576 bytes" in answer.json()["detail"]) == (413, True)
 
 
-async def test_the_number_of_faults_is_bounded(http: httpx.AsyncClient) -> None:
+async def test_the_number_of_faults_is_limited(http: httpx.AsyncClient) -> None:
     for _ in range(1000):
-        await switch(http, kind="fail")
+        await add_fault(http, kind="fail")
     answer = await http.post("/_simulator/faults", json={"kind": "fail"})
     assert (answer.status_code, answer.json()["detail"][:16]) == (422, "1000 faults are ")
 
 
 async def test_a_reset_deletes_all_predictions_and_faults(http: httpx.AsyncClient) -> None:
     await create(http)
-    await switch(http, kind="fail")
+    await add_fault(http, kind="fail")
     assert (await http.post("/_simulator/reset")).status_code == 204
     assert (await http.get("/_simulator/predictions")).json() == []
     assert (await http.get("/_simulator/faults")).json() == []

@@ -1,4 +1,4 @@
-"""Images of the simulator: valid files of the requested size, the same for the same seed."""
+"""Images of the simulator: valid files of the requested size, equal for equal seeds."""
 
 import io
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_bytes(format_: Format) -> None:
     [{"seed": 43}, {"prompt": "a tower"}, {"width": 256}],
     ids=lambda change: next(iter(change)),
 )
-def test_another_prompt_gives_another_image(other: dict[str, object]) -> None:
+def test_another_seed_prompt_or_size_gives_another_image(other: dict[str, object]) -> None:
     assert draw(replace(SPEC, **other)) != draw(SPEC)  # type: ignore[arg-type]
 
 

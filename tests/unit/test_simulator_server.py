@@ -1,4 +1,4 @@
-"""Lost responses over a real socket, which in-process transports cannot produce."""
+"""Calls over a real socket; in-process transports cannot lose a response."""
 
 import asyncio
 import socket
@@ -31,7 +31,7 @@ async def address() -> AsyncIterator[str]:
         await serving
 
 
-async def switch(address: str, **fault: object) -> None:
+async def add_fault(address: str, **fault: object) -> None:
     async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
         (await http.post(f"{address}/_simulator/faults", json=fault)).raise_for_status()
 
@@ -42,15 +42,15 @@ async def switch(address: str, **fault: object) -> None:
 async def test_a_prediction_exists_although_its_response_was_lost(
     address: str, seconds: float, timeout: float
 ) -> None:
-    await switch(address, kind="lose_answer", seconds=seconds)
+    await add_fault(address, kind="lose_answer", seconds=seconds)
     async with ReplicateClient(
         "r8_t", base_url=f"{address}/v1", timeout=httpx.Timeout(timeout)
     ) as client:
         with pytest.raises(errors.OutcomeUnknown):
             await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
         async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
-            (made,) = (await http.get(f"{address}/_simulator/predictions")).json()
-        assert (await client.get(made["id"])).input == {"prompt": "a boat"}
+            (prediction,) = (await http.get(f"{address}/_simulator/predictions")).json()
+        assert (await client.get(prediction["id"])).input == {"prompt": "a boat"}
 
 
 async def test_the_client_downloads_an_image_over_a_socket(address: str) -> None:

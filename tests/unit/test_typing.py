@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: The name of the snippet, its text, and the expected error of mypy: nothing, or a part of it.
+#: By name: the code of a snippet, and a part of the error that mypy must report, or nothing.
 SNIPPETS = {
     "names": ("from picture_queue import AsyncPictureQueue, JobEvent, PictureQueue, Worker\n", ""),
     "misspelt_import": (
@@ -62,7 +62,7 @@ async def watch(pq: AsyncPictureQueue, job_id: str) -> None:
 """,
         "",
     ),
-    "event_without_such_a_field": (
+    "unknown_field_of_an_event": (
         """
 from picture_queue import PictureQueue
 

@@ -43,8 +43,8 @@ def test_invalid_json_is_refused(text):
         read_json(text)
 
 
-def test_an_invalid_row_is_logged_and_the_others_are_returned(row, caplog):
-    good, bad = row(), row(created_at="294276-01-01T00:00:00Z")
+def test_an_invalid_row_is_logged_and_the_others_are_returned(make_row, caplog):
+    good, bad = make_row(), make_row(created_at="294276-01-01T00:00:00Z")
     found = _rpc.list_jobs({}).parse([good, bad])
     assert [str(job.id) for job in found] == [good["id"]]
     assert f"Skipped Job {bad['id']}, which cannot be read" in caplog.text

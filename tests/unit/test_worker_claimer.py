@@ -1,4 +1,4 @@
-"""Claims: their size, their time, and their repetition after a lost response."""
+"""Claims: their size, their timing, and their retry after a lost response."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from ..signals import Signals
 
 
 class FakeSlots:
-    """Slots whose demand the test sets."""
+    """Slots whose free capacity the test sets."""
 
     def __init__(self) -> None:
         self.free = 3
@@ -32,18 +32,18 @@ class FakeSlots:
 
 
 class Harness:
-    """A claimer, its slots, and a fake database with a fixed supply of jobs."""
+    """A claimer, its slots, and a fake database with a number of pending jobs."""
 
-    def __init__(self, backend: Any, row: Any, poll_interval: float = 30.0) -> None:
+    def __init__(self, backend: Any, make_row: Any, poll_interval: float = 30.0) -> None:
         self.slots = FakeSlots()
         self.taken: list[Any] = []
         self.asked_at: list[float] = []
-        self.stock = 0
+        self.pending = 0
         self.backend = backend
         self.signals = Signals()
         self.calls = WorkerCalls(backend, "w", self.signals.emit)
-        self._row = row
-        backend.answers["claim_jobs"] = self.give
+        self._make_row = make_row
+        backend.answers["claim_jobs"] = self.claim
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
         slots: Any = self.slots
         self.claimer = Claimer(
@@ -55,38 +55,39 @@ class Harness:
         )
         self.claimer.receives_wake_ups = True
 
-    def give(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        count = min(self.stock, params["max_jobs"])
-        self.stock -= count
-        return [self._row() for _ in range(count)]
+    def claim(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        count = min(self.pending, params["max_jobs"])
+        self.pending -= count
+        return [self._make_row() for _ in range(count)]
 
     def _take(self, job: Any, asked_at: float) -> None:
         self.taken.append(job)
         self.asked_at.append(asked_at)
         self.slots.free -= 1
 
-    async def idle(self) -> None:
-        """Wait until the claimer is idle, and forget the claims so far."""
+    async def wait_idle(self) -> None:
+        """Wait until the claimer is idle, and discard the calls recorded so far."""
         await self.signals.idle.next()
-        while not self.backend.asked.empty():
-            self.backend.asked.get_nowait()
+        while not self.backend.calls.empty():
+            self.backend.calls.get_nowait()
 
     async def no_claim_follows(self) -> bool:
+        """Run the event loop for a while; return True if no recorded call is unread."""
         for _ in range(20):
             await asyncio.sleep(0)
-        return bool(self.backend.asked.empty())
+        return bool(self.backend.calls.empty())
 
 
 @pytest.fixture
-async def harness(backend, row) -> AsyncIterator[Harness]:
-    made = Harness(backend, row)
-    yield made
-    await made.claimer.stop(1)
+async def harness(backend, make_row) -> AsyncIterator[Harness]:
+    harness = Harness(backend, make_row)
+    yield harness
+    await harness.claimer.stop(1)
 
 
 async def test_a_claim_names_the_worker_and_its_queues(harness, backend):
     harness.claimer.start()
-    params = await backend.next("claim_jobs")
+    params = await backend.next_call("claim_jobs")
     assert params.pop("request_id")
     assert params == {
         "worker": "w",
@@ -99,17 +100,17 @@ async def test_a_claim_names_the_worker_and_its_queues(harness, backend):
 
 
 async def test_all_free_slots_are_filled_by_one_claim(harness, backend):
-    harness.stock = 5
+    harness.pending = 5
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 3
     assert len(harness.taken) == 3
-    # The full claim may have left jobs in the queue, but no slot is free. The next claim waits for
-    # a slot.
+    # The queue may have more jobs, but the next claim waits until a slot is free. The call that
+    # is still unread here is the first claim.
     assert await harness.no_claim_follows() is False
     harness.slots.free = 2
     harness.claimer.slot_freed()
     assert len(await harness.signals.claimed.next()) == 2
-    first, second = [await backend.next("claim_jobs") for _ in range(2)]
+    first, second = [await backend.next_call("claim_jobs") for _ in range(2)]
     assert (first["max_jobs"], second["max_jobs"]) == (3, 2)
     assert first["request_id"] != second["request_id"]
 
@@ -117,24 +118,24 @@ async def test_all_free_slots_are_filled_by_one_claim(harness, backend):
 async def test_a_worker_that_becomes_idle_claims_once_more(harness, backend):
     harness.claimer.start()
     await harness.signals.idle.next()
-    assert [(await backend.next("claim_jobs"))["max_jobs"] for _ in range(2)] == [3, 3]
-    assert backend.asked.empty()
+    assert [(await backend.next_call("claim_jobs"))["max_jobs"] for _ in range(2)] == [3, 3]
+    assert backend.calls.empty()
 
 
 async def test_a_wake_up_makes_an_idle_worker_claim(harness, backend):
     harness.claimer.start()
-    await harness.idle()
-    harness.stock = 1
+    await harness.wait_idle()
+    harness.pending = 1
     harness.claimer.request_claim()
     assert len(await harness.signals.claimed.next()) == 1
-    await harness.idle()
-    assert backend.asked.empty()
+    await harness.wait_idle()
+    assert backend.calls.empty()
 
 
 async def test_a_wake_up_without_a_free_slot_is_remembered(harness, backend):
     harness.claimer.start()
-    await harness.idle()
-    harness.slots.free, harness.stock = 0, 1
+    await harness.wait_idle()
+    harness.slots.free, harness.pending = 0, 1
     harness.claimer.request_claim()
     await asyncio.sleep(0)
     harness.slots.free = 1
@@ -142,57 +143,56 @@ async def test_a_wake_up_without_a_free_slot_is_remembered(harness, backend):
     assert len(await harness.signals.claimed.next()) == 1
 
 
-async def test_a_wake_up_during_a_claim_leads_to_another(harness, backend):
+async def test_a_wake_up_during_a_claim_causes_another_claim(harness, backend):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
-        return harness.give(params)
+        return harness.claim(params)
 
     harness.claimer.start()
-    await harness.idle()
+    await harness.wait_idle()
     backend.answers["claim_jobs"] = slow
     harness.claimer.request_claim()
-    await backend.next("claim_jobs")
+    await backend.next_call("claim_jobs")
     harness.claimer.request_claim()
     answer.set_result(None)
-    await backend.next("claim_jobs")
+    await backend.next_call("claim_jobs")
 
 
 @pytest.mark.parametrize("receives", [True, False])
-async def test_a_free_slot_leads_to_a_claim_if_the_queue_may_have_jobs(harness, backend, receives):
-    """Check that a worker without wake-ups claims when a slot becomes free."""
+async def test_a_free_slot_causes_a_claim_only_without_wake_ups(harness, backend, receives):
     harness.claimer.start()
-    await harness.idle()
+    await harness.wait_idle()
     harness.claimer.receives_wake_ups = receives
     harness.claimer.slot_freed()
     assert await harness.no_claim_follows() is receives
 
 
-async def test_a_worker_without_wake_ups_polls(backend, row):
-    harness = Harness(backend, row, poll_interval=0.02)
+async def test_a_worker_without_wake_ups_polls(backend, make_row):
+    harness = Harness(backend, make_row, poll_interval=0.02)
     harness.claimer.start()
-    await harness.idle()
-    harness.stock = 1
+    await harness.wait_idle()
+    harness.pending = 1
     assert len(await harness.signals.claimed.next()) == 1
     await harness.claimer.stop(1)
 
 
-async def test_a_claim_without_a_response_is_repeated_unchanged(harness, backend):
+async def test_a_claim_without_a_response_is_retried_unchanged(harness, backend):
     failures = [Busy("not now"), ConnectionFailed("cut")]
 
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop(0)
-        return harness.give(params)
+        return harness.claim(params)
 
     backend.answers["claim_jobs"] = fail_first
-    harness.stock = 2
+    harness.pending = 2
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 2
-    asked = [await backend.next("claim_jobs") for _ in range(3)]
-    assert asked[0] == asked[1] == asked[2]
-    # The lease counts from the first call, because the lost response may have been the one to it.
+    requests = [await backend.next_call("claim_jobs") for _ in range(3)]
+    assert requests[0] == requests[1] == requests[2]
+    # The lease counts from the first call, because that call may have claimed the jobs.
     assert harness.asked_at[0] < time.monotonic() - 0.1
 
 
@@ -200,13 +200,13 @@ async def test_fewer_jobs_are_claimed_after_a_claim_that_is_too_large(harness, b
     def limit(params: dict[str, Any]) -> Any:
         if params["max_jobs"] > 300:
             raise InvalidArgument("the answer would be too large")
-        return harness.give(params)
+        return harness.claim(params)
 
     backend.answers["claim_jobs"] = limit
-    harness.slots.free = harness.stock = 1000
+    harness.slots.free = harness.pending = 1000
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 250
-    sizes = [(await backend.next("claim_jobs"))["max_jobs"] for _ in range(3)]
+    sizes = [(await backend.next_call("claim_jobs"))["max_jobs"] for _ in range(3)]
     assert sizes == [1000, 500, 250]
 
 
@@ -223,7 +223,7 @@ async def test_a_function_that_always_fails_is_logged_once_while_others_succeed(
 
 
 async def test_two_threads_may_note_a_success_at_the_same_time(monkeypatch):
-    """The heartbeat thread notes a success while the event loop is noting one."""
+    """The heartbeat thread notes a success while the event loop notes another one."""
 
     def monotonic() -> float:
         if others:
@@ -254,7 +254,7 @@ async def test_an_outage_is_logged_once(harness, backend, caplog):
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop()
-        return harness.give(params)
+        return harness.claim(params)
 
     backend.answers["claim_jobs"] = fail_first
     harness.claimer.start()
@@ -286,12 +286,12 @@ async def test_a_refused_worker_logs_an_alarm_repeatedly(
     def refuse(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop()
-        return harness.give(params)
+        return harness.claim(params)
 
     backend.answers["claim_jobs"] = refuse
     harness.claimer.start()
     for _ in range(3):
-        await backend.next("claim_jobs")
+        await backend.next_call("claim_jobs")
         assert harness.calls.is_up is not isinstance(error, NotAuthenticated)
     await harness.signals.idle.next()
     assert harness.calls.is_up
@@ -312,16 +312,16 @@ async def test_no_call_is_made_before_retry_after_has_passed(harness, backend):
     throttled.retry_after = 0.5
 
     def limit(params: dict[str, Any]) -> Any:
-        backend.answers["claim_jobs"] = harness.give
+        backend.answers["claim_jobs"] = harness.claim
         raise throttled
 
     backend.answers["claim_jobs"] = limit
-    harness.stock = 1
+    harness.pending = 1
     began = time.monotonic()
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 1
     assert time.monotonic() - began >= 0.5
-    assert [name for name, _ in (backend.asked.get_nowait(), backend.asked.get_nowait())]
+    assert [name for name, _ in (backend.calls.get_nowait(), backend.calls.get_nowait())]
     # No other loop of the worker makes a call either.
     harness.calls.record_failure(throttled, "claim_jobs")
     with pytest.raises(Busy, match="without calls"):
@@ -333,42 +333,42 @@ async def test_an_unexpected_exception_does_not_end_the_claimer(
 ):
     harness.claimer._delay = _calls.RetryDelay(first=0.0)
     claim = harness.claimer._claim
-    faults = [RuntimeError("a bug")]
+    failures = [RuntimeError("a bug")]
 
-    def faulty(demand: int) -> Any:
-        if faults:
-            raise faults.pop()
+    def fail_first(demand: int) -> Any:
+        if failures:
+            raise failures.pop()
         return claim(demand)
 
-    monkeypatch.setattr(harness.claimer, "_claim", faulty)
+    monkeypatch.setattr(harness.claimer, "_claim", fail_first)
     harness.claimer.start()
     await harness.signals.idle.next()
     assert "Claimer failed and continues" in caplog.text
 
 
-async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_open_one(harness, backend):
+async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_current_one(harness, backend):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
-        return harness.give(params)
+        return harness.claim(params)
 
-    harness.stock = 1
+    harness.pending = 1
     backend.answers["claim_jobs"] = slow
     harness.claimer.start()
-    await backend.next("claim_jobs")
+    await backend.next_call("claim_jobs")
     stopping = asyncio.create_task(harness.claimer.stop(5))
     await asyncio.sleep(0)
     answer.set_result(None)
     await stopping
     assert len(harness.taken) == 1
-    assert backend.asked.empty()
+    assert backend.calls.empty()
 
 
 async def test_nothing_is_claimed_while_claims_are_paused(harness, backend):
     harness.claimer.start()
-    await harness.idle()
-    harness.slots.is_paused, harness.stock = True, 1
+    await harness.wait_idle()
+    harness.slots.is_paused, harness.pending = True, 1
     harness.claimer.request_claim()
     assert await harness.no_claim_follows()
     harness.slots.is_paused = False

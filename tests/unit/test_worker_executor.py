@@ -27,8 +27,8 @@ from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome,
 from picture_queue.worker.registry import Registry
 
 
-class Run:
-    """An attempt, and a listener that records the order of its messages."""
+class RecordedAttempt:
+    """An attempt with a listener that records its messages, progress and log lines."""
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
         registry = Registry()
@@ -54,20 +54,20 @@ class Run:
         self.messages.append("end")
         self._ended.set()
 
-    async def outcome(self) -> Outcome | None:
+    async def wait_outcome(self) -> Outcome | None:
         async with asyncio.timeout(5):
             await self._got_outcome.wait()
         return self.attempt.outcome
 
-    async def end(self) -> None:
+    async def wait_end(self) -> None:
         async with asyncio.timeout(5):
             await self._ended.wait()
         assert self.messages == ["outcome", "end"]
 
 
 @pytest.fixture
-def run(claimed):
-    return lambda function, **columns: Run(function, claimed(**columns))
+def run(make_job):
+    return lambda function, **columns: RecordedAttempt(function, make_job(**columns))
 
 
 @pytest.fixture
@@ -75,13 +75,16 @@ def quick_cleanup(monkeypatch):
     monkeypatch.setattr(executor, "CLEANUP_TIMEOUT", 0.01)
 
 
-class Never:
-    """An async handler that never returns, and keeps its context for the test."""
+class CancellableHandler:
+    """An async handler that runs until it is cancelled, and keeps its context for the test.
 
-    def __init__(self, after: Callable[[], Any] = lambda: None) -> None:
+    After the cancellation it returns the value of `on_cancel`, if the value is not None.
+    """
+
+    def __init__(self, on_cancel: Callable[[], Any] = lambda: None) -> None:
         self.started = asyncio.Event()
         self.context: JobContext
-        self._after = after
+        self._on_cancel = on_cancel
 
     async def __call__(self, payload: dict[str, Any], job: JobContext) -> Any:
         self.context = job
@@ -89,7 +92,7 @@ class Never:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            if (value := self._after()) is not None:
+            if (value := self._on_cancel()) is not None:
                 return value
             raise
 
@@ -98,13 +101,13 @@ async def test_a_handler_returns(run):
     async def handle(payload: dict[str, Any]) -> Any:
         return payload
 
-    ran = run(handle, payload={"a": 1})
-    assert await ran.outcome() == Completed({"a": 1})
-    await ran.end()
-    assert 0 <= ran.attempt.duration < 5
+    recorded = run(handle, payload={"a": 1})
+    assert await recorded.wait_outcome() == Completed({"a": 1})
+    await recorded.wait_end()
+    assert 0 <= recorded.attempt.duration < 5
 
 
-def _circle() -> list[Any]:
+def _circular_list() -> list[Any]:
     value: list[Any] = []
     value.append(value)
     return value
@@ -118,29 +121,39 @@ def _circle() -> list[Any]:
         ([[]] * 10_000, True, Completed),
         ([[]] * 10_001, False, Completed),
         ({"parts": [{"n": [n] * 100} for n in range(100)]}, False, Completed),
-        (_circle(), False, Failed),
+        (_circular_list(), False, Failed),
         ("x" * 1_000_000, True, Completed),
         ("x" * 2_000_000, False, Completed),
         ((n for n in range(3)), False, Completed),
     ],
-    ids=["nothing", "small", "limit", "long", "nested", "endless", "text", "book", "generator"],
+    ids=[
+        "nothing",
+        "small",
+        "limit",
+        "long",
+        "nested",
+        "circular",
+        "text",
+        "long text",
+        "generator",
+    ],
 )
 async def test_a_large_result_is_encoded_outside_the_event_loop(
     run, monkeypatch, value, in_loop, outcome
 ):
     threads: list[int] = []
-    write = verdicts.from_value
+    original = verdicts.from_value
 
     def from_value(value: object, queue: str) -> Outcome:
         threads.append(threading.get_ident())
-        return write(value, queue)
+        return original(value, queue)
 
     monkeypatch.setattr(verdicts, "from_value", from_value)
 
     async def handler() -> object:
         return value
 
-    assert isinstance(await run(handler).outcome(), outcome)
+    assert isinstance(await run(handler).wait_outcome(), outcome)
     assert [thread == threading.get_ident() for thread in threads] == [in_loop]
 
 
@@ -148,7 +161,7 @@ async def test_a_handler_raises(run):
     async def handle() -> None:
         raise ValueError("no")
 
-    outcome = await run(handle).outcome()
+    outcome = await run(handle).wait_outcome()
     assert isinstance(outcome, Failed)
     assert (outcome.error, outcome.retryable) == ("ValueError: no", True)
 
@@ -164,7 +177,7 @@ async def test_a_handler_is_not_called_with_an_invalid_payload(run):
         called = True
 
     handle.__annotations__["payload"] = Size
-    outcome = await run(handle, payload={"width": "wide"}).outcome()
+    outcome = await run(handle, payload={"width": "wide"}).wait_outcome()
     assert isinstance(outcome, Failed)
     assert "payload.width is 'wide'" in outcome.error
     assert not outcome.retryable
@@ -175,7 +188,7 @@ async def test_a_handler_that_calls_exit_fails_only_its_job(run):
     async def handle() -> None:
         sys.exit(3)
 
-    outcome = await run(handle).outcome()
+    outcome = await run(handle).wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error == "SystemExit: 3"
 
@@ -185,6 +198,8 @@ class Panic(BaseException):
 
 
 class NoHeader(Exception):
+    """An exception whose property raises, like `headers["Retry-After"]` without the header."""
+
     @property
     def retry_after(self) -> float:
         return {}["Retry-After"]
@@ -232,54 +247,54 @@ async def test_an_exception_of_any_kind_becomes_the_outcome(run, error, expected
     def handle_in_a_thread() -> None:
         raise error
 
-    ran = run(handle if is_async else handle_in_a_thread)
-    outcome = await ran.outcome()
+    recorded = run(handle if is_async else handle_in_a_thread)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith(expected)
-    await ran.end()
+    await recorded.wait_end()
 
 
-async def test_a_handler_may_recurse_too_deeply(run):
+async def test_a_handler_that_recurses_too_deeply_fails(run):
     async def handle() -> None:
         recurse()
 
-    ran = run(handle)
-    outcome = await ran.outcome()
+    recorded = run(handle)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("RecursionError")
-    await ran.end()
+    await recorded.wait_end()
 
 
-async def test_a_validator_may_raise_any_exception(run):
+async def test_any_exception_of_a_validator_fails_the_job(run):
     async def handle(payload: Any) -> None: ...
     def handle_in_a_thread(payload: Any) -> None: ...
 
     for function in (handle, handle_in_a_thread):
         function.__annotations__["payload"] = Checked
-        ran = run(function, payload={"size": 1})
-        outcome = await ran.outcome()
+        recorded = run(function, payload={"size": 1})
+        outcome = await recorded.wait_outcome()
         assert isinstance(outcome, Failed)
         assert outcome.error == "Panic: in the validator"
-        await ran.end()
+        await recorded.wait_end()
 
 
 async def test_a_slot_is_released_even_if_the_listener_fails(run):
     async def handle() -> None: ...
 
-    ran = run(handle)
+    recorded = run(handle)
 
     def fail(attempt: Attempt) -> None:
-        ran.messages.append("outcome")
+        recorded.messages.append("outcome")
         raise RuntimeError("no")
 
-    ran.on_outcome = fail
+    recorded.on_outcome = fail
     failed: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
-    await ran.end()
+    await recorded.wait_end()
     assert len(failed) == 1
 
 
-async def test_a_wrapper_may_be_async_or_sync(run):
+async def test_a_wrapper_of_an_async_handler_may_return_a_result_or_a_coroutine(run):
     async def inner(payload: dict[str, Any]) -> str:
         return "awaited"
 
@@ -287,14 +302,14 @@ async def test_a_wrapper_may_be_async_or_sync(run):
     def cached(*args: Any) -> Any:
         return args[0].get("cached") or inner(*args)
 
-    assert await run(cached).outcome() == Completed("awaited")
-    assert await run(cached, payload={"cached": "at once"}).outcome() == Completed("at once")
+    assert await run(cached).wait_outcome() == Completed("awaited")
+    assert await run(cached, payload={"cached": "at once"}).wait_outcome() == Completed("at once")
 
 
 async def test_a_sync_handler_that_returns_a_coroutine_fails_with_a_hint(run):
     async def inner() -> None: ...
 
-    outcome = await run(lambda: inner()).outcome()
+    outcome = await run(lambda: inner()).wait_outcome()
     assert isinstance(outcome, Failed)
     assert "returned a coroutine" in outcome.error
 
@@ -305,23 +320,23 @@ async def test_an_async_handler_may_log_from_a_thread(run):
         await asyncio.to_thread(job.log, "in a thread")
         job.log("after")
 
-    ran = run(handle)
-    await ran.end()
-    await ran.attempt.log.flush()
-    assert [line["message"] for line in ran.lines] == ["before", "in a thread", "after"]
+    recorded = run(handle)
+    await recorded.wait_end()
+    await recorded.attempt.log.flush()
+    assert [line["message"] for line in recorded.lines] == ["before", "in a thread", "after"]
 
 
 async def test_a_cancelled_error_raised_by_the_handler_is_a_failure(run):
     async def handle() -> None:
         raise asyncio.CancelledError
 
-    outcome = await run(handle).outcome()
+    outcome = await run(handle).wait_outcome()
     assert isinstance(outcome, Failed)
     assert "cancelled itself" in outcome.error
 
 
 async def test_an_attempt_ends_at_its_timeout(run):
-    outcome = await run(Never(), timeout_seconds=0.02).outcome()
+    outcome = await run(CancellableHandler(), timeout_seconds=0.02).wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error == "TimeoutError: the job did not end within 0.02 s"
     assert outcome.retryable
@@ -333,7 +348,7 @@ async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):
     def fail() -> None:
         raise RuntimeError("in cleanup")
 
-    outcome = await run(Never(fail), timeout_seconds=0.02).outcome()
+    outcome = await run(CancellableHandler(fail), timeout_seconds=0.02).wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
     assert outcome.detail is not None
@@ -345,116 +360,116 @@ async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):
     [(StopReason.CANCEL, Cancelled()), (StopReason.SHUTDOWN, Released()), (StopReason.LOST, None)],
 )
 async def test_an_attempt_can_be_stopped(run, reason, outcome):
-    handler = Never()
-    ran = run(handler)
+    handler = CancellableHandler()
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(reason)
-    assert await ran.outcome() == outcome
-    await ran.end()
+    recorded.attempt.stop(reason)
+    assert await recorded.wait_outcome() == outcome
+    await recorded.wait_end()
     assert handler.context.cancel_requested is (reason is StopReason.CANCEL)
 
 
 @pytest.mark.parametrize("reason", [StopReason.CANCEL, StopReason.SHUTDOWN, StopReason.LOST])
 async def test_an_attempt_can_be_stopped_before_its_first_step(run, reason):
-    handler = Never()
-    ran = run(handler)
-    ran.attempt.stop(reason)
-    await ran.end()
+    handler = CancellableHandler()
+    recorded = run(handler)
+    recorded.attempt.stop(reason)
+    await recorded.wait_end()
     assert not handler.started.is_set()
 
 
 async def test_a_handler_that_returns_after_a_stop_counts_as_finished(run):
-    handler = Never(lambda: "done")
-    ran = run(handler)
+    handler = CancellableHandler(lambda: "done")
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(StopReason.CANCEL)
-    assert await ran.outcome() == Completed("done")
+    recorded.attempt.stop(StopReason.CANCEL)
+    assert await recorded.wait_outcome() == Completed("done")
 
 
 async def test_a_lost_lease_overrides_an_earlier_stop(run):
-    handler = Never(lambda: "done")
-    ran = run(handler)
+    handler = CancellableHandler(lambda: "done")
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(StopReason.CANCEL)
-    ran.attempt.stop(StopReason.LOST)
-    assert await ran.outcome() is None
+    recorded.attempt.stop(StopReason.CANCEL)
+    recorded.attempt.stop(StopReason.LOST)
+    assert await recorded.wait_outcome() is None
 
 
 async def test_a_stop_after_the_end_changes_nothing(run):
     async def handle() -> int:
         return 1
 
-    ran = run(handle)
-    await ran.end()
+    recorded = run(handle)
+    await recorded.wait_end()
     for reason in StopReason:
-        ran.attempt.stop(reason)
-    ran.attempt.give_up()
-    assert await ran.outcome() == Completed(1)
-    assert ran.messages == ["outcome", "end"]
+        recorded.attempt.stop(reason)
+    recorded.attempt.give_up()
+    assert await recorded.wait_outcome() == Completed(1)
+    assert recorded.messages == ["outcome", "end"]
 
 
 async def test_a_handler_that_ignores_its_stop_occupies_only_its_slot(run, quick_cleanup, caplog):
-    until = asyncio.Event()
+    release = asyncio.Event()
 
-    async def stubborn() -> str:
-        while not until.is_set():
+    async def ignore_cancellation() -> str:
+        while not release.is_set():
             with contextlib.suppress(asyncio.CancelledError):
-                await until.wait()
+                await release.wait()
         return "too late"
 
-    ran = run(stubborn, timeout_seconds=0.01)
-    outcome = await ran.outcome()
+    recorded = run(ignore_cancellation, timeout_seconds=0.01)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.messages == ["outcome"]
+    assert recorded.messages == ["outcome"]
     assert "has not stopped and still runs" in caplog.text
-    until.set()
-    await ran.end()
-    assert await ran.outcome() is outcome
+    release.set()
+    await recorded.wait_end()
+    assert await recorded.wait_outcome() is outcome
 
 
 async def test_a_job_cancelled_while_parked_runs_its_cleanup(run):
-    handler = Never(lambda: "stopped")
-    ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
+    handler = CancellableHandler(lambda: "stopped")
+    recorded = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
     assert handler.context.cancel_requested
-    ran.attempt.stop(StopReason.CANCEL)  # Every heartbeat repeats the request.
-    ran.attempt.stop(StopReason.SHUTDOWN)
-    assert await ran.outcome() == Completed("stopped")
+    recorded.attempt.stop(StopReason.CANCEL)  # Every heartbeat repeats the request.
+    recorded.attempt.stop(StopReason.SHUTDOWN)
+    assert await recorded.wait_outcome() == Completed("stopped")
 
 
 async def test_a_handler_can_see_the_shutdown(run):
-    handler = Never()
-    ran = run(handler)
+    handler = CancellableHandler()
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.shutdown_requested = True
+    recorded.attempt.shutdown_requested = True
     assert handler.context.shutdown_requested
-    assert not ran.attempt.has_outcome
-    ran.attempt.stop(StopReason.SHUTDOWN)
-    await ran.end()
+    assert not recorded.attempt.has_outcome
+    recorded.attempt.stop(StopReason.SHUTDOWN)
+    await recorded.wait_end()
 
 
-async def test_the_last_progress_is_sent_before_a_job_waits(run):
+async def test_the_last_progress_is_sent_before_a_job_is_snoozed(run):
     async def handle(job: JobContext) -> Snooze:
         await job.progress(10)
         await job.progress(20)
         await job.progress(30)
         return Snooze(5)
 
-    ran = run(handle)
-    assert await ran.outcome() == Snoozed(5)
-    assert ran.progress[-1] == 30
+    recorded = run(handle)
+    assert await recorded.wait_outcome() == Snoozed(5)
+    assert recorded.progress[-1] == 30
 
 
 async def test_a_verdict_raised_during_a_stop_is_honoured(run):
     def later() -> None:
         raise Snooze(5)
 
-    handler = Never(later)
-    ran = run(handler)
+    handler = CancellableHandler(later)
+    recorded = run(handler)
     await handler.started.wait()
-    ran.attempt.stop(StopReason.SHUTDOWN)
-    assert await ran.outcome() == Snoozed(5)
+    recorded.attempt.stop(StopReason.SHUTDOWN)
+    assert await recorded.wait_outcome() == Snoozed(5)
 
 
 # Sync handlers
@@ -467,9 +482,9 @@ async def test_a_sync_handler_runs_in_a_thread_with_copied_context_variables(run
     def handle(payload: dict[str, Any], job: SyncJobContext) -> list[Any]:
         return [variable.get(), threading.current_thread() is threading.main_thread(), job.attempt]
 
-    ran = run(handle)
-    assert await ran.outcome() == Completed(["kept", False, 1])
-    await ran.end()
+    recorded = run(handle)
+    assert await recorded.wait_outcome() == Completed(["kept", False, 1])
+    await recorded.wait_end()
 
 
 @pytest.mark.parametrize(
@@ -479,7 +494,7 @@ async def test_an_exception_in_a_sync_handler_fails_only_its_job(run, error):
     def handle() -> None:
         raise error
 
-    outcome = await run(handle).outcome()
+    outcome = await run(handle).wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith(type(error).__name__)
 
@@ -490,12 +505,12 @@ async def test_an_exception_in_a_sync_handler_fails_only_its_job(run, error):
 )
 async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, reason, outcome):
     loop = asyncio.get_running_loop()
-    started, until = asyncio.Event(), threading.Event()
+    started, release = asyncio.Event(), threading.Event()
     stopped: list[BaseException] = []
 
     def handle(job: SyncJobContext) -> str:
         loop.call_soon_threadsafe(started.set)
-        until.wait(5)
+        release.wait(5)
         try:
             job.progress(50)
         except asyncio.CancelledError as error:
@@ -503,15 +518,15 @@ async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, r
             raise
         return "too late"
 
-    ran = run(handle)
+    recorded = run(handle)
     await started.wait()
-    ran.attempt.stop(reason)
-    assert ran.messages == ["outcome"]
-    assert await ran.outcome() == outcome
-    until.set()
-    await ran.end()
+    recorded.attempt.stop(reason)
+    assert recorded.messages == ["outcome"]
+    assert await recorded.wait_outcome() == outcome
+    release.set()
+    await recorded.wait_end()
     assert len(stopped) == 1
-    assert ran.progress == []
+    assert recorded.progress == []
 
 
 @pytest.mark.parametrize("reason", list(StopReason))
@@ -524,17 +539,17 @@ async def test_a_thread_can_see_the_stop_request(run, reason):
         stopped.wait(5)
         seen.append((job.stop_requested, job.cancel_requested))
 
-    ran = run(handle)
-    ran.attempt.stop(reason)
+    recorded = run(handle)
+    recorded.attempt.stop(reason)
     stopped.set()
-    await ran.end()
+    await recorded.wait_end()
     assert seen[-1] == (True, reason is StopReason.CANCEL)
 
 
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_a_handler_that_sees_the_shutdown_can_release_its_job(run, is_async):
     async def handle(job: JobContext) -> None:
-        while not job.stop_requested:  # noqa: ASYNC110 - as a handler in chunks would
+        while not job.stop_requested:  # noqa: ASYNC110 - a handler that works in steps polls it
             await asyncio.sleep(0)
         raise asyncio.CancelledError
 
@@ -543,47 +558,47 @@ async def test_a_handler_that_sees_the_shutdown_can_release_its_job(run, is_asyn
             time.sleep(0.001)
         raise asyncio.CancelledError
 
-    ran = run(handle if is_async else handle_in_a_thread)
-    ran.attempt.shutdown_requested = True
-    assert await ran.outcome() == Released()
-    await ran.end()
+    recorded = run(handle if is_async else handle_in_a_thread)
+    recorded.attempt.shutdown_requested = True
+    assert await recorded.wait_outcome() == Released()
+    await recorded.wait_end()
 
 
 async def test_cleanup_after_a_cancel_while_parked_gets_no_stop_request(run):
-    handler = Never()
-    ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
+    handler = CancellableHandler()
+    recorded = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
-    ran.attempt.stop(StopReason.CANCEL)
+    recorded.attempt.stop(StopReason.CANCEL)
     assert not handler.context.stop_requested
-    ran.attempt.stop(StopReason.SHUTDOWN)
+    recorded.attempt.stop(StopReason.SHUTDOWN)
     assert handler.context.stop_requested
-    await ran.end()
+    await recorded.wait_end()
 
 
-async def test_an_attempt_in_a_thread_times_out_although_the_thread_runs_on(run):
-    until = threading.Event()
-    ran = run(lambda: until.wait(5), timeout_seconds=0.02)
-    outcome = await ran.outcome()
+async def test_an_attempt_in_a_thread_times_out_although_the_thread_still_runs(run):
+    release = threading.Event()
+    recorded = run(lambda: release.wait(5), timeout_seconds=0.02)
+    outcome = await recorded.wait_outcome()
     assert isinstance(outcome, Failed)
     assert outcome.error.startswith("TimeoutError")
-    assert ran.messages == ["outcome"]
-    until.set()
-    await ran.end()
+    assert recorded.messages == ["outcome"]
+    release.set()
+    await recorded.wait_end()
 
 
 # Forks and other event loops
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_a_fork_that_returns_from_its_handler_is_ended(run):
+async def test_a_forked_process_that_returns_from_the_handler_exits(run):
     async def handle() -> str:
         pid = os.fork()
         if pid == 0:
-            return "of the child"
+            return "returned by the child"
         _, status = await asyncio.to_thread(os.waitpid, pid, 0)
         return f"the child ended with {os.waitstatus_to_exitcode(status)}"
 
-    assert await run(handle).outcome() == Completed("the child ended with 1")
+    assert await run(handle).wait_outcome() == Completed("the child ended with 1")
 
 
 async def test_a_handler_reports_from_another_event_loop(run):
@@ -595,8 +610,8 @@ async def test_a_handler_reports_from_another_event_loop(run):
         await asyncio.to_thread(work)
         await asyncio.sleep(0)
 
-    ran = run(handle)
-    assert await ran.outcome() == Completed()
-    await ran.attempt.log.flush()
-    assert ran.progress == [40]
-    assert [line["message"] for line in ran.lines] == ["a line"]
+    recorded = run(handle)
+    assert await recorded.wait_outcome() == Completed()
+    await recorded.attempt.log.flush()
+    assert recorded.progress == [40]
+    assert [line["message"] for line in recorded.lines] == ["a line"]

@@ -1,4 +1,4 @@
-"""Heartbeats: their times, the effect of their answers, and faults that must not stop them."""
+"""Heartbeats: their timing, the effect of their answers, and faults that must not stop them."""
 
 import asyncio
 import time
@@ -31,9 +31,9 @@ class FakeAttempt:
 class Harness:
     """A heartbeat loop, leases, and a fake database that returns the answers that the test sets."""
 
-    def __init__(self, backend: Any, claimed: Any) -> None:
+    def __init__(self, backend: Any, make_job: Any) -> None:
         self.backend = backend
-        self.claimed = claimed
+        self.make_job = make_job
         self.signals = Signals()
         self.slots = Slots(10, lambda job: None)
         self.calls = WorkerCalls(backend, "w", self.signals.emit)
@@ -63,7 +63,7 @@ class Harness:
 
     def start_job(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
         """Assign a slot to a job whose lease was granted `age` seconds ago; return the lease."""
-        attempt: Any = FakeAttempt(self.claimed(**columns))
+        attempt: Any = FakeAttempt(self.make_job(**columns))
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
         self.slots.assign_slot(lease, attempt)
@@ -72,23 +72,23 @@ class Harness:
 
 
 @pytest.fixture
-async def harness(backend, claimed) -> AsyncIterator[Harness]:
-    made = Harness(backend, claimed)
-    made.start()
-    yield made
-    await made.heartbeat.stop()
-    assert made.connection.closed.is_set()
+async def harness(backend, make_job) -> AsyncIterator[Harness]:
+    harness = Harness(backend, make_job)
+    harness.start()
+    yield harness
+    await harness.heartbeat.stop()
+    assert harness.connection.closed.is_set()
 
 
 async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backend):
     old = harness.start_job(age=11)
     new = harness.start_job()
-    params = await backend.next("heartbeat_jobs")
+    params = await backend.next_call("heartbeat_jobs")
     # The thread may have sent the first heartbeat before the second lease existed.
     while len(params["leases"]) < 2:
         old.confirmed_at -= 11
         harness.heartbeat.beat_now()
-        params = await backend.next("heartbeat_jobs")
+        params = await backend.next_call("heartbeat_jobs")
     assert params["worker"] == "w"
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
         lease.job.key: lease.job.lease_key for lease in (old, new)
@@ -113,18 +113,18 @@ async def test_a_short_lease_is_extended_in_time_after_a_long_one(harness):
 
 
 async def test_a_job_without_a_slot_is_not_confirmed(harness, backend):
-    harness.slots.add(Lease(harness.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
+    harness.slots.add(Lease(harness.make_job(lease_seconds=0.3), time.monotonic() - 0.3))
     harness.heartbeat.beat_now()
-    assert (await backend.next("heartbeat_jobs"))["leases"] == []
+    assert (await backend.next_call("heartbeat_jobs"))["leases"] == []
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
 async def test_a_start_is_confirmed_soon_without_other_leases(harness, backend, in_bulk):
     if in_bulk:
-        harness.slots.hold(Lease(harness.claimed(), time.monotonic()))
+        harness.slots.hold(Lease(harness.make_job(), time.monotonic()))
     harness.start_job()
     lease = harness.start_job(confirmed=False)
-    params = await backend.next("heartbeat_jobs")
+    params = await backend.next_call("heartbeat_jobs")
     started_at = lease.confirmed_at
     assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
     assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
@@ -136,12 +136,12 @@ async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, backend):
     lease = harness.start_job(confirmed=False)
     lease.attempt.has_outcome = True
     other = harness.start_job(confirmed=False)
-    params = await backend.next("heartbeat_jobs")
+    params = await backend.next_call("heartbeat_jobs")
     assert [item["job_id"] for item in params["leases"]] == [other.job.key]
 
 
 async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harness):
-    lease = Lease(harness.claimed(), time.monotonic())
+    lease = Lease(harness.make_job(), time.monotonic())
     harness.slots.add(lease)
     harness.slots.assign_slot(lease, None)
     harness.heartbeat.schedule_confirm(lease)
@@ -149,29 +149,29 @@ async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harnes
 
 
 async def test_starts_are_confirmed_in_batches(harness, backend):
-    """Confirm all waiting starts in one call: one round trip for all of them, not one for each."""
-    go = asyncio.Event()
+    """One call confirms all waiting starts, so that they share one round trip."""
+    may_respond = asyncio.Event()
 
     async def slow(params: dict[str, Any]) -> Any:
         calls.append(len(params["leases"]))
-        await go.wait()
+        await may_respond.wait()
         return {"cancel": [], "lost": []}
 
     calls: list[int] = []
     backend.answers["heartbeat_jobs"] = slow
     first = [harness.start_job(confirmed=False) for _ in range(5)]
-    await backend.next("heartbeat_jobs")
+    await backend.next_call("heartbeat_jobs")
     later = []
     for _ in range(5):
         later.append(harness.start_job(confirmed=False))
         await asyncio.sleep(0.01)
-    go.set()
+    may_respond.set()
     assert [await harness.confirmed.get() for _ in range(10)] == first + later
     assert calls == [5, 5]
 
 
 async def test_a_lost_lease_is_reported_once(harness, backend, monkeypatch):
-    """Report the lease only once, even if a blocked event loop has not dropped it yet."""
+    """The lease is reported only once, even if a blocked event loop has not dropped it yet."""
     lease = harness.start_job(confirmed=False)
     monkeypatch.setattr(harness, "lose", lambda *args: harness.lost.put_nowait(args))
     backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
@@ -194,11 +194,11 @@ async def test_a_confirmation_without_a_response_is_repeated(harness, backend):
     assert harness.confirmed.empty()
 
 
-async def test_a_worker_without_leases_sends_heartbeats(backend, claimed, monkeypatch):
+async def test_a_worker_without_leases_sends_heartbeats(backend, make_job, monkeypatch):
     monkeypatch.setattr(heartbeat, "MAX_INTERVAL", 0.02)
-    harness = Harness(backend, claimed)
+    harness = Harness(backend, make_job)
     harness.start()
-    assert (await backend.next("heartbeat_jobs"))["leases"] == []
+    assert (await backend.next_call("heartbeat_jobs"))["leases"] == []
     await harness.heartbeat.stop()
 
 
@@ -213,7 +213,7 @@ async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, backend)
 
 
 async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, backend):
-    """Repeat the query: the wake-up for it comes only once, and the next heartbeat is far away."""
+    """A wake-up comes only once, and the next regular heartbeat is due much later."""
     lease = harness.start_job(lease_seconds=3600)
     failed = False
 
@@ -256,22 +256,22 @@ async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness,
     assert harness.slots.leases() == [finished]
 
 
-def block_until(condition: Callable[[], bool], at_least: float = 0.0) -> None:
-    """Block the event loop until another thread makes a condition true, or for 30 seconds."""
+def block_until(condition: Callable[[], bool], min_seconds: float = 0.0) -> None:
+    """Block the event loop until a condition is true, for `min_seconds` to 30 seconds."""
     began = time.monotonic()
-    while time.monotonic() < began + (30 if not condition() else at_least):
+    while time.monotonic() < began + (30 if not condition() else min_seconds):
         time.sleep(0.01)
 
 
 async def test_a_blocked_event_loop_is_logged_and_does_not_stop_heartbeats(
-    backend, claimed, caplog, monkeypatch
+    backend, make_job, caplog, monkeypatch
 ):
-    """Block the event loop for longer than the lease: heartbeats are sent from another thread."""
-    harness = Harness(backend, claimed)
-    beats: list[float] = []
+    """The event loop is blocked for longer than the lease, but a thread sends the heartbeats."""
+    harness = Harness(backend, make_job)
+    heartbeat_times: list[float] = []
 
     def answer(rpc: Any, timeout: float) -> Any:
-        beats.append(time.monotonic())
+        heartbeat_times.append(time.monotonic())
         return rpc.parse({"cancel": [], "lost": []})
 
     monkeypatch.setattr(harness.connection, "call", answer)
@@ -281,12 +281,12 @@ async def test_a_blocked_event_loop_is_logged_and_does_not_stop_heartbeats(
     began = time.monotonic()
 
     async def block() -> None:
-        block_until(lambda: len([at for at in beats if at > began]) >= 3, at_least=2.5)
+        block_until(lambda: len([at for at in heartbeat_times if at > began]) >= 3, min_seconds=2.5)
 
     await asyncio.create_task(block(), name=f"{job.job_type} {job.key}")
     ended = time.monotonic()
     assert lease.is_valid
-    assert len([at for at in beats if began < at < ended]) >= 3
+    assert len([at for at in heartbeat_times if began < at < ended]) >= 3
     await asyncio.sleep(0.2)
     await harness.heartbeat.stop()
     first, second = [record.getMessage() for record in caplog.records]
@@ -311,7 +311,7 @@ async def test_the_log_names_the_task_that_blocks_the_event_loop_outside_of_hand
 
 
 async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
-    """Simulate SIGSTOP and SIGCONT, during which neither the event loop nor the thread runs."""
+    """Between SIGSTOP and SIGCONT, neither the event loop nor the heartbeat thread runs."""
     harness.start_job(lease_seconds=30)
     await asyncio.sleep(0.1)
     monitor = harness.heartbeat._monitor
@@ -323,12 +323,12 @@ async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
 
 
 async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats(
-    backend, claimed, monkeypatch, caplog
+    backend, make_job, monkeypatch, caplog
 ):
     def fail(limit: float) -> None:
         raise OSError("no frames")
 
-    harness = Harness(backend, claimed)
+    harness = Harness(backend, make_job)
     monkeypatch.setattr(harness.heartbeat._monitor, "_check", fail)
     monkeypatch.setattr(heartbeat, "_FAULT_DELAY", 60.0)
     harness.start()
@@ -339,15 +339,15 @@ async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats
     assert "The event loop could not be checked: OSError('no frames')" in caplog.text
 
 
-async def test_a_slow_log_does_not_delay_heartbeats(backend, claimed, monkeypatch):
-    """Send the heartbeat that is due before logging that the event loop is blocked."""
+async def test_a_slow_log_does_not_delay_heartbeats(backend, make_job, monkeypatch):
+    """A due heartbeat is sent before the log says that the event loop is blocked."""
     order: list[str] = []
 
     def answer(rpc: Any, timeout: float) -> Any:
         order.append("beat")
         return rpc.parse({"cancel": [], "lost": []})
 
-    harness = Harness(backend, claimed)
+    harness = Harness(backend, make_job)
     monkeypatch.setattr(harness.connection, "call", answer)
     monkeypatch.setattr(harness.heartbeat._monitor, "check", lambda limit: "blocked")
     logged = asyncio.Event()
@@ -366,17 +366,17 @@ async def test_a_slow_log_does_not_delay_heartbeats(backend, claimed, monkeypatc
 
 
 async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
-    """Log a handler that holds the GIL, because meanwhile no thread can send a heartbeat."""
+    """While a handler holds the GIL, no thread can send a heartbeat, so this is logged."""
     harness.start_job(lease_seconds=0.6)
     await asyncio.sleep(0.1)
     sum(range(5 * 10**7))  # This is one call into C. No other thread runs before it returns.
     async with asyncio.timeout(5):
-        while "held the GIL" not in caplog.text:  # noqa: ASYNC110 - it is a thread that logs
+        while "held the GIL" not in caplog.text:  # noqa: ASYNC110 - a thread writes the log
             await asyncio.sleep(0.01)
 
 
 async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(harness, backend):
-    """Repeat a refused heartbeat a few times, because the lease ends before Retry-After is over."""
+    """A refused heartbeat is repeated, because the lease ends before Retry-After has passed."""
     calls: list[float] = []
 
     def limit(params: dict[str, Any]) -> Any:
@@ -394,20 +394,20 @@ async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(h
     assert time.monotonic() >= lease.ends_at
 
 
-async def test_a_worker_without_jobs_respects_retry_after(backend, claimed, monkeypatch):
+async def test_a_worker_without_jobs_respects_retry_after(backend, make_job, monkeypatch):
     monkeypatch.setattr(heartbeat, "MAX_INTERVAL", 0.02)
-    harness = Harness(backend, claimed)
+    harness = Harness(backend, make_job)
     harness.calls.quiet_until = time.monotonic() + 0.5
     harness.start()
     began = time.monotonic()
-    await backend.next("heartbeat_jobs")
+    await backend.next_call("heartbeat_jobs")
     assert time.monotonic() - began >= 0.45
     await harness.heartbeat.stop()
 
 
-async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claimed, monkeypatch):
-    """Close the event loop without a stop: heartbeats must end, so that the leases expire."""
-    harness = Harness(backend, claimed)
+async def test_no_thread_remains_after_the_event_loop_was_closed(backend, make_job, monkeypatch):
+    """After the event loop closes without a stop, heartbeats end, so that the leases expire."""
+    harness = Harness(backend, make_job)
 
     def answer(rpc: Any, timeout: float) -> Any:
         return rpc.parse({"cancel": [], "lost": []})
@@ -426,11 +426,11 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(backend, claime
     assert await asyncio.to_thread(harness.connection.closed.wait, 5)
 
 
-async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(backend, claimed):
-    """The call that is about to be sent only confirms a start, and does not return cancels."""
-    harness = Harness(backend, claimed)
+async def test_a_heartbeat_requested_while_the_thread_reads_the_leases_is_sent(backend, make_job):
+    """The call in preparation only confirms a start, so a heartbeat for all leases must follow."""
+    harness = Harness(backend, make_job)
 
-    class Late(Lease):
+    class RequestingLease(Lease):
         @property
         def due_at(self) -> float:
             if not requested.is_set():
@@ -440,14 +440,14 @@ async def test_a_request_while_the_thread_reads_the_leases_leads_to_a_heartbeat(
 
     requested = asyncio.Event()
     running = harness.start_job(lease_seconds=3600)
-    late = Late(claimed(lease_seconds=3600), time.monotonic())
+    late = RequestingLease(make_job(lease_seconds=3600), time.monotonic())
     harness.slots.add(late)
     attempt: Any = FakeAttempt(late.job)
     harness.slots.assign_slot(late, attempt)
     harness.start()
-    params = await backend.next("heartbeat_jobs")
+    params = await backend.next_call("heartbeat_jobs")
     while running.job.key not in [item["job_id"] for item in params["leases"]]:
-        params = await backend.next("heartbeat_jobs")
+        params = await backend.next_call("heartbeat_jobs")
     await harness.heartbeat.stop()
 
 

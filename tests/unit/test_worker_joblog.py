@@ -11,25 +11,27 @@ from picture_queue.worker import JobContext, SyncJobContext, executor
 from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import log_line
 
-from .conftest import attempt_of
+from .conftest import make_attempt
 
 
-def log_of(send: Any, gather: float = executor.LOG_INTERVAL) -> BatchSender[dict[str, Any]]:
-    """Make a sender of lines as attempts do."""
+def make_log_sender(
+    send: Any, gather: float = executor.LOG_INTERVAL
+) -> BatchSender[dict[str, Any]]:
+    """Make a log sender with the settings of an attempt."""
     return BatchSender(send, executor.MAX_LOG_LINES, gather=gather, batch=executor.LOG_BATCH)
 
 
 class FakeConnection:
-    """A fake connection that records the lines, and answers when a test permits it."""
+    """A fake connection that records the lines, and responds when the test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[list[str]] = asyncio.Queue()
-        self.open = asyncio.Event()
-        self.open.set()
+        self.may_respond = asyncio.Event()
+        self.may_respond.set()
 
     async def send(self, lines: list[dict[str, Any]]) -> None:
         self.sent.put_nowait([line["message"] for line in lines])
-        await self.open.wait()
+        await self.may_respond.wait()
 
     async def next(self) -> list[str]:
         async with asyncio.timeout(5):
@@ -43,7 +45,7 @@ def connection():
 
 @pytest.fixture
 def log(connection):
-    return log_of(connection.send)
+    return make_log_sender(connection.send)
 
 
 def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
@@ -52,7 +54,7 @@ def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
 
 
 async def test_lines_are_collected_into_one_call(connection):
-    log = log_of(connection.send, gather=0.02)
+    log = make_log_sender(connection.send, gather=0.02)
     write(log, "a", "b")
     assert connection.sent.empty()
     await asyncio.sleep(0)
@@ -64,7 +66,7 @@ async def test_lines_are_collected_into_one_call(connection):
 
 
 async def test_fifty_lines_are_sent_at_once(connection):
-    log = log_of(connection.send, gather=3600)
+    log = make_log_sender(connection.send, gather=3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
     assert await connection.next() == numbers[:50]
@@ -75,11 +77,11 @@ async def test_fifty_lines_are_sent_at_once(connection):
 
 
 async def test_the_newest_lines_are_kept_while_nothing_can_be_sent(log, connection):
-    connection.open.clear()
+    connection.may_respond.clear()
     write(log, *(str(n) for n in range(50)))
     await connection.next()
     write(log, *(str(n) for n in range(1000)))
-    connection.open.set()
+    connection.may_respond.set()
     assert await connection.next() == [str(n) for n in range(800, 1000)]
     await log.flush()
     assert connection.sent.empty()
@@ -93,9 +95,9 @@ async def test_dropped_lines_are_not_sent(log, connection):
     assert connection.sent.empty()
 
 
-async def test_sync_and_async_handlers_can_write(claimed, log, connection):
-    JobContext(attempt_of(claimed(), log=log)).log("from the loop")
-    context = SyncJobContext(attempt_of(claimed(), log=log))
+async def test_sync_and_async_handlers_can_write(make_job, log, connection):
+    JobContext(make_attempt(make_job(), log=log)).log("from the loop")
+    context = SyncJobContext(make_attempt(make_job(), log=log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -105,13 +107,13 @@ async def test_sync_and_async_handlers_can_write(claimed, log, connection):
 
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
-async def test_writing_after_the_end_of_the_attempt_stops_the_handler(claimed, log, kind):
-    context = kind(attempt_of(claimed(), log=log, has_outcome=True))
+async def test_writing_after_the_end_of_the_attempt_stops_the_handler(make_job, log, kind):
+    context = kind(make_attempt(make_job(), log=log, has_outcome=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 
 
-def test_a_level_is_one_of_four():
+def test_an_unknown_level_is_refused():
     with pytest.raises(InvalidArgument, match="level is 'loud'"):
         log_line("a", "loud")  # type: ignore[arg-type]
 

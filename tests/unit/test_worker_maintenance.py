@@ -22,20 +22,22 @@ class Harness:
         self.signals = Signals()
         self.answer: dict[str, Any] = {"leased": True, "next_in": 60}
         self.called_at: list[float] = []
-        self.work = asyncio.Event()
+        self.claim_requested = asyncio.Event()
         backend.answers["maintain_jobs"] = self.record_call
-        self.loop = MaintenanceLoop(WorkerCalls(backend, "w", self.signals.emit), self.work.set)
+        self.loop = MaintenanceLoop(
+            WorkerCalls(backend, "w", self.signals.emit), self.claim_requested.set
+        )
 
     def record_call(self, params: dict[str, Any]) -> dict[str, Any]:
         self.called_at.append(asyncio.get_running_loop().time())
         return self.answer
 
     async def makes_no_more_calls(self) -> bool:
-        while not self.backend.asked.empty():
-            self.backend.asked.get_nowait()
+        while not self.backend.calls.empty():
+            self.backend.calls.get_nowait()
         for _ in range(20):
             await asyncio.sleep(0)
-        return bool(self.backend.asked.empty())
+        return bool(self.backend.calls.empty())
 
 
 @pytest.fixture
@@ -48,18 +50,18 @@ async def harness(backend) -> AsyncIterator[Harness]:
 async def test_the_first_call_is_made_at_the_start(harness, backend):
     harness.answer |= {"promoted": 2, "pruned": 7}
     harness.loop.start()
-    assert await backend.next("maintain_jobs") == {"force": False, "worker": "w"}
-    done = await harness.signals.maintained.next()
-    assert (done.leased, done.promoted, done.swept) == (True, 2, 0)
-    assert done.model_dump()["pruned"] == 7
-    assert harness.work.is_set(), "promoted jobs make the worker claim"
+    assert await backend.next_call("maintain_jobs") == {"force": False, "worker": "w"}
+    answer = await harness.signals.maintained.next()
+    assert (answer.leased, answer.promoted, answer.swept) == (True, 2, 0)
+    assert answer.model_dump()["pruned"] == 7
+    assert harness.claim_requested.is_set(), "promoted jobs make the worker claim"
 
 
 async def test_a_call_that_promotes_no_job_causes_no_claim(harness):
     harness.answer |= {"pruned": 7, "aggregated": 3}
     harness.loop.start()
     await harness.signals.maintained.next()
-    assert not harness.work.is_set()
+    assert not harness.claim_requested.is_set()
 
 
 async def test_the_worker_with_the_lease_waits_until_the_next_call_is_due(harness):
@@ -71,7 +73,7 @@ async def test_the_worker_with_the_lease_waits_until_the_next_call_is_due(harnes
     assert min(second - first, third - second) >= 0.049
 
 
-async def test_calls_follow_after_a_short_pause_while_work_is_left(harness):
+async def test_calls_are_repeated_after_a_short_pause_while_work_is_left(harness):
     harness.answer["next_in"] = 0
     harness.loop.start()
     for _ in range(5):
@@ -95,7 +97,7 @@ async def test_a_wake_up_during_a_call_causes_another_call(harness, backend):
 
     backend.answers["maintain_jobs"] = slow
     harness.loop.start()
-    await backend.next("maintain_jobs")
+    await backend.next_call("maintain_jobs")
     harness.loop.wake()
     answer.set_result(None)
     for _ in range(2):
@@ -152,7 +154,7 @@ async def test_delays_between_failures_grow(harness, backend):
     backend.answers["maintain_jobs"] = fail
     harness.loop.start()
     for _ in range(6):
-        await backend.next("maintain_jobs")
+        await backend.next_call("maintain_jobs")
     # Jitter shortens each delay by half at most.
     assert (
         harness.called_at[5] - harness.called_at[0] >= (0.004 + 0.008 + 0.016 + 0.032 + 0.064) / 2
@@ -179,7 +181,7 @@ async def test_a_stop_cancels_a_call_in_progress(harness, backend):
 
     backend.answers["maintain_jobs"] = never
     harness.loop.start()
-    await backend.next("maintain_jobs")
+    await backend.next_call("maintain_jobs")
     await asyncio.wait_for(harness.loop.stop(0), 5)
     assert await harness.makes_no_more_calls()
 

@@ -24,12 +24,12 @@ from picture_queue.worker.slots import Slots
 from ..signals import Signals
 
 Lines = Callable[[], list[tuple[str, str]]]
-THE_LIMIT = "the database refused its result; the error of the job has the reason"
+RESULT_REFUSED = "the database refused its result; the error of the job has the reason"
 
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Lines:
-    """Return the level and the text of each line about an outcome."""
+    """Return a function that returns the level and text of each line about an outcome."""
     caplog.set_level(logging.INFO)
     return lambda: [
         (record.levelname, record.getMessage())
@@ -52,19 +52,19 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
         (Failed("no", retryable=False), "failed", "ERROR", "failed, attempt 1, for good: no"),
         (Failed("no"), "cancelled", "WARNING", "cancelled, attempt 1 of 3: no"),
         (Released(), "cancelled", "INFO", "cancelled, attempt 1"),
-        (Completed(1), "failed", "ERROR", f"failed, attempt 1, for good: {THE_LIMIT}"),
+        (Completed(1), "failed", "ERROR", f"failed, attempt 1, for good: {RESULT_REFUSED}"),
         (None, None, "INFO", "lost its lease, attempt 1"),
     ],
 )
-def test_a_line_names_the_new_state_of_the_job(claimed, lines, outcome, status, level, expected):
-    job = claimed()
+def test_a_line_names_the_new_state_of_the_job(make_job, lines, outcome, status, level, expected):
+    job = make_job()
     log_outcome(job, outcome, 0.5, status)
     assert lines() == [(level, f"Job {job.key} (resize) {expected} (0.500 s)")]
 
 
-def test_a_failure_is_logged_with_its_traceback(claimed, caplog):
+def test_a_failure_is_logged_with_its_traceback(make_job, caplog):
     caplog.set_level(logging.INFO)
-    job = claimed(attempt=3)
+    job = make_job(attempt=3)
     log_outcome(job, Failed("ValueError: no", "Traceback …"), 0.5, "failed")
     line, traceback = caplog.records
     assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
@@ -73,10 +73,10 @@ def test_a_failure_is_logged_with_its_traceback(claimed, caplog):
     assert traceback.getMessage() == f"The traceback of job {job.key}:\nTraceback …"
 
 
-def test_a_line_below_the_log_level_is_not_formatted(claimed, caplog, monkeypatch):
+def test_a_line_below_the_log_level_is_not_formatted(make_job, caplog, monkeypatch):
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(executor._log, "log", None)
-    log_outcome(claimed(), Completed(), 0.5, "completed")
+    log_outcome(make_job(), Completed(), 0.5, "completed")
 
 
 async def test_a_failing_logging_handler_does_not_block_an_outcome(report, monkeypatch, capsys):
@@ -98,8 +98,8 @@ Report = Callable[..., Any]
 
 
 @pytest.fixture
-async def report(backend, claimed) -> AsyncIterator[Report]:
-    """Report an outcome to a fake database that returns the given answers in turn."""
+async def report(backend, make_job) -> AsyncIterator[Report]:
+    """Return a function that reports an outcome to a database that gives these answers."""
     signals = Signals()
     calls: Any = SimpleNamespace(
         call=lambda rpc, timeout, **options: backend.call(rpc), emit=signals.emit
@@ -107,31 +107,33 @@ async def report(backend, claimed) -> AsyncIterator[Report]:
     reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None)
     reporter.start()
 
-    async def run(outcome: Outcome, *answers: dict[str, Any], seconds: float | None = 0.5) -> Any:
+    async def report_outcome(
+        outcome: Outcome, *answers: dict[str, Any], seconds: float | None = 0.5
+    ) -> Any:
         waiting = list(answers)
 
         def answer(params: dict[str, Any]) -> Any:
             return {"outcomes": [{"job_id": job.key, **waiting.pop(0)}], "jobs": []}
 
         backend.answers["report_jobs"] = answer
-        job = claimed()
+        job = make_job()
         reporter.put(job, outcome, seconds)
         await signals.reported.next()
         return job
 
-    yield run
+    yield report_outcome
     await reporter.stop(1)
 
 
 async def test_an_outcome_is_logged_after_it_is_written(lines, report):
-    cut = {"outcome": "busy", "status": None}
-    job = await report(Completed(1), cut, {"outcome": "ok", "status": "completed"})
+    busy = {"outcome": "busy", "status": None}
+    job = await report(Completed(1), busy, {"outcome": "ok", "status": "completed"})
     assert lines() == [("INFO", f"Job {job.key} (resize) completed, attempt 1 (0.500 s)")]
 
 
 async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(lines, report):
     job = await report(Completed("x" * 99), {"outcome": "ok", "status": "failed"})
-    expected = f"Job {job.key} (resize) failed, attempt 1, for good: {THE_LIMIT} (0.500 s)"
+    expected = f"Job {job.key} (resize) failed, attempt 1, for good: {RESULT_REFUSED} (0.500 s)"
     assert lines() == [("ERROR", expected)]
 
 
@@ -149,6 +151,6 @@ async def test_a_stale_report_is_not_logged_as_completed(lines, report):
     assert lines() == []
 
 
-async def test_a_released_job_that_never_started_has_no_line(lines, report):
+async def test_the_release_of_a_job_that_never_started_is_not_logged(lines, report):
     await report(Released(), {"outcome": "ok", "status": "pending"}, seconds=None)
     assert lines() == []

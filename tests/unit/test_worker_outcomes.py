@@ -77,7 +77,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def raising() -> Any:
+def raise_halfway() -> Any:
     yield 1
     raise Panic("halfway")
 
@@ -137,8 +137,8 @@ def test_results_and_arguments_have_the_same_encoding(value):
 )
 def test_a_verdict_may_be_returned_or_raised(verdict, outcome):
     assert from_value(verdict, "q") == outcome
-    assert without_detail(outcome_of(verdict)) == outcome
-    assert without_detail(outcome_of(ExceptionGroup("tasks", [verdict]))) == outcome
+    assert without_detail(outcome_of_raised(verdict)) == outcome
+    assert without_detail(outcome_of_raised(ExceptionGroup("tasks", [verdict]))) == outcome
 
 
 def without_detail(outcome: Outcome) -> Outcome:
@@ -174,7 +174,7 @@ def test_a_permanent_failure_may_be_returned():
         ({"n": 10**5000}, "cannot be stored: .*out of range"),
         (nested(300), "cannot be stored: result is nested deeper than 100 levels"),
         (nested(3000), "cannot be stored"),
-        (raising(), "cannot be stored: .*Panic: halfway"),
+        (raise_halfway(), "cannot be stored: .*Panic: halfway"),
         ({"n": count()}, "cannot be stored: result.*over 1000000 items"),
         (Point, "cannot be stored: .*of type type"),
     ],
@@ -193,7 +193,7 @@ def test_a_result_at_the_limits_of_size_and_depth_is_stored(value):
     assert from_value(value, "q") == Completed(value)
 
 
-async def test_a_coroutine_that_was_not_awaited_is_named():
+async def test_the_error_for_a_coroutine_that_was_not_awaited_names_it():
     async def draw() -> None: ...
 
     outcome = from_value(draw(), "q")
@@ -210,15 +210,15 @@ def test_a_huge_result_is_refused_by_the_worker(monkeypatch):
     assert not outcome.retryable
 
 
-def outcome_of(error: BaseException) -> Any:
+def outcome_of_raised(error: BaseException) -> Any:
     try:
         raise error
     except BaseException as caught:
         return from_error(caught, "q")
 
 
-def test_an_exception_leads_to_a_retry():
-    outcome = outcome_of(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
+def test_an_exception_causes_a_retry():
+    outcome = outcome_of_raised(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
     assert outcome.error == "ValueError: two lines and \ufffd ? \ufffd[31m \ufffd"
     assert outcome.retryable
     assert outcome.delay_seconds is None
@@ -228,7 +228,7 @@ def test_an_exception_leads_to_a_retry():
 
 
 def test_an_exception_without_text_is_shown_by_its_class():
-    assert outcome_of(KeyError()).error == "KeyError"
+    assert outcome_of_raised(KeyError()).error == "KeyError"
 
 
 def test_an_exception_whose_str_fails_is_shown_by_its_class():
@@ -236,7 +236,7 @@ def test_an_exception_whose_str_fails_is_shown_by_its_class():
         def __str__(self) -> str:
             raise RuntimeError("no text either")
 
-    assert outcome_of(Broken()).error == "Broken"
+    assert outcome_of_raised(Broken()).error == "Broken"
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_an_exception_whose_str_fails_is_shown_by_its_class():
     ],
 )
 def test_an_error_is_never_blank(error, expected):
-    assert outcome_of(error).error == expected
+    assert outcome_of_raised(error).error == expected
 
 
 @pytest.mark.parametrize("kind", [Snooze, Cancel, PermanentFailure])
-def test_a_class_in_place_of_an_instance_is_named(kind):
+def test_the_error_for_a_returned_verdict_class_asks_for_an_instance(kind):
     outcome = from_value(kind, "q")
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
@@ -261,7 +261,7 @@ def test_a_class_in_place_of_an_instance_is_named(kind):
 
 
 def test_error_texts_are_truncated():
-    outcome = outcome_of(ValueError("x" * 100_000 + "the end"))
+    outcome = outcome_of_raised(ValueError("x" * 100_000 + "the end"))
     assert len(outcome.error) == _text.LINE_LENGTH
     assert outcome.error.endswith("…")
     assert outcome.detail is not None
@@ -270,7 +270,7 @@ def test_error_texts_are_truncated():
 
 
 def test_a_permanent_failure_shows_its_message_alone():
-    outcome = outcome_of(PermanentFailure("the file is no picture"))
+    outcome = outcome_of_raised(PermanentFailure("the file is no picture"))
     assert (outcome.error, outcome.retryable) == ("the file is no picture", False)
 
 
@@ -280,7 +280,7 @@ def test_the_attributes_of_an_exception_are_honoured():
         retry_after = 7
         public = "come back later"
 
-    outcome = outcome_of(Refused("secret"))
+    outcome = outcome_of_raised(Refused("secret"))
     assert (outcome.error, outcome.retryable, outcome.delay_seconds) == (
         "come back later",
         True,
@@ -294,21 +294,21 @@ def test_the_attributes_of_an_exception_are_honoured():
 def test_an_invalid_retry_after_is_ignored(retry_after):
     error = ValueError("x")
     error.retry_after = retry_after  # type: ignore[attr-defined]
-    assert outcome_of(error).delay_seconds is None
+    assert outcome_of_raised(error).delay_seconds is None
 
 
 def test_a_single_failure_in_an_exception_group_is_unwrapped():
     group = ExceptionGroup("tasks", [ExceptionGroup("more", [PermanentFailure("inner")])])
-    assert (outcome_of(group).error, outcome_of(group).retryable) == ("inner", False)
+    assert (outcome_of_raised(group).error, outcome_of_raised(group).retryable) == ("inner", False)
     two = ExceptionGroup("tasks", [ValueError("a"), ValueError("b")])
-    assert outcome_of(two).error == "ExceptionGroup: tasks (2 sub-exceptions)"
+    assert outcome_of_raised(two).error == "ExceptionGroup: tasks (2 sub-exceptions)"
 
 
-def test_an_exception_with_counts_false_uses_up_no_attempt():
-    assert outcome_of(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
+def test_an_exception_with_counts_false_does_not_use_up_an_attempt():
+    assert outcome_of_raised(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
     error = replicate.TooManyRequests("429")
     error.pause_key = "type:generate-image"
-    assert outcome_of(error) == Snoozed(10.0, pause_key="type:generate-image")
+    assert outcome_of_raised(error) == Snoozed(10.0, pause_key="type:generate-image")
 
 
 # --- Delays: limits of the database ---
@@ -333,7 +333,7 @@ def test_a_delay_is_limited_to_the_maximum_of_the_database(seconds, delay):
     assert from_value(RateLimited(seconds, "api"), "q") == Snoozed(delay, pause_key="api")
     error = ValueError("no")
     error.retry_after = seconds  # type: ignore[attr-defined]
-    outcome = outcome_of(error)
+    outcome = outcome_of_raised(error)
     assert (outcome.error, outcome.delay_seconds) == ("ValueError: no", delay)
 
 
@@ -360,7 +360,7 @@ def test_a_time_is_limited_to_the_range_of_the_database(at, text, zone, monkeypa
     time.tzset()
     try:
         assert from_value(Snooze(until=at), "q") == Snoozed(run_at=text)
-        assert without_detail(outcome_of(Retry(at=at))).run_at == text
+        assert without_detail(outcome_of_raised(Retry(at=at))).run_at == text
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -376,7 +376,7 @@ def test_a_naive_time_is_in_the_zone_of_the_worker(monkeypatch):
         time.tzset()
 
 
-# --- Exceptions whose own code fails ---
+# --- Exceptions whose properties or methods raise ---
 
 
 class Broken(Exception):
@@ -406,35 +406,35 @@ class Unprintable(Exception):
     __repr__ = __str__
 
 
-class Odd(str):
+class TextWithFailingSplit(str):
     __slots__ = ()
 
     def split(self, *args: Any) -> Any:
         raise Panic
 
 
-class OddlyPublic(Exception):
-    public = Odd("shown")
+class FailingPublicText(Exception):
+    public = TextWithFailingSplit("shown")
 
 
-class OddGroup(ExceptionGroup[Exception]):
+class FailingGroup(ExceptionGroup[Exception]):
     @property
     def exceptions(self) -> Any:
         raise Panic
 
 
-class Speechless(Snooze):
+class NoOutcome(Snooze):
     def outcome(self, queue: str) -> Any:
         return None
 
 
-class OddClass(Exception):
+class FailingClassAttribute(Exception):
     @property
     def __class__(self) -> Any:
         raise Panic
 
 
-def changed(verdict: Any, **fields: Any) -> Any:
+def with_fields(verdict: Any, **fields: Any) -> Any:
     for name, value in fields.items():
         setattr(verdict, name, value)
     return verdict
@@ -445,36 +445,38 @@ def changed(verdict: Any, **fields: Any) -> Any:
     [
         (Broken("no"), "Broken: no"),
         (Unprintable(), "Unprintable"),
-        (OddlyPublic("no"), "shown"),
-        (OddGroup("tasks", [ValueError("a")]), "OddGroup: tasks"),
+        (FailingPublicText("no"), "shown"),
+        (FailingGroup("tasks", [ValueError("a")]), "FailingGroup: tasks"),
         (Retry(1, reason=Unprintable()), "Unprintable"),
         (ExceptionGroup("tasks", [Broken("no")]), "Broken: no"),
         (BaseExceptionGroup("tasks", [Panic("no")]), "Panic: no"),
-        (changed(Snooze(1), seconds=math.nan), "Snooze.*seconds=nan"),
-        (changed(Snooze(1), seconds=None), "Snooze.*seconds=None"),
-        (changed(Park(1), seconds="soon"), "Park.*seconds='soon'"),
-        (changed(Park(1), event="a\x00"), "Park.*event='a"),
-        (changed(RateLimited(1), key="k" * 201), "RateLimited"),
+        (with_fields(Snooze(1), seconds=math.nan), "Snooze.*seconds=nan"),
+        (with_fields(Snooze(1), seconds=None), "Snooze.*seconds=None"),
+        (with_fields(Park(1), seconds="soon"), "Park.*seconds='soon'"),
+        (with_fields(Park(1), event="a\x00"), "Park.*event='a"),
+        (with_fields(RateLimited(1), key="k" * 201), "RateLimited"),
         (Verdict(), "Verdict"),
-        (Speechless(1), "Speechless.*outcome\\(\\) returned None"),
+        (NoOutcome(1), "NoOutcome.*outcome\\(\\) returned None"),
     ],
 )
-def test_an_exception_whose_own_code_fails_keeps_its_error(error, expected):
-    outcome = outcome_of(error)
+def test_an_exception_whose_properties_or_methods_raise_keeps_its_error(error, expected):
+    outcome = outcome_of_raised(error)
     assert isinstance(outcome, Failed)
     assert re.search(expected, outcome.error)
     to_json(outcome.as_json())
 
 
-def test_an_exception_with_a_false_class_attribute_keeps_its_error():
-    assert outcome_of(OddClass("no")).error.startswith("OddClass: no")
+def test_an_exception_with_a_failing_class_attribute_keeps_its_error():
+    assert outcome_of_raised(FailingClassAttribute("no")).error.startswith(
+        "FailingClassAttribute: no"
+    )
 
 
 def test_an_invalid_pause_key_is_ignored():
     error = replicate.TooManyRequests("429", retry_after=3)
     for key in ("", "k" * 201, "a\x00", "a\nb", "user:*", 7):
         error.pause_key = key  # type: ignore[assignment]
-        assert outcome_of(error) == Snoozed(3.0)
+        assert outcome_of_raised(error) == Snoozed(3.0)
 
 
 @pytest.mark.parametrize("kind", [Snooze, Park])
@@ -521,7 +523,7 @@ def test_an_invalid_verdict_raises_in_the_constructor(make, expected):
 )
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_verdict_can_be_pickled(verdict, protocol):
-    """Check that verdicts can be unpickled; otherwise a whole process pool would break."""
+    """A verdict that cannot be unpickled would break a whole process pool."""
     received = pickle.loads(pickle.dumps(verdict, protocol))
     assert repr(received) == repr(verdict)
     assert received.outcome("images") == verdict.outcome("images")
@@ -566,12 +568,12 @@ def test_outcomes_are_encoded_for_the_database(outcome, json):
 @pytest.mark.parametrize(
     ("reason", "detail"),
     [
-        ("the API is away", "the API is away"),
+        ("the API is down", "the API is down"),
         (OSError("no route"), "OSError: no route"),
         (" \n ", None),
         (None, None),
     ],
 )
-def test_a_waiting_job_records_its_reason(verdict, reason, detail):
+def test_a_snoozed_job_records_its_reason(verdict, reason, detail):
     outcome = verdict(3, reason=reason).outcome("q")
     assert (outcome.delay_seconds, outcome.detail) == (3.0, detail)

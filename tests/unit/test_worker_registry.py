@@ -40,16 +40,16 @@ class Turn(TypedDict):
     degrees: int
 
 
-def handler(function: Any, job_type: str = "resize") -> Handler:
+def register(function: Any, job_type: str = "resize") -> Handler:
     registry = Registry()
     registry.add(job_type, function, {})
     return registry[job_type]
 
 
-def called_with(found: Handler, payload: Any, context: Any) -> list[Any]:
+def arguments_of_call(found: Handler, payload: Any, context: Any) -> list[Any]:
     """Return the arguments that a handler gets."""
-    spied = replace(found, function=lambda *arguments: list(arguments))
-    return cast(list[Any], spied.call(payload, context))
+    recording = replace(found, function=lambda *arguments: list(arguments))
+    return cast(list[Any], recording.call(payload, context))
 
 
 async def nothing() -> None: ...
@@ -62,7 +62,7 @@ def in_a_thread(payload: dict[str, Any], job: SyncJobContext) -> None: ...
 def only_sync_context(job: SyncJobContext) -> None: ...
 
 
-class Callable_:
+class CallableObject:
     async def __call__(self, payload: dict[str, Any], job: JobContext) -> None: ...
 
     async def method(self, payload: dict[str, Any]) -> None: ...
@@ -79,24 +79,24 @@ class Callable_:
         (own_default, True, ["payload"]),
         (in_a_thread, False, ["payload", "context"]),
         (only_sync_context, False, ["context"]),
-        (Callable_(), True, ["payload", "context"]),
-        (Callable_().method, True, ["payload"]),
+        (CallableObject(), True, ["payload", "context"]),
+        (CallableObject().method, True, ["payload"]),
         (partial(with_default, extra=2), True, ["payload", "context"]),
         (lambda: 1, False, []),
     ],
 )
 def test_supported_signatures_are_accepted(function, is_async, arguments):
-    found = handler(function)
+    found = register(function)
     assert found.signature.is_async is is_async
-    assert called_with(found, {"a": 1}, "context") == [
+    assert arguments_of_call(found, {"a": 1}, "context") == [
         {"a": 1} if name == "payload" else "context" for name in arguments
     ]
 
 
-# Decorators, partials and callable objects: the function that is called in the end decides.
+# Decorators, partials and callable objects: the signature of the innermost function counts.
 
 
-def passing_on(function: Any) -> Any:
+def pass_through(function: Any) -> Any:
     @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -123,10 +123,10 @@ def in_a_thread_typed(payload: Resize, job: SyncJobContext) -> None: ...
 
 
 class Decorated:
-    @passing_on
+    @pass_through
     async def __call__(self, payload: Resize, job: JobContext) -> None: ...
 
-    @passing_on
+    @pass_through
     async def method(self, payload: Resize, job: JobContext) -> None: ...
 
     @staticmethod
@@ -136,7 +136,7 @@ class Decorated:
     async def of_class(cls, payload: Resize, job: JobContext) -> None: ...
 
 
-def local() -> Any:
+def make_local_handler() -> Any:
     class Local(BaseModel):
         width: int
 
@@ -149,11 +149,11 @@ def local() -> Any:
 @pytest.mark.parametrize(
     ("function", "is_async", "takes"),
     [
-        (passing_on(typed), True, "payload job"),
-        (passing_on(passing_on(typed)), True, "payload job"),
-        (passing_on(in_a_thread_typed), False, "payload job"),
+        (pass_through(typed), True, "payload job"),
+        (pass_through(pass_through(typed)), True, "payload job"),
+        (pass_through(in_a_thread_typed), False, "payload job"),
         (with_database(two_more), True, "payload job"),
-        (passing_on(with_database(two_more)), True, "payload job"),
+        (pass_through(with_database(two_more)), True, "payload job"),
         (as_text, True, "payload job"),
         (context_as_text, True, "payload job"),
         (only_context_as_text, True, "job"),
@@ -165,14 +165,14 @@ def local() -> Any:
         (Decorated.__dict__["static"], True, "payload job"),
         (Decorated.of_class, True, "payload job"),
         (partial(two_more, database="database"), True, "payload job"),
-        (partial(passing_on(typed)), True, "payload job"),
+        (partial(pass_through(typed)), True, "payload job"),
         (partial(Decorated()), True, "payload job"),
         (lru_cache(in_a_thread_typed), False, "payload job"),
-        (local(), True, "payload job"),
+        (make_local_handler(), True, "payload job"),
     ],
 )
 def test_the_signature_of_the_innermost_function_is_used(function, is_async, takes):
-    signature = handler(function).signature
+    signature = register(function).signature
     assert signature.is_async is is_async
     assert signature.takes_payload is ("payload" in takes)
     assert signature.takes_context is ("job" in takes)
@@ -180,12 +180,12 @@ def test_the_signature_of_the_innermost_function_is_used(function, is_async, tak
 
 
 def test_annotations_that_are_quoted_twice_are_read():
-    """Read annotations that `from __future__ import annotations` turns into text."""
+    """`from __future__ import annotations` quotes an annotation that is quoted already."""
 
     async def handle(payload: Any, job: Any) -> None: ...
 
     handle.__annotations__ |= {"payload": "'Resize'", "job": "'JobContext'"}
-    signature = handler(handle).signature
+    signature = register(handle).signature
     assert signature.payload is not None
     assert signature.payload.validate_python({"path": "a"}) == Resize(path="a")
     assert signature.takes_context
@@ -196,13 +196,13 @@ def test_a_queue_name_that_is_not_a_string_is_refused():
         Worker().handler("resize", queue=5)  # type: ignore[arg-type]
 
 
-async def three(payload, job, more): ...  # type: ignore[no-untyped-def]
+async def three_arguments(payload, job, more): ...  # type: ignore[no-untyped-def]
 async def by_name(payload, *, size): ...  # type: ignore[no-untyped-def]
-async def stream(payload):  # type: ignore[no-untyped-def]
+async def async_generator(payload):  # type: ignore[no-untyped-def]
     yield 1
 
 
-def steps(payload):  # type: ignore[no-untyped-def]
+def sync_generator(payload):  # type: ignore[no-untyped-def]
     yield 1
 
 
@@ -224,10 +224,10 @@ class Incomplete(BaseModel):
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (three, "requires 3 arguments .payload, job, more."),
+        (three_arguments, "requires 3 arguments .payload, job, more."),
         (by_name, "size can only be given by name"),
-        (stream, "generator"),
-        (steps, "generator"),
+        (async_generator, "generator"),
+        (sync_generator, "generator"),
         (sync_context, "async handler takes no SyncJobContext.*JobContext"),
         (async_context, "sync handler takes no JobContext.*SyncJobContext"),
         (unknown, "the type of payload, Nowhere, is not defined .* `if TYPE_CHECKING:`"),
@@ -236,16 +236,16 @@ class Incomplete(BaseModel):
         (context_first, r"its first argument is the context .job, payload."),
         (anything, r"\*args.* does not show .* @functools.wraps"),
         (by_name_only, r"\*\*payload.* does not show"),
-        (Callable_, "Callable_ is a class. Register a function, or an instance"),
+        (CallableObject, "CallableObject is a class. Register a function, or an instance"),
         (Resize, "Resize is a class"),
-        (Callable_.method, r"not bound to an object .self, payload. .*object.method"),
+        (CallableObject.method, r"not bound to an object .self, payload. .*object.method"),
         (no_schema, "Registry"),
         ("resize", "not a function"),
     ],
 )
 def test_unsupported_signatures_are_refused(function, expected):
     with pytest.raises(InvalidArgument, match=expected) as refused:
-        handler(function)
+        register(function)
     assert "'resize'" in str(refused.value)
 
 
@@ -270,7 +270,7 @@ def test_a_payload_is_validated(annotation, payload, value):
         ...
 
     handle.__annotations__["payload"] = annotation
-    assert called_with(handler(handle), payload, None) == [value]
+    assert arguments_of_call(register(handle), payload, None) == [value]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_validation_error_names_field_and_value(payload, expected):
     async def handle(payload: Resize) -> None: ...
 
     with pytest.raises(PermanentFailure) as failed:
-        handler(handle).call(payload, None)
+        register(handle).call(payload, None)
     assert expected in str(failed.value)
 
 

@@ -19,35 +19,35 @@ from ..signals import Signals
 class Harness:
     """A reporter, and a fake database that accepts every outcome."""
 
-    def __init__(self, backend: Any, claimed: Any) -> None:
+    def __init__(self, backend: Any, make_job: Any) -> None:
         self.backend = backend
-        self.claimed = claimed
+        self.make_job = make_job
         self.signals = Signals()
         self.ended: list[UUID] = []
         self.one_ended = asyncio.Event()
-        backend.answers["report_jobs"] = self.take
+        backend.answers["report_jobs"] = self.report
         calls = WorkerCalls(backend, "w", self.signals.emit)
         self.slots = slots = Slots(10, lambda job: None)
-        self.locked = Reporter(calls, slots, self._written)
-        self.reporter = Reporter(calls, slots, self._written, self.locked)
+        self.locked_reporter = Reporter(calls, slots, self._on_written)
+        self.reporter = Reporter(calls, slots, self._on_written, self.locked_reporter)
 
     def start(self) -> None:
-        self.locked.start()
+        self.locked_reporter.start()
         self.reporter.start()
 
     async def stop(self, timeout: float) -> None:
         await self.reporter.stop(timeout)
-        await self.locked.stop(timeout)
+        await self.locked_reporter.stop(timeout)
 
-    def _written(self, jobs: Any) -> None:
+    def _on_written(self, jobs: Any) -> None:
         self.ended += [job.id for job in jobs]
         self.one_ended.set()
 
     @property
     def backlog(self) -> int:
-        return len(self.reporter._waiting) + len(self.locked._waiting)
+        return len(self.reporter._waiting) + len(self.locked_reporter._waiting)
 
-    def take(self, params: dict[str, Any], answer: str = "ok") -> dict[str, Any]:
+    def report(self, params: dict[str, Any], answer: str = "ok") -> dict[str, Any]:
         return {
             "outcomes": [
                 {"job_id": item["job_id"], "outcome": answer, "status": "completed"}
@@ -57,26 +57,26 @@ class Harness:
         }
 
     def put(self, result: Any = None) -> Any:
-        job = self.claimed()
+        job = self.make_job()
         self.reporter.put(job, Completed(result), 0.5)
         return job
 
-    async def reported(self, count: int) -> list[tuple[UUID, str]]:
+    async def wait_reported(self, count: int) -> list[tuple[UUID, str]]:
         return [await self.signals.reported.next() for _ in range(count)]
 
 
 @pytest.fixture
-async def harness(backend, claimed):
-    made = Harness(backend, claimed)
-    made.start()
-    yield made
-    await made.stop(1)
+async def harness(backend, make_job):
+    harness = Harness(backend, make_job)
+    harness.start()
+    yield harness
+    await harness.stop(1)
 
 
 async def test_an_outcome_is_written_at_once(harness, backend):
     job = harness.put({"a": 1})
-    assert await harness.reported(1) == [(job.id, "ok")]
-    params = await backend.next("report_jobs")
+    assert await harness.wait_reported(1) == [(job.id, "ok")]
+    params = await backend.next_call("report_jobs")
     assert params == {
         "outcomes": [
             {
@@ -97,15 +97,17 @@ async def test_outcomes_that_arrive_during_a_call_are_sent_together(harness, bac
 
     async def slow(params: dict[str, Any]) -> Any:
         await answer
-        return harness.take(params)
+        return harness.report(params)
 
     backend.answers["report_jobs"] = slow
     harness.put()
-    await backend.next("report_jobs")
+    await backend.next_call("report_jobs")
     later = [harness.put() for _ in range(20)]
     answer.set_result(None)
-    assert len((await backend.next("report_jobs"))["outcomes"]) == 20
-    assert [job_id for job_id, _ in (await harness.reported(21))[1:]] == [job.id for job in later]
+    assert len((await backend.next_call("report_jobs"))["outcomes"]) == 20
+    assert [job_id for job_id, _ in (await harness.wait_reported(21))[1:]] == [
+        job.id for job in later
+    ]
 
 
 async def test_a_report_is_repeated_until_it_gets_a_response(harness, backend):
@@ -114,32 +116,32 @@ async def test_a_report_is_repeated_until_it_gets_a_response(harness, backend):
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
             raise failures.pop(0)
-        return harness.take(params, "repeated")
+        return harness.report(params, "repeated")
 
     backend.answers["report_jobs"] = fail_first
     job = harness.put()
-    assert await harness.reported(1) == [(job.id, "repeated")]
-    asked = [await backend.next("report_jobs") for _ in range(4)]
-    assert asked[0]["outcomes"] == asked[3]["outcomes"]
+    assert await harness.wait_reported(1) == [(job.id, "repeated")]
+    requests = [await backend.next_call("report_jobs") for _ in range(4)]
+    assert requests[0]["outcomes"] == requests[3]["outcomes"]
 
 
-async def test_a_report_that_always_fails_does_not_delay_the_others(harness, backend, claimed):
+async def test_an_outcome_that_always_fails_does_not_delay_the_others(harness, backend, make_job):
     def fail_for_one(params: dict[str, Any]) -> Any:
         if any(item["job_id"] == str(bad.id) for item in params["outcomes"]):
-            raise errors.ConnectionFailed("a proxy in between finds it too large")
-        return harness.take(params)
+            raise errors.ConnectionFailed("a proxy finds it too large")
+        return harness.report(params)
 
     backend.answers["report_jobs"] = fail_for_one
     bad, *good = [harness.put() for _ in range(4)]
-    assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in good}
+    assert {job_id for job_id, _ in await harness.wait_reported(3)} == {job.id for job in good}
     assert harness.backlog == 1
 
 
 async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend):
-    """Lock the rows of two jobs. The other outcomes are written without a delay."""
+    """The rows of two jobs are locked. The other outcomes are written without a delay."""
 
     def answer(params: dict[str, Any]) -> Any:
-        response = harness.take(params)
+        response = harness.report(params)
         calls.append([item["job_id"] for item in params["outcomes"]])
         for one in response["outcomes"]:
             if one["job_id"] in locked and not unlocked.is_set():
@@ -152,38 +154,38 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend)
     jobs = [harness.put() for _ in range(5)]
     locked = {jobs[0].key, jobs[3].key}
     free = {job.id for job in jobs if job.key not in locked}
-    assert {job_id for job_id, _ in await harness.reported(3)} == free
+    assert {job_id for job_id, _ in await harness.wait_reported(3)} == free
     # Each outcome is written in its own call, while those of locked jobs are repeated.
     for _ in range(20):
         job = harness.put()
-        assert await harness.reported(1) == [(job.id, "ok")]
+        assert await harness.wait_reported(1) == [(job.id, "ok")]
     assert all(locked.isdisjoint(call) or locked.issuperset(call) for call in calls[1:])
     unlocked.set()
-    assert {job_id for job_id, _ in await harness.reported(2)} == {jobs[0].id, jobs[3].id}
+    assert {job_id for job_id, _ in await harness.wait_reported(2)} == {jobs[0].id, jobs[3].id}
     assert harness.backlog == 0
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        errors.Busy("somebody has it locked"),
-        errors.AuthenticationFailed("a firewall refuses its text"),
-        errors.ServerError("a proxy in between fails"),
+        errors.Busy("another transaction has locked it"),
+        errors.AuthenticationFailed("a firewall refuses the text of the outcome"),
+        errors.ServerError("a proxy fails"),
     ],
 )
 async def test_a_single_outcome_that_cannot_be_written_delays_no_other(harness, backend, error):
     def answer(params: dict[str, Any]) -> Any:
         if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.key:
             raise error
-        return harness.take(params)
+        return harness.report(params)
 
     backend.answers["report_jobs"] = answer
     locked = harness.put()
-    await backend.next("report_jobs")
+    await backend.next_call("report_jobs")
     jobs = [harness.put() for _ in range(3)]
-    assert {job_id for job_id, _ in await harness.reported(3)} == {job.id for job in jobs}
+    assert {job_id for job_id, _ in await harness.wait_reported(3)} == {job.id for job in jobs}
     assert harness.backlog == 1
-    assert harness.slots._locked == {locked.key}, "its slots continue to claim"
+    assert harness.slots._locked == {locked.key}, "its slot is free for new claims"
     assert harness.reporter._calls.is_up, "the calls of the other outcomes succeed"
 
 
@@ -194,14 +196,14 @@ async def test_a_refused_batch_is_halved_without_a_delay(harness, backend):
         calls.append(len(params["outcomes"]))
         if any(item.get("result") == "bad" for item in params["outcomes"]):
             raise errors.InvalidArgument("no such value", code="22P02")
-        return harness.take(params)
+        return harness.report(params)
 
     calls: list[int] = []
     backend.answers["report_jobs"] = refuse_one
     jobs = [harness.put("bad" if n == 5 else "good") for n in range(16)]
-    first = [job_id for job_id, _ in await harness.reported(15)]
+    first = [job_id for job_id, _ in await harness.wait_reported(15)]
     assert set(first) == {job.id for job in jobs} - {jobs[5].id}
-    assert (await harness.reported(1))[0][0] == jobs[5].id
+    assert (await harness.wait_reported(1))[0][0] == jobs[5].id
     assert len(calls) < 14
 
 
@@ -216,29 +218,29 @@ async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_cal
         if any(item.get("result") == "bad" for item in params["outcomes"]):
             refused += 1
             raise errors.InvalidArgument("no such value", code="22P02")
-        return harness.take(params)
+        return harness.report(params)
 
     jobs = [harness.put("bad" if n == 5 else "good") for n in range(64)]
     backend.answers["report_jobs"] = refuse_one
     async with asyncio.timeout(20):
         while jobs[5].id not in harness.ended:
-            await harness.reported(1)
-    backend.answers["report_jobs"] = harness.take
+            await harness.wait_reported(1)
+    backend.answers["report_jobs"] = harness.report
     # The sizes are 64, 32, 16, 8, 4, 2 and 1, after the batch of the first call.
     assert refused <= 8
 
 
 async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, backend):
-    class Odd(Outcome):
+    class FailingOutcome(Outcome):
         name = "completed"
 
         def as_json(self) -> dict[str, Any]:
             raise OverflowError("date value out of range")
 
-    job, good = harness.claimed(), harness.put("good")
-    harness.reporter.put(job, Odd())
-    assert {job_id for job_id, _ in await harness.reported(2)} == {job.id, good.id}
-    items = {item["job_id"]: item for item in (await backend.next("report_jobs"))["outcomes"]}
+    job, good = harness.make_job(), harness.put("good")
+    harness.reporter.put(job, FailingOutcome())
+    assert {job_id for job_id, _ in await harness.wait_reported(2)} == {job.id, good.id}
+    items = {item["job_id"]: item for item in (await backend.next_call("report_jobs"))["outcomes"]}
     assert items[good.key]["outcome"] == "completed"
     assert items[job.key]["outcome"] == "failed"
     assert "date value out of range" in items[job.key]["error"]
@@ -249,7 +251,7 @@ async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
     harness, backend, refuses, caplog
 ):
     def refuse_one(params: dict[str, Any]) -> Any:
-        response = harness.take(params)
+        response = harness.report(params)
         for item, one in zip(params["outcomes"], response["outcomes"], strict=True):
             bad = item["outcome"] == "completed" or refuses == "everything"
             if item["job_id"] == str(other.id) and bad:
@@ -289,12 +291,12 @@ async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harnes
             if item.get("result") == "bad":
                 raise error
         taken.extend(params["outcomes"])
-        return harness.take(params)
+        return harness.report(params)
 
     taken: list[dict[str, Any]] = []
     backend.answers["report_jobs"] = refuse_one
     good, bad = harness.put("good"), harness.put("bad")
-    assert {job_id for job_id, _ in await harness.reported(2)} == {good.id, bad.id}
+    assert {job_id for job_id, _ in await harness.wait_reported(2)} == {good.id, bad.id}
     by_job = {item["job_id"]: item for item in taken}
     assert by_job[str(good.id)]["outcome"] == "completed"
     failed = by_job[str(bad.id)]
@@ -311,49 +313,53 @@ async def test_a_job_that_cannot_be_failed_is_left_until_its_lease_expires(
     backend.answers["report_jobs"] = refuse
     job = harness.put()
     while harness.backlog:
-        await backend.next("report_jobs")
+        await backend.next_call("report_jobs")
         await asyncio.sleep(0)
     assert "cannot be written" in caplog.text
     assert harness.ended == [job.id]
 
 
 async def test_a_stale_report_is_logged_as_lost_work(harness, backend, caplog):
-    backend.answers["report_jobs"] = lambda params: harness.take(params, "stale")
+    backend.answers["report_jobs"] = lambda params: harness.report(params, "stale")
     job = harness.put()
-    assert await harness.reported(1) == [(job.id, "stale")]
+    assert await harness.wait_reported(1) == [(job.id, "stale")]
     assert f"The work on job {job.id} was not recorded" in caplog.text
     assert harness.ended == [job.id]
 
 
 async def test_a_stale_release_is_not_logged_as_lost_work(harness, backend, caplog):
-    backend.answers["report_jobs"] = lambda params: harness.take(params, "stale")
-    job = harness.claimed()
+    backend.answers["report_jobs"] = lambda params: harness.report(params, "stale")
+    job = harness.make_job()
     harness.reporter.put(job, Released())
-    assert await harness.reported(1) == [(job.id, "stale")]
+    assert await harness.wait_reported(1) == [(job.id, "stale")]
     assert caplog.text == ""
 
 
-async def test_a_report_of_a_newer_attempt_replaces_an_older_one(backend, claimed, monkeypatch):
-    harness = Harness(backend, claimed)
-    job = claimed()
-    again = claimed(id=job.key, lease_id=str(UUID(int=1)))
+async def test_a_report_of_a_newer_attempt_replaces_an_older_one(backend, make_job, monkeypatch):
+    harness = Harness(backend, make_job)
+    job = make_job()
+    again = make_job(id=job.key, lease_id=str(UUID(int=1)))
     harness.reporter.put(job, Failed("old"))
     harness.reporter.put(again, Completed("new"))
     harness.start()
-    await harness.reported(1)
-    (item,) = (await backend.next("report_jobs"))["outcomes"]
+    await harness.wait_reported(1)
+    (item,) = (await backend.next_call("report_jobs"))["outcomes"]
     assert (item["lease_id"], item["outcome"]) == (str(UUID(int=1)), "completed")
     await harness.stop(1)
 
 
-async def test_the_number_of_outcomes_in_a_call_is_limited(backend, claimed, monkeypatch):
+async def test_the_number_of_outcomes_in_a_call_is_limited(backend, make_job, monkeypatch):
     monkeypatch.setattr(reporter, "BATCH", 4)
-    harness = Harness(backend, claimed)
+    harness = Harness(backend, make_job)
     for _ in range(10):
         harness.put()
     harness.start()
-    await harness.reported(10)
-    assert [len((await backend.next("report_jobs"))["outcomes"]) for _ in range(3)] == [4, 4, 2]
+    await harness.wait_reported(10)
+    assert [len((await backend.next_call("report_jobs"))["outcomes"]) for _ in range(3)] == [
+        4,
+        4,
+        2,
+    ]
     await harness.stop(1)
 
 
@@ -374,4 +380,4 @@ async def test_a_stop_logs_outcomes_that_could_not_be_written(harness, backend, 
     job = harness.put()
     await harness.reporter.stop(0.05)
     assert f"The outcome of job {job.id} (completed) could not be written" in caplog.text
-    assert len(calls) < 10, "it also waits between attempts during a stop"
+    assert len(calls) < 10, "the reporter also waits between its attempts during a stop"

@@ -1,4 +1,4 @@
-"""The settings that name the queues of a worker."""
+"""Settings of a worker, in particular its queues and their weights."""
 
 import math
 from types import SimpleNamespace

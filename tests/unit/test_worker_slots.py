@@ -12,27 +12,27 @@ from picture_queue.worker.slots import Lease, Slots
 
 
 @pytest.fixture
-async def returned():
+async def released():
     return asyncio.Queue()
 
 
 @pytest.fixture
-async def slots(returned):
-    made = Slots(10, returned.put_nowait)
-    yield made
-    made.release_unstarted()
+async def slots(released):
+    slots = Slots(10, released.put_nowait)
+    yield slots
+    slots.release_unstarted()
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of leases and claims. The test sets it."""
+    """The clock of leases and claims, which the test sets."""
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
-def lease_of(slots: Slots, job: Any, age: float = 0.0) -> Lease:
-    """A lease that was granted some seconds ago."""
+def add_lease(slots: Slots, job: Any, age: float = 0.0) -> Lease:
+    """Add a lease that was granted `age` seconds ago."""
     lease = Lease(job, time.monotonic() - age)
     slots.add(lease)
     return lease
@@ -46,22 +46,22 @@ class FakeAttempt:
         self.has_outcome = False
 
 
-def run(slots: Slots, job: Any) -> Any:
+def start_attempt(slots: Slots, job: Any) -> Any:
     attempt: Any = FakeAttempt(job)
-    slots.assign_slot(lease_of(slots, job), attempt)
+    slots.assign_slot(add_lease(slots, job), attempt)
     return attempt
 
 
-def finish(slots: Slots, attempt: Any) -> None:
+def finish_attempt(slots: Slots, attempt: Any) -> None:
     slots.free_slot(attempt.job)
     slots.drop_lease(attempt.job)
 
 
-async def test_the_demand_is_the_number_of_free_slots(slots, claimed):
+async def test_the_demand_is_the_number_of_free_slots(slots, make_job):
     assert slots.demand() == 10
-    attempt = run(slots, claimed())
+    attempt = start_attempt(slots, make_job())
     assert slots.demand() == 9
-    finish(slots, attempt)
+    finish_attempt(slots, attempt)
     assert slots.demand() == 10
 
 
@@ -76,63 +76,63 @@ async def test_the_demand_is_the_number_of_free_slots(slots, claimed):
     ],
 )
 async def test_the_number_of_held_jobs_follows_the_completion_rate(
-    slots, claimed, clock, count, seconds, ahead
+    slots, make_job, clock, count, seconds, ahead
 ):
-    attempts = [run(slots, claimed()) for _ in range(min(count, 10))]
+    attempts = [start_attempt(slots, make_job()) for _ in range(min(count, 10))]
     clock.seconds += seconds
     for attempt in attempts:
-        finish(slots, attempt)
+        finish_attempt(slots, attempt)
     slots._ended = count
     assert slots.demand() == min(10 + ahead, 1000)
 
 
-async def test_ten_completions_are_enough_to_estimate_the_rate(slots, claimed, clock):
-    attempts = [run(slots, claimed()) for _ in range(10)]
+async def test_ten_completions_are_enough_to_estimate_the_rate(slots, make_job, clock):
+    attempts = [start_attempt(slots, make_job()) for _ in range(10)]
     clock.seconds += 0.001
     for attempt in attempts:
-        finish(slots, attempt)
+        finish_attempt(slots, attempt)
     assert slots.demand() == 170
 
 
-async def test_quick_jobs_are_held_even_if_each_claim_returned_one(slots, claimed, clock):
+async def test_quick_jobs_are_held_even_if_each_claim_returned_one(slots, make_job, clock):
     """The time between a claim and its response does not count towards the rate."""
     for _ in range(10):
         assert slots.demand() == 10
         slots.restart_measurement()
-        attempt = run(slots, claimed())
+        attempt = start_attempt(slots, make_job())
         clock.seconds += 0.001
-        finish(slots, attempt)
+        finish_attempt(slots, attempt)
         clock.seconds += 0.3
     assert slots.demand() == 170
 
 
-async def test_the_rate_is_measured_anew_after_each_claim(slots, claimed, clock):
+async def test_the_rate_is_measured_anew_after_each_claim(slots, make_job, clock):
     for seconds, demand in ((0.25, 20), (2.5, 11), (0.25, 20)):
         slots.restart_measurement()
-        attempts = [run(slots, claimed()) for _ in range(10)]
+        attempts = [start_attempt(slots, make_job()) for _ in range(10)]
         clock.seconds += seconds
         for attempt in attempts:
-            finish(slots, attempt)
+            finish_attempt(slots, attempt)
         assert slots.demand() == demand
 
 
-async def test_there_is_no_demand_while_many_jobs_are_held(slots, claimed, clock):
+async def test_there_is_no_demand_while_many_jobs_are_held(slots, make_job, clock):
     for _ in range(10):
-        run(slots, claimed())
+        start_attempt(slots, make_job())
     slots.restart_measurement()
     slots._ended = 100
     clock.seconds += 0.25
     assert slots.demand() == 100
     for _ in range(51):
-        slots.hold(lease_of(slots, claimed()))
+        slots.hold(add_lease(slots, make_job()))
     assert slots.demand() == 0
     slots.pop_held()
     assert slots.demand() == 50
 
 
-async def test_unwritten_outcomes_reduce_the_demand(slots, claimed, clock):
+async def test_unwritten_outcomes_reduce_the_demand(slots, make_job, clock):
     slots.restart_measurement()
-    attempts = [run(slots, claimed()) for _ in range(20)]
+    attempts = [start_attempt(slots, make_job()) for _ in range(20)]
     clock.seconds += 20
     for attempt in attempts[:19]:
         slots.free_slot(attempt.job)
@@ -143,20 +143,20 @@ async def test_unwritten_outcomes_reduce_the_demand(slots, claimed, clock):
     assert slots.demand() == 10
 
 
-async def test_there_is_no_demand_before_a_pause_is_written(slots, claimed, returned):
-    attempt, held = run(slots, claimed()), claimed()
-    slots.hold(lease_of(slots, held))
+async def test_there_is_no_demand_before_a_pause_is_written(slots, make_job, released):
+    attempt, held = start_attempt(slots, make_job()), make_job()
+    slots.hold(add_lease(slots, held))
     slots.pause_claims(attempt.job)
-    assert await returned.get() is held, "the held jobs must wait as well"
+    assert await released.get() is held, "the held jobs must wait as well"
     slots.free_slot(attempt.job)
     assert slots.demand() == 0
     slots.drop_lease(attempt.job)
     assert slots.demand() == 10
 
 
-async def test_an_outcome_that_waits_for_a_lock_does_not_reduce_the_demand(slots, claimed, clock):
+async def test_an_outcome_that_waits_for_a_lock_does_not_reduce_the_demand(slots, make_job, clock):
     slots.restart_measurement()
-    attempts = [run(slots, claimed()) for _ in range(20)]
+    attempts = [start_attempt(slots, make_job()) for _ in range(20)]
     clock.seconds += 20
     slots.pause_claims(attempts[0].job)
     for attempt in attempts:
@@ -170,8 +170,8 @@ async def test_an_outcome_that_waits_for_a_lock_does_not_reduce_the_demand(slots
     assert slots.demand() == 10
 
 
-async def test_held_jobs_start_in_the_order_of_the_claim(slots, claimed):
-    leases = [lease_of(slots, claimed()) for _ in range(3)]
+async def test_held_jobs_start_in_the_order_of_the_claim(slots, make_job):
+    leases = [add_lease(slots, make_job()) for _ in range(3)]
     for lease in leases:
         slots.hold(lease)
     assert [slots.pop_held() for _ in leases] == leases
@@ -179,11 +179,11 @@ async def test_held_jobs_start_in_the_order_of_the_claim(slots, claimed):
 
 
 async def test_a_job_that_is_held_too_long_is_released(
-    slots, claimed, returned, clock, monkeypatch
+    slots, make_job, released, clock, monkeypatch
 ):
-    """The timer started with the first held job, but each job has its own time."""
+    """The timer started with the first held job, but each job has a separate deadline."""
     monkeypatch.setattr(module, "MAX_HELD_SECONDS", 0.05)
-    early, late = Lease(claimed(), 0.0), Lease(claimed(), 0.0)
+    early, late = Lease(make_job(), 0.0), Lease(make_job(), 0.0)
     slots.add(early)
     slots.hold(early)
     clock.seconds = 0.04
@@ -192,59 +192,59 @@ async def test_a_job_that_is_held_too_long_is_released(
     slots.hold(late)
     clock.seconds = 0.08
     await asyncio.sleep(0.1)
-    assert returned.empty()
+    assert released.empty()
     clock.seconds = 0.09
     async with asyncio.timeout(5):
-        assert await returned.get() is late.job
+        assert await released.get() is late.job
     assert slots.pop_held() is None
 
 
 async def test_releasing_held_jobs_keeps_those_that_wait_for_their_confirmation(
-    slots, claimed, returned, monkeypatch
+    slots, make_job, released, monkeypatch
 ):
-    """Release held jobs while a confirmation takes long, as on a slow connection."""
+    """On a slow connection, a confirmation takes longer than jobs are held."""
     monkeypatch.setattr(module, "MAX_HELD_SECONDS", 0.01)
-    waiting, held = lease_of(slots, claimed()), claimed()
+    waiting, held = add_lease(slots, make_job()), make_job()
     slots.assign_slot(waiting, None)
-    slots.hold(lease_of(slots, held))
+    slots.hold(add_lease(slots, held))
     async with asyncio.timeout(5):
-        assert await returned.get() is held
+        assert await released.get() is held
     assert slots.is_waiting(waiting)
-    assert returned.empty()
+    assert released.empty()
 
 
 async def test_a_held_job_with_an_expired_lease_is_neither_started_nor_released(
-    slots, claimed, returned, caplog
+    slots, make_job, released, caplog
 ):
-    past, held = claimed(lease_seconds=5), claimed(lease_seconds=60)
-    for job in (past, held):
-        slots.hold(lease_of(slots, job, age=10))
+    expired, held = make_job(lease_seconds=5), make_job(lease_seconds=60)
+    for job in (expired, held):
+        slots.hold(add_lease(slots, job, age=10))
     assert slots.pop_held().job is held
-    assert slots.find(past.key) is None, "its lease is not extended"
-    for job in (past, held):
-        slots.hold(lease_of(slots, job, age=10))
+    assert slots.find(expired.key) is None, "its lease is not extended"
+    for job in (expired, held):
+        slots.hold(add_lease(slots, job, age=10))
     slots.release_unstarted()
-    assert returned.get_nowait() is held
-    assert returned.empty()
+    assert released.get_nowait() is held
+    assert released.empty()
     assert caplog.text.count("Dropped 1 jobs that were claimed ahead") == 2
 
 
-async def test_a_held_job_with_a_lost_lease_is_not_started(slots, claimed):
-    lease = lease_of(slots, claimed())
+async def test_a_held_job_with_a_lost_lease_is_not_started(slots, make_job):
+    lease = add_lease(slots, make_job())
     slots.hold(lease)
     slots.drop_lease(lease.job)
     assert slots.pop_held() is None
 
 
-async def test_a_job_is_held_for_at_most_a_third_of_its_lease(slots, claimed, returned):
-    job = claimed(lease_seconds=0.3)
-    slots.hold(lease_of(slots, job))
+async def test_a_job_is_held_for_at_most_a_third_of_its_lease(slots, make_job, released):
+    job = make_job(lease_seconds=0.3)
+    slots.hold(add_lease(slots, job))
     async with asyncio.timeout(0.9):
-        assert await returned.get() is job
+        assert await released.get() is job
 
 
-async def test_a_job_that_waits_for_its_confirmation_occupies_a_slot(slots, claimed, returned):
-    lease = lease_of(slots, claimed())
+async def test_a_job_that_waits_for_its_confirmation_occupies_a_slot(slots, make_job, released):
+    lease = add_lease(slots, make_job())
     slots.assign_slot(lease, None)
     assert (slots.free, slots.demand()) == (9, 9)
     assert slots.leases() == [lease]
@@ -254,28 +254,28 @@ async def test_a_job_that_waits_for_its_confirmation_occupies_a_slot(slots, clai
 
 
 @pytest.mark.parametrize("end", ["release", "drop"])
-async def test_a_slot_becomes_free_if_the_job_does_not_start(slots, claimed, returned, end):
-    lease = lease_of(slots, claimed())
+async def test_a_slot_becomes_free_if_the_job_does_not_start(slots, make_job, released, end):
+    lease = add_lease(slots, make_job())
     slots.assign_slot(lease, None)
     if end == "drop":
         slots.drop_lease(lease.job)
     else:
         slots.release_unstarted()
-        assert await returned.get() is lease.job
+        assert await released.get() is lease.job
     assert slots.free == 10
-    assert slots.leases() == [], "a heartbeat would confirm a start that never comes"
+    assert slots.leases() == [], "a heartbeat would confirm a start that never happens"
 
 
-async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_one(slots, claimed):
-    older = lease_of(slots, claimed())
+async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_one(slots, make_job):
+    older = add_lease(slots, make_job())
     slots.assign_slot(older, None)
-    slots.add(Lease(claimed(id=older.job.key), 0.0))
+    slots.add(Lease(make_job(id=older.job.key), 0.0))
     assert (slots.free, slots.is_waiting(older)) == (10, False)
 
 
-async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, claimed):
-    older = lease_of(slots, claimed())
-    again = claimed(id=older.job.key)
+async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, make_job):
+    older = add_lease(slots, make_job())
+    again = make_job(id=older.job.key)
     assert slots.add(Lease(again, 0.0)) is older
     slots.drop_lease(older.job)
     assert slots.find(again.key).job is again
@@ -283,8 +283,8 @@ async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, claimed):
     assert slots.find(again.key) is None
 
 
-async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, claimed, clock):
-    attempt = run(slots, claimed(lease_seconds=30))
+async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, make_job, clock):
+    attempt = start_attempt(slots, make_job(lease_seconds=30))
     lease = slots.find(attempt.job.key)
     lease.confirm_at = lease.confirmed_at + 0.1
     assert lease.due_at == lease.confirm_at
@@ -293,9 +293,9 @@ async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, c
     assert lease.due_at == lease.confirmed_at + 10
 
 
-async def test_a_short_lease_is_released_in_time_after_a_long_one(slots, claimed, returned):
-    long, short = claimed(lease_seconds=60), claimed(lease_seconds=0.6)
+async def test_a_short_lease_is_released_in_time_after_a_long_one(slots, make_job, released):
+    long, short = make_job(lease_seconds=60), make_job(lease_seconds=0.6)
     for job in (long, short):
-        slots.hold(lease_of(slots, job))
+        slots.hold(add_lease(slots, job))
     async with asyncio.timeout(10):
-        assert {await returned.get(), await returned.get()} == {long, short}
+        assert {await released.get(), await released.get()} == {long, short}

@@ -13,6 +13,7 @@ from picture_queue._runtime.tasks import ExitOfTask, HandlerTask, current_handle
 
 @pytest.fixture
 def as_handler() -> Iterator[list[Any]]:
+    """Run the test as a handler; return the tasks that it starts."""
     started: list[Any] = []
     handler: Any = SimpleNamespace(add_started=started.append, get_name=lambda: "crop 2")
     token = current_handler.set(handler)
@@ -20,7 +21,7 @@ def as_handler() -> Iterator[list[Any]]:
     current_handler.reset(token)
 
 
-async def leave(error: BaseException) -> None:
+async def raise_later(error: BaseException) -> None:
     await asyncio.sleep(0)
     raise error
 
@@ -29,14 +30,14 @@ async def leave(error: BaseException) -> None:
 async def test_an_exit_in_a_handlers_task_does_not_stop_the_event_loop(as_handler, error):
     guard_tasks()
     with pytest.raises(ExitOfTask) as exited:
-        await asyncio.create_task(leave(error))
+        await asyncio.create_task(raise_later(error))
     assert exited.value.__cause__ is error
 
 
 async def test_other_results_of_a_task_are_unchanged(as_handler):
     guard_tasks()
     with pytest.raises(ValueError, match="no"):
-        await asyncio.create_task(leave(ValueError("no")))
+        await asyncio.create_task(raise_later(ValueError("no")))
     assert await asyncio.create_task(asyncio.sleep(0, "done")) == "done"
     assert len(as_handler) == 2
     waiting = asyncio.create_task(asyncio.Event().wait())
@@ -48,7 +49,7 @@ async def test_other_results_of_a_task_are_unchanged(as_handler):
 
 async def test_a_task_cancelled_before_its_first_step_causes_no_warning(as_handler):
     guard_tasks()
-    task = asyncio.create_task(leave(ValueError()))
+    task = asyncio.create_task(raise_later(ValueError()))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -58,35 +59,35 @@ async def test_a_task_cancelled_before_its_first_step_causes_no_warning(as_handl
 
 async def test_a_guarded_task_shows_its_name_and_stack(as_handler):
     guard_tasks()
-    task = asyncio.create_task(leave(ValueError("no")), name="mine")
+    task = asyncio.create_task(raise_later(ValueError("no")), name="mine")
     assert task.get_name() == "mine"
-    assert "leave" in repr(task)
-    assert [frame.f_code.co_name for frame in task.get_stack()] == ["leave"]
+    assert "raise_later" in repr(task)
+    assert [frame.f_code.co_name for frame in task.get_stack()] == ["raise_later"]
     with pytest.raises(ValueError, match="no"):
         await task
 
 
-async def test_other_tasks_are_made_by_the_previous_factory():
-    made: list[Any] = []
+async def test_other_tasks_are_created_by_the_previous_factory():
+    coroutines: list[Any] = []
 
     def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
-        made.append(coroutine)
+        coroutines.append(coroutine)
         return asyncio.Task(coroutine, loop=loop, **options)
 
     loop = asyncio.get_running_loop()
     loop.set_task_factory(factory)
     guard_tasks()
     guard_tasks()  # A second installation changes nothing.
-    coroutine = leave(ValueError("no"))
+    coroutine = raise_later(ValueError("no"))
     with pytest.raises(ValueError, match="no"):
         await loop.create_task(coroutine)
-    assert made == [coroutine]
+    assert coroutines == [coroutine]
 
 
 def test_an_exit_outside_of_handlers_stops_the_event_loop():
     async def main(check: Callable[[], None]) -> None:
         check()
-        await asyncio.create_task(leave(SystemExit(3)))
+        await asyncio.create_task(raise_later(SystemExit(3)))
 
     with pytest.raises(SystemExit):
         asyncio.run(main(guard_tasks))
@@ -95,13 +96,13 @@ def test_an_exit_outside_of_handlers_stops_the_event_loop():
 # --- Cancellation ---
 
 
-async def wait_for_ever() -> None:
+async def wait_forever() -> None:
     await asyncio.Event().wait()
 
 
 @pytest.fixture
 async def task() -> AsyncIterator[HandlerTask]:
-    task = HandlerTask(wait_for_ever(), name="resize 1")
+    task = HandlerTask(wait_forever(), name="resize 1")
     await asyncio.sleep(0)
     yield task
     task.cancel_from_outside()
@@ -133,7 +134,7 @@ async def test_code_outside_of_handlers_can_cancel_a_handlers_task(task):
     assert task.cancelled()
 
 
-async def test_a_handler_can_cancel_its_task_through_the_worker(task, as_handler):
+async def test_the_worker_can_cancel_the_task_of_a_handler(task, as_handler):
     task.cancel_from_outside()
     await asyncio.wait({task})
     assert task.cancelled()
@@ -142,12 +143,12 @@ async def test_a_handler_can_cancel_its_task_through_the_worker(task, as_handler
 async def test_a_handler_that_awaits_all_tasks_is_cancelled_alone(task):
     async def handle() -> None:
         current_handler.set(waiting)
-        await asyncio.gather(task, mine)
+        await asyncio.gather(task, child)
 
-    mine = asyncio.create_task(wait_for_ever())
+    child = asyncio.create_task(wait_forever())
     waiting = HandlerTask(handle())
     await asyncio.sleep(0.01)
     waiting.cancel_from_outside()
-    await asyncio.wait({waiting, mine})
+    await asyncio.wait({waiting, child})
     assert waiting.cancelled()
     assert not task.cancelling()

@@ -46,7 +46,7 @@ async def test_a_pool_that_the_user_installed_is_kept():
     assert name.startswith("mine")
 
 
-async def test_the_pool_that_asyncio_made_is_replaced():
+async def test_the_pool_that_asyncio_created_is_replaced():
     await asyncio.to_thread(int)
     use_daemon_threads(1)
     assert await asyncio.to_thread(lambda: threading.current_thread().daemon)
@@ -92,7 +92,7 @@ def test_no_more_threads_run_than_permitted(pool):
         future.result(5)
 
 
-async def test_a_cancelled_call_that_hangs_takes_no_thread_from_other_calls(pool):
+async def test_a_hanging_call_that_was_cancelled_takes_no_thread_from_other_calls(pool):
     loop = asyncio.get_running_loop()
     release = threading.Event()
     threads: list[threading.Thread] = []
@@ -109,7 +109,7 @@ async def test_a_cancelled_call_that_hangs_takes_no_thread_from_other_calls(pool
     assert len(set(threads)) == 3 * 2
     assert len(pool._running - set(threads)) <= 2
     release.set()
-    for thread in threads:  # These threads have left the pool, and end when their call does.
+    for thread in threads:  # These threads have left the pool, and end with their call.
         await asyncio.to_thread(thread.join, 30)
     assert await loop.run_in_executor(pool, int) == 0
 
@@ -149,7 +149,7 @@ def test_closing_a_pool_does_not_wait_for_a_hanging_call(pool, monkeypatch):
 
 
 def test_threads_leave_the_pool_under_its_lock():
-    """Close a pool while threads leave it. Without the lock, iterating over the set would fail."""
+    """Without the lock, a close that iterates over the threads could fail."""
     pool = DaemonThreadPool(4)
     unlocked: list[object] = []
 

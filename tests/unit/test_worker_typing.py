@@ -23,18 +23,18 @@ reveal_type(resize)
 def test_mypy_finds_a_decorator_without_parentheses(tmp_path: Path) -> None:
     snippet = tmp_path / "snippet.py"
     snippet.write_text(SNIPPET)
-    ran = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", snippet],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
         check=False,
     )
-    errors = [line for line in ran.stdout.splitlines() if ": error:" in line]
-    assert len(errors) == 1, ran.stdout + ran.stderr
+    errors = [line for line in result.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, result.stdout + result.stderr
     assert "snippet.py:6: error:" in errors[0]
     assert "[arg-type]" in errors[0]
     assert 'expected "str"' in errors[0]
     assert "def (payload: dict[str, int], job: picture_queue.worker.context.JobContext)" in (
-        ran.stdout.replace("builtins.", "").replace('Revealed type is "', "")
+        result.stdout.replace("builtins.", "").replace('Revealed type is "', "")
     )

@@ -19,7 +19,7 @@ worker = Worker(
 
 @worker.handler("slow")
 async def slow(payload: dict[str, Any], job: JobContext) -> str:
-    """Run until the worker stops, or for ever if the payload has ``ignore_shutdown``."""
+    """Run until the worker stops, or forever if the payload has ``ignore_shutdown``."""
     print("started", job.attempt, flush=True)
     while not job.shutdown_requested:  # noqa: ASYNC110 - a handler polls this attribute
         await asyncio.sleep(0.01)

@@ -1,6 +1,6 @@
-"""A worker whose handlers do not end: ``python exit_app.py <queue> <kind> [runs]``.
+"""A worker whose handlers never end: ``python exit_app.py <queue> <kind> [runs]``.
 
-The parent process waits for the printed lines, sends signals, and waits for the end of the process.
+The parent process reads the printed lines, sends signals, and waits for the end of this process.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ def print_line(text: str) -> None:
 
 
 def hang() -> None:
-    """Block the thread for ever."""
+    """Block the thread forever."""
     print_line("started")
     threading.Event().wait()
 
 
-async def keep_on() -> None:
-    """Ignore the cancellation."""
+async def ignore_cancellation() -> None:
+    """Ignore every cancellation."""
     print_line("started")
     while True:
         try:
@@ -41,8 +41,8 @@ async def keep_on() -> None:
             continue
 
 
-async def ignore_everything() -> None:
-    """Ignore even the close of the coroutine."""
+async def ignore_cancellation_and_close() -> None:
+    """Ignore every cancellation, and also the close of the coroutine."""
     print_line("started")
     while True:
         try:
@@ -53,19 +53,19 @@ async def ignore_everything() -> None:
 
 @worker.handler("hangs", timeout=60, max_attempts=1)
 async def hangs() -> None:
-    """Run the misbehaviour that the command line names."""
+    """Misbehave as the command line says."""
     match KIND:
         case "thread":
             await asyncio.to_thread(hang)
         case "shielded thread":
             await asyncio.shield(asyncio.to_thread(hang))
-        case "swallows":
-            await keep_on()
-        case "starts":
+        case "ignores cancellation":
+            await ignore_cancellation()
+        case "child task":
             async with asyncio.TaskGroup() as group:
-                group.create_task(keep_on())
-        case "ignores":
-            await ignore_everything()
+                group.create_task(ignore_cancellation())
+        case "ignores cancellation and close":
+            await ignore_cancellation_and_close()
         case "cancels all tasks":
             print_line("started")
             for task in asyncio.all_tasks():
@@ -78,7 +78,7 @@ async def hangs() -> None:
 
 @worker.handler("hangs-in-thread", timeout=60, max_attempts=1)
 def hangs_in_thread() -> None:
-    """Block the thread for ever."""
+    """Block the thread forever."""
     hang()
 
 

@@ -36,10 +36,10 @@ YEAR = 31_536_000
 @pytest.fixture(params=["http", "direct"])
 async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[AsyncPictureQueue]:
     if request.param == "http":
-        made = AsyncPictureQueue(stack.api_url, stack.service_role_key)
+        client = AsyncPictureQueue(stack.api_url, stack.service_role_key)
     else:
-        made = AsyncPictureQueue(database_url=stack.db_url)
-    async with made as pq:
+        client = AsyncPictureQueue(database_url=stack.db_url)
+    async with client as pq:
         yield pq
 
 
@@ -48,6 +48,8 @@ class Panic(BaseException):
 
 
 class NoHeader(Exception):
+    """An exception whose property raises, like `headers["Retry-After"]` without the header."""
+
     @property
     def retry_after(self) -> float:
         return {}["Retry-After"]
@@ -76,7 +78,7 @@ class NoOutcome(Snooze):
 
 
 class Validated(BaseModel):
-    size: int = Field(default_factory=lambda: raise_(Panic("in the default")))
+    size: int = Field(default_factory=lambda: raise_error(Panic("in the default")))
 
     @field_validator("size")
     @classmethod
@@ -90,7 +92,7 @@ class Serialized(BaseModel):
         raise Panic("in the serializer")
 
 
-def raise_(error: BaseException) -> Any:
+def raise_error(error: BaseException) -> Any:
     raise error
 
 
@@ -105,7 +107,7 @@ def cancel_itself_and_fail() -> Any:
     try:
         asyncio.current_task().cancel()  # type: ignore[union-attr]
     finally:
-        raise_(Panic("in finally"))
+        raise_error(Panic("in finally"))
 
 
 async def fail_later(error: BaseException) -> None:
@@ -123,14 +125,14 @@ async def in_a_gather(error: BaseException) -> None:
     await asyncio.gather(asyncio.sleep(60), fail_later(error))
 
 
-# --- Tasks and threads that a handler starts, and the error of its job ---
+# --- Tasks and threads that a handler starts, each with the error of the job ---
 STARTED: list[tuple[Callable[[], Any], str]] = [
     (lambda: in_a_group(Panic("in a task")), "Panic: in a task"),
     (lambda: in_a_group(SystemExit(3)), "SystemExit: 3"),
     (lambda: in_a_group(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
     (lambda: in_a_gather(SystemExit(4)), "SystemExit: 4"),
     (lambda: asyncio.create_task(fail_later(KeyboardInterrupt("k"))), "KeyboardInterrupt: k"),
-    (lambda: asyncio.to_thread(raise_, SystemExit(5)), "SystemExit: 5"),
+    (lambda: asyncio.to_thread(raise_error, SystemExit(5)), "SystemExit: 5"),
     (lambda: asyncio.wait_for(fail_later(SystemExit(6)), 60), "SystemExit: 6"),
 ]
 
@@ -139,23 +141,23 @@ def recurse() -> Any:
     return recurse()
 
 
-# --- Exceptions and results of a handler, and the error of its job ---
+# --- Exceptions and results of a handler, each with the error of the job ---
 BAD: list[tuple[Callable[[], Any], str]] = [
-    (lambda: raise_(Panic("at the core")), "Panic: at the core"),
-    (lambda: raise_(GeneratorExit("g")), "GeneratorExit: g"),
-    (lambda: raise_(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
-    (lambda: raise_(StopAsyncIteration("s")), "StopAsyncIteration: s"),
+    (lambda: raise_error(Panic("at the core")), "Panic: at the core"),
+    (lambda: raise_error(GeneratorExit("g")), "GeneratorExit: g"),
+    (lambda: raise_error(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
+    (lambda: raise_error(StopAsyncIteration("s")), "StopAsyncIteration: s"),
     (lambda: sys.exit(3), "SystemExit: 3"),
-    (lambda: raise_(asyncio.CancelledError()), "CancelledError: the handler cancelled itself"),
-    (lambda: raise_(NoHeader("429")), "NoHeader: 429"),
-    (lambda: raise_(FailingStr()), "FailingStr"),
-    (lambda: raise_(Retry(0, reason=FailingStr())), "FailingStr"),
-    (lambda: raise_(Retry(0, reason=ValueError("why"))), "ValueError: why"),
-    (lambda: raise_(ExceptionGroup("tasks", [FailingStr()])), "FailingStr"),
-    (lambda: raise_(BaseExceptionGroup("tasks", [Panic("one")])), "Panic: one"),
+    (lambda: raise_error(asyncio.CancelledError()), "CancelledError: the handler cancelled itself"),
+    (lambda: raise_error(NoHeader("429")), "NoHeader: 429"),
+    (lambda: raise_error(FailingStr()), "FailingStr"),
+    (lambda: raise_error(Retry(0, reason=FailingStr())), "FailingStr"),
+    (lambda: raise_error(Retry(0, reason=ValueError("why"))), "ValueError: why"),
+    (lambda: raise_error(ExceptionGroup("tasks", [FailingStr()])), "FailingStr"),
+    (lambda: raise_error(BaseExceptionGroup("tasks", [Panic("one")])), "Panic: one"),
     (recurse, "RecursionError: maximum recursion depth exceeded"),
-    (lambda: raise_(PermanentFailure("the file is no picture")), "the file is no picture"),
-    (lambda: raise_(ValueError("a\x00b\ud800" + "x" * 100_000)), "ValueError: a\ufffdb?xx"),
+    (lambda: raise_error(PermanentFailure("the file is no picture")), "the file is no picture"),
+    (lambda: raise_error(ValueError("a\x00b\ud800" + "x" * 100_000)), "ValueError: a\ufffdb?xx"),
     (lambda: Serialized(), "The result cannot be stored"),
     (lambda: object(), "The result cannot be stored"),
     (lambda: nested(101), "The result is nested deeper than 100 levels"),
@@ -165,8 +167,8 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: itertools.count(), "The result cannot be stored"),
     (lambda: Snooze, "The handler returned the class Snooze: return an instance"),
     (lambda: NoOutcome(1), "NoOutcome: NoOutcome(seconds=1, until=None, reason=None)"),
-    (lambda: raise_(NoOutcome(1)), "NoOutcome: NoOutcome(seconds=1, until=None, reason=None)"),
-    (lambda: raise_(PermanentFailure(" ")), "PermanentFailure"),
+    (lambda: raise_error(NoOutcome(1)), "NoOutcome: NoOutcome(seconds=1, until=None, reason=None)"),
+    (lambda: raise_error(PermanentFailure(" ")), "PermanentFailure"),
     (lambda: {"text": "\ud800"}, "The result cannot be stored"),
     (lambda: "a\x00b", "The result cannot be stored: result has the character U+0000"),
     (lambda: "x" * 9_000_000, "The result has 9000002 bytes"),
@@ -247,7 +249,7 @@ async def test_a_bad_handler_affects_only_its_job_and_frees_its_slot(
     assert "has not stopped and still runs" not in caplog.text
     first_id = jobs[0][0]
     history = await service.jobs.history(first_id)
-    assert "raise_" in history.attempts[0].detail
+    assert "raise_error" in history.attempts[0].detail
     assert "Traceback" in caplog.text
     assert f"{first_id} (bad) failed, attempt 1 of 1: Panic: at the core" in caplog.text
 
@@ -271,7 +273,9 @@ async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(
     assert "completed" not in caplog.text
 
 
-async def test_wake_ups_continue_after_a_handler_closed_the_workers_client(service, stack, queue):
+async def test_wake_ups_continue_after_a_handler_closes_the_client_of_its_worker(
+    service, stack, queue
+):
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as other:
         # Polling alone would take longer than the timeout of the results.
         worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=300))
@@ -297,16 +301,16 @@ WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
     (lambda: Snooze(seconds=40_000_000), "scheduled", YEAR),
     (lambda: Snooze(10**400), "scheduled", YEAR),
     (lambda: Park(1e300), "parked", YEAR),
-    (lambda: raise_(Retry(at=datetime.max)), "scheduled", None),
-    (lambda: raise_(Retry(1e9, reason="later")), "scheduled", YEAR),
-    (lambda: RateLimited(1e9, key="an-api-of-no-other-test"), "scheduled", YEAR),
-    (lambda: raise_(Throttled("429\x00")), "scheduled", YEAR),
+    (lambda: raise_error(Retry(at=datetime.max)), "scheduled", None),
+    (lambda: raise_error(Retry(1e9, reason="later")), "scheduled", YEAR),
+    (lambda: RateLimited(1e9, key="an-api-of-this-test"), "scheduled", YEAR),
+    (lambda: raise_error(Throttled("429\x00")), "scheduled", YEAR),
     (lambda: Park(1e9, event="\U0001f600" * 200), "parked", YEAR),
-    (lambda: raise_(EpochRetryAfter("busy")), "scheduled", YEAR),
+    (lambda: raise_error(EpochRetryAfter("busy")), "scheduled", YEAR),
 ]
 
 
-async def test_a_delay_is_limited_and_delays_no_other_job(service, queue, new_worker, until):
+async def test_a_delay_is_limited_and_does_not_delay_other_jobs(service, queue, new_worker, until):
     worker = new_worker(concurrency=2, poll_interval=0.1)
 
     @worker.handler("waits")
@@ -351,14 +355,16 @@ async def test_a_delay_is_limited_and_delays_no_other_job(service, queue, new_wo
 # --- Handlers that check for a stop request ---
 
 
-@pytest.mark.parametrize("why", ["timeout", "cancel", "lost lease", "shutdown"])
-async def test_a_thread_can_see_the_reason_of_a_stop_request(service, queue, new_worker, db, why):
+@pytest.mark.parametrize("stop_reason", ["timeout", "cancel", "lost lease", "shutdown"])
+async def test_a_thread_can_see_the_reason_of_a_stop_request(
+    service, queue, new_worker, db, stop_reason
+):
     worker = new_worker(lease=3600, shutdown_grace=15)
     loop = asyncio.get_running_loop()
     started, stopped = asyncio.Event(), asyncio.Event()
     seen = SimpleNamespace(cancel=None, shutdown=None)
 
-    @worker.handler("polite", timeout=0.3 if why == "timeout" else 600, max_attempts=1)
+    @worker.handler("cooperative", timeout=0.3 if stop_reason == "timeout" else 600, max_attempts=1)
     def cooperative(job: SyncJobContext) -> None:
         loop.call_soon_threadsafe(started.set)
         while not job.stop_requested:
@@ -369,23 +375,23 @@ async def test_a_thread_can_see_the_reason_of_a_stop_request(service, queue, new
 
     async with worker:
         await worker._signals.listening.next()
-        job = await service.jobs.enqueue("polite", queue=queue)
+        job = await service.jobs.enqueue("cooperative", queue=queue)
         await asyncio.wait_for(started.wait(), 15)
-        if why == "cancel":
+        if stop_reason == "cancel":
             await service.jobs.cancel(job.id)
-        elif why == "lost lease":
+        elif stop_reason == "lost lease":
             await db.execute(
                 "update job_queue set lease_id = gen_random_uuid() where id = $1", job.id
             )
             worker._supervisor._heartbeat.beat_now()
-        elif why == "shutdown":
+        elif stop_reason == "shutdown":
             await asyncio.wait_for(worker.stop(), 10)
         await asyncio.wait_for(stopped.wait(), 15)
-        if why == "timeout":
+        if stop_reason == "timeout":
             with pytest.raises(JobFailed, match="TimeoutError"):
                 await service.jobs.result(job.id, timeout=15)
-    assert seen.cancel is (why == "cancel")
-    if why == "shutdown":
+    assert seen.cancel is (stop_reason == "cancel")
+    if stop_reason == "shutdown":
         released = await service.jobs.get(job.id)
         assert (released.status, released.attempt) == (JobStatus.PENDING, 0)
 

@@ -1,4 +1,4 @@
-"""Workers during lost responses, outages and a cut socket, and after a kill."""
+"""Workers during lost responses, outages, a cut socket and kills."""
 
 import asyncio
 import os
@@ -31,10 +31,15 @@ async def test_a_report_whose_response_is_lost_counts_once(service, queue, new_w
     job = await service.jobs.enqueue("once", queue=queue)
     async with worker:
         assert await worker._signals.reported.next() == (job.id, "repeated")
-    done = await service.jobs.get(job.id)
-    assert (done.status, done.result, done.attempt, runs) == (JobStatus.COMPLETED, "done", 1, 1)
-    # There is one version each for create, claim and complete. The repeated report adds none.
-    assert done.version == 3
+    finished = await service.jobs.get(job.id)
+    assert (finished.status, finished.result, finished.attempt, runs) == (
+        JobStatus.COMPLETED,
+        "done",
+        1,
+        1,
+    )
+    # Creation, claim and completion each add a version. The repeated report adds none.
+    assert finished.version == 3
 
 
 async def test_a_claim_whose_response_is_lost_is_repeated_with_the_same_jobs(
@@ -75,8 +80,8 @@ async def test_lost_responses_to_reports_lose_no_jobs(service, queue, new_worker
         for _ in range(4):
             await worker._signals.reported.next()
     assert seen == [0, 1, 2, 3]
-    done = await service.jobs.list(queue=queue, status="completed")
-    assert [job.attempt for job in done] == [1, 1, 1, 1]
+    completed = await service.jobs.list(queue=queue, status="completed")
+    assert [job.attempt for job in completed] == [1, 1, 1, 1]
 
 
 async def test_a_worker_survives_an_outage_and_logs_it_once(
@@ -124,7 +129,8 @@ async def test_a_wake_up_starts_a_job_before_the_next_poll(service, queue, new_w
 
     async with worker:
         await worker._signals.listening.next()
-        for _ in range(3):  # The claim at the start may return the first job, but not the others.
+        # The first claim of the worker may return the first job, but not the others.
+        for _ in range(3):
             job = await service.jobs.enqueue("fine", queue=queue)
             assert await service.jobs.result(job.id, timeout=15) == 1
 
@@ -135,14 +141,14 @@ async def test_a_worker_with_an_anonymous_key_is_refused(stack):
             await Worker(pq).run()
 
 
-# Processes
+# --- Workers in separate processes ---
 
 
 @asynccontextmanager
-async def running(
+async def run_worker(
     stack: Any, queue: str, lease: float = 1
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A worker in a separate process."""
+    """Run a worker in a separate process."""
     env = {**os.environ, "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(APP), queue, str(lease), env=env, stdout=asyncio.subprocess.PIPE
@@ -155,7 +161,7 @@ async def running(
         await process.communicate()
 
 
-async def line(process: asyncio.subprocess.Process) -> str:
+async def read_line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(20):
         return (await process.stdout.readline()).decode().strip()
@@ -174,18 +180,18 @@ async def test_another_worker_runs_the_job_of_a_killed_worker(
     stack, service, queue, wait_for_job, db
 ):
     job = await service.jobs.enqueue("slow", queue=queue)
-    async with running(stack, queue) as first, running(stack, queue) as second:
-        lines = {asyncio.create_task(line(process)): process for process in (first, second)}
+    async with run_worker(stack, queue) as first, run_worker(stack, queue) as second:
+        lines = {asyncio.create_task(read_line(process)): process for process in (first, second)}
         done, _ = await asyncio.wait(lines, return_when=asyncio.FIRST_COMPLETED)
         (started,) = done
         assert started.result() == "started 1"
-        victim = lines.pop(started)
+        killed = lines.pop(started)
         ((waiting, survivor),) = lines.items()
         await wait_until_confirmed(db, job.id)
-        victim.send_signal(signal.SIGKILL)
+        killed.send_signal(signal.SIGKILL)
         assert await waiting == "started 2"
         survivor.terminate()
-        assert await line(survivor) == "stopping"
+        assert await read_line(survivor) == "stopping"
         assert await asyncio.wait_for(survivor.wait(), 15) == 0
     done_job = await wait_for_job(job.id, lambda event: event.finished)
     assert (done_job.result, done_job.attempt) == ("finished early", 2)
@@ -196,10 +202,10 @@ async def test_another_worker_runs_the_job_of_a_killed_worker(
 
 async def test_a_second_signal_releases_the_job_at_once(stack, service, queue):
     job = await service.jobs.enqueue("slow", {"ignore_shutdown": True}, queue=queue)
-    async with running(stack, queue, lease=30) as process:
-        assert await line(process) == "started 1"
+    async with run_worker(stack, queue, lease=30) as process:
+        assert await read_line(process) == "started 1"
         process.terminate()
-        assert await line(process) == "stopping"
+        assert await read_line(process) == "stopping"
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 15) == 0
     released = await service.jobs.get(job.id)

@@ -13,12 +13,12 @@ from picture_queue.worker import SyncJobContext, executor
 
 @pytest.fixture
 def read_log(db):
-    async def read(job_id: UUID) -> list[dict[str, Any]]:
+    async def read_lines(job_id: UUID) -> list[dict[str, Any]]:
         history = json.loads(await db.fetchval("select get_job_history($1)", job_id))
         lines: list[dict[str, Any]] = history["log"]
         return lines
 
-    return read
+    return read_lines
 
 
 async def test_lines_are_stored_before_the_outcome(service, queue, new_worker, read_log):
@@ -47,17 +47,17 @@ async def test_lines_are_stored_while_the_handler_runs(
 ):
     monkeypatch.setattr(executor, "LOG_INTERVAL", 0.01)
     worker = new_worker()
-    read = asyncio.Event()
+    was_read = asyncio.Event()
 
     @worker.handler("logs")
     async def logs(job: JobContext) -> None:
         job.log("waiting")
-        await read.wait()
+        await was_read.wait()
 
     job = await service.jobs.enqueue("logs", queue=queue)
     async with worker:
         await until(lambda: read_log(job.id))
-        read.set()
+        was_read.set()
         await service.jobs.result(job.id, timeout=15)
 
 
@@ -116,12 +116,12 @@ async def test_a_handler_that_logs_under_a_lost_lease_is_stopped(
 ):
     monkeypatch.setattr(executor, "LOG_INTERVAL", 0.0)
     worker = new_worker(lease=3600)
-    started, go = asyncio.Event(), asyncio.Event()
+    started, may_log = asyncio.Event(), asyncio.Event()
 
     @worker.handler("logs")
     async def logs(job: JobContext) -> None:
         started.set()
-        await go.wait()
+        await may_log.wait()
         job.log("too late")
         await asyncio.Event().wait()
 
@@ -129,7 +129,7 @@ async def test_a_handler_that_logs_under_a_lost_lease_is_stopped(
     async with worker:
         await asyncio.wait_for(started.wait(), 15)
         await db.execute("update job_queue set lease_id = gen_random_uuid() where id = $1", job.id)
-        go.set()
+        may_log.set()
         assert await worker._signals.outcome.next() == (job.id, None)
     assert await read_log(job.id) == []
 

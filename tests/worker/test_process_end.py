@@ -1,4 +1,4 @@
-"""The end of a worker's process: it ends when the worker stops, even if handlers still run."""
+"""The process of a worker ends when the worker stops, even if handlers still run."""
 
 import asyncio
 import os
@@ -56,9 +56,9 @@ async def read_line(process: asyncio.subprocess.Process) -> str:
         ("direct", "shielded thread", 1),
         ("http", "sync", 1),
         ("direct", "leaves a task", 1),
-        ("http", "swallows", 2),
-        ("direct", "ignores", 2),
-        ("http", "starts", 2),
+        ("http", "ignores cancellation", 2),
+        ("direct", "ignores cancellation and close", 2),
+        ("http", "child task", 2),
     ],
     indirect=["project"],
 )

@@ -21,7 +21,7 @@ from picture_queue.worker import _calls
 from ..signals import watch
 
 
-class Api:
+class Gateway:
     """A gateway that forwards calls to the real API, or refuses them."""
 
     def __init__(self, url: str) -> None:
@@ -46,56 +46,56 @@ class Api:
 
 
 @pytest.fixture
-async def api(stack: Any) -> AsyncIterator[Api]:
-    made = Api(stack.api_url)
+async def gateway(stack: Any) -> AsyncIterator[Gateway]:
+    gateway = Gateway(stack.api_url)
     listener = socket.create_server(("127.0.0.1", 0))
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
-    app: Any = Starlette(routes=[Route("/{path:path}", made.answer, methods=["GET", "POST"])])
+    app: Any = Starlette(routes=[Route("/{path:path}", gateway.answer, methods=["GET", "POST"])])
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
-    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield made
+    gateway.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield gateway
     stop.set()
     await asyncio.wait([serving], timeout=10)
     listener.detach()
-    await made.aclose()
+    await gateway.aclose()
 
 
 @pytest.fixture
-async def worker(stack: Any, api: Api, queue: str) -> AsyncIterator[Worker]:
-    """A worker that uses this API, polls quickly and has started."""
-    async with AsyncPictureQueue(api.url, stack.service_role_key) as pq:
+async def worker(stack: Any, gateway: Gateway, queue: str) -> AsyncIterator[Worker]:
+    """A worker that uses the gateway, polls quickly and has started."""
+    async with AsyncPictureQueue(gateway.url, stack.service_role_key) as pq:
         settings = WorkerSettings(queues=(queue,), poll_interval=0.05, shutdown_grace=0)
-        made = Worker(pq, settings)
-        watch(made)
+        worker = Worker(pq, settings)
+        watch(worker)
 
-        @made.handler("fine")
+        @worker.handler("fine")
         async def fine() -> int:
             return 1
 
-        async with made:
-            await made._signals.idle.next()
-            yield made
+        async with worker:
+            await worker._signals.idle.next()
+            yield worker
 
 
 async def test_the_whole_worker_sends_nothing_until_retry_after_has_passed(
-    service, queue, api, worker, until
+    service, queue, gateway, worker, until
 ):
     pause = 4.0
-    api.refusal = Response("slow down", 429, headers={"Retry-After": f"{pause:g}"})
+    gateway.refusal = Response("slow down", 429, headers={"Retry-After": f"{pause:g}"})
     began = time.monotonic()
-    await until(lambda: api.refused)
+    await until(lambda: gateway.refused)
     job = await service.jobs.enqueue("fine", queue=queue)
     await asyncio.sleep(pause - (time.monotonic() - began) - 0.5)
-    # These are the calls in progress, and the first of each kind.
-    assert len([path for path in api.refused if "/rpc/" in path]) <= 3
-    api.refusal = None
+    # Only the calls in progress and the first call of each kind are sent.
+    assert len([path for path in gateway.refused if "/rpc/" in path]) <= 3
+    gateway.refusal = None
     assert await service.jobs.result(job.id, timeout=30) == 1
 
 
 async def test_a_refused_key_is_logged_as_an_alarm_until_it_is_accepted(
-    service, queue, api, worker, until, caplog, monkeypatch
+    service, queue, gateway, worker, until, caplog, monkeypatch
 ):
     monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.2)
     assert worker.is_ready
@@ -107,11 +107,11 @@ async def test_a_refused_key_is_logged_as_an_alarm_until_it_is_accepted(
             if record.levelname == "ERROR" and "refuses the worker" in record.getMessage()
         ]
 
-    api.refusal = Response('{"message": "Invalid API key"}', 401, media_type="application/json")
+    gateway.refusal = Response('{"message": "Invalid API key"}', 401, media_type="application/json")
     await until(lambda: len(alarms()) >= 2)
     assert not worker.is_ready
     assert "refused the key" in alarms()[0]
-    api.refusal = None
+    gateway.refusal = None
     job = await service.jobs.enqueue("fine", queue=queue)
     assert await service.jobs.result(job.id, timeout=30) == 1
     await until(lambda: worker.is_ready)

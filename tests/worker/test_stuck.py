@@ -17,27 +17,27 @@ from picture_queue.errors import WorkerStuck
 HERE = Path(__file__).parent
 
 
-class Hangs:
+class HangingHandler:
     """A sync handler that ignores its timeout until the test ends."""
 
     def __init__(self) -> None:
-        self.until = threading.Event()
+        self.release = threading.Event()
         self.running = 0
 
     def __call__(self) -> None:
         self.running += 1
-        self.until.wait(30)
+        self.release.wait(30)
 
 
 @pytest.fixture
-def hangs() -> Iterator[Hangs]:
-    handler = Hangs()
+def hanging_handler() -> Iterator[HangingHandler]:
+    handler = HangingHandler()
     yield handler
-    handler.until.set()
+    handler.release.set()
 
 
-async def test_a_worker_with_stuck_slots_ends_in_order_to_be_restarted(
-    service, queue, new_worker, hangs, until, caplog
+async def test_a_worker_with_stuck_slots_ends_so_that_it_can_be_restarted(
+    service, queue, new_worker, hanging_handler, until, caplog
 ):
     worker = new_worker(concurrency=4, poll_interval=0.05, stuck_after=0.05, shutdown_grace=15)
     finish = asyncio.Event()
@@ -49,7 +49,7 @@ async def test_a_worker_with_stuck_slots_ends_in_order_to_be_restarted(
         await finish.wait()
         return "finished"
 
-    worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
+    worker.handler("stuck", timeout=0.1, max_attempts=1)(hanging_handler)
     running = asyncio.create_task(worker.run())
     slow_job = await service.jobs.enqueue("slow", queue=queue)
     await asyncio.wait_for(started.wait(), 15)
@@ -71,14 +71,14 @@ async def test_a_worker_with_stuck_slots_ends_in_order_to_be_restarted(
     for job, lost in ((first, 1), (second, 2)):
         assert f"The handler of job {job.id} (stuck) still runs" in caplog.text
         assert f"{lost} of 4 slots are lost that way" in caplog.text
-    assert hangs.running == 2
+    assert hanging_handler.running == 2
 
 
 async def test_a_handler_that_ended_late_is_no_longer_counted(
     service, queue, new_worker, until, caplog
 ):
     worker = new_worker(concurrency=3, poll_interval=0.05, stuck_after=0.0)
-    handlers = [Hangs(), Hangs()]
+    handlers = [HangingHandler(), HangingHandler()]
     for number, handler in enumerate(handlers):
         worker.handler(f"stuck-{number}", timeout=0.1, max_attempts=1)(handler)
     try:
@@ -87,17 +87,17 @@ async def test_a_handler_that_ended_late_is_no_longer_counted(
                 await service.jobs.enqueue(f"stuck-{number}", queue=queue)
                 await until(lambda: f"(stuck-{number}) still runs" in caplog.text)  # noqa: B023
                 assert "2 of 3" not in caplog.text
-                handler.until.set()
+                handler.release.set()
                 await until(lambda: not worker._supervisor._slots.attempts)
             assert not worker.recycle
     finally:
         for handler in handlers:
-            handler.until.set()
+            handler.release.set()
 
 
-async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worker, hangs):
+async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worker, hanging_handler):
     worker = new_worker(concurrency=1, stuck_after=3600)
-    worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
+    worker.handler("stuck", timeout=0.1, max_attempts=1)(hanging_handler)
 
     @worker.handler("fine")
     async def fine() -> int:
@@ -108,13 +108,13 @@ async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worke
         with pytest.raises(JobFailed):
             await service.jobs.result(stuck.id, timeout=15)
         job = await service.jobs.enqueue("fine", queue=queue)
-        hangs.until.set()
+        hanging_handler.release.set()
         assert await service.jobs.result(job.id, timeout=15) == 1
         assert not worker.recycle
 
 
 async def test_a_signal_during_a_restart_ends_the_worker_for_good(
-    service, queue, new_worker, hangs, until
+    service, queue, new_worker, hanging_handler, until
 ):
     worker = new_worker(concurrency=2, stuck_after=0.0, shutdown_grace=15)
     finish, started = asyncio.Event(), asyncio.Event()
@@ -124,7 +124,7 @@ async def test_a_signal_during_a_restart_ends_the_worker_for_good(
         started.set()
         await finish.wait()
 
-    worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
+    worker.handler("stuck", timeout=0.1, max_attempts=1)(hanging_handler)
     running = asyncio.create_task(worker.run())
     slow_job = await service.jobs.enqueue("slow", queue=queue)
     await asyncio.wait_for(started.wait(), 15)
@@ -137,7 +137,7 @@ async def test_a_signal_during_a_restart_ends_the_worker_for_good(
     assert (await service.jobs.get(slow_job.id)).status is JobStatus.COMPLETED
 
 
-async def test_the_program_restarts_itself(stack, service, queue):
+async def test_the_program_restarts_a_stuck_worker_in_the_same_process(stack, service, queue):
     env = {**os.environ, "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
     job = await service.jobs.enqueue("hangs", queue=queue, max_attempts=2)
     process = await asyncio.create_subprocess_exec(
@@ -160,50 +160,52 @@ async def test_the_program_restarts_itself(stack, service, queue):
     assert "hold half of the worker's slots" in errors.decode()
 
 
-# --- Jobs that a worker does not stop, seen by the database ---
+# --- The database ends jobs that a worker does not stop ---
 
 
 @pytest.fixture
 async def set_grace_periods(db) -> Any:
-    """Set the grace periods of the project for one test."""
+    """Return a function that sets the grace periods of the project until the end of the test."""
 
-    async def set_(**seconds: float) -> None:
+    async def set_seconds(**seconds: float) -> None:
         for name, value in seconds.items():
             await db.execute(f"update picture_queue.setting set {name}_grace_seconds = $1", value)
 
     before = await db.fetchrow("select * from picture_queue.setting")
-    yield set_
-    await set_(cancel=before["cancel_grace_seconds"], timeout=before["timeout_grace_seconds"])
+    yield set_seconds
+    await set_seconds(
+        cancel=before["cancel_grace_seconds"], timeout=before["timeout_grace_seconds"]
+    )
 
 
 @pytest.mark.parametrize("limit", ["cancel", "timeout"])
 async def test_the_database_ends_a_job_that_its_worker_does_not_stop(
     service, queue, new_worker, set_grace_periods, db, limit
 ):
-    """Let the lease end with the grace period. The next claim sweeps the job."""
+    """The lease ends with the grace period, and the next claim sweeps the job."""
     await set_grace_periods(**{limit: 0.0})
     worker = new_worker(lease=3600, poll_interval=0.05)
-    started, go = asyncio.Event(), asyncio.Event()
+    started, may_return = asyncio.Event(), asyncio.Event()
 
-    @worker.handler("stubborn")
-    async def stubborn() -> None:
-        while not go.is_set():
+    @worker.handler("ignores-cancellation")
+    async def ignore_cancellation() -> None:
+        while not may_return.is_set():
             try:
                 started.set()
-                await go.wait()
+                await may_return.wait()
             except asyncio.CancelledError:
                 continue
 
-    job = await service.jobs.enqueue("stubborn", queue=queue, max_attempts=1)
+    job = await service.jobs.enqueue("ignores-cancellation", queue=queue, max_attempts=1)
     async with worker:
         await asyncio.wait_for(started.wait(), 15)
         if limit == "cancel":
             await service.jobs.cancel(job.id)
-        else:  # A worker whose clock has stopped would send this.
+        else:  # Simulate a worker that does not notice the timeout.
             await db.execute("update job_queue set timeout_seconds = 0.001 where id = $1", job.id)
         worker._supervisor._heartbeat.beat_now()
         with pytest.raises(JobCancelled if limit == "cancel" else JobFailed):
             await service.jobs.result(job.id, timeout=15)
-        assert not go.is_set(), "its handler still runs"
+        assert not may_return.is_set(), "its handler still runs"
         assert worker._supervisor._slots.leases() == []
-        go.set()
+        may_return.set()

@@ -1,4 +1,4 @@
-"""A whole worker with a fake backend, for the tests of its life cycle."""
+"""A complete worker with a fake backend, for the tests of its life cycle."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contrac
 
 
 class Subscriptions:
-    """An event source whose wake-ups are sent by the test."""
+    """An event source whose wake-ups the test sends."""
 
     def __init__(self) -> None:
         self.listeners: dict[str, Any] = {}
@@ -38,14 +38,14 @@ class Subscriptions:
 
 
 class Harness:
-    """A worker, and a fake database without rules."""
+    """A factory of workers, and a fake database that only hands out jobs and records outcomes."""
 
-    def __init__(self, backend: Any, row: Any) -> None:
+    def __init__(self, backend: Any, make_row: Any) -> None:
         self.backend = backend
-        self.row = row
+        self.make_row = make_row
         self.jobs: list[dict[str, Any]] = []
         self.reported: dict[str, dict[str, Any]] = {}
-        self.beat: dict[str, list[str]] = {"cancel": [], "lost": []}
+        self.heartbeat_answer: dict[str, list[str]] = {"cancel": [], "lost": []}
         self.subscriptions = Subscriptions()
         self.client: Any = SimpleNamespace(_backend=backend)
         backend.subscriptions = self.subscriptions
@@ -53,13 +53,13 @@ class Harness:
             "register_worker": lambda params: VERSION,
             "unregister_worker": lambda params: None,
             "claim_jobs": lambda params: self.claim(params),
-            "heartbeat_jobs": lambda params: self.beat,
+            "heartbeat_jobs": lambda params: self.heartbeat_answer,
             "report_progress": lambda params: {"cancel_requested": False},
             "report_jobs": self.report,
             "maintain_jobs": lambda params: {"leased": True, "next_in": 60},
         }
 
-    def worker(self, **settings: Any) -> Worker:
+    def make_worker(self, **settings: Any) -> Worker:
         worker = Worker(self.client, WorkerSettings(**{"poll_interval": 30, **settings}))
         watch(worker)
         return worker
@@ -77,16 +77,16 @@ class Harness:
         ]
         return {"outcomes": answers, "jobs": []}
 
-    def job(self, **columns: Any) -> str:
+    def add_job(self, **columns: Any) -> str:
         """Put a job into the queue and return its id."""
-        self.jobs.append(self.row(**columns))
+        self.jobs.append(self.make_row(**columns))
         job_id: str = self.jobs[-1]["id"]
         return job_id
 
 
 @pytest.fixture(autouse=True)
 def connect(monkeypatch):
-    """Connect the heartbeat thread to the backend of the test."""
+    """Connect the heartbeat thread and the wake-ups to the backend of the test."""
 
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
@@ -101,31 +101,31 @@ def connect(monkeypatch):
 
 
 @pytest.fixture
-def harness(backend, row):
-    return Harness(backend, row)
+def harness(backend, make_row):
+    return Harness(backend, make_row)
 
 
 class WaitingHandler:
-    """A handler that waits until the test sets its event."""
+    """A handler that returns once the test sets `may_return`."""
 
     def __init__(self, worker: Worker) -> None:
         self.started = asyncio.Event()
-        self.go = asyncio.Event()
+        self.may_return = asyncio.Event()
         self.context: JobContext
         worker.handler("resize")(self)
 
     async def __call__(self, payload: dict[str, Any], job: JobContext) -> str:
         self.context = job
         self.started.set()
-        await self.go.wait()
+        await self.may_return.wait()
         return "done"
 
-    async def running(self) -> None:
+    async def wait_started(self) -> None:
         await asyncio.wait_for(self.started.wait(), 5)
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait until a condition is true, while the event loop runs."""
+    """Run the event loop until a condition is true."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0)

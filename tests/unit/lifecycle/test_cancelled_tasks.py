@@ -14,7 +14,7 @@ from .conftest import WaitingHandler, until
 
 
 def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
-    """Cancel all tasks of the event loop except the test's, as a handler may do."""
+    """Cancel all tasks of the event loop except one, as a handler may do."""
     for task in asyncio.all_tasks() - {keep}:
         task.cancel()
 
@@ -25,7 +25,7 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
 ):
     """Cancel while outcomes wait in the reporter and in a log, and a claim is in progress."""
     test: Any = asyncio.current_task()
-    # The database repeats these jobs in the answer to a repeated claim.
+    # Jobs by request id: a repeated claim gets the same jobs.
     answers: dict[str, list[dict[str, Any]]] = {}
     claiming, logging = asyncio.Event(), asyncio.Event()
     is_cancelled = False
@@ -48,7 +48,7 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
         return harness.report(params)
 
     backend.answers |= {"claim_jobs": claim, "report_jobs": report, "log_job": log}
-    worker = harness.worker(concurrency=4)
+    worker = harness.make_worker(concurrency=4)
 
     @worker.handler("ends")
     async def ends() -> int:
@@ -63,14 +63,14 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
     async def cancels() -> None:
         nonlocal is_cancelled, late
         await logging.wait()
-        late = harness.job(job_type="ends")
+        late = harness.add_job(job_type="ends")
         harness.subscriptions.wake("default", "enqueue")
         await claiming.wait()
         is_cancelled = True
         cancel_other_tasks(keep=test)
 
     late = ""
-    jobs = [harness.job(job_type=job_type) for job_type in ("ends", "logs", "cancels")]
+    jobs = [harness.add_job(job_type=job_type) for job_type in ("ends", "logs", "cancels")]
     await worker.start()
     running = asyncio.create_task(worker.run()) if how == "run" else None
     await until(lambda: is_cancelled)
@@ -86,18 +86,18 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
 
 async def test_cancelling_the_tasks_of_a_stop_loses_no_outcome(harness, backend):
     test: Any = asyncio.current_task()
-    worker = harness.worker(shutdown_grace=30)
+    worker = harness.make_worker(shutdown_grace=30)
     handler = WaitingHandler(worker)
-    job = harness.job()
+    job = harness.add_job()
     await worker.start()
-    await handler.running()
+    await handler.wait_started()
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: handler.context.shutdown_requested)
     cancel_other_tasks(keep=test)
     await asyncio.wait({stopping}, timeout=10)
     await until(lambda: worker.name is None)
     assert harness.reported[job]["outcome"] == "released"
-    await backend.next("unregister_worker")
+    await backend.next_call("unregister_worker")
 
 
 async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness, backend):
@@ -112,9 +112,9 @@ async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness
         return harness.report(params)
 
     backend.answers["report_jobs"] = report
-    worker = harness.worker()
+    worker = harness.make_worker()
     worker.handler("resize")(lambda: 1)
-    job = harness.job()
+    job = harness.add_job()
     await worker.start()
     await reporting.wait()
     stopping = asyncio.create_task(worker.stop())
@@ -127,7 +127,7 @@ async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness
 
 async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harness, backend):
     test: Any = asyncio.current_task()
-    # The database repeats these jobs in the answer to a repeated claim.
+    # Jobs by request id: a repeated claim gets the same jobs.
     answers: dict[str, list[dict[str, Any]]] = {}
     claiming = asyncio.Event()
 
@@ -140,9 +140,9 @@ async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harnes
         return jobs
 
     backend.answers["claim_jobs"] = claim
-    worker = harness.worker()
+    worker = harness.make_worker()
     worker.handler("resize")(lambda: 1)
-    job = harness.job()
+    job = harness.add_job()
     await worker.start()
     await claiming.wait()
     stopping = asyncio.create_task(worker.stop())

@@ -19,27 +19,27 @@ from picture_queue.worker.outcomes import Completed
 from .conftest import WaitingHandler, until
 
 
-async def test_a_wake_up_leads_to_a_claim(harness):
-    worker = harness.worker()
+async def test_a_wake_up_causes_a_claim(harness):
+    worker = harness.make_worker()
 
     @worker.handler("resize")
     async def resize() -> None: ...
 
     async with worker:
         await worker._signals.idle.next()
-        job = harness.job()
+        job = harness.add_job()
         harness.subscriptions.wake("default", "enqueue")
         await worker._signals.reported.next()
     assert harness.reported[job]["outcome"] == "completed"
 
 
-async def test_a_wake_up_for_a_cancel_leads_to_a_heartbeat_at_once(harness):
-    worker = harness.worker()
+async def test_a_wake_up_for_a_cancel_causes_a_heartbeat_at_once(harness):
+    worker = harness.make_worker()
     handler = WaitingHandler(worker)
-    job = harness.job()
+    job = harness.add_job()
     async with worker:
-        await handler.running()
-        harness.beat = {"cancel": [job], "lost": []}
+        await handler.wait_started()
+        harness.heartbeat_answer = {"cancel": [job], "lost": []}
         harness.subscriptions.wake("default", "cancel")
         await worker._signals.reported.next()
     assert harness.reported[job]["outcome"] == "cancelled"
@@ -47,16 +47,16 @@ async def test_a_wake_up_for_a_cancel_leads_to_a_heartbeat_at_once(harness):
 
 
 async def test_a_worker_without_wake_ups_claims_when_a_slot_becomes_free(harness, backend):
-    worker = harness.worker(concurrency=1)
+    worker = harness.make_worker(concurrency=1)
     handler = WaitingHandler(worker)
     async with worker:
         await worker._signals.idle.next()
         harness.subscriptions.listeners["pq:queue:default"].lost()
-        harness.job()
+        harness.add_job()
         worker._supervisor._claimer.request_claim()
-        await handler.running()
-        second = harness.job()
-        handler.go.set()
+        await handler.wait_started()
+        second = harness.add_job()
+        handler.may_return.set()
         while second not in harness.reported:
             await worker._signals.reported.next()
 
@@ -73,14 +73,14 @@ async def test_the_response_to_progress_can_stop_a_handler(
         return answer
 
     backend.answers["report_progress"] = progress
-    worker = harness.worker()
+    worker = harness.make_worker()
 
     @worker.handler("resize")
     async def resize(payload: dict[str, Any], job: JobContext) -> None:
         await job.progress(10)
         await asyncio.Event().wait()
 
-    job = harness.job()
+    job = harness.add_job()
     async with worker:
         assert str((await worker._signals.outcome.next())[0]) == job
     assert harness.reported.get(job, {}).get("outcome") == outcome
@@ -92,15 +92,15 @@ async def test_a_failed_progress_call_does_not_stop_the_handler(harness, backend
         raise errors.Busy("not now")
 
     backend.answers["report_progress"] = fail
-    worker = harness.worker()
+    worker = harness.make_worker()
 
     @worker.handler("resize")
     async def resize(job: JobContext) -> int:
         await job.progress(10)
-        await backend.next("report_progress")
+        await backend.next_call("report_progress")
         return 1
 
-    job = harness.job()
+    job = harness.add_job()
     async with worker:
         await worker._signals.reported.next()
     assert harness.reported[job]["result"] == 1
@@ -108,7 +108,7 @@ async def test_a_failed_progress_call_does_not_stop_the_handler(harness, backend
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock of leases that can jump, as it seems to do after the event loop was blocked."""
+    """A clock of leases that can jump ahead, as if the event loop had been blocked."""
     jump = SimpleNamespace(seconds=0.0)
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + jump.seconds)
     monkeypatch.setattr(slots, "time", clock)
@@ -117,7 +117,7 @@ def clock(monkeypatch):
 
 async def test_jobs_held_past_their_lease_are_not_started(harness, backend, clock, monkeypatch):
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 3)
-    worker = harness.worker(concurrency=1)
+    worker = harness.make_worker(concurrency=1)
     started: list[str] = []
 
     @worker.handler("resize")
@@ -125,35 +125,35 @@ async def test_jobs_held_past_their_lease_are_not_started(harness, backend, cloc
         started.append(str(job.id))
         clock.seconds = 40
 
-    jobs = [harness.job(lease_seconds=30) for _ in range(4)]
+    jobs = [harness.add_job(lease_seconds=30) for _ in range(4)]
     async with worker:
         await worker._signals.reported.next()
-    claim = await backend.next("claim_jobs")
+    claim = await backend.next_call("claim_jobs")
     assert claim["max_jobs"] == 4
     assert started == jobs[:1]
     assert harness.reported.keys() == set(jobs[:1])
 
 
 async def test_a_last_attempt_starts_after_its_confirmation(harness, backend):
-    worker = harness.worker(concurrency=1)
+    worker = harness.make_worker(concurrency=1)
     handler = WaitingHandler(worker)
-    noting, note = asyncio.Event(), asyncio.Event()
+    confirming, may_confirm = asyncio.Event(), asyncio.Event()
 
-    async def beat(params: dict[str, Any]) -> Any:
+    async def heartbeat(params: dict[str, Any]) -> Any:
         if params["leases"]:
-            noting.set()
-            await note.wait()
-        return harness.beat
+            confirming.set()
+            await may_confirm.wait()
+        return harness.heartbeat_answer
 
-    backend.answers["heartbeat_jobs"] = beat
-    job = harness.job(confirm_start=True)
+    backend.answers["heartbeat_jobs"] = heartbeat
+    job = harness.add_job(confirm_start=True)
     async with worker:
-        await asyncio.wait_for(noting.wait(), 5)
+        await asyncio.wait_for(confirming.wait(), 5)
         assert worker._supervisor._slots.free == 0
         assert not handler.started.is_set()
-        note.set()
-        await handler.running()
-        handler.go.set()
+        may_confirm.set()
+        await handler.wait_started()
+        handler.may_return.set()
         await worker._signals.reported.next()
     assert harness.reported[job]["outcome"] == "completed"
 
@@ -161,25 +161,25 @@ async def test_a_last_attempt_starts_after_its_confirmation(harness, backend):
 async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
     harness, backend, monkeypatch
 ):
-    """Check that none is released meanwhile, although held jobs are."""
+    """Jobs held longer than MAX_HELD_SECONDS are released, but not jobs that wait for confirmation."""
     monkeypatch.setattr(slots, "MAX_HELD_SECONDS", 0.02)
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
     calls: list[int] = []
 
-    async def beat(params: dict[str, Any]) -> Any:
+    async def heartbeat(params: dict[str, Any]) -> Any:
         calls.append(len(params["leases"]))
         await asyncio.sleep(1.1 if params["leases"] else 0)
-        return harness.beat
+        return harness.heartbeat_answer
 
-    backend.answers["heartbeat_jobs"] = beat
-    worker = harness.worker(concurrency=4)
+    backend.answers["heartbeat_jobs"] = heartbeat
+    worker = harness.make_worker(concurrency=4)
     started: list[float] = []
 
     @worker.handler("resize")
     async def resize() -> None:
         started.append(time.monotonic())
 
-    jobs = [harness.job(confirm_start=True) for _ in range(8)]
+    jobs = [harness.add_job(confirm_start=True) for _ in range(8)]
     async with worker:
         await until(lambda: len(started) == 4)
         assert started[3] - started[0] < 0.5
@@ -188,42 +188,42 @@ async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
 
 
 async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(harness, backend):
-    worker = harness.worker()
+    worker = harness.make_worker()
     handler = WaitingHandler(worker)
-    noting, note = asyncio.Event(), asyncio.Event()
+    confirming, may_confirm = asyncio.Event(), asyncio.Event()
 
-    async def beat(params: dict[str, Any]) -> Any:
-        noting.set()
-        await note.wait()
-        return harness.beat
+    async def heartbeat(params: dict[str, Any]) -> Any:
+        confirming.set()
+        await may_confirm.wait()
+        return harness.heartbeat_answer
 
-    backend.answers["heartbeat_jobs"] = beat
-    job = harness.job(confirm_start=True)
+    backend.answers["heartbeat_jobs"] = heartbeat
+    job = harness.add_job(confirm_start=True)
     async with worker:
-        await asyncio.wait_for(noting.wait(), 5)
-        asyncio.get_running_loop().call_later(0.1, note.set)
+        await asyncio.wait_for(confirming.wait(), 5)
+        asyncio.get_running_loop().call_later(0.1, may_confirm.set)
     assert harness.reported[job]["outcome"] == "released"
     assert not handler.started.is_set()
 
 
 async def test_a_lease_lost_before_the_confirmation_frees_the_slot(harness, backend):
-    worker = harness.worker(concurrency=1)
+    worker = harness.make_worker(concurrency=1)
     handler = WaitingHandler(worker)
-    lost, job = harness.job(confirm_start=True), harness.job()
-    harness.beat = {"cancel": [], "lost": [lost]}
+    lost, job = harness.add_job(confirm_start=True), harness.add_job()
+    harness.heartbeat_answer = {"cancel": [], "lost": [lost]}
     async with worker:
-        await handler.running()
+        await handler.wait_started()
         assert str(handler.context.id) == job
-        handler.go.set()
+        handler.may_return.set()
         await worker._signals.reported.next()
     assert harness.reported.keys() == {job}
 
 
 async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(harness, backend):
-    worker = harness.worker()
+    worker = harness.make_worker()
     handler = WaitingHandler(worker)
-    job = harness.job(confirm_start=True)
-    harness.beat = {"cancel": [job], "lost": []}
+    job = harness.add_job(confirm_start=True)
+    harness.heartbeat_answer = {"cancel": [job], "lost": []}
     async with worker:
         await worker._signals.reported.next()
     assert harness.reported[job]["outcome"] == "cancelled"
@@ -231,15 +231,15 @@ async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(harn
 
 
 async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, backend, clock):
-    worker = harness.worker()
+    worker = harness.make_worker()
     handler = WaitingHandler(worker)
 
-    def late(params: dict[str, Any]) -> list[dict[str, Any]]:
+    def answer_late(params: dict[str, Any]) -> list[dict[str, Any]]:
         clock.seconds = 40
         return harness.claim(params)
 
-    backend.answers["claim_jobs"] = late
-    job = harness.job(lease_seconds=30)
+    backend.answers["claim_jobs"] = answer_late
+    job = harness.add_job(lease_seconds=30)
     async with worker:
         await worker._signals.reported.next()
     assert harness.reported[job]["outcome"] == "released"
@@ -247,13 +247,13 @@ async def test_a_job_received_after_the_end_of_its_lease_is_released(harness, ba
 
 
 async def test_a_job_that_cannot_be_started_does_not_affect_others(harness):
-    worker = harness.worker()
+    worker = harness.make_worker()
 
     @worker.handler("resize")
     async def resize() -> int:
         return 1
 
-    bad, good = harness.job(timeout_seconds=None), harness.job()
+    bad, good = harness.add_job(timeout_seconds=None), harness.add_job()
     async with worker:
         for _ in range(2):
             await worker._signals.reported.next()
@@ -262,7 +262,6 @@ async def test_a_job_that_cannot_be_started_does_not_affect_others(harness):
 
 
 async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, backend):
-    """Claim no job of a key before the outcome that pauses the key is written."""
     answer = asyncio.Event()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -270,31 +269,31 @@ async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, b
         return harness.report(params)
 
     backend.answers["report_jobs"] = slow
-    worker = harness.worker(concurrency=1)
+    worker = harness.make_worker(concurrency=1)
 
     @worker.handler("resize")
     async def limited() -> None:
         raise RateLimited(30, key="model:flux")
 
     async with worker:
-        harness.job()
+        harness.add_job()
         harness.subscriptions.wake("default", "enqueue")
-        params = await backend.next("report_jobs")
+        params = await backend.next_call("report_jobs")
         assert params["outcomes"][0]["pause_key"] == "model:flux"
-        while not backend.asked.empty():
-            backend.asked.get_nowait()
-        harness.job()
+        while not backend.calls.empty():
+            backend.calls.get_nowait()
+        harness.add_job()
         harness.subscriptions.wake("default", "enqueue")
         for _ in range(20):
             await asyncio.sleep(0)
-        calls = [backend.asked.get_nowait()[0] for _ in range(backend.asked.qsize())]
+        calls = [backend.calls.get_nowait()[0] for _ in range(backend.calls.qsize())]
         assert "claim_jobs" not in calls
         answer.set()
-        await backend.next("claim_jobs")
+        await backend.next_call("claim_jobs")
 
 
 async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, backend):
-    worker = harness.worker(poll_interval=0.02)
+    worker = harness.make_worker(poll_interval=0.02)
     async with worker:
         await worker._signals.idle.next()
         assert worker.is_ready
@@ -311,22 +310,22 @@ async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, backend
 async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, monkeypatch):
     # With prefetching, the number of claims would depend on the speed of the machine.
     monkeypatch.setattr(slots, "AHEAD_SECONDS", 0.0)
-    open_again = False
+    can_report = False
 
-    def fail_at_first(params: dict[str, Any]) -> Any:
-        if not open_again:
+    def report(params: dict[str, Any]) -> Any:
+        if not can_report:
             raise errors.Busy("not now")
         return harness.report(params)
 
-    backend.answers["report_jobs"] = fail_at_first
-    worker = harness.worker(concurrency=2)
+    backend.answers["report_jobs"] = report
+    worker = harness.make_worker(concurrency=2)
 
     @worker.handler("resize")
     async def resize() -> None: ...
 
     async with worker:
         for _ in range(20):
-            harness.job()
+            harness.add_job()
         for _ in range(4):
             harness.subscriptions.wake("default", "enqueue")
             await worker._signals.outcome.next()
@@ -335,21 +334,21 @@ async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, mo
         for _ in range(10):
             await asyncio.sleep(0)
         assert len(harness.jobs) == 16
-        open_again = True
+        can_report = True
         for _ in range(20):
             await worker._signals.reported.next()
 
 
-async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(claimed):
-    """The worker may have claimed the job again. Its newer report must not be replaced."""
-    job = claimed()
+async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(make_job):
+    """The worker may have claimed the job again, and must not replace its newer report."""
+    job = make_job()
     reported: list[Any] = []
     running: Any = supervisor.Supervisor.__new__(supervisor.Supervisor)
     running._slots = slots.Slots(1, lambda job: None)
     running._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
 
     async def flush() -> None:
-        running._slots.add(slots.Lease(claimed(id=job.key), 0.0))
+        running._slots.add(slots.Lease(make_job(id=job.key), 0.0))
 
     attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
     running._slots.add(slots.Lease(job, 0.0, attempt=attempt))
@@ -357,27 +356,25 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(c
     assert reported == []
 
 
-async def test_claims_continue_after_a_pausing_job_lost_its_lease_before_its_report(
-    harness, backend
-):
-    """Claims wait for the report of such a job, and there is none after its lease is lost."""
+async def test_claims_continue_after_a_job_that_pauses_a_key_loses_its_lease(harness, backend):
+    """Claims wait for the report of a job that pauses a key. After a lost lease there is none."""
 
     async def lose(params: dict[str, Any]) -> Any:
-        await asyncio.sleep(0)  # its slot is free by then, and claims are paused
+        await asyncio.sleep(0)  # Meanwhile its slot is freed and claims are paused.
         raise errors.StaleLease("another worker runs it")
 
     backend.answers["log_job"] = lose
-    worker = harness.worker(concurrency=1)
+    worker = harness.make_worker(concurrency=1)
 
     @worker.handler("resize")
     async def resize(payload: dict[str, Any], job: JobContext) -> RateLimited | None:
         if job.id != UUID(first):
             return None
         job.log("the service is busy")
-        harness.job()
+        harness.add_job()
         return RateLimited(60, key="a-service")
 
-    first = harness.job()
+    first = harness.add_job()
     async with worker:
         for _ in range(2):
             await worker._signals.outcome.next()

@@ -18,7 +18,7 @@ from .conftest import VERSION
 
 
 async def test_a_worker_registers_and_unregisters(harness, backend):
-    worker = harness.worker(name="me", queues=("default", "big"))
+    worker = harness.make_worker(name="me", queues=("default", "big"))
 
     @worker.handler("resize", queue="big", timeout=5)
     async def resize() -> None: ...
@@ -26,19 +26,19 @@ async def test_a_worker_registers_and_unregisters(harness, backend):
     assert worker.name is None
     async with worker:
         assert worker.name == "me"
-        assert await backend.next("register_worker") == {
+        assert await backend.next_call("register_worker") == {
             "worker": "me",
             "queues": ["default", "big"],
             "job_types": {"resize": {"queue": "big", "timeout_seconds": 5}},
         }
         await worker._signals.idle.next()
-    assert await backend.next("unregister_worker") == {"worker": "me"}
+    assert await backend.next_call("unregister_worker") == {"worker": "me"}
     assert worker.name is None
     assert harness.subscriptions.listeners == {}
 
 
 async def test_a_worker_can_be_started_again(harness):
-    worker = harness.worker()
+    worker = harness.make_worker()
     names = set()
     for _ in range(2):
         async with worker:
@@ -57,7 +57,7 @@ async def test_a_worker_can_be_started_again(harness):
 )
 async def test_a_worker_refuses_to_start_on_an_incompatible_schema(harness, backend, found, error):
     backend.answers["register_worker"] = lambda params: found
-    worker = harness.worker()
+    worker = harness.make_worker()
     closed: list[bool] = []
 
     async def close() -> None:
@@ -68,7 +68,7 @@ async def test_a_worker_refuses_to_start_on_an_incompatible_schema(harness, back
         await worker.run()
     assert worker.name is None
     assert closed == [True]
-    await backend.next("unregister_worker")
+    await backend.next_call("unregister_worker")
 
 
 async def test_the_start_fails_if_the_project_never_responds(harness, backend, monkeypatch):
@@ -83,7 +83,7 @@ async def test_the_start_fails_if_the_project_never_responds(harness, backend, m
     monkeypatch.setattr(supervisor, "_REGISTER_TIMEOUT", 0.5)
     async with asyncio.timeout(5):
         with pytest.raises(errors.ConnectionFailed, match="No answer"):
-            await harness.worker().run()
+            await harness.make_worker().run()
     assert len(timeouts) >= 2
     assert all(0 < timeout <= 0.5 for timeout in timeouts)
 
@@ -92,15 +92,15 @@ async def test_the_start_fails_if_the_project_never_responds(harness, backend, m
 async def test_the_start_is_retried_while_the_project_is_unreachable(
     harness, backend, error, caplog
 ):
-    faults = [error] * 3
+    failures = [error] * 3
 
     def register(params: dict[str, Any]) -> Any:
-        if faults:
-            raise faults.pop()
+        if failures:
+            raise failures.pop()
         return VERSION
 
     backend.answers["register_worker"] = register
-    worker = harness.worker()
+    worker = harness.make_worker()
     async with asyncio.timeout(10):
         async with worker:
             await worker._signals.idle.next()
@@ -113,7 +113,7 @@ async def test_a_worker_needs_a_project(monkeypatch):
         await Worker().run()
 
 
-async def test_a_worker_closes_the_client_that_it_made(monkeypatch, harness):
+async def test_a_worker_closes_the_client_that_it_created(monkeypatch, harness):
     closed: list[bool] = []
 
     async def aclose() -> None:
@@ -131,7 +131,7 @@ async def test_a_worker_closes_the_client_that_it_made(monkeypatch, harness):
 
 
 async def test_a_handler_cannot_be_added_after_the_start(harness):
-    worker = harness.worker()
+    worker = harness.make_worker()
     async with worker:
         with pytest.raises(InvalidArgument, match="'resize' was registered too late"):
             worker.handler("resize")
@@ -139,18 +139,18 @@ async def test_a_handler_cannot_be_added_after_the_start(harness):
 
 
 async def test_the_queues_of_all_handlers_are_served(harness):
-    worker = harness.worker(queues=())
+    worker = harness.make_worker(queues=())
 
     @worker.handler("resize", queue="big")
     async def resize() -> None: ...
 
     async with worker:
-        claim = await harness.backend.next("claim_jobs")
+        claim = await harness.backend.next_call("claim_jobs")
         assert claim["queues"] == ["default", "big"]
 
 
 async def test_a_warning_names_a_queue_of_a_handler_that_is_not_served(harness, caplog):
-    worker = harness.worker(queues=("small",))
+    worker = harness.make_worker(queues=("small",))
 
     @worker.handler("resize", queue="big")
     async def resize() -> None: ...
@@ -160,36 +160,36 @@ async def test_a_warning_names_a_queue_of_a_handler_that_is_not_served(harness, 
 
 
 async def test_each_claim_contains_the_weights_of_the_queues(harness):
-    worker = harness.worker(queues={"a": 3, "b": 1})
+    worker = harness.make_worker(queues={"a": 3, "b": 1})
     async with worker:
-        claim = await harness.backend.next("claim_jobs")
+        claim = await harness.backend.next_call("claim_jobs")
         assert (claim["queues"], claim["weights"]) == (["a", "b"], [3, 1])
 
 
-async def test_a_wake_up_for_maintenance_leads_to_no_claim(harness, backend):
-    async with harness.worker(name="me") as worker:
+async def test_a_wake_up_for_maintenance_does_not_cause_a_claim(harness, backend):
+    async with harness.make_worker(name="me") as worker:
         await worker._signals.maintained.next()
         await worker._signals.idle.next()
         await worker._signals.heartbeat_answered.next()
-        while not backend.asked.empty():
-            backend.asked.get_nowait()
+        while not backend.calls.empty():
+            backend.calls.get_nowait()
         harness.subscriptions.wake("default", "maintain")
         await worker._signals.maintained.next()
-        assert backend.asked.get_nowait() == ("maintain_jobs", {"force": False, "worker": "me"})
-        assert backend.asked.empty()
+        assert backend.calls.get_nowait() == ("maintain_jobs", {"force": False, "worker": "me"})
+        assert backend.calls.empty()
 
 
 async def test_wake_ups_for_maintenance_are_ignored_without_the_lease(harness, backend):
     backend.answers["maintain_jobs"] = lambda params: {"leased": False, "next_in": 60}
-    async with harness.worker() as worker:
+    async with harness.make_worker() as worker:
         await worker._signals.maintained.next()
         await worker._signals.idle.next()
         await worker._signals.heartbeat_answered.next()
-        while not backend.asked.empty():
-            backend.asked.get_nowait()
+        while not backend.calls.empty():
+            backend.calls.get_nowait()
         harness.subscriptions.wake("default", "maintain")
         for _ in range(20):
             await asyncio.sleep(0)
-        assert backend.asked.empty()
+        assert backend.calls.empty()
         harness.subscriptions.wake("default", "take over")
         await worker._signals.maintained.next()

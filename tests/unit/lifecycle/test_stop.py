@@ -1,4 +1,4 @@
-"""The stop of a worker: signals, grace period, event loops and callbacks."""
+"""Stopping a worker: signals, grace period, event loops and callbacks."""
 
 import asyncio
 import gc
@@ -19,35 +19,35 @@ from .conftest import VERSION, Harness, WaitingHandler, until
 
 
 async def test_a_signal_lets_running_jobs_finish(harness):
-    worker = harness.worker()
+    worker = harness.make_worker()
     handler = WaitingHandler(worker)
-    job = harness.job()
+    job = harness.add_job()
     running = asyncio.create_task(worker.run())
-    await handler.running()
+    await handler.wait_started()
     os.kill(os.getpid(), signal.SIGTERM)
     await until(lambda: handler.context.shutdown_requested)
-    handler.go.set()
+    handler.may_return.set()
     await asyncio.wait_for(running, 5)
     assert harness.reported[job]["outcome"] == "completed"
 
 
 async def test_a_job_that_does_not_finish_in_the_grace_period_is_released(harness):
-    worker = harness.worker(shutdown_grace=0)
+    worker = harness.make_worker(shutdown_grace=0)
     handler = WaitingHandler(worker)
-    job = harness.job()
+    job = harness.add_job()
     async with worker:
-        await handler.running()
+        await handler.wait_started()
     assert harness.reported[job]["outcome"] == "released"
     assert not handler.context.cancel_requested
 
 
 async def test_a_second_signal_stops_without_a_grace_period(harness):
-    worker = harness.worker(shutdown_grace=3600)
+    worker = harness.make_worker(shutdown_grace=3600)
     go = asyncio.Event()
     started = asyncio.Event()
 
     @worker.handler("resize")
-    async def stubborn() -> None:
+    async def ignore_cancellation() -> None:
         started.set()
         while not go.is_set():
             try:
@@ -55,7 +55,7 @@ async def test_a_second_signal_stops_without_a_grace_period(harness):
             except asyncio.CancelledError:
                 continue
 
-    job = harness.job()
+    job = harness.add_job()
     running = asyncio.create_task(worker.run())
     await asyncio.wait_for(started.wait(), 5)
     os.kill(os.getpid(), signal.SIGINT)
@@ -71,13 +71,13 @@ async def test_a_signal_before_the_first_response_stops_the_worker(harness, back
         await asyncio.Event().wait()
 
     backend.answers["register_worker"] = never
-    running = asyncio.create_task(harness.worker().run())
-    await backend.next("register_worker")
+    running = asyncio.create_task(harness.make_worker().run())
+    await backend.next_call("register_worker")
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(running, 5)
 
 
-async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(backend, row):
+async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(backend, make_row):
     received: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
@@ -85,7 +85,7 @@ async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(back
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        workers = [Harness(type(backend)(), row).worker() for _ in range(3)]
+        workers = [Harness(type(backend)(), make_row).make_worker() for _ in range(3)]
         third = workers.pop()
         running = [asyncio.create_task(worker.run()) for worker in workers]
         for worker in workers:
@@ -107,7 +107,7 @@ async def test_the_third_signal_reaches_the_previous_handler(harness):
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        worker = harness.worker()
+        worker = harness.make_worker()
         running = asyncio.create_task(worker.run())
         await worker._signals.idle.next()
         for _ in range(3):
@@ -120,7 +120,7 @@ async def test_the_third_signal_reaches_the_previous_handler(harness):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
-    worker = harness.worker()
+    worker = harness.make_worker()
     running = asyncio.create_task(worker.run())
     await worker._signals.idle.next()
     reader, writer = os.pipe()
@@ -129,7 +129,7 @@ async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
         # A signal before this point is lost, because Python discards it after a fork.
         os.write(writer, b"!")
         for _ in range(1000):
-            time.sleep(0.01)  # noqa: ASYNC251 - a signal just before pause() would not end it
+            time.sleep(0.01)  # noqa: ASYNC251 - pause() misses a signal that arrives just before it
         os._exit(0)
     await asyncio.to_thread(os.read, reader, 1)
     os.kill(child, signal.SIGTERM)
@@ -142,13 +142,13 @@ async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
     await asyncio.wait_for(running, 5)
 
 
-async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, row):
-    other = Harness(type(backend)(), row)
+async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, make_row):
+    other = Harness(type(backend)(), make_row)
     started = threading.Event()
 
     def work() -> None:
         async def main() -> None:
-            worker = other.worker()
+            worker = other.make_worker()
             running = asyncio.ensure_future(worker.run())
             await worker._signals.idle.next()
             started.set()
@@ -156,7 +156,7 @@ async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, 
 
         asyncio.run(main())
 
-    worker = harness.worker()
+    worker = harness.make_worker()
     running = asyncio.create_task(worker.run())
     await worker._signals.idle.next()
     thread = asyncio.get_running_loop().run_in_executor(None, work)
@@ -165,15 +165,15 @@ async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, 
     await asyncio.wait_for(asyncio.gather(running, thread), 5)
 
 
-async def test_a_stop_before_the_run_ends_it(harness, backend):
-    worker = harness.worker()
+async def test_a_run_after_a_stop_ends_at_once(harness, backend):
+    worker = harness.make_worker()
     await worker.stop()
     await asyncio.wait_for(worker.run(), 5)
-    assert backend.asked.empty()
+    assert backend.calls.empty()
 
 
-async def test_a_stop_before_the_first_step_of_a_run_ends_it(harness):
-    worker = harness.worker()
+async def test_a_stop_before_the_first_step_of_a_run_ends_the_run(harness):
+    worker = harness.make_worker()
     for _ in range(2):
         running = asyncio.create_task(worker.run())
         await worker.stop()
@@ -181,32 +181,32 @@ async def test_a_stop_before_the_first_step_of_a_run_ends_it(harness):
 
 
 def test_a_worker_can_run_again_in_another_event_loop(harness, backend):
-    worker = harness.worker()
+    worker = harness.make_worker()
 
     @worker.handler("resize")
     async def resize() -> None: ...
 
     async def main() -> None:
-        backend.asked = asyncio.Queue()
+        backend.calls = asyncio.Queue()
         watch(worker)
-        job = harness.job()
+        job = harness.add_job()
         running = asyncio.create_task(worker.run())
         await worker._signals.reported.next()
         assert harness.reported[job]["outcome"] == "completed"
         await worker.stop()
         await asyncio.wait_for(running, 5)
-        await worker.stop()  # A second stop, as cleanup code makes it, does not stop the next run.
+        await worker.stop()  # A second stop() does not affect the next run.
 
     for _ in range(3):
         asyncio.run(main())
 
 
 def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, backend):
-    worker = harness.worker()
+    worker = harness.make_worker()
     backend.answers["unregister_worker"] = never  # The cancelled worker cannot stop in time.
 
     async def abandon() -> None:
-        backend.asked = asyncio.Queue()
+        backend.calls = asyncio.Queue()
         await worker.start()
         asyncio.get_running_loop().stop()
         await asyncio.sleep(0)
@@ -224,7 +224,7 @@ def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, backend
         watch(worker)
         async with worker:
             await worker._signals.idle.next()
-            # The collection ends the coroutines that the closed event loop left behind.
+            # Garbage collection closes the coroutines of the closed event loop.
             gc.collect()
             assert worker.is_ready
 
@@ -232,7 +232,7 @@ def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, backend
 
 
 async def test_a_worker_runs_in_one_event_loop_at_a_time(harness):
-    async with harness.worker() as worker:
+    async with harness.make_worker() as worker:
         loop = asyncio.get_running_loop()
         for method in (worker.start, worker.stop, worker.run):
             with pytest.raises(InvalidArgument, match="runs in another event loop"):
@@ -259,10 +259,10 @@ async def test_a_stop_during_the_start_leaves_nothing_registered(
 
     backend.answers["register_worker"] = register
     backend.answers["unregister_worker"] = lambda params: registered.discard(params["worker"])
-    worker = harness.worker()
-    harness.job()
+    worker = harness.make_worker()
+    harness.add_job()
     running = asyncio.create_task(worker.run())
-    await backend.next("register_worker")
+    await backend.next_call("register_worker")
     if how == "stop":
         stopping = asyncio.create_task(worker.stop())
     elif how == "cancel":
@@ -278,10 +278,10 @@ async def test_a_stop_during_the_start_leaves_nothing_registered(
     if how == "stop":
         await asyncio.wait_for(stopping, 5)
     assert registered == set()
-    await backend.next("unregister_worker")
+    await backend.next_call("unregister_worker")
 
 
-async def test_a_stopped_start_returns(harness, backend):
+async def test_a_start_returns_when_the_worker_is_stopped(harness, backend):
     go = asyncio.Event()
 
     async def register(params: dict[str, Any]) -> Any:
@@ -289,12 +289,12 @@ async def test_a_stopped_start_returns(harness, backend):
         return VERSION
 
     backend.answers["register_worker"] = register
-    worker = harness.worker()
+    worker = harness.make_worker()
     starting = asyncio.create_task(worker.start())
-    await backend.next("register_worker")
+    await backend.next_call("register_worker")
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: worker._stopping is not None)
-    again = asyncio.create_task(worker.start())  # The start waits for the stop to end.
+    again = asyncio.create_task(worker.start())  # This start waits for the end of the stop.
     go.set()
     await asyncio.wait_for(asyncio.gather(starting, stopping, again), 5)
     assert worker.name is not None
@@ -302,7 +302,7 @@ async def test_a_stopped_start_returns(harness, backend):
 
 
 async def test_a_run_ends_when_the_worker_is_stopped(harness):
-    worker = harness.worker()
+    worker = harness.make_worker()
     running = asyncio.create_task(worker.run())
     await worker._signals.idle.next()
     await asyncio.gather(worker.stop(), worker.stop())
@@ -310,7 +310,7 @@ async def test_a_run_ends_when_the_worker_is_stopped(harness):
 
 
 async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, backend):
-    worker = harness.worker()
+    worker = harness.make_worker()
     handler = WaitingHandler(worker)
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -319,9 +319,9 @@ async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, 
         return harness.claim(params)
 
     backend.answers["claim_jobs"] = slow
-    job = harness.job()
+    job = harness.add_job()
     await worker.start()
-    await backend.next("claim_jobs")
+    await backend.next_call("claim_jobs")
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: not harness.subscriptions.listeners)
     answer.set_result(None)
@@ -332,7 +332,7 @@ async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, 
 
 async def test_every_stop_callback_is_called_even_if_another_fails(harness, caplog, monkeypatch):
     monkeypatch.setattr("picture_queue.worker.worker._CLOSE_TIMEOUT", 0.01)
-    worker = harness.worker()
+    worker = harness.make_worker()
     closed: list[str] = []
 
     async def fail() -> None:
@@ -344,7 +344,7 @@ async def test_every_stop_callback_is_called_even_if_another_fails(harness, capl
     async def hang() -> None:
         await asyncio.Event().wait()
 
-    async def hang_on() -> None:
+    async def hang_despite_cancellation() -> None:
         while True:
             try:
                 await asyncio.sleep(60)
@@ -354,7 +354,14 @@ async def test_every_stop_callback_is_called_even_if_another_fails(harness, capl
     async def close() -> None:
         closed.append("closed")
 
-    for callback in (fail, exit_, hang, hang_on, close, lambda: closed.append("sync")):
+    for callback in (
+        fail,
+        exit_,
+        hang,
+        hang_despite_cancellation,
+        close,
+        lambda: closed.append("sync"),
+    ):
         worker.after_stop(callback)
     async with worker:
         pass

@@ -1,7 +1,7 @@
 """The worker of the suite: ``picture-queue worker --app app:worker``.
 
-Environment: ``SUITE_SETTINGS``, a JSON object of worker settings, and ``SUITE_MUTATION``, the
-isolation to remove.
+Environment: ``SUITE_SETTINGS`` is a JSON object of worker settings. ``SUITE_MUTATION`` names the
+mutation to apply, if any.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ worker = Worker(settings=WorkerSettings(**json.loads(os.environ["SUITE_SETTINGS"
 
 @worker.handler("ordinary")
 async def ordinary(payload: dict[str, Any], job: JobContext) -> int:
-    """Run for a moment, so that other jobs run meanwhile, or for the seconds of the payload."""
+    """Run for the seconds in the payload, or briefly, so that other jobs run meanwhile."""
     await asyncio.sleep(payload.get("seconds", 0.05))
     result: int = payload["n"]
     return result

@@ -13,7 +13,7 @@ TRANSPORTS = ("http", "direct")
 
 
 def environment(stack: Any, transport: str) -> dict[str, str]:
-    """Return the environment of a worker with direct access to the project."""
+    """Return the environment of a worker that connects without a proxy."""
     if transport == "direct":
         return {"PICTURE_QUEUE_DATABASE_URL": stack.db_url}
     return {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
@@ -24,23 +24,25 @@ Start = Callable[..., tuple[str, Process]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a worker on its own queue, for this test."""
+    """Return a function that starts a worker with a new queue for this test."""
     processes: list[Process] = []
 
-    def run(env: dict[str, str], mutation: str = "", **settings: Any) -> tuple[str, Process]:
+    def start_worker(
+        env: dict[str, str], mutation: str = "", **settings: Any
+    ) -> tuple[str, Process]:
         queue = f"isolation-{uuid4().hex[:8]}"
         log = tmp_path / f"worker-{len(processes)}.log"
         processes.append(Process(env, {"queues": [queue], **settings}, log, mutation))
         return queue, processes[-1]
 
-    yield run
+    yield start_worker
     for process in processes:
         process.kill()
 
 
 @pytest.fixture(scope="module")
 def shared(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One worker for each transport, shared by the tests of a module until a test fails."""
+    """One worker for each transport, which the tests of a module share until a test fails."""
     workers: dict[str, tuple[str, Process]] = {}
     directory = tmp_path_factory.mktemp("isolation")
 

@@ -1,4 +1,4 @@
-"""The flow of each test: bad and ordinary jobs run together in one worker."""
+"""The steps of each test: bad and ordinary jobs run together in one worker."""
 
 from typing import Any
 from uuid import UUID
@@ -47,11 +47,11 @@ async def run(world: World, kind: Kind) -> None:
         rows = [dict(row) for row in await world.rows(bad)]
         raise type(error)(f"{rows}: {error}") from None
     if kind.is_stopped:
-        await world.worker.stop(world.guard)
+        await world.worker.stop(world.wait_timeout)
     if kind.pattern:
         await world.expect_reason(bad, kind.pattern)
     await kind.check_reason(world, bad)
     # Cancel the jobs that are left, so that they do not run during the next test.
     await world.service.jobs.change("cancel", queue=world.queue)
-    # Other tests read all jobs of this database, and cannot decode the spoiled payloads.
+    # Other tests read all jobs of this database, and could not decode the spoiled payloads.
     await world.db.execute("update job_queue set payload = '{}' where id = any($1)", bad)

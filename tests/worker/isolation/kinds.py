@@ -49,12 +49,12 @@ class Kind:
         job: The bad job.
         count: The number of bad jobs. By default there is one for each slot, so that no ordinary
             job could run if the bad jobs never freed their slots.
-        state: The state that a bad job must reach while ordinary jobs run.
-        pattern: A regular expression that must match its row, its history or the log.
+        state: A check of the row: the state that a bad job must reach while ordinary jobs run.
+        pattern: A regular expression that must match the row, the history or a log line of the job.
         spoil: A step that makes the enqueued jobs bad before they may start.
         check_reason: A step that checks that the reason is reported, in addition to `pattern`.
-        settings: Settings of the worker, which then runs only this kind of jobs.
-        is_stopped: True to test that the worker stops; it then runs only this kind of jobs.
+        settings: Settings of the worker. With settings, the worker runs only this kind of job.
+        is_stopped: True to test that the worker stops. The worker then runs only this kind of job.
     """
 
     name: str
@@ -83,7 +83,7 @@ def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -
 HUGE = ("result of 100 MB", "raises 10 MB of text")
 TEXT_FAILURES = {
     "__str__ raises": "UnreadableText",
-    "raises without end": "RecursionError",
+    "recurses without end": "RecursionError",
 }
 
 HANDLERS = (
@@ -98,23 +98,24 @@ HANDLERS = (
 )  # fmt: skip
 
 HARM = (
-    Kind("cancels the tasks of others",
-         bad("cancels the tasks of others", after=0), state=has_ended),
-    Kind("waits for the tasks of others",
-         bad("waits for the tasks of others", timeout=0.1, after=0), pattern="did not end within"),
+    Kind("cancels tasks of other jobs",
+         bad("cancels tasks of other jobs", after=0), state=has_ended),
+    Kind("waits for tasks of other jobs",
+         bad("waits for tasks of other jobs", timeout=0.1, after=0), pattern="did not end within"),
     Kind("leaves callbacks that raise", bad("leaves callbacks that raise"), state=has_ended),
     Kind("returns in a fork", bad("returns in a fork"), count=1, state=has_ended),
 )  # fmt: skip
 
 STUCK = (
-    Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=is_running,
+    Kind("ignores cancellation",
+         bad("ignores cancellation", timeout=0.3), count=1, state=is_running,
          pattern="has not stopped|still runs|did not end", is_stopped=True),
-    Kind("swallows cancels at the stop", bad("swallows cancels"), count=1, state=is_running,
+    Kind("ignores cancellation at the stop", bad("ignores cancellation"), count=1, state=is_running,
          pattern="has not stopped|still runs|not end|released|gave", is_stopped=True),
-    Kind("leaves a task that swallows cancels", bad("leaves a task that swallows cancels"),
+    Kind("leaves a task that ignores cancellation", bad("leaves a task that ignores cancellation"),
          state=has_ended, is_stopped=True),
-    Kind("waits in a thread of asyncio for ever",
-         bad("waits in a thread of asyncio for ever", timeout=0.3), count=1,
+    Kind("waits in a thread of asyncio forever",
+         bad("waits in a thread of asyncio forever", timeout=0.3), count=1,
          pattern="did not end within", is_stopped=True),
     Kind("never ends in its thread",
          bad(misbehaviour.NEVER_ENDS, "bad-thread", timeout=0.3), count=1,
@@ -143,7 +144,7 @@ RESULTS = tuple(
 
 
 def spoil_payload(sql: str) -> Step:
-    """Write a payload directly into the rows of the jobs, where no check refuses it."""
+    """Return a step that writes a payload directly into the rows, which bypasses all checks."""
 
     async def spoil(world: World, bad: Sequence[UUID]) -> None:
         await world.db.execute(f"update job_queue set payload = {sql} where id = any($1)", bad)
@@ -171,7 +172,7 @@ REFUSAL = "a trigger of the user refuses it"
 
 
 def add_trigger(condition: str) -> Step:
-    """Add a trigger that refuses some updates of the bad jobs, as a user's trigger may do."""
+    """Return a step that adds a trigger, which refuses some updates as a user's trigger may do."""
 
     async def spoil(world: World, bad: Sequence[UUID]) -> None:
         name = f"refuse_{world.queue.replace('-', '_')}"
@@ -195,11 +196,11 @@ async def drop_trigger(world: World, bad: Sequence[UUID]) -> None:
     expect(REFUSAL in texts, f"{REFUSAL!r} is not reported: {texts[-3000:]}")
 
 
+PAUSED_KEY = "isolation-paused"
+
+
 async def pause_key(world: World, bad: Sequence[UUID]) -> None:
     await world.service.limits.pause(PAUSED_KEY)
-
-
-PAUSED_KEY = "isolation-paused"
 
 
 async def check_explanation(world: World, bad: Sequence[UUID]) -> None:
@@ -220,5 +221,6 @@ SETTINGS = (
          state=is_pending, spoil=pause_key, check_reason=check_explanation),
     Kind("job type without a handler", {"job_type": "unknown-to-all"}, state=is_pending,
          check_reason=check_explanation),
-    Kind("timeout of a millisecond", bad("swallows cancels", timeout=0.001), pattern="did not end"),
+    Kind("timeout of a millisecond",
+         bad("ignores cancellation", timeout=0.001), pattern="did not end"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The bad handlers; the worker of the suite runs them, and the tests read their names."""
+"""The bad handlers. The worker of the suite runs them, and the tests use their names."""
 
 import asyncio
 import itertools
@@ -22,21 +22,21 @@ class CustomBaseException(BaseException):
     """An exception that does not derive from `Exception`."""
 
 
-def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
+def make_raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
     def run() -> NoReturn:
         raise error()
 
     return run
 
 
-def with_property(name: str) -> Callable[[], NoReturn]:
+def make_raiser_with_failing_property(name: str) -> Callable[[], NoReturn]:
     """Return a function that raises an exception with a property that raises."""
 
     def broken(self: object) -> NoReturn:
         raise KeyError("Retry-After")
 
     kind = type("Throttled", (Exception,), {name: property(broken)})
-    return raiser(lambda: kind(REASON))
+    return make_raiser(lambda: kind(REASON))
 
 
 class UnreadableText(Exception):
@@ -56,38 +56,38 @@ def recurse() -> NoReturn:
     recurse()
 
 
-# Exceptions by name: a plain function, called in an async handler or in a thread.
+# Functions that raise. An async handler calls them, or a handler in a thread.
 RAISES: dict[str, Callable[[], NoReturn]] = {
-    "raises BaseException": raiser(lambda: CustomBaseException(REASON)),
-    "raises a group of BaseException": raiser(
+    "raises BaseException": make_raiser(lambda: CustomBaseException(REASON)),
+    "raises a group of BaseException": make_raiser(
         lambda: BaseExceptionGroup("both", [CustomBaseException(REASON), ValueError("no")])
     ),
-    "raises KeyboardInterrupt": raiser(lambda: KeyboardInterrupt(REASON)),
-    "raises GeneratorExit": raiser(lambda: GeneratorExit(REASON)),
-    "raises StopIteration": raiser(lambda: StopIteration(REASON)),
-    "raises StopAsyncIteration": raiser(lambda: StopAsyncIteration(REASON)),
-    "raises CancelledError": raiser(lambda: asyncio.CancelledError(REASON)),
+    "raises KeyboardInterrupt": make_raiser(lambda: KeyboardInterrupt(REASON)),
+    "raises GeneratorExit": make_raiser(lambda: GeneratorExit(REASON)),
+    "raises StopIteration": make_raiser(lambda: StopIteration(REASON)),
+    "raises StopAsyncIteration": make_raiser(lambda: StopAsyncIteration(REASON)),
+    "raises CancelledError": make_raiser(lambda: asyncio.CancelledError(REASON)),
     "calls sys.exit": lambda: sys.exit(REASON),
-    "raises without end": recurse,
-    "raises 10 MB of text": raiser(lambda: ValueError(REASON + "x" * 10_000_000)),
-    "raises a lone surrogate": raiser(lambda: ValueError(REASON + "\ud83d\x00")),
-    "property retry_after raises": with_property("retry_after"),
-    "property retryable raises": with_property("retryable"),
-    "property counts raises": with_property("counts"),
-    "property public raises": with_property("public"),
-    "property __notes__ raises": with_property("__notes__"),
-    "__str__ raises": raiser(UnreadableText),
-    "retry with an exception as its reason": raiser(
+    "recurses without end": recurse,
+    "raises 10 MB of text": make_raiser(lambda: ValueError(REASON + "x" * 10_000_000)),
+    "raises a lone surrogate": make_raiser(lambda: ValueError(REASON + "\ud83d\x00")),
+    "property retry_after raises": make_raiser_with_failing_property("retry_after"),
+    "property retryable raises": make_raiser_with_failing_property("retryable"),
+    "property counts raises": make_raiser_with_failing_property("counts"),
+    "property public raises": make_raiser_with_failing_property("public"),
+    "property __notes__ raises": make_raiser_with_failing_property("__notes__"),
+    "__str__ raises": make_raiser(UnreadableText),
+    "retry with an exception as its reason": make_raiser(
         lambda: Retry(reason=ValueError(REASON))  # type: ignore[arg-type]
     ),
 }
 
-# Waits that are too long: the job waits, or fails with the reason.
+# Delays that are out of range: the job waits, or fails with the reason.
 WAITS: dict[str, Callable[[], object]] = {
     "snooze until the last moment": lambda: Snooze(until=datetime.max),
     "snooze until the first moment": lambda: Snooze(until=datetime.min),
     "snooze of a year and more": lambda: Snooze(seconds=40_000_000),
-    "retry after an epoch": raiser(lambda: Epoch(REASON)),
+    "delay that is a time since the epoch": make_raiser(lambda: Epoch(REASON)),
 }
 
 
@@ -98,7 +98,7 @@ def nested(depth: int) -> list[Any]:
     return value
 
 
-def circle() -> list[Any]:
+def circular_list() -> list[Any]:
     value: list[Any] = []
     value.append(value)
     return value
@@ -109,14 +109,14 @@ async def generate() -> AsyncIterator[int]:
 
 
 class BrokenModel(BaseModel):
-    """A value whose own serialiser raises."""
+    """A value whose serialiser raises."""
 
     @model_serializer
     def serialise(self) -> dict[str, Any]:
         raise RuntimeError(REASON)
 
 
-# Results that the database cannot store or a client cannot read.
+# Results that the database cannot store or that a client cannot read.
 RESULTS: dict[str, Callable[[], object]] = {
     "result that is not JSON": object,
     "result whose serialiser raises": BrokenModel,
@@ -128,8 +128,8 @@ RESULTS: dict[str, Callable[[], object]] = {
     "result with infinity": lambda: {"a": [float("-inf")]},
     "result with a lone surrogate": lambda: "\ud83d",
     "result with U+0000": lambda: "a\x00b",
-    "result that is no UTF-8": lambda: b"\xff\xfe",
-    "result that holds itself": circle,
+    "result that is not UTF-8": lambda: b"\xff\xfe",
+    "circular result": circular_list,
     "result nested 3,000 times": lambda: nested(3000),
     "result with a number of 5,000 digits": lambda: 10**5000,
     "result with a decimal beyond floats": lambda: Decimal("1e5000"),
@@ -140,7 +140,7 @@ RESULTS: dict[str, Callable[[], object]] = {
 }
 
 
-async def cancel_tasks_of_others() -> str:
+async def cancel_tasks_of_other_jobs() -> str:
     """Cancel the tasks of all other jobs."""
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task() and "ordinary" in task.get_name():
@@ -148,43 +148,43 @@ async def cancel_tasks_of_others() -> str:
     return "done"
 
 
-async def wait_for_tasks_of_others() -> None:
-    """Wait for the tasks of all other jobs, so that a cancellation would reach them too."""
+async def wait_for_tasks_of_other_jobs() -> None:
+    """Wait for the tasks of all other jobs, so that a cancellation of this task reaches them."""
     tasks = [task for task in asyncio.all_tasks() if "ordinary" in task.get_name()]
     await asyncio.gather(*tasks, asyncio.Event().wait())
 
 
 async def leave_callback_that_raises() -> str:
-    """Raise in callbacks of the event loop and in a finalizer."""
+    """Leave callbacks and a finalizer that raise."""
 
     class Finalized:
         def __del__(self) -> None:
             raise CustomBaseException(REASON)
 
     loop = asyncio.get_running_loop()
-    loop.call_soon(raiser(lambda: ValueError(REASON)))
+    loop.call_soon(make_raiser(lambda: ValueError(REASON)))
     task = asyncio.current_task()
     assert task is not None
-    task.add_done_callback(lambda task: raiser(lambda: ValueError(REASON))())
+    task.add_done_callback(lambda task: make_raiser(lambda: ValueError(REASON))())
     Finalized()
     return "done"
 
 
 async def fork() -> int:
-    """Return in a child process too."""
+    """Fork and return in both processes."""
     return os.fork()
 
 
 # Handlers that harm other jobs.
 HARM: dict[str, Callable[[], Awaitable[object]]] = {
-    "cancels the tasks of others": cancel_tasks_of_others,
-    "waits for the tasks of others": wait_for_tasks_of_others,
+    "cancels tasks of other jobs": cancel_tasks_of_other_jobs,
+    "waits for tasks of other jobs": wait_for_tasks_of_other_jobs,
     "leaves callbacks that raise": leave_callback_that_raises,
     "returns in a fork": fork,
 }
 
 
-async def swallow_cancels() -> NoReturn:
+async def ignore_cancellation() -> NoReturn:
     """Ignore cancellations."""
     while True:
         try:
@@ -194,35 +194,35 @@ async def swallow_cancels() -> NoReturn:
 
 
 async def leave_task() -> None:
-    task = asyncio.create_task(swallow_cancels())
-    _LEFT.append(task)
+    task = asyncio.create_task(ignore_cancellation())
+    _LEFT_TASKS.append(task)
     await asyncio.sleep(0.01)
 
 
-_LEFT: list["asyncio.Task[Any]"] = []
+_LEFT_TASKS: list["asyncio.Task[Any]"] = []
 
 
 async def block_loop() -> str:
-    time.sleep(BLOCKED)  # noqa: ASYNC251 - the fault
+    time.sleep(BLOCK_SECONDS)  # noqa: ASYNC251 - this is the misbehaviour
     return "done"
 
 
-BLOCKED = 8.0  # seconds, several leases
+BLOCK_SECONDS = 8.0  # Longer than several leases.
 
 
 async def block_in_executor() -> None:
     await asyncio.to_thread(threading.Event().wait)
 
 
-# Handlers that do not end, or keep others from running.
+# Handlers that do not end, or that keep other handlers from running.
 STUCK: dict[str, Callable[[], Awaitable[object]]] = {
-    "swallows cancels": swallow_cancels,
-    "leaves a task that swallows cancels": leave_task,
-    "waits in a thread of asyncio for ever": block_in_executor,
+    "ignores cancellation": ignore_cancellation,
+    "leaves a task that ignores cancellation": leave_task,
+    "waits in a thread of asyncio forever": block_in_executor,
     "blocks the event loop": block_loop,
 }
 NEVER_ENDS = "never ends in its thread"
-HARMLESS = "does nothing wrong itself"
+HARMLESS = "returns at once"
 
 
 async def misbehave(name: str, job: JobContext) -> object:

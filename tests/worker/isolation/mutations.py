@@ -1,7 +1,7 @@
-"""Isolations of the worker, and a mutation that removes each. The worker of the suite imports them.
+"""Mutations of the worker: each removes one mechanism that isolates jobs from each other.
 
-Each mutation replaces functions of the worker. A mutation fails if its function no longer exists.
-Then this list must be changed with the worker.
+The worker of the suite imports this module. A mutation replaces functions of the worker, and fails
+if a function no longer exists. In that case, adapt the mutation to the changed worker.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from picture_queue.worker import worker as worker_module
 
 
 def replace(owner: object, name: str, new: Callable[..., Any]) -> Callable[..., Any]:
-    """Replace a function and return the old one. `new` makes the replacement from it."""
+    """Replace a function of `owner` with `new`, and return the old function."""
     old: Callable[..., Any] = getattr(owner, name)
     setattr(owner, name, new)
     return old
 
 
 def catch_no_base_exception() -> None:
-    """Let a BaseException of a handler leave its attempt."""
+    """Do not catch a BaseException of a handler in its attempt."""
 
     def outcome_of_error(self: Any, error: BaseException) -> Any:
         if not isinstance(error, Exception):
@@ -35,12 +35,12 @@ def catch_no_base_exception() -> None:
 
 
 def read_properties_unguarded() -> None:
-    """Read the attributes of exceptions without a guard."""
+    """Read the attributes of exceptions without catching their errors."""
     replace(verdicts_module, "_attribute", lambda error, name: getattr(error, name, None))
     replace(verdicts_module, "from_error", verdicts_module._outcome_of)
 
 
-def leave_waits_unbounded() -> None:
+def send_delays_without_limits() -> None:
     """Send delays exactly as the handler set them."""
     replace(verdicts_module, "wait_seconds", lambda value: value)
     replace(verdicts_module, "wait_until", lambda at: at.isoformat())
@@ -52,13 +52,13 @@ def let_handlers_cancel_others() -> None:
 
 
 def store_any_json() -> None:
-    """Send results that no client can read, and do not fail a job whose outcome is refused."""
+    """Send results that no client can read, and do not fail jobs whose outcome is refused."""
     replace(verdicts_module, "plain_result", lambda value: (value, 0))
     replace(reporter.Reporter, "_fail_job", lambda self, report, error: None)
 
 
 def read_all_or_nothing() -> None:
-    """Parse an answer completely or not at all."""
+    """Refuse a whole answer if one field cannot be parsed."""
 
     def members(text: str) -> Any:
         raise ValueError("The answer cannot be read")
@@ -66,37 +66,37 @@ def read_all_or_nothing() -> None:
     replace(unreadable, "_split_members", members)
 
 
-def beat_in_the_event_loop() -> None:
+def send_heartbeats_in_the_event_loop() -> None:
     """Let heartbeats wait for the event loop of the handlers."""
 
     def beat(self: Any, *args: Any) -> Any:
-        ran = threading.Event()
-        self._notify(ran.set)
-        ran.wait()
+        loop_ran = threading.Event()
+        self._notify(loop_ran.set)
+        loop_ran.wait()
         return old(self, *args)
 
     old = replace(heartbeat.HeartbeatLoop, "_beat", beat)
 
 
-def name_no_blocker() -> None:
+def do_not_watch_the_event_loop() -> None:
     """Do not watch the event loop."""
     replace(loop_monitor.LoopMonitor, "check", lambda self, limit: None)
 
 
 def wait_for_stuck_handlers() -> None:
-    """Give a handler that does not stop an hour of grace."""
+    """Wait an hour for a handler that does not stop."""
     for module in (executor, supervisor):
         assert module.CLEANUP_TIMEOUT
         module.CLEANUP_TIMEOUT = 3600.0  # type: ignore[misc]
 
 
 def wait_for_stuck_tasks() -> None:
-    """Let the end of the event loop wait for tasks that ignore their cancellation."""
+    """At the end of the event loop, wait for tasks that ignore their cancellation."""
     replace(tasks, "abandon", lambda task: None)
 
 
 def wait_for_stuck_threads() -> None:
-    """Let the end of the event loop wait for threads."""
+    """At the end of the event loop, wait for threads."""
     replace(worker_module, "use_daemon_threads", lambda concurrency: None)
 
 
@@ -110,12 +110,12 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     for mutation in (
         catch_no_base_exception,
         read_properties_unguarded,
-        leave_waits_unbounded,
+        send_delays_without_limits,
         let_handlers_cancel_others,
         store_any_json,
         read_all_or_nothing,
-        beat_in_the_event_loop,
-        name_no_blocker,
+        send_heartbeats_in_the_event_loop,
+        do_not_watch_the_event_loop,
         wait_for_stuck_handlers,
         wait_for_stuck_tasks,
         wait_for_stuck_threads,
@@ -125,6 +125,6 @@ MUTATIONS: dict[str, Callable[[], None]] = {
 
 
 def apply(name: str) -> None:
-    """Remove the isolation of this name, and print it."""
+    """Apply the mutation of this name, and print the name."""
     MUTATIONS[name]()
-    print("took out:", name, flush=True)
+    print("applied mutation:", name, flush=True)

@@ -20,11 +20,11 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @dataclass(frozen=True)
-class Bad:
+class BadAnswer:
     """A bad answer.
 
     Attributes:
-        name: The name of the answer.
+        name: The name of the answer, for the id of the test.
         status: The status code.
         body: The body.
         content_type: The content type.
@@ -41,26 +41,26 @@ class Bad:
 HTML = b"<!DOCTYPE html><html><head><title>522: Connection timed out</title></head></html>"
 KEY = b'{"message":"Invalid API key","hint":"Double check your key"}'
 ANSWERS = (
-    Bad("garbage", 200, b"\x00\xff\xfe{{{"),
-    Bad("nothing", 200, b""),
-    Bad("null", 200, b"null"),
-    Bad("another shape", 200, b'{"another": ["shape"]}'),
-    Bad("number of 5,000 digits", 200, b'[{"n": 1' + b"0" * 5000 + b"}]"),
-    Bad("nested 3,000 times", 200, b"[" * 3000 + b"]" * 3000),
-    Bad("522", 522, HTML, "text/html"),
-    Bad("500", 500, b"", "text/plain"),
-    Bad("302", 302, b"", "text/plain"),
-    Bad("401", 401, KEY, pattern="ERROR.*[Kk]ey"),
+    BadAnswer("garbage", 200, b"\x00\xff\xfe{{{"),
+    BadAnswer("nothing", 200, b""),
+    BadAnswer("null", 200, b"null"),
+    BadAnswer("another shape", 200, b'{"another": ["shape"]}'),
+    BadAnswer("number of 5,000 digits", 200, b'[{"n": 1' + b"0" * 5000 + b"}]"),
+    BadAnswer("nested 3,000 times", 200, b"[" * 3000 + b"]" * 3000),
+    BadAnswer("522", 522, HTML, "text/html"),
+    BadAnswer("500", 500, b"", "text/plain"),
+    BadAnswer("302", 302, b"", "text/plain"),
+    BadAnswer("401", 401, KEY, pattern="ERROR.*[Kk]ey"),
 )
 
 
-def answer(bad: Bad, **where: Any) -> Answer:
+def answer(bad: BadAnswer, **where: Any) -> Answer:
     headers = (("content-type", bad.content_type), ("location", "/elsewhere"))
     return Answer(bad.status, bad.body, headers, **where)
 
 
 @pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
-async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tmp_path, bad):
+async def test_jobs_complete_after_ten_bad_answers(start, stack, service, db, tmp_path, bad):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
         world = World(service, db, queue, worker)
@@ -68,35 +68,35 @@ async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tm
         proxy.answer(answer(bad, count=10))
         jobs = await world.enqueue(*ordinary())
 
-        async def given() -> bool:
+        async def has_answered() -> bool:
             return proxy.answered >= 10
 
-        await world.until(given, "the worker asks no more")
+        await world.until(has_answered, "the worker makes no more calls")
         await world.expect_completed(jobs)
         world.expect_logged(bad.pattern)
-        await worker.stop(world.guard)
+        await worker.stop(world.wait_timeout)
 
 
 @pytest.mark.parametrize("call", ["heartbeat_jobs", "maintain_jobs"])
 @pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
-async def test_jobs_complete_while_one_call_gets_but(
+async def test_jobs_complete_while_one_function_gets_only_bad_answers(
     start, stack, service, db, tmp_path, call, bad
 ):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=12)
         world = World(service, db, queue, worker)
         proxy.answer(answer(bad, path=f"/rest/v1/rpc/{call}"))
-        # The lease is extended before it expires, and the job ends before its lease.
+        # The job runs until after the first heartbeat, but ends before its lease.
         long = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
         jobs = await world.enqueue(long, *ordinary())
 
-        async def given() -> bool:
+        async def has_answered() -> bool:
             return proxy.answered > 0
 
-        await world.until(given, f"{call} is not called")
+        await world.until(has_answered, f"{call} is not called")
         jobs += await world.enqueue(*ordinary())
         await world.expect_completed(jobs)
-        await worker.stop(world.guard)
+        await worker.stop(world.wait_timeout)
 
 
 async def test_a_throttled_worker_waits_for_retry_after(start, stack, service, db, tmp_path):
@@ -104,22 +104,22 @@ async def test_a_throttled_worker_waits_for_retry_after(start, stack, service, d
         queue, worker = start(environment)
         world = World(service, db, queue, worker)
         await throttle(world, proxy)
-        await worker.stop(world.guard)
+        await worker.stop(world.wait_timeout)
 
 
 async def throttle(world: World, proxy: Proxy) -> None:
-    """Answer 429, and count the requests of the worker before Retry-After has passed."""
+    """Answer 429, and check how many requests the worker sends before Retry-After has passed."""
 
-    async def given() -> bool:
+    async def has_answered() -> bool:
         return proxy.answered > 0
 
     await world.expect_completed(await world.enqueue(*ordinary()))
     headers = (("retry-after", "10"), ("content-type", "application/json"))
     proxy.answer(Answer(429, b'{"message":"Too many requests"}', headers))
-    await world.until(given, "the worker asks no more")
+    await world.until(has_answered, "the worker makes no more calls")
     jobs = await world.enqueue(*ordinary())
     await asyncio.sleep(5)
-    # Each kind of call is made once or twice. A slow machine makes fewer, never more.
+    # Each kind of call is made once or twice; a slow machine makes fewer calls.
     expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {world.worker.log[-3000:]}")
     proxy.heal()
     await world.expect_completed(jobs)
@@ -147,7 +147,7 @@ async def test_a_changed_password_is_logged_as_an_alarm_and_does_not_end_the_wor
         await world.until(is_logged, "the log does not mention the password")
         await db.execute(f"alter role {role} password 'first'")
         await world.expect_completed(jobs)
-        await worker.stop(world.guard)
+        await worker.stop(world.wait_timeout)
     finally:
         worker.kill()
         await _end_sessions(stack, role)

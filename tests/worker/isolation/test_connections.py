@@ -1,7 +1,7 @@
-"""Faults of the connection cost neither a job nor an attempt.
+"""Connection faults: no job is lost, and no attempt is used up.
 
-A proxy between the worker and its project makes the faults. During a partial fault the worker uses
-what still works, such as new connections. After a total fault it continues.
+A proxy between the worker and its project causes the faults. During a partial fault the worker uses
+the connections that still work, such as new ones. After a total fault the worker continues.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from .world import World
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 TRANSPORTS = ("http", "tls", "direct")
-LEASE = 30  # The lease in seconds. The timeout of a call must be shorter.
-TOTAL_FAULT = 3.0  # The length of a total fault in seconds.
+LEASE = 30  # Seconds; longer than the timeout of a call.
+TOTAL_FAULT_SECONDS = 3.0
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def proxied(stack: Any, transport: str, directory: Any) -> Iterator[tuple[Proxy,
             yield proxy, {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()}
             return
         environment = {"SUPABASE_KEY": stack.service_role_key}
-        if transport == "tls":  # The connection uses HTTP/2 or HTTP/1.1, as the client chooses.
+        if transport == "tls":  # The client chooses HTTP/2 or HTTP/1.1.
             context, authority = create_tls_context(directory)
             front = opened.enter_context(h2_front(api.hostname, api.port))
             proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
@@ -60,9 +60,9 @@ class Fault:
 
     Attributes:
         name: The name of the fault.
-        begin: Begins the fault.
+        begin: A function that begins the fault.
         is_total: True if no call succeeds during the fault.
-        log: A pattern that the log must contain; "" if a retry at once causes no log line.
+        log: A pattern that the log must contain; "" if an immediate retry succeeds silently.
     """
 
     name: str
@@ -71,21 +71,21 @@ class Fault:
     log: str = ""
 
 
-def refuse(proxy: Proxy) -> None:
+def refuse_and_reset(proxy: Proxy) -> None:
     proxy.refuse()
     proxy.reset()
 
 
-ANSWER = "(?i)no answer|not answer|calls fail"
+NO_ANSWER = "(?i)no answer|not answer|calls fail"
 FAULTS = (
-    Fault("black hole", lambda proxy: proxy.black_hole(), log=ANSWER),
-    Fault("half open", lambda proxy: proxy.half_open(), log=ANSWER),
+    Fault("black hole", lambda proxy: proxy.black_hole(), log=NO_ANSWER),
+    Fault("half open", lambda proxy: proxy.half_open(), log=NO_ANSWER),
     Fault("reset", lambda proxy: proxy.reset()),
     Fault("lost answers", lambda proxy: proxy.lose_answers(3)),
     Fault("garbled answers", lambda proxy: proxy.garble_answers(3)),
     Fault("delay", lambda proxy: proxy.delay(0.3)),
-    Fault("total black hole", lambda proxy: proxy.black_hole(new=True), True, ANSWER),
-    Fault("refused", refuse, True, ANSWER),
+    Fault("total black hole", lambda proxy: proxy.black_hole(new=True), True, NO_ANSWER),
+    Fault("refused", refuse_and_reset, True, NO_ANSWER),
     Fault("stalled", lambda proxy: proxy.stall(), True),
 )
 
@@ -97,25 +97,26 @@ async def test_jobs_complete_in_their_first_attempt_despite_a_fault(
 ):
     with proxied(stack, transport, tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=LEASE)
-        await run(World(service, db, queue, worker, guard=60), proxy, fault)
+        await run_during_fault(World(service, db, queue, worker, wait_timeout=60), proxy, fault)
         await worker.stop(60)
 
 
-async def run(world: World, proxy: Proxy, fault: Fault) -> None:
+async def run_during_fault(world: World, proxy: Proxy, fault: Fault) -> None:
     """Begin a fault while jobs run and others are enqueued."""
 
-    async def all_run() -> bool:
+    async def all_are_running() -> bool:
         return all(row["status"] == "processing" for row in await world.rows(running))
 
     await world.expect_completed(await world.enqueue(*ordinary()))
     running = await world.enqueue(*[
-        {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT}} for n in range(2)
+        {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT_SECONDS}}
+        for n in range(2)
     ])  # fmt: skip
-    await world.until(all_run, "the jobs do not start")
+    await world.until(all_are_running, "the jobs do not start")
     fault.begin(proxy)
     enqueued = await world.enqueue(*ordinary())
     if fault.is_total:
-        await asyncio.sleep(TOTAL_FAULT)
+        await asyncio.sleep(TOTAL_FAULT_SECONDS)
         proxy.heal()
     await world.expect_completed([*running, *enqueued])
     if fault.log:

@@ -1,7 +1,7 @@
 """Bad jobs do not affect ordinary jobs: every kind of bad job, over every transport.
 
-The tests measure no time. While the bad jobs exist, every ordinary job must complete in its first
-attempt; a generous timeout only ends a test that hangs.
+The tests do not measure time. While bad jobs exist, every ordinary job must complete in its first
+attempt. A generous timeout only ends a test that hangs.
 """
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from .conftest import TRANSPORTS, environment
 from .flows import enqueue_mixed, ordinary, run
 from .kinds import HANDLERS, HARM, RESULTS, ROWS, SETTINGS, STUCK, Kind, bad
-from .misbehaviour import BLOCKED
+from .misbehaviour import BLOCK_SECONDS
 from .world import World
 
 pytestmark = [
@@ -18,12 +18,14 @@ pytestmark = [
 ]
 
 # The kinds of bad jobs that share one worker, and those that need a separate worker.
-SHARING = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone]
-SEPARATE = [one for one in (*STUCK, *SETTINGS) if one.is_alone]
+KINDS_IN_SHARED_WORKER = [
+    one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone
+]
+KINDS_IN_SEPARATE_WORKER = [one for one in (*STUCK, *SETTINGS) if one.is_alone]
 
 
-@pytest.mark.parametrize("kind", SHARING, ids=lambda kind: kind.name)
-async def test_ordinary_jobs_complete_beside_bad_jobs(shared, service, db, transport, kind):
+@pytest.mark.parametrize("kind", KINDS_IN_SHARED_WORKER, ids=lambda kind: kind.name)
+async def test_ordinary_jobs_complete_despite_bad_jobs(shared, service, db, transport, kind):
     queue, worker = shared.get(transport)
     try:
         await run(World(service, db, queue, worker), kind)
@@ -37,44 +39,44 @@ async def test_the_worker_stops_after_all_kinds_of_bad_jobs(shared, service, db,
     world = World(service, db, queue, worker)
     try:
         await world.expect_completed(await world.enqueue(*ordinary()))
-        await worker.stop(world.guard)
+        await worker.stop(world.wait_timeout)
     finally:
         shared.replace(transport)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SEPARATE, ids=lambda kind: kind.name)
-async def test_ordinary_jobs_complete_beside_bad_jobs_and_the_worker_stops(
+@pytest.mark.parametrize("kind", KINDS_IN_SEPARATE_WORKER, ids=lambda kind: kind.name)
+async def test_ordinary_jobs_complete_despite_bad_jobs_and_the_worker_stops(
     start, stack, service, db, transport, kind
 ):
     queue, worker = start(environment(stack, transport), **kind.settings)
     world = World(service, db, queue, worker)
     await run(world, kind)
     if not kind.is_stopped:
-        await worker.stop(world.guard)
+        await worker.stop(world.wait_timeout)
 
 
-BLOCKS = Kind("blocks the event loop", bad("blocks the event loop", max_attempts=3), count=1)
+BLOCKING = Kind("blocks the event loop", bad("blocks the event loop", max_attempts=3), count=1)
 
 
 async def test_a_blocked_event_loop_loses_no_lease_and_the_log_names_its_job(
     start, stack, service, db, transport
 ):
     queue, worker = start(environment(stack, transport), lease=3)
-    await block(World(service, db, queue, worker))
+    await block_event_loop(World(service, db, queue, worker))
     await worker.stop(90)
 
 
-async def block(world: World) -> None:
+async def block_event_loop(world: World) -> None:
     """Block the event loop for longer than a lease, while maintenance expires leases."""
     running = await world.enqueue(*[
-        {"job_type": "ordinary", "payload": {"n": n, "seconds": BLOCKED}} for n in range(3)
+        {"job_type": "ordinary", "payload": {"n": n, "seconds": BLOCK_SECONDS}} for n in range(3)
     ])  # fmt: skip
-    bad, good = await enqueue_mixed(world, BLOCKS)
+    bad, good = await enqueue_mixed(world, BLOCKING)
 
     async def maintain_until_finished() -> bool:
         await world.db.execute("select maintain_jobs(force => true)")
-        return await world.finished([*bad, *running])
+        return await world.have_finished([*bad, *running])
 
     await world.until(maintain_until_finished, "the jobs do not end")
     await world.expect_completed([*bad, *running, *good])

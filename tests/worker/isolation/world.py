@@ -1,4 +1,4 @@
-"""A worker process, with ordinary and bad jobs for it."""
+"""A worker process, its queue, and checks of its jobs and its log."""
 
 import asyncio
 import json
@@ -19,18 +19,18 @@ from picture_queue import AsyncPictureQueue
 
 CONCURRENCY = 6
 QUICK = {"concurrency": CONCURRENCY, "poll_interval": 0.2, "shutdown_grace": 1.0}
-GUARD = 60.0  # A wait that takes more seconds fails the test.
+WAIT_TIMEOUT = 60.0  # Seconds; a longer wait fails the test.
 _HERE = Path(__file__).parent
-_MAX_LOG_SIZE = 20_000_000  # A log of more bytes is a sign of a busy loop.
+_MAX_LOG_BYTES = 20_000_000  # A larger log is a sign of a busy loop.
 
 
 class NotIsolated(AssertionError):
     """A bad job affected ordinary jobs, or its reason was not reported."""
 
 
-def expect(condition: object, what: str) -> None:
+def expect(condition: object, problem: str) -> None:
     if not condition:
-        raise NotIsolated(what)
+        raise NotIsolated(problem)
 
 
 class Process:
@@ -40,7 +40,7 @@ class Process:
         environment: Environment variables that select the project and the transport.
         settings: Settings of the worker in addition to `QUICK`.
         log: The file for its output.
-        mutation: The isolation that is removed; see `mutations`.
+        mutation: The mutation to apply; see `mutations`.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Process:
         mutation: str = "",
     ) -> None:
         self._log = log
-        left_out = ("SUPABASE_", "PICTURE_QUEUE_DATABASE_URL")
-        env = {name: text for name, text in os.environ.items() if not name.startswith(left_out)}
+        excluded = ("SUPABASE_", "PICTURE_QUEUE_DATABASE_URL")
+        env = {name: text for name, text in os.environ.items() if not name.startswith(excluded)}
         env |= {
             "SUITE_SETTINGS": json.dumps({**QUICK, **settings}),
             "SUITE_MUTATION": mutation,
-            # In this time zone the last datetime of Python is outside of the calendar.
+            # In this time zone, datetime.max and datetime.min cannot be converted to UTC.
             "TZ": "Europe/Berlin",
             **environment,
         }
@@ -81,17 +81,17 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    async def stop(self, guard: float) -> None:
+    async def stop(self, timeout: float) -> None:
         """Send SIGTERM, as a deployment does, and expect that the process ends."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            code = await asyncio.to_thread(self._process.wait, guard)
+            code = await asyncio.to_thread(self._process.wait, timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             raise NotIsolated(f"the worker does not stop:\n{self.log[-4000:]}") from None
         expect(code == 0, f"the worker ended with code {code}:\n{self.log[-4000:]}")
         size = self._log.stat().st_size
-        expect(size < _MAX_LOG_SIZE, f"the worker logged {size} bytes:\n{self.log[:2000]}")
+        expect(size < _MAX_LOG_BYTES, f"the worker logged {size} bytes:\n{self.log[:2000]}")
 
 
 class World:
@@ -102,7 +102,7 @@ class World:
         db: A connection to the database that no fault affects.
         queue: The queue of the worker.
         worker: The worker.
-        guard: Seconds after which a wait fails the test.
+        wait_timeout: Seconds after which a wait fails the test.
     """
 
     def __init__(
@@ -111,20 +111,20 @@ class World:
         db: "asyncpg.Connection[Any]",
         queue: str,
         worker: Process,
-        guard: float = GUARD,
+        wait_timeout: float = WAIT_TIMEOUT,
     ) -> None:
         self.service = service
         self.db = db
         self.queue = queue
         self.worker = worker
-        self.guard = guard
+        self.wait_timeout = wait_timeout
 
     # Jobs --------------------------------------------------------------------------------------
 
     async def enqueue(self, *jobs: dict[str, Any]) -> list[UUID]:
         """Enqueue jobs in one call, so that none can be claimed before all are enqueued."""
         made = await self.service.jobs.enqueue_many({"queue": self.queue, **job} for job in jobs)  # type: ignore[misc]
-        return [one.id for one in made]
+        return [job.id for job in made]
 
     async def rows(self, ids: Sequence[UUID]) -> list["asyncpg.Record"]:
         return await self.db.fetch(
@@ -133,10 +133,10 @@ class World:
             ids,
         )
 
-    async def until(self, condition: Callable[[], Awaitable[object]], what: str) -> None:
-        """Wait for a condition; raise `NotIsolated` with the text `what` if it stays false."""
+    async def until(self, condition: Callable[[], Awaitable[object]], problem: str) -> None:
+        """Wait for a condition; raise `NotIsolated` with the text `problem` if it stays false."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.guard):
+            async with asyncio.timeout(self.wait_timeout):
                 while not await condition():
                     if self.worker.ended:
                         break
@@ -144,20 +144,20 @@ class World:
                 else:
                     return
         state = "has ended" if self.worker.ended else "runs"
-        raise NotIsolated(f"{what}; the worker {state}:\n{self.worker.log[-6000:]}")
+        raise NotIsolated(f"{problem}; the worker {state}:\n{self.worker.log[-6000:]}")
 
-    async def finished(self, ids: Sequence[UUID]) -> bool:
+    async def have_finished(self, ids: Sequence[UUID]) -> bool:
         ended = "select count(*) from job_queue where id = any($1) and finished_at is not null"
         return await self.db.fetchval(ended, ids) == len(ids)
 
     async def expect_completed(self, ids: Sequence[UUID]) -> None:
         """Wait until the jobs have completed, each in its first attempt."""
 
-        async def done() -> bool:
-            return await self.finished(ids)
+        async def all_have_finished() -> bool:
+            return await self.have_finished(ids)
 
         try:
-            await self.until(done, "ordinary jobs do not end")
+            await self.until(all_have_finished, "ordinary jobs do not end")
         except NotIsolated as error:
             rows = [tuple(row)[1:5] for row in await self.rows(ids)]
             raise NotIsolated(f"{rows}: {error}") from None
@@ -174,18 +174,19 @@ class World:
         )
         return "\n".join(str(tuple(row)) for row in rows)
 
-    async def expect_reason(self, ids: Sequence[UUID], words: str) -> None:
+    async def expect_reason(self, ids: Sequence[UUID], pattern: str) -> None:
         """Expect a pattern in the row, the history or a log line of each job."""
         for row in await self.rows(ids):
             texts = [str(row["error"]), await self.history(row["id"])]
             texts += [line for line in self.worker.log.splitlines() if str(row["id"]) in line]
             expect(
-                any(re.search(words, one) for one in texts),
-                f"nothing says {words!r} of {dict(row)}: {texts}",
+                any(re.search(pattern, one) for one in texts),
+                f"no text matches {pattern!r} for {dict(row)}: {texts}",
             )
 
-    def expect_logged(self, words: str) -> None:
+    def expect_logged(self, pattern: str) -> None:
         """Expect a pattern in the log."""
         expect(
-            re.search(words, self.worker.log), f"no line says {words!r}:\n{self.worker.log[-6000:]}"
+            re.search(pattern, self.worker.log),
+            f"no line matches {pattern!r}:\n{self.worker.log[-6000:]}",
         )

@@ -1,4 +1,4 @@
-"""Maintenance by workers: one of them at a time."""
+"""Maintenance by workers: one worker does it at a time."""
 
 
 async def test_a_delayed_job_starts_without_polling(service, queue, new_worker):
@@ -14,14 +14,14 @@ async def test_a_delayed_job_starts_without_polling(service, queue, new_worker):
 
 
 async def test_another_worker_takes_over_when_the_holder_stops(service, queue, new_worker):
-    one, two = new_worker(), new_worker()
-    async with one:
-        while not (await one._signals.maintained.next()).leased:
+    first, second = new_worker(), new_worker()
+    async with first:
+        while not (await first._signals.maintained.next()).leased:
             pass  # A worker of another test held the lease.
-        async with two:
-            assert not (await two._signals.maintained.next()).leased
-            await one.stop()
-            while not (await two._signals.maintained.next()).leased:
+        async with second:
+            assert not (await second._signals.maintained.next()).leased
+            await first.stop()
+            while not (await second._signals.maintained.next()).leased:
                 pass
 
 
