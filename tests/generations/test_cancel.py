@@ -110,6 +110,6 @@ async def test_a_cancel_ends_even_if_the_prediction_cannot_be_stopped(
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         await world.set_fault(kind="server_error", on="cancel", count=100)
-        await stopped_while_running(world, cancel=True)
+        await stop_while_running(world, cancel=True)
         assert "was not cancelled" in caplog.text
         assert [row.state for row in world.db.rows] == ["created"]

@@ -146,7 +146,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
 
 
 async def test_a_cancel_of_the_job_stops_the_prediction(
-    stack, service, new_builtin_worker, reached, db
+    stack, service, new_builtin_worker, wait_for_job, db
 ):
     # The simulator takes a third of a second for an image, so the cancel comes first.
     started = await service.generations.start("a lighthouse")

@@ -77,7 +77,7 @@ async def test_a_measurement_gives_a_rate_and_the_memory(server):
 async def test_a_figure_with_a_repeated_and_a_missing_job_is_refused(server, tmp_path):
     program = tmp_path / "miscounting.py"
     program.write_text(MISCOUNTING_DRIVER.format(peers=str(BENCH / "peers")))
-    with pytest.raises(Unsound, match="299 of 300"):
+    with pytest.raises(InvalidMeasurement, match="299 of 300"):
         await measure_system(server, System("miscounting", (sys.executable, str(program))))
 
 

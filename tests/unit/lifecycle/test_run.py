@@ -161,7 +161,7 @@ async def test_a_last_attempt_starts_after_its_confirmation(harness, backend):
 async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
     harness, backend, monkeypatch
 ):
-    """Jobs held longer than MAX_HELD_SECONDS are released, but not jobs that wait for confirmation."""
+    """Jobs held too long are released, but not jobs that wait for confirmation."""
     monkeypatch.setattr(slots, "MAX_HELD_SECONDS", 0.02)
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
     calls: list[int] = []
