@@ -5,7 +5,7 @@ fails, it prints the shortest failing sequence that Hypothesis finds.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -53,3 +53,47 @@ def engine(stack: Any) -> Iterator[Engine]:
 def test_every_sequence_of_calls_agrees_with_the_model(engine: Engine) -> None:
     Machine.engine = engine
     run_state_machine_as_test(Machine, settings=settings.get_profile(PROFILE))
+
+
+_PLAIN: dict[str, Any] = {"queue": "plain", "job_type": "a"}
+
+
+def replace_a_job_in_a_queue_without_events(state: Machine) -> None:
+    state.enqueue_unique(conflict="ignore", given=_PLAIN, period=None, states=None, u=1)
+    moved = {**_PLAIN, "queue": "quiet"}
+    state.enqueue_unique(conflict="replace", given=moved, period=None, states=None, u=1)
+
+
+def retry_a_child_that_ended_at_once(state: Machine) -> None:
+    """The other parent is unfinished, and its queue is paused."""
+    state.cancel(n=0)
+    state.enqueue_child(given={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
+    state.retry(n=2)
+    state.steer_queue(action="pause", name="plain")
+
+
+def retry_a_child_whose_parents_failed_one_after_the_other(state: Machine) -> None:
+    state.cancel(n=0)
+    state.enqueue_child(given={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
+    state.cancel(n=1)
+    state.retry(n=2)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        replace_a_job_in_a_queue_without_events,
+        retry_a_child_that_ended_at_once,
+        retry_a_child_whose_parents_failed_one_after_the_other,
+    ],
+)
+def test_a_history_that_a_long_run_found_agrees_with_the_model(
+    engine: Engine, history: Callable[[Machine], None]
+) -> None:
+    Machine.engine = engine
+    state = Machine()
+    try:
+        state.begin(rules={}, level="none", breaker=None, first=[_PLAIN, _PLAIN])
+        history(state)
+    finally:
+        state.teardown()
