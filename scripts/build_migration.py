@@ -4,7 +4,7 @@
 - the migration of the next release from all files of ``schemas/``
 
 Once 0.1.0 is released, its migration is frozen. A later change of a schema file is copied by hand
-into a new migration, and ``make check`` proves that both give the same database.
+into a new migration, and ``make check`` verifies that both create the same database.
 
 ``python scripts/build_migration.py [--check]``. With --check it writes nothing, and exits with 1 if
 a file is out of date.
@@ -51,7 +51,7 @@ def models_sql() -> str:
 
 
 def migration_sql(models: str) -> str:
-    """Return the migration: all schema files in their order, with this SQL for the models."""
+    """Return the migration: all schema files in order, with this SQL for the models."""
     parts = []
     for file in sorted({*SCHEMAS.glob("*.sql"), MODELS_SQL}):
         text = models if file == MODELS_SQL else file.read_text("utf-8")

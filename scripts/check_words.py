@@ -2,8 +2,7 @@
 
 A docstring begins with an imperative or a noun phrase, never with a question word or a verb in the
 third person. The description of an argument does not begin with a question word. The name of a test
-is a plain sentence. Names of objects, modules and SQL functions that were replaced do not come
-back.
+is a plain sentence. Retired names of objects, modules and SQL functions are not used again.
 """
 
 import ast

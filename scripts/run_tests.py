@@ -17,7 +17,7 @@ RERUN_TIMEOUT = 300  # seconds; each test has a shorter timeout
 
 
 class FailureRecorder:
-    """A pytest plugin that collects the failures of a run, those of xdist's workers too."""
+    """A pytest plugin that collects the failures of a run, also those in the workers of xdist."""
 
     def __init__(self) -> None:
         self.root = Path()
@@ -38,7 +38,7 @@ class FailureRecorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Compare with pytest's own count, which includes collection errors and low coverage."""
+        """Detect failures that no report has, such as a collection error or low coverage."""
         self.root = session.config.rootpath
         self._has_other_failures = session.testsfailed != self._test_failures or bool(
             session.shouldfail
@@ -52,7 +52,7 @@ class FailureRecorder:
 
 def main(arguments: list[str]) -> int:
     """Run pytest with these arguments, then the failed tests alone."""
-    # Copied before pytest and its plugins change it, so the second run measures no coverage.
+    # Copied before pytest-cov changes the environment, so the second run measures no coverage.
     environment = dict(os.environ)
     recorder = FailureRecorder()
     code = int(pytest.main(arguments, plugins=[recorder]))

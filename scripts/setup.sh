@@ -27,7 +27,7 @@ else
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 fi
 
-# Bytecode is written now: a stack that root starts runs as a user who cannot write here.
+# Write the bytecode now, because a stack that root starts runs as a user who cannot write it here.
 "$VENV/bin/python" -m compileall -q picture_queue cli
 
 echo "Downloading PostgREST for the embedded stack, unless it is installed"

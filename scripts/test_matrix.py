@@ -1,7 +1,7 @@
 """Run the tests of the SQL and of the worker on every supported version of Postgres.
 
 ``python scripts/test_matrix.py [MAJOR …]``. `make test` runs all tests on the newest version. The
-exit code is 1 if a test failed in both of its runs (see run_tests.py). It is also 1 if a version is
+exit code is 1 if a test failed twice (see run_tests.py). It is also 1 if a version is
 not installed; the script then prints the command that installs it.
 """
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from postgres_versions import POSTGRES, ROOT, missing
+from postgres_versions import POSTGRES, ROOT, list_missing
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +43,7 @@ def run(major: int, command: tuple[str, ...]) -> tuple[bool, float]:
 def main(majors: list[int]) -> int:
     """Run all suites on these versions, and print a table of the results."""
     console = Console()
-    if lines := missing(majors):
+    if lines := list_missing(majors):
         print("\n".join(lines), file=sys.stderr)
         return 1
     table = Table("Postgres", *(name for name, _ in TESTS), title="Versions of Postgres")

@@ -1,9 +1,9 @@
 """Run the pgTAP tests of supabase/tests on a temporary embedded Supabase.
 
-``python scripts/test_sql.py [FILE …]``. Each file tests the sentence that is its name. It is plain
-pgTAP in a transaction that is rolled back, so `supabase test db` runs it too. The SQL of pgTAP
-comes from Debian's package and is installed into the schema `tap`. Failed files run once more, each
-alone (see `rerun`). The exit code is that of pg_prove, or 1 if a program is missing.
+``python scripts/test_sql.py [FILE …]``. The name of a file is the sentence that it tests. A file is
+plain pgTAP in a transaction that is rolled back, so `supabase test db` can run it too. The SQL of
+pgTAP comes from Debian's package and is installed into the schema `tap`. Failed files run once
+more, each alone (see `rerun`). The exit code is that of pg_prove, or 1 if a program is missing.
 """
 
 import os
@@ -22,10 +22,10 @@ from picture_queue.local.stack import LocalSupabase
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "supabase" / "tests"
 INSTALL = "apt-get install postgresql-15-pgtap libtap-parser-sourcehandler-pgtap-perl"
-TIMEOUT = 600  # seconds, for all of them
+TIMEOUT = 600  # seconds, for each program
 
 
-def pgtap() -> Path | None:
+def find_pgtap() -> Path | None:
     """Return the newest installed SQL script of pgTAP, except upgrade scripts."""
     found = [
         (tuple(int(part) for part in name[1].split(".")), path)
@@ -35,7 +35,7 @@ def pgtap() -> Path | None:
     return max(found)[1] if found else None
 
 
-def prove(files: list[str], url: str, environment: Mapping[str, str]) -> int:
+def run_pgtap(files: list[str], url: str, environment: Mapping[str, str]) -> int:
     """Run pgTAP files with pg_prove, then those that failed once more, each alone.
 
     Args:
@@ -47,7 +47,8 @@ def prove(files: list[str], url: str, environment: Mapping[str, str]) -> int:
         The exit code of the first run, or 0 if every failed file passed the second time.
     """
     command = ["pg_prove", "--norc", "--ext", ".sql", "--recurse", "--failures", "--dbname", url]
-    with tempfile.TemporaryDirectory() as state:  # pg_prove saves its results where it runs
+    # pg_prove saves its results in the working directory.
+    with tempfile.TemporaryDirectory() as state:
 
         def run(*arguments: str) -> int:
             return subprocess.run(
@@ -69,14 +70,14 @@ def prove(files: list[str], url: str, environment: Mapping[str, str]) -> int:
         # pg_prove prints its options among the files.
         failed = [Path(line) for line in printed if Path(line).is_file()]
         names = {os.path.relpath(file, ROOT): str(file) for file in failed}
-        if not names:  # pg_prove failed, and no file
+        if not names:  # pg_prove itself failed
             return code
         return 0 if rerun_failed(list(names), lambda name: run(names[name]) == 0) else code
 
 
 def main(files: list[str]) -> int:
-    """Run these files, or all."""
-    script = pgtap()
+    """Run these files, or all files of `supabase/tests`."""
+    script = find_pgtap()
     if script is None or not shutil.which("pg_prove") or not shutil.which("psql"):
         print(f"pgTAP, pg_prove or psql is missing: {INSTALL}", file=sys.stderr)
         return 1
@@ -98,7 +99,7 @@ def main(files: list[str]) -> int:
         code = psql("", "-c", "create schema tap", "-c", "grant usage on schema tap to public")
         code = code or psql("tap", "-f", str(script))
         chosen = [str(Path(file).resolve()) for file in files] or [str(TESTS)]
-        return code or prove(chosen, stack.db_url, environment("public,extensions,tap"))
+        return code or run_pgtap(chosen, stack.db_url, environment("public,extensions,tap"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Check that the migrations and the schema files create the same database.
 
-Each is applied to a database of a temporary stack, as the role `postgres`, which applies migrations
-in a Supabase project. The dumps, with grants, policies and comments, must be equal, and so must the
-rows that the SQL inserts. If they differ, the difference is printed and the exit code is 1.
+Each is applied to a separate database of a temporary stack, by the role `postgres`, as in a
+Supabase project. The dumps, with grants, policies and comments, must be equal, and so must the rows
+that the SQL inserts. If they differ, the script prints the difference and exits with 1.
 """
 
 import asyncio
@@ -31,18 +31,20 @@ DATA = (
 )
 
 
-def address(url: str, database: str) -> str:
+def database_url(url: str, database: str) -> str:
     """Return the address of another database of the same server, for the same role."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
-async def build(stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, str]]) -> list[str]:
+async def build_database(
+    stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, str]]
+) -> list[str]:
     """Create a database from these scripts and return the lines of its dump and its rows."""
     admin = await asyncpg.connect(stack.superuser_url, timeout=TIMEOUT)
     await admin.execute(f"create database {name} owner postgres")
     await admin.close()
-    await apply_platform(address(stack.superuser_url, name))
-    url = address(stack.db_url, name)
+    await apply_platform(database_url(stack.superuser_url, name))
+    url = database_url(stack.db_url, name)
     connection = await asyncpg.connect(url, timeout=TIMEOUT, command_timeout=TIMEOUT)
     for file, sql in scripts:
         try:
@@ -66,8 +68,8 @@ async def main() -> int:
     """Build both databases and compare them."""
     files = [(file.name, file.read_text("utf-8")) for file in sorted(SCHEMAS.glob("*.sql"))]
     async with LocalSupabase() as stack:
-        schemas = await build(stack, "schemas", files)
-        migrated = await build(stack, "migrated", migrations())
+        schemas = await build_database(stack, "schemas", files)
+        migrated = await build_database(stack, "migrated", migrations())
     difference = list(
         difflib.unified_diff(migrated, schemas, "migrations", "schemas", lineterm="", n=2)
     )

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from postgres_versions import PLATFORM, programs
+from postgres_versions import PLATFORM, find_programs
 
 from compare.measure import Figures
 from compare.report import render_chart, render_markdown, summarize_rounds
@@ -78,7 +78,7 @@ async def compare(args: argparse.Namespace) -> int:
         and (size.many or workload.name != "noop_long")
     ]
     measured: Rounds = {}
-    async with run_server(programs(args.postgres)) as server:
+    async with run_server(find_programs(args.postgres)) as server:
         settings = await server.settings()
         chosen = [
             replace(system, environment={"PEER_API": server.api}) if system.over_http else system

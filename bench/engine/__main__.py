@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from compare.server import Server, run_server
-from postgres_versions import PLATFORM, programs
+from postgres_versions import PLATFORM, find_programs
 
 from engine.calls import CYCLE, ENQUEUE, FULL, UNKNOWN
 from engine.database import create_databases
@@ -80,7 +80,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
     load = round(os.getloadavg()[0], 2)
-    async with run_server(programs(args.postgres), durable=not args.unsafe) as server:
+    async with run_server(find_programs(args.postgres), durable=not args.unsafe) as server:
         figures, errors = await measure_all(chosen, server, size, args.baseline)
         settings = await server.settings(durable=not args.unsafe)
     return {

@@ -31,7 +31,7 @@ function findProject() {
   // `picture-queue local env` sets the last two.
   const key = SUPABASE_PUBLISHABLE_KEY ?? SUPABASE_ANON_KEY ?? (SUPABASE_URL === API_URL ? PUBLISHABLE_KEY : undefined);
   if (SUPABASE_URL && key) return { url: SUPABASE_URL, key };
-  if (SUPABASE_URL) stop("SUPABASE_URL needs a key: set SUPABASE_PUBLISHABLE_KEY. Do not use a secret key in a page.");
+  if (SUPABASE_URL) fail("SUPABASE_URL needs a key: set SUPABASE_PUBLISHABLE_KEY. Do not use a secret key in a page.");
   const checkout = `${import.meta.dirname}/../../.venv/bin/picture-queue`;
   const program = existsSync(checkout) ? checkout : "picture-queue";
   try {
@@ -39,11 +39,11 @@ function findProject() {
     const { API_URL, PUBLISHABLE_KEY } = JSON.parse(status);
     return { url: API_URL, key: PUBLISHABLE_KEY };
   } catch {
-    stop("No stack is running. Start one with `picture-queue local start`, or set SUPABASE_URL\nand SUPABASE_PUBLISHABLE_KEY for a project of yours.");
+    fail("No stack is running. Start one with `picture-queue local start`, or set SUPABASE_URL\nand SUPABASE_PUBLISHABLE_KEY for your own project.");
   }
 }
 
-function stop(message) {
+function fail(message) {
   console.error(message);
   process.exit(1);
 }

@@ -36,7 +36,7 @@ $("cancel").addEventListener("click", async () => {
     await cancelGeneration(generation_id);
     $("status").textContent = "Cancelling …";
   } catch (error) {
-    if (error.code !== "PQ_FINISHED_JOB") showError(error); // a finished one needs no cancel
+    if (error.code !== "PQ_FINISHED_JOB") showError(error); // it finished before the cancel
   }
 });
 
@@ -54,7 +54,7 @@ async function run(prompt, begin) {
     }, { signal });
     show(generation, prompt);
   } catch (error) {
-    if (signal.aborted) return; // the user selected another generation
+    if (signal.aborted) return; // the page follows another generation, or the user signed out
     show({ status: error.generation?.status ?? null });
     if (error.name !== "JobCancelled") showError(error);
   }

@@ -9,7 +9,7 @@ const RETRY_DELAY = 1_000; // milliseconds
  *
  * @param {HTMLImageElement} element
  * @param {string} generation_id
- * @param {import("./picture-queue/generations.js").Image} [image] none hides the element
+ * @param {import("./picture-queue/generations.js").Image} [image] if it is missing, the element is hidden
  * @param {string} [alt]
  */
 export function showPicture(element, generation_id, image, alt = "") {
@@ -22,7 +22,7 @@ export function showPicture(element, generation_id, image, alt = "") {
   const ownHandler = element.onerror;
 
   async function retry() {
-    // Another handler means that the element shows another image by now.
+    // If the handler was replaced, the element shows another image now.
     if (!element.isConnected || element.onerror !== ownHandler) return;
     const generation = await readGeneration(supabase, generation_id, neverAborted());
     const current = generation?.images.find(({ n }) => n === image.n);

@@ -3,7 +3,7 @@ import { supabase } from "./supabase.js";
 /**
  * Shows the signed-in user, or a form to sign in.
  *
- * @param {(user_id: string | null) => void} onChange is called at once, and when the user changes
+ * @param {(user_id: string | null) => void} onChange is called once at the start, and when the user changes
  */
 export function keepSession(onChange) {
   const signIn = makeForm();
@@ -16,7 +16,7 @@ export function keepSession(onChange) {
     signIn.hidden = Boolean(session);
     document.querySelector("#sign-out").hidden = !session;
     document.querySelector("#who").textContent = session?.user.email ?? "";
-    // setTimeout, because calls of the client would wait for the end of this callback.
+    // setTimeout, because calls of the client in this callback would wait for its end.
     setTimeout(() => onChange(newUser));
   });
 }

@@ -1,6 +1,6 @@
 /**
- * An error of picture-queue. `name` is `Refused` (the database refused the call, `code` is its error
- * code), `JobFailed`, `JobCancelled` or `WaitTimeout`.
+ * An error of picture-queue. `name` is `Refused`, `JobFailed`, `JobCancelled` or `WaitTimeout`. `Refused`
+ * means that the database refused the call; `code` is the error code.
  */
 export class PictureQueueError extends Error {
   /**

@@ -16,17 +16,18 @@ import { listen } from "./topic.js";
  * @property {number} version rises with every change
  * @property {string} at
  * @property {string} [error]
- * @property {"socket" | "snapshot" | "poll"} source an event, the first read of the row, or a later one
+ * @property {"socket" | "snapshot" | "poll"} source "socket": an event; "snapshot": a read
+ *   when the wait starts or the channel is joined; "poll": another read of the row
  */
 
 const COLUMNS =
   "job_id:id, status, hold, progress, message, attempt, version, at:updated_at, error";
 const POLL_WITH_EVENTS = 5_000; // milliseconds between two reads of the row on a joined channel
 const POLL_WITHOUT_EVENTS = 1_000; // milliseconds between two reads of the row otherwise
-const LAST_READ_TIMEOUT = 15_000; // milliseconds for a last read after the timeout
+const LAST_READ_TIMEOUT = 15_000; // milliseconds for the last read, after the timeout
 
 /**
- * Follows a generation to its end, also over network failures. Events may be lost, late or
+ * Follows a generation to its end, even if the network fails meanwhile. Events may be lost, late or
  * duplicated, so the final state is taken from the row only.
  *
  * @param {SupabaseClient} supabase

@@ -12,7 +12,8 @@ import { follow } from "./follow.js";
  * @property {string} prompt
  * @property {string} [model_id] default: that of the project
  * @property {Object} [input] other inputs of the model: `{aspect_ratio: "16:9"}`
- * @property {string} [generation_id] a uuid of yours; a repeated call with it starts no second one
+ * @property {string} [generation_id] your own uuid; with it a repeated call starts
+ *   no second generation
  */
 
 const CALL_TIMEOUT = 60_000; // milliseconds for a call, with its retries

@@ -6,7 +6,7 @@ import { sendRequest } from "./retry.js";
  * @typedef {Object} Image
  * @property {number} n counts from 1
  * @property {string} path in the bucket `pictures`
- * @property {string | null} url signed, good for an hour; null if the file is gone
+ * @property {string | null} url signed, valid for an hour; null if the file does not exist
  * @property {string} mime_type
  * @property {number | null} width
  * @property {number | null} height

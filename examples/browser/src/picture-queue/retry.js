@@ -59,11 +59,11 @@ export async function tryRequest(supabase, request, signal) {
 const isTokenRefused = (status, { statusCode }) => status === 401 || statusCode === "403";
 
 /**
- * Renews a token that expired while the page was suspended, or although the device's clock says
- * otherwise.
+ * Renews a refused token. It expired while the page was suspended, or the clock of the device is
+ * wrong.
  *
  * @param {SupabaseClient} supabase
- * @returns {Promise<boolean>} whether there is a new token, or a later attempt may get one
+ * @returns {Promise<boolean>} true if there is a new token, or if a later attempt may get one
  */
 async function renewToken(supabase) {
   try {
@@ -79,8 +79,8 @@ async function renewToken(supabase) {
  *
  * @param {AbortSignal | undefined} signal
  * @param {number} milliseconds
- * @param {() => Error} [reason] makes the error of the timeout
- * @returns {{signal: AbortSignal, end: () => void}} call `end` to release the timer
+ * @param {() => Error} [reason] creates the error of the timeout
+ * @returns {{signal: AbortSignal, end: () => void}} `end` releases the timer
  */
 export function withTimeout(signal, milliseconds, reason) {
   signal?.throwIfAborted();

@@ -2,7 +2,7 @@
 /** @typedef {import("@supabase/supabase-js").RealtimeChannel} RealtimeChannel */
 /**
  * @typedef {Object} Listener
- * @property {() => void} joined the channel is joined; events from before are not sent
+ * @property {() => void} joined the channel is joined; earlier events are not sent again
  * @property {() => void} lost the channel is lost; `joined` follows when it is joined again
  * @property {(payload: any) => void} message an event of a job
  */

@@ -60,7 +60,7 @@ export function useImageGeneration() {
         const error = /** @type {PictureQueueError} */ (thrown);
         setState((state) => {
           if (signal.aborted) return state;
-          // After WaitTimeout the last known status is kept; a refused start has none.
+          // After WaitTimeout the last known status is kept. After a refused start there is none.
           const known = error.name === "WaitTimeout" ? state.status : null;
           return { ...state, error, running: false, status: error.generation?.status ?? known };
         });
@@ -85,7 +85,7 @@ export function useImageGeneration() {
       await cancelGeneration(state.generation_id);
     } catch (thrown) {
       const error = /** @type {PictureQueueError} */ (thrown);
-      // The generation has ended; its final state follows.
+      // If the generation has already ended, the hook is about to receive its final state.
       if (error.code !== "PQ_FINISHED_JOB") setState((state) => ({ ...state, error }));
     }
   }, [state.generation_id]);
