@@ -14,8 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("picture_queue", "cli", "scripts", "bench", "tests", "examples")
 QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why|Of|As|It)\b")
-#: Words that make the name of a test a riddle.
-RIDDLE = re.compile(r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)")
+#: Words that make the name of a test unclear.
+UNCLEAR_TEST = re.compile(
+    r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)"
+)
 
 #: A verb in the third person: one that is not also a plural noun, or any before an article.
 THIRD_PERSON = re.compile(
@@ -137,7 +139,9 @@ def _findings_in_python(file: str, tree: ast.Module) -> Iterator[str]:
                 yield f"{where}: begin this docstring with an imperative: {first}"
             for argument in ARGUMENT.findall(text):
                 yield f"{where}: begin this description with a noun: {argument[0]}"
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and RIDDLE.match(node.name):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and UNCLEAR_TEST.match(
+            node.name
+        ):
             yield f"{where}: say in plain words what {node.name} tests"
         for part in ("name", "id", "arg", "attr"):
             name = getattr(node, part, None)

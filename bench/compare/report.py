@@ -20,7 +20,7 @@ class Target:
 
     Args:
         workload: The workload.
-        than: The system that picture-queue is compared with; None to bound the figure itself.
+        than: The system that picture-queue is compared with; None for a bound of the figure.
         minimum: The lower bound of the ratio or figure.
         maximum: The upper bound of the ratio or figure.
         hard: True if the target must be met.
@@ -164,7 +164,7 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
         name = f"**{target.workload}**" if target.hard else target.workload
         if target.system != OURS:
             name += f" ({target.system})"
-        than = target.than or "itself"
+        than = target.than or "a fixed bound"
         if target.of:
             than += f", {target.of}"
         times = " times" if target.than else ""

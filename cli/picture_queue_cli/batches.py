@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 app = Commands(help="Enqueue and follow batches of jobs.", example="batches enqueue @jobs.jsonl")
 
 _POLL_INTERVAL = 0.5  # seconds
-_EXAMPLE = """Write a job as '{"job_type": "resize", "payload": {…}}'"""
+_JOB_HINT = """Write a job as '{"job_type": "resize", "payload": {…}}'"""
 
 
 @app.command(example="batches enqueue @jobs.jsonl")
@@ -69,7 +69,7 @@ def _parse_jobs(text: str) -> Any:
     else:
         lines = enumerate(content.split("\n"), 1)
         jobs = [(f"Line {n}", _parse_json(line, n)) for n, line in lines if line.strip()]
-    return [expect_object(job, f"{place} of the list", _EXAMPLE) for place, job in jobs]
+    return [expect_object(job, f"{place} of the list", _JOB_HINT) for place, job in jobs]
 
 
 def _parse_json(text: str, line: int | None = None) -> Any:
@@ -80,7 +80,7 @@ def _parse_json(text: str, line: int | None = None) -> Any:
         raise InvalidArgument(
             "JOBS is not JSON",
             detail=f"{place}{describe_syntax(error)}",
-            hint=file_hint(text) or _EXAMPLE,
+            hint=file_hint(text) or _JOB_HINT,
         ) from error
 
 

@@ -62,25 +62,25 @@ def doctor(
             "--check migrations needs a direct database connection",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL",
         )
-    found = _run_checks(resolve(ctx), database)
+    findings = _run_checks(resolve(ctx), database)
     accepted = {"ok"} if check else {"ok", "warn"}
     if check:
-        found = _select_checks(found, check)
+        findings = _select_checks(findings, check)
     if as_json:
-        print_json([plain(finding) for finding in found])
+        print_json([plain(finding) for finding in findings])
     else:
-        _show(found)
-    if any(finding.verdict not in accepted for finding in found):
+        _show(findings)
+    if any(finding.verdict not in accepted for finding in findings):
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _select_checks(found: "list[Finding]", names: list[str]) -> "list[Finding]":
-    seen = {finding.check for finding in found}
+def _select_checks(findings: "list[Finding]", names: list[str]) -> "list[Finding]":
+    seen = {finding.check for finding in findings}
     for name in names:
         if name not in seen and name not in CHECKS:
             known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
             raise typer.BadParameter(f"{name!r} is not a check; use {known}", param_hint="--check")
-    return [finding for finding in found if finding.check in names] + [
+    return [finding for finding in findings if finding.check in names] + [
         _finding(name, "bad", "did not run", "see the reason: picture-queue doctor")
         for name in names
         if name not in seen
@@ -154,9 +154,9 @@ def _finding(check: str, verdict: str, detail: str, remedy: str | None = None) -
     )
 
 
-def _show(found: "list[Finding]") -> None:
+def _show(findings: "list[Finding]") -> None:
     shown = table("", "check", "finding")
-    for finding in found:
+    for finding in findings:
         word, style = _VERDICTS[finding.verdict]
         detail = styled(finding.detail)
         if finding.remedy and finding.verdict != "ok":

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 # The silence after which a worker counts as stopped; workers report at least every 20 s.
 _LATE_AFTER = 25.0  # seconds
-_MAX_EXPLAINED = 100  # newest pending jobs
+_EXPLAINED_JOBS = 100  # the number of newest pending jobs whose reasons are shown
 # Reasons that need no warning, or that have their own warning.
-_NOT_SHOWN = (
+_HIDDEN_REASONS = (
     "waiting_for_worker",
     "no_worker",
     "scheduled",
@@ -42,14 +42,14 @@ def health(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
 
 
 def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
-    """Return the reasons why pending jobs do not run, each with its number of jobs."""
-    jobs = pq.jobs.list(status="pending", limit=_MAX_EXPLAINED)
+    """Return why pending jobs do not run: each reason with its number of jobs."""
+    jobs = pq.jobs.list(status="pending", limit=_EXPLAINED_JOBS)
     queues = {job.id: job.queue for job in jobs}
     counts = Counter(
         (queues[why.job_id], why.reason, why.detail)
         for why in (pq.jobs.explain(list(queues)) if queues else [])
         if why.job_id in queues
-        and (why.reason not in _NOT_SHOWN or (why.reason == "scheduled" and why.error))
+        and (why.reason not in _HIDDEN_REASONS or (why.reason == "scheduled" and why.error))
     )
     return [
         {"queue": queue, "reason": reason, "detail": detail, "jobs": count}
@@ -113,7 +113,7 @@ def _warnings(found: "Health", held: list[dict[str, Any]]) -> list[str]:
         for waiting in found.job_types_without_worker
     ]
     warnings += [
-        f"{_jobs(why['jobs'])} in queue {why['queue']}, of the newest {_MAX_EXPLAINED} pending: "
+        f"{_jobs(why['jobs'])} in queue {why['queue']}, of the newest {_EXPLAINED_JOBS} pending: "
         f"{why['detail']}"
         for why in held
     ]

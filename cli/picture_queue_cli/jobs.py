@@ -73,15 +73,15 @@ def list_jobs(
 ) -> None:
     """List jobs, newest first."""
     with connect(ctx) as pq:
-        found = pq.jobs.list(limit=limit, **filter)
-        note = "" if found or as_json else describe_missing(pq, filter)
+        jobs = pq.jobs.list(limit=limit, **filter)
+        note = "" if jobs or as_json else describe_missing(pq, filter)
     if as_json:
-        print_json([plain(job) for job in found])
-    elif not found:
+        print_json([plain(job) for job in jobs])
+    elif not jobs:
         info(describe_no_match(filter) + note)
     else:
         console = out()
-        console.print(_overview(found, wide=console.width >= _WIDE))
+        console.print(_overview(jobs, wide=console.width >= _WIDE))
 
 
 def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
@@ -190,16 +190,16 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     """Group failed jobs by reason, the most frequent first."""
     expect_failures(filter)
     with connect(ctx) as pq:
-        found = pq.jobs.failure_reasons(**filter)
-        note = "" if found or as_json else describe_missing(pq, filter)
+        groups = pq.jobs.failure_reasons(**filter)
+        note = "" if groups or as_json else describe_missing(pq, filter)
     if as_json:
-        print_json([plain(reason) for reason in found])
+        print_json([plain(reason) for reason in groups])
         return
-    if not found:
+    if not groups:
         info(describe_no_match(filter, "retry") + note)
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
-    for reason in found:
+    for reason in groups:
         last = format_age(reason.last_at)
         shown.add_row(str(reason.count), reason.reason, ", ".join(reason.job_types), last)
     out().print(shown)
@@ -296,9 +296,9 @@ def _change_each(
 
 
 def _print_records(records: "Sequence[Record]") -> None:
-    found = [plain(record) for record in records]
-    if found:
-        print_json(found if len(found) > 1 else found[0])
+    values = [plain(record) for record in records]
+    if values:
+        print_json(values if len(values) > 1 else values[0])
 
 
 def _expect_finished(jobs: "list[Job]") -> None:

@@ -44,15 +44,15 @@ Key = Annotated[
 def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List limits, and keys that are paused or block jobs."""
     with connect(ctx) as pq:
-        found = read_all_pages(pq.limits.list, "key")
+        limits = read_all_pages(pq.limits.list, "key")
     if as_json:
-        print_json([plain(limit) for limit in found])
+        print_json([plain(limit) for limit in limits])
         return
-    if not found:
+    if not limits:
         info("There are no limits.")
         return
     shown = table("key", "running", "of", "rate", "waiting", "", right=("running", "of", "waiting"))
-    for limit in found:
+    for limit in limits:
         state = ""
         if limit.paused:
             state = "paused" + (f" until {local_time(limit.resume_at)}" if limit.resume_at else "")

@@ -76,7 +76,7 @@ def choice_option(text: str, *names: str, values: Sequence[str], kind: Any = str
     )
 
 
-_FILTER: dict[str, Any] = {
+_FILTER_OPTIONS: dict[str, Any] = {
     "queue": text_option("Select jobs of this queue.", metavar="QUEUE"),
     "status": choice_option("Select jobs with this status.", values=STATUSES),
     "hold": choice_option("Select jobs held for this reason.", values=HOLDS),
@@ -95,7 +95,7 @@ _FILTER: dict[str, Any] = {
     "finished_before": time_option("Select jobs finished before this time."),
     "finished_after": time_option("Select jobs finished after this time."),
 }
-_JOB: dict[str, Any] = {
+_JOB_OPTIONS: dict[str, Any] = {
     "queue": text_option("Use this queue instead of the job type's.", metavar="QUEUE"),
     "priority": number_option(
         "Run before jobs of a lower priority.", low=-1_000_000_000, high=1_000_000_000
@@ -161,12 +161,12 @@ def confirm(question: str) -> None:
 
 def with_filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a `JobFilter` to a command, which receives them as ``filter``."""
-    return _with_options(command, "filter", _FILTER, _build_filter)
+    return _with_options(command, "filter", _FILTER_OPTIONS, _build_filter)
 
 
 def with_job_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a new job to a command, which receives them as ``options``."""
-    return _with_options(command, "options", _JOB, _build_job_options)
+    return _with_options(command, "options", _JOB_OPTIONS, _build_job_options)
 
 
 def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -174,7 +174,7 @@ def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
 
     Parents are left out: the database refuses them in a schedule.
     """
-    shared = {k: v for k, v in _JOB.items() if k not in ("depends_on", "on_parent_failure")}
+    shared = {k: v for k, v in _JOB_OPTIONS.items() if k not in ("depends_on", "on_parent_failure")}
     return _with_options(command, "options", shared, _build_job_options)
 
 

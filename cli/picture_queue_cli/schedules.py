@@ -39,15 +39,15 @@ Missed = Literal["skip", "once", "all"]
 def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List the schedules."""
     with connect(ctx) as pq:
-        found = read_all_pages(pq.schedules.list, "name")
+        schedules = read_all_pages(pq.schedules.list, "name")
     if as_json:
-        print_json([plain(schedule) for schedule in found])
+        print_json([plain(schedule) for schedule in schedules])
         return
-    if not found:
+    if not schedules:
         info("There are no schedules.")
         return
     shown = table("name", "type", "runs", "next", "last", "")
-    for schedule in found:
+    for schedule in schedules:
         shown.add_row(
             schedule.name,
             str(schedule.job.get("job_type")),

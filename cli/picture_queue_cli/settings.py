@@ -19,11 +19,11 @@ app = Commands(
 def show(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """Show the settings."""
     with connect(ctx) as pq:
-        found = plain(pq.settings.get())
+        settings = plain(pq.settings.get())
     if as_json:
-        print_json(found)
+        print_json(settings)
     else:
-        out().print(pairs(found))
+        out().print(pairs(settings))
 
 
 @app.command("set", example="settings set keep_failed_seconds=30d")
@@ -39,8 +39,8 @@ def set_settings(
     """Change settings."""
     changed = parse_changes(values)
     with connect(ctx) as pq:
-        found = plain(pq.settings.set(**changed))
+        settings = plain(pq.settings.set(**changed))
     if as_json:
-        print_json(found)
+        print_json(settings)
     else:
-        out().print(pairs({name: found[name] for name in changed}))
+        out().print(pairs({name: settings[name] for name in changed}))

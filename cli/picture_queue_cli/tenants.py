@@ -17,15 +17,15 @@ app = Commands(help="Set tenant weights for fair sharing.", example="tenants set
 def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List tenant weights; the default is 1."""
     with connect(ctx) as pq:
-        found = read_all_pages(pq.tenants.list, "tenant")
+        tenants = read_all_pages(pq.tenants.list, "tenant")
     if as_json:
-        print_json([plain(tenant) for tenant in found])
+        print_json([plain(tenant) for tenant in tenants])
         return
-    if not found:
+    if not tenants:
         info("Every tenant has weight 1.")
         return
     shown = table("tenant", "weight", right=("weight",))
-    for tenant in found:
+    for tenant in tenants:
         shown.add_row(tenant.tenant, f"{tenant.weight:g}")
     out().print(shown)
 

@@ -36,7 +36,7 @@ def prove(stack, tmp_path, monkeypatch, capfd):
         for name, text in files.items():
             text = text.format(marker=tmp_path / "failed-before")
             (directory / f"{name}.sql").write_text(text)
-        code = script.prove([str(directory)], stack.db_url, os.environ)
+        code = script.run_pgtap([str(directory)], stack.db_url, os.environ)
         lines = capfd.readouterr().out.splitlines()
         found = [line for line in lines if line.startswith(("flaky:", "failed twice:"))]
         return code, [(line.partition(":")[0], Path(line).name) for line in found]
