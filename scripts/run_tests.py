@@ -17,7 +17,7 @@ RERUN_TIMEOUT = 300  # seconds; each test has a shorter timeout
 
 
 class FailureRecorder:
-    """A pytest plugin that collects the failures of a run, also those in the workers of xdist."""
+    """A pytest plugin that collects the failures of a run, including those in workers of xdist."""
 
     def __init__(self) -> None:
         self.root = Path()

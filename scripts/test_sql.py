@@ -3,7 +3,7 @@
 ``python scripts/test_sql.py [FILE …]``. The name of a file is the sentence that it tests. A file is
 plain pgTAP in a transaction that is rolled back, so `supabase test db` can run it too. The SQL of
 pgTAP comes from Debian's package and is installed into the schema `tap`. Failed files run once
-more, each alone (see `rerun`). The exit code is that of pg_prove, or 1 if a program is missing.
+more, each alone (see `rerun`). The exit code comes from pg_prove; it is 1 if a program is missing.
 """
 
 import os

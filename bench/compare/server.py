@@ -82,7 +82,7 @@ class Server:
 
         Args:
             database: The name of the database.
-            migrations: The SQL to apply; None takes that of the working tree.
+            migrations: The SQL to apply; by default the migrations of the working tree.
         """
         await self.create(database)
         await self._control.execute(f'alter database "{database}" owner to postgres')

@@ -221,7 +221,7 @@ def migrations_at(ref: str) -> list[str]:
 
 
 async def create_databases(server: Server, baseline: str | None) -> list[Database]:
-    """Create the database of the working tree, and that of the baseline if one is given."""
+    """Create a database for the working tree, and one for the baseline if it is given."""
     databases = []
     for name, ref in (("new", None), ("old", baseline)):
         if name == "old" and ref is None:

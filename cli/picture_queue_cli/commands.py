@@ -116,7 +116,7 @@ class Commands(typer.Typer):
         super().__init__(
             cls=cls,
             no_args_is_help=True,
-            # For unexpected errors, show the traceback of Python instead of that of typer.
+            # Show Python's traceback of an unexpected error instead of typer's.
             pretty_exceptions_enable=False,
             rich_markup_mode=None,
             epilog=_example(example),

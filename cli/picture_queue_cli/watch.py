@@ -77,7 +77,7 @@ async def follow(
     Args:
         pq: The client.
         job_id: The job.
-        target_id: The id that the user gave: that of the job or of its generation.
+        target_id: The id that the user gave: the id of the job, or of its generation.
         timeout: Seconds to wait for the end; None: no limit.
         show: Called with each state.
 
@@ -117,7 +117,7 @@ async def expect_completed(pq: "AsyncPictureQueue", last: "JobEvent | None") -> 
     """Check that the last state of a watch is completed.
 
     Raises:
-        JobFailed: The job failed; the message is that of the job.
+        JobFailed: The job failed; the message is the error of the job.
         JobCancelled: The job was cancelled.
     """
     from picture_queue import JobCancelled, JobFailed

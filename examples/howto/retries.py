@@ -35,7 +35,7 @@ async def call_api(payload: dict[str, str], job: JobContext) -> str:
 
 
 async def main() -> None:
-    """Run a job that succeeds at its third attempt, and one that fails for good."""
+    """Run a job that succeeds at its third attempt, and one that fails without a retry."""
     async with AsyncPictureQueue.from_env() as pq, worker:
         job = await pq.jobs.enqueue("call-api", {"url": "a"})
         assert await pq.jobs.result(job.id, timeout=30) == "attempt 3"

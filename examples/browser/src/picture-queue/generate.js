@@ -10,7 +10,7 @@ import { follow } from "./follow.js";
 /**
  * @typedef {Object} GenerationRequest
  * @property {string} prompt
- * @property {string} [model_id] default: that of the project
+ * @property {string} [model_id] default: the default model of the project
  * @property {Object} [input] other inputs of the model: `{aspect_ratio: "16:9"}`
  * @property {string} [generation_id] your own uuid; with it a repeated call starts
  *   no second generation
