@@ -179,8 +179,9 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
         lines.append(f"| {name} ({unit}) | {' | '.join(cells)} |")
     lines += ["", "## Other queues compared with the raw loop", ""]
     lines += [
-        "The rate of each queue divided by the rate of the raw loop, in this run and in an earlier "
-        "one on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL without a queue.",
+        "The rate of each queue divided by the rate of the raw loop, in this run and in an "
+        "earlier one on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL without "
+        "a queue.",
         "",
         "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
