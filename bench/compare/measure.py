@@ -28,7 +28,7 @@ _OWN_QUERIES = 2  # transactions of the benchmark itself between the two counts 
 
 
 class InvalidMeasurement(Exception):
-    """An error that means that a job was lost or ran twice, so the figure is invalid."""
+    """A measurement in which a job was lost or ran twice, so that its figures are invalid."""
 
 
 @dataclass
@@ -98,16 +98,16 @@ class WorkerProcess:
     """A worker process and its output.
 
     Attributes:
-        count: The number of jobs that it has handled so far.
-        first: The time of its first call of the handler, as Unix time.
-        end: The last message that it printed, with totals and resource usage.
+        handled: The number of jobs that it has handled so far.
+        first_at: The time of the first call of its handler, as Unix time.
+        totals: Its last message, with the totals of its jobs and its resource usage.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self.count = 0
-        self.first = 0.0
-        self.end: dict[str, Any] = {}
+        self.handled = 0
+        self.first_at = 0.0
+        self.totals: dict[str, Any] = {}
         self._ready = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
 
@@ -131,9 +131,9 @@ class WorkerProcess:
             if message["event"] == "ready":
                 self._ready.set()
             elif message["event"] == "count":
-                self.count, self.first = message["n"], message["first"]
+                self.handled, self.first_at = message["n"], message["first"]
             else:
-                self.end = message
+                self.totals = message
 
     @property
     def process(self) -> psutil.Process:
@@ -216,26 +216,26 @@ async def run_prefilled(
     async with bench.workers(workers) as running:
         deadline = time.time() + time_limit
         while time.time() < deadline:
-            done = sum(worker.count for worker in running)
+            done = sum(worker.handled for worker in running)
             # The time before the query, because in a large table the query takes a while.
             ended = time.time()
             if done >= jobs and not await bench.count_unfinished():
                 break
             await asyncio.sleep(_POLL_INTERVAL)
-        first = min((worker.first for worker in running if worker.count), default=ended)
-        done = sum(worker.count for worker in running)
+        first = min((worker.first_at for worker in running if worker.handled), default=ended)
+        done = sum(worker.handled for worker in running)
         complete = done >= jobs
-    handled = sum(worker.end.get("distinct", 0) for worker in running)
-    twice = [number for worker in running for number in worker.end.get("twice", ())]
+    handled = sum(worker.totals.get("distinct", 0) for worker in running)
+    twice = [number for worker in running for number in worker.totals.get("twice", ())]
     if complete and (twice or handled != jobs):
         raise InvalidMeasurement(
             f"{bench.system.name}: {handled} of {jobs} handled, twice: {twice}"
         )
-    end = running[0].end
+    totals = running[0].totals
     return {
         "rate": done / max(ended - first, 1e-9) if done else 0.0,
-        "rss": end.get("max_rss_mb", 0.0),
-        "cpu": end.get("cpu_seconds", 0.0) / max(done, 1) * workers * 1e6,
+        "rss": totals.get("max_rss_mb", 0.0),
+        "cpu": totals.get("cpu_seconds", 0.0) / max(done, 1) * workers * 1e6,
     }
 
 

@@ -180,8 +180,8 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
     lines += ["", "## Other queues compared with the raw loop", ""]
     lines += [
         "The rate of each queue divided by the rate of the raw loop, in this run and in an "
-        "earlier one on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL without "
-        "a queue.",
+        "earlier one on another machine (2 cores, PostgreSQL 15). The raw loop is plain SQL "
+        "without a queue.",
         "",
         "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
