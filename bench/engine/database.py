@@ -30,7 +30,7 @@ Options = Mapping[str, Any]
 
 
 class Calls:
-    """Calls of the public functions over one connection, which return their duration in ms.
+    """Timed calls of the public functions over one connection; durations are in milliseconds.
 
     Args:
         connection: The connection.
