@@ -3,7 +3,7 @@
 import math
 from uuid import uuid4
 
-from engine.database import CLAIM, JOB_TYPE, Calls, Database
+from engine.database import CLAIM_SIZE, JOB_TYPE, Calls, Database
 from engine.workload import Figure, Samples, Size, Workload
 
 _BULK = 10_000  # The number of jobs of a bulk enqueue.
@@ -12,7 +12,7 @@ _KEYS = 100  # The number of limit keys that the blocked jobs wait for.
 
 async def _warm_up(calls: Calls, queue: str) -> None:
     # The first calls of a connection are not measured, because Postgres plans the statements then.
-    await calls.fill_queue(queue, 6 * CLAIM)
+    await calls.fill_queue(queue, 6 * CLAIM_SIZE)
     for _ in range(6):
         await calls.cycle(queue)
 
@@ -30,7 +30,7 @@ async def measure_enqueue(database: Database, size: Size) -> Samples:
 
 async def _time_cycles(calls: Calls, queue: str, rounds: int) -> Samples:
     claims, reports, heartbeats = [], [], []
-    await calls.fill_queue(queue, rounds * CLAIM)
+    await calls.fill_queue(queue, rounds * CLAIM_SIZE)
     for _ in range(rounds):
         claim, jobs = await calls.claim_exactly(queue)
         claims.append(claim)
@@ -45,7 +45,7 @@ async def measure_cycle(database: Database, size: Size) -> Samples:
         await _warm_up(calls, "cycle")
         found = await _time_cycles(calls, "cycle", size.rounds)
         both = zip(found["claim"], found["report"], strict=True)
-        found["cycle"] = [CLAIM * 1000 / sum(times) for times in both]
+        found["cycle"] = [CLAIM_SIZE * 1000 / sum(times) for times in both]
         rounds = size.rounds * 5
         await calls.fill_queue("single", rounds)
         single = [await calls.cycle("single", 1) for _ in range(rounds)]

@@ -19,7 +19,7 @@ from compare.server import Connection, Server
 ROOT = Path(__file__).resolve().parents[2]
 JOB_TYPE = "bench"
 WORKER = "bench"
-CLAIM = 100  # The number of jobs that a claim takes by default.
+CLAIM_SIZE = 100  # The number of jobs that a claim takes by default.
 
 _MIGRATIONS = "supabase/migrations"
 _MAINTENANCE_INTERVAL = 60.0  # seconds
@@ -83,7 +83,7 @@ class Calls:
     async def claim(
         self,
         queue: str,
-        count: int = CLAIM,
+        count: int = CLAIM_SIZE,
         *,
         worker: str = WORKER,
         lease_seconds: float = 60,
@@ -96,7 +96,7 @@ class Calls:
         )
 
     async def claim_exactly(
-        self, queue: str, count: int = CLAIM, *, worker: str = WORKER
+        self, queue: str, count: int = CLAIM_SIZE, *, worker: str = WORKER
     ) -> tuple[float, list[Job]]:
         """Claim exactly `count` jobs.
 
@@ -120,7 +120,7 @@ class Calls:
         took, _ = await self._time("select heartbeat_jobs($1, $2::jsonb)", WORKER, leases)
         return took
 
-    async def cycle(self, queue: str, count: int = CLAIM) -> tuple[float, float]:
+    async def cycle(self, queue: str, count: int = CLAIM_SIZE) -> tuple[float, float]:
         """Claim jobs and report them; return both durations."""
         claim, jobs = await self.claim_exactly(queue, count)
         return claim, await self.report(jobs)

@@ -9,8 +9,8 @@ from engine.maintenance import maintain_until
 from engine.workload import Figure, Samples, Size, Workload, percentile
 
 RATE = 300  # The number of jobs per second.
-_TICK = 0.02  # The interval between two claims, in seconds.
-_CLAIM_SIZE = 50  # The largest number of jobs in a claim.
+_CLAIM_INTERVAL = 0.02  # The interval between two claims, in seconds.
+_MAX_CLAIM = 50  # The largest number of jobs in a claim.
 _WARM_UP = 1.0  # The first seconds of a turn, which the percentiles leave out.
 
 _CALLS = ("enqueue", "claim", "report")
@@ -51,12 +51,12 @@ class SteadyLoad:
     async def _work(self, calls: Calls) -> None:
         while not self._stopped.is_set():
             began = time.monotonic()
-            took, jobs = await calls.claim(self._queue, _CLAIM_SIZE)
+            took, jobs = await calls.claim(self._queue, _MAX_CLAIM)
             if jobs:
                 self._record("claim", began, took)
                 self._record("report", time.monotonic(), await calls.report(jobs))
                 self.reported += len(jobs)
-            await asyncio.sleep(max(began + _TICK - time.monotonic(), 0))
+            await asyncio.sleep(max(began + _CLAIM_INTERVAL - time.monotonic(), 0))
 
     async def run(self, producer: Calls, worker: Calls, maintenance: Calls, seconds: float) -> None:
         """Run the producer, the worker and maintenance for some seconds."""
@@ -84,7 +84,7 @@ class HeldSnapshot:
         name: The name of the queue, and the prefix of the names of the figures.
         title: The first words of the titles of the figures.
         limit_key: A limit key for the jobs; None for jobs without a limit.
-        bound: The bound of the 95th percentile in the last turn divided by that in the first.
+        bound: The bound of the ratio of the 95th percentiles in the last and the first turn.
     """
 
     def __init__(

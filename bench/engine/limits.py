@@ -4,7 +4,7 @@ import statistics
 from typing import Any
 from uuid import UUID
 
-from engine.database import CLAIM, Calls, Database
+from engine.database import CLAIM_SIZE, Calls, Database
 from engine.workload import Figure, Samples, Size, Workload
 
 _USERS = [str(UUID(int=i + 1)) for i in range(20)]
@@ -24,7 +24,7 @@ async def prepare_limits(database: Database, size: Size) -> None:
 
 
 async def _median_cycle(calls: Calls, queue: str, **given: Any) -> float:
-    await calls.fill_queue(queue, _ROUNDS * CLAIM, user_id=_user, **given)
+    await calls.fill_queue(queue, _ROUNDS * CLAIM_SIZE, user_id=_user, **given)
     await calls.run_maintenance()
     return statistics.median([sum(await calls.cycle(queue)) for _ in range(_ROUNDS)])
 
@@ -44,8 +44,8 @@ async def measure_limits(database: Database, size: Size) -> Samples:
             await calls.run("select delete_limit('queue:limited')")
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
-            found["cycle_plain"].append(CLAIM * 1000 / plain)
-            found["cycle_limited"].append(CLAIM * 1000 / limited)
+            found["cycle_plain"].append(CLAIM_SIZE * 1000 / plain)
+            found["cycle_limited"].append(CLAIM_SIZE * 1000 / limited)
             found["limits_cost"].append((1 - plain / limited) * 100)
             found["unlimited_cost"].append((1 - plain / unlimited) * 100)
     return found

@@ -1,12 +1,12 @@
 """The commands of every peer: ``python <peer>.py <command> --dsn DSN``.
 
-Commands print JSON, one object per line. This module is independent of the queues, and runs in
-the environment of the peers, with only the standard library.
+Commands print JSON, one object per line. This module does not depend on a queue. It runs in
+the environment of the peers, and needs only the standard library, and asyncpg for ``bloat``.
 
 ``describe``      prints version, settings, and a statement that counts due and unfinished jobs
 ``setup``         installs the schema in an empty database
-``enqueue-one``   enqueues --n jobs one after the other, each durable before the next;
-                  --lanes is the number of concurrent jobs; prints the seconds
+``enqueue-one``   enqueues --n jobs in --lanes concurrent tasks, each of which waits until a job is
+                  durable before the next; prints the seconds
 ``enqueue-bulk``  does the same with 1,000 jobs per call
 ``prefill``       enqueues --n jobs as fast as possible, with --priorities different priorities
 ``bloat``         inserts --finished and --future rows of finished and scheduled jobs
