@@ -10,19 +10,19 @@ const SUBSCRIPTIONS = 4;
 let boss;
 
 const connect = async (connectionString, more = {}) => {
-  const made = new PgBoss({ connectionString, supervise: false, schedule: false, ...more });
-  made.on("error", (error) => console.error(error.message));
-  await made.start();
-  return made;
+  const queue = new PgBoss({ connectionString, supervise: false, schedule: false, ...more });
+  queue.on("error", (error) => console.error(error.message));
+  await queue.start();
+  return queue;
 };
 
 await main({
   unfinished: "select count(*) from pgboss.job where name = 'noop' and state < 'completed' and start_after <= now()",
   describe: () => ({ version, settings: { default: {}, tuned: { ...TUNED, subscriptions: SUBSCRIPTIONS } } }),
   async setup(connectionString) {
-    const made = await connect(connectionString);
-    await made.createQueue("noop");
-    await made.stop();
+    const queue = await connect(connectionString);
+    await queue.createQueue("noop");
+    await queue.stop();
   },
   async open(connectionString) {
     boss = await connect(connectionString, { migrate: false });
@@ -38,12 +38,12 @@ await main({
     await boss.getDb().executeSql(sql, [future, "created", "1 day", null]);
   },
   async work(connectionString, handle, tuned) {
-    const made = await connect(connectionString, { migrate: false });
+    const queue = await connect(connectionString, { migrate: false });
     for (let i = 0; i < (tuned ? SUBSCRIPTIONS : 1); i++) {
-      await made.work("noop", tuned ? TUNED : {}, async (jobs) => {
+      await queue.work("noop", tuned ? TUNED : {}, async (jobs) => {
         for (const job of jobs) handle(job.data.i);
       });
     }
-    return () => made.stop({ graceful: true, timeout: 5000 });
+    return () => queue.stop({ graceful: true, timeout: 5000 });
   },
 });

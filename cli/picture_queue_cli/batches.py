@@ -69,17 +69,17 @@ def _parse_jobs(text: str) -> Any:
     else:
         lines = enumerate(content.split("\n"), 1)
         jobs = [(f"Line {n}", _parse_json(line, n)) for n, line in lines if line.strip()]
-    return [expect_object(job, f"{place} of the list", _JOB_HINT) for place, job in jobs]
+    return [expect_object(job, f"{position} of the list", _JOB_HINT) for position, job in jobs]
 
 
 def _parse_json(text: str, line: int | None = None) -> Any:
     try:
         return parse_json(text)
     except ValueError as error:
-        place = "" if line is None else f"line {line}: "
+        position = "" if line is None else f"line {line}: "
         raise InvalidArgument(
             "JOBS is not JSON",
-            detail=f"{place}{describe_syntax(error)}",
+            detail=f"{position}{describe_syntax(error)}",
             hint=file_hint(text) or _JOB_HINT,
         ) from error
 

@@ -201,7 +201,7 @@ async def find_image_source(stack: Stack, prompt: str, since: float) -> str:
     for the picture among the predictions of the simulator.
 
     Args:
-        stack: The stack that made the picture.
+        stack: The stack that generated the picture.
         prompt: The prompt of the picture.
         since: The start of the generation, as Unix time.
     """

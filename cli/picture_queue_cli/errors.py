@@ -94,14 +94,14 @@ class Program(Group):
             print_error("Interrupted.")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
-    def main(self, *given: Any, **settings: Any) -> Any:
+    def main(self, *arguments: Any, **settings: Any) -> Any:
         """Run the program and exit.
 
         Raises:
             SystemExit: Always.
         """
         _prepare_streams()
-        args = given[0] if given else settings.pop("args", None)
+        args = arguments[0] if arguments else settings.pop("args", None)
         words = list(sys.argv[1:] if args is None else args)
         as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
         code = self._run(words, settings, as_json)
@@ -125,8 +125,8 @@ class Program(Group):
             _drop_output()
         except OSError as error:
             _drop_output()
-            place = f": {os.fsdecode(error.filename)}" if error.filename else ""
-            print_error(f"{error.strerror or error}{place}.")
+            path = f": {os.fsdecode(error.filename)}" if error.filename else ""
+            print_error(f"{error.strerror or error}{path}.")
         return ExitCode.FAILED
 
 

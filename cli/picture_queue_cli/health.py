@@ -46,10 +46,13 @@ def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
     jobs = pq.jobs.list(status="pending", limit=_EXPLAINED_JOBS)
     queues = {job.id: job.queue for job in jobs}
     counts = Counter(
-        (queues[why.job_id], why.reason, why.detail)
-        for why in (pq.jobs.explain(list(queues)) if queues else [])
-        if why.job_id in queues
-        and (why.reason not in _HIDDEN_REASONS or (why.reason == "scheduled" and why.error))
+        (queues[explanation.job_id], explanation.reason, explanation.detail)
+        for explanation in (pq.jobs.explain(list(queues)) if queues else [])
+        if explanation.job_id in queues
+        and (
+            explanation.reason not in _HIDDEN_REASONS
+            or (explanation.reason == "scheduled" and explanation.error)
+        )
     )
     return [
         {"queue": queue, "reason": reason, "detail": detail, "jobs": count}
@@ -113,9 +116,9 @@ def _warnings(found: "Health", held: list[dict[str, Any]]) -> list[str]:
         for waiting in found.job_types_without_worker
     ]
     warnings += [
-        f"{_jobs(why['jobs'])} in queue {why['queue']}, of the newest {_EXPLAINED_JOBS} pending: "
-        f"{why['detail']}"
-        for why in held
+        f"{_jobs(group['jobs'])} in queue {group['queue']}, of the newest {_EXPLAINED_JOBS} "
+        f"pending: {group['detail']}"
+        for group in held
     ]
     if found.stuck:
         warnings.append(f"{_jobs(found.stuck)} processing for too long. See the view stuck_jobs.")

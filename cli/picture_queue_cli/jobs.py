@@ -101,20 +101,20 @@ def show(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> Non
     """Show everything about a job."""
     with connect(ctx) as pq:
         job = pq.jobs.get(job_id)
-        why = pq.jobs.explain(job_id)
+        explanation = pq.jobs.explain(job_id)
     if as_json:
-        print_json({**plain(job), "why": why.model_dump(mode="json", exclude_unset=True)})
+        print_json({**plain(job), "why": explanation.model_dump(mode="json", exclude_unset=True)})
     else:
-        out().print(pairs(_details(job, why)))
+        out().print(pairs(_details(job, explanation)))
 
 
-def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
+def _details(job: "Job", explanation: "JobExplanation") -> dict[str, Any]:
     return {
         "id": job.id,
         "type": job.job_type,
         "queue": job.queue,
         "status": status_text(job.status, job.hold),
-        "why": reason_lines(why),
+        "why": reason_lines(explanation),
         "progress": f"{job.progress} %" + (f", {job.message}" if job.message else ""),
         "attempt": f"{job.attempt} of {job.max_attempts}",
         "priority": job.priority,
@@ -146,13 +146,13 @@ def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> 
     """Show a job's position, states, log and tracebacks."""
     with connect(ctx) as pq:
         job_history = pq.jobs.history(job_id)
-        place = pq.jobs.position(job_id)
+        position = pq.jobs.position(job_id)
     if as_json:
-        print_json({**plain(job_history), "position": plain(place)})
+        print_json({**plain(job_history), "position": plain(position)})
         return
-    if place.position is not None:
-        more = " or later" if place.at_least else ""
-        info(f"Position {place.position}{more} in its queue.")
+    if position.position is not None:
+        more = " or later" if position.at_least else ""
+        info(f"Position {position.position}{more} in its queue.")
     _show_history(job_history)
 
 

@@ -190,8 +190,8 @@ def _with_options(
     has them. `build` turns their values into the value of the parameter.
     """
 
-    def wrapper(**given: Any) -> None:
-        command(**{name: build({key: given.pop(key) for key in shared})}, **given)
+    def wrapper(**values: Any) -> None:
+        command(**{name: build({key: values.pop(key) for key in shared})}, **values)
 
     other = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     options = [
@@ -212,23 +212,23 @@ def _with_options(
     return wrapper
 
 
-def _build_filter(given: dict[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in given.items() if value is not None}
+def _build_filter(values: dict[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in values.items() if value is not None}
     if "metadata" in found:
         found["metadata"] = read_object(found["metadata"], "--metadata")
     return found
 
 
-def _build_job_options(given: dict[str, Any]) -> dict[str, Any]:
+def _build_job_options(values: dict[str, Any]) -> dict[str, Any]:
     from picture_queue import Unique
 
-    by, on_conflict = given.pop("unique_by"), given.pop("on_conflict")
-    wants_unique = given.pop("unique") or by or on_conflict != "ignore"
-    metadata = given.pop("metadata")
+    by, on_conflict = values.pop("unique_by"), values.pop("on_conflict")
+    wants_unique = values.pop("unique") or by or on_conflict != "ignore"
+    metadata = values.pop("metadata")
     found = {
-        **given,
-        "tags": given.pop("tag"),
-        "limit_keys": given.pop("limit_key"),
+        **values,
+        "tags": values.pop("tag"),
+        "limit_keys": values.pop("limit_key"),
         "metadata": None if metadata is None else read_object(metadata, "--metadata"),
         "unique": Unique(by=by or None, on_conflict=on_conflict) if wants_unique else None,
     }

@@ -44,24 +44,24 @@ def resolve(ctx: typer.Context) -> Target:
     Raises:
         SettingsError: A key or a token is set, but direct calls to the database ignore it.
     """
-    given = ctx.find_object(Target) or Target()
+    target = ctx.find_object(Target) or Target()
     direct = os.environ.get("PICTURE_QUEUE_DATABASE_URL")
-    if direct and not given.url:
-        _check_no_key_is_ignored(given)
-        return replace(given, database_url=direct)
-    if given.url or os.environ.get("SUPABASE_URL"):
-        return given
+    if direct and not target.url:
+        _check_no_key_is_ignored(target)
+        return replace(target, database_url=direct)
+    if target.url or os.environ.get("SUPABASE_URL"):
+        return target
     stack = running_stack()
     if stack is None:
-        return given
+        return target
     info(f"Using the embedded stack at {stack['API_URL']}")
-    key = given.key or stack["SERVICE_ROLE_KEY"]
+    key = target.key or stack["SERVICE_ROLE_KEY"]
     return Target(stack["API_URL"], key, stack["REPLICATE_URL"], stack["REPLICATE_TOKEN"])
 
 
-def _check_no_key_is_ignored(given: Target) -> None:
+def _check_no_key_is_ignored(target: Target) -> None:
     for name, value in (
-        ("--key", given.key),
+        ("--key", target.key),
         ("SUPABASE_ACCESS_TOKEN", os.environ.get("SUPABASE_ACCESS_TOKEN")),
     ):
         if value:

@@ -138,32 +138,32 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
         columns: The headings.
         right: The headings of columns that are aligned to the right.
     """
-    made = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    grid = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        made.add_column(
+        grid.add_column(
             column, justify="right" if column in right else "left", no_wrap=column == "id"
         )
-    return made
+    return grid
 
 
 def pairs(rows: Mapping[str, Any]) -> Table:
     """Return a table of names and values; values of None are left out."""
-    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column(overflow="fold")
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in rows.items():
         if value is not None:
-            made.add_row(name, value if isinstance(value, Text) else str(value))
-    return made
+            grid.add_row(name, value if isinstance(value, Text) else str(value))
+    return grid
 
 
-def reason_lines(why: "JobExplanation") -> str | None:
+def reason_lines(explanation: "JobExplanation") -> str | None:
     """Return why a job does not run, one reason a line; None if it runs or has finished."""
-    if why.moves:
+    if explanation.moves:
         return None
     return "\n".join(
         one_line(reason.detail) + (f" (until {local_time(reason.until)})" if reason.until else "")
-        for reason in why.reasons or (why,)
+        for reason in explanation.reasons or (explanation,)
     )
 
 

@@ -125,8 +125,8 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     if found is None or found["path"] == "it":
         return
     field = _translate_field(found["path"], ctx.command.params, found["part"])
-    place = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
-    error.detail = f"{place}{field} {detail[found.end() :]}"
+    position = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
+    error.detail = f"{position}{field} {detail[found.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
         error.hint = _specific_hint(error.detail, error.hint, found["path"])
         # The first letter of a message is printed as a capital. A lowercase name of a setting must
