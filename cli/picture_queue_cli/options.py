@@ -193,7 +193,7 @@ def _with_options(
     def wrapper(**values: Any) -> None:
         command(**{name: build({key: values.pop(key) for key in shared})}, **values)
 
-    other = [p for p in inspect.signature(command).parameters.values() if p.name != name]
+    parameters = [p for p in inspect.signature(command).parameters.values() if p.name != name]
     options = [
         inspect.Parameter(
             key,
@@ -203,9 +203,9 @@ def _with_options(
         )
         for key, kind in shared.items()
     ]
-    first = [p for p in other if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    last = [p for p in other if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    signature = inspect.Signature([*first, *options, *last])
+    positional = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    signature = inspect.Signature([*positional, *options, *keyword_only])
     wrapper.__dict__["__signature__"] = signature
     wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -213,10 +213,10 @@ def _with_options(
 
 
 def _build_filter(values: dict[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in values.items() if value is not None}
-    if "metadata" in found:
-        found["metadata"] = read_object(found["metadata"], "--metadata")
-    return found
+    filter = {name: value for name, value in values.items() if value is not None}
+    if "metadata" in filter:
+        filter["metadata"] = read_object(filter["metadata"], "--metadata")
+    return filter
 
 
 def _build_job_options(values: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _build_job_options(values: dict[str, Any]) -> dict[str, Any]:
     by, on_conflict = values.pop("unique_by"), values.pop("on_conflict")
     wants_unique = values.pop("unique") or by or on_conflict != "ignore"
     metadata = values.pop("metadata")
-    found = {
+    options = {
         **values,
         "tags": values.pop("tag"),
         "limit_keys": values.pop("limit_key"),
@@ -234,6 +234,6 @@ def _build_job_options(values: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         name: value
-        for name, value in found.items()
+        for name, value in options.items()
         if name not in ("tag", "limit_key") and value not in (None, [])
     }
