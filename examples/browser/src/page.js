@@ -54,7 +54,7 @@ async function run(prompt, begin) {
     }, { signal });
     show(generation, prompt);
   } catch (error) {
-    if (signal.aborted) return; // the page follows another generation, or the user signed out
+    if (signal.aborted) return; // the page follows another generation, or the user changed
     show({ status: error.generation?.status ?? null });
     if (error.name !== "JobCancelled") showError(error);
   }
