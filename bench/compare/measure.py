@@ -100,7 +100,7 @@ class WorkerProcess:
     Attributes:
         handled: The number of jobs that it has handled so far.
         first_at: The time of the first call of its handler, as Unix time.
-        totals: Its last message, with the totals of its jobs and its resource usage.
+        totals: The last message, with the totals of its jobs and its resource usage.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:

@@ -1,4 +1,4 @@
-"""Enqueues that wait for an open transaction raise PQ_BUSY after two seconds."""
+"""An enqueue that waits for an open transaction raises PQ_BUSY after two seconds."""
 
 import asyncio
 from uuid import uuid4

@@ -29,7 +29,7 @@ class Client:
     skips locked rows, but Postgres waits for a row that was updated after the claim's snapshot.
 
     Attributes:
-        tries: How many times a call is made if it raises PQ_BUSY. A test sets more than one if a
+        tries: The number of times that a call is made while it raises PQ_BUSY. A test sets more than one if a
             deadlock is possible by design, because our clients retry such a call.
     """
 
