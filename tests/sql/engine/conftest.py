@@ -29,8 +29,8 @@ class Client:
     skips locked rows, but Postgres waits for a row that was updated after the claim's snapshot.
 
     Attributes:
-        tries: The number of times that a call is made while it raises PQ_BUSY. A test sets more than one if a
-            deadlock is possible by design, because our clients retry such a call.
+        tries: The number of times that a call is made while it raises PQ_BUSY. A test sets more
+            than one if a deadlock is possible by design, because our clients retry such a call.
     """
 
     def __init__(self, connection: "asyncpg.Connection[Any]", queue: str) -> None:
