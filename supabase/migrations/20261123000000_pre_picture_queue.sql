@@ -3976,8 +3976,10 @@ $$;
 
 -- 280_function__lease.sql
 
--- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job.
-create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
+-- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job, and PQ_STALE_LEASE if the lease is
+-- not in force. p_needs_lease false: a lease is not required.
+create function picture_queue._lock_job(p_job_id uuid, p_lease_id uuid default null, p_needs_lease boolean default true)
+returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3987,19 +3989,7 @@ begin
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
-  end if;
-  return v_job;
-end
-$$;
-
--- Locks the job under this lease and returns its row. Raises PQ_STALE_LEASE if the lease has ended.
-create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_job public.job_queue := picture_queue._lock_job(p_job_id);
-begin
-  if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
+  elsif p_needs_lease and (v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id) then
     perform picture_queue._raise_error('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
       'stop working on this job; another worker runs it now');
@@ -4456,7 +4446,7 @@ declare
 begin
   perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -4541,7 +4531,7 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._lock_job(job_id);
+  v_job := picture_queue._lock_job(job_id, p_needs_lease => false);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
@@ -4580,7 +4570,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._lock_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
@@ -5827,7 +5817,7 @@ as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
+  v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
@@ -6601,7 +6591,7 @@ declare
   v_row record;
   v_resumed boolean;
 begin
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6643,7 +6633,7 @@ returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._lock_leased_job(p_job_id, p_lease_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id, p_lease_id);
   v_row picture_queue.prediction;
 begin
   select * into v_row from picture_queue.prediction p
@@ -6714,7 +6704,7 @@ as $$
 declare
   v_job record;
 begin
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._raise_problem(coalesce(

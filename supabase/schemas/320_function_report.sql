@@ -76,7 +76,7 @@ declare
 begin
   perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -161,7 +161,7 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._lock_job(job_id);
+  v_job := picture_queue._lock_job(job_id, p_needs_lease => false);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;

@@ -16,7 +16,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._lock_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');

@@ -40,7 +40,7 @@ as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
+  v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
