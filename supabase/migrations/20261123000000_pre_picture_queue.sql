@@ -2505,8 +2505,11 @@ end
 $$;
 
 -- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
--- it.
-create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
+-- it. The default rules are those of the filter of a list by name. limit: how many rows a page has, 10,000 at most and
+-- by default; after: the name of the last row of the previous page.
+create function picture_queue._check_fields(
+  p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -5253,13 +5256,13 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- Returns a page of the queues by name (_check_fields), or the queue with that name, with counts of their unfinished
 -- jobs. The changes of the counts are added up once for all queues.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   with states as materialized (
     select d.queue, jsonb_object_agg(coalesce(d.hold, d.status), d.n) as jobs from picture_queue._depths() d
@@ -5286,14 +5289,6 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._require((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
-$$;
-
--- Refuses a filter of a list by name that is not valid. limit: how many rows a page has, 10,000 at most and by default;
--- after: the name of the last row of the previous page.
-create function picture_queue._check_page(p_filter jsonb) returns void
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 $$;
 
 create function public.list_queues(filter jsonb default '{}') returns jsonb
@@ -5575,13 +5570,13 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
 -- have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
@@ -5669,12 +5664,12 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- Lists tenants by name. filter: limit, after (_check_page).
+-- Lists tenants by name. filter: limit, after (_check_fields).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
     from (
@@ -6347,13 +6342,13 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
--- it larger than 8 MiB.
+-- Lists schedules by name. filter: limit, after (_check_fields). A page ends after limit rows, or with the row that
+-- makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
     from (
@@ -6905,12 +6900,12 @@ comment on function public.queue_status is 'Queues, workers, and pending job typ
 
 -- 520_function_counts.sql
 
--- Returns the counts of jobs by queue and state. filter: limit, after (_check_page).
+-- Returns the counts of jobs by queue and state. filter: limit, after (_check_fields).
 create function public.queue_counts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
     from (

@@ -118,8 +118,11 @@ end
 $$;
 
 -- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
--- it.
-create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
+-- it. The default rules are those of the filter of a list by name. limit: how many rows a page has, 10,000 at most and
+-- by default; after: the name of the last row of the previous page.
+create function picture_queue._check_fields(
+  p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare

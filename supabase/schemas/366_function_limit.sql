@@ -90,13 +90,13 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
 -- have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
@@ -184,12 +184,12 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- Lists tenants by name. filter: limit, after (_check_page).
+-- Lists tenants by name. filter: limit, after (_check_fields).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
     from (

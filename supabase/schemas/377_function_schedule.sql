@@ -104,13 +104,13 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
--- it larger than 8 MiB.
+-- Lists schedules by name. filter: limit, after (_check_fields). A page ends after limit rows, or with the row that
+-- makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
     from (
