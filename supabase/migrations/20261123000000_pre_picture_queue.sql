@@ -2410,9 +2410,9 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
--- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
--- (from 1970 to 9998), moment (any time), boolean.
+-- integer (low, high), text (characters; the minimum, by default 1), name (characters, and those allowed besides
+-- letters and digits), list (entries, characters of an entry), uuids (entries), choice (the values), object (bytes,
+-- optional); or uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2452,8 +2452,8 @@ begin
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
     when 'text' then
       return case when v_type <> 'string' then format('is %s, not text', v_shown)
-        when length(v_text) not between 1 and (p_rule ->> 1)::integer
-          then format('has %s characters, not 1 to %s', length(v_text), p_rule ->> 1) end;
+        when length(v_text) not between coalesce((p_rule ->> 2)::integer, 1) and (p_rule ->> 1)::integer
+          then format('has %s characters, not %s to %s', length(v_text), coalesce(p_rule ->> 2, '1'), p_rule ->> 1) end;
     when 'list' then
       return case when v_type <> 'array' then format('is %s, not a list', v_shown)
         when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
@@ -6174,47 +6174,6 @@ begin
 end
 $$;
 
--- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
-create function picture_queue._timezone(p_timezone text) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
-      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-    'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
-$$;
-
--- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
-create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case
-    when p_name is null or picture_queue._value_problem(to_jsonb(p_name), '["name", 128, "_.:-"]') is not null
-      then format('name is %s', coalesce(to_jsonb(left(p_name, 200)), 'null'))
-    when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
-    when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
-    when jsonb_typeof(p_schedule -> 'cron') <> 'string'
-      then format('cron is %s, not text', left((p_schedule -> 'cron')::text, 100))
-    when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
-      then format('timezone is %s, not text', left((p_schedule -> 'timezone')::text, 100))
-    else coalesce(
-      picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(p_schedule) e
-        where e.key in ('every_seconds', 'missed', 'paused')), '{
-        "every_seconds": ["number", 1, 31536000],
-        "missed": ["choice", "skip", "once", "all"],
-        "paused": ["boolean"]
-      }'), (
-      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
-      from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
-        ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-      where p_schedule #>> k.path is not null limit 1))
-  end;
-end
-$$;
-
 -- Returns a schedule; refuses an unknown one.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -6238,6 +6197,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_given jsonb := schedule;
+  v_timezone jsonb;
   v_new jsonb;
   v_old jsonb;
   v_next timestamptz;
@@ -6247,14 +6207,39 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
+  perform picture_queue._raise_problem(case
+    when name is null or picture_queue._value_problem(to_jsonb(name), '["name", 128, "_.:-"]') is not null
+      then format('name is %s', coalesce(to_jsonb(left(name, 200)), 'null'))
+    when jsonb_typeof(schedule) is distinct from 'object' then 'schedule is not an object'
+    when (v_given ? 'cron') = (v_given ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    else coalesce(
+      picture_queue._fields_problem('', (
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_given) e
+        where e.key in ('cron', 'every_seconds', 'timezone', 'missed', 'paused')), '{
+          "cron": ["text", 2147483647, 0],
+          "every_seconds": ["number", 1, 31536000],
+          "timezone": ["text", 2147483647, 0],
+          "missed": ["choice", "skip", "once", "all"],
+          "paused": ["boolean"]
+        }'), (
+        select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
+        from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
+          ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
+        where v_given #>> k.path is not null limit 1))
+  end, 'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
     'options such as delay_seconds, expires_in_seconds and unique');
+  -- The name of the zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are refused: they ignore
+  -- summer time, and Postgres reads the sign of an offset the other way round.
+  v_timezone := picture_queue._require(case when coalesce(v_given ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
+      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z
+      where lower(z.name) = lower(v_given ->> 'timezone')) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_given ->> 'timezone', 100)),
+    'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
     'every_seconds', (v_given ->> 'every_seconds')::double precision,
-    'timezone', picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC')),
+    'timezone', v_timezone,
     'missed', coalesce(v_given ->> 'missed', 'once'),
     'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);

@@ -124,47 +124,6 @@ begin
 end
 $$;
 
--- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
-create function picture_queue._timezone(p_timezone text) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
-      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-    'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
-$$;
-
--- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
-create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case
-    when p_name is null or picture_queue._value_problem(to_jsonb(p_name), '["name", 128, "_.:-"]') is not null
-      then format('name is %s', coalesce(to_jsonb(left(p_name, 200)), 'null'))
-    when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
-    when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
-    when jsonb_typeof(p_schedule -> 'cron') <> 'string'
-      then format('cron is %s, not text', left((p_schedule -> 'cron')::text, 100))
-    when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
-      then format('timezone is %s, not text', left((p_schedule -> 'timezone')::text, 100))
-    else coalesce(
-      picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(p_schedule) e
-        where e.key in ('every_seconds', 'missed', 'paused')), '{
-        "every_seconds": ["number", 1, 31536000],
-        "missed": ["choice", "skip", "once", "all"],
-        "paused": ["boolean"]
-      }'), (
-      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
-      from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
-        ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-      where p_schedule #>> k.path is not null limit 1))
-  end;
-end
-$$;
-
 -- Returns a schedule; refuses an unknown one.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
