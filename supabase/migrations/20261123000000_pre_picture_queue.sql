@@ -4654,35 +4654,6 @@ as $$
   end
 $$;
 
--- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
--- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
--- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
--- users may call it.
-create function picture_queue._jobs_by_state(p_filter jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
-  v_span text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text := picture_queue._jobs_where(v_filter - 'queue') || v_span;
-  v_running text := picture_queue._jobs_where(v_filter) || v_span;
-begin
-  return '(' || (
-    select string_agg(format(b.branch, b.status), ' union all ')
-    from (
-      select s.status, 'select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
-        'where j.queue = q.name and j.status = %L and ' || replace(v_listed, '%', '%%') || ') l' as branch
-      from unnest(array['pending', 'completed', 'failed', 'cancelled']) as s (status)
-      union all
-      select 'processing', '(select * from public.job_queue j where j.status = %L and ' || h.condition || ' and '
-        || replace(v_running, '%', '%%') || ')'
-      from unnest(array['j.hold is null', 'j.hold = ''parked''']) as h (condition)
-    ) b
-    where b.status = coalesce(p_filter ->> 'status', case when p_filter ->> 'hold' = 'waiting' then 'pending' end, b.status)
-  ) || ') j';
-end
-$$;
-
 
 -- 340_function_read.sql
 
@@ -4706,9 +4677,10 @@ comment on function public.get_job is 'A job of the caller.';
 -- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
 --   of the other conditions.
 -- - For a time of finishing or a hold the planner finds the partial index.
--- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. Each range is four times as long as
---   the one before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is
---   given, since a running job may be newer than all others.
+-- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all jobs
+--   except running and parked ones, for which there are other indexes. Each range is four times as long as the one
+--   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
+--   since a running job may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -4721,6 +4693,9 @@ declare
   v_lower bigint := 0;
   v_span bigint := v_limit * 4;
   v_owner text := filter ->> 'user_id';
+  v_others jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
+  v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_listed text;
   v_queues text[];
   v_from text;
   v_job jsonb;
@@ -4743,7 +4718,16 @@ begin
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
     v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_from := picture_queue._jobs_by_state(filter);
+    v_listed := picture_queue._jobs_where(v_others - 'queue') || v_range;
+    v_where := picture_queue._jobs_where(v_others) || v_range;
+    select format('(%s) j', string_agg(case when s.hold is null
+        then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
+          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed)
+        else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
+      ' union all ')) into v_from
+    from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
+      ('processing', 'j.hold is null'), ('processing', 'j.hold = ''parked''')) as s (status, hold)
+    where s.status = coalesce(filter ->> 'status', case when filter ->> 'hold' = 'waiting' then 'pending' end, s.status);
     with recursive queues (name) as (
       select coalesce(filter ->> 'queue', (select min(j.queue) from public.job_queue j where j.status <> 'processing'))
       union all
@@ -8285,7 +8269,7 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
+      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
@@ -8478,7 +8462,7 @@ grant execute on function
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
-  picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
+  picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
