@@ -445,7 +445,9 @@ async def plan(many, text, types, values):
 PICK_TYPES = {
     "p_claim": "picture_queue.claim",
     "p_queues": "text[]",
-    "p_positions": "jsonb",
+    "v_rank": "integer",
+    "v_turn": "double precision",
+    "v_seq": "bigint",
     "p_limit": "integer",
     "v_now": "timestamptz",
 }
@@ -463,6 +465,9 @@ async def test_the_plan_of_a_pick(many):
             "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, 30, "
             "gen_random_uuid(), null, false, true, true, null)::picture_queue.claim",
             "p_queues": f"array['{many.queue}']",
+            "v_rank": "-2147483648",
+            "v_turn": "'-infinity'",
+            "v_seq": "0",
             "p_limit": "20",
             "v_now": "now()",
         },
