@@ -3889,7 +3889,9 @@ declare
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
-    perform picture_queue._lock_events(v_events);
+    -- send_event takes the same locks, so the second of the two sees what the first has done.
+    perform pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
+    from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(v_events) e order by hash offset 0) h;
     perform picture_queue._wake_parked(v_events);
   end if;
   if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
@@ -4110,15 +4112,6 @@ exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
   raise;
 end
-$$;
-
--- Locks events until the transaction ends. A job that parks on an event and the sender of the event both lock it, so
--- the second of them sees what the first has done.
-create function picture_queue._lock_events(p_events text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$
-  select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
-  from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
@@ -5769,7 +5762,8 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  perform picture_queue._lock_events(array[name]);
+  -- The lock that a job takes when it parks on the event.
+  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(name) & 1023);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
