@@ -1616,12 +1616,13 @@ begin
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
       return v_done;
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := concat_ws(': ', sqlerrm, nullif(v_detail, ''));
       perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], v_error);
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
@@ -1918,7 +1919,6 @@ declare
   v_batch picture_queue.batch;
   v_job jsonb;
   v_error text;
-  v_state text;
   v_detail text;
   v_done integer := 0;
 begin
@@ -1936,11 +1936,11 @@ begin
           'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
           'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         raise;
       end if;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
     end;
     update picture_queue.batch b
     set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error
@@ -4497,10 +4497,10 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
       -- An error without one of our codes: a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
-        || concat_ws(': ', v_error, nullif(v_detail, ''));
+        || concat_ws(': ', sqlerrm, nullif(v_detail, ''));
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs)
@@ -6106,7 +6106,6 @@ declare
   v_ticks timestamptz[];
   v_next timestamptz;
   v_answer jsonb;
-  v_state text;
   v_error text;
   v_detail text;
   v_jobs integer := 0;
@@ -6130,10 +6129,10 @@ begin
       end if;
       v_error := case when v_next is null then 'The schedule has no further tick.' end;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- A transient error is tried again at once, a failed computation of the next tick in a minute.
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
         v_next := v_now + interval '1 minute';

@@ -137,10 +137,10 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
       -- An error without one of our codes: a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
-        || concat_ws(': ', v_error, nullif(v_detail, ''));
+        || concat_ws(': ', sqlerrm, nullif(v_detail, ''));
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs)

@@ -78,7 +78,6 @@ declare
   v_ticks timestamptz[];
   v_next timestamptz;
   v_answer jsonb;
-  v_state text;
   v_error text;
   v_detail text;
   v_jobs integer := 0;
@@ -102,10 +101,10 @@ begin
       end if;
       v_error := case when v_next is null then 'The schedule has no further tick.' end;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- A transient error is tried again at once, a failed computation of the next tick in a minute.
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
         v_next := v_now + interval '1 minute';
