@@ -5006,8 +5006,6 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_types text[];
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._raise_problem(coalesce(
@@ -5028,7 +5026,6 @@ begin
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
-  select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
@@ -5039,7 +5036,8 @@ begin
     where not exists (select from picture_queue.job_type t where t.name = e.key and to_jsonb(t) = to_jsonb(p))
     order by e.key offset 0
   ) c;
-  perform picture_queue._touch_worker(worker, queues, v_types, false);
+  perform picture_queue._touch_worker(
+    worker, queues, array(select k from jsonb_object_keys(job_types) k order by k), false);
   return picture_queue.version();
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
