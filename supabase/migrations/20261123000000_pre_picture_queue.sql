@@ -7271,30 +7271,6 @@ begin
 end
 $$;
 
--- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
--- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
--- number of deleted jobs.
-create function picture_queue._prune(p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-begin
-  return picture_queue._isolate('prune', array(
-    select d.id::text
-    from picture_queue.setting s
-    cross join lateral (values
-      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-    ) as k (status, seconds)
-    cross join lateral (
-      select j.id from public.job_queue j
-      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failed_subjects('prune'))
-      order by j.finished_at limit p_limit
-    ) d), p_limit);
-end
-$$;
-
 -- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
 -- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
 -- jobs.
@@ -7373,8 +7349,9 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a separate
--- job. Returns the numbers of deleted rows, and in more whether there is more to prune.
+-- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
+-- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls it, and
+-- pg_cron in a separate job. Returns the numbers of deleted rows, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7391,7 +7368,18 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
-    v_batch := picture_queue._prune(1000);
+    v_batch := picture_queue._isolate('prune', array(
+      select d.id::text
+      from picture_queue.setting s
+      cross join lateral (values
+        ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+      ) as k (status, seconds)
+      cross join lateral (
+        select j.id from public.job_queue j
+        where j.status = k.status and j.finished_at < v_start - make_interval(secs => k.seconds)
+          and j.id::text not in (select picture_queue._failed_subjects('prune'))
+        order by j.finished_at limit 1000
+      ) d), 1000);
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;

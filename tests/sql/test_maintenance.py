@@ -311,8 +311,13 @@ async def test_steps_continue_during_an_open_transaction(two, open_transaction):
 async def test_steps_continue_during_a_long_pruning(quiet):
     """Run the housekeeping of a backlog in turns with the other steps."""
     await quiet.run(
-        """create or replace function picture_queue._prune(p_limit integer) returns integer
+        """create or replace function picture_queue._prune_jobs(p_ids uuid[]) returns integer
         language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
+    )
+    await quiet.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        values ($1, 't', 'completed', now() - interval '1 year')""",
+        quiet.queue,
     )
     await quiet.pass_time(61, maintained=False)
     for _ in range(3):
