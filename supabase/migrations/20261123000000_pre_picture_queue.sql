@@ -7393,52 +7393,39 @@ begin
 end
 $$;
 
--- Counts the running jobs of each limit key that is not locked, and corrects limit_key. Returns the number of keys with
--- a wrong count.
-create function picture_queue._recount_keys() returns integer
+-- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
+-- locked; orphaned rows; keys whose jobs are not unblocked; and wrong counts of jobs, for which it counts all jobs once.
+-- It locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(array(
+  v_locked text[] := picture_queue._lock_keys(array(
     select k.key from picture_queue.limit_key k
     union
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong text[];
-  v_counts integer[];
+  v_missing integer[];
+  v_ready uuid[];
+  v_keys integer;
+  v_counts integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
   with ended as (
-    delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
+    delete from picture_queue.freed_key f where f.key = any (v_locked) and f.n > 0
   ),
   counted as (
     select k.key, count(s.key)::integer - coalesce((
         select l.running from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1), 0) as n
-    from unnest(v_keys) as k (key)
+    from unnest(v_locked) as k (key)
     left join (
       select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
     ) s on s.key = k.key
     group by k.key
   )
-  select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
-  perform picture_queue._add_running(v_wrong, v_counts);
-  return coalesce(cardinality(v_wrong), 0);
-end
-$$;
-
--- Repairs the inconsistencies that queue_doctor() finds: orphaned rows, keys whose jobs are not unblocked, and wrong
--- counts, for which it counts all jobs once. It takes only row locks. An operator calls it over a connection to the
--- database; no API role may call it.
-create function picture_queue.repair() returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_slots integer;
-  v_ready uuid[];
-  v_keys integer;
-  v_counts integer;
-begin
-  v_slots := picture_queue._recount_keys();
+  select array_agg(c.key), array_agg(c.n) into v_wrong, v_missing from counted c where c.n <> 0;
+  perform picture_queue._add_running(v_wrong, v_missing);
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
   v_ready := array(
@@ -7459,7 +7446,8 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
-  return jsonb_build_object('slots', v_slots, 'ready', cardinality(v_ready), 'keys', v_keys, 'counts', v_counts);
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
+    'keys', v_keys, 'counts', v_counts);
 end
 $$;
 
