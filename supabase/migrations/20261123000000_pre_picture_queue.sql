@@ -4164,8 +4164,7 @@ $$;
 
 -- 300_function_enqueue.sql
 
--- Enqueues one job and returns its id. A call with an idempotency_key, or with a job_id of the caller, can be repeated:
--- it returns the existing job.
+-- A call with an idempotency_key, or with a job_id of the caller, can be repeated: it returns the existing job.
 create function public.enqueue_job(
   job_type text,
   payload jsonb default '{}',
@@ -4428,9 +4427,9 @@ $$;
 comment on function public.heartbeat_jobs is
   'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
 
--- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
--- waiting call occupies a connection of its worker or of the API that other calls need.
+-- It emits at most two progress events per job and second, but always those for 0 and 100. The row always holds the
+-- newest value. It waits for a locked row only briefly, since a waiting call occupies a connection of its worker or of
+-- the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -4555,8 +4554,7 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Makes a failed or cancelled job pending again, with one more attempt if none is left. A pending job stays as it is,
--- so the call can be repeated.
+-- The job gets one more attempt if none is left. A pending job stays as it is, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5008,8 +5006,7 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 
 -- 350_function_worker.sql
 
--- Registers a worker, its queues, and its job types with their policies; returns the version of the SQL. The call is
--- idempotent.
+-- Registers a worker, its queues, and its job types with their policies. The call is idempotent.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5053,7 +5050,7 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- Removes a worker. If it holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5089,7 +5086,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- Changes settings of the project. changes: settings by name; null resets one to its default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5318,7 +5315,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
+-- A call cancels the oldest 10,000 jobs; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5612,7 +5609,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Pauses a limit key: no job of it starts until resume_at, or until it is resumed. Running jobs continue.
+-- The pause ends at resume_at, or with resume_key. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -5623,7 +5620,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- Sets the weight of a tenant. A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5639,7 +5636,6 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- Lists tenants by name. filter: limit, after (_check_fields).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5745,9 +5741,8 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 
 -- 370_function_event_history.sql
 
--- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
--- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
--- call and changes nothing.
+-- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
+-- replaces the first; with the same event_id it is a repeated call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -5781,7 +5776,7 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- Appends log lines of a job under its lease; the last 200 are kept.
+-- The last 200 lines of a job are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -6170,8 +6165,7 @@ $$;
 
 -- 377_function_schedule.sql
 
--- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
--- paused. The call is idempotent.
+-- Fields that are not given get their defaults, except that a paused schedule stays paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6276,7 +6270,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6286,7 +6280,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
+-- The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6302,8 +6296,7 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- Lists schedules by name. filter: limit, after (_check_fields). A page ends after limit rows, or with the row that
--- makes it larger than 8 MiB.
+-- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6860,7 +6853,6 @@ comment on function public.queue_status is 'Queues, workers, and pending job typ
 
 -- 520_function_counts.sql
 
--- Returns the counts of jobs by queue and state. filter: limit, after (_check_fields).
 create function public.queue_counts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -7401,8 +7393,8 @@ end
 $$;
 
 -- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; keys whose jobs are not unblocked; and wrong counts of jobs, for which it counts all jobs once.
--- It locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+-- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
+-- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -61,9 +61,9 @@ $$;
 comment on function public.heartbeat_jobs is
   'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
 
--- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
--- waiting call occupies a connection of its worker or of the API that other calls need.
+-- It emits at most two progress events per job and second, but always those for 0 and 100. The row always holds the
+-- newest value. It waits for a locked row only briefly, since a waiting call occupies a connection of its worker or of
+-- the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'

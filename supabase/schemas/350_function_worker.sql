@@ -1,5 +1,4 @@
--- Registers a worker, its queues, and its job types with their policies; returns the version of the SQL. The call is
--- idempotent.
+-- Registers a worker, its queues, and its job types with their policies. The call is idempotent.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -43,7 +42,7 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- Removes a worker. If it holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

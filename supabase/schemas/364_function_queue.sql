@@ -142,7 +142,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
+-- A call cancels the oldest 10,000 jobs; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'

@@ -156,7 +156,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Pauses a limit key: no job of it starts until resume_at, or until it is resumed. Running jobs continue.
+-- The pause ends at resume_at, or with resume_key. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -167,7 +167,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- Sets the weight of a tenant. A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -183,7 +183,6 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- Lists tenants by name. filter: limit, after (_check_fields).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,6 +1,5 @@
--- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
--- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
--- call and changes nothing.
+-- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
+-- replaces the first; with the same event_id it is a repeated call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -34,7 +33,7 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- Appends log lines of a job under its lease; the last 200 are kept.
+-- The last 200 lines of a job are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$

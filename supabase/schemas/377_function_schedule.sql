@@ -1,5 +1,4 @@
--- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
--- paused. The call is idempotent.
+-- Fields that are not given get their defaults, except that a paused schedule stays paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -104,7 +103,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -114,7 +113,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
+-- The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -130,8 +129,7 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- Lists schedules by name. filter: limit, after (_check_fields). A page ends after limit rows, or with the row that
--- makes it larger than 8 MiB.
+-- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

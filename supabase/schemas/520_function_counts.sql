@@ -1,4 +1,3 @@
--- Returns the counts of jobs by queue and state. filter: limit, after (_check_fields).
 create function public.queue_counts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -216,8 +216,8 @@ end
 $$;
 
 -- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; keys whose jobs are not unblocked; and wrong counts of jobs, for which it counts all jobs once.
--- It locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+-- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
+-- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
