@@ -2752,7 +2752,7 @@ as $$
 declare
   v_jobs picture_queue.new_job[];
   v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
-  v_next picture_queue.new_job[];  -- the jobs to insert next
+  v_next picture_queue.new_job[];
   v_plain boolean;
   v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
@@ -4986,7 +4986,6 @@ begin
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- Jobs that already have a cancel request are skipped.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;
@@ -6619,9 +6618,8 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
 
--- Ends the row of a prediction. state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing
--- found). Metrics that are too large or that some clients cannot read are dropped, so that they do not fail a
--- prediction that was paid for.
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
+-- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -6644,8 +6642,7 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- Saves the images of a generation. images: a list of objects with n, path, mime_type, width, height and bytes. The
--- call is idempotent.
+-- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

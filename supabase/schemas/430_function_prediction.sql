@@ -96,9 +96,8 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
 
--- Ends the row of a prediction. state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing
--- found). Metrics that are too large or that some clients cannot read are dropped, so that they do not fail a
--- prediction that was paid for.
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
+-- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -121,8 +120,7 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- Saves the images of a generation. images: a list of objects with n, path, mime_type, width, height and bytes. The
--- call is idempotent.
+-- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
