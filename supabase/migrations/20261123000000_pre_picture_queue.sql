@@ -1090,6 +1090,15 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
 
 -- 195_each_table.sql
 
+-- Returns the tables of picture-queue, including the partitions of the archive.
+create function picture_queue._our_tables() returns setof pg_catalog.pg_class
+language sql stable rows 40 set search_path = pg_catalog, pg_temp
+as $$
+  select c from pg_catalog.pg_class c
+  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+$$;
+
 -- Enable row level security and set the replica identity of each table above.
 --
 -- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql).
@@ -1104,9 +1113,7 @@ declare
 begin
   for v_table, v_has_key in
     select c.oid, exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary)
-    from pg_catalog.pg_class c
-    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+    from picture_queue._our_tables() c
   loop
     execute format('alter table %s enable row level security', v_table);
     if not v_has_key then
@@ -1119,33 +1126,27 @@ $$;
 
 -- 200_function__backoff.sql
 
--- Returns the seconds until the next attempt: the delay of the policy (constant, linear, exponential), at most the cap,
--- times a random factor from 1 - jitter to 1 + jitter, so that jobs that failed together are not retried together.
-create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
-returns real
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$
-  -- 2^30 seconds is beyond any cap; the bound keeps the power from overflowing.
-  select (least(p_base * case p_policy
-      when 'constant' then 1
-      when 'linear' then greatest(p_attempt, 1)
-      else 2 ^ least(greatest(p_attempt, 1) - 1, 30) end, p_cap)
-    * (1 - p_jitter + 2 * p_jitter * random()))::real
-$$;
-
--- Returns the backoff of a job. Each value is resolved in this order: job, job type, queue, project.
+-- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at most
+-- the cap, times a random factor from 1 - jitter to 1 + jitter, so that jobs that failed together are not retried
+-- together. Each value is resolved in this order: job, job type, queue, project.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._backoff(p_job.attempt,
-    coalesce(p_job.backoff ->> 'policy', t.backoff_policy, q.backoff_policy, s.backoff_policy),
-    coalesce((p_job.backoff ->> 'base_seconds')::real, t.backoff_seconds, q.backoff_seconds, s.backoff_seconds),
-    coalesce((p_job.backoff ->> 'cap_seconds')::real, t.backoff_cap_seconds, q.backoff_cap_seconds,
-      s.backoff_cap_seconds),
-    coalesce((p_job.backoff ->> 'jitter')::real, t.backoff_jitter, q.backoff_jitter, s.backoff_jitter))
+  -- 2^30 seconds is beyond any cap; the bound keeps the power from overflowing.
+  select (least(b.base * case b.policy
+      when 'constant' then 1
+      when 'linear' then greatest(p_job.attempt, 1)
+      else 2 ^ least(greatest(p_job.attempt, 1) - 1, 30) end, b.cap)
+    * (1 - b.jitter + 2 * b.jitter * random()))::real
   from picture_queue.setting s
   left join picture_queue.job_type t on t.name = p_job.job_type
   left join picture_queue.queue q on q.name = p_job.queue
+  cross join lateral (
+    select coalesce(p_job.backoff ->> 'policy', t.backoff_policy, q.backoff_policy, s.backoff_policy) as policy,
+      coalesce((p_job.backoff ->> 'base_seconds')::real, t.backoff_seconds, q.backoff_seconds, s.backoff_seconds) as base,
+      coalesce((p_job.backoff ->> 'cap_seconds')::real, t.backoff_cap_seconds, q.backoff_cap_seconds,
+        s.backoff_cap_seconds) as cap,
+      coalesce((p_job.backoff ->> 'jitter')::real, t.backoff_jitter, q.backoff_jitter, s.backoff_jitter) as jitter) b
 $$;
 
 
@@ -1622,12 +1623,13 @@ begin
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
       return v_done;
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := concat_ws(': ', sqlerrm, nullif(v_detail, ''));
       perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], v_error);
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
@@ -1924,7 +1926,6 @@ declare
   v_batch picture_queue.batch;
   v_job jsonb;
   v_error text;
-  v_state text;
   v_detail text;
   v_done integer := 0;
 begin
@@ -1942,11 +1943,11 @@ begin
           'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
           'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         raise;
       end if;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
     end;
     update picture_queue.batch b
     set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error
@@ -2416,9 +2417,9 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
--- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
--- (from 1970 to 9998), moment (any time), boolean.
+-- integer (low, high), text (characters; the minimum, by default 1), name (characters, and those allowed besides
+-- letters and digits), list (entries, characters of an entry), uuids (entries), choice (the values), object (bytes,
+-- optional); or uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2458,8 +2459,8 @@ begin
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
     when 'text' then
       return case when v_type <> 'string' then format('is %s, not text', v_shown)
-        when length(v_text) not between 1 and (p_rule ->> 1)::integer
-          then format('has %s characters, not 1 to %s', length(v_text), p_rule ->> 1) end;
+        when length(v_text) not between coalesce((p_rule ->> 2)::integer, 1) and (p_rule ->> 1)::integer
+          then format('has %s characters, not %s to %s', length(v_text), coalesce(p_rule ->> 2, '1'), p_rule ->> 1) end;
     when 'list' then
       return case when v_type <> 'array' then format('is %s, not a list', v_shown)
         when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
@@ -2505,8 +2506,11 @@ end
 $$;
 
 -- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
--- it.
-create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
+-- it. The default rules are those of the filter of a list by name. limit: how many rows a page has, 10,000 at most and
+-- by default; after: the name of the last row of the previous page.
+create function picture_queue._check_fields(
+  p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2748,7 +2752,7 @@ as $$
 declare
   v_jobs picture_queue.new_job[];
   v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
-  v_next picture_queue.new_job[];  -- the jobs to insert next
+  v_next picture_queue.new_job[];
   v_plain boolean;
   v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
@@ -3592,7 +3596,7 @@ declare
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_pick_size integer := p_claim.max_jobs;
-  v_last integer;  -- the size of the previous pick
+  v_last picture_queue.candidate[];  -- the previous pick
   v_total_picked integer := 0;
 begin
   perform picture_queue._check_isolation();
@@ -3634,10 +3638,10 @@ begin
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
-        and cardinality(v_picked) is not distinct from v_last;
+        and v_picked is not distinct from v_last;
     -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
     -- the next round.
-    v_last := cardinality(v_picked);
+    v_last := v_picked;
     v_total_picked := v_total_picked + cardinality(v_picked);
     if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
       or v_started.has_skipped and cardinality(v_picked) < v_pick_size
@@ -3892,7 +3896,9 @@ declare
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
-    perform picture_queue._lock_events(v_events);
+    -- send_event takes the same locks, so the second of the two sees what the first has done.
+    perform pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
+    from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(v_events) e order by hash offset 0) h;
     perform picture_queue._wake_parked(v_events);
   end if;
   if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
@@ -3976,8 +3982,10 @@ $$;
 
 -- 280_function__lease.sql
 
--- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job.
-create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
+-- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job, and PQ_STALE_LEASE if the lease is
+-- not in force. p_needs_lease false: a lease is not required.
+create function picture_queue._lock_job(p_job_id uuid, p_lease_id uuid default null, p_needs_lease boolean default true)
+returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3987,19 +3995,7 @@ begin
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
-  end if;
-  return v_job;
-end
-$$;
-
--- Locks the job under this lease and returns its row. Raises PQ_STALE_LEASE if the lease has ended.
-create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_job public.job_queue := picture_queue._lock_job(p_job_id);
-begin
-  if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
+  elsif p_needs_lease and (v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id) then
     perform picture_queue._raise_error('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
       'stop working on this job; another worker runs it now');
@@ -4125,15 +4121,6 @@ exception when others then
 end
 $$;
 
--- Locks events until the transaction ends. A job that parks on an event and the sender of the event both lock it, so
--- the second of them sees what the first has done.
-create function picture_queue._lock_events(p_events text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$
-  select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
-  from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
-$$;
-
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
 -- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
 -- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
@@ -4177,8 +4164,7 @@ $$;
 
 -- 300_function_enqueue.sql
 
--- Enqueues one job and returns its id. A call with an idempotency_key, or with a job_id of the caller, can be repeated:
--- it returns the existing job.
+-- A call with an idempotency_key, or with a job_id of the caller, can be repeated: it returns the existing job.
 create function public.enqueue_job(
   job_type text,
   payload jsonb default '{}',
@@ -4441,9 +4427,9 @@ $$;
 comment on function public.heartbeat_jobs is
   'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
 
--- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
--- waiting call occupies a connection of its worker or of the API that other calls need.
+-- It emits at most two progress events per job and second, but always those for 0 and 100. The row always holds the
+-- newest value. It waits for a locked row only briefly, since a waiting call occupies a connection of its worker or of
+-- the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -4456,7 +4442,7 @@ declare
 begin
   perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -4517,10 +4503,10 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
       -- An error without one of our codes: a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
-        || concat_ws(': ', v_error, nullif(v_detail, ''));
+        || concat_ws(': ', sqlerrm, nullif(v_detail, ''));
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs)
@@ -4541,7 +4527,7 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._lock_job(job_id);
+  v_job := picture_queue._lock_job(job_id, p_needs_lease => false);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
@@ -4568,8 +4554,7 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Makes a failed or cancelled job pending again, with one more attempt if none is left. A pending job stays as it is,
--- so the call can be repeated.
+-- The job gets one more attempt if none is left. A pending job stays as it is, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4580,7 +4565,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._lock_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
@@ -4667,35 +4652,6 @@ as $$
   end
 $$;
 
--- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
--- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
--- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
--- users may call it.
-create function picture_queue._jobs_by_state(p_filter jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
-  v_span text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text := picture_queue._jobs_where(v_filter - 'queue') || v_span;
-  v_running text := picture_queue._jobs_where(v_filter) || v_span;
-begin
-  return '(' || (
-    select string_agg(format(b.branch, b.status), ' union all ')
-    from (
-      select s.status, 'select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
-        'where j.queue = q.name and j.status = %L and ' || replace(v_listed, '%', '%%') || ') l' as branch
-      from unnest(array['pending', 'completed', 'failed', 'cancelled']) as s (status)
-      union all
-      select 'processing', '(select * from public.job_queue j where j.status = %L and ' || h.condition || ' and '
-        || replace(v_running, '%', '%%') || ')'
-      from unnest(array['j.hold is null', 'j.hold = ''parked''']) as h (condition)
-    ) b
-    where b.status = coalesce(p_filter ->> 'status', case when p_filter ->> 'hold' = 'waiting' then 'pending' end, b.status)
-  ) || ') j';
-end
-$$;
-
 
 -- 340_function_read.sql
 
@@ -4719,9 +4675,10 @@ comment on function public.get_job is 'A job of the caller.';
 -- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
 --   of the other conditions.
 -- - For a time of finishing or a hold the planner finds the partial index.
--- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. Each range is four times as long as
---   the one before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is
---   given, since a running job may be newer than all others.
+-- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all jobs
+--   except running and parked ones, for which there are other indexes. Each range is four times as long as the one
+--   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
+--   since a running job may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -4734,6 +4691,9 @@ declare
   v_lower bigint := 0;
   v_span bigint := v_limit * 4;
   v_owner text := filter ->> 'user_id';
+  v_others jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
+  v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_listed text;
   v_queues text[];
   v_from text;
   v_job jsonb;
@@ -4756,7 +4716,16 @@ begin
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
     v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_from := picture_queue._jobs_by_state(filter);
+    v_listed := picture_queue._jobs_where(v_others - 'queue') || v_range;
+    v_where := picture_queue._jobs_where(v_others) || v_range;
+    select format('(%s) j', string_agg(case when s.hold is null
+        then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
+          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed)
+        else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
+      ' union all ')) into v_from
+    from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
+      ('processing', 'j.hold is null'), ('processing', 'j.hold = ''parked''')) as s (status, hold)
+    where s.status = coalesce(filter ->> 'status', case when filter ->> 'hold' = 'waiting' then 'pending' end, s.status);
     with recursive queues (name) as (
       select coalesce(filter ->> 'queue', (select min(j.queue) from public.job_queue j where j.status <> 'processing'))
       union all
@@ -5017,7 +4986,6 @@ begin
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- Jobs that already have a cancel request are skipped.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;
@@ -5037,13 +5005,10 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 
 -- 350_function_worker.sql
 
--- Registers a worker, its queues, and its job types with their policies; returns the version of the SQL. The call is
--- idempotent.
+-- Registers a worker, its queues, and its job types with their policies. The call is idempotent.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_types text[];
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._raise_problem(coalesce(
@@ -5064,7 +5029,6 @@ begin
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
-  select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
@@ -5075,7 +5039,8 @@ begin
     where not exists (select from picture_queue.job_type t where t.name = e.key and to_jsonb(t) = to_jsonb(p))
     order by e.key offset 0
   ) c;
-  perform picture_queue._touch_worker(worker, queues, v_types, false);
+  perform picture_queue._touch_worker(
+    worker, queues, array(select k from jsonb_object_keys(job_types) k order by k), false);
   return picture_queue.version();
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -5084,7 +5049,7 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- Removes a worker. If it holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5120,7 +5085,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- Changes settings of the project. changes: settings by name; null resets one to its default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5263,13 +5228,13 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- Returns a page of the queues by name (_check_fields), or the queue with that name, with counts of their unfinished
 -- jobs. The changes of the counts are added up once for all queues.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   with states as materialized (
     select d.queue, jsonb_object_agg(coalesce(d.hold, d.status), d.n) as jobs from picture_queue._depths() d
@@ -5296,14 +5261,6 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._require((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
-$$;
-
--- Refuses a filter of a list by name that is not valid. limit: how many rows a page has, 10,000 at most and by default;
--- after: the name of the last row of the previous page.
-create function picture_queue._check_page(p_filter jsonb) returns void
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 $$;
 
 create function public.list_queues(filter jsonb default '{}') returns jsonb
@@ -5357,7 +5314,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
+-- A call cancels the oldest 10,000 jobs; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5585,13 +5542,13 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
 -- have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
@@ -5635,12 +5592,11 @@ begin
   perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
-  for v_try in 1..40 loop
-    exit when picture_queue._lock_keys(array[p_key]) <> '{}';
-    if v_try = 40 then
-      perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
-    end if;
-  end loop;
+  -- _lock_keys waits only briefly, so wait here.
+  perform pg_catalog.pg_advisory_xact_lock(1903326068, pg_catalog.hashtext(p_key) & 1023);
+  if picture_queue._lock_keys(array[p_key]) = '{}' then
+    perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
+  end if;
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
@@ -5648,11 +5604,11 @@ begin
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._raise_busy();
+  return picture_queue._raise_busy(format('another transaction has locked the key %s, or a table that this call needs', p_key));
 end
 $$;
 
--- Pauses a limit key: no job of it starts until resume_at, or until it is resumed. Running jobs continue.
+-- The pause ends at resume_at, or with resume_key. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -5663,7 +5619,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- Sets the weight of a tenant. A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5679,12 +5635,11 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- Lists tenants by name. filter: limit, after (_check_page).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
     from (
@@ -5785,9 +5740,8 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 
 -- 370_function_event_history.sql
 
--- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
--- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
--- call and changes nothing.
+-- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
+-- replaces the first; with the same event_id it is a repeated call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -5806,7 +5760,8 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  perform picture_queue._lock_events(array[name]);
+  -- The lock that a job takes when it parks on the event.
+  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(name) & 1023);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
@@ -5820,14 +5775,14 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- Appends log lines of a job under its lease; the last 200 are kept.
+-- The last 200 lines of a job are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
+  v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
@@ -6008,27 +5963,6 @@ begin
 end
 $$;
 
--- Returns the first matching day on or after p_from; null if there is none within eight years (30 February).
-create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_day date := p_from;
-begin
-  while v_day < p_from + 2925 loop  -- eight years and two days
-    if extract(month from v_day)::integer = any (p_cron.months) and (case when p_cron.is_either
-      then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
-      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays)
-      end)
-    then
-      return v_day;
-    end if;
-    v_day := v_day + 1;
-  end loop;
-  return null;
-end
-$$;
-
 -- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
 -- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
 -- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
@@ -6038,8 +5972,7 @@ as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
   v_passed timestamp := p_after at time zone p_timezone;
-  -- From the day before on, since the clock may be set back past midnight.
-  v_day date := picture_queue._cron_day(v_cron, v_passed::date - 1);
+  v_day date;
   v_minute integer;
   v_before timestamptz;  -- a moment before the day, and one after it
   v_after timestamptz;
@@ -6047,7 +5980,13 @@ declare
   v_new interval;
   v_next timestamptz;
 begin
-  while v_day <= v_passed + interval '8 years' loop
+  -- From the day before on, since the clock may be set back past midnight.
+  for v_n in -1..(v_passed + interval '8 years')::date - v_passed::date loop
+    v_day := v_passed::date + v_n;
+    continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
+      then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
+      else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
+      end;
     v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
     v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
     v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
@@ -6077,7 +6016,6 @@ begin
     if v_next is not null then
       return v_next;
     end if;
-    v_day := picture_queue._cron_day(v_cron, v_day + 1);
   end loop;
   return null;
 end
@@ -6166,7 +6104,6 @@ declare
   v_ticks timestamptz[];
   v_next timestamptz;
   v_answer jsonb;
-  v_state text;
   v_error text;
   v_detail text;
   v_jobs integer := 0;
@@ -6190,10 +6127,10 @@ begin
       end if;
       v_error := case when v_next is null then 'The schedule has no further tick.' end;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- A transient error is tried again at once, a failed computation of the next tick in a minute.
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
         v_next := v_now + interval '1 minute';
@@ -6212,47 +6149,6 @@ begin
 end
 $$;
 
--- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
-create function picture_queue._timezone(p_timezone text) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
-      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-    'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
-$$;
-
--- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
-create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case
-    when p_name is null or picture_queue._value_problem(to_jsonb(p_name), '["name", 128, "_.:-"]') is not null
-      then format('name is %s', coalesce(to_jsonb(left(p_name, 200)), 'null'))
-    when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
-    when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
-    when jsonb_typeof(p_schedule -> 'cron') <> 'string'
-      then format('cron is %s, not text', left((p_schedule -> 'cron')::text, 100))
-    when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
-      then format('timezone is %s, not text', left((p_schedule -> 'timezone')::text, 100))
-    else coalesce(
-      picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(p_schedule) e
-        where e.key in ('every_seconds', 'missed', 'paused')), '{
-        "every_seconds": ["number", 1, 31536000],
-        "missed": ["choice", "skip", "once", "all"],
-        "paused": ["boolean"]
-      }'), (
-      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
-      from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
-        ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-      where p_schedule #>> k.path is not null limit 1))
-  end;
-end
-$$;
-
 -- Returns a schedule; refuses an unknown one.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -6268,14 +6164,14 @@ $$;
 
 -- 377_function_schedule.sql
 
--- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
--- paused. The call is idempotent.
+-- Fields that are not given get their defaults, except that a paused schedule stays paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_given jsonb := schedule;
+  v_timezone jsonb;
   v_new jsonb;
   v_old jsonb;
   v_next timestamptz;
@@ -6285,14 +6181,39 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
+  perform picture_queue._raise_problem(case
+    when name is null or picture_queue._value_problem(to_jsonb(name), '["name", 128, "_.:-"]') is not null
+      then format('name is %s', coalesce(to_jsonb(left(name, 200)), 'null'))
+    when jsonb_typeof(schedule) is distinct from 'object' then 'schedule is not an object'
+    when (v_given ? 'cron') = (v_given ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    else coalesce(
+      picture_queue._fields_problem('', (
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_given) e
+        where e.key in ('cron', 'every_seconds', 'timezone', 'missed', 'paused')), '{
+          "cron": ["text", 2147483647, 0],
+          "every_seconds": ["number", 1, 31536000],
+          "timezone": ["text", 2147483647, 0],
+          "missed": ["choice", "skip", "once", "all"],
+          "paused": ["boolean"]
+        }'), (
+        select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
+        from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
+          ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
+        where v_given #>> k.path is not null limit 1))
+  end, 'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
     'options such as delay_seconds, expires_in_seconds and unique');
+  -- The name of the zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are refused: they ignore
+  -- summer time, and Postgres reads the sign of an offset the other way round.
+  v_timezone := picture_queue._require(case when coalesce(v_given ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
+      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z
+      where lower(z.name) = lower(v_given ->> 'timezone')) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_given ->> 'timezone', 100)),
+    'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
     'every_seconds', (v_given ->> 'every_seconds')::double precision,
-    'timezone', picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC')),
+    'timezone', v_timezone,
     'missed', coalesce(v_given ->> 'missed', 'once'),
     'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
@@ -6348,7 +6269,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6358,7 +6279,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
+-- The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6374,13 +6295,12 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
--- it larger than 8 MiB.
+-- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
     from (
@@ -6618,7 +6538,7 @@ declare
   v_row record;
   v_resumed boolean;
 begin
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6660,7 +6580,7 @@ returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._lock_leased_job(p_job_id, p_lease_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id, p_lease_id);
   v_row picture_queue.prediction;
 begin
   select * into v_row from picture_queue.prediction p
@@ -6698,9 +6618,8 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
 
--- Ends the row of a prediction. state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing
--- found). Metrics that are too large or that some clients cannot read are dropped, so that they do not fail a
--- prediction that was paid for.
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
+-- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -6723,15 +6642,14 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- Saves the images of a generation. images: a list of objects with n, path, mime_type, width, height and bytes. The
--- call is idempotent.
+-- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job record;
 begin
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._raise_problem(coalesce(
@@ -6932,12 +6850,11 @@ comment on function public.queue_status is 'Queues, workers, and pending job typ
 
 -- 520_function_counts.sql
 
--- Returns the counts of jobs by queue and state. filter: limit, after (_check_page).
 create function public.queue_counts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
     from (
@@ -7350,30 +7267,6 @@ begin
 end
 $$;
 
--- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
--- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
--- number of deleted jobs.
-create function picture_queue._prune(p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-begin
-  return picture_queue._isolate('prune', array(
-    select d.id::text
-    from picture_queue.setting s
-    cross join lateral (values
-      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-    ) as k (status, seconds)
-    cross join lateral (
-      select j.id from public.job_queue j
-      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failed_subjects('prune'))
-      order by j.finished_at limit p_limit
-    ) d), p_limit);
-end
-$$;
-
 -- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
 -- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
 -- jobs.
@@ -7452,8 +7345,9 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a separate
--- job. Returns the numbers of deleted rows, and in more whether there is more to prune.
+-- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
+-- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls it, and
+-- pg_cron in a separate job. Returns the numbers of deleted rows, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7470,7 +7364,18 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
-    v_batch := picture_queue._prune(1000);
+    v_batch := picture_queue._isolate('prune', array(
+      select d.id::text
+      from picture_queue.setting s
+      cross join lateral (values
+        ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+      ) as k (status, seconds)
+      cross join lateral (
+        select j.id from public.job_queue j
+        where j.status = k.status and j.finished_at < v_start - make_interval(secs => k.seconds)
+          and j.id::text not in (select picture_queue._failed_subjects('prune'))
+        order by j.finished_at limit 1000
+      ) d), 1000);
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
@@ -7484,52 +7389,39 @@ begin
 end
 $$;
 
--- Counts the running jobs of each limit key that is not locked, and corrects limit_key. Returns the number of keys with
--- a wrong count.
-create function picture_queue._recount_keys() returns integer
+-- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
+-- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
+-- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(array(
+  v_locked text[] := picture_queue._lock_keys(array(
     select k.key from picture_queue.limit_key k
     union
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong text[];
-  v_counts integer[];
+  v_missing integer[];
+  v_ready uuid[];
+  v_keys integer;
+  v_counts integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
   with ended as (
-    delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
+    delete from picture_queue.freed_key f where f.key = any (v_locked) and f.n > 0
   ),
   counted as (
     select k.key, count(s.key)::integer - coalesce((
         select l.running from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1), 0) as n
-    from unnest(v_keys) as k (key)
+    from unnest(v_locked) as k (key)
     left join (
       select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
     ) s on s.key = k.key
     group by k.key
   )
-  select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
-  perform picture_queue._add_running(v_wrong, v_counts);
-  return coalesce(cardinality(v_wrong), 0);
-end
-$$;
-
--- Repairs the inconsistencies that queue_doctor() finds: orphaned rows, keys whose jobs are not unblocked, and wrong
--- counts, for which it counts all jobs once. It takes only row locks. An operator calls it over a connection to the
--- database; no API role may call it.
-create function picture_queue.repair() returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_slots integer;
-  v_ready uuid[];
-  v_keys integer;
-  v_counts integer;
-begin
-  v_slots := picture_queue._recount_keys();
+  select array_agg(c.key), array_agg(c.n) into v_wrong, v_missing from counted c where c.n <> 0;
+  perform picture_queue._add_running(v_wrong, v_missing);
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
   v_ready := array(
@@ -7550,7 +7442,8 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
-  return jsonb_build_object('slots', v_slots, 'ready', cardinality(v_ready), 'keys', v_keys, 'counts', v_counts);
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
+    'keys', v_keys, 'counts', v_counts);
 end
 $$;
 
@@ -7844,15 +7737,6 @@ as $$
   ) h
   where h.age > interval '1 minute'
   order by h.age desc
-$$;
-
--- Returns the tables of picture-queue, including the partitions of the archive.
-create function picture_queue._our_tables() returns setof pg_catalog.pg_class
-language sql stable rows 40 set search_path = pg_catalog, pg_temp
-as $$
-  select c from pg_catalog.pg_class c
-  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
 $$;
 
 create function picture_queue._check_vacuum() returns setof picture_queue.finding
@@ -8338,7 +8222,7 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
+      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
@@ -8531,7 +8415,7 @@ grant execute on function
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
-  picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
+  picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 

@@ -1,3 +1,12 @@
+-- Returns the tables of picture-queue, including the partitions of the archive.
+create function picture_queue._our_tables() returns setof pg_catalog.pg_class
+language sql stable rows 40 set search_path = pg_catalog, pg_temp
+as $$
+  select c from pg_catalog.pg_class c
+  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+$$;
+
 -- Enable row level security and set the replica identity of each table above.
 --
 -- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql).
@@ -12,9 +21,7 @@ declare
 begin
   for v_table, v_has_key in
     select c.oid, exists (select from pg_catalog.pg_index i where i.indrelid = c.oid and i.indisprimary)
-    from pg_catalog.pg_class c
-    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+    from picture_queue._our_tables() c
   loop
     execute format('alter table %s enable row level security', v_table);
     if not v_has_key then

@@ -111,12 +111,13 @@ begin
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
       return v_done;
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := concat_ws(': ', sqlerrm, nullif(v_detail, ''));
       perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then
-    perform picture_queue._record_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    perform picture_queue._record_failure(p_kind, p_subjects[1], v_error);
     return 0;
   end if;
   return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)

@@ -243,7 +243,6 @@ declare
   v_batch picture_queue.batch;
   v_job jsonb;
   v_error text;
-  v_state text;
   v_detail text;
   v_done integer := 0;
 begin
@@ -261,11 +260,11 @@ begin
           'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
           'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         raise;
       end if;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
     end;
     update picture_queue.batch b
     set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error

@@ -29,9 +29,9 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters), name (characters, and those allowed besides letters and digits), list
--- (entries, characters of an entry), uuids (entries), choice (the values), object (bytes, optional); or uuid, time
--- (from 1970 to 9998), moment (any time), boolean.
+-- integer (low, high), text (characters; the minimum, by default 1), name (characters, and those allowed besides
+-- letters and digits), list (entries, characters of an entry), uuids (entries), choice (the values), object (bytes,
+-- optional); or uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -71,8 +71,8 @@ begin
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
     when 'text' then
       return case when v_type <> 'string' then format('is %s, not text', v_shown)
-        when length(v_text) not between 1 and (p_rule ->> 1)::integer
-          then format('has %s characters, not 1 to %s', length(v_text), p_rule ->> 1) end;
+        when length(v_text) not between coalesce((p_rule ->> 2)::integer, 1) and (p_rule ->> 1)::integer
+          then format('has %s characters, not %s to %s', length(v_text), coalesce(p_rule ->> 2, '1'), p_rule ->> 1) end;
     when 'list' then
       return case when v_type <> 'array' then format('is %s, not a list', v_shown)
         when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
@@ -118,8 +118,11 @@ end
 $$;
 
 -- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
--- it.
-create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
+-- it. The default rules are those of the filter of a list by name. limit: how many rows a page has, 10,000 at most and
+-- by default; after: the name of the last row of the previous page.
+create function picture_queue._check_fields(
+  p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare

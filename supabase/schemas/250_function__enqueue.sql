@@ -8,7 +8,7 @@ as $$
 declare
   v_jobs picture_queue.new_job[];
   v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
-  v_next picture_queue.new_job[];  -- the jobs to insert next
+  v_next picture_queue.new_job[];
   v_plain boolean;
   v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job

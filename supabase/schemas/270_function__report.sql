@@ -216,7 +216,9 @@ declare
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
-    perform picture_queue._lock_events(v_events);
+    -- send_event takes the same locks, so the second of the two sees what the first has done.
+    perform pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
+    from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(v_events) e order by hash offset 0) h;
     perform picture_queue._wake_parked(v_events);
   end if;
   if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then

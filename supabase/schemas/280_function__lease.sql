@@ -1,5 +1,7 @@
--- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job.
-create function picture_queue._lock_job(p_job_id uuid) returns public.job_queue
+-- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job, and PQ_STALE_LEASE if the lease is
+-- not in force. p_needs_lease false: a lease is not required.
+create function picture_queue._lock_job(p_job_id uuid, p_lease_id uuid default null, p_needs_lease boolean default true)
+returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -9,19 +11,7 @@ begin
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
-  end if;
-  return v_job;
-end
-$$;
-
--- Locks the job under this lease and returns its row. Raises PQ_STALE_LEASE if the lease has ended.
-create function picture_queue._lock_leased_job(p_job_id uuid, p_lease_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_job public.job_queue := picture_queue._lock_job(p_job_id);
-begin
-  if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
+  elsif p_needs_lease and (v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id) then
     perform picture_queue._raise_error('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
       'stop working on this job; another worker runs it now');

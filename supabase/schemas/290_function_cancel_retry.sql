@@ -41,15 +41,6 @@ exception when others then
 end
 $$;
 
--- Locks events until the transaction ends. A job that parks on an event and the sender of the event both lock it, so
--- the second of them sees what the first has done.
-create function picture_queue._lock_events(p_events text[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$
-  select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
-  from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
-$$;
-
 -- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
 -- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
 -- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again

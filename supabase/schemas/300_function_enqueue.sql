@@ -1,5 +1,4 @@
--- Enqueues one job and returns its id. A call with an idempotency_key, or with a job_id of the caller, can be repeated:
--- it returns the existing job.
+-- A call with an idempotency_key, or with a job_id of the caller, can be repeated: it returns the existing job.
 create function public.enqueue_job(
   job_type text,
   payload jsonb default '{}',

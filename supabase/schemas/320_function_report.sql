@@ -61,9 +61,9 @@ $$;
 comment on function public.heartbeat_jobs is
   'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
 
--- Writes the progress (percent) of a job under its lease. It emits at most two progress events per job and second, but
--- always those for 0 and 100. The row always holds the newest value. It waits for a locked row only briefly, since a
--- waiting call occupies a connection of its worker or of the API that other calls need.
+-- It emits at most two progress events per job and second, but always those for 0 and 100. The row always holds the
+-- newest value. It waits for a locked row only briefly, since a waiting call occupies a connection of its worker or of
+-- the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -76,7 +76,7 @@ declare
 begin
   perform picture_queue._raise_problem(
     case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
   update public.job_queue j set
@@ -137,10 +137,10 @@ begin
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
-      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      get stacked diagnostics v_detail = pg_exception_detail;
       -- An error without one of our codes: a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
-        || concat_ws(': ', v_error, nullif(v_detail, ''));
+        || concat_ws(': ', sqlerrm, nullif(v_detail, ''));
     end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs)
@@ -161,7 +161,7 @@ declare
   v_job record;
   v_outcome jsonb;
 begin
-  v_job := picture_queue._lock_job(job_id);
+  v_job := picture_queue._lock_job(job_id, p_needs_lease => false);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;

@@ -4,8 +4,7 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Makes a failed or cancelled job pending again, with one more attempt if none is left. A pending job stays as it is,
--- so the call can be repeated.
+-- The job gets one more attempt if none is left. A pending job stays as it is, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -16,7 +15,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_status := (picture_queue._lock_job(job_id)).status;
+  v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');

@@ -63,32 +63,3 @@ as $$
     else format('j.%I = %L', p_key, p_value)
   end
 $$;
-
--- Returns a subquery for the jobs of a filter: a branch for each status, since the index job_queue_listed has all jobs
--- except running and parked ones, for which there are other indexes. Parameters of the text: $1 and $2, the range of
--- seq, lower bound included; $3, the number of jobs for each queue and status; $4, the queues. It reads no table, so
--- users may call it.
-create function picture_queue._jobs_by_state(p_filter jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
-  v_span text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text := picture_queue._jobs_where(v_filter - 'queue') || v_span;
-  v_running text := picture_queue._jobs_where(v_filter) || v_span;
-begin
-  return '(' || (
-    select string_agg(format(b.branch, b.status), ' union all ')
-    from (
-      select s.status, 'select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
-        'where j.queue = q.name and j.status = %L and ' || replace(v_listed, '%', '%%') || ') l' as branch
-      from unnest(array['pending', 'completed', 'failed', 'cancelled']) as s (status)
-      union all
-      select 'processing', '(select * from public.job_queue j where j.status = %L and ' || h.condition || ' and '
-        || replace(v_running, '%', '%%') || ')'
-      from unnest(array['j.hold is null', 'j.hold = ''parked''']) as h (condition)
-    ) b
-    where b.status = coalesce(p_filter ->> 'status', case when p_filter ->> 'hold' = 'waiting' then 'pending' end, b.status)
-  ) || ') j';
-end
-$$;

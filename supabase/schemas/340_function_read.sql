@@ -18,9 +18,10 @@ comment on function public.get_job is 'A job of the caller.';
 -- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
 --   of the other conditions.
 -- - For a time of finishing or a hold the planner finds the partial index.
--- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. Each range is four times as long as
---   the one before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is
---   given, since a running job may be newer than all others.
+-- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all jobs
+--   except running and parked ones, for which there are other indexes. Each range is four times as long as the one
+--   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
+--   since a running job may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -33,6 +34,9 @@ declare
   v_lower bigint := 0;
   v_span bigint := v_limit * 4;
   v_owner text := filter ->> 'user_id';
+  v_others jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
+  v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_listed text;
   v_queues text[];
   v_from text;
   v_job jsonb;
@@ -55,7 +59,16 @@ begin
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
     v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_from := picture_queue._jobs_by_state(filter);
+    v_listed := picture_queue._jobs_where(v_others - 'queue') || v_range;
+    v_where := picture_queue._jobs_where(v_others) || v_range;
+    select format('(%s) j', string_agg(case when s.hold is null
+        then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
+          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed)
+        else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
+      ' union all ')) into v_from
+    from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
+      ('processing', 'j.hold is null'), ('processing', 'j.hold = ''parked''')) as s (status, hold)
+    where s.status = coalesce(filter ->> 'status', case when filter ->> 'hold' = 'waiting' then 'pending' end, s.status);
     with recursive queues (name) as (
       select coalesce(filter ->> 'queue', (select min(j.queue) from public.job_queue j where j.status <> 'processing'))
       union all

@@ -167,7 +167,6 @@ begin
     into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
-      -- Jobs that already have a cancel request are skipped.
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;

@@ -1,10 +1,7 @@
--- Registers a worker, its queues, and its job types with their policies; returns the version of the SQL. The call is
--- idempotent.
+-- Registers a worker, its queues, and its job types with their policies. The call is idempotent.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_types text[];
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._raise_problem(coalesce(
@@ -25,7 +22,6 @@ begin
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
-  select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
@@ -36,7 +32,8 @@ begin
     where not exists (select from picture_queue.job_type t where t.name = e.key and to_jsonb(t) = to_jsonb(p))
     order by e.key offset 0
   ) c;
-  perform picture_queue._touch_worker(worker, queues, v_types, false);
+  perform picture_queue._touch_worker(
+    worker, queues, array(select k from jsonb_object_keys(job_types) k order by k), false);
   return picture_queue.version();
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -45,7 +42,7 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- Removes a worker. If it holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

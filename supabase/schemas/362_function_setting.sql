@@ -1,4 +1,4 @@
--- Changes settings of the project. changes: settings by name; null resets one to its default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -56,13 +56,13 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_page), or the queue with that name, with counts of their unfinished
+-- Returns a page of the queues by name (_check_fields), or the queue with that name, with counts of their unfinished
 -- jobs. The changes of the counts are added up once for all queues.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   with states as materialized (
     select d.queue, jsonb_object_agg(coalesce(d.hold, d.status), d.n) as jobs from picture_queue._depths() d
@@ -89,14 +89,6 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._require((select q from picture_queue._queues('{}', coalesce(p_queue, '')) q),
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
-$$;
-
--- Refuses a filter of a list by name that is not valid. limit: how many rows a page has, 10,000 at most and by default;
--- after: the name of the last row of the previous page.
-create function picture_queue._check_page(p_filter jsonb) returns void
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 $$;
 
 create function public.list_queues(filter jsonb default '{}') returns jsonb
@@ -150,7 +142,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
+-- A call cancels the oldest 10,000 jobs; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'

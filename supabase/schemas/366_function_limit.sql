@@ -90,13 +90,13 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_page), or the one with that key: keys that have a rule, are paused, or
+-- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
 -- have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(p_filter);
+  perform picture_queue._check_fields('filter.', nullif(p_filter, 'null'));
   return query
   select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
@@ -140,12 +140,11 @@ begin
   perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
-  for v_try in 1..40 loop
-    exit when picture_queue._lock_keys(array[p_key]) <> '{}';
-    if v_try = 40 then
-      perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
-    end if;
-  end loop;
+  -- _lock_keys waits only briefly, so wait here.
+  perform pg_catalog.pg_advisory_xact_lock(1903326068, pg_catalog.hashtext(p_key) & 1023);
+  if picture_queue._lock_keys(array[p_key]) = '{}' then
+    perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
+  end if;
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
@@ -153,11 +152,11 @@ begin
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._raise_busy();
+  return picture_queue._raise_busy(format('another transaction has locked the key %s, or a table that this call needs', p_key));
 end
 $$;
 
--- Pauses a limit key: no job of it starts until resume_at, or until it is resumed. Running jobs continue.
+-- The pause ends at resume_at, or with resume_key. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -168,7 +167,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- Sets the weight of a tenant. A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -184,12 +183,11 @@ end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
--- Lists tenants by name. filter: limit, after (_check_page).
 create function public.list_tenants(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
     from (

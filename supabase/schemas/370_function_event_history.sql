@@ -1,6 +1,5 @@
--- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
--- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
--- call and changes nothing.
+-- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
+-- replaces the first; with the same event_id it is a repeated call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -19,7 +18,8 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  perform picture_queue._lock_events(array[name]);
+  -- The lock that a job takes when it parks on the event.
+  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(name) & 1023);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update
@@ -33,14 +33,14 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- Appends log lines of a job under its lease; the last 200 are kept.
+-- The last 200 lines of a job are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
 declare
   v_attempt integer;
 begin
-  v_attempt := (picture_queue._lock_leased_job(job_id, lease_id)).attempt;
+  v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'

@@ -94,27 +94,6 @@ begin
 end
 $$;
 
--- Returns the first matching day on or after p_from; null if there is none within eight years (30 February).
-create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
-language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_day date := p_from;
-begin
-  while v_day < p_from + 2925 loop  -- eight years and two days
-    if extract(month from v_day)::integer = any (p_cron.months) and (case when p_cron.is_either
-      then extract(day from v_day)::integer = any (p_cron.days) or extract(dow from v_day)::integer = any (p_cron.weekdays)
-      else extract(day from v_day)::integer = any (p_cron.days) and extract(dow from v_day)::integer = any (p_cron.weekdays)
-      end)
-    then
-      return v_day;
-    end if;
-    v_day := v_day + 1;
-  end loop;
-  return null;
-end
-$$;
-
 -- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
 -- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
 -- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
@@ -124,8 +103,7 @@ as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
   v_passed timestamp := p_after at time zone p_timezone;
-  -- From the day before on, since the clock may be set back past midnight.
-  v_day date := picture_queue._cron_day(v_cron, v_passed::date - 1);
+  v_day date;
   v_minute integer;
   v_before timestamptz;  -- a moment before the day, and one after it
   v_after timestamptz;
@@ -133,7 +111,13 @@ declare
   v_new interval;
   v_next timestamptz;
 begin
-  while v_day <= v_passed + interval '8 years' loop
+  -- From the day before on, since the clock may be set back past midnight.
+  for v_n in -1..(v_passed + interval '8 years')::date - v_passed::date loop
+    v_day := v_passed::date + v_n;
+    continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
+      then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
+      else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
+      end;
     v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
     v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
     v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
@@ -163,7 +147,6 @@ begin
     if v_next is not null then
       return v_next;
     end if;
-    v_day := picture_queue._cron_day(v_cron, v_day + 1);
   end loop;
   return null;
 end

@@ -78,7 +78,6 @@ declare
   v_ticks timestamptz[];
   v_next timestamptz;
   v_answer jsonb;
-  v_state text;
   v_error text;
   v_detail text;
   v_jobs integer := 0;
@@ -102,10 +101,10 @@ begin
       end if;
       v_error := case when v_next is null then 'The schedule has no further tick.' end;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- A transient error is tried again at once, a failed computation of the next tick in a minute.
-      if picture_queue._is_transient(v_state) then
+      if picture_queue._is_transient(sqlstate) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
         v_next := v_now + interval '1 minute';
@@ -121,47 +120,6 @@ begin
     v_jobs := v_jobs + jsonb_array_length(v_answer);
   end loop;
   return v_jobs;
-end
-$$;
-
--- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
-create function picture_queue._timezone(p_timezone text) returns text
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select picture_queue._require(case when p_timezone = 'UTC' then '"UTC"' else (
-      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-    'use a name such as Europe/Berlin; the view pg_timezone_names lists all') #>> '{}'
-$$;
-
--- Returns the problem with a schedule, apart from its expression, its time zone and its job; null if there is none.
-create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case
-    when p_name is null or picture_queue._value_problem(to_jsonb(p_name), '["name", 128, "_.:-"]') is not null
-      then format('name is %s', coalesce(to_jsonb(left(p_name, 200)), 'null'))
-    when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
-    when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
-    when jsonb_typeof(p_schedule -> 'cron') <> 'string'
-      then format('cron is %s, not text', left((p_schedule -> 'cron')::text, 100))
-    when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
-      then format('timezone is %s, not text', left((p_schedule -> 'timezone')::text, 100))
-    else coalesce(
-      picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(p_schedule) e
-        where e.key in ('every_seconds', 'missed', 'paused')), '{
-        "every_seconds": ["number", 1, 31536000],
-        "missed": ["choice", "skip", "once", "all"],
-        "paused": ["boolean"]
-      }'), (
-      select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
-      from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
-        ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-      where p_schedule #>> k.path is not null limit 1))
-  end;
 end
 $$;
 

@@ -1,11 +1,11 @@
--- Creates or replaces a schedule. Fields that are not given get their defaults, except that a paused schedule stays
--- paused. The call is idempotent.
+-- Fields that are not given get their defaults, except that a paused schedule stays paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_given jsonb := schedule;
+  v_timezone jsonb;
   v_new jsonb;
   v_old jsonb;
   v_next timestamptz;
@@ -15,14 +15,39 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._raise_problem(picture_queue._schedule_problem(name, v_given),
-    'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
+  perform picture_queue._raise_problem(case
+    when name is null or picture_queue._value_problem(to_jsonb(name), '["name", 128, "_.:-"]') is not null
+      then format('name is %s', coalesce(to_jsonb(left(name, 200)), 'null'))
+    when jsonb_typeof(schedule) is distinct from 'object' then 'schedule is not an object'
+    when (v_given ? 'cron') = (v_given ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    else coalesce(
+      picture_queue._fields_problem('', (
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_given) e
+        where e.key in ('cron', 'every_seconds', 'timezone', 'missed', 'paused')), '{
+          "cron": ["text", 2147483647, 0],
+          "every_seconds": ["number", 1, 31536000],
+          "timezone": ["text", 2147483647, 0],
+          "missed": ["choice", "skip", "once", "all"],
+          "paused": ["boolean"]
+        }'), (
+        select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
+        from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
+          ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
+        where v_given #>> k.path is not null limit 1))
+  end, 'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
     'options such as delay_seconds, expires_in_seconds and unique');
+  -- The name of the zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are refused: they ignore
+  -- summer time, and Postgres reads the sign of an offset the other way round.
+  v_timezone := picture_queue._require(case when coalesce(v_given ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
+      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z
+      where lower(z.name) = lower(v_given ->> 'timezone')) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_given ->> 'timezone', 100)),
+    'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
   v_new := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
     'every_seconds', (v_given ->> 'every_seconds')::double precision,
-    'timezone', picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC')),
+    'timezone', v_timezone,
     'missed', coalesce(v_given ->> 'missed', 'once'),
     'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
@@ -78,7 +103,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Resumes a schedule. Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -88,7 +113,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- Enqueues a job of the schedule now. The call is idempotent if the caller passes a job_id.
+-- The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -104,13 +129,12 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- Lists schedules by name. filter: limit, after (_check_page). A page ends after limit rows, or with the row that makes
--- it larger than 8 MiB.
+-- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
     from (

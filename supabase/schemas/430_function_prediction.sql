@@ -16,7 +16,7 @@ declare
   v_row record;
   v_resumed boolean;
 begin
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -58,7 +58,7 @@ returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._lock_leased_job(p_job_id, p_lease_id);
+  v_job public.job_queue := picture_queue._lock_job(p_job_id, p_lease_id);
   v_row picture_queue.prediction;
 begin
   select * into v_row from picture_queue.prediction p
@@ -96,9 +96,8 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
 
--- Ends the row of a prediction. state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing
--- found). Metrics that are too large or that some clients cannot read are dropped, so that they do not fail a
--- prediction that was paid for.
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
+-- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -121,15 +120,14 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- Saves the images of a generation. images: a list of objects with n, path, mime_type, width, height and bytes. The
--- call is idempotent.
+-- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job record;
 begin
-  v_job := picture_queue._lock_leased_job(job_id, lease_id);
+  v_job := picture_queue._lock_job(job_id, lease_id);
   perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._raise_problem(coalesce(

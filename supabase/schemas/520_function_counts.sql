@@ -1,9 +1,8 @@
--- Returns the counts of jobs by queue and state. filter: limit, after (_check_page).
 create function public.queue_counts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._check_page(filter);
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
   return (
     select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
     from (

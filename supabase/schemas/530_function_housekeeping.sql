@@ -93,30 +93,6 @@ begin
 end
 $$;
 
--- Deletes the oldest p_limit jobs of each status whose retention has passed, and archives them if the setting archive
--- is on. Jobs that cannot be deleted, for example because a table of the project refers to them, are kept. Returns the
--- number of deleted jobs.
-create function picture_queue._prune(p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-begin
-  return picture_queue._isolate('prune', array(
-    select d.id::text
-    from picture_queue.setting s
-    cross join lateral (values
-      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-    ) as k (status, seconds)
-    cross join lateral (
-      select j.id from public.job_queue j
-      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-        and j.id::text not in (select picture_queue._failed_subjects('prune'))
-      order by j.finished_at limit p_limit
-    ) d), p_limit);
-end
-$$;
-
 -- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
 -- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
 -- jobs.
@@ -195,8 +171,9 @@ begin
 end
 $$;
 
--- Prunes a thousand jobs of each status at a time, for up to p_seconds. maintain() calls it, and pg_cron in a separate
--- job. Returns the numbers of deleted rows, and in more whether there is more to prune.
+-- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
+-- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls it, and
+-- pg_cron in a separate job. Returns the numbers of deleted rows, and in more whether there is more to prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -213,7 +190,18 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
-    v_batch := picture_queue._prune(1000);
+    v_batch := picture_queue._isolate('prune', array(
+      select d.id::text
+      from picture_queue.setting s
+      cross join lateral (values
+        ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+      ) as k (status, seconds)
+      cross join lateral (
+        select j.id from public.job_queue j
+        where j.status = k.status and j.finished_at < v_start - make_interval(secs => k.seconds)
+          and j.id::text not in (select picture_queue._failed_subjects('prune'))
+        order by j.finished_at limit 1000
+      ) d), 1000);
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
@@ -227,52 +215,39 @@ begin
 end
 $$;
 
--- Counts the running jobs of each limit key that is not locked, and corrects limit_key. Returns the number of keys with
--- a wrong count.
-create function picture_queue._recount_keys() returns integer
+-- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
+-- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
+-- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(array(
+  v_locked text[] := picture_queue._lock_keys(array(
     select k.key from picture_queue.limit_key k
     union
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong text[];
-  v_counts integer[];
+  v_missing integer[];
+  v_ready uuid[];
+  v_keys integer;
+  v_counts integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
   with ended as (
-    delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
+    delete from picture_queue.freed_key f where f.key = any (v_locked) and f.n > 0
   ),
   counted as (
     select k.key, count(s.key)::integer - coalesce((
         select l.running from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1), 0) as n
-    from unnest(v_keys) as k (key)
+    from unnest(v_locked) as k (key)
     left join (
       select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
     ) s on s.key = k.key
     group by k.key
   )
-  select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
-  perform picture_queue._add_running(v_wrong, v_counts);
-  return coalesce(cardinality(v_wrong), 0);
-end
-$$;
-
--- Repairs the inconsistencies that queue_doctor() finds: orphaned rows, keys whose jobs are not unblocked, and wrong
--- counts, for which it counts all jobs once. It takes only row locks. An operator calls it over a connection to the
--- database; no API role may call it.
-create function picture_queue.repair() returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_slots integer;
-  v_ready uuid[];
-  v_keys integer;
-  v_counts integer;
-begin
-  v_slots := picture_queue._recount_keys();
+  select array_agg(c.key), array_agg(c.n) into v_wrong, v_missing from counted c where c.n <> 0;
+  perform picture_queue._add_running(v_wrong, v_missing);
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
   v_ready := array(
@@ -293,6 +268,7 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
-  return jsonb_build_object('slots', v_slots, 'ready', cardinality(v_ready), 'keys', v_keys, 'counts', v_counts);
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
+    'keys', v_keys, 'counts', v_counts);
 end
 $$;

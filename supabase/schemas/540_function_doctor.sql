@@ -92,15 +92,6 @@ as $$
   order by h.age desc
 $$;
 
--- Returns the tables of picture-queue, including the partitions of the archive.
-create function picture_queue._our_tables() returns setof pg_catalog.pg_class
-language sql stable rows 40 set search_path = pg_catalog, pg_temp
-as $$
-  select c from pg_catalog.pg_class c
-  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
-$$;
-
 create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -313,8 +313,13 @@ async def test_steps_continue_during_an_open_transaction(connections, open_trans
 async def test_steps_continue_during_a_long_pruning(idle_db):
     """Maintenance alternates between the housekeeping of a backlog and the other steps."""
     await idle_db.run(
-        """create or replace function picture_queue._prune(p_limit integer) returns integer
+        """create or replace function picture_queue._prune_jobs(p_ids uuid[]) returns integer
         language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
+    )
+    await idle_db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        values ($1, 't', 'completed', now() - interval '1 year')""",
+        idle_db.queue,
     )
     await idle_db.pass_time(61, maintained=False)
     for _ in range(3):

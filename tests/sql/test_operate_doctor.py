@@ -173,7 +173,7 @@ async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database,
             for each statement execute function public.pause()"""
         )
         await other.execute("select pg_advisory_lock(7, 7)")
-        recount = asyncio.create_task(one.execute("select picture_queue._recount_keys()"))
+        recount = asyncio.create_task(one.execute("select picture_queue.repair()"))
         waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
         await until(lambda: other.fetchval(waits))
         await other.execute("select report_jobs($1)", json.dumps(outcomes[1:2]))

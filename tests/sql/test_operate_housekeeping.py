@@ -86,14 +86,19 @@ async def test_pruning_deletes_history_and_log_and_updates_the_counts(db):
 
 
 async def test_pruning_deletes_a_bounded_number_of_the_oldest_jobs(db):
-    first = await finish_jobs(db, "completed", 3)
-    await db.run("delete from job_queue where queue <> $1", db.queue)
+    await db.run("delete from job_queue")
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        select $1, 'sql-many', 'completed', now() + n * interval '1 second'
+        from generate_series(1, 1001) n""",
+        db.queue,
+    )
+    newest = await db.value("select id from job_queue order by finished_at desc limit 1")
     await db.pass_time(8 * DAY)
-    assert await db.value("select picture_queue._prune(2)") == 2
-    assert await read_job_ids(db) < set(first)
-    assert len(await read_job_ids(db)) == 1
-    assert await db.value("select picture_queue._prune(2)") == 1
-    assert await db.value("select picture_queue._prune(2)") == 0
+    for pruned, left in ((1000, {newest}), (1, set()), (0, set())):
+        answer = await db.value("select picture_queue.prune(0)")
+        assert (answer["pruned"], answer["more"]) == (pruned, pruned > 0)
+        assert await read_job_ids(db) == left
 
 
 async def test_nothing_is_archived_by_default(db):
@@ -306,11 +311,11 @@ async def test_pruning_skips_locked_jobs(stack, db):
             language sql stable set search_path = pg_catalog, pg_temp
             as $$ select clock_timestamp() + interval '1 hour' $$"""
         )
-        await two.fetchval("select picture_queue._prune(1000000)", timeout=30)
+        await two.fetchval("select picture_queue.prune(20)", timeout=30)
         await lock.rollback()
         exists = "select exists (select from job_queue where id = $1)"
         assert await two.fetchval(exists, job)
-        await two.fetchval("select picture_queue._prune(1000000)", timeout=5)
+        await two.fetchval("select picture_queue.prune()", timeout=5)
         assert not await two.fetchval(exists, job)
         await trial.rollback()
     finally:
@@ -330,7 +335,7 @@ async def test_pruning_does_not_scan_all_jobs(db):
         " + pg_stat_get_xact_tuples_fetched('public.job_queue'::regclass)"
     )
     before = await db.value(read)
-    await db.value("select picture_queue._prune(1000)")
+    await db.value("select picture_queue.prune(0)")
     assert await db.value(read) - before < 5000
 
 

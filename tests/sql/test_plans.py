@@ -314,7 +314,7 @@ async def test_pruning_reads_old_jobs(big_db):
         "(select id from job_queue where queue = $1 and status = 'completed' limit 10)",
         big_db.queue,
     )
-    found = await count_reads(big_db, "select picture_queue._prune(100)")
+    found = await count_reads(big_db, "select picture_queue.prune(0)")
     check_reads(found, finished=20, pkey=60, parked=0)
 
 
@@ -450,7 +450,9 @@ async def explain(big_db, text, types, values):
 PICK_TYPES = {
     "p_claim": "picture_queue.claim",
     "p_queues": "text[]",
-    "p_positions": "jsonb",
+    "v_rank": "integer",
+    "v_turn": "double precision",
+    "v_seq": "bigint",
     "p_limit": "integer",
     "v_now": "timestamptz",
 }
@@ -468,6 +470,9 @@ async def test_a_pick_reads_its_index_in_order(big_db):
             "p_claim": f"row('w', array['{big_db.queue}'], '{{sql-resize}}', 20, 30, "
             "gen_random_uuid(), null, false, true, true, null)::picture_queue.claim",
             "p_queues": f"array['{big_db.queue}']",
+            "v_rank": "-2147483648",
+            "v_turn": "'-infinity'",
+            "v_seq": "0",
             "p_limit": "20",
             "v_now": "now()",
         },
@@ -512,17 +517,18 @@ async def test_the_jobs_of_a_lease_are_read_from_the_index_of_leases(big_db):
     [
         ("_do_due_steps", "hold in", "job_queue_due"),
         ("_do_due_steps", "expires_at <=", "job_queue_expiring"),
-        ("_prune", "finished_at <", "job_queue_finished"),
+        ("prune", "finished_at <", "job_queue_finished"),
     ],
 )
 async def test_due_jobs_are_read_from_an_index_on_their_time(big_db, function, table_part, index):
     """The time is a condition of the index, not a filter on all waiting jobs."""
     text = await function_body(big_db, f"picture_queue.{function}")
-    parts = re.findall(r"select j\.id(?:(?!select j\.).)*?limit p_limit\b", text, re.S)
+    parts = re.findall(r"select j\.id(?:(?!select j\.).)*?limit (?:p_limit|1000)\b", text, re.S)
     (part,) = [part for part in parts if table_part in part]
     part = part.replace("k.status", "'completed'").replace("k.seconds", "604800")
-    types = {"v_now": "timestamptz", "p_limit": "integer"}
-    found = await explain(big_db, part, types, {"v_now": "now()", "p_limit": "100"})
+    types = {"v_now": "timestamptz", "v_start": "timestamptz", "p_limit": "integer"}
+    values = {"v_now": "now()", "v_start": "now()", "p_limit": "100"}
+    found = await explain(big_db, part, types, values)
     assert f"Index Scan using {index} on job_queue" in found, found
     assert "Index Cond" in found, found
     assert "Sort" not in found, found
