@@ -174,7 +174,7 @@ declare
   v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_pick_size integer := p_claim.max_jobs;
-  v_last picture_queue.candidate[];  -- the previous pick
+  v_last uuid[];  -- the ids of the previous pick, in their order
   v_total_picked integer := 0;
 begin
   perform picture_queue._check_isolation();
@@ -216,10 +216,10 @@ begin
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
-        and v_picked is not distinct from v_last;
+        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_last;
     -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
     -- the next round.
-    v_last := v_picked;
+    v_last := array(select c.id from unnest(v_picked) c order by c.id);
     v_total_picked := v_total_picked + cardinality(v_picked);
     if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
       or v_started.has_skipped and cardinality(v_picked) < v_pick_size

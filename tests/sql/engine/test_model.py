@@ -79,9 +79,20 @@ def retry_a_child_whose_parents_failed_one_after_the_other(state: Machine) -> No
     state.retry(n=2)
 
 
+def claim_while_blocked_jobs_occupy_places(state: Machine) -> None:
+    """Two picks have the same size; the second one blocks jobs, so that a third one starts more."""
+    user = "00000000-0000-0000-0000-000000000001"
+    state.set_limit("global", {"max_running": 3})
+    state.set_limit(f"user:{user}", {"max_running": 1})
+    for priority in (3, 2, -1):
+        state.enqueue_one(given={**_PLAIN, "user_id": user, "priority": priority})
+    state.claim(0, 3, ["plain"], ["a"], 30, False)
+
+
 @pytest.mark.parametrize(
     "history",
     [
+        claim_while_blocked_jobs_occupy_places,
         replace_a_job_in_a_queue_without_events,
         retry_a_child_that_ended_at_once,
         retry_a_child_whose_parents_failed_one_after_the_other,
