@@ -146,10 +146,8 @@ async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
             pass
         await counter.observer.value("select set_limit($1, max_running => 2)", key)
         claims_at_change = dict(claims)
-        while not counter.is_done and any(
-            claims[name] == n for name, n in claims_at_change.items()
-        ):
-            await counter.count_until_done()
+        while any(claims[name] == n for name, n in claims_at_change.items()):
+            await asyncio.sleep(0)
         counter.is_lowered = True
         await counter.count_until_done()
 
@@ -165,6 +163,7 @@ async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
     async with asyncio.timeout(45):
         await asyncio.gather(lower(), *(work(client) for client in clients.members[:-1]))
     counts = [n for is_lowered, n in counter.samples if is_lowered]
+    assert counts, "all jobs ended before the lower limit applied"
     for before, after in pairwise(counts):
         assert after <= max(before, 2), counts
     assert await clients.count_unfinished() == 0
