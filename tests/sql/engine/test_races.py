@@ -147,7 +147,7 @@ async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
         await counter.observer.value("select set_limit($1, max_running => 2)", key)
         claims_at_change = dict(claims)
         while any(claims[name] == n for name, n in claims_at_change.items()):
-            await asyncio.sleep(0)
+            await counter.observer.count_running()  # the other connections claim meanwhile
         counter.is_lowered = True
         await counter.count_until_done()
 
