@@ -4675,8 +4675,8 @@ comment on function public.get_job is 'A job of the caller.';
 -- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
 --   of the other conditions.
 -- - For a time of finishing or a hold the planner finds the partial index.
--- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all jobs
---   except running and parked ones, for which there are other indexes. Each range is four times as long as the one
+-- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all
+--   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the one
 --   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
 --   since a running job may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
