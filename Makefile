@@ -63,13 +63,14 @@ test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck
 
 test-security: $(READY) $(NPM_READY) ## Test permissions, injection, hostile text and size limits, and run security linters (ARGS= for pytest)
 	@$(BIN)/bandit -q -r picture_queue cli -ll
+	@# This -m replaces that of pyproject.toml, so that tests of every mark run.
 	@$(BIN)/python scripts/run_tests.py tests/security -m "extra or not extra" $(ARGS)
 
 audit: $(READY) ## Look up known vulnerabilities of the installed packages
 	@$(BIN)/pip install -q pip-audit
 	@$(BIN)/pip-audit --skip-editable
 
-test-long: $(READY) ## Check 2,000 random histories of the engine against a model, and race conditions (about 20 minutes)
+test-long: $(READY) ## Compare the SQL with a model in Python over 2,000 random sequences of calls, and test races (about 20 minutes)
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
 
 test-kill: $(READY) ## Kill workers, servers and connections for five minutes, and count lost jobs (SECONDS=)
@@ -92,7 +93,7 @@ format: $(READY) ## Format Python and write the generated files
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
 
-upgrade-fixture: $(READY) ## Dump a database with running jobs, for tests/migration (NAME=base, COMMIT=)
+upgrade-fixture: $(READY) ## Dump a database with jobs in each state, for tests/migration (NAME=base; COMMIT= selects its SQL)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)
 
 conformance: $(READY) $(NPM_READY) ## Call every function over every interface, and print the matrix (JSON=1)
@@ -107,7 +108,8 @@ bench: $(READY) $(NPM_READY) ## Compare with other queues, in about 35 minutes; 
 bench-quick: $(READY) $(NPM_READY) ## Compare with other queues in about 6 minutes (JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/compare --quick --rounds 1 $(BENCH_POSTGRES) $(if $(JSON),--json)
 
-# BASELINE= alternates with the SQL of a git ref, and prints ratios. ONLY= selects workloads.
+# With BASELINE=, runs of the current SQL alternate with runs of the SQL of that git ref, and ratios are printed.
+# ONLY= selects workloads.
 bench-engine: $(READY) $(NPM_READY) ## Measure the SQL, in about 20 minutes, 40 with a baseline (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/engine $(BENCH_POSTGRES) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(QUICK),--quick)
 

@@ -30,6 +30,7 @@ from picture_queue.local.stack import LocalSupabase
 ROOT = Path(__file__).resolve().parent.parent
 IDLE_SECONDS = 10
 PAUSE = 0.05  # Seconds between two rounds, so that the worker is idle again.
+JOIN_PAUSE = 0.05  # Seconds until a subscription is active and the first read is done.
 
 # For each workload: its description, its unit, and the targets of its figures.
 TARGETS: dict[str, tuple[str, str, dict[str, float]]] = {
@@ -73,7 +74,7 @@ async def running_worker(stack: LocalSupabase) -> AsyncIterator[psutil.Process]:
         process.wait(30)
 
 
-async def measure_start(pq: AsyncPictureQueue, rounds: int) -> list[float]:
+async def measure_start_generation(pq: AsyncPictureQueue, rounds: int) -> list[float]:
     """Time `start_generation` from the call to the answer."""
     times = []
     for _ in track(range(rounds), "start_generation", console=Console(stderr=True)):
@@ -84,18 +85,25 @@ async def measure_start(pq: AsyncPictureQueue, rounds: int) -> list[float]:
 
 
 async def measure_pick_up(pq: AsyncPictureQueue, rounds: int) -> list[float]:
-    """Time from before the enqueue call to the first line of the handler in the worker."""
+    """Time from before the enqueue call to the first line of the handler in the worker.
+
+    The handler returns the time at which it started.
+    """
     times = []
     for _ in track(range(rounds), "pick-up", console=Console(stderr=True)):
         await asyncio.sleep(PAUSE)
         began = time.time()
-        job = await pq.jobs.enqueue("bench-start")
-        times.append(await pq.jobs.result(job.id, timeout=30) - began)
+        job = await pq.jobs.enqueue("bench-pick-up")
+        started = await pq.jobs.result(job.id, timeout=30)
+        times.append(started - began)
     return times
 
 
 async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int) -> list[float]:
-    """Time from before the statement that cancels a job to the arrival of the event."""
+    """Time from before the statement that cancels a job to the arrival of the event.
+
+    Only events that came over the socket are timed.
+    """
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     times = []
     for _ in track(range(rounds), "events", console=Console(stderr=True)):
@@ -103,8 +111,7 @@ async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int
         events = aiter(pq.jobs.watch(job.id, timeout=30))
         await anext(events)
         next_event = asyncio.ensure_future(anext(events))
-        # Wait until the subscription is active and the first read is done.
-        await asyncio.sleep(PAUSE)
+        await asyncio.sleep(JOIN_PAUSE)
         began = time.perf_counter()
         await connection.execute("select cancel_job($1)", job.id)
         event = await next_event
@@ -130,12 +137,12 @@ async def run(rounds: int) -> dict[str, Any]:
         AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq,
         running_worker(stack) as worker,
     ):
-        first = await pq.jobs.enqueue("bench-start")
+        first = await pq.jobs.enqueue("bench-pick-up")
         await pq.jobs.result(first.id, timeout=60)  # Wait until the worker runs and has connected.
         pick_up = await measure_pick_up(pq, rounds)
         events = await measure_event(pq, stack, rounds)
         cpu, rss = await measure_idle(worker)
-        starts = await measure_start(pq, rounds)
+        starts = await measure_start_generation(pq, rounds)
     return {
         "machine": {
             "cores": os.cpu_count(),
@@ -148,7 +155,7 @@ async def run(rounds: int) -> dict[str, Any]:
         "workloads": {
             "start_generation": figures(starts),
             "pick_up": figures(pick_up),
-            "event": figures(events) | {"by_socket": len(events)},
+            "event": figures(events) | {"over_socket": len(events)},
             "idle_cpu": {"value": cpu},
             "idle_rss": {"value": rss},
         },

@@ -7,7 +7,7 @@ from picture_queue import Worker
 worker = Worker()
 
 
-@worker.handler("bench-start")
+@worker.handler("bench-pick-up")
 async def start() -> float:
     """Return the wall-clock time in seconds since the epoch."""
     return time.time()

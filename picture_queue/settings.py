@@ -116,8 +116,8 @@ class DatabaseSettings:
 def refuse_empty(**arguments: str | None) -> None:
     """Refuse an argument that is given but empty.
 
-    A variable of the environment would replace the argument. Without a token, calls would have the
-    privileges of the key.
+    Otherwise the value would be read from the environment instead. An empty ``access_token`` could
+    then give calls of a user the privileges of the key.
 
     Raises:
         SettingsError: An argument is empty.
@@ -206,9 +206,9 @@ class WorkerSettings:
         poll_interval: Maximum time between two claims of an idle worker; twice as long while the
             worker receives wake-ups.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
-        stuck_after: Time that a handler may continue after its attempt was given up; after it, the
-            slot of the handler counts as lost. If half of the slots are lost, the worker stops, so
-            that a supervisor can restart it.
+        stuck_after: Time that a handler may still run after its attempt has ended without it, by a
+            timeout, a cancel or a lost lease. Then its slot counts as lost. If half of the slots
+            are lost, the worker stops, so that a supervisor can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
     """
 

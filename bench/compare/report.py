@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from compare.workloads import WORKLOADS
 
-Results = dict[str, dict[str, dict[str, Any]]]  # The figures by workload and system.
+Results = dict[str, dict[str, dict[str, Any]]]  # The figures by name (see `Target`) and system.
 
 OURS = "picture_queue"
 HTTP = "picture_queue_http"
@@ -19,21 +19,22 @@ class Target:
     """A bound for one of our figures, or for its ratio to the figure of another system.
 
     Args:
-        workload: The workload.
-        than: The system that picture-queue is compared with; None for a bound of the figure.
+        figure: The name of the figure: its workload for a rate, otherwise ``workload.figure``.
+        base_system: The system of the other figure, which may be picture-queue itself; None for a
+            bound of the figure.
         minimum: The lower bound of the ratio or figure.
         maximum: The upper bound of the ratio or figure.
         hard: True if the target must be met.
-        of: The workload of the other system; None if it is the same workload.
+        base_figure: The other figure; None if it has the same name.
         system: The variant of picture-queue: direct, over HTTP, or with events.
     """
 
-    workload: str
-    than: str | None
+    figure: str
+    base_system: str | None
     minimum: float | None = None
     maximum: float | None = None
     hard: bool = False
-    of: str | None = None
+    base_figure: str | None = None
     system: str = OURS
 
 
@@ -49,21 +50,22 @@ TARGETS = (
     Target("latency_idle.p50", "pgqueuer", maximum=1.0, hard=True),
     Target("latency_idle.p95", "pgqueuer", maximum=1.0, hard=True),
     Target("latency_500.p95", None, maximum=10),
-    Target("growth.before", OURS, 0.9, hard=True, of="growth.empty"),
-    Target("growth.after", OURS, 0.9, hard=True, of="growth.empty"),
+    Target("growth.before", OURS, 0.9, hard=True, base_figure="growth.empty"),
+    Target("growth.after", OURS, 0.9, hard=True, base_figure="growth.empty"),
     Target("held_snapshot.p95", None, maximum=50),
     Target("noop_tuned.rss", None, maximum=60),
     Target("idle.queries", None, maximum=2),
     Target("idle.core", None, maximum=1),
     Target("noop_tuned", OURS, 0.5, system=EVENTS),
-    Target("noop_tuned", "pgqueuer", 1.0, of="noop_default", system=HTTP),
+    Target("noop_tuned", "pgqueuer", 1.0, base_figure="noop_default", system=HTTP),
     Target("enqueue_one", "procrastinate", 0.5, system=HTTP),
-    Target("enqueue_eight", "procrastinate", 1.0, of="enqueue_one", system=HTTP),
+    Target("enqueue_eight", "procrastinate", 1.0, base_figure="enqueue_one", system=HTTP),
     Target("latency_idle.p50", None, maximum=15, system=HTTP),
 )
 
-#: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). If a peer's
-#: share of the raw loop's rate is now much lower, the peer may be configured badly.
+#: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). ``raw`` is a
+#: loop of plain SQL without a queue. If a peer's rate divided by that of ``raw`` is now much lower
+#: than here, the peer may be configured badly.
 EARLIER = {
     "enqueue_one": {
         "raw": 3030, "pgqueuer": 2396, "graphile_worker": 1307, "pg_boss": 1098,
@@ -93,9 +95,9 @@ def summarize_rounds(
     for workload in WORKLOADS:
         for figure, unit in workload.units.items():
             name = workload.name if figure == "rate" else f"{workload.name}.{figure}"
-            for (measured, system), found in rounds.items():
-                values = [figures[figure] for figures in found if figure in figures]
-                if measured == workload.name and values:
+            for (workload_name, system), figures_by_round in rounds.items():
+                values = [found[figure] for found in figures_by_round if figure in found]
+                if workload_name == workload.name and values:
                     results.setdefault(name, {})[system] = {
                         "median": round(statistics.median(values), 3),
                         "min": round(min(values), 3),
@@ -116,10 +118,10 @@ def evaluate_targets(results: Results) -> list[tuple[Target, float]]:
     """
     reached_targets = []
     for target in TARGETS:
-        ours = results.get(target.workload, {}).get(target.system)
-        base = target.of or target.workload
-        peer = results.get(base, {}).get(target.than) if target.than else None
-        if ours is None or (target.than and peer is None):
+        ours = results.get(target.figure, {}).get(target.system)
+        base = target.base_figure or target.figure
+        peer = results.get(base, {}).get(target.base_system) if target.base_system else None
+        if ours is None or (target.base_system and peer is None):
             continue
         reached_targets.append((target, _ratio(ours, peer) if peer else ours["median"]))
     return reached_targets
@@ -133,7 +135,7 @@ def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def compare_with_raw(results: Results) -> list[tuple[str, str, float, float]]:
-    """Return workload, system and the shares of the raw loop's rate: in this run, and earlier."""
+    """Return rows of workload, system, its rate divided by raw's, and the same earlier."""
     return [
         (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
         for workload, earlier in EARLIER.items()
@@ -157,19 +159,19 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
     lines += [f"Written by `make bench`, on Postgres {version}.", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
     lines += ["", "![The rates of this run](latest.svg)", "", "## Targets", ""]
-    lines += ["A ratio is the median of the ratios of all rounds.", ""]
+    lines += ["A ratio is the median of the ratios of all rounds. Targets in bold must be met.", ""]
     lines += ["| workload | compared with | target | result | |", "|---|---|---|---|---|"]
     for target, reached in evaluate_targets(results):
         wanted = f"≥ {target.minimum}" if target.minimum is not None else f"≤ {target.maximum}"
-        name = f"**{target.workload}**" if target.hard else target.workload
+        name = f"**{target.figure}**" if target.hard else target.figure
         if target.system != OURS:
             name += f" ({target.system})"
-        than = target.than or "a fixed bound"
-        if target.of:
-            than += f", {target.of}"
-        times = " times" if target.than else ""
+        base = target.base_system or "a fixed bound"
+        if target.base_figure:
+            base += f", {target.base_figure}"
+        times = " times" if target.base_system else ""
         mark = "met" if is_met(target, reached) else "**missed**"
-        lines.append(f"| {name} | {than} | {wanted}{times} | {reached:.2f}{times} | {mark} |")
+        lines.append(f"| {name} | {base} | {wanted}{times} | {reached:.2f}{times} | {mark} |")
     systems = sorted({system for found in results.values() for system in found}, key=_order)
     lines += ["", "## Figures", "", "Medians, with the minimum and the maximum in brackets.", ""]
     lines += [f"| workload | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]

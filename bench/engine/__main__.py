@@ -74,9 +74,9 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, and return the report."""
     size = QUICK if args.quick else Size()
     if args.held:
-        turns = max(round(args.held / size.flow_seconds), 2)
+        turns = max(round(args.held / size.steady_seconds), 2)
         size = replace(
-            size, flow_turns=turns, limited_flow_turns=turns, flow_seconds=args.held / turns
+            size, steady_turns=turns, limited_steady_turns=turns, steady_seconds=args.held / turns
         )
     chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
     load = round(os.getloadavg()[0], 2)

@@ -57,7 +57,7 @@ async def measure_dependents(database: Database, size: Size) -> Samples:
             asyncio.create_task(maintain_until(maintenance, "maintenance", stopped)),
         ]
         try:
-            await asyncio.sleep(max(size.watch_seconds / 4, 2))
+            await asyncio.sleep(max(size.maintenance_seconds / 4, 2))
             _, jobs = await calls.claim_exactly(queue, 1)
             began = time.monotonic()
             report = await calls.report(jobs)
@@ -91,5 +91,5 @@ DEPENDENTS = Workload(
         "elsewhere_ratio": Figure("… compared with before", "x", ("≤", 1.5)),
     },
     measure_dependents,
-    turns=lambda size: size.watch_turns,
+    turns=lambda size: size.maintenance_turns,
 )

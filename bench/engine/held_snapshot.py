@@ -122,9 +122,9 @@ class HeldSnapshot:
         load = SteadyLoad(self._name, options)
         async with database.connect_many(3) as (producer, worker, maintenance):
             await maintenance.acquire_maintenance_lease("maintenance")
-            await load.run(producer, worker, maintenance, size.flow_seconds)
+            await load.run(producer, worker, maintenance, size.steady_seconds)
         found = {f"{self._name}_{call}": [load.p95(call)] for call in _CALLS}
-        return found | {f"{self._name}_rate": [load.reported / size.flow_seconds]}
+        return found | {f"{self._name}_rate": [load.reported / size.steady_seconds]}
 
     def conclude(self, turns: list[Samples]) -> Samples:
         """Compare the last turn with the first."""
@@ -159,7 +159,7 @@ HELD = Workload(
     _PLAIN.measure,
     _PLAIN.prepare,
     _PLAIN.finish,
-    turns=lambda size: size.flow_turns,
+    turns=lambda size: size.steady_turns,
     conclude=_PLAIN.conclude,
 )
 HELD_LIMITED = Workload(
@@ -168,6 +168,6 @@ HELD_LIMITED = Workload(
     _LIMITED.measure,
     _LIMITED.prepare,
     _LIMITED.finish,
-    turns=lambda size: size.limited_flow_turns,
+    turns=lambda size: size.limited_steady_turns,
     conclude=_LIMITED.conclude,
 )

@@ -61,8 +61,8 @@ async def _maintain_for(database: Database, count: int, seconds: float) -> tuple
 
 async def measure_idle(database: Database, size: Size) -> Samples:
     """Measure the cost of maintenance for one and for ten workers when no job is due."""
-    one_cpu, one = await _maintain_for(database, 1, size.watch_seconds)
-    many_cpu, many = await _maintain_for(database, _IDLE_WORKERS, size.watch_seconds)
+    one_cpu, one = await _maintain_for(database, 1, size.maintenance_seconds)
+    many_cpu, many = await _maintain_for(database, _IDLE_WORKERS, size.maintenance_seconds)
     return {
         "idle_one": [one],
         "idle_one_cpu": [one_cpu],
@@ -99,7 +99,7 @@ class RunningJobs:
         durations, heartbeats = [], []
         async with database.connect() as calls:
             await calls.acquire_maintenance_lease()
-            for second in range(int(size.watch_seconds)):
+            for second in range(int(size.maintenance_seconds)):
                 await asyncio.sleep(1)
                 durations.append((await calls.maintain())[0])
                 heartbeats.append(await calls.heartbeat(jobs[second * 100 : second * 100 + 100]))
@@ -133,7 +133,7 @@ async def measure_schedules(database: Database, size: Size) -> Samples:
     async with database.connect() as calls:
         await calls.acquire_maintenance_lease()
         durations = []
-        for _ in range(max(int(size.watch_seconds / 4), 2)):
+        for _ in range(max(int(size.maintenance_seconds / 4), 2)):
             await asyncio.sleep(1)
             durations.append((await calls.maintain())[0])
     return {"schedules_idle": durations}
@@ -145,8 +145,8 @@ async def finish_schedules(database: Database, size: Size) -> None:
         await calls.run("select delete_schedule('bench-' || i) from generate_series(1, 1000) i")
 
 
-def _watch_turns(size: Size) -> int:
-    return size.watch_turns
+def _maintenance_turns(size: Size) -> int:
+    return size.maintenance_turns
 
 
 _RUNNING_JOBS = RunningJobs()
@@ -162,7 +162,7 @@ IDLE = Workload(
         "idle_ratio": Figure("… CPU of 10 workers, compared with one", "x", ("≤", 1.2)),
     },
     measure_idle,
-    turns=_watch_turns,
+    turns=_maintenance_turns,
 )
 RUNNING = Workload(
     "running",
@@ -174,7 +174,7 @@ RUNNING = Workload(
     _RUNNING_JOBS.measure,
     _RUNNING_JOBS.prepare,
     _RUNNING_JOBS.finish,
-    turns=_watch_turns,
+    turns=_maintenance_turns,
 )
 SCHEDULES = Workload(
     "schedules",
@@ -182,5 +182,5 @@ SCHEDULES = Workload(
     measure_schedules,
     prepare_schedules,
     finish_schedules,
-    turns=_watch_turns,
+    turns=_maintenance_turns,
 )

@@ -1,4 +1,7 @@
-"""The types of the engine benchmark: workloads, their size and their figures."""
+"""The types of the engine benchmark: workloads, their size and their figures.
+
+The databases are measured alternately; one measurement of one database is a turn.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ from engine.database import Database
 
 #: The result of one turn: values by figure, in the figure's unit.
 Samples = dict[str, list[float]]
-#: The results of each database, turn by turn.
+#: The results of the turns of each database, and after them those of `Workload.conclude`.
 Turns = dict[str, list[Samples]]
 
 
@@ -16,39 +19,39 @@ class Size:
     """The numbers of turns, calls and jobs of a benchmark, and the durations of its turns.
 
     Args:
-        turns: The number of turns of a short workload.
-        rounds: The number of calls of each kind in a turn.
-        jobs: The factor by which the sizes of large tables are multiplied.
-        flow_turns: The number of turns with a steady load, during which one snapshot is held.
-        limited_flow_turns: The number of such turns if the jobs have a limit.
-        flow_seconds: The duration of such a turn.
-        watch_turns: The number of turns that measure maintenance.
-        watch_seconds: The duration of such a turn.
+        turns: The number of turns, unless the workload has its own.
+        rounds: The number of calls of each kind in a turn, or a divisor of it.
+        job_factor: The factor by which the sizes of large tables are multiplied.
+        steady_turns: The number of turns with a steady load, during which one snapshot is held.
+        limited_steady_turns: The number of such turns if the jobs have a limit.
+        steady_seconds: The duration of such a turn.
+        maintenance_turns: The number of turns that measure maintenance.
+        maintenance_seconds: The duration of such a turn.
     """
 
     turns: int = 12
     rounds: int = 6
-    jobs: float = 1.0
-    flow_turns: int = 10
-    limited_flow_turns: int = 3
-    flow_seconds: float = 60.0
-    watch_turns: int = 2
-    watch_seconds: float = 20.0
+    job_factor: float = 1.0
+    steady_turns: int = 10
+    limited_steady_turns: int = 3
+    steady_seconds: float = 60.0
+    maintenance_turns: int = 2
+    maintenance_seconds: float = 20.0
 
     def scaled(self, jobs: int) -> int:
-        """Return a number of jobs multiplied by the factor `jobs`."""
-        return int(jobs * self.jobs)
+        """Return a number of jobs multiplied by `job_factor`."""
+        return int(jobs * self.job_factor)
 
 
 QUICK = Size(
     turns=2,
     rounds=4,
-    jobs=0.01,
-    flow_turns=2,
-    limited_flow_turns=2,
-    flow_seconds=3.0,
-    watch_turns=1,
-    watch_seconds=3.0,
+    job_factor=0.01,
+    steady_turns=2,
+    limited_steady_turns=2,
+    steady_seconds=3.0,
+    maintenance_turns=1,
+    maintenance_seconds=3.0,
 )
 
 
@@ -69,6 +72,7 @@ class Figure:
     @property
     def is_rate(self) -> bool:
         """True if the figure is a rate, for which higher is better."""
+        # ms/s is the time spent in a second: lower is better.
         return self.unit.endswith("/s") and not self.unit.startswith("ms")
 
 

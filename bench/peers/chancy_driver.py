@@ -20,9 +20,9 @@ DEFAULT: dict[str, Any] = {"executor": EXECUTOR}
 
 
 async def noop(i: int) -> None:
-    """Pass the number of the job to the recorder of the running program.
+    """Do nothing but pass the number of the job to the callback that records it.
 
-    Chancy imports this file a second time, by its module name. So the recorder is an attribute of
+    Chancy imports this file a second time, by its module name. So the callback is an attribute of
     ``__main__``, which both copies can reach.
     """
     handle: Handle = sys.modules["__main__"].HANDLE
@@ -34,12 +34,12 @@ class ChancyDriver(Driver):
         "select count(*) from chancy_jobs "
         "where state in ('pending', 'running', 'retrying') and scheduled_at <= now()"
     )
-    finished_rows = (
+    insert_finished_sql = (
         "insert into chancy_jobs (id, queue, func, state, completed_at) "
         "select gen_random_uuid(), 'default', 'chancy_driver.noop', 'succeeded', now() "
         "from generate_series(1, $1::integer)"
     )
-    future_rows = (
+    insert_future_sql = (
         "insert into chancy_jobs (id, queue, func, scheduled_at) "
         "select gen_random_uuid(), 'default', 'chancy_driver.noop', now() + interval '1 day' "
         "from generate_series(1, $1::integer)"
@@ -47,7 +47,7 @@ class ChancyDriver(Driver):
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
-        # Chancy's own logger prints to stdout.
+        # Chancy's own logger prints to stdout, which is for the results.
         self.app = Chancy(dsn, log=logging.getLogger("chancy"))
 
     def describe(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ export async function main(queue) {
   } else {
     await queue.open(values.dsn);
     if (command === "bloat") {
-      await queue.bloat(Number(values.finished), Number(values.future));
+      await queue.insertRows(Number(values.finished), Number(values.future));
     } else {
       printJson({ seconds: await enqueue(queue, command, n, values) });
     }

@@ -46,9 +46,9 @@ class Driver(ABC):
     #: True if the queue's own program runs on uvloop.
     uvloop = False
     #: A statement that inserts $1 finished jobs; None if the system deletes finished jobs.
-    finished_rows: str | None = None
+    insert_finished_sql: str | None = None
     #: A statement that inserts $1 jobs that are due in a day or later.
-    future_rows: str
+    insert_future_sql: str
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
@@ -165,9 +165,9 @@ async def _run(driver: Driver, args: argparse.Namespace) -> None:
         case "setup":
             await driver.setup()
         case "bloat":
-            if driver.finished_rows is not None:
-                await driver.execute(driver.finished_rows, args.finished)
-            await driver.execute(driver.future_rows, args.future)
+            if driver.insert_finished_sql is not None:
+                await driver.execute(driver.insert_finished_sql, args.finished)
+            await driver.execute(driver.insert_future_sql, args.future)
         case "work":
             await _work(driver, args)
         case command:

@@ -25,7 +25,7 @@ await main({
   enqueueMany: (numbers, priorities) =>
     utils.addJobs(numbers.map((i) => ({ identifier: "noop", payload: { i }, priority: i % priorities }))),
   // graphile-worker deletes finished jobs, so only future jobs are inserted.
-  bloat: (finished, future) =>
+  insertRows: (finishedCount, futureCount) =>
     utils.withPgClient(async (client) => {
       // The row of the task is created with its first job, or by its first worker.
       await client.query("insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing");
@@ -33,7 +33,7 @@ await main({
         `insert into ${JOBS} (task_id, payload, run_at)
          select (select id from graphile_worker._private_tasks where identifier = 'noop'), '{}', now() + interval '1 day'
          from generate_series(1, $1::integer)`,
-        [future],
+        [futureCount],
       );
     }),
   async work(connectionString, handle, tuned) {

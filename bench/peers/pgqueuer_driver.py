@@ -22,11 +22,11 @@ class PgQueuer(Driver):
         "select count(*) from pgqueuer "
         "where status in ('queued', 'picked') and execute_after <= now()"
     )
-    finished_rows = (
+    insert_finished_sql = (
         "insert into pgqueuer_log (job_id, status, priority, entrypoint) "
         "select -i, 'successful', 0, 'noop' from generate_series(1, $1::integer) i"
     )
-    future_rows = (
+    insert_future_sql = (
         "insert into pgqueuer (priority, entrypoint, payload, status, execute_after) "
         "select 0, 'noop', '{}', 'queued', now() + interval '1 day' "
         "from generate_series(1, $1::integer)"

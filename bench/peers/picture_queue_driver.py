@@ -24,11 +24,11 @@ class PictureQueue(Driver):
         "and status = 'pending' and hold is null) "
         "+ (select count(*) from public.job_queue where status = 'processing' and hold is null)"
     )
-    finished_rows = (
+    insert_finished_sql = (
         "insert into public.job_queue (queue, job_type, status, attempt, finished_at) "
         "select 'bench', 'noop', 'completed', 1, now() from generate_series(1, $1::integer)"
     )
-    future_rows = (
+    insert_future_sql = (
         "insert into public.job_queue (queue, job_type, hold, scheduled_for) "
         "select 'bench', 'noop', 'scheduled', now() + interval '1 day' "
         "from generate_series(1, $1::integer)"

@@ -16,11 +16,11 @@ class Procrastinate(Driver):
         "select count(*) from procrastinate_jobs where status in ('todo', 'doing') "
         "and coalesce(scheduled_at <= now(), true)"
     )
-    finished_rows = (
+    insert_finished_sql = (
         "insert into procrastinate_jobs (queue_name, task_name, args, status, attempts) "
         "select 'default', 'noop', '{}', 'succeeded', 1 from generate_series(1, $1::integer)"
     )
-    future_rows = (
+    insert_future_sql = (
         "insert into procrastinate_jobs (queue_name, task_name, args, scheduled_at) "
         "select 'default', 'noop', '{}', now() + interval '1 day' "
         "from generate_series(1, $1::integer)"

@@ -24,10 +24,10 @@ class Raw(Driver):
     """A bare table, and a loop that claims and completes 100 jobs with one statement each."""
 
     unfinished = "select count(*) from job where status < 2 and scheduled_for <= now()"
-    finished_rows = (
+    insert_finished_sql = (
         "insert into job (payload, status) select '{}', 2 from generate_series(1, $1::integer)"
     )
-    future_rows = (
+    insert_future_sql = (
         "insert into job (payload, status, scheduled_for) "
         "select '{}', 1, now() + interval '1 day' from generate_series(1, $1::integer)"
     )

@@ -1,1 +1,1 @@
-"""The command line of picture-queue. One file per noun; the library does the work."""
+"""The command line of picture-queue: one file for each noun (jobs, queues, …) or command."""

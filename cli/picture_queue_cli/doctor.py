@@ -18,21 +18,17 @@ if TYPE_CHECKING:
     from picture_queue.records import Finding
     from picture_queue.settings import DatabaseSettings, ProjectSettings
 
-# The checks of this package, then those of the database. A newer database may have more.
-CHECKS = (
+_CHECKS_BY_PACKAGE = (
     *("address", "key", "api", "version", "postgrest", "schemas", "realtime", "migrations"),
-    *("secrets", "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
-    *(
-        "pruning",
-        "failed steps",
-        "privileges",
-        "exposure",
-        "maintenance",
-        "pg_cron",
-        "pg_cron runs",
-    ),
-    *("realtime in SQL", "storage", "settings", "postgres", "clock", "workers"),
+    *("secrets", "workers"),
 )
+# A newer database may have more.
+_CHECKS_BY_DATABASE = (
+    *("held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning"),
+    *("failed steps", "privileges", "exposure", "maintenance", "pg_cron", "pg_cron runs"),
+    *("realtime in SQL", "storage", "settings", "postgres", "clock"),
+)
+CHECKS = _CHECKS_BY_PACKAGE + _CHECKS_BY_DATABASE
 _VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
 
 
@@ -45,14 +41,14 @@ def doctor(
         typer.Option(
             metavar="CHECK",
             callback=expect_filled,
-            help="Expect this check to be ok; repeatable.",
+            help="Run only this check, which must be ok; repeatable.",
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Check the project and print remedies for problems.
 
-    The exit code is 1 if a check is bad, or one of --check is not ok.
+    The exit code is 1 if a check is bad, or, with --check, if one of these checks is not ok.
     """
     from picture_queue.settings import DatabaseSettings
 
@@ -81,7 +77,7 @@ def _select_checks(findings: "list[Finding]", names: list[str]) -> "list[Finding
             known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
             raise typer.BadParameter(f"{name!r} is not a check; use {known}", param_hint="--check")
     return [finding for finding in findings if finding.check in names] + [
-        _finding(name, "bad", "did not run", "see the reason: picture-queue doctor")
+        _finding(name, "bad", "did not run", "picture-queue doctor shows the reason")
         for name in names
         if name not in seen
     ]
@@ -96,21 +92,21 @@ def _run_checks(target: Target, database: "DatabaseSettings | None") -> "list[Fi
     from picture_queue.installation.leaks import examine_secrets
 
     findings = checkup.examine_database(database)
-    is_installed = not checkup.is_bad(findings)
+    can_run_checks = not checkup.is_bad(findings)  # the functions are installed
     findings += examine_secrets(Path.cwd(), os.environ)
     try:
         settings = _resolve_settings(target)
     except SettingsError as error:
         verdict = "warn" if database else "bad"
         findings = [_finding("address", verdict, error.message, error.hint), *findings]
-        if database and is_installed:
+        if database and can_run_checks:
             findings += _run_database_checks(None, database)
         return findings
     api = asyncio.run(checkup.examine_api(settings))
     findings = api.findings + findings
     if api.has_sql and api.may_operate:
         findings += _run_database_checks(settings, None)
-    elif database and is_installed:
+    elif database and can_run_checks:
         findings += _run_database_checks(None, database)
     return findings
 

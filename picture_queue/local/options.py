@@ -22,7 +22,8 @@ class Options:
             stack has ended.
         migrations: Whether to apply our migrations; if not, the database is like that of a new
             project.
-        temporary: Delete the data directory if the process that started the stack cannot.
+        temporary: The process that started the stack deletes the data directory. If that process
+            dies first, the stack deletes it.
         replicate_seconds: Duration of the simulator's predictions; None: as long as real models.
         real_replicate: Whether the worker uses the real Replicate, which costs money.
         allowed_origins: Origins, besides loopback, whose pages may call the API.

@@ -21,13 +21,14 @@ _POLL_INTERVAL = 0.02
 
 
 class PostgREST:
-    """A PostgREST with the configuration of the platform.
+    """A PostgREST with the configuration that supabase.com uses.
 
     It listens on a Unix socket in the data directory and on no port, because it checks no API key
-    and no `Origin`, and because a program that took its port would get service tokens.
+    and no `Origin`. Another program could also listen on its port after it has ended, and get
+    service tokens.
 
-    The platform also sets `db-hoisted-tx-settings`. Version 12.0 does not have this setting and
-    applies every setting of a function before the call.
+    On supabase.com, `db-hoisted-tx-settings` limits which ``SET`` clauses of a function apply to
+    the whole transaction. Version 12.0 does not have this setting and applies all of them.
 
     Args:
         program: The program to run.
@@ -170,9 +171,10 @@ def launch_worker(
     Args:
         data: The data directory, for the log.
         env: The environment of the worker.
-        sockets: Descriptors of the listening sockets. The worker keeps them open but does not use
-            them. So if the daemon and its guard are killed, no other program can take the ports and
-            get the keys that the worker sends there.
+        sockets: Descriptors of the sockets on which the daemon serves the API and the simulator.
+            The worker only keeps them open. So if the daemon and its guard, the process that cleans
+            up after it, are killed, no other program can take the ports and get the keys that the
+            worker sends there.
         real_replicate: Use the real Replicate.
 
     Raises:

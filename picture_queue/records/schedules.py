@@ -10,7 +10,8 @@ from picture_queue.records.base import Record
 class Schedule(Record):
     """A schedule of recurring jobs; ``job`` has their type, payload and options.
 
-    ``last_error`` is the reason why the latest tick created no job; None if it created one.
+    ``missed`` is the policy for missed ticks: none, one or all of them run. ``last_error`` is the
+    reason why the latest tick created no job; None if it created one.
     """
 
     name: str

@@ -622,9 +622,10 @@ alter table public.job_queue
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,
-  -- For a batch: by how much its counts change. For a child: "before" is a transaction id; when all transactions with a
-  -- lower id have ended, no parent can have missed the child. "looks" is how often the child was checked.
+  subject uuid not null,  -- the id of the finished parent, of the new child, or of the batch
+  -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
+  -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
+  -- often it was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
@@ -634,9 +635,9 @@ comment on table picture_queue.follow_up is
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed for one subject, such as a job. Other subjects are processed; this one is retried at retry_at (of
--- kind report: when the worker repeats the report). A success does not delete rows of kind claim and report; pruning
--- does.
+-- Steps that failed for one subject, such as a job. The step skips the subject until retry_at and processes the others;
+-- a report is retried when the worker repeats it. A success deletes the row, except for the kinds claim and report,
+-- whose rows are pruned.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -663,13 +664,13 @@ create table picture_queue.maintenance (
   only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
   worker text,
   leased_until timestamptz not null default '-infinity',
-  done_at timestamptz not null default '-infinity',  -- when the latest round began
+  round_began_at timestamptz not null default '-infinity',
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
   next_round_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  aggregate_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs, next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  was_housekeeping boolean not null default false,  -- the latest round was one of housekeeping
+  was_housekeeping boolean not null default false,  -- the latest round aggregated and pruned; the next does not
   step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is
@@ -2043,7 +2044,7 @@ declare
   v_now timestamptz := picture_queue._now();
   -- Older rows of freed_key were subtracted already, or were committed late; the next round of maintenance subtracts
   -- these.
-  v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
+  v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
   select r.key, r.max_running, r.rate, r.period_seconds, r.paused_until, r.running,
@@ -2241,7 +2242,7 @@ begin
     select k.key
     from (
       select distinct f.key from picture_queue.freed_key f
-      where f.at > (select m.done_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
+      where f.at > (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
     ) k
     -- The limit makes Postgres look each key up, rather than join the keys with all blocked jobs.
     where (
@@ -4111,7 +4112,7 @@ begin
   end if;
   select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
   into v_answer from public.job_queue j where j.id = p_job_id;
-  -- Only the answer of a call that changed the job, so that repeated calls with new ids do not fill the table.
+  -- Stores the answer only if the call changed the job, so that repeated calls with new ids do not fill the table.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
@@ -4121,10 +4122,11 @@ exception when others then
 end
 $$;
 
--- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
--- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
--- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
--- waits for the next event. Returns the number of woken jobs.
+-- Wakes the jobs that were parked on an event when it was sent. If there were none, the event is kept, and wakes the
+-- jobs that are parked on it at the first call that finds one; it then counts as sent at that time. An event is kept
+-- until all its jobs are awake: maintenance wakes those that this call leaves, because they are beyond the first
+-- thousand, locked, or their change failed. A job that is woken and parks again waits for the next event. Returns the
+-- number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4310,7 +4312,7 @@ begin
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
   v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
-    and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
+    and (select m.round_began_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
   then
     perform picture_queue._do_due_steps(10, true);
     v_jobs := picture_queue._claim(v_claim);
@@ -5071,8 +5073,8 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 
 -- 360_function_version.sql
 
--- Returns version, of the SQL; contract, which rises when a function is added or changed; and oldest_client_contract,
--- the oldest contract of a client that these functions support.
+-- Returns the version of the SQL, its contract, a number that rises when a function is added or changed, and
+-- oldest_client_contract: clients written for this contract or a later one work with these functions.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 2, 'oldest_client_contract', 1) $$;
@@ -7132,7 +7134,7 @@ begin
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids in a call');
   v_idle_since := (
-    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
+    select m.round_began_at from picture_queue.maintenance m where m.round_began_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
@@ -7578,7 +7580,7 @@ begin
   v_has_row := found;
   -- Another round is running. If the last recorded round began over ten seconds ago, this one runs concurrently: each
   -- step skips locked rows.
-  if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
+  if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
@@ -7611,7 +7613,7 @@ begin
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
-  update picture_queue.maintenance m set done_at = v_now, next_round_at = v_next,
+  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
     step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,
@@ -8000,7 +8002,7 @@ as $$
     case when a.age <= 300 then null
       else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
   from (
-    select round(extract(epoch from picture_queue._now() - nullif(m.done_at, '-infinity'))) as age
+    select round(extract(epoch from picture_queue._now() - nullif(m.round_began_at, '-infinity'))) as age
     from picture_queue.maintenance m) a
 $$;
 

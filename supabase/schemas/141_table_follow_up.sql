@@ -3,9 +3,10 @@
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,
-  -- For a batch: by how much its counts change. For a child: "before" is a transaction id; when all transactions with a
-  -- lower id have ended, no parent can have missed the child. "looks" is how often the child was checked.
+  subject uuid not null,  -- the id of the finished parent, of the new child, or of the batch
+  -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
+  -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
+  -- often it was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
@@ -15,9 +16,9 @@ comment on table picture_queue.follow_up is
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
--- Steps that failed for one subject, such as a job. Other subjects are processed; this one is retried at retry_at (of
--- kind report: when the worker repeats the report). A success does not delete rows of kind claim and report; pruning
--- does.
+-- Steps that failed for one subject, such as a job. The step skips the subject until retry_at and processes the others;
+-- a report is retried when the worker repeats it. A success deletes the row, except for the kinds claim and report,
+-- whose rows are pruned.
 create table picture_queue.failed_step (
   kind text not null,
   subject text not null,
@@ -44,13 +45,13 @@ create table picture_queue.maintenance (
   only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
   worker text,
   leased_until timestamptz not null default '-infinity',
-  done_at timestamptz not null default '-infinity',  -- when the latest round began
+  round_began_at timestamptz not null default '-infinity',
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
   next_round_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  aggregate_at timestamptz not null default '-infinity',  -- when to add the rows of depth_change to depth next
+  aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs, next
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  was_housekeeping boolean not null default false,  -- the latest round was one of housekeeping
+  was_housekeeping boolean not null default false,  -- the latest round aggregated and pruned; the next does not
   step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
 );
 comment on table picture_queue.maintenance is

@@ -30,7 +30,7 @@ declare
   v_now timestamptz := picture_queue._now();
   -- Older rows of freed_key were subtracted already, or were committed late; the next round of maintenance subtracts
   -- these.
-  v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
+  v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
   select r.key, r.max_running, r.rate, r.period_seconds, r.paused_until, r.running,
@@ -228,7 +228,7 @@ begin
     select k.key
     from (
       select distinct f.key from picture_queue.freed_key f
-      where f.at > (select m.done_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
+      where f.at > (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
     ) k
     -- The limit makes Postgres look each key up, rather than join the keys with all blocked jobs.
     where (

@@ -31,7 +31,7 @@ begin
   end if;
   select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
   into v_answer from public.job_queue j where j.id = p_job_id;
-  -- Only the answer of a call that changed the job, so that repeated calls with new ids do not fill the table.
+  -- Stores the answer only if the call changed the job, so that repeated calls with new ids do not fill the table.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
@@ -41,10 +41,11 @@ exception when others then
 end
 $$;
 
--- Wakes the jobs that parked on these events before they were sent. If no job was parked on an event when it was sent,
--- it wakes the first jobs that park on it. An event is kept until none of its jobs is left: maintenance wakes the jobs
--- beyond the first thousand, and jobs that were locked or whose change failed. A job that is woken and parks again
--- waits for the next event. Returns the number of woken jobs.
+-- Wakes the jobs that were parked on an event when it was sent. If there were none, the event is kept, and wakes the
+-- jobs that are parked on it at the first call that finds one; it then counts as sent at that time. An event is kept
+-- until all its jobs are awake: maintenance wakes those that this call leaves, because they are beyond the first
+-- thousand, locked, or their change failed. A job that is woken and parks again waits for the next event. Returns the
+-- number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

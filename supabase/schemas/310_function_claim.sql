@@ -13,7 +13,7 @@ begin
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
   v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
-    and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
+    and (select m.round_began_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
   then
     perform picture_queue._do_due_steps(10, true);
     v_jobs := picture_queue._claim(v_claim);

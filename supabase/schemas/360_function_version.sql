@@ -1,5 +1,5 @@
--- Returns version, of the SQL; contract, which rises when a function is added or changed; and oldest_client_contract,
--- the oldest contract of a client that these functions support.
+-- Returns the version of the SQL, its contract, a number that rises when a function is added or changed, and
+-- oldest_client_contract: clients written for this contract or a later one work with these functions.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 2, 'oldest_client_contract', 1) $$;

@@ -173,7 +173,7 @@ begin
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids in a call');
   v_idle_since := (
-    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
+    select m.round_began_at from picture_queue.maintenance m where m.round_began_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons

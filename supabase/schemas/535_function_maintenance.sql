@@ -126,7 +126,7 @@ begin
   v_has_row := found;
   -- Another round is running. If the last recorded round began over ten seconds ago, this one runs concurrently: each
   -- step skips locked rows.
-  if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
+  if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
@@ -159,7 +159,7 @@ begin
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
-  update picture_queue.maintenance m set done_at = v_now, next_round_at = v_next,
+  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
     step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
       when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
       else m.step_size end,

@@ -98,7 +98,7 @@ as $$
     case when a.age <= 300 then null
       else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
   from (
-    select round(extract(epoch from picture_queue._now() - nullif(m.done_at, '-infinity'))) as age
+    select round(extract(epoch from picture_queue._now() - nullif(m.round_began_at, '-infinity'))) as age
     from picture_queue.maintenance m) a
 $$;
 

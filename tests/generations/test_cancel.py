@@ -9,7 +9,7 @@ import pytest
 from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
 
-from .world import FAST, SCHNELL, Gate, Generation, Job, Store, World, assert_paid_once
+from .world import FAST, SCHNELL, AnswerGate, Generation, Job, Store, World, assert_paid_once
 
 
 async def stop_while_running(world: World, cancel: bool) -> Generation:
@@ -46,13 +46,13 @@ async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
 async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        gate, job = Gate(world.client, "create"), Job()
+        gate, job = AnswerGate(world.client, "create"), Job()
         task = asyncio.create_task(world.run(world.generation(), job, client=gate))
-        await gate.reached.wait()
+        await gate.has_effect.wait()
         job.cancel_requested = cancel
         task.cancel()
         await asyncio.sleep(0)
-        gate.open.set()
+        gate.may_answer.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         (row,) = world.db.rows
@@ -64,10 +64,10 @@ async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
 async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        gate, job = Gate(world.client, "create"), Job()
+        gate, job = AnswerGate(world.client, "create"), Job()
         short_cleanup = replace(FAST, cancel_timeout=0.05)
         task = asyncio.create_task(world.run(world.generation(), job, short_cleanup, gate))
-        await gate.reached.wait()
+        await gate.has_effect.wait()
         job.cancel_requested = True
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -80,11 +80,13 @@ async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() ->
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         generation, job = world.generation(), Job()
+        # The answer of the create is lost, so the handler searches for its prediction. It finds one
+        # with the same input, and cannot know whether it is its own.
         foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.set_fault(kind="server_error")
-        gate: Any = Gate(Store(world.db, generation), "record")
+        gate: Any = AnswerGate(Store(world.db, generation), "record")
         task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
-        await gate.reached.wait()
+        await gate.has_effect.wait()
         job.cancel_requested = True
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -92,12 +94,12 @@ async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() ->
         assert await world.paid() == [foreign.id]
 
 
-async def test_a_cancel_before_the_start_makes_no_request(world: World) -> None:
+async def test_a_job_cancelled_before_the_create_makes_no_request(world: World) -> None:
     job = Job()
     job.cancel_requested = True
-    gate: Any = Gate(Store(world.db, world.generation()), "begin")
+    gate: Any = AnswerGate(Store(world.db, world.generation()), "begin")
     task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
-    await gate.reached.wait()
+    await gate.has_effect.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -17,8 +17,8 @@ from picture_queue.worker import PermanentFailure, Retry
 from .world import (
     FAST,
     SCHNELL,
+    AnswerGate,
     Database,
-    Gate,
     Generation,
     Job,
     Row,
@@ -212,12 +212,12 @@ async def test_a_lease_lost_before_the_recording_leaves_the_row_to_the_next_work
     world: World,
 ) -> None:
     generation = world.generation(num_outputs=2)
-    gate = Gate(world.client, "create")
+    gate = AnswerGate(world.client, "create")
     first = asyncio.create_task(world.run(generation, client=gate))
-    await gate.reached.wait()
+    await gate.has_effect.wait()
     second = asyncio.create_task(world.run(generation))
     await world.db.recorded.wait()
-    gate.open.set()
+    gate.may_answer.set()
     with pytest.raises(StaleLease):
         await first
     await second

@@ -314,14 +314,17 @@ class UnusualClient:
         return found.model_copy(update=self._odd) if self._polls == 1 else found
 
 
-class Gate:
-    """A wrapper that blocks one call of a client or store, after its effect, until ``open``."""
+class AnswerGate:
+    """A wrapper that holds the answer of one call of a client or store until ``may_answer`` is set.
+
+    The call takes effect before; ``has_effect`` is set then.
+    """
 
     def __init__(self, target: Any, name: str) -> None:
         self._target = target
         self._name = name
-        self.reached = asyncio.Event()
-        self.open = asyncio.Event()
+        self.has_effect = asyncio.Event()
+        self.may_answer = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._target, name)
@@ -330,8 +333,8 @@ class Gate:
 
         async def call(*args: Any, **options: Any) -> Any:
             answer = await found(*args, **options)
-            self.reached.set()
-            await self.open.wait()
+            self.has_effect.set()
+            await self.may_answer.wait()
             return answer
 
         return call

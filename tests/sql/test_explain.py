@@ -24,7 +24,7 @@ async def db(own_database):
 
 async def set_maintenance_age(db, seconds_ago=0.0):
     await db.run(
-        "update picture_queue.maintenance set done_at = picture_queue._now() - $1::interval",
+        "update picture_queue.maintenance set round_began_at = picture_queue._now() - $1::interval",
         timedelta(seconds=seconds_ago),
     )
 

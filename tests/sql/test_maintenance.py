@@ -258,14 +258,16 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(connectio
     one, other = connections
     job = await insert_due_job(one)
     await one.execute(
-        "update picture_queue.maintenance set done_at = picture_queue._now() - interval '9 s'"
+        "update picture_queue.maintenance"
+        " set round_began_at = picture_queue._now() - interval '9 s'"
     )
     await one.execute("begin")
     await one.execute("select from picture_queue.maintenance for update")
     assert (await call_maintenance(other, "b"))["leased"] is False
     await one.execute("rollback")
     await one.execute(
-        "update picture_queue.maintenance set done_at = picture_queue._now() - interval '11 s'"
+        "update picture_queue.maintenance"
+        " set round_began_at = picture_queue._now() - interval '11 s'"
     )
     await one.execute("begin")
     await one.execute("select from picture_queue.maintenance for update")
@@ -299,7 +301,7 @@ async def test_steps_continue_during_an_open_transaction(connections, open_trans
     await one.execute("select set_limit('sql-open', 2)")
     await one.execute("select enqueue_job('t', queue => 'held')")
     await one.execute(
-        "update picture_queue.maintenance set done_at = '-infinity', prune_at = '-infinity'"
+        "update picture_queue.maintenance set round_began_at = '-infinity', prune_at = '-infinity'"
     )
     await one.execute("begin")
     await one.execute(open_transaction)

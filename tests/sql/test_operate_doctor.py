@@ -421,7 +421,7 @@ async def test_the_doctor_knows_every_public_function(db):
 
 
 async def test_overdue_maintenance_is_found(db):
-    await db.run("update picture_queue.maintenance set done_at = '-infinity'")
+    await db.run("update picture_queue.maintenance set round_began_at = '-infinity'")
     await check_remedy(db, "maintenance", "never done", "warn")
     await db.pass_time(400)
     await check_remedy(db, "maintenance", "not done for 40", "warn")

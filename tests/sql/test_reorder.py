@@ -27,7 +27,11 @@ async def enqueue(db, *numbers, **given):
 
 
 async def count_misplaced(db, order):
-    """Count the pending jobs whose rank or turn does not belong to this order."""
+    """Count the pending jobs whose rank, turn or tenant does not fit this order.
+
+    With fair sharing, a turn is a small number; otherwise it is a time in seconds since the epoch.
+    No job of a test that uses this names its tenant.
+    """
     condition = {
         "plain": "rank <> -priority or turn < 1000000000 or tenant is not null",
         "fair": "rank <> -priority or turn not between 1 and 1000000 or tenant is null",
@@ -73,11 +77,13 @@ async def test_tenants_take_turns_among_jobs_from_before_the_change(db, old):
 
 
 @pytest.mark.parametrize(("old", "new"), CHANGES)
-@pytest.mark.parametrize("state", ["held", "running", "parked", "failed"])
-async def test_a_job_that_becomes_pending_later_has_the_new_order(db, old, new, state):
+@pytest.mark.parametrize("state", ["scheduled", "running", "parked", "failed"])
+async def test_a_job_that_becomes_claimable_after_the_change_has_its_place_in_the_new_order(
+    db, old, new, state
+):
     await set_order(db, old)
     first = await db.enqueue(payload={"i": 1}, priority=1, max_attempts=1)
-    if state == "held":
+    if state == "scheduled":
         await db.run(
             "update job_queue set hold = 'scheduled', scheduled_for = now() where id = $1", first
         )
@@ -96,7 +102,8 @@ async def test_a_job_that_becomes_pending_later_has_the_new_order(db, old, new, 
         await db.value("select change_jobs('retry', $1)", {"queue": db.queue})
     await db.pass_time(2)
     order = await claim_numbers(db)
-    # A tenant's job that becomes pending again takes the tenant's next turn.
+    # With fair sharing, a job that becomes claimable again takes the turn after the last job of its
+    # tenant, here job 2. A scheduled job keeps its turn.
     assert order in ([[1, 2, 3], [2, 1, 3]] if new == "fair" else [[1, 2, 3]])
 
 
@@ -119,15 +126,15 @@ async def test_many_jobs_are_reordered_in_bounded_steps(db):
 async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_later(db):
     await set_order(db, "plain")
     await set_order(db, "aging")
-    # The updates below give the jobs the old order, as such a transaction would.
+    # The updates stand for such a transaction: they leave jobs with places of no order.
     await enqueue(db, 1, 2)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     step = "select picture_queue.maintain()"
     await db.value(step)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     await db.value(step)
-    await db.pass_time(61)
-    for _ in range(4):
+    await db.pass_time(61)  # a second pass begins a minute after the change
+    for _ in range(4):  # enough to complete it
         await db.value(step)
     assert await count_misplaced(db, "aging") == 0
     state = "select reorder_after from picture_queue.queue where name = $1"
@@ -145,7 +152,7 @@ async def test_a_change_of_another_setting_updates_no_job(db):
 
 
 @pytest.mark.parametrize(("old", "new"), [("fair", "aging"), ("aging", "fair")])
-async def test_one_call_replaces_fair_sharing_by_aging_and_back(db, old, new):
+async def test_one_call_switches_between_fair_sharing_and_aging(db, old, new):
     await set_order(db, old)
     answer = await db.value("select set_queue($1, $2)", db.queue, ORDERS[new])
     assert {key: answer[key] for key in ORDERS[new]} == ORDERS[new]

@@ -113,8 +113,8 @@ class ProgressBar(NamedTuple):
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# After the optional prefix, this is the pattern of both official clients (replicate-python,
-# prediction.py). Here it does not backtrack over spaces, and limits the digits of numbers.
+# After the optional prefix, this is the pattern that both official clients use (prediction.py of
+# replicate-python). Unlike theirs, it does not backtrack over spaces, and it limits the digits.
 _BAR = re.compile(r"^\s*+(Total progress:)?\s*+(\d{1,9})%\s*+\|.+?\|\s*+(\d{1,9})/(\d{1,9})(?!\d)")
 _TAIL = 8192  # characters at the end of the logs that are searched
 
@@ -122,8 +122,8 @@ _TAIL = 8192  # characters at the end of the logs that are searched
 def progress_from_logs(logs: str | None) -> ProgressBar | None:
     """Return the last progress bar in the logs; a bar of total progress takes precedence.
 
-    Models print tqdm bars. Some models print several in succession, so a later result may be
-    lower. Bars of downloads (``160M/368M``) are ignored.
+    Models print tqdm bars. Some models print several in succession, so a later call may return a
+    lower percentage. Bars of downloads (``160M/368M``) are ignored.
 
     Args:
         logs: The logs so far.
@@ -145,7 +145,7 @@ def output_links(output: Any) -> list[str]:
     """Return the links in an output, in order.
 
     An output may be a link, a list of links, or an object that contains links; the format may
-    change with each version of a model. In synchronous mode the API returned ``data:`` URIs.
+    change with each version of a model. In synchronous mode the API may return ``data:`` URIs.
 
     Args:
         output: The ``output`` of a prediction.

@@ -3,8 +3,8 @@ select plan(1);
 
 select set_schedule('hourly', '{"every_seconds": 3600, "job_type": "t", "queue": "q", "missed": "skip"}');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '19800 seconds' $$;
-select picture_queue._do_due_steps(100, false);
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '5 hours 30 minutes' $$;
+select picture_queue._do_due_steps(p_limit => 100, p_sweeps => false);
 select is((select count(*) from job_queue where queue = 'q'), 0::bigint, 'no job for missed ticks');
 
 select * from finish();

@@ -7,7 +7,7 @@ from .kinds import Kind, is_running
 from .world import CONCURRENCY, World, expect
 
 
-def ordinary(count: int = CONCURRENCY, **payload: Any) -> list[dict[str, Any]]:
+def ordinary_jobs(count: int = CONCURRENCY, **payload: Any) -> list[dict[str, Any]]:
     """Return ordinary jobs, some with handlers in the event loop and some in threads."""
     types = ("ordinary", "ordinary", "ordinary-thread")
     return [{"job_type": types[n % 3], "payload": {"n": n, **payload}} for n in range(count)]
@@ -21,7 +21,7 @@ async def enqueue_mixed(world: World, kind: Kind) -> tuple[list[UUID], list[UUID
     """
     await world.service.queues.set(world.queue)
     await world.service.queues.pause(world.queue)
-    good = ordinary(max(kind.count, CONCURRENCY))
+    good = ordinary_jobs(max(kind.count, CONCURRENCY))
     mixed = [job for pair in zip([kind.job] * kind.count, good, strict=False) for job in pair]
     ids = await world.enqueue(*mixed, *good[kind.count :])
     bad = ids[: 2 * kind.count : 2]
@@ -40,9 +40,9 @@ async def run(world: World, kind: Kind) -> None:
     await world.expect_completed(good)
     if kind.state is is_running:
         expect(await bad_jobs_have_state(), f"{[dict(row) for row in await world.rows(bad)]}")
-    await world.expect_completed(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
     try:
-        await world.until(bad_jobs_have_state, "the bad jobs do not reach their state")
+        await world.until(bad_jobs_have_state, problem="the bad jobs do not reach their state")
     except AssertionError as error:
         rows = [dict(row) for row in await world.rows(bad)]
         raise type(error)(f"{rows}: {error}") from None

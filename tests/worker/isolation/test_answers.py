@@ -1,4 +1,4 @@
-"""Invalid responses of the project: the worker continues, logs the reason and limits its calls."""
+"""Bad answers of the Supabase API: the worker continues, logs the reason, limits its calls."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ import pytest
 from ...databases import address, execute
 from ...faults.protocols import Answer
 from ...faults.proxy import Proxy
-from .flows import ordinary
+from .flows import ordinary_jobs
 from .test_connections import proxied
 from .world import World, expect
 
@@ -39,7 +39,7 @@ class BadAnswer:
 
 
 HTML = b"<!DOCTYPE html><html><head><title>522: Connection timed out</title></head></html>"
-KEY = b'{"message":"Invalid API key","hint":"Double check your key"}'
+INVALID_KEY = b'{"message":"Invalid API key","hint":"Double check your key"}'
 ANSWERS = (
     BadAnswer("garbage", 200, b"\x00\xff\xfe{{{"),
     BadAnswer("nothing", 200, b""),
@@ -50,13 +50,13 @@ ANSWERS = (
     BadAnswer("522", 522, HTML, "text/html"),
     BadAnswer("500", 500, b"", "text/plain"),
     BadAnswer("302", 302, b"", "text/plain"),
-    BadAnswer("401", 401, KEY, pattern="ERROR.*[Kk]ey"),
+    BadAnswer("401", 401, INVALID_KEY, pattern="ERROR.*[Kk]ey"),
 )
 
 
-def answer(bad: BadAnswer, **where: Any) -> Answer:
+def to_answer(bad: BadAnswer, **options: Any) -> Answer:
     headers = (("content-type", bad.content_type), ("location", "/elsewhere"))
-    return Answer(bad.status, bad.body, headers, **where)
+    return Answer(bad.status, bad.body, headers, **options)
 
 
 @pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
@@ -64,14 +64,14 @@ async def test_jobs_complete_after_ten_bad_answers(start, stack, service, db, tm
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
         world = World(service, db, queue, worker)
-        await world.expect_completed(await world.enqueue(*ordinary()))
-        proxy.answer(answer(bad, count=10))
-        jobs = await world.enqueue(*ordinary())
+        await world.expect_completed(await world.enqueue(*ordinary_jobs()))
+        proxy.answer(to_answer(bad, count=10))
+        jobs = await world.enqueue(*ordinary_jobs())
 
         async def has_answered() -> bool:
             return proxy.answered >= 10
 
-        await world.until(has_answered, "the worker makes no more calls")
+        await world.until(has_answered, problem="the worker makes no more calls")
         await world.expect_completed(jobs)
         world.expect_logged(bad.pattern)
         await worker.stop(world.wait_timeout)
@@ -79,22 +79,22 @@ async def test_jobs_complete_after_ten_bad_answers(start, stack, service, db, tm
 
 @pytest.mark.parametrize("call", ["heartbeat_jobs", "maintain_jobs"])
 @pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
-async def test_jobs_complete_while_one_function_gets_only_bad_answers(
+async def test_jobs_complete_while_one_call_gets_only_bad_answers(
     start, stack, service, db, tmp_path, call, bad
 ):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=12)
         world = World(service, db, queue, worker)
-        proxy.answer(answer(bad, path=f"/rest/v1/rpc/{call}"))
+        proxy.answer(to_answer(bad, path=f"/rest/v1/rpc/{call}"))
         # The job runs until after the first heartbeat, but ends before its lease.
         long = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
-        jobs = await world.enqueue(long, *ordinary())
+        jobs = await world.enqueue(long, *ordinary_jobs())
 
         async def has_answered() -> bool:
             return proxy.answered > 0
 
-        await world.until(has_answered, f"{call} is not called")
-        jobs += await world.enqueue(*ordinary())
+        await world.until(has_answered, problem=f"{call} is not called")
+        jobs += await world.enqueue(*ordinary_jobs())
         await world.expect_completed(jobs)
         await worker.stop(world.wait_timeout)
 
@@ -103,29 +103,29 @@ async def test_a_throttled_worker_waits_for_retry_after(start, stack, service, d
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
         world = World(service, db, queue, worker)
-        await throttle(world, proxy)
+        await check_throttled_worker(world, proxy)
         await worker.stop(world.wait_timeout)
 
 
-async def throttle(world: World, proxy: Proxy) -> None:
+async def check_throttled_worker(world: World, proxy: Proxy) -> None:
     """Answer 429, and check how many requests the worker sends before Retry-After has passed."""
 
     async def has_answered() -> bool:
         return proxy.answered > 0
 
-    await world.expect_completed(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
     headers = (("retry-after", "10"), ("content-type", "application/json"))
     proxy.answer(Answer(429, b'{"message":"Too many requests"}', headers))
-    await world.until(has_answered, "the worker makes no more calls")
-    jobs = await world.enqueue(*ordinary())
+    await world.until(has_answered, problem="the worker makes no more calls")
+    jobs = await world.enqueue(*ordinary_jobs())
     await asyncio.sleep(5)
-    # Each kind of call is made once or twice; a slow machine makes fewer calls.
+    # Each kind of call learns of Retry-After by itself, and may be in progress when another does.
     expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {world.worker.log[-3000:]}")
     proxy.heal()
     await world.expect_completed(jobs)
 
 
-async def test_a_changed_password_is_logged_as_an_alarm_and_does_not_end_the_worker(
+async def test_a_changed_password_is_logged_as_an_error_and_does_not_end_the_worker(
     start, stack, service, db
 ):
     role = f"rotated_{uuid4().hex[:8]}"
@@ -136,15 +136,15 @@ async def test_a_changed_password_is_logged_as_an_alarm_and_does_not_end_the_wor
     queue, worker = start({"PICTURE_QUEUE_DATABASE_URL": url})
     world = World(service, db, queue, worker)
     try:
-        await world.expect_completed(await world.enqueue(*ordinary()))
+        await world.expect_completed(await world.enqueue(*ordinary_jobs()))
         await db.execute(f"alter role {role} password 'second'")
         await _end_sessions(stack, role)
 
         async def is_logged() -> bool:
             return re.search("ERROR.*password", worker.log) is not None
 
-        jobs = await world.enqueue(*ordinary())
-        await world.until(is_logged, "the log does not mention the password")
+        jobs = await world.enqueue(*ordinary_jobs())
+        await world.until(is_logged, problem="the log does not mention the password")
         await db.execute(f"alter role {role} password 'first'")
         await world.expect_completed(jobs)
         await worker.stop(world.wait_timeout)

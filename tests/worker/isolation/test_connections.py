@@ -15,7 +15,7 @@ import pytest
 
 from ...faults.h2_front import create_tls_context, h2_front
 from ...faults.proxy import Proxy
-from .flows import ordinary
+from .flows import ordinary_jobs
 from .world import World
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
@@ -107,14 +107,14 @@ async def run_during_fault(world: World, proxy: Proxy, fault: Fault) -> None:
     async def all_are_running() -> bool:
         return all(row["status"] == "processing" for row in await world.rows(running))
 
-    await world.expect_completed(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
     running = await world.enqueue(*[
         {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT_SECONDS}}
         for n in range(2)
     ])  # fmt: skip
-    await world.until(all_are_running, "the jobs do not start")
+    await world.until(all_are_running, problem="the jobs do not start")
     fault.begin(proxy)
-    enqueued = await world.enqueue(*ordinary())
+    enqueued = await world.enqueue(*ordinary_jobs())
     if fault.is_total:
         await asyncio.sleep(TOTAL_FAULT_SECONDS)
         proxy.heal()
@@ -122,4 +122,4 @@ async def run_during_fault(world: World, proxy: Proxy, fault: Fault) -> None:
     if fault.log:
         world.expect_logged(fault.log)
     proxy.heal()
-    await world.expect_completed(await world.enqueue(*ordinary()))
+    await world.expect_completed(await world.enqueue(*ordinary_jobs()))

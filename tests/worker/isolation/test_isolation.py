@@ -7,7 +7,7 @@ attempt. A generous timeout only ends a test that hangs.
 import pytest
 
 from .conftest import TRANSPORTS, environment
-from .flows import enqueue_mixed, ordinary, run
+from .flows import enqueue_mixed, ordinary_jobs, run
 from .kinds import HANDLERS, HARM, RESULTS, ROWS, SETTINGS, STUCK, Kind, bad
 from .misbehaviour import BLOCK_SECONDS
 from .world import World
@@ -38,7 +38,7 @@ async def test_the_worker_stops_after_all_kinds_of_bad_jobs(shared, service, db,
     queue, worker = shared.get(transport)
     world = World(service, db, queue, worker)
     try:
-        await world.expect_completed(await world.enqueue(*ordinary()))
+        await world.expect_completed(await world.enqueue(*ordinary_jobs()))
         await worker.stop(world.wait_timeout)
     finally:
         shared.replace(transport)
@@ -78,6 +78,6 @@ async def block_event_loop(world: World) -> None:
         await world.db.execute("select maintain_jobs(force => true)")
         return await world.have_finished([*bad, *running])
 
-    await world.until(maintain_until_finished, "the jobs do not end")
+    await world.until(maintain_until_finished, problem="the jobs do not end")
     await world.expect_completed([*bad, *running, *good])
     world.expect_logged(rf"(?i){bad[0]}.*block")

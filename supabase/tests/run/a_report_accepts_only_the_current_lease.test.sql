@@ -8,7 +8,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
 create temp table answer as select report_jobs(jsonb_build_array(
   jsonb_build_object('job_id', id, 'lease_id', gen_random_uuid(), 'outcome', 'completed'),
   jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) -> 'outcomes' as outcomes from claimed;
-select is((select outcomes #>> '{0,outcome}' from answer), 'stale', 'the lost lease is stale');
+select is((select outcomes #>> '{0,outcome}' from answer), 'stale', 'another lease is stale');
 select is((select outcomes #>> '{1,outcome}' from answer), 'ok', 'the current lease is accepted');
 
 select * from finish();
