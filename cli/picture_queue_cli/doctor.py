@@ -24,8 +24,16 @@ _CHECKS_BY_PACKAGE = (
 )
 # A newer database may have more.
 _CHECKS_BY_DATABASE = (
-    *("held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning"),
-    *("failed steps", "privileges", "exposure", "maintenance", "pg_cron", "pg_cron runs"),
+    *("held snapshots", "locks", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
+    *(
+        "pruning",
+        "failed steps",
+        "privileges",
+        "exposure",
+        "maintenance",
+        "pg_cron",
+        "pg_cron runs",
+    ),
     *("realtime in SQL", "storage", "settings", "postgres", "clock"),
 )
 CHECKS = _CHECKS_BY_PACKAGE + _CHECKS_BY_DATABASE

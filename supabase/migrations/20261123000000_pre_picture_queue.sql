@@ -1523,12 +1523,14 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
 -- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
 -- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
--- constraints whose names Postgres would refuse or resolve to another constraint. The code of a constraint runs as the
--- current role and with our search_path, so it also skips constraints that could run code of the caller: those on
--- tables whose owner does not have all rights of the current role (such a table can be temporary, and the cast of its
--- foreign key could set our search_path), and constraint triggers on tables other than ours whose function does not set
--- its own search_path (temporary objects would come first). A name stands for all constraints of the schema that have
--- it, so one of these is enough to skip it.
+-- constraints whose names Postgres would refuse or resolve to another constraint.
+--
+-- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
+-- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
+-- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since temporary
+-- objects would come first; exclusion constraints, which call functions of an index. A name stands for all constraints
+-- of the schema that have it, so one of these is enough to skip it. `set constraints … immediate` fires each trigger
+-- whose state is immediate, and a caller can make a trigger immediate without firing it: so all are deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1543,8 +1545,8 @@ declare
     cross join lateral (
       select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
         bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
-          and (o.conrelid = any (v_ours) or o.contype in ('f', 'p', 'u')
-            or p.proconfig::text like '%search_path=%')) as is_safe
+          and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
+          and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
       from pg_catalog.pg_constraint o
       left join pg_catalog.pg_class r on r.oid = o.conrelid
       left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
@@ -1554,11 +1556,18 @@ declare
       and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
 begin
   if v_names is not null then
+    set constraints all deferred;
     execute 'set constraints ' || v_names || ' immediate';
     execute 'set constraints ' || v_names || ' deferred';
   end if;
 end
 $$;
+
+-- Returns whether a function with these settings finds no temporary object of its caller before others: its search_path
+-- ends with pg_temp. Without pg_temp, Postgres searches temporary tables and types first.
+create function picture_queue._sets_safe_path(p_settings text[]) returns boolean
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$ begin return coalesce(p_settings::text ~ 'search_path=[^=]*, *pg_temp\W', false); end $$;
 
 -- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
 -- the number processed.
@@ -7670,6 +7679,7 @@ begin
   for v_check in
     select * from (values
       ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
+      ('locks', '_check_locks', 'no session keeps a lock of the queue', false),
       ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
       ('indexes', '_check_indexes', 'all indexes exist and are valid', false),
       ('orphans', '_check_orphans', 'no row is orphaned', true),
@@ -7739,6 +7749,22 @@ as $$
   ) h
   where h.age > interval '1 minute'
   order by h.age desc
+$$;
+
+-- Finds sessions that have held an advisory lock of ours for ten seconds. Ours hold them for one transaction.
+create function picture_queue._check_locks() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
+      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+    format('select pg_terminate_backend(%s);', a.pid)
+  from pg_catalog.pg_stat_activity a
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
+  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+    select l.pid from pg_catalog.pg_locks l
+    where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
+      and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
+  order by h.age desc limit 10
 $$;
 
 create function picture_queue._check_vacuum() returns setof picture_queue.finding
@@ -8006,11 +8032,22 @@ as $$
     from picture_queue.maintenance m) a
 $$;
 
+-- Returns a table of an extension; null if there is none. It is not a view, and belongs to a role with all rights of
+-- the current role, so that no code of another role runs when it is read.
+create function picture_queue._find_table(p_name text) returns regclass
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return c.oid from pg_catalog.pg_class c
+  where c.oid = to_regclass(p_name) and c.relkind = 'r' and pg_has_role(c.relowner, current_user, 'member');
+end
+$$;
+
 create function picture_queue._check_cron() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_cron regclass := to_regclass('cron.job');
+  v_cron regclass := picture_queue._find_table('cron.job');
   v_jobs bigint;
 begin
   if v_cron is null then
@@ -8151,7 +8188,8 @@ as $$
 declare
   v_public boolean;
 begin
-  if to_regclass('storage.buckets') is null then
+  -- A view could run code of its owner.
+  if not exists (select from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets') and c.relkind = 'r') then
     return query select 'ok', 'there is no Storage: pictures are not stored', null;
     return;
   end if;
@@ -8178,8 +8216,8 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Their names are not in the text of the query, since a linter would report missing tables without pg_cron.
-  v_jobs regclass := to_regclass('cron.job');
-  v_runs regclass := to_regclass('cron.job_run_details');
+  v_jobs regclass := picture_queue._find_table('cron.job');
+  v_runs regclass := picture_queue._find_table('cron.job_run_details');
 begin
   if v_runs is null then
     return;
@@ -8233,6 +8271,12 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
     where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
+    union all
+    select 'warn', format('trigger %I on %s may use temporary objects of a caller: its function does not set search_path', t.tgname,
+        t.tgrelid::regclass), format('alter function %s set search_path = public, pg_temp;', t.tgfoid::regprocedure)
+    from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
+    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
+      and not t.tgisinternal and not picture_queue._sets_safe_path(p.proconfig)
     union all
     select 'bad', format('role %s bypasses row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
@@ -8430,8 +8474,8 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 -- 950_supabase_realtime.sql
 
 -- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
--- insert writes all events. If the role may not insert, realtime.send() writes each event in its own subtransaction. An
--- error becomes a warning, since an event is only a hint: a failure must not undo the change that the event announces.
+-- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
+-- change that the event announces. For the same reason it waits only briefly for a lock on the table.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then
@@ -8439,14 +8483,12 @@ begin
   end if;
   execute $sql$
     create or replace function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
     as $$
     begin
       insert into realtime.messages (topic, extension, event, payload, private)
       select e.topic, 'broadcast', e.name, e.payload, true from unnest(p_events) e;
     exception
-      when insufficient_privilege then
-        perform realtime.send(e.payload, e.name, e.topic, true) from unnest(p_events) e;
       when others then
         raise warning 'picture_queue: no event was sent: %', sqlerrm;
     end

@@ -10,12 +10,14 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
 -- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
 -- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
--- constraints whose names Postgres would refuse or resolve to another constraint. The code of a constraint runs as the
--- current role and with our search_path, so it also skips constraints that could run code of the caller: those on
--- tables whose owner does not have all rights of the current role (such a table can be temporary, and the cast of its
--- foreign key could set our search_path), and constraint triggers on tables other than ours whose function does not set
--- its own search_path (temporary objects would come first). A name stands for all constraints of the schema that have
--- it, so one of these is enough to skip it.
+-- constraints whose names Postgres would refuse or resolve to another constraint.
+--
+-- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
+-- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
+-- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since temporary
+-- objects would come first; exclusion constraints, which call functions of an index. A name stands for all constraints
+-- of the schema that have it, so one of these is enough to skip it. `set constraints … immediate` fires each trigger
+-- whose state is immediate, and a caller can make a trigger immediate without firing it: so all are deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -30,8 +32,8 @@ declare
     cross join lateral (
       select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
         bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
-          and (o.conrelid = any (v_ours) or o.contype in ('f', 'p', 'u')
-            or p.proconfig::text like '%search_path=%')) as is_safe
+          and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
+          and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
       from pg_catalog.pg_constraint o
       left join pg_catalog.pg_class r on r.oid = o.conrelid
       left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
@@ -41,11 +43,18 @@ declare
       and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
 begin
   if v_names is not null then
+    set constraints all deferred;
     execute 'set constraints ' || v_names || ' immediate';
     execute 'set constraints ' || v_names || ' deferred';
   end if;
 end
 $$;
+
+-- Returns whether a function with these settings finds no temporary object of its caller before others: its search_path
+-- ends with pg_temp. Without pg_temp, Postgres searches temporary tables and types first.
+create function picture_queue._sets_safe_path(p_settings text[]) returns boolean
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$ begin return coalesce(p_settings::text ~ 'search_path=[^=]*, *pg_temp\W', false); end $$;
 
 -- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
 -- the number processed.

@@ -21,6 +21,7 @@ begin
   for v_check in
     select * from (values
       ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
+      ('locks', '_check_locks', 'no session keeps a lock of the queue', false),
       ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
       ('indexes', '_check_indexes', 'all indexes exist and are valid', false),
       ('orphans', '_check_orphans', 'no row is orphaned', true),
@@ -90,6 +91,22 @@ as $$
   ) h
   where h.age > interval '1 minute'
   order by h.age desc
+$$;
+
+-- Finds sessions that have held an advisory lock of ours for ten seconds. Ours hold them for one transaction.
+create function picture_queue._check_locks() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
+      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+    format('select pg_terminate_backend(%s);', a.pid)
+  from pg_catalog.pg_stat_activity a
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
+  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+    select l.pid from pg_catalog.pg_locks l
+    where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
+      and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
+  order by h.age desc limit 10
 $$;
 
 create function picture_queue._check_vacuum() returns setof picture_queue.finding

@@ -54,7 +54,8 @@ as $$
 declare
   v_public boolean;
 begin
-  if to_regclass('storage.buckets') is null then
+  -- A view could run code of its owner.
+  if not exists (select from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets') and c.relkind = 'r') then
     return query select 'ok', 'there is no Storage: pictures are not stored', null;
     return;
   end if;
@@ -81,8 +82,8 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Their names are not in the text of the query, since a linter would report missing tables without pg_cron.
-  v_jobs regclass := to_regclass('cron.job');
-  v_runs regclass := to_regclass('cron.job_run_details');
+  v_jobs regclass := picture_queue._find_table('cron.job');
+  v_runs regclass := picture_queue._find_table('cron.job_run_details');
 begin
   if v_runs is null then
     return;

@@ -1,6 +1,6 @@
 -- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
--- insert writes all events. If the role may not insert, realtime.send() writes each event in its own subtransaction. An
--- error becomes a warning, since an event is only a hint: a failure must not undo the change that the event announces.
+-- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
+-- change that the event announces. For the same reason it waits only briefly for a lock on the table.
 do $do$
 begin
   if to_regclass('realtime.messages') is null then
@@ -8,14 +8,12 @@ begin
   end if;
   execute $sql$
     create or replace function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
     as $$
     begin
       insert into realtime.messages (topic, extension, event, payload, private)
       select e.topic, 'broadcast', e.name, e.payload, true from unnest(p_events) e;
     exception
-      when insufficient_privilege then
-        perform realtime.send(e.payload, e.name, e.topic, true) from unnest(p_events) e;
       when others then
         raise warning 'picture_queue: no event was sent: %', sqlerrm;
     end

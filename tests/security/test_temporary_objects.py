@@ -337,6 +337,22 @@ create temp table baits (n pg_temp.key references bait deferrable initially defe
 insert into bait values (1);
 insert into baits values (row(1)::pg_temp.key);
 """,
+    # Postgres does not restore the state of a trigger when it rolls back to the outer savepoint. So
+    # any `set constraints ... immediate` would fire it.
+    "trigger that is immediate": """
+create temp table bait (n integer);
+create constraint trigger evil after insert on bait deferrable initially deferred
+for each row execute function pg_temp.evil_row();
+insert into bait values (1);
+savepoint a; savepoint b; set constraints pg_temp.evil immediate; release b; rollback to a;
+""",
+    "trigger on a table of the project": """
+create function pg_temp.evil_path() returns trigger language plpgsql
+set search_path = pg_catalog, pg_temp as $$ begin perform pg_temp.evil('path'); return null; end $$;
+create constraint trigger note_job after insert on public.visit deferrable initially deferred
+for each row execute function pg_temp.evil_path();
+insert into public.visit values (1);
+""",
 }
 
 
@@ -357,7 +373,12 @@ async def test_no_deferred_constraint_of_the_caller_is_checked_by_the_owner(
             """create function public.of_project() returns trigger language plpgsql
             as $$ begin return new; end $$;
             create trigger of_project after update on public.job_queue
-            for each row execute function public.of_project()"""
+            for each row execute function public.of_project();
+            create table public.note (
+              job_id uuid constraint note_job references public.job_queue
+                deferrable initially deferred);
+            create table public.visit (n integer);
+            grant insert, trigger on public.visit to authenticated, service_role"""
         )
         job_id = await admin.fetchval(
             "select public.enqueue_job('deferred', user_id => $1::text::uuid)", user_id
@@ -415,6 +436,36 @@ async def test_no_caller_can_fire_a_deferred_trigger_of_the_project_early(debian
             await admin.fetchval("select public.claim_jobs('w', '{default}', '{deferred}')")
             await admin.fetchval("select public.maintain_jobs(true)")
         await admin.fetchval("select public.cancel_job($1)", job_id)
+        assert [notice for notice in notices if notice.startswith("EVIL")] == []
+    finally:
+        await outer.rollback()
+        await admin.close(timeout=5)
+
+
+async def test_the_doctor_reads_no_view_of_another_role(debian: Any):
+    """A role that may create schemas gives its views the names of pg_cron's tables."""
+    admin = await asyncpg.connect(debian.superuser_url, timeout=10)
+    notices: list[str] = []
+    admin.add_log_listener(lambda _, message: notices.append(message.message))
+    outer = admin.transaction()
+    await outer.start()
+    try:
+        await admin.execute(
+            """grant create on database postgres to service_role; set local role service_role;
+            create schema cron; grant usage on schema cron to public;
+            create function cron.evil() returns boolean language plpgsql
+            as $$ begin raise notice 'EVIL runs as %', current_user; return true; end $$;
+            create view cron.job as
+              select 1 as jobid, true as active, 'process-job-queue' as jobname, '' as command
+              where cron.evil();
+            create view cron.job_run_details as
+              select 1 as jobid, 1 as runid, 'failed' as status, now() as start_time,
+                '' as return_message
+              where cron.evil();
+            grant select on cron.job, cron.job_run_details to public"""
+        )
+        findings = json.loads(await admin.fetchval("select public.queue_doctor()"))
+        assert "pg_cron" in {finding["check"] for finding in findings}
         assert [notice for notice in notices if notice.startswith("EVIL")] == []
     finally:
         await outer.rollback()

@@ -12,8 +12,8 @@ import pytest
 CHECKS = {
     "realtime in SQL",
     "storage",
-    "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning",
-    "privileges", "exposure",
+    "held snapshots", "locks", "dead rows", "indexes", "orphans", "counts", "overdue jobs",
+    "pruning", "privileges", "exposure",
     "failed steps", "maintenance", "pg_cron", "settings", "postgres", "clock",
 }  # fmt: skip
 
@@ -61,6 +61,20 @@ async def test_only_service_keys_may_call_the_doctor_through_the_api(stack):
         assert answer.status_code == 200, answer.text
         assert {finding["check"] for finding in answer.json()} == CHECKS
         assert (await ask(stack.anon_key)).status_code in (401, 403)
+
+
+async def test_a_session_that_keeps_a_lock_of_the_queue_is_found(db, stack):
+    holder = await asyncpg.connect(stack.db_url)
+    try:
+        pid = await holder.fetchval("select pg_backend_pid()")
+        await holder.fetchval("select pg_advisory_lock(1903326068, 5)")
+        assert await problems(db, "locks", f"session {pid} ") == []
+        await db.pass_time(11)
+        (finding,) = await problems(db, "locks", f"session {pid} ")
+        assert finding["verdict"] == "bad"
+        assert await db.value(finding["remedy"].rstrip(";")) is True
+    finally:
+        holder.terminate()
 
 
 async def test_a_transaction_with_an_old_snapshot_is_found(db, stack):

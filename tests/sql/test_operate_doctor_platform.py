@@ -151,6 +151,14 @@ OPEN_BUCKETS = (
             "bad",
             "_caller_id() can use types and tables of its caller: its search_path is not set",
         ),
+        (
+            """create function public.note() returns trigger language plpgsql
+            as $$ begin return new; end $$;
+            create trigger note before update on public.generations
+            for each row execute function public.note()""",
+            "warn",
+            "trigger note on public.generations may use temporary objects",
+        ),
         ("grant service_role to authenticated", "bad", "authenticated has the privileges of serv"),
         ("alter role authenticated bypassrls", "bad", "authenticated bypasses row level security"),
         (OPEN_POLICY.format("job_queue", "select", "authenticated"), "warn", "policy open on"),

@@ -195,6 +195,7 @@ async def add_refusing_trigger(world: World, timing: str = "before update") -> N
     deferred = "deferrable initially deferred" if "after" in timing else ""
     await world.owner.execute(
         f"""create function refuse() returns trigger language plpgsql
+        set search_path = public, pg_temp
         as $$ begin raise exception '{REFUSAL}'; end $$;
         create {kind} refuse {timing} on job_queue {deferred} for each row
         when (old.job_type = 'bad-job') execute function refuse()"""
