@@ -140,11 +140,12 @@ begin
   perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
-  -- _lock_keys waits only briefly, so wait here.
-  perform pg_catalog.pg_advisory_xact_lock(1903326068, pg_catalog.hashtext(p_key) & 1023);
-  if picture_queue._lock_keys(array[p_key]) = '{}' then
-    perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
-  end if;
+  for v_try in 1..40 loop
+    exit when picture_queue._lock_keys(array[p_key]) <> '{}';
+    if v_try = 40 then
+      perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
+    end if;
+  end loop;
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
@@ -152,7 +153,7 @@ begin
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
-  return picture_queue._raise_busy(format('another transaction has locked the key %s, or a table that this call needs', p_key));
+  return picture_queue._raise_busy();
 end
 $$;
 
