@@ -1527,10 +1527,11 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 --
 -- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
 -- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
--- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since temporary
--- objects would come first; exclusion constraints, which call functions of an index. A name stands for all constraints
--- of the schema that have it, so one of these is enough to skip it. `set constraints … immediate` fires each trigger
--- whose state is immediate, and a caller can make a trigger immediate without firing it: so all are deferred before.
+-- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since
+-- temporary objects would come first; exclusion constraints, which call functions of an index. A name stands for all
+-- constraints of the schema that have it, so one of these is enough to skip it. `set constraints ... immediate` fires
+-- each trigger whose state is immediate, and a caller can make a trigger immediate without firing it: so all are
+-- deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2752,6 +2753,25 @@ $$;
 
 -- 250_function__enqueue.sql
 
+-- Returns, of jobs that share an id or a key, the first: the others are duplicates of it in the next round.
+create function picture_queue._first_of_duplicates(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select f.n
+    from (
+      select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+        row_number() over (
+          partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+          order by n.i) as nth_key,
+        row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+      from unnest(p_jobs) n
+    ) f
+    where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+end
+$$;
+
 -- Enqueues jobs, all or none. Returns the id and the outcome of each, in the order of the call: created; existing (a
 -- job with the same id, idempotency key or unique key exists); replaced or debounced. For a single job it sends an
 -- event; for many it only wakes the workers of their queues. p_internal: the jobs are callbacks of batches, which a
@@ -2782,7 +2802,6 @@ begin
     end if;
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
   end if;
-
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
@@ -2803,18 +2822,7 @@ begin
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
-      -- Of jobs that share an id or a key, insert the first; the others are duplicates of it in the next round.
-      v_next := array(
-        select f.n
-        from (
-          select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
-            row_number() over (
-              partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
-              order by n.i) as nth_key,
-            row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
-          from unnest(v_rest) n
-        ) f
-        where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+      v_next := picture_queue._first_of_duplicates(v_rest);
     end if;
     begin  -- `on conflict` would make the enqueue of each new row a tenth slower
       perform picture_queue._insert_jobs(v_next);
@@ -2828,7 +2836,6 @@ begin
     end;
     v_exists := true;
   end loop;
-
   if cardinality(v_jobs) = 1 and v_found = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
@@ -3587,27 +3594,63 @@ begin
 end
 $$;
 
+-- Picks jobs and starts them. If not all picked jobs start, because of a limit or because their start fails, it picks
+-- more, until enough jobs have started or there are no others (is_last). If it has picked 5,000 or a second has passed
+-- before that, it stops and tells workers to claim again.
+create function picture_queue._pick_and_start(
+  p_claim picture_queue.claim, p_queues text[], p_positions jsonb, out ids uuid[], out is_last boolean)
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  v_pick_size integer := p_claim.max_jobs;
+  v_picked picture_queue.candidate[];
+  v_started record;
+  v_last uuid[];  -- the ids of the previous pick, in their order
+  v_total_picked integer := 0;
+begin
+  ids := '{}'::uuid[];
+  loop
+    v_picked := picture_queue._pick(v_left, p_queues, p_positions, v_pick_size);
+    is_last := v_picked = '{}';
+    exit when is_last;
+    v_started := picture_queue._start_isolated(v_picked, v_left);
+    ids := ids || v_started.ids;
+    v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+      or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
+        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_last;
+    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
+    -- the next round.
+    v_last := array(select c.id from unnest(v_picked) c order by c.id);
+    v_total_picked := v_total_picked + cardinality(v_picked);
+    if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
+      or v_started.has_skipped and cardinality(v_picked) < v_pick_size
+    then
+      perform picture_queue._wake(p_queues, 'again');
+      exit;
+    end if;
+    v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
+    v_left.has_failed := true;  -- a start may have failed in this round
+  end loop;
+end
+$$;
+
 -- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
 -- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
--- this lease any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start
--- fails, the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs
--- or one second, and tells workers to claim again.
+-- this lease any more, the call is a new claim.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  v_claim picture_queue.claim := p_claim;
   -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;  -- the state of the worker, its queues and the limits
-  v_picked picture_queue.candidate[];
   v_started record;
-  v_ids uuid[] := '{}'::uuid[];
-  v_pick_size integer := p_claim.max_jobs;
-  v_last uuid[];  -- the ids of the previous pick, in their order
-  v_total_picked integer := 0;
+  v_is_full boolean;  -- whether as many jobs started as the worker wants
 begin
   perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
@@ -3634,49 +3677,29 @@ begin
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
-  v_left.lease_seconds := v_known.lease_seconds;
-  v_left.is_limited := v_known.is_limited;
-  v_left.has_failed := v_known.has_failed;
+  v_claim.lease_seconds := v_known.lease_seconds;
+  v_claim.is_limited := v_known.is_limited;
+  v_claim.has_failed := v_known.has_failed;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
-  loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_pick_size);
-    exit when v_picked = '{}';
-    v_started := picture_queue._start_isolated(v_picked, v_left);
-    v_ids := v_ids || v_started.ids;
-    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
-        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_last;
-    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
-    -- the next round.
-    v_last := array(select c.id from unnest(v_picked) c order by c.id);
-    v_total_picked := v_total_picked + cardinality(v_picked);
-    if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
-      or v_started.has_skipped and cardinality(v_picked) < v_pick_size
-    then
-      perform picture_queue._wake(v_known.queues, 'again');
-      exit;
-    end if;
-    v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
-    v_left.has_failed := true;  -- a start may have failed in this round
-  end loop;
-  if v_ids <> '{}' and v_known.is_announced then
-    perform picture_queue._emit(v_ids);
+  v_started := picture_queue._pick_and_start(v_claim, v_known.queues, v_known.positions);
+  v_is_full := cardinality(v_started.ids) = p_claim.max_jobs;
+  if v_started.ids <> '{}' and v_known.is_announced then
+    perform picture_queue._emit(v_started.ids);
   end if;
   -- Write the row when the worker becomes idle, otherwise every 5 seconds. In between the row may still say idle, which
   -- only causes needless wake-ups.
-  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
-    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
+  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_is_full), false) then
+    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, not v_is_full);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   -- With limits, jobs that this claim blocked may be before the position, and would have to wait once unblocked.
-  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
+  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_started.is_last) then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
-  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
-    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
+  return case when v_started.ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
+    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
   -- A lock timeout also occurs if the first call with this id has not ended. A deadlock is possible, since even `skip
   -- locked` waits for a row that another transaction changed after this one had read it.
@@ -4175,6 +4198,20 @@ $$;
 
 -- 300_function_enqueue.sql
 
+-- Returns whether the project may have added something to job_queue that can refuse an insert: a rule or check; an
+-- index (ours are 14); a column (ours are 49); a type of its own or with a length; a not-null constraint (ours are 18).
+create function picture_queue._has_project_constraints() returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
+    or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
+    or (select count(*) filter (where a.attnotnull) > 18 or max(a.attnum) > 49 or max(a.atttypid) >= 16384
+          or max(a.atttypmod) >= 0
+        from pg_catalog.pg_attribute a where a.attrelid = 'public.job_queue'::regclass and a.attnum > 0);
+end
+$$;
+
 -- A call with an idempotency_key, or with a job_id of the caller, can be repeated: it returns the existing job.
 create function public.enqueue_job(
   job_type text,
@@ -4222,15 +4259,7 @@ begin
         order by w.seen_at desc limit 1),
       -- Whether there is an insert trigger (bit 4), such as that of a foreign key: it may change the row or refuse it.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
-      -- Whether the insert may fail: another job may have the id, or the project may have added a rule or check; an
-      -- index (ours are 14); a column (ours are 49); a type of its own or with a length; or a not-null constraint (ours
-      -- are 18).
-      job_id is not null
-        or (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
-        or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
-        or (select count(*) filter (where a.attnotnull) > 18 or max(a.attnum) > 49 or max(a.atttypid) >= 16384
-              or max(a.atttypmod) >= 0
-            from pg_catalog.pg_attribute a where a.attrelid = 'public.job_queue'::regclass and a.attnum > 0)
+      job_id is not null or picture_queue._has_project_constraints()
     into v_max_attempts, v_events, v_wakes, v_has_trigger, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
@@ -4276,10 +4305,8 @@ begin
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-  if not (v_has_trigger or v_may_raise) and num_nonnulls(idempotency_key, nullif(options, '{}')) = 0 then
-    return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
-  end if;
-  return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
+  return (case when not (v_has_trigger or v_may_raise) and num_nonnulls(idempotency_key, nullif(options, '{}')) = 0
+    then picture_queue._enqueue(v_jobs) else public.enqueue_jobs(v_jobs) end #>> '{0,job_id}')::uuid;
 end
 $$;
 comment on function public.enqueue_job is 'Enqueues one job and returns its id.';

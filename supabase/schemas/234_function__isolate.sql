@@ -14,10 +14,11 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 --
 -- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
 -- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
--- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since temporary
--- objects would come first; exclusion constraints, which call functions of an index. A name stands for all constraints
--- of the schema that have it, so one of these is enough to skip it. `set constraints … immediate` fires each trigger
--- whose state is immediate, and a caller can make a trigger immediate without firing it: so all are deferred before.
+-- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since
+-- temporary objects would come first; exclusion constraints, which call functions of an index. A name stands for all
+-- constraints of the schema that have it, so one of these is enough to skip it. `set constraints ... immediate` fires
+-- each trigger whose state is immediate, and a caller can make a trigger immediate without firing it: so all are
+-- deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

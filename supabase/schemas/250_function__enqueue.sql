@@ -1,3 +1,22 @@
+-- Returns, of jobs that share an id or a key, the first: the others are duplicates of it in the next round.
+create function picture_queue._first_of_duplicates(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select f.n
+    from (
+      select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+        row_number() over (
+          partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+          order by n.i) as nth_key,
+        row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+      from unnest(p_jobs) n
+    ) f
+    where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+end
+$$;
+
 -- Enqueues jobs, all or none. Returns the id and the outcome of each, in the order of the call: created; existing (a
 -- job with the same id, idempotency key or unique key exists); replaced or debounced. For a single job it sends an
 -- event; for many it only wakes the workers of their queues. p_internal: the jobs are callbacks of batches, which a
@@ -28,7 +47,6 @@ begin
     end if;
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
   end if;
-
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if not v_keyed then
@@ -49,18 +67,7 @@ begin
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('a job with the same id or key comes and goes');
       end if;
-      -- Of jobs that share an id or a key, insert the first; the others are duplicates of it in the next round.
-      v_next := array(
-        select f.n
-        from (
-          select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
-            row_number() over (
-              partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
-              order by n.i) as nth_key,
-            row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
-          from unnest(v_rest) n
-        ) f
-        where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+      v_next := picture_queue._first_of_duplicates(v_rest);
     end if;
     begin  -- `on conflict` would make the enqueue of each new row a tenth slower
       perform picture_queue._insert_jobs(v_next);
@@ -74,7 +81,6 @@ begin
     end;
     v_exists := true;
   end loop;
-
   if cardinality(v_jobs) = 1 and v_found = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;

@@ -155,27 +155,63 @@ begin
 end
 $$;
 
+-- Picks jobs and starts them. If not all picked jobs start, because of a limit or because their start fails, it picks
+-- more, until enough jobs have started or there are no others (is_last). If it has picked 5,000 or a second has passed
+-- before that, it stops and tells workers to claim again.
+create function picture_queue._pick_and_start(
+  p_claim picture_queue.claim, p_queues text[], p_positions jsonb, out ids uuid[], out is_last boolean)
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  v_pick_size integer := p_claim.max_jobs;
+  v_picked picture_queue.candidate[];
+  v_started record;
+  v_last uuid[];  -- the ids of the previous pick, in their order
+  v_total_picked integer := 0;
+begin
+  ids := '{}'::uuid[];
+  loop
+    v_picked := picture_queue._pick(v_left, p_queues, p_positions, v_pick_size);
+    is_last := v_picked = '{}';
+    exit when is_last;
+    v_started := picture_queue._start_isolated(v_picked, v_left);
+    ids := ids || v_started.ids;
+    v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+      or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
+        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_last;
+    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
+    -- the next round.
+    v_last := array(select c.id from unnest(v_picked) c order by c.id);
+    v_total_picked := v_total_picked + cardinality(v_picked);
+    if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
+      or v_started.has_skipped and cardinality(v_picked) < v_pick_size
+    then
+      perform picture_queue._wake(p_queues, 'again');
+      exit;
+    end if;
+    v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
+    v_left.has_failed := true;  -- a start may have failed in this round
+  end loop;
+end
+$$;
+
 -- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
 -- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
--- this lease any more, the call is a new claim. If picked jobs do not start, because a limit is reached or their start
--- fails, the claim picks more, until enough jobs have started or there are no others. It stops after 5,000 picked jobs
--- or one second, and tells workers to claim again.
+-- this lease any more, the call is a new claim.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  v_claim picture_queue.claim := p_claim;
   -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;  -- the state of the worker, its queues and the limits
-  v_picked picture_queue.candidate[];
   v_started record;
-  v_ids uuid[] := '{}'::uuid[];
-  v_pick_size integer := p_claim.max_jobs;
-  v_last uuid[];  -- the ids of the previous pick, in their order
-  v_total_picked integer := 0;
+  v_is_full boolean;  -- whether as many jobs started as the worker wants
 begin
   perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
@@ -202,49 +238,29 @@ begin
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
-  v_left.lease_seconds := v_known.lease_seconds;
-  v_left.is_limited := v_known.is_limited;
-  v_left.has_failed := v_known.has_failed;
+  v_claim.lease_seconds := v_known.lease_seconds;
+  v_claim.is_limited := v_known.is_limited;
+  v_claim.has_failed := v_known.has_failed;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
-  loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_pick_size);
-    exit when v_picked = '{}';
-    v_started := picture_queue._start_isolated(v_picked, v_left);
-    v_ids := v_ids || v_started.ids;
-    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
-        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_last;
-    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
-    -- the next round.
-    v_last := array(select c.id from unnest(v_picked) c order by c.id);
-    v_total_picked := v_total_picked + cardinality(v_picked);
-    if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
-      or v_started.has_skipped and cardinality(v_picked) < v_pick_size
-    then
-      perform picture_queue._wake(v_known.queues, 'again');
-      exit;
-    end if;
-    v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
-    v_left.has_failed := true;  -- a start may have failed in this round
-  end loop;
-  if v_ids <> '{}' and v_known.is_announced then
-    perform picture_queue._emit(v_ids);
+  v_started := picture_queue._pick_and_start(v_claim, v_known.queues, v_known.positions);
+  v_is_full := cardinality(v_started.ids) = p_claim.max_jobs;
+  if v_started.ids <> '{}' and v_known.is_announced then
+    perform picture_queue._emit(v_started.ids);
   end if;
   -- Write the row when the worker becomes idle, otherwise every 5 seconds. In between the row may still say idle, which
   -- only causes needless wake-ups.
-  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_left.max_jobs = 0), false) then
-    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
+  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_is_full), false) then
+    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, not v_is_full);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   -- With limits, jobs that this claim blocked may be before the position, and would have to wait once unblocked.
-  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
+  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_started.is_last) then
     perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
   end if;
-  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
-    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
+  return case when v_started.ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
+    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
   -- A lock timeout also occurs if the first call with this id has not ended. A deadlock is possible, since even `skip
   -- locked` waits for a row that another transaction changed after this one had read it.

@@ -1,3 +1,17 @@
+-- Returns whether the project may have added something to job_queue that can refuse an insert: a rule or check; an
+-- index (ours are 14); a column (ours are 49); a type of its own or with a length; a not-null constraint (ours are 18).
+create function picture_queue._has_project_constraints() returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
+    or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
+    or (select count(*) filter (where a.attnotnull) > 18 or max(a.attnum) > 49 or max(a.atttypid) >= 16384
+          or max(a.atttypmod) >= 0
+        from pg_catalog.pg_attribute a where a.attrelid = 'public.job_queue'::regclass and a.attnum > 0);
+end
+$$;
+
 -- A call with an idempotency_key, or with a job_id of the caller, can be repeated: it returns the existing job.
 create function public.enqueue_job(
   job_type text,
@@ -45,15 +59,7 @@ begin
         order by w.seen_at desc limit 1),
       -- Whether there is an insert trigger (bit 4), such as that of a foreign key: it may change the row or refuse it.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
-      -- Whether the insert may fail: another job may have the id, or the project may have added a rule or check; an
-      -- index (ours are 14); a column (ours are 49); a type of its own or with a length; or a not-null constraint (ours
-      -- are 18).
-      job_id is not null
-        or (select c.relhasrules or c.relchecks > 0 from pg_catalog.pg_class c where c.oid = 'public.job_queue'::regclass)
-        or (select count(*) > 14 from pg_catalog.pg_index i where i.indrelid = 'public.job_queue'::regclass)
-        or (select count(*) filter (where a.attnotnull) > 18 or max(a.attnum) > 49 or max(a.atttypid) >= 16384
-              or max(a.atttypmod) >= 0
-            from pg_catalog.pg_attribute a where a.attrelid = 'public.job_queue'::regclass and a.attnum > 0)
+      job_id is not null or picture_queue._has_project_constraints()
     into v_max_attempts, v_events, v_wakes, v_has_trigger, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
@@ -99,10 +105,8 @@ begin
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-  if not (v_has_trigger or v_may_raise) and num_nonnulls(idempotency_key, nullif(options, '{}')) = 0 then
-    return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
-  end if;
-  return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
+  return (case when not (v_has_trigger or v_may_raise) and num_nonnulls(idempotency_key, nullif(options, '{}')) = 0
+    then picture_queue._enqueue(v_jobs) else public.enqueue_jobs(v_jobs) end #>> '{0,job_id}')::uuid;
 end
 $$;
 comment on function public.enqueue_job is 'Enqueues one job and returns its id.';
