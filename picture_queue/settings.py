@@ -44,7 +44,8 @@ class ProjectSettings:
         _check_timeout(self.timeout)
         if not _is_http_url(self.url):
             raise SettingsError(
-                f"SUPABASE_URL is {self.url!r}, not an http:// or https:// URL",
+                f"SUPABASE_URL is {_hide_user(self.url)!r}, not an http:// or https:// URL"
+                " without a user name",
                 hint="Copy it from the project's API settings, or run: picture-queue local status",
             )
         if not self.key:
@@ -135,12 +136,19 @@ def _check_timeout(seconds: object) -> None:
         raise SettingsError(f"`timeout` is {seconds!r}", hint="Pass seconds, 0 or more")
 
 
+def _hide_user(url: str) -> str:
+    """Return a URL without its user name and password, to show it."""
+    head, separator, rest = url.partition("://")
+    return f"{head}{separator}{rest.rpartition('@')[2]}" if separator else url
+
+
 def _is_http_url(url: str) -> bool:
     if any(character.isspace() or not character.isprintable() for character in url):
         return False
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return is_http and parts.username is None  # errors and logs name the URL
     except ValueError:  # unbalanced brackets, or a port that is not a number
         return False
 
@@ -179,7 +187,8 @@ class ReplicateSettings:
             )
         if not _is_http_url(self.base_url):
             raise SettingsError(
-                f"REPLICATE_BASE_URL is {self.base_url!r}, not an http:// or https:// URL",
+                f"REPLICATE_BASE_URL is {_hide_user(self.base_url)!r},"
+                " not an http:// or https:// URL without a user name",
                 hint=f"Unset it to use {REPLICATE_URL}",
             )
 

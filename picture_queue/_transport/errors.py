@@ -187,10 +187,11 @@ def _can_parse(url: str) -> bool:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        conninfo_to_dict(url)
+        ports = str(conninfo_to_dict(url).get("port", ""))
     except (ProgrammingError, UnicodeError):
         return False
-    return not url.isspace()
+    # An unescaped / in a password ends the host, and what follows becomes the port.
+    return not url.isspace() and all(port == "" or port.isdecimal() for port in ports.split(","))
 
 
 def _server_name(settings: DatabaseSettings) -> str:

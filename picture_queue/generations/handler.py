@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from picture_queue._log import Log
-from picture_queue.errors import Busy, ConnectionFailed
+from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
@@ -61,6 +61,20 @@ def image_handler(
     return generate_image
 
 
+class _InternalError(Exception):
+    """A failure that is not the owner's, with a text for the owner.
+
+    The worker reads its attributes, and writes its cause to the log and the history.
+    """
+
+    public = "The picture could not be stored."
+
+    def __init__(self, cause: PictureQueueError) -> None:
+        super().__init__(str(cause))
+        self.retryable = getattr(cause, "retryable", True)
+        self.retry_after = getattr(cause, "retry_after", None)
+
+
 class _GenerationRun:
     """One attempt at one generation."""
 
@@ -95,6 +109,11 @@ class _GenerationRun:
                 "The project does not answer", detail=str(error), retry_after=error.retry_after
             )
             failure.__cause__ = error
+        except StaleLease:
+            raise
+        except PictureQueueError as error:
+            # Its text may quote the database or the operator's settings: it is for the operator.
+            raise _InternalError(error) from error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel
         raise await self._verdict_of(failure) from failure

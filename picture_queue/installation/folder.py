@@ -105,7 +105,9 @@ def _install(
     missing = shipped[len(installed) :]
     names = _new_names(missing, files, now)
     for migration, name in zip(missing, names, strict=True):
-        (staging / name).write_text(_add_header(migration, version), encoding="utf-8")
+        # Mode x follows no symlink, if another user may write to the project.
+        with (staging / name).open("x", encoding="utf-8") as opened:
+            opened.write(_add_header(migration, version))
     return Installation(
         directory,
         written=tuple(_move(staging, directory, names)),

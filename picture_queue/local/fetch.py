@@ -126,15 +126,25 @@ def _find_installer() -> list[str]:
         return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     uv = shutil.which("uv")
     if uv:
-        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
+        # uv would read settings in all parent directories, and trust what is unpacked in its cache.
+        return [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--no-config",
+            "--no-cache",
+            "--python",
+            sys.executable,
+        ]
     raise _fetch_error("there is neither npm nor pip nor uv to fetch it with")
 
 
 def _run(command: Sequence[str], path: str, directory: Path) -> None:
     """Run a program in a directory to which only this user can write.
 
-    `python -m pip` imports modules from its working directory, and uv reads its settings there. The
-    working directory of the caller may belong to another user.
+    `python -m pip` imports modules from its working directory. The working directory of the caller
+    may belong to another user.
     """
     try:
         subprocess.run(

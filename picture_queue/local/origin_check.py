@@ -110,8 +110,10 @@ class OriginCheck:
                     f"Origin {origin!r} may not use a service key, nor admin routes or switches",
                     "Use the publishable key and a user's token, or a page on http://localhost.",
                 )
-        # A cross-site request without an Origin is for a picture, a link or a script.
-        if not origins and headers.get("sec-fetch-site") == "cross-site":
+        # A cross-site request without an Origin is for a picture, a link or a script. A speculative
+        # request (prefetch, prerender) does not say which site it comes from.
+        is_foreign = headers.get("sec-fetch-site") == "cross-site" or "sec-purpose" in headers
+        if not origins and is_foreign:
             is_picture = scope.get("method") in ("GET", "HEAD") and scope["path"].startswith(
                 self._pictures
             )

@@ -36,10 +36,7 @@ begin
     where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
       and j.user_id is null), gen_random_uuid());
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
-  if found and v_existing.user_id is distinct from v_user then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
-      'use a new uuid for each generation');
-  elsif found then
+  if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
@@ -49,6 +46,10 @@ begin
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model_id, p_prompt, p_input);
+  if v_existing.id is not null then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
+      'use a new uuid for each generation');
+  end if;
 
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(

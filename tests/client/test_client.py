@@ -305,6 +305,9 @@ async def test_settings_come_from_the_environment(stack, monkeypatch):
         assert await pq.models.list()
     with pytest.raises(errors.SettingsError, match="not an http"):
         AsyncPictureQueue("ftp://example.com", "key")
+    with pytest.raises(errors.SettingsError, match="without a user name") as refused:
+        AsyncPictureQueue("https://user:s3cret@example.com", "key")
+    assert "s3cret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["url", "key", "access_token", "database_url"])

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from picture_queue.errors import Busy, ConnectionFailed
+from picture_queue.errors import Busy, Conflict, ConnectionFailed
 from picture_queue.generations.handler import image_handler
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient
@@ -260,3 +260,19 @@ async def test_an_outage_of_the_project_before_the_begin_uses_up_no_attempt(
         await image_handler(world.client, lambda _: store, FAST)({}, Job())
     assert raised.verdict.seconds == FAST.default_pause
     assert await world.paid() == []
+
+
+async def test_the_owner_does_not_see_an_error_of_the_database(world: World) -> None:
+    generation = world.generation()
+    store: Any = Store(world.db, generation)
+
+    async def refuse(*args: Any) -> None:
+        raise Conflict("SQLSTATE P0001: the password is s3cret")
+
+    store.save_images = refuse
+    with pytest.raises(Exception) as raised:
+        await image_handler(world.client, lambda _: store, FAST)({}, Job())
+    outcome = from_error(raised.value, "default")
+    assert isinstance(outcome, Failed)
+    assert (outcome.error, outcome.retryable) == ("The picture could not be stored.", True)
+    assert "s3cret" in (outcome.detail or "")

@@ -108,6 +108,27 @@ def test_a_file_copied_unchanged_is_recognised(project: Path) -> None:
     assert [path.name for path in done.written] == [f"20300102030405_{TWO.file_name}"]
 
 
+def test_no_symlink_of_another_user_is_followed(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user who may write to the project replaces the staging directory."""
+    victim = tmp_path / "victim"
+    victim.write_text("important")
+    mkdir = Path.mkdir
+
+    def make_with_symlinks(path: Path, *args: Any, **options: Any) -> None:
+        mkdir(path, *args, **options)
+        if path.name.startswith("."):
+            for migration in (ONE, TWO):
+                (path / f"20300102030405_{migration.file_name}").symlink_to(victim)
+                (path / f"20300102030406_{migration.file_name}").symlink_to(victim)
+
+    monkeypatch.setattr(Path, "mkdir", make_with_symlinks)
+    with pytest.raises(SettingsError, match="cannot be written"):
+        install(project)
+    assert victim.read_text() == "important"
+
+
 def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:
     first, second = install(project).written
     edited = first.read_text("utf-8") + "drop table users;\n"

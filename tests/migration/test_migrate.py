@@ -178,7 +178,9 @@ async def test_another_job_queue_is_refused_with_a_hint(new_database: Any) -> No
     [
         ("postgresql://postgres:s3cret@127.0.0.1:1/postgres", ConnectionFailed),
         ("host=127.0.0.1 s3cret", SettingsError),
-        ("postgresql://postgres:s3cret@127.0.0.1:port/postgres", ConnectionFailed),
+        ("postgresql://postgres:s3cret@127.0.0.1:port/postgres", SettingsError),
+        ("postgresql://postgres:s3cret/1@127.0.0.1/postgres", SettingsError),
+        ("postgresql://postgres:s3cret:5432/postgres", SettingsError),
     ],
 )
 def test_the_error_for_a_bad_address_hides_the_password(

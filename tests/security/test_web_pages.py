@@ -155,10 +155,18 @@ async def test_a_socket_with_dns_rebinding_is_refused(sandbox: Any, host: str):
     assert refused.value.response.status_code == 403
 
 
+@pytest.mark.parametrize(
+    "cross_site",
+    [
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+        # Chromium sends this for the speculation rules of any page.
+        {"sec-fetch-site": "none", "sec-purpose": "prefetch;prerender"},
+    ],
+    ids=["cross-site", "speculative"],
+)
 async def test_another_site_without_an_origin_header_may_only_show_images(
-    world: World, sandbox: Any
+    world: World, sandbox: Any, cross_site: dict[str, str]
 ):
-    cross_site = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
     for method, url, content in sensitive_requests(world, sandbox):
         if "/storage/v1/object/" in url:
             continue

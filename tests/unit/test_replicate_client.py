@@ -403,3 +403,18 @@ def test_an_invalid_token_or_address_is_refused_at_construction(
 ) -> None:
     with pytest.raises(ValueError, match="Replicate"):
         make()
+
+
+@pytest.mark.parametrize("status", [401, 422, 500])
+async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
+    client: ReplicateClient, api: respx.Router, status: int
+) -> None:
+    """A proxy may quote the request in its answer."""
+    quoted = f"the request was Bearer {TOKEN}"
+    body = {"detail": quoted, "invalid_fields": [{"field": "prompt", "description": quoted}]}
+    api.post(CREATE).respond(status, json=body)
+    with pytest.raises(errors.ReplicateError) as raised:
+        await create(client)
+    texts = (str(raised.value), raised.value.detail, raised.value.public)
+    assert not any(TOKEN in (text or "") for text in texts)
+    assert "(token)" in (raised.value.detail or "")

@@ -1,5 +1,6 @@
 """Downloads: permitted hosts, size limits, the token and retries."""
 
+import asyncio
 import base64
 import gzip
 import socket
@@ -149,7 +150,13 @@ async def test_the_number_of_redirects_is_limited(
     assert route.call_count == 4
 
 
-@pytest.mark.parametrize("address", ["10.0.0.7", "127.0.0.1", "169.254.169.254", "fd00::1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("10.0.0.7", "127.0.0.1", "169.254.169.254", "fd00::1", "::1", "224.0.0.1"),
+        *("::ffff:10.0.0.7", "64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.1"),
+    ],
+)
 async def test_a_wildcard_does_not_permit_private_addresses(
     client: ReplicateClient, web: respx.Router, addresses: list[str], address: str
 ) -> None:
@@ -158,6 +165,27 @@ async def test_a_wildcard_does_not_permit_private_addresses(
     with pytest.raises(errors.OutputRefused):
         await client.download(SUBDOMAIN_LINK)
     assert not route.called
+
+
+async def test_a_wildcard_permits_only_the_port_of_https(
+    client: ReplicateClient, web: respx.Router
+) -> None:
+    route = web.route().respond(200)
+    with pytest.raises(errors.OutputRefused):
+        await client.download(SUBDOMAIN_LINK.replace(".delivery/", ".delivery:8443/"))
+    assert not route.called
+
+
+async def test_a_name_server_that_does_not_answer_delays_the_download(
+    client: ReplicateClient, web: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*args: object, **options: object) -> object:
+        raise TimeoutError
+
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    with pytest.raises(errors.ServiceUnavailable):
+        await client.download(SUBDOMAIN_LINK)
 
 
 async def test_a_host_listed_by_its_full_name_may_be_private(

@@ -114,9 +114,12 @@ class ReplicateClient:
         base = urlsplit(base_url)
         if base.scheme not in ("http", "https") or not base.hostname:
             raise ValueError(f"the Replicate base URL is {base_url!r}, not an http(s) URL")
+        if base.username is not None:  # errors and logs name the URL
+            raise ValueError("the Replicate base URL contains a user name or password")
         if not token.strip():
             raise ValueError("the Replicate token is empty")
         self._base_url = base_url.rstrip("/")
+        self._token = token.strip().encode()
         self._headers = {
             "Authorization": f"Bearer {token.strip()}",
             "Accept": "application/json",
@@ -283,6 +286,8 @@ class ReplicateClient:
                 **options,
             ) as response:
                 data = await read_body(response, limit)
+                if data is not None:  # a proxy may quote the request in its answer
+                    data = data.replace(self._token, b"(token)")
         except _NEVER_SENT as error:
             raise errors.NotReached(
                 f"Replicate cannot be reached at {self._base_url}",

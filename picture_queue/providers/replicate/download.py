@@ -21,6 +21,8 @@ from picture_queue.providers.replicate import errors
 
 DELIVERY = "replicate.delivery"
 _MAX_REDIRECTS = 3
+#: IPv6 addresses with an IPv4 address in their last 32 bits (RFC 6052).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _RESOLVE_TIMEOUT = 5.0  # seconds
 
 
@@ -180,18 +182,37 @@ async def _expect_allowed(url: SplitResult, rules: DownloadRules) -> None:
         return
     if not any(host.endswith(rule[1:]) for rule in rules.hosts if rule.startswith("*.")):
         raise _not_allowed(url, "The host is not in the list of allowed hosts")
+    if url.port not in (None, 443):
+        raise _not_allowed(url, "The port is not 443")
     for address in await _addresses(host):
-        if not ipaddress.ip_address(address).is_global:
+        if not _is_public(address):
             raise _not_allowed(url, "The host has a private address")
 
 
+def _is_public(text: str) -> bool:
+    """Return whether an address is public, also if it contains an IPv4 address."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        embedded = address.ipv4_mapped or address.sixtofour
+        if embedded is None and address in _NAT64:
+            embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        address = embedded or address
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
 async def _addresses(host: str) -> list[str]:
-    """Return the addresses of a host; an empty list if only a proxy can resolve the host."""
+    """Return the addresses of a host; an empty list if only a proxy can resolve the host.
+
+    Raises:
+        ServiceUnavailable: The name server does not answer.
+    """
     try:
         async with asyncio.timeout(_RESOLVE_TIMEOUT):
             entries = await asyncio.get_running_loop().getaddrinfo(
                 host, 443, type=socket.SOCK_STREAM
             )
+    except TimeoutError as error:
+        raise errors.ServiceUnavailable(f"The name {host} could not be resolved") from error
     except OSError:
         return []
     return [str(entry[4][0]).partition("%")[0] for entry in entries]
