@@ -55,7 +55,7 @@ $$;
 -- ends with pg_temp. Without pg_temp, Postgres searches temporary tables and types first.
 create function picture_queue._sets_safe_path(p_settings text[]) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
-as $$ begin return coalesce(p_settings::text ~ 'search_path=[^=]*, *pg_temp\W', false); end $$;
+as $$ begin return coalesce(p_settings::text ~ 'search_path=[^=]*, *pg_temp"', false); end $$;
 
 -- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
 -- the number processed.

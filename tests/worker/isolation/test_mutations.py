@@ -5,7 +5,7 @@ import pytest
 from .conftest import environment
 from .flows import run
 from .kinds import HANDLERS, HARM, RESULTS, ROWS, STUCK, Kind
-from .test_answers import throttle
+from .test_answers import check_throttled_worker
 from .test_connections import proxied
 from .test_isolation import block_event_loop
 from .world import NotIsolated, World
@@ -64,5 +64,5 @@ async def test_the_suite_detects_a_mutation_while_the_api_throttles(
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment, "ignore_retry_after")
         with pytest.raises(NotIsolated):
-            await throttle(World(service, db, queue, worker, WAIT_TIMEOUT), proxy)
+            await check_throttled_worker(World(service, db, queue, worker, WAIT_TIMEOUT), proxy)
         assert "applied mutation: ignore_retry_after" in worker.log, worker.log
