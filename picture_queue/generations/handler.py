@@ -67,7 +67,7 @@ class _InternalError(Exception):
     The worker reads its attributes, and writes its cause to the log and the history.
     """
 
-    public = "The picture could not be stored."
+    public = "The picture could not be made, because of an internal error."
 
     def __init__(self, cause: PictureQueueError) -> None:
         super().__init__(str(cause))

@@ -273,6 +273,7 @@ async def test_the_owner_does_not_see_an_error_of_the_database(world: World) -> 
     with pytest.raises(Exception) as raised:
         await image_handler(world.client, lambda _: store, FAST)({}, Job())
     outcome = from_error(raised.value, "default")
+    image_error = "The picture could not be made, because of an internal error."
     assert isinstance(outcome, Failed)
-    assert (outcome.error, outcome.retryable) == ("The picture could not be stored.", True)
+    assert (outcome.error, outcome.retryable) == (image_error, True)
     assert "s3cret" in (outcome.detail or "")

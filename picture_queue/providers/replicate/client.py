@@ -51,6 +51,7 @@ _NEVER_SENT = (
 )
 _MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy account ends
 # Python parses about 10 MB of JSON a second at most, and no other thread runs during that time.
+_MIN_SECRET_BYTES = 16  # tokens of Replicate have 40
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _MAX_PAGE_BYTES = 32 * 1024 * 1024  # a page of the list has 100 inputs and outputs
 _THREAD_PARSE_BYTES = 65_536  # JSON of this size takes about a millisecond to parse
@@ -286,7 +287,9 @@ class ReplicateClient:
                 **options,
             ) as response:
                 data = await read_body(response, limit)
-                if data is not None:  # a proxy may quote the request in its answer
+                # A proxy may quote the request in its answer. A shorter token than those of
+                # Replicate may be part of other words.
+                if data is not None and len(self._token) >= _MIN_SECRET_BYTES:
                     data = data.replace(self._token, b"(token)")
         except _NEVER_SENT as error:
             raise errors.NotReached(
