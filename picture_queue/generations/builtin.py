@@ -2,7 +2,7 @@
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
-from picture_queue.generations.handler import JOB_TYPE, image_handler
+from picture_queue.generations.handler import JOB_TYPES, image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
 from picture_queue.providers.replicate.client import ReplicateClient
@@ -22,10 +22,10 @@ def builtin_worker(
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
 ) -> Worker:
-    """Create a worker with the handler of ``generate-image``.
+    """Create a worker with the handlers of all kinds of generations, such as ``generate-image``.
 
-    Without a Replicate token the handler is not registered: ``generate-image`` jobs stay pending,
-    and `health` reports them.
+    Without a Replicate token the handlers are not registered: jobs of generations stay pending, and
+    `health` reports them.
 
     Args:
         client: A client with a service key; the caller closes it.
@@ -37,7 +37,7 @@ def builtin_worker(
     if replicate is None:
         _log.warning(
             "REPLICATE_API_TOKEN is not set: %s jobs stay pending until a worker starts with it",
-            JOB_TYPE,
+            ", ".join(JOB_TYPES.values()),
         )
     else:
         add_generations(worker, client, replicate, handling)
@@ -50,7 +50,7 @@ def add_generations(
     replicate: ReplicateSettings,
     handling: HandlerSettings | None = None,
 ) -> None:
-    """Register the handler of ``generate-image`` on your own worker.
+    """Register the handlers of all kinds of generations on your own worker.
 
     Args:
         worker: A worker that is not running yet. It closes the connections to Replicate when it
@@ -61,7 +61,7 @@ def add_generations(
 
     Raises:
         SettingsError: The client has no URL of the project's API, which stores the pictures.
-        InvalidArgument: The worker already has a handler for ``generate-image``, or is running.
+        InvalidArgument: The worker already has a handler for one of their job types, or is running.
         ValueError: The URL or the token of Replicate is invalid.
     """
     expect_api(client)
@@ -70,5 +70,7 @@ def add_generations(
     def store_for(job: JobContext) -> GenerationStore:
         return GenerationStore(client._backend, job.id, job.lease_id)
 
-    worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(api, store_for, handling))
+    handler = image_handler(api, store_for, handling)
+    for job_type in JOB_TYPES.values():
+        worker.handler(job_type, timeout=TIMEOUT)(handler)
     worker.after_stop(api.aclose)

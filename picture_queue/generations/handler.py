@@ -1,4 +1,4 @@
-"""The handler of ``generate-image`` jobs.
+"""The handler of the jobs of generations.
 
 It obtains one prediction, waits until it has ended, and stores its pictures.
 """
@@ -24,9 +24,18 @@ from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retr
 
 _log = Log(__name__)
 
-JOB_TYPE = "generate-image"
-#: The limit key of these jobs; it is paused if Replicate throttles the account or is unreachable.
-PAUSE_KEY = f"type:{JOB_TYPE}"
+#: The job type of each kind of generation, as in ``picture_queue._generation_job_type``.
+JOB_TYPES = {
+    "text-to-image": "generate-image",
+    "image-variation": "vary-image",
+    "image-edit": "edit-image",
+    "upscale": "upscale-image",
+    "background-removal": "remove-background",
+    "vector": "vectorize-image",
+}
+#: A limit key of these jobs, whatever their type; it is paused if Replicate throttles the account
+#: or is unreachable.
+PAUSE_KEY = "provider:replicate"
 
 _COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
 _COLD_POLL_INTERVAL = 10.0  # seconds

@@ -1,4 +1,4 @@
-"""Settings of the handler of ``generate-image`` jobs."""
+"""Settings of the handler of generations."""
 
 from dataclasses import dataclass
 

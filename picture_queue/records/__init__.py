@@ -22,7 +22,7 @@ from picture_queue.records.jobs import (
     Transition,
 )
 from picture_queue.records.limits import Limit, PausedKey
-from picture_queue.records.models import Model
+from picture_queue.records.models import Model, ModelKind
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
@@ -40,6 +40,7 @@ from picture_queue.records.project import (
     Version,
 )
 from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
+from picture_queue.records.rules import InputRule, RuleAction
 from picture_queue.records.schedules import Schedule
 from picture_queue.records.settings import Setting
 from picture_queue.records.tenants import Tenant
@@ -69,6 +70,7 @@ __all__ = [
     "HeartbeatAnswer",
     "Hold",
     "Image",
+    "InputRule",
     "Job",
     "JobEvent",
     "JobExplanation",
@@ -81,6 +83,7 @@ __all__ = [
     "LogLine",
     "Maintenance",
     "Model",
+    "ModelKind",
     "PartlyReadable",
     "PausedKey",
     "PredictionModel",
@@ -90,6 +93,7 @@ __all__ = [
     "QueueCounts",
     "QueueHealth",
     "Record",
+    "RuleAction",
     "SavedImage",
     "Schedule",
     "Setting",

@@ -2,6 +2,7 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  kind text not null default 'text-to-image',
   model_id text not null,
   prompt text not null,
   input jsonb not null default '{}',

@@ -35,7 +35,7 @@ async def test_a_throttled_create_uses_up_no_attempt(world: World) -> None:
     generation = world.generation(num_outputs=2)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(generation)
-    assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
+    assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "provider:replicate")
     assert [row.state for row in world.db.rows] == ["failed"]
     # No prediction was made, so no search is needed. A failing list does not matter.
     await world.set_fault(kind="server_error", on="list", count=100)
@@ -83,7 +83,7 @@ async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded:
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
         assert raised.verdict.seconds == FAST.default_pause
-        assert raised.verdict.key == "type:generate-image"
+        assert raised.verdict.key == "provider:replicate"
         assert "Replicate cannot be reached" in raised.verdict.outcome("default").detail
     outage.on = False
     await world.run(generation)

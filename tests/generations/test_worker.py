@@ -67,7 +67,7 @@ async def test_a_throttled_account_pauses_all_generations(stack, service, new_bu
         for generation in others:
             waiting = await service.jobs.get(generation.job_id)
             assert (waiting.status, waiting.attempt) == (JobStatus.PENDING, 0)
-        await db.execute("select resume_key('type:generate-image')")
+        await db.execute("select resume_key('provider:replicate')")
         for generation in others:
             await service.jobs.result(generation.job_id, timeout=30)
     assert (await service.jobs.get(first.job_id)).attempt == 0
@@ -133,7 +133,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
         assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")
         assert snoozed.detail.startswith(f"A handler postponed it: {expected}")
         assert snoozed.error.startswith(expected)
-        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {expected}")
+        assert paused.detail.startswith(f"Limit key provider:replicate is paused: {expected}")
         assert paused.pause_reason.startswith(expected)
         assert "REPLICATE_BASE_URL" in paused.detail
         message = (await service.jobs.get(first.job_id)).message
@@ -142,7 +142,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     assert warning.levelname == "WARNING"
     for started in (first, second):
         await service.generations.cancel(started.id)
-    await db.execute("select resume_key('type:generate-image')")
+    await db.execute("select resume_key('provider:replicate')")
 
 
 async def test_a_cancel_of_the_job_stops_the_prediction(
@@ -166,7 +166,7 @@ async def test_a_cancel_of_the_job_stops_the_prediction(
 async def test_without_a_token_generations_stay_pending_with_a_log_message(service, queue, caplog):
     worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
     watch(worker)
-    assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text
+    assert "REPLICATE_API_TOKEN is not set: generate-image, " in caplog.text
     assert worker.job_types == ()
     started = await service.generations.start("a lighthouse")
     async with worker:
