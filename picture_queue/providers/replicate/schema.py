@@ -91,19 +91,19 @@ async def fetch_model(
     """
     model = await client.get_model(model_id)
     latest = await client.get_model(model_id, version) if version else model.get("latest_version")
-    if not isinstance(latest, dict):
+    official = model.get("is_official") is True and version is None
+    if not isinstance(latest, dict) or not (official or isinstance(latest.get("id"), str)):
         raise errors.RequestRefused("The model has no version", detail=model_id)
     schemas = _object(
         _object(_object(latest.get("openapi_schema")).get("components")).get("schemas")
     )
     if not isinstance(schemas.get("Input"), dict):
         raise errors.RequestRefused("The model has no schema of its inputs", detail=model_id)
-    official = model.get("is_official") is True and version is None
     inputs, complete, secrets = _read_inputs(schemas)
     return FetchedModel(
         id=model_id,
         official=official,
-        version=None if official else str(latest.get("id")),
+        version=None if official else latest["id"],
         inputs=tuple(inputs),
         inputs_complete=complete,
         secrets=tuple(secrets),
