@@ -116,7 +116,7 @@ class AsyncSchedules:
         The time of the next tick does not change.
 
         Returns:
-            The id of the job.
+            The id of the job, and the outcome of the enqueue.
 
         Raises:
             ScheduleNotFound: No such schedule.
