@@ -15,7 +15,7 @@ from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
-from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.listener import DatabaseListener
 from picture_queue.local.gateway.realtime.replay import History
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
@@ -38,7 +38,7 @@ class Backend:
     hub: Hub
     access: Access
     history: History
-    listener: Listener
+    listener: DatabaseListener
     quota: Quota
     queue_length: int
 
@@ -51,7 +51,7 @@ class Socket:
 
     Args:
         websocket: The accepted WebSocket.
-        key: The token of the API key with which the client opened the WebSocket.
+        key_token: The JWT that the API key of the WebSocket stands for.
         version: The version of the protocol.
         backend: The parts that all sockets share.
         allows_service_role: Whether the channels may have the role service_role.
@@ -60,7 +60,7 @@ class Socket:
     def __init__(
         self,
         websocket: WebSocket,
-        key: str,
+        key_token: str,
         version: str,
         backend: Backend,
         *,
@@ -68,7 +68,7 @@ class Socket:
     ) -> None:
         self._websocket = websocket
         self._version = version
-        self._key = key
+        self._key_token = key_token
         self._backend = backend
         self._allows_service_role = allows_service_role
         self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
@@ -217,7 +217,7 @@ class Socket:
                 " Use Broadcast from the database."
             )
         own = isinstance(token, str) and token and not token.startswith("sb_")
-        caller = self._verify(str(token) if own else self._key)
+        caller = self._verify(str(token) if own else self._key_token)
         try:
             async with asyncio.timeout(_LISTENER_TIMEOUT):
                 await self._backend.listener.connected.wait()
