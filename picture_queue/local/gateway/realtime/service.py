@@ -24,7 +24,7 @@ from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import DatabaseListener
 from picture_queue.local.gateway.realtime.replay import History
-from picture_queue.local.gateway.realtime.socket import Backend, Socket
+from picture_queue.local.gateway.realtime.socket import SharedParts, Socket
 from picture_queue.local.gateway.settings import FRAME_LIMIT, GatewaySettings
 from picture_queue.local.origin_check import is_loopback_origin
 
@@ -42,7 +42,7 @@ class RealtimeService:
         self._access = Access(database)
         self._quota = Quota(settings.realtime_limits)
         self._listener = DatabaseListener(settings.realtime_database_url, self._hub, self._quota)
-        self._backend = Backend(
+        self._shared = SharedParts(
             credentials,
             self._hub,
             self._access,
@@ -109,7 +109,7 @@ class RealtimeService:
             websocket,
             key_token,
             version,
-            self._backend,
+            self._shared,
             allows_service_role=origin is None or is_loopback_origin(origin),
         )
         self._sockets.add(socket)
