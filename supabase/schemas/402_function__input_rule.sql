@@ -73,7 +73,8 @@ $$;
 
 -- Applies the operator's rules to an input, and returns the input to send: locked values and defaults are added, and
 -- defaults of the model above a cap are lowered to it. A given value that is the model's default counts as not given.
--- Refuses a value that a rule does not permit, unless _check_input will refuse it. p_plan: the plan of the user; null: none.
+-- Refuses a value that a rule does not permit, unless _check_input will refuse it. p_plan: the plan of the user; null:
+-- none.
 create function picture_queue._apply_input_rules(p_model_id text, p_plan text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
