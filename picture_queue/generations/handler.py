@@ -33,6 +33,14 @@ _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "abor
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
 
+def job_type_of(provider: str) -> str:
+    """Return the job type of a provider's generations, as `_generation_job_type` in SQL does.
+
+    Each provider has its own, so that a worker claims only jobs whose provider it has.
+    """
+    return JOB_TYPE if provider == "replicate" else f"{JOB_TYPE}:{provider}"
+
+
 def pause_key(provider: str) -> str:
     """Return the limit key of a provider's jobs.
 

@@ -214,7 +214,11 @@ class Provider(Protocol):
         await asyncio.sleep(seconds)
 
     async def release(self, prediction_id: str) -> None:
-        """Free what the provider holds for a prediction; its row is final. Raises nothing."""
+        """Free what this process holds for a prediction, and stop what runs here. Raises nothing.
+
+        It is called once the row of the prediction is final, and if ``recover`` is ``none`` also
+        when an attempt is given up.
+        """
         return None
 
     async def aclose(self) -> None:

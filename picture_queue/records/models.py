@@ -9,6 +9,7 @@ class Model(Record):
     """A model that a project offers; ``inputs`` has the name, type and bounds of each input."""
 
     model_id: str
+    provider: str = "replicate"
     kind: str
     inputs: tuple[dict[str, Any], ...]
     typical_seconds: float | None

@@ -41,6 +41,7 @@ class Row:
     input: dict[str, Any]
     created_at: datetime
     state: str = "creating"
+    provider: str = "replicate"
     prediction_id: str | None = None
     error: str | None = None
     metrics: dict[str, Any] | None = None
@@ -53,6 +54,7 @@ class Generation:
     model_id: str
     input: dict[str, Any]
     user_id: UUID | None = field(default_factory=uuid4)
+    provider: str = "replicate"
     id: UUID = field(default_factory=uuid4)
 
 
@@ -123,7 +125,13 @@ class Store:
 
     def _new_row(self) -> Row:
         generation = self._generation
-        row = Row(uuid4(), generation.id, generation.input, datetime.now(UTC))
+        row = Row(
+            uuid4(),
+            generation.id,
+            generation.input,
+            datetime.now(UTC),
+            provider=generation.provider,
+        )
         self._db.rows.append(row)
         return row
 
