@@ -1,6 +1,7 @@
 """The built-in worker, which generates pictures."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
@@ -90,4 +91,5 @@ def add_generations(
     handler = image_handler(resolved, store_for, handling)
     for name, provider in resolved.items():
         worker.handler(job_type_of(name), timeout=TIMEOUT)(handler)
+        worker._registry.set_capabilities(job_type_of(name), asdict(provider.capabilities))
         worker.after_stop(provider.aclose)

@@ -44,7 +44,7 @@ class _Run:
 
     Attributes:
         error: The error of a failed run.
-        error_text: Its text for operators.
+        error_text: The text of the error, for operators.
         pictures: The pictures of a successful run.
         ended: Set when the run has ended.
         expiry: The timer that deletes the run, once it has ended.
@@ -81,10 +81,10 @@ class FunctionProvider(base.Provider):
 
     Args:
         function: A plain or async function.
-        executor: Where a plain function runs: an `Executor`, which you shut down, or a function
-            that creates one and is called again if its processes crash. None: one thread, so that
-            one prediction runs at a time. For other processes the function and its result must be
-            picklable, and progress needs the same directory for temporary files.
+        executor: The executor of a plain function: an `Executor`, which you shut down, or a
+            function that creates one and is called again if its processes crash. None: one thread,
+            so that one prediction runs at a time. For other processes the function and its result
+            must be picklable, and progress needs the same directory for temporary files.
         max_bytes: Maximum size of a picture.
         retention: Seconds for which the pictures of a prediction are held if they are not stored.
 

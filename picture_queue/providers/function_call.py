@@ -35,7 +35,7 @@ class ProgressReporter(Protocol):
 
 
 class State(NamedTuple):
-    """What a reporter knows about its call."""
+    """The state of a call, as its reporter knows it."""
 
     has_started: bool = False
     progress: Progress | None = None

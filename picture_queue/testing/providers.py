@@ -37,7 +37,7 @@ _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"<svg", b"<?xml")
 
 
 class ProviderHarness(Protocol):
-    """What the checks need to know about a provider under test.
+    """A provider under test, and its service, as the checks need them.
 
     Attributes:
         provider: The provider.

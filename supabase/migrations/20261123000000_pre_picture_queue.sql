@@ -4,7 +4,7 @@
 --
 -- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
 -- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at Replicate.
+-- pictures; it has one job, and its *images* come from *predictions* at a provider.
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
 -- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
@@ -464,6 +464,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
+  capabilities jsonb,  -- of a job type of generations: what its provider can promise; null: not known
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -5071,7 +5072,13 @@ begin
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
           then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
-          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
+          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"], "capabilities": ["object"]}'),
+        picture_queue._fields_problem(format('job_types.%s.capabilities.', e.key), nullif(e.value -> 'capabilities', 'null'), '{
+          "webhook": ["boolean"],
+          "cancel": ["boolean"],
+          "progress": ["boolean"],
+          "recover": ["choice", "list", "id", "none"]
+        }')) as problem) p
       where p.problem is not null limit 1)));
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
@@ -6551,7 +6558,8 @@ end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
--- Returns the enabled models with their inputs.
+-- Returns the enabled models with their inputs. capabilities: what the provider of the model can promise, as a worker
+-- registered it; null before.
 create function picture_queue.list_models() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6559,8 +6567,10 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-      'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
+      'price_usd_per_image', m.price_usd_per_image, 'capabilities', t.capabilities,
+      'default', m.model_id = s.default_model) order by m.model_id), '[]')
     from picture_queue.model m cross join picture_queue.setting s
+    left join picture_queue.job_type t on t.name = picture_queue._generation_job_type(m.provider)
     where m.enabled);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();

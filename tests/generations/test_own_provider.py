@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from picture_queue.generations.handler import image_handler, job_type_of
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.providers import errors
 from picture_queue.providers.function import FunctionProvider
+from picture_queue.providers.replicate.provider import CAPABILITIES
 from picture_queue.settings import ReplicateSettings
 
 from ..providers import drawing
@@ -216,12 +218,12 @@ insert into picture_queue.model (model_id, provider, kind, inputs)
 values ('own/boat', 'boats', 'text-to-image', '[
   {"name": "prompt", "type": "string", "required": true},
   {"name": "pictures", "type": "integer", "minimum": 1, "maximum": 4}]')
-on conflict (model_id) do nothing
+on conflict (model_id) do update set enabled = true
 """
 
 
 @pytest.fixture
-async def new_worker(service: AsyncPictureQueue, db: Any) -> Callable[..., Worker]:
+async def new_worker(service: AsyncPictureQueue, db: Any) -> AsyncIterator[Callable[..., Worker]]:
     await db.execute(MODEL)
 
     def new(**providers: Any) -> Worker:
@@ -231,7 +233,8 @@ async def new_worker(service: AsyncPictureQueue, db: Any) -> Callable[..., Worke
         watch(worker)
         return worker
 
-    return new
+    yield new
+    await db.execute("update picture_queue.model set enabled = false where model_id = 'own/boat'")
 
 
 async def test_a_worker_makes_pictures_with_a_function(service, new_worker, db) -> None:
@@ -293,10 +296,19 @@ async def test_an_outage_of_one_provider_pauses_only_its_own_jobs(
         await service.generations.cancel(started.id)
 
 
-async def test_the_models_show_their_provider(service, new_worker) -> None:
+async def test_the_models_show_their_provider(service, new_worker, stack, db) -> None:
+    await db.execute("delete from picture_queue.job_type where name like 'generate-image%'")
     found = {model.model_id: model for model in await service.models.list()}
-    assert found["own/boat"].provider == "boats"
-    assert found[SCHNELL].provider == "replicate"
+    assert (found["own/boat"].provider, found[SCHNELL].provider) == ("boats", "replicate")
+    assert found["own/boat"].capabilities is found[SCHNELL].capabilities is None
+    replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+    async with new_worker(boats=drawing.draw, replicate=replicate):
+        found = {model.model_id: model for model in await service.models.list()}
+    boats, known = found["own/boat"].capabilities, found[SCHNELL].capabilities
+    assert boats is not None
+    assert known is not None
+    assert (boats.cancel, boats.progress, boats.recover) == (True, True, "none")
+    assert known.model_dump() == asdict(CAPABILITIES)
 
 
 async def test_the_job_of_a_name_is_the_same_in_sql_and_python(db) -> None:

@@ -266,7 +266,7 @@ async def test_an_async_function_that_ignores_its_cancellation_does_not_delay_th
     await provider.release(created.id)
 
 
-async def test_pictures_that_nobody_stores_are_dropped_after_their_retention() -> None:
+async def test_pictures_are_dropped_if_they_are_not_stored_in_time() -> None:
     provider = FunctionProvider(drawing.draw_async, retention=0.05)
     ended = await run(provider, prompt="x")
     await provider.download(ended.outputs[0])

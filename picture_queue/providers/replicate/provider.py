@@ -9,7 +9,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.errors import from_failure
 from picture_queue.providers.replicate.prediction import Prediction, output_links
 
-#: What Replicate can promise; `picture_queue.provider` of the database has the same values.
+#: What Replicate can promise.
 CAPABILITIES = base.Capabilities(cancel=True, progress=True, recover="list")
 
 
