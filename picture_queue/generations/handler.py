@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from picture_queue._log import Log
-from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
+from picture_queue.errors import Busy, ConnectionFailed, StaleLease
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
@@ -82,7 +82,7 @@ class _InternalError(Exception):
 
     public = "The picture could not be made, because of an internal error."
 
-    def __init__(self, cause: PictureQueueError) -> None:
+    def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.retryable = getattr(cause, "retryable", True)
         self.retry_after = getattr(cause, "retry_after", None)
@@ -125,8 +125,9 @@ class _GenerationRun:
         except StaleLease:
             await self._manager.abandon()
             raise
-        except PictureQueueError as error:
-            # Its text may quote the database or the operator's settings: it is for the operator.
+        except Exception as error:
+            # Its text may quote the database, the operator's settings or, from a provider of the
+            # project, anything: it is for the operator.
             raise _InternalError(error) from error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel

@@ -25,10 +25,22 @@ from picture_queue.providers import errors
 from picture_queue.providers.function import FunctionProvider
 from picture_queue.providers.replicate.provider import CAPABILITIES
 from picture_queue.settings import ReplicateSettings
+from picture_queue.worker.outcomes import Failed
+from picture_queue.worker.verdicts import from_error
 
 from ..providers import drawing
 from ..signals import watch
-from .world import FAST, SCHNELL, Database, Generation, Job, Store, raises_verdict
+from .world import (
+    FAST,
+    SCHNELL,
+    Crashed,
+    CrashingCalls,
+    Database,
+    Generation,
+    Job,
+    Store,
+    raises_verdict,
+)
 
 
 class OwnWorld:
@@ -199,6 +211,60 @@ async def test_a_timeout_of_the_function_leads_to_a_retry(own: OwnWorld) -> None
     with raises_verdict(Retry, errors.DeadlinePassed):
         await own.start(own.generation(is_slow=True), provider, settings=settings)
     assert own.states() == ["canceled"]
+
+
+class _Broken(FunctionProvider):
+    """A provider of the project with a bug in one method."""
+
+    def __init__(self, function: Any, method: str) -> None:
+        super().__init__(function)
+
+        async def fail(*args: Any) -> Any:
+            raise RuntimeError("s3cret")
+
+        setattr(self, method, fail)
+
+
+@pytest.mark.parametrize("method", ["create", "get", "wait", "download", "release"])
+async def test_the_owner_does_not_see_an_unexpected_error_of_a_provider(
+    own: OwnWorld, method: str
+) -> None:
+    provider = _Broken(own.draw, method)
+    with pytest.raises(Exception, match="s3cret") as raised:
+        await own.start(own.generation(), provider)
+    outcome = from_error(raised.value, "default")
+    assert isinstance(outcome, Failed)
+    assert outcome.error == "The picture could not be made, because of an internal error."
+    assert outcome.retryable
+    await provider.aclose()
+
+
+async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None:
+    async def attempt(own: OwnWorld, generation: Generation, crash_at: float) -> list[str]:
+        crashing = CrashingCalls(crash_at)
+        provider = FunctionProvider(own.draw)
+        store = crashing.wrap(Store(own.db, generation))
+        handler = image_handler({"own": crashing.wrap(provider)}, lambda _: store, FAST)
+        try:
+            await handler({}, crashing.wrap(Job()))
+        except Crashed:
+            assert crash_at < float("inf")
+        await provider.aclose()
+        return crashing.calls
+
+    points = await attempt(own, own.generation(), float("inf"))
+    assert {"create", "record", "get", "wait", "download", "upload", "save_images", "finish"} <= {
+        point.split()[1] for point in points
+    }
+    for crash_at in range(len(points)):
+        each = OwnWorld()
+        generation = each.generation()
+        for crash in (crash_at, crash_at, float("inf")):
+            await attempt(each, generation, crash)
+        states = each.states()
+        assert states.count("succeeded") == 1
+        assert set(states) <= {"succeeded", "lost"}
+        assert list(each.db.images[generation.id]) == [1]
 
 
 async def test_a_worker_without_the_provider_gives_the_job_back(own: OwnWorld) -> None:
