@@ -41,10 +41,10 @@ class Row:
     input: dict[str, Any]
     created_at: datetime
     state: str = "creating"
-    provider: str = "replicate"
     prediction_id: str | None = None
     error: str | None = None
     metrics: dict[str, Any] | None = None
+    provider: str = "replicate"
 
 
 @dataclass
