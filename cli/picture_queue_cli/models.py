@@ -239,7 +239,7 @@ async def _known_model(pq: "AsyncPictureQueue", model_id: str, is_new: bool) -> 
 async def _fetch(ctx: typer.Context, model_id: str, version: str | None) -> "FetchedModel":
     """Read a model from Replicate, or from the simulator of the embedded stack."""
     from picture_queue.errors import InvalidArgument, SettingsError, UnknownModel
-    from picture_queue.providers.replicate import errors
+    from picture_queue.providers import errors
     from picture_queue.providers.replicate.client import ReplicateClient
     from picture_queue.providers.replicate.schema import fetch_model
     from picture_queue.settings import ReplicateSettings
@@ -309,6 +309,7 @@ def _facts(model: "Model") -> "list[str]":
         facts.append(f"Not offered: {model.unavailable_reason}")
     elif not model.enabled:
         facts.append("Disabled")
+    facts.append(f"Provider {model.provider}: {_describe_capabilities(model)}")
     output = {"uri": "one picture", "uri[]": "a list of pictures"}.get(model.output or "")
     facts.append(f"Output: {output or 'not known'}")
     price = model.price_usd_per_image
@@ -338,6 +339,25 @@ def _describe_rules(rules: "dict[str, Any]", maximum: float | None) -> str:
 
 def _value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _describe_capabilities(model: "Model") -> str:
+    """Return what the provider of a model cannot promise."""
+    found = model.capabilities
+    if found is None:
+        return "no worker with it has registered yet"
+    missing = [
+        text
+        for is_possible, text in (
+            (found.webhook, "no webhooks"),
+            (found.cancel, "a running picture cannot be cancelled"),
+            (found.progress, "no progress"),
+            (found.recover != "id", "a worker that crashes at the start may pay twice"),
+            (found.recover != "none", "after a crash of the worker the picture is made again"),
+        )
+        if not is_possible
+    ]
+    return "; ".join(missing) or "all that a provider can do"
 
 
 def _permitted(rule: "dict[str, Any]") -> str:

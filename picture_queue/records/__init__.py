@@ -22,7 +22,7 @@ from picture_queue.records.jobs import (
     Transition,
 )
 from picture_queue.records.limits import Limit, PausedKey
-from picture_queue.records.models import Model, ModelKind
+from picture_queue.records.models import Model, ModelKind, ProviderCapabilities
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
@@ -89,6 +89,7 @@ __all__ = [
     "PredictionModel",
     "PredictionOwner",
     "PredictionRow",
+    "ProviderCapabilities",
     "Queue",
     "QueueCounts",
     "QueueHealth",

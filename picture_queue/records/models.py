@@ -13,10 +13,29 @@ ModelKind = Literal[
 ]
 
 
+class ProviderCapabilities(Record):
+    """The promises of the provider of a model.
+
+    Attributes:
+        webhook: True if it reports the end of a prediction to a URL.
+        cancel: True if it stops a prediction on request.
+        progress: True if its predictions report their progress.
+        recover: Effect of a crash of a worker. ``list``: a picture is paid for once.
+            ``id``: as ``list``, unless the worker crashed while it asked for the picture. ``none``:
+            the generation runs again.
+    """
+
+    webhook: bool = False
+    cancel: bool = False
+    progress: bool = False
+    recover: Literal["list", "id", "none"] = "none"
+
+
 class Model(Record):
     """A model of a project.
 
     Attributes:
+        provider: Name of the provider that makes its pictures.
         kind: The main kind of its generations.
         also_kinds: Further kinds.
         inputs: Name, type, default, bounds and permitted values of each input.
@@ -32,10 +51,12 @@ class Model(Record):
         enabled: False if the project has disabled the model.
         unavailable_reason: The reason why projects cannot offer the model; None if they can.
         changed_at: The time of the last change by `models.set`; None for a model as it was shipped.
+        capabilities: Promises of the provider; None until a worker with the provider runs.
         default: True for the model of generations that name none.
     """
 
     model_id: str
+    provider: str = "replicate"
     kind: str
     also_kinds: tuple[str, ...] = ()
     inputs: tuple[dict[str, Any], ...]
@@ -51,4 +72,5 @@ class Model(Record):
     enabled: bool = True
     unavailable_reason: str | None = None
     changed_at: datetime | None = None
+    capabilities: ProviderCapabilities | None = None
     default: bool = False

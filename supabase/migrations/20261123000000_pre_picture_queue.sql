@@ -4,7 +4,7 @@
 --
 -- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
 -- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at Replicate.
+-- pictures; it has one job, and its *images* come from *predictions* at a provider.
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
 -- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
@@ -465,6 +465,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
+  capabilities jsonb,  -- of a job type of generations: what its provider can promise; null: not known
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -939,6 +940,7 @@ alter table public.images
 -- set_model adds and changes models of the project.
 create table picture_queue.model (
   model_id text primary key,
+  provider text not null default 'replicate',
   kind text not null,
   also_kinds jsonb not null default '[]',
   official boolean,
@@ -956,6 +958,8 @@ create table picture_queue.model (
   constraint model_kind_is_known check (
     kind in ('text-to-image', 'image-variation', 'image-edit', 'upscale', 'background-removal', 'vector')),
   constraint also_kinds_is_list check (jsonb_typeof(also_kinds) = 'array'),
+  -- The name is part of limit keys and job types.
+  constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
@@ -994,31 +998,34 @@ comment on table picture_queue.input_rule is 'Rules over inputs: locked, default
 
 -- 170_table_prediction.sql
 
--- Predictions at Replicate, each of which costs money. A row is committed before the prediction is created, and the id
--- that Replicate returns is written right after. So another worker can resume the prediction instead of paying again.
+-- Predictions at a provider, each of which may cost money. A row is committed before the prediction is created, and the
+-- id that the provider returns is written right after. So another worker can resume the prediction instead of paying
+-- again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
   generation_id uuid not null references public.generations (id) on delete cascade,
   attempt integer not null,
+  provider text not null default 'replicate',
   model_id text not null,
   input jsonb not null,
   state text not null default 'creating',
-  prediction_id text unique,
+  prediction_id text,
   error text,
   metrics jsonb,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  constraint prediction_id_is_unique unique (provider, prediction_id),
   constraint state_is_known
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
-comment on table picture_queue.prediction is 'One row per prediction at Replicate, committed before its creation.';
+comment on table picture_queue.prediction is 'One row per prediction at a provider, committed before its creation.';
 create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
-create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
+create index prediction_recent on picture_queue.prediction (provider, created_at) where prediction_id is not null;
 
 
 -- 180_table_history.sql
@@ -5106,7 +5113,13 @@ begin
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
           then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
-          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
+          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"], "capabilities": ["object"]}'),
+        picture_queue._fields_problem(format('job_types.%s.capabilities.', e.key), nullif(e.value -> 'capabilities', 'null'), '{
+          "webhook": ["boolean"],
+          "cancel": ["boolean"],
+          "progress": ["boolean"],
+          "recover": ["choice", "list", "id", "none"]
+        }')) as problem) p
       where p.problem is not null limit 1)));
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
@@ -6666,23 +6679,25 @@ $$;
 
 -- 404_function__model.sql
 
--- Returns the job type of the generations of a kind.
-create function picture_queue._generation_job_type(p_kind text) returns text
+-- Returns the job type of the generations of a kind and a provider. Each provider has its own types, since a worker
+-- claims only the types that it has a handler for. So a worker without the provider never claims the job.
+create function picture_queue._generation_job_type(p_kind text, p_provider text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case p_kind
-    when 'text-to-image' then 'generate-image'
-    when 'image-variation' then 'vary-image'
-    when 'image-edit' then 'edit-image'
-    when 'upscale' then 'upscale-image'
-    when 'background-removal' then 'remove-background'
-    when 'vector' then 'vectorize-image'
-  end
+      when 'text-to-image' then 'generate-image'
+      when 'image-variation' then 'vary-image'
+      when 'image-edit' then 'edit-image'
+      when 'upscale' then 'upscale-image'
+      when 'background-removal' then 'remove-background'
+      when 'vector' then 'vectorize-image'
+    end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
 $$;
 
--- Returns the model of a generation, and the kind of the generation, which decides its job type: p_kind, or that of the
--- model. Null in p_model_id stands for the default model.
-create function picture_queue._resolve_model(p_model_id text, p_kind text, out model_id text, out kind text)
+-- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
+-- Null in p_model_id stands for the default model.
+create function picture_queue._resolve_model(
+  p_model_id text, p_kind text, out model_id text, out kind text, out provider text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -6707,6 +6722,7 @@ begin
         where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
   end if;
   model_id := v_model.model_id;
+  provider := v_model.provider;
   kind := coalesce(p_kind, v_model.kind);
 end
 $$;
@@ -6793,13 +6809,14 @@ begin
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', picture_queue._generation_job_type(v_model.kind), 'generation_id', v_generation_id,
+    'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all types.
-    'options', jsonb_build_object('limit_keys', array['provider:replicate', 'model:' || left(v_model.model_id, 190)])))) -> 0;
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', jsonb_build_object('limit_keys',
+      array['provider:' || v_model.provider, 'model:' || left(v_model.model_id, 190)])))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
@@ -6853,11 +6870,13 @@ comment on function public.cancel_generation is 'Cancels a generation of the cal
 -- The models of the project.
 
 -- Returns these models (null: all) as list_models shows them. rules: by input, the operator's rules for users of this
--- plan (null: none).
+-- plan (null: none). capabilities: what the provider can promise, as a worker registered it; null before.
 create function picture_queue._model_rows(p_model_id text, p_plan text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select to_jsonb(m) || jsonb_build_object('default', m.model_id = s.default_model, 'rules', coalesce((
+  select to_jsonb(m) || jsonb_build_object('default', m.model_id = s.default_model, 'capabilities', (
+    select t.capabilities from picture_queue.job_type t
+    where t.name = picture_queue._generation_job_type(m.kind, m.provider)), 'rules', coalesce((
     select jsonb_object_agg(r.input, jsonb_strip_nulls(jsonb_build_object('lock', r.locked, 'default', r.preset,
       'cap', r.cap, 'refuse', case when r.is_refused then 'true' else r.refused_values end)))
     from picture_queue._input_rules(m.model_id, p_plan, array(
@@ -6940,6 +6959,7 @@ begin
     picture_queue._fields_problem('changes.', p_changes - 'inputs', '{
       "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
       "also_kinds": ["list", 6, 40],
+      "provider": ["name", 32, "_-"],
       "official": ["boolean"],
       "version": ["text", 200],
       "typical_seconds": ["number", 0, 86400],
@@ -6950,6 +6970,8 @@ begin
       "inputs_complete": ["boolean"],
       "enabled": ["boolean"]
     }'),
+    case when p_changes ->> 'provider' ~ '[A-Z]'
+      then format('changes.provider is %s, which has capital letters', p_changes -> 'provider') end,
     case when p_is_new and (v_inputs is null or nullif(p_changes -> 'kind', 'null') is null)
       then 'changes.kind and changes.inputs are required for a new model' end,
     case when v_inputs is not null and (not picture_queue._is_list(v_inputs) or jsonb_array_length(v_inputs) > 200)
@@ -7105,14 +7127,14 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 
 -- 430_function_prediction.sql
 
--- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
--- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
+-- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider.
 -- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
--- prediction that is not among them may be an orphan.
+-- its worker died before the report. owned: the prediction ids of the provider's rows of the last two hours, the newest
+-- 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -7137,8 +7159,8 @@ begin
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed then
-    insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, created_at, updated_at)
-    values (v_job.id, v_generation.id, v_job.attempt, v_model.model_id,
+    insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
+    values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
       v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]' and v_generation.prompt <> ''
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
@@ -7151,7 +7173,8 @@ begin
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
+      where p.provider = v_row.provider and p.prediction_id is not null
+        and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
@@ -7201,7 +7224,7 @@ exception
     perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
-comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
+comment on function public.record_prediction is 'Stores the id that the provider gave to a prediction.';
 
 -- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
 -- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.

@@ -2,6 +2,7 @@
 -- set_model adds and changes models of the project.
 create table picture_queue.model (
   model_id text primary key,
+  provider text not null default 'replicate',
   kind text not null,
   also_kinds jsonb not null default '[]',
   official boolean,
@@ -19,6 +20,8 @@ create table picture_queue.model (
   constraint model_kind_is_known check (
     kind in ('text-to-image', 'image-variation', 'image-edit', 'upscale', 'background-removal', 'vector')),
   constraint also_kinds_is_list check (jsonb_typeof(also_kinds) = 'array'),
+  -- The name is part of limit keys and job types.
+  constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';

@@ -1,20 +1,22 @@
--- Returns the job type of the generations of a kind.
-create function picture_queue._generation_job_type(p_kind text) returns text
+-- Returns the job type of the generations of a kind and a provider. Each provider has its own types, since a worker
+-- claims only the types that it has a handler for. So a worker without the provider never claims the job.
+create function picture_queue._generation_job_type(p_kind text, p_provider text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case p_kind
-    when 'text-to-image' then 'generate-image'
-    when 'image-variation' then 'vary-image'
-    when 'image-edit' then 'edit-image'
-    when 'upscale' then 'upscale-image'
-    when 'background-removal' then 'remove-background'
-    when 'vector' then 'vectorize-image'
-  end
+      when 'text-to-image' then 'generate-image'
+      when 'image-variation' then 'vary-image'
+      when 'image-edit' then 'edit-image'
+      when 'upscale' then 'upscale-image'
+      when 'background-removal' then 'remove-background'
+      when 'vector' then 'vectorize-image'
+    end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
 $$;
 
--- Returns the model of a generation, and the kind of the generation, which decides its job type: p_kind, or that of the
--- model. Null in p_model_id stands for the default model.
-create function picture_queue._resolve_model(p_model_id text, p_kind text, out model_id text, out kind text)
+-- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
+-- Null in p_model_id stands for the default model.
+create function picture_queue._resolve_model(
+  p_model_id text, p_kind text, out model_id text, out kind text, out provider text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -39,6 +41,7 @@ begin
         where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
   end if;
   model_id := v_model.model_id;
+  provider := v_model.provider;
   kind := coalesce(p_kind, v_model.kind);
 end
 $$;

@@ -77,13 +77,14 @@ begin
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', picture_queue._generation_job_type(v_model.kind), 'generation_id', v_generation_id,
+    'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all types.
-    'options', jsonb_build_object('limit_keys', array['provider:replicate', 'model:' || left(v_model.model_id, 190)])))) -> 0;
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', jsonb_build_object('limit_keys',
+      array['provider:' || v_model.provider, 'model:' || left(v_model.model_id, 190)])))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations

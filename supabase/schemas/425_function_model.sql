@@ -1,11 +1,13 @@
 -- The models of the project.
 
 -- Returns these models (null: all) as list_models shows them. rules: by input, the operator's rules for users of this
--- plan (null: none).
+-- plan (null: none). capabilities: what the provider can promise, as a worker registered it; null before.
 create function picture_queue._model_rows(p_model_id text, p_plan text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select to_jsonb(m) || jsonb_build_object('default', m.model_id = s.default_model, 'rules', coalesce((
+  select to_jsonb(m) || jsonb_build_object('default', m.model_id = s.default_model, 'capabilities', (
+    select t.capabilities from picture_queue.job_type t
+    where t.name = picture_queue._generation_job_type(m.kind, m.provider)), 'rules', coalesce((
     select jsonb_object_agg(r.input, jsonb_strip_nulls(jsonb_build_object('lock', r.locked, 'default', r.preset,
       'cap', r.cap, 'refuse', case when r.is_refused then 'true' else r.refused_values end)))
     from picture_queue._input_rules(m.model_id, p_plan, array(
@@ -88,6 +90,7 @@ begin
     picture_queue._fields_problem('changes.', p_changes - 'inputs', '{
       "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
       "also_kinds": ["list", 6, 40],
+      "provider": ["name", 32, "_-"],
       "official": ["boolean"],
       "version": ["text", 200],
       "typical_seconds": ["number", 0, 86400],
@@ -98,6 +101,8 @@ begin
       "inputs_complete": ["boolean"],
       "enabled": ["boolean"]
     }'),
+    case when p_changes ->> 'provider' ~ '[A-Z]'
+      then format('changes.provider is %s, which has capital letters', p_changes -> 'provider') end,
     case when p_is_new and (v_inputs is null or nullif(p_changes -> 'kind', 'null') is null)
       then 'changes.kind and changes.inputs are required for a new model' end,
     case when v_inputs is not null and (not picture_queue._is_list(v_inputs) or jsonb_array_length(v_inputs) > 200)

@@ -11,7 +11,7 @@ import pytest
 import respx
 
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
 from picture_queue.providers.replicate.schema import (

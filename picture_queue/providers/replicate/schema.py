@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 
 _COUNT_INPUTS = ("num_outputs", "number_of_images", "max_images", "num_images")
