@@ -5,7 +5,8 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
 -- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
 -- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
--- prediction that is not among them may be an orphan.
+-- prediction that is not among them may be an orphan. running: the number of predictions that have not ended, up to
+-- 10,000, from which the workers derive how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -45,7 +46,9 @@ begin
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
-      order by p.created_at desc limit 10000)));
+      order by p.created_at desc limit 10000)),
+    'running', (select count(*) from (
+      select from picture_queue.prediction p where p.state in ('creating', 'created') limit 10000) r));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
@@ -114,6 +117,8 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+  -- A webhook may have sent the event although the job did not park.
+  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end

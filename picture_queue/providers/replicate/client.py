@@ -11,7 +11,7 @@ The client retries these calls (https://replicate.com/docs/reference/http):
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -160,6 +160,8 @@ class ReplicateClient:
         *,
         version: str | None = None,
         cancel_after: int,
+        webhook: str | None = None,
+        webhook_events: Sequence[str] = ("start", "completed"),
     ) -> Prediction:
         """Create a prediction.
 
@@ -170,6 +172,8 @@ class ReplicateClient:
                 be called through its own endpoint.
             cancel_after: Seconds from its creation after which Replicate stops the prediction, at
                 least 5. This bounds the cost of a prediction that is never found again.
+            webhook: URL to which Replicate sends the prediction when its state changes.
+            webhook_events: The changes to send: ``start``, ``output``, ``logs``, ``completed``.
 
         Raises:
             OutcomeUnknown: The answer was lost; a prediction may exist.
@@ -180,6 +184,8 @@ class ReplicateClient:
             path = f"/models/{quote(model)}/predictions"
         else:
             path, body["version"] = "/predictions", version
+        if webhook is not None:
+            body |= {"webhook": webhook, "webhook_events_filter": list(webhook_events)}
         headers = {"Cancel-After": f"{max(5, cancel_after)}s"}
         send = self._retrying(_if_nothing_was_created)
         try:
@@ -242,6 +248,18 @@ class ReplicateClient:
             params = {"created_after": since, "cursor": cursor}
         logger.warning("stopped reading predictions after %d pages", _MAX_PAGES)
         return predictions
+
+    async def webhook_secret(self) -> str:
+        """Read the secret with which Replicate signs the webhooks of the account.
+
+        Raises:
+            ReplicateError: The call failed for the reason that the class states.
+        """
+        answer = await self._send_with_retries("GET", "/webhooks/default/secret")
+        key = answer.get("key") if isinstance(answer, dict) else None
+        if not isinstance(key, str):
+            raise errors.ServiceUnavailable("Replicate sent an unreadable secret")
+        return key
 
     async def download(self, link: str) -> bytes:
         """Download one output file into memory.
