@@ -73,7 +73,7 @@ async def park_predictions(service: AsyncPictureQueue, db: Any, count: int) -> l
     ]
     claimed = json.loads(
         await db.fetchval(
-            "select claim_jobs('webhooks', '{default}', '{generate-image}', $1, 60, $2)",
+            "select claim_jobs('webhooks', '{default}', '{generate-image}', $1, 600, $2)",
             count,
             uuid4(),
         )
@@ -100,8 +100,9 @@ async def park_predictions(service: AsyncPictureQueue, db: Any, count: int) -> l
     return rows
 
 
-async def test_a_storm_of_webhooks_changes_exactly_the_right_rows(service, db, app, request):
-    rows = await park_predictions(service, db, 60)
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_a_storm_of_webhooks_changes_exactly_the_right_rows(service, db, app, count):
+    rows = await park_predictions(service, db, count)
     chance = random.Random(7)
     sent: list[tuple[Row | None, str, dict[str, Any]]] = []
     for row in rows[10:]:  # the first ten get only forged webhooks
