@@ -5,7 +5,7 @@ from picture_queue._log import Log
 from picture_queue.generations.handler import JOB_TYPE, image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
-from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers import registry
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
 
@@ -65,10 +65,11 @@ def add_generations(
         ValueError: The URL or the token of Replicate is invalid.
     """
     expect_api(client)
-    api = ReplicateClient(replicate.token, base_url=replicate.base_url)
+    providers = {registry.REPLICATE: registry.replicate(replicate)}
 
     def store_for(job: JobContext) -> GenerationStore:
         return GenerationStore(client._backend, job.id, job.lease_id)
 
-    worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(api, store_for, handling))
-    worker.after_stop(api.aclose)
+    worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(providers, store_for, handling))
+    for provider in providers.values():
+        worker.after_stop(provider.aclose)

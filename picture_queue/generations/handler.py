@@ -1,11 +1,11 @@
-"""The handler of ``generate-image`` jobs.
+"""The handler of jobs that generate pictures.
 
 It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,17 +16,14 @@ from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
 from picture_queue.generations.store_images import store_images
-from picture_queue.providers.replicate import errors
-from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.providers import errors
+from picture_queue.providers.base import Prediction, Provider
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
 
 _log = Log(__name__)
 
 JOB_TYPE = "generate-image"
-#: The limit key of these jobs; it is paused if Replicate throttles the account or is unreachable.
-PAUSE_KEY = f"type:{JOB_TYPE}"
 
 _COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
 _COLD_POLL_INTERVAL = 10.0  # seconds
@@ -36,15 +33,23 @@ _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "abor
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
 
+def pause_key(provider: str) -> str:
+    """Return the limit key of a provider's jobs.
+
+    It is paused if the provider throttles the account or is unreachable.
+    """
+    return f"provider:{provider}"
+
+
 def image_handler(
-    client: ReplicateClient,
+    providers: Mapping[str, Provider],
     store_for: Callable[[JobContext], GenerationStore],
     settings: HandlerSettings | None = None,
 ) -> Handler:
     """Create the handler.
 
     Args:
-        client: The client of Replicate for all jobs; the caller closes it.
+        providers: The providers by name, for all jobs; the caller closes them.
         store_for: Function that returns the store of a job, bound to its lease.
         settings: The settings of the handler; None: the defaults.
 
@@ -56,7 +61,7 @@ def image_handler(
     handler_settings = settings or HandlerSettings()
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
-        return await _GenerationRun(client, store_for(job), job, handler_settings).run()
+        return await _GenerationRun(providers, store_for(job), job, handler_settings).run()
 
     return generate_image
 
@@ -80,17 +85,16 @@ class _GenerationRun:
 
     def __init__(
         self,
-        client: ReplicateClient,
+        providers: Mapping[str, Provider],
         store: GenerationStore,
         job: JobContext,
         settings: HandlerSettings,
     ) -> None:
-        self._client = client
         self._store = store
         self._job = job
         self._settings = settings
         self._progress = GenerationProgress(job)
-        self._manager = PredictionManager(client, store, self._progress, settings)
+        self._manager = PredictionManager(providers, store, self._progress, settings)
         self._has_cancelled = False  # True once this attempt has cancelled an overdue prediction
 
     async def run(self) -> dict[str, Any]:
@@ -101,8 +105,9 @@ class _GenerationRun:
             # worker attaches to it.
             if self._job.cancel_requested:
                 await self._cancel_prediction()
+            await self._manager.abandon()
             raise
-        except errors.ReplicateError as error:
+        except errors.ProviderError as error:
             failure = error
         except (Busy, ConnectionFailed) as error:
             failure = errors.ServiceUnavailable(
@@ -110,6 +115,7 @@ class _GenerationRun:
             )
             failure.__cause__ = error
         except StaleLease:
+            await self._manager.abandon()
             raise
         except PictureQueueError as error:
             # Its text may quote the database or the operator's settings: it is for the operator.
@@ -118,14 +124,15 @@ class _GenerationRun:
             raise failure  # the worker reports the cancel
         raise await self._verdict_of(failure) from failure
 
-    async def _verdict_of(self, error: errors.ReplicateError) -> Exception:
+    async def _verdict_of(self, error: errors.ProviderError) -> Exception:
         """Return the exception that decides what the worker does with the job after an error."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
         begun, prediction = self._manager.begun, self._manager.prediction
         if not counts:
-            # The account is throttled or Replicate is unreachable, so other jobs would fail too.
-            key = PAUSE_KEY
+            # The account is throttled or unreachable, so the provider's other jobs would fail too.
+            # Without a row, only this worker lacks the provider.
+            key = pause_key(begun.prediction.provider) if begun else None
         elif begun is None and isinstance(error.__cause__, Busy | ConnectionFailed):
             counts = False  # nothing has begun, and the project is at fault
         elif begun is not None and isinstance(error, errors.ServiceUnavailable):
@@ -153,8 +160,7 @@ class _GenerationRun:
             await self._manager.cancel_duplicates(prediction)
             raise error
         images = await self._store_images(begun, prediction)
-        row = begun.prediction.id
-        await self._store.finish(row, "succeeded", metrics=prediction.metrics)
+        await self._manager.finish(begun, "succeeded")
         await self._manager.cancel_duplicates(prediction)
         return _result(images)
 
@@ -162,14 +168,15 @@ class _GenerationRun:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue."""
         clock = asyncio.get_running_loop().time
         started = clock()
-        latest_end = started + self._manager.cancel_after(begun) + self._settings.stop_margin
+        latest_end = started + self._manager.time_limit(begun) + self._settings.stop_margin
         interval = self._first_poll_interval(begun)
         while not prediction.has_ended:
             if clock() > latest_end:
                 return await self._stop_overdue(begun, prediction)
             await self._progress.show_prediction(prediction)
             is_cold = prediction.status == "starting" and clock() - started > _COLD_START
-            await asyncio.sleep(_jittered(_COLD_POLL_INTERVAL if is_cold else interval))
+            pause = _jittered(_COLD_POLL_INTERVAL if is_cold else interval)
+            await self._manager.provider.wait(prediction.id, pause)
             interval = min(interval * 1.2, self._settings.max_poll_interval)
             try:
                 prediction = await self._manager.attach(begun, prediction.id)
@@ -186,27 +193,26 @@ class _GenerationRun:
     async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
         self._has_cancelled = True
-        prediction = await self._client.cancel(prediction.id)
+        provider = self._manager.provider
+        if provider.capabilities.cancel:
+            prediction = await provider.cancel(prediction.id)
+            self._manager.prediction = prediction
         if not prediction.has_ended:
-            await self._store.finish(begun.prediction.id, "canceled", error="overdue")
+            await self._manager.finish(begun, "canceled", "overdue")
             raise errors.DeadlinePassed("The prediction did not end", detail=prediction.id)
         return prediction
 
-    async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ReplicateError:
+    async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ProviderError:
         """Finish the row of an unsuccessful prediction; return the error to raise."""
-        error: errors.ReplicateError
+        error: errors.ProviderError
         if prediction.status == "failed":
-            error = errors.from_failure(prediction.error)
+            error = self._manager.provider.classify(prediction)
         elif prediction.status == "aborted" or self._has_cancelled or prediction.reached_deadline:
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
-            error = errors.StoppedOutside("The prediction was cancelled at Replicate")
-        await self._store.finish(
-            begun.prediction.id,
-            _FINAL_STATES.get(prediction.status, "failed"),
-            error=prediction.error or str(error),
-            metrics=prediction.metrics,
-        )
+            error = errors.StoppedOutside("The prediction was cancelled at the provider")
+        state = _FINAL_STATES.get(prediction.status, "failed")
+        await self._manager.finish(begun, state, prediction.error or str(error))
         return error
 
     async def _store_images(
@@ -214,20 +220,18 @@ class _GenerationRun:
     ) -> list[SavedImage]:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        client, store, max_parallel = self._client, self._store, self._settings.max_parallel
+        provider, store, settings = self._manager.provider, self._store, self._settings
         try:
             try:
-                images = await store_images(client, store, begun, prediction, max_parallel)
+                images = await store_images(provider, store, begun, prediction, settings)
             except errors.OutputError as error:
                 # The prediction is paid for, so a single unexpected answer must not end it.
                 _log.warning("job %s: downloading the output again: %s", self._job.id, error)
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                images = await store_images(client, store, begun, prediction, max_parallel)
+                images = await store_images(provider, store, begun, prediction, settings)
         except errors.OutputError as error:
-            await self._store.finish(
-                begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
-            )
+            await self._manager.finish(begun, "failed", str(error))
             raise
         await self._store.save_images(images)
         return images
@@ -240,9 +244,9 @@ class _GenerationRun:
         try:
             async with asyncio.timeout(self._settings.cancel_timeout):
                 await self._manager.cancel(begun)
-                await self._store.finish(begun.prediction.id, "canceled")
+                await self._manager.finish(begun, "canceled")
         except Exception:
-            # The job is cancelled anyway, and Replicate stops the prediction at its deadline.
+            # The job is cancelled anyway, and the provider stops the prediction at its deadline.
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 

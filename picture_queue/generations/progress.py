@@ -1,7 +1,7 @@
 """The progress that the owner of a generation sees."""
 
 from picture_queue._log import Log
-from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.providers.base import Prediction
 from picture_queue.worker.context import JobContext
 
 _log = Log(__name__)
@@ -35,8 +35,8 @@ class GenerationProgress:
             )
         if prediction.status == "starting":
             await self.show(0, "waiting for the model")
-        elif bar := prediction.progress:
+        elif progress := prediction.progress:
             # 100 % is reached only when the pictures are stored.
-            await self.show(min(bar.percent, 99), f"generating, step {bar.step} of {bar.steps}")
+            await self.show(min(progress.percent, 99), progress.message or "generating")
         else:
             await self.show(0, "generating")

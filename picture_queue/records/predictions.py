@@ -38,6 +38,7 @@ class PredictionRow(Record):
     """A row that is committed before its prediction is created at the provider.
 
     Attributes:
+        provider: Name of the provider of the prediction.
         state: ``creating`` until the id of the prediction is recorded, then ``created``;
             ``succeeded`` once the images are saved.
         prediction_id: The id of the prediction at the provider; None until it is recorded.
@@ -45,6 +46,7 @@ class PredictionRow(Record):
     """
 
     id: UUID
+    provider: str = "replicate"
     state: Literal["creating", "created", "succeeded"]
     prediction_id: str | None = None
     input: dict[str, Any] = Field(repr=False)
@@ -76,7 +78,7 @@ class BegunPrediction(Record):
     Attributes:
         prediction: A new row, or the unfinished row of an earlier attempt.
         resumed: True if an earlier attempt created the row.
-        owned: Ids of the predictions of the last two hours that belong to a row.
+        owned: Ids of the provider's predictions of the last two hours that belong to a row.
         images: Images of the generation that are already saved.
         running: Number of predictions of the project that have not ended, up to 10,000.
     """

@@ -936,6 +936,7 @@ alter table public.images
 -- start_generation checks inputs against this catalogue. 700_data_models.sql fills it.
 create table picture_queue.model (
   model_id text primary key,
+  provider text not null default 'replicate',
   kind text not null,
   official boolean,
   version text,
@@ -946,6 +947,8 @@ create table picture_queue.model (
   progress_in_logs text,
   inputs jsonb not null,
   enabled boolean not null default true,
+  -- The name is part of limit keys and job types.
+  constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
@@ -953,17 +956,19 @@ comment on table picture_queue.model is 'Models and their inputs: name, type, fo
 
 -- 170_table_prediction.sql
 
--- Predictions at Replicate, each of which costs money. A row is committed before the prediction is created, and the id
--- that Replicate returns is written right after. So another worker can resume the prediction instead of paying again.
+-- Predictions at a provider, each of which may cost money. A row is committed before the prediction is created, and the
+-- id that the provider returns is written right after. So another worker can resume the prediction instead of paying
+-- again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
   generation_id uuid not null references public.generations (id) on delete cascade,
   attempt integer not null,
+  provider text not null default 'replicate',
   model_id text not null,
   input jsonb not null,
   state text not null default 'creating',
-  prediction_id text unique,
+  prediction_id text,
   -- The last status that a webhook brought: starting, processing, or how the prediction ended.
   status text,
   error text,
@@ -971,17 +976,18 @@ create table picture_queue.prediction (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  constraint prediction_id_is_unique unique (provider, prediction_id),
   constraint state_is_known
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
   constraint status_is_known
     check (status in ('starting', 'processing', 'succeeded', 'failed', 'canceled', 'aborted')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
-comment on table picture_queue.prediction is 'One row per prediction at Replicate, committed before its creation.';
+comment on table picture_queue.prediction is 'One row per prediction at a provider, committed before its creation.';
 create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
-create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
+create index prediction_recent on picture_queue.prediction (provider, created_at) where prediction_id is not null;
 
 
 -- 180_table_history.sql
@@ -6443,6 +6449,12 @@ $$;
 
 -- 410_function_start_generation.sql
 
+-- Returns the job type of the generations of a provider. Each provider has its own types, since a worker claims only
+-- the types that it has a handler for. So a worker without the provider never claims the job.
+create function picture_queue._generation_job_type(p_provider text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select 'generate-image' || case when p_provider <> 'replicate' then ':' || p_provider else '' end $$;
+
 -- Checks prompt and input against the model, then writes the generation and its job in one transaction. A call that
 -- repeats options.generation_id or options.idempotency_key returns the existing generation.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
@@ -6452,7 +6464,7 @@ as $$
 declare
   v_is_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_is_service then picture_queue._caller_id() end;
-  v_model_id text;
+  v_model record;
   v_generation_id uuid;
   v_existing record;
   v_job jsonb;
@@ -6475,22 +6487,23 @@ begin
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
     select j.generation_id from public.job_queue j
-    where j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image' and j.user_id = v_user
+    where j.idempotency_key = p_options ->> 'idempotency_key' and j.generation_id is not null and j.user_id = v_user
     union all
     select j.generation_id from public.job_queue j
-    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
-      and j.user_id is null), gen_random_uuid());
+    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.generation_id is not null
+      and j.user_id is null
+    limit 1), gen_random_uuid());
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
-  select m.model_id into v_model_id from picture_queue.model m
+  select m.model_id, m.provider into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
-  perform picture_queue._check_input(v_model_id, p_prompt, p_input);
+  perform picture_queue._check_input(v_model.model_id, p_prompt, p_input);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
@@ -6499,15 +6512,17 @@ begin
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', 'generate-image', 'generation_id', v_generation_id,
+    'job_type', picture_queue._generation_job_type(v_model.provider), 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
-    'idempotency_key', p_options -> 'idempotency_key'))) -> 0;
+    'idempotency_key', p_options -> 'idempotency_key',
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', jsonb_build_object('limit_keys', array['provider:' || v_model.provider])))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model_id, coalesce(p_prompt, ''), p_input,
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input,
       v_job_row.status, v_job_row.created_at, v_job_row.created_at);
   end if;
   return jsonb_build_object(
@@ -6556,7 +6571,7 @@ as $$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
-      'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
+      'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
       'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
     from picture_queue.model m cross join picture_queue.setting s
     where m.enabled);
@@ -6573,15 +6588,15 @@ comment on function public.list_models is 'The enabled models, with their inputs
 
 -- 430_function_prediction.sql
 
--- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
--- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
+-- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider.
 -- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
--- prediction that is not among them may be an orphan. running: the number of predictions that have not ended, up to
--- 10,000, from which the workers derive how often each of them may poll.
+-- its worker died before the report. owned: the prediction ids of the provider's rows of the last two hours, the newest
+-- 10,000; a prediction that is not among them may be an orphan. running: the number of predictions of the provider that
+-- have not ended, up to 10,000, from which the workers derive how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6606,8 +6621,8 @@ begin
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed then
-    insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, created_at, updated_at)
-    values (v_job.id, v_generation.id, v_job.attempt, v_model.model_id,
+    insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
+    values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
       v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
@@ -6620,10 +6635,12 @@ begin
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
+      where p.provider = v_row.provider and p.prediction_id is not null
+        and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)),
     'running', (select count(*) from (
-      select from picture_queue.prediction p where p.state in ('creating', 'created') limit 10000) r));
+      select from picture_queue.prediction p
+      where p.provider = v_row.provider and p.state in ('creating', 'created') limit 10000) r));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
@@ -6672,7 +6689,7 @@ exception
     perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
-comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
+comment on function public.record_prediction is 'Stores the id that the provider gave to a prediction.';
 
 -- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
 -- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.

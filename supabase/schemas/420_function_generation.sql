@@ -24,7 +24,7 @@ as $$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
-      'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
+      'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
       'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
     from picture_queue.model m cross join picture_queue.setting s
     where m.enabled);

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from picture_queue.local.simulator import SimulatorSettings
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.worker import Retry
 

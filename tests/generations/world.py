@@ -16,9 +16,11 @@ from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations.handler import image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
+from picture_queue.providers.base import Provider
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.provider import ReplicateProvider
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
 SCHNELL, DEV, SDXL = (
@@ -134,6 +136,11 @@ class Store:
             raise StaleLease("the lease ended")
 
 
+def providers_of(client: Any) -> dict[str, Provider]:
+    """Return the providers of a worker whose client of Replicate is given."""
+    return {"replicate": ReplicateProvider(client)}
+
+
 _BEFORE_STORED = ("creating", "created", "succeeded")
 
 
@@ -190,7 +197,7 @@ class World:
         client: Any = None,
     ) -> dict[str, Any]:
         store = Store(self.db, generation)
-        handler = image_handler(client or self.client, lambda _: store, settings)
+        handler = image_handler(providers_of(client or self.client), lambda _: store, settings)
         return await handler({}, job or Job())
 
     async def set_fault(self, **fault: Any) -> None:
@@ -271,7 +278,7 @@ async def run_with_crash(world: World, generation: Generation, crash_at: float) 
     """Run an attempt until the point ``crash_at``; with ``inf``, to the end."""
     crashing = CrashingCalls(crash_at)
     store = crashing.wrap(Store(world.db, generation))
-    handler = image_handler(crashing.wrap(world.client), lambda _: store, FAST)
+    handler = image_handler(providers_of(crashing.wrap(world.client)), lambda _: store, FAST)
     try:
         await handler({}, crashing.wrap(Job()))
     except Crashed:
@@ -364,7 +371,7 @@ class RaisedVerdict:
 
 @contextmanager
 def raises_verdict(
-    kind: type[BaseException], cause: type[errors.ReplicateError]
+    kind: type[BaseException], cause: type[errors.ProviderError]
 ) -> Iterator[RaisedVerdict]:
     """Expect a verdict of a kind, caused by an error of exactly this class."""
     found = RaisedVerdict()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import respx
 
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
@@ -415,7 +415,7 @@ async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
     body = {"detail": quoted, "invalid_fields": [{"field": "prompt", "description": quoted}]}
     api.post(CREATE).respond(status, json=body)
     async with ReplicateClient(token, retry=FAST) as client:
-        with pytest.raises(errors.ReplicateError) as raised:
+        with pytest.raises(errors.ProviderError) as raised:
             await create(client)
     texts = (str(raised.value), raised.value.detail, raised.value.public)
     assert not any(token in (text or "") for text in texts)

@@ -32,8 +32,9 @@ from tenacity import (
 
 from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
+from picture_queue.providers.replicate.errors import from_response
 from picture_queue.providers.replicate.prediction import Prediction
 
 logger = Log(__name__)
@@ -177,7 +178,7 @@ class ReplicateClient:
 
         Raises:
             OutcomeUnknown: The answer was lost; a prediction may exist.
-            ReplicateError: No prediction was created, for the reason that the class states.
+            ProviderError: No prediction was created, for the reason that the class states.
         """
         body: dict[str, Any] = {"input": dict(model_input)}
         if version is None:
@@ -204,7 +205,7 @@ class ReplicateClient:
 
         Raises:
             ResourceNotFound: No prediction has that id, or it belongs to another account.
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         path = f"/predictions/{_quote_segment(prediction_id)}"
         return _parse_prediction(await self._send_with_retries("GET", path))
@@ -217,7 +218,7 @@ class ReplicateClient:
 
         Raises:
             ResourceNotFound: No prediction has that id.
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         path = f"/predictions/{_quote_segment(prediction_id)}/cancel"
         return _parse_prediction(await self._send_with_retries("POST", path))
@@ -229,7 +230,7 @@ class ReplicateClient:
             time: The time of the oldest prediction, with a time zone.
 
         Raises:
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         since = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         params = {"created_after": since}
@@ -323,12 +324,12 @@ class ReplicateClient:
             if data is None:
                 raise _too_large(f"It has over {limit} bytes")
             body = await _decode(data, limit // _SYNTAX_SHARE)
-        except errors.ReplicateError:
+        except errors.ProviderError:
             if response.is_success:
                 raise
             body = None
         if not response.is_success:
-            raise errors.from_response(response.status_code, response.headers, body)
+            raise from_response(response.status_code, response.headers, body)
         return body
 
     def _retrying(self, condition: retry_if_exception_type) -> AsyncRetrying:
@@ -343,7 +344,7 @@ class ReplicateClient:
 
     def _wait_seconds(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        retry_after = error.retry_after if isinstance(error, errors.ReplicateError) else None
+        retry_after = error.retry_after if isinstance(error, errors.ProviderError) else None
         if retry_after is None:
             first = self._retry.first_wait
             backoff = wait_exponential(first, max=self._retry.max_wait) + wait_random(0, first)

@@ -8,8 +8,8 @@ different one. This distinguishes the predictions of jobs with the same input.
 from collections.abc import Container, Iterable
 from datetime import timedelta
 
+from picture_queue.providers.base import PredictionRequest
 from picture_queue.providers.replicate.prediction import Prediction
-from picture_queue.records import BegunPrediction, PredictionRow
 
 #: The clock of the database may be this much ahead of Replicate's.
 CLOCK_SKEW = timedelta(seconds=5)
@@ -17,55 +17,50 @@ _SPREAD = 97  # seconds; a prime number, so that similar ids give different rema
 _TOLERANCE = timedelta(seconds=0.6)
 
 
-def cancel_after(row: PredictionRow, timeout: float) -> int:
+def cancel_after(request: PredictionRequest) -> int:
     """Return the seconds for ``Cancel-After``: the timeout, plus 0 to 96 that depend on the row."""
-    return round(timeout) + row.id.int % _SPREAD
+    return round(request.timeout) + request.row_id.int % _SPREAD
 
 
 def candidates(
-    begun: BegunPrediction,
-    listed: Iterable[Prediction],
-    taken: Container[str],
-    cancel_after_seconds: int,
+    request: PredictionRequest, listed: Iterable[Prediction], taken: Container[str]
 ) -> list[Prediction]:
-    """Return the predictions that the create call of a row may have created.
+    """Return the predictions that the create call of a request may have created.
 
     Args:
-        begun: The row, with its model and input.
+        request: The request, with its model and input.
         listed: The predictions of the account since the creation of the row.
         taken: The ids of predictions that belong to other rows.
-        cancel_after_seconds: The seconds of the ``Cancel-After`` that the row requested.
 
     Returns:
         The predictions, the most likely first: those with the requested deadline, then the oldest.
     """
-    row = begun.prediction
     matching = [
         prediction
         for prediction in listed
         if prediction.id not in taken
-        and prediction.model == begun.model.model_id
-        and prediction.created_at >= row.created_at - CLOCK_SKEW
-        and _has_input(prediction, row)
+        and prediction.model == request.model_id
+        and prediction.created_at >= request.created_at - CLOCK_SKEW
+        and _has_input(prediction, request)
     ]
     return sorted(
         matching,
         key=lambda prediction: (
-            not has_requested_deadline(prediction, cancel_after_seconds),
+            not has_requested_deadline(prediction, request),
             prediction.created_at,
         ),
     )
 
 
-def has_requested_deadline(prediction: Prediction, cancel_after_seconds: int) -> bool:
-    """Return whether a prediction has the deadline that the row requested."""
+def has_requested_deadline(prediction: Prediction, request: PredictionRequest) -> bool:
+    """Return whether a prediction has the deadline that the request asked for."""
     if prediction.deadline is None:
         return False
     span = prediction.deadline - prediction.created_at
-    return abs(span - timedelta(seconds=cancel_after_seconds)) <= _TOLERANCE
+    return abs(span - timedelta(seconds=cancel_after(request))) <= _TOLERANCE
 
 
-def _has_input(prediction: Prediction, row: PredictionRow) -> bool:
+def _has_input(prediction: Prediction, request: PredictionRequest) -> bool:
     # The API may add defaults, but it does not change the inputs of the request.
     missing = object()
-    return all(prediction.input.get(key, missing) == value for key, value in row.input.items())
+    return all(prediction.input.get(key, missing) == value for key, value in request.input.items())

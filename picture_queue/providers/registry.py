@@ -1,0 +1,31 @@
+"""The providers of a worker: the only module that knows their implementations.
+
+The implementations are imported when they are used.
+"""
+
+from typing import Protocol
+
+from picture_queue.providers.base import Provider
+
+REPLICATE = "replicate"
+
+
+class ReplicateAccount(Protocol):
+    """The token and the URL of Replicate, such as `ReplicateSettings`."""
+
+    @property
+    def token(self) -> str: ...
+    @property
+    def base_url(self) -> str: ...
+
+
+def replicate(account: ReplicateAccount) -> Provider:
+    """Create the provider that calls Replicate.
+
+    Raises:
+        ValueError: The URL or the token is invalid.
+    """
+    from picture_queue.providers.replicate.client import ReplicateClient
+    from picture_queue.providers.replicate.provider import ReplicateProvider
+
+    return ReplicateProvider(ReplicateClient(account.token, base_url=account.base_url))
