@@ -77,6 +77,7 @@ class BegunPrediction(Record):
 
     Attributes:
         prediction: A new row, or the unfinished row of an earlier attempt.
+        age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
         owned: Ids of the provider's predictions of the last two hours that belong to a row.
         images: Images of the generation that are already saved.
@@ -86,6 +87,7 @@ class BegunPrediction(Record):
     generation: PredictionOwner
     model: PredictionModel
     prediction: PredictionRow
+    age_seconds: float
     resumed: bool
     owned: frozenset[str] = frozenset()
     images: tuple[SavedImage, ...] = ()

@@ -17,10 +17,9 @@ from starlette.routing import BaseRoute, Route
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue.errors import PictureQueueError
-from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.providers.replicate.webhook import WebhookVerifier
+from picture_queue.providers import registry
 from picture_queue.settings import ReplicateSettings
-from picture_queue.web.webhooks import ReplicateWebhooks
+from picture_queue.web.webhooks import ProviderWebhooks
 
 _READY_TIMEOUT = 3.0  # seconds for the check of the database
 _READY_INTERVAL = 1.0  # seconds for which its result is used again
@@ -46,14 +45,13 @@ def create_app(
     is_owned = client is None
     project = AsyncPictureQueue.from_env() if client is None else client
     settings = replicate or ReplicateSettings.from_env()
-    api = None if settings is None else ReplicateClient(settings.token, base_url=settings.base_url)
+    provider = None if settings is None else registry.replicate(settings)
     routes: list[BaseRoute] = [
         Route("/healthz", _healthz),
         Route("/readyz", _Readiness(project).get),
     ]
-    if settings is not None and api is not None:
-        verifier = WebhookVerifier(settings.webhook_secret, api.webhook_secret)
-        endpoint = ReplicateWebhooks(project, verifier)
+    if provider is not None:
+        endpoint = ProviderWebhooks(project, provider)
         routes.append(Route("/webhooks/replicate", endpoint.receive, methods=["POST"]))
 
     @contextlib.asynccontextmanager
@@ -61,8 +59,8 @@ def create_app(
         try:
             yield {}
         finally:
-            if api is not None:
-                await api.aclose()
+            if provider is not None:
+                await provider.aclose()
             if is_owned:
                 await project.aclose()
 

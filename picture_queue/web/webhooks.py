@@ -1,4 +1,4 @@
-"""``POST /webhooks/replicate``: apply the webhooks of Replicate to their predictions."""
+"""``POST /webhooks/<provider>``: apply the webhooks of a provider to its predictions."""
 
 import asyncio
 from uuid import UUID
@@ -10,12 +10,8 @@ from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue._rpc import predictions as _rpc
 from picture_queue.errors import InvalidArgument, PictureQueueError
-from picture_queue.providers.replicate.webhook import (
-    InvalidBody,
-    InvalidSignature,
-    SecretUnknown,
-    WebhookVerifier,
-)
+from picture_queue.providers import errors as provider_errors
+from picture_queue.providers.base import Provider
 from picture_queue.web.body import BodyRefused, read_body
 
 _log = Log(__name__)
@@ -25,48 +21,47 @@ _MAX_CALLS = 16  # calls of the database at the same time
 _TIMEOUT = 8.0  # seconds for the call of the database; Replicate then delivers the webhook again
 
 
-class ReplicateWebhooks:
-    """The endpoint of Replicate's webhooks.
+class ProviderWebhooks:
+    """The endpoint of the webhooks of a provider.
 
-    A webhook that cannot be applied now is answered with 503, and Replicate delivers it again for
-    about a minute. A webhook that changes nothing, such as a repeated one, is answered with 200.
+    A webhook that cannot be applied now is answered with 503, and the provider delivers it
+    again. A webhook that changes nothing, such as a repeated one, is answered with 200.
 
     Args:
         client: A client with a service key.
-        verifier: The verifier of the signatures.
+        provider: The provider that verifies them.
     """
 
-    def __init__(self, client: AsyncPictureQueue, verifier: WebhookVerifier) -> None:
+    def __init__(self, client: AsyncPictureQueue, provider: Provider) -> None:
         self._client = client
-        self._verifier = verifier
+        self._provider = provider
         self._calls = asyncio.Semaphore(_MAX_CALLS)
 
     async def receive(self, request: Request) -> Response:
         """Verify a webhook and apply it."""
         try:
             body = await read_body(request, MAX_BYTES)
-            prediction = await self._verifier.verify(request.headers, body)
+            prediction = await self._provider.verify_webhook(request.headers, body)
             row = UUID(request.query_params.get("prediction", ""))
         except ClientDisconnect:
             return Response(status_code=400)
         except BodyRefused as refused:
             return _refuse(refused.status, str(refused))
-        except InvalidSignature as invalid:
-            return _refuse(401, str(invalid))
-        except InvalidBody as invalid:
-            return _refuse(400, str(invalid))
+        except provider_errors.WebhookRefused as refused:
+            return _refuse(401, str(refused))
+        except provider_errors.ProviderError as error:
+            _log.warning("a webhook could not be verified: %s", error)
+            return _refuse(503, "the webhook cannot be verified now")
         except ValueError:
             return _refuse(400, "the query has no id of a prediction")
-        except SecretUnknown:
-            return _refuse(503, "the signature cannot be verified now")
-        bar = prediction.progress
+        progress = prediction.progress
         rpc = _rpc.receive_prediction(
             row,
             prediction.id,
             prediction.status,
             # 100 % is reached only when the pictures are stored.
-            None if bar is None else min(bar.percent, 99),
-            None if bar is None else f"generating, step {bar.step} of {bar.steps}",
+            None if progress is None else min(progress.percent, 99),
+            None if progress is None else progress.message,
         )
         del body, prediction  # while it waits for its turn
         try:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook, WebhookVerificationError
 
 from picture_queue._log import Log
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.prediction import Prediction
 
 _log = Log(__name__)
@@ -22,18 +22,6 @@ _log = Log(__name__)
 _REFRESH_INTERVAL = 300.0  # seconds between two reads of the secret after an invalid signature
 _RETRY_INTERVAL = 10.0  # seconds between two reads while none has succeeded
 _THREAD_BYTES = 65_536  # a larger body is verified and parsed in a thread
-
-
-class InvalidSignature(Exception):
-    """The signature is missing or wrong, or the webhook is older than five minutes."""
-
-
-class SecretUnknown(Exception):
-    """No secret is set, and Replicate did not return it."""
-
-
-class InvalidBody(Exception):
-    """The signature is valid, but the body is not a prediction."""
 
 
 def webhook_url(endpoint: str, row: UUID) -> str:
@@ -79,22 +67,22 @@ class WebhookVerifier:
             The prediction that Replicate sent.
 
         Raises:
-            InvalidSignature: The webhook is not from Replicate, or too old.
-            InvalidBody: The body is not a prediction.
-            SecretUnknown: The secret cannot be read from Replicate now.
+            WebhookRefused: The webhook is not from Replicate, is older than five minutes, or is
+                not a prediction.
+            ServiceUnavailable: The secret cannot be read from Replicate now.
         """
         webhook = self._webhook or await self._refresh(None)
         if not await _is_valid(webhook, headers, body):
             newer = await self._refresh(webhook)
             if newer is webhook or not await _is_valid(newer, headers, body):
-                raise InvalidSignature("The signature is missing, wrong or too old")
+                raise errors.WebhookRefused("The signature is missing, wrong or too old")
         try:
             if len(body) > _THREAD_BYTES:
                 return await asyncio.to_thread(Prediction.model_validate_json, body)
             return Prediction.model_validate_json(body)
         except (ValidationError, ValueError, RecursionError):
             # The text of the error is omitted, since it quotes the prompt.
-            raise InvalidBody("The body is not a prediction") from None
+            raise errors.WebhookRefused("The webhook is not a prediction") from None
 
     async def _refresh(self, known: Webhook | None) -> Webhook:
         """Return a secret other than the known one if there is one, and the known one otherwise."""
@@ -103,10 +91,10 @@ class WebhookVerifier:
                 self._fetched_at = self._clock()
                 try:
                     self._webhook = _webhook(await self._fetch_secret())
-                except (errors.ReplicateError, ValueError) as error:
+                except (errors.ProviderError, ValueError) as error:
                     _log.warning("the secret of Replicate's webhooks could not be read: %s", error)
             if self._webhook is None:
-                raise SecretUnknown("The secret of the webhooks could not be read from Replicate")
+                raise errors.ServiceUnavailable("The secret of the webhooks could not be read")
             return self._webhook
 
     def _may_fetch(self) -> bool:
