@@ -56,6 +56,10 @@ async def simulator(stack: Any, db: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the simulator's switches; generations of other tests would take its faults."""
     waiting = json.dumps({"job_type": "generate-image", "status": "pending"})
     await db.execute("select change_jobs('cancel', $1)", waiting)
+    # The interval of the polls depends on the number of running predictions.
+    await db.execute(
+        "update picture_queue.prediction set state = 'lost' where state in ('creating', 'created')"
+    )
     url = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/")
     headers = {"apikey": stack.secret_key}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10) as http:
