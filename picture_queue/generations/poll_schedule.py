@@ -1,4 +1,4 @@
-"""When to poll a prediction, and when its job should wait without a slot."""
+"""The times of the polls of a prediction, and of the parking of its job."""
 
 import random
 

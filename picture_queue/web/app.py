@@ -72,7 +72,7 @@ async def _healthz(_: Request) -> Response:
 
 
 class _Readiness:
-    """Whether the database answers. Open to everyone, so it is asked at most once a second."""
+    """The route that shows whether the database answers; it asks at most once a second."""
 
     def __init__(self, client: AsyncPictureQueue) -> None:
         self._client = client

@@ -35,7 +35,7 @@ class Subscription:
     Attributes:
         url: The URL to send them to.
         events: The events to send.
-        copies: How often each webhook is delivered.
+        copies: Number of deliveries of each webhook.
     """
 
     url: str

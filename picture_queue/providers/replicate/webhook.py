@@ -61,7 +61,7 @@ class WebhookVerifier:
 
         Args:
             headers: The headers of the request.
-            body: Its body, unchanged.
+            body: The unchanged body.
 
         Returns:
             The prediction that Replicate sent.
