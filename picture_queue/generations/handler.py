@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from picture_queue._log import Log
-from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
+from picture_queue.errors import Busy, ConnectionFailed, StaleLease
 from picture_queue.generations.poll_schedule import PollSchedule
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
@@ -37,6 +37,14 @@ JOB_TYPE = "generate-image"
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
+
+
+def job_type_of(provider: str) -> str:
+    """Return the job type of a provider's generations, as `_generation_job_type` in SQL does.
+
+    Each provider has its own, so that a worker claims only jobs whose provider it has.
+    """
+    return JOB_TYPE if provider == "replicate" else f"{JOB_TYPE}:{provider}"
 
 
 def pause_key(provider: str) -> str:
@@ -80,7 +88,7 @@ class _InternalError(Exception):
 
     public = "The picture could not be made, because of an internal error."
 
-    def __init__(self, cause: PictureQueueError) -> None:
+    def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.retryable = getattr(cause, "retryable", True)
         self.retry_after = getattr(cause, "retry_after", None)
@@ -123,8 +131,9 @@ class _GenerationRun:
         except StaleLease:
             await self._manager.abandon()
             raise
-        except PictureQueueError as error:
-            # Its text may quote the database or the operator's settings: it is for the operator.
+        except Exception as error:
+            # Its text may quote the database, the operator's settings or, from a provider of the
+            # project, anything: it is for the operator.
             raise _InternalError(error) from error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel

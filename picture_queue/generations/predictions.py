@@ -141,11 +141,14 @@ class PredictionManager:
 
         Raises:
             OutputExpired: The provider no longer has the prediction.
+            Interrupted: The prediction ended with its process.
         """
         try:
             prediction = await self._get(prediction_id)
         except errors.ResourceNotFound as error:
             await self._store.finish(begun.prediction.id, "lost", error=str(error))
+            if self.provider.capabilities.recover == "none":
+                raise errors.Interrupted("The prediction ended with its process") from error
             raise errors.OutputExpired(
                 "The provider no longer has the prediction", detail=prediction_id
             ) from error
@@ -161,6 +164,8 @@ class PredictionManager:
         try:
             return await self.provider.get(prediction_id)
         except (errors.RequestRefused, errors.Unauthorized, errors.Forbidden) as error:
+            if self.provider.capabilities.recover == "none":
+                raise
             # The prediction is paid for, so a single unexpected answer must not end it.
             _log.warning("prediction %s: reading it again after: %s", prediction_id, error)
         await asyncio.sleep(self._settings.recheck_delay)
@@ -170,16 +175,9 @@ class PredictionManager:
         """End the prediction of an attempt that is over, if only this process can use it."""
         if self._provider is None or self.prediction is None:
             return
-        capabilities = self._provider.capabilities
-        if capabilities.recover != "none":
-            return
-        try:
-            if capabilities.cancel:
-                await self._provider.cancel(self.prediction.id)
+        if self._provider.capabilities.recover == "none":
             # The next attempt then finds no prediction, and creates another.
             await self._provider.release(self.prediction.id)
-        except Exception:
-            _log.warning("prediction %s was not ended", self.prediction.id, exc_info=True)
 
     async def cancel(self, begun: BegunPrediction) -> None:
         """Cancel the prediction of a row, if it can be identified."""

@@ -22,13 +22,13 @@ Recover = Literal["list", "id", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider can promise.
+    """The promises of a provider.
 
     Attributes:
         webhook: True if it reports the end of a prediction to a URL.
         cancel: True if it stops a prediction on request.
         progress: True if its predictions report their progress.
-        recover: What another worker can do after a crash. ``list``: it attaches to a recorded
+        recover: Means of another worker after a crash. ``list``: it attaches to a recorded
             prediction, and finds one whose id was not recorded, so a picture is paid for once.
             ``id``: it attaches to a recorded prediction. If the answer to its creation was lost,
             the prediction is created again. ``none``: predictions end with the process of the
@@ -124,7 +124,7 @@ class Provider(Protocol):
     happens to the job. A method repeats a call itself only if that is safe.
 
     Attributes:
-        capabilities: What the provider can promise.
+        capabilities: The promises of the provider.
     """
 
     capabilities: Capabilities
@@ -221,7 +221,11 @@ class Provider(Protocol):
         await asyncio.sleep(seconds)
 
     async def release(self, prediction_id: str) -> None:
-        """Free what the provider holds for a prediction; its row is final. Raises nothing."""
+        """Free what this process holds for a prediction, and stop what runs here. Raises nothing.
+
+        It is called once the row of the prediction is final, and if ``recover`` is ``none`` also
+        when an attempt is given up.
+        """
         return None
 
     async def aclose(self) -> None:

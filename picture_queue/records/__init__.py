@@ -22,7 +22,7 @@ from picture_queue.records.jobs import (
     Transition,
 )
 from picture_queue.records.limits import Limit, PausedKey
-from picture_queue.records.models import Model
+from picture_queue.records.models import Model, ProviderCapabilities
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
@@ -87,6 +87,7 @@ __all__ = [
     "PredictionModel",
     "PredictionOwner",
     "PredictionRow",
+    "ProviderCapabilities",
     "Queue",
     "QueueCounts",
     "QueueHealth",

@@ -4,7 +4,7 @@
 --
 -- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
 -- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at Replicate.
+-- pictures; it has one job, and its *images* come from *predictions* at a provider.
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
 -- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
@@ -464,6 +464,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
+  capabilities jsonb,  -- of a job type of generations: what its provider can promise; null: not known
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -5090,7 +5091,13 @@ begin
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
           then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
-          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
+          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"], "capabilities": ["object"]}'),
+        picture_queue._fields_problem(format('job_types.%s.capabilities.', e.key), nullif(e.value -> 'capabilities', 'null'), '{
+          "webhook": ["boolean"],
+          "cancel": ["boolean"],
+          "progress": ["boolean"],
+          "recover": ["choice", "list", "id", "none"]
+        }')) as problem) p
       where p.problem is not null limit 1)));
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
@@ -6567,7 +6574,8 @@ end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
--- Returns the enabled models with their inputs.
+-- Returns the enabled models with their inputs. capabilities: what the provider of the model can promise, as a worker
+-- registered it; null before.
 create function picture_queue.list_models() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6575,8 +6583,10 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-      'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
+      'price_usd_per_image', m.price_usd_per_image, 'capabilities', t.capabilities,
+      'default', m.model_id = s.default_model) order by m.model_id), '[]')
     from picture_queue.model m cross join picture_queue.setting s
+    left join picture_queue.job_type t on t.name = picture_queue._generation_job_type(m.provider)
     where m.enabled);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -6596,10 +6606,11 @@ comment on function public.list_models is 'The enabled models, with their inputs
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider.
--- prediction.id is the id of the row. age_seconds: the time since its creation. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the provider's rows of the last two hours, the newest
--- 10,000; a prediction that is not among them may be an orphan. running: the number of predictions of the provider that
--- have not ended, up to 10,000, from which the workers derive how often each of them may poll.
+-- prediction.id is the id of the row. age_seconds: the time since its creation. resumed: the row existed already, either
+-- live, or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the
+-- provider's rows of the last two hours, the newest 10,000; a prediction that is not among them may be an orphan.
+-- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
+-- how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6633,7 +6644,8 @@ begin
   end if;
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
-    'resumed', v_resumed, 'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
+    'resumed', v_resumed,
+    'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(
@@ -6842,7 +6854,7 @@ exception
     raise;
 end
 $$;
-comment on function public.receive_prediction is 'Applies a webhook of the provider to a prediction, and wakes its job.';
+comment on function public.receive_prediction is 'Applies a webhook of a provider, and wakes the job.';
 
 
 -- 490_function__counts.sql

@@ -3,10 +3,11 @@
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider.
--- prediction.id is the id of the row. age_seconds: the time since its creation. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the provider's rows of the last two hours, the newest
--- 10,000; a prediction that is not among them may be an orphan. running: the number of predictions of the provider that
--- have not ended, up to 10,000, from which the workers derive how often each of them may poll.
+-- prediction.id is the id of the row. age_seconds: the time since its creation. resumed: the row existed already, either
+-- live, or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the
+-- provider's rows of the last two hours, the newest 10,000; a prediction that is not among them may be an orphan.
+-- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
+-- how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -40,7 +41,8 @@ begin
   end if;
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
-    'resumed', v_resumed, 'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
+    'resumed', v_resumed,
+    'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(

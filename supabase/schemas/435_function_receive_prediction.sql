@@ -82,4 +82,4 @@ exception
     raise;
 end
 $$;
-comment on function public.receive_prediction is 'Applies a webhook of the provider to a prediction, and wakes its job.';
+comment on function public.receive_prediction is 'Applies a webhook of a provider, and wakes the job.';

@@ -45,6 +45,7 @@ class Row:
     prediction_id: str | None = None
     error: str | None = None
     metrics: dict[str, Any] | None = None
+    provider: str = "replicate"
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Generation:
     model_id: str
     input: dict[str, Any]
     user_id: UUID | None = field(default_factory=uuid4)
+    provider: str = "replicate"
     id: UUID = field(default_factory=uuid4)
 
 
@@ -125,7 +127,13 @@ class Store:
 
     def _new_row(self) -> Row:
         generation = self._generation
-        row = Row(uuid4(), generation.id, generation.input, datetime.now(UTC))
+        row = Row(
+            uuid4(),
+            generation.id,
+            generation.input,
+            datetime.now(UTC),
+            provider=generation.provider,
+        )
         self._db.rows.append(row)
         return row
 

@@ -10,7 +10,7 @@ from picture_queue.providers.replicate.errors import from_failure
 from picture_queue.providers.replicate.prediction import Prediction, output_links
 from picture_queue.providers.replicate.webhook import WebhookVerifier, webhook_url
 
-#: What Replicate can promise; `picture_queue.provider` of the database has the same values.
+#: What Replicate can promise.
 CAPABILITIES = base.Capabilities(webhook=True, cancel=True, progress=True, recover="list")
 
 
