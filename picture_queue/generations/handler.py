@@ -131,6 +131,8 @@ class _GenerationRun:
         except StaleLease:
             await self._manager.abandon()
             raise
+        except (Park, Cancel):
+            raise
         except Exception as error:
             # Its text may quote the database, the operator's settings or, from a provider of the
             # project, anything: it is for the operator.

@@ -6605,10 +6605,10 @@ comment on function public.list_models is 'The enabled models, with their inputs
 -- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider.
--- prediction.id is the id of the row. age_seconds: the time since its creation. resumed: the row existed already, either
--- live, or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the
--- provider's rows of the last two hours, the newest 10,000; a prediction that is not among them may be an orphan.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
+-- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
+-- live, or succeeded with saved images, if its worker died before the report; owned: the prediction ids of the
+-- provider's rows of the last two hours, the newest 10,000 (a prediction that is not among them may be an orphan);
 -- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
 -- how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
