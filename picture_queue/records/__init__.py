@@ -29,6 +29,7 @@ from picture_queue.records.predictions import (
     PredictionModel,
     PredictionOwner,
     PredictionRow,
+    ReceivedPrediction,
     SavedImage,
 )
 from picture_queue.records.project import (
@@ -93,6 +94,7 @@ __all__ = [
     "Queue",
     "QueueCounts",
     "QueueHealth",
+    "ReceivedPrediction",
     "Record",
     "RuleAction",
     "SavedImage",
