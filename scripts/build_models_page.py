@@ -89,6 +89,35 @@ picture-queue rules delete '*' 'disable_safety*' lock   # users may then turn sa
 
 The caps of lists bound their entries. A text has at most `max_prompt_length` characters in any
 case, and a list 100 entries.
+
+## Moderation
+
+Functions of your worker may refuse prompts and pictures. They return None to accept, or the
+reason, which the owner of the generation sees. A prompt is moderated before the provider is called
+and paid. A refused picture is not stored; if all pictures of a generation are refused, it fails. A
+refusal is final. If a function raises an error, the job is retried, and nothing is sent or stored.
+
+```python
+from picture_queue import AsyncPictureQueue, Worker
+from picture_queue.generations.builtin import add_generations
+from picture_queue.generations.moderation import Moderation, PromptToModerate
+from picture_queue.settings import ReplicateSettings
+
+pq = AsyncPictureQueue.from_env()
+worker = Worker(pq)
+
+
+async def moderate_prompt(request: PromptToModerate) -> str | None:
+    return "No weapons, please." if "gun" in request.prompt.split() else None
+
+
+add_generations(
+    worker, pq, ReplicateSettings.from_env(), moderation=Moderation(moderate_prompt)
+)
+```
+
+`moderate_image` gets the file with its type and the request. A plain function runs in a thread.
+Run the worker with `picture-queue worker --app module:worker`.
 """
 
 

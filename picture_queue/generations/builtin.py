@@ -1,12 +1,13 @@
 """The built-in worker, which generates pictures."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue.errors import InvalidArgument
 from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type_of
+from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
 from picture_queue.providers import registry
@@ -55,6 +56,7 @@ def add_generations(
     handling: HandlerSettings | None = None,
     *,
     providers: Mapping[str, registry.ProviderLike] | None = None,
+    moderation: Moderation | None = None,
 ) -> None:
     """Register the handlers of all kinds of generations of each provider on your own worker.
 
@@ -66,6 +68,8 @@ def add_generations(
         providers: The providers by name, which is the ``provider`` of their models in the
             database: a function that makes a picture (see `FunctionProvider`), a `Provider`, or
             `ReplicateSettings`.
+        moderation: Your functions that may refuse prompts and pictures; None: those of
+            ``handling``, if any.
 
     Raises:
         SettingsError: The client has no URL of the project's API, which stores the pictures.
@@ -88,6 +92,8 @@ def add_generations(
     def store_for(job: JobContext) -> GenerationStore:
         return GenerationStore(client._backend, job.id, job.lease_id)
 
+    if moderation is not None:
+        handling = replace(handling or HandlerSettings(), moderation=moderation)
     handler = image_handler(resolved, store_for, handling)
     for name, provider in resolved.items():
         for kind in JOB_TYPES:

@@ -262,7 +262,7 @@ class _GenerationRun:
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
                 images = await store_images(provider, store, begun, prediction, settings)
-        except errors.OutputError as error:
+        except (errors.OutputError, errors.ContentRefused) as error:
             await self._manager.finish(begun, "failed", str(error))
             raise
         await self._store.save_images(images)
