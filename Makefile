@@ -84,6 +84,7 @@ check: $(READY) ## Run linters and type checks, and check that generated files a
 	@$(BIN)/python scripts/check_words.py
 	@$(BIN)/python scripts/unasync.py --check
 	@$(BIN)/python scripts/build_migration.py --check
+	@$(BIN)/python scripts/build_models_page.py --check
 	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas
 	@$(BIN)/python scripts/verify_schema.py
 
@@ -92,6 +93,7 @@ format: $(READY) ## Format Python and write the generated files
 	@$(BIN)/ruff format -q .
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
+	@$(BIN)/python scripts/build_models_page.py
 
 upgrade-fixture: $(READY) ## Dump a database with jobs in each state, for tests/migration (NAME=base; COMMIT= selects its SQL)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)

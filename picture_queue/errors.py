@@ -16,6 +16,7 @@ PictureQueueError
 │   ├── ScheduleNotFound   PQ_UNKNOWN_SCHEDULE   404
 │   ├── BatchNotFound      PQ_UNKNOWN_BATCH      404
 │   ├── LimitNotFound      PQ_UNKNOWN_LIMIT      404
+│   ├── RuleNotFound       PQ_UNKNOWN_RULE       404
 │   └── UnknownModel       PQ_UNKNOWN_MODEL      404
 ├── Conflict               PQ_CONFLICT           409
 │   ├── StaleLease         PQ_STALE_LEASE        409
@@ -201,6 +202,12 @@ class LimitNotFound(NotFound):
     """The key has no limit."""
 
     code = "PQ_UNKNOWN_LIMIT"
+
+
+class RuleNotFound(NotFound):
+    """There is no such rule over an input."""
+
+    code = "PQ_UNKNOWN_RULE"
 
 
 class Conflict(PictureQueueError):

@@ -24,6 +24,7 @@ SCHEMAS = Path(__file__).resolve().parent.parent / "supabase" / "schemas"
 TIMEOUT = 60.0  # seconds, for each batch of statements and each dump
 DATA = (
     "select * from picture_queue.model order by 1",
+    "select * from picture_queue.input_rule order by 1, 3, 2, 4",
     "select * from picture_queue.state_transition order by 1, 2, 3",
     "select * from picture_queue.setting",
     "select name, events from picture_queue.queue order by 1",

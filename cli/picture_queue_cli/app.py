@@ -22,6 +22,7 @@ from picture_queue_cli import (
     migrate,
     models,
     queues,
+    rules,
     schedules,
     settings,
     tenants,
@@ -85,7 +86,8 @@ def _add_command(panel: str, command: Callable[..., None], example: str) -> None
 
 _add_command(_PICTURES, demo.demo, "demo --prompt 'A cat'")
 _add_command(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
-_add_command(_PICTURES, models.models, "models black-forest-labs/flux-schnell")
+app.add_typer(models.app, name="models", rich_help_panel=_PICTURES)
+app.add_typer(rules.app, name="rules", rich_help_panel=_PICTURES)
 _add_command(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")
 _add_command(_JOBS, watch.watch, f"watch {EXAMPLE_ID}")
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_JOBS)

@@ -12,6 +12,7 @@ from picture_queue._async.jobs import AsyncJobs
 from picture_queue._async.limits import AsyncLimits
 from picture_queue._async.models import AsyncModels
 from picture_queue._async.queues import AsyncQueues
+from picture_queue._async.rules import AsyncRules
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._async.settings import AsyncSettings
 from picture_queue._async.tenants import AsyncTenants
@@ -83,6 +84,7 @@ class AsyncPictureQueue:
         self.jobs = AsyncJobs(self._backend, self._watcher)
         self.generations = AsyncGenerations(self._backend, self._watcher)
         self.models = AsyncModels(self._backend)
+        self.rules = AsyncRules(self._backend)
         self.batches = AsyncBatches(self._backend)
         self.schedules = AsyncSchedules(self._backend)
         self.queues = AsyncQueues(self._backend)

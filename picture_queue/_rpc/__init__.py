@@ -23,7 +23,7 @@ from picture_queue._rpc.jobs import (
     retry_job,
 )
 from picture_queue._rpc.limits import delete_limit, list_limits, pause_key, resume_key, set_limit
-from picture_queue._rpc.models import list_models
+from picture_queue._rpc.models import list_models, set_model
 from picture_queue._rpc.predictions import (
     begin_prediction,
     finish_prediction,
@@ -48,6 +48,7 @@ from picture_queue._rpc.queues import (
     resume_queue,
     set_queue,
 )
+from picture_queue._rpc.rules import delete_input_rule, list_input_rules, set_input_rule
 from picture_queue._rpc.schedules import (
     delete_schedule,
     list_schedules,
@@ -78,6 +79,7 @@ __all__ = [
     "cancel_job",
     "change_jobs",
     "claim_jobs",
+    "delete_input_rule",
     "delete_limit",
     "delete_schedule",
     "desired_workers",
@@ -96,6 +98,7 @@ __all__ = [
     "heartbeat_jobs",
     "job_position",
     "list_generations",
+    "list_input_rules",
     "list_jobs",
     "list_limits",
     "list_models",
@@ -124,7 +127,9 @@ __all__ = [
     "run_schedule",
     "save_images",
     "send_event",
+    "set_input_rule",
     "set_limit",
+    "set_model",
     "set_queue",
     "set_schedule",
     "set_setting",

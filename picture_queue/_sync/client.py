@@ -14,6 +14,7 @@ from picture_queue._sync.jobs import Jobs
 from picture_queue._sync.limits import Limits
 from picture_queue._sync.models import Models
 from picture_queue._sync.queues import Queues
+from picture_queue._sync.rules import Rules
 from picture_queue._sync.schedules import Schedules
 from picture_queue._sync.settings import Settings
 from picture_queue._sync.tenants import Tenants
@@ -85,6 +86,7 @@ class PictureQueue:
         self.jobs = Jobs(self._backend, self._watcher)
         self.generations = Generations(self._backend, self._watcher)
         self.models = Models(self._backend)
+        self.rules = Rules(self._backend)
         self.batches = Batches(self._backend)
         self.schedules = Schedules(self._backend)
         self.queues = Queues(self._backend)

@@ -22,6 +22,7 @@ from picture_queue.records import (
     Image,
     JobEvent,
     JobStatus,
+    ModelKind,
     StartedGeneration,
 )
 
@@ -41,6 +42,7 @@ class Generations:
         model_id: str | None = None,
         input: Mapping[str, JsonValue] | None = None,
         *,
+        kind: ModelKind | str | None = None,
         scheduled_for: datetime | None = None,
         idempotency_key: str | None = None,
         user_id: UUID | str | None = None,
@@ -52,17 +54,21 @@ class Generations:
             prompt: A description of the picture; empty for models without a prompt.
             model_id: The id of a model that `models.list` returns; None: the default model of the
                 project.
-            input: Further inputs of the model, which the database validates.
+            input: Further inputs of the model, which the database validates. The rules of the
+                project may add, lock or refuse values.
+            kind: The kind of a model that has several, which decides the job type; None: the main
+                kind of the model.
             scheduled_for: The earliest time to start.
             idempotency_key: A repeated call with the same key returns the first generation.
             user_id: The owner, which only a service key may set; None: the signed-in user, if any.
             priority: A generation with a higher priority runs first; only a service key may set it.
 
         Returns:
-            The ids of the generation and its job.
+            The ids of the generation and its job, and warnings about unknown inputs.
 
         Raises:
-            UnknownModel: The project does not offer the model.
+            UnknownModel: The project does not offer the model; the error has the reason.
+            InvalidArgument: The model does not have this kind.
             InvalidInput: The prompt or an input is invalid; the error names the field and the
                 value.
             NotAuthenticated: The client has neither a user's token nor a service key.
@@ -71,6 +77,7 @@ class Generations:
             prompt,
             model_id,
             input,
+            kind=kind,
             scheduled_for=scheduled_for,
             idempotency_key=idempotency_key,
             user_id=user_id,

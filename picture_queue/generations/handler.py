@@ -1,4 +1,4 @@
-"""The handler of jobs that generate pictures.
+"""The handler of the jobs of generations.
 
 It obtains one prediction, waits until it has ended, and stores its pictures.
 """
@@ -31,7 +31,15 @@ from picture_queue.worker import (
 
 _log = Log(__name__)
 
-JOB_TYPE = "generate-image"
+#: The job type of each kind of generation of Replicate, as in SQL.
+JOB_TYPES = {
+    "text-to-image": "generate-image",
+    "image-variation": "vary-image",
+    "image-edit": "edit-image",
+    "upscale": "upscale-image",
+    "background-removal": "remove-background",
+    "vector": "vectorize-image",
+}
 
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
@@ -39,12 +47,13 @@ _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "abor
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
 
-def job_type_of(provider: str) -> str:
-    """Return the job type of a provider's generations, as `_generation_job_type` in SQL does.
+def job_type_of(provider: str, kind: str = "text-to-image") -> str:
+    """Return the job type of a kind of generation, as `_generation_job_type` in SQL does.
 
     Each provider has its own, so that a worker claims only jobs whose provider it has.
     """
-    return JOB_TYPE if provider == "replicate" else f"{JOB_TYPE}:{provider}"
+    job_type = JOB_TYPES[kind]
+    return job_type if provider == "replicate" else f"{job_type}:{provider}"
 
 
 def pause_key(provider: str) -> str:
@@ -253,7 +262,7 @@ class _GenerationRun:
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
                 images = await store_images(provider, store, begun, prediction, settings)
-        except errors.OutputError as error:
+        except (errors.OutputError, errors.ContentRefused) as error:
             await self._manager.finish(begun, "failed", str(error))
             raise
         await self._store.save_images(images)

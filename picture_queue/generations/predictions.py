@@ -70,6 +70,7 @@ class PredictionManager:
             The row and the prediction; None instead of the prediction if the images are saved.
 
         Raises:
+            ContentRefused: The moderation of the project refused the prompt.
             OutcomeUnknown: The answers to several create calls were lost.
             ProviderMissing: This worker does not have the provider of the model.
         """
@@ -83,6 +84,7 @@ class PredictionManager:
                     return begun, prediction
                 continue
             if not begun.resumed:
+                await self._moderate(begun)
                 await self._progress.show(0, "waiting for the model")
                 timeout = self._settings.cancel_timeout
                 if prediction := await run_to_end(self._create(begun), timeout):
@@ -93,6 +95,16 @@ class PredictionManager:
             await self._store.finish(row.id, "lost", error="No prediction was found")
             self._lost.append(begun)
         raise errors.OutcomeUnknown(f"The answers to {_MAX_CREATES} create calls were lost")
+
+    async def _moderate(self, begun: BegunPrediction) -> None:
+        """Moderate the prompt of a new row; after an error the row is final, so nothing is sent."""
+        if self._settings.moderation is None:
+            return
+        try:
+            await self._settings.moderation.check_prompt(begun)
+        except Exception as error:
+            await self._store.finish(begun.prediction.id, "failed", error=str(error))
+            raise
 
     async def resume(self) -> BegunPrediction | None:
         """Return the row of an earlier attempt that may have a prediction, if there is one."""

@@ -1,6 +1,8 @@
-"""Settings of the handler of jobs that generate pictures."""
+"""Settings of the handler of generations."""
 
 from dataclasses import dataclass
+
+from picture_queue.generations.moderation import Moderation
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class HandlerSettings:
         max_parallel: Maximum number of pictures that are stored at the same time.
         max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
             4 bytes for each.
+        moderation: The functions of the project that may refuse prompts and pictures; None: all are
+            accepted.
     """
 
     prediction_timeout: float = 600.0
@@ -54,3 +58,4 @@ class HandlerSettings:
     outage_tolerance: float = 3600.0
     max_parallel: int = 4
     max_pixels: int = 2**28
+    moderation: Moderation | None = None

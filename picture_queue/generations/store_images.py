@@ -23,7 +23,8 @@ async def store_images(
     """Download the pictures and upload them to the owner's folder.
 
     There may be fewer pictures than requested, since some models withhold individual
-    pictures. A repeated call writes the same files again.
+    pictures, and the moderation of the project may refuse some. A repeated call writes the same
+    files again.
 
     Args:
         provider: The provider of the prediction.
@@ -36,6 +37,7 @@ async def store_images(
         The stored images, numbered from 1 in the order of the output.
 
     Raises:
+        ContentRefused: The moderation of the project refused all pictures.
         OutputExpired: The provider has deleted the output.
         OutputRefused: The output is empty, not a picture, or from a host that is not allowed.
         ServiceUnavailable: The output cannot be downloaded now.
@@ -48,7 +50,9 @@ async def store_images(
     slots = asyncio.Semaphore(settings.max_parallel)
     folder = f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
 
-    async def store_one(n: int, output: str) -> SavedImage:
+    refusals: list[str] = []
+
+    async def store_one(n: int, output: str) -> SavedImage | None:
         async with slots:
             data = await provider.download(output)
             info = await asyncio.to_thread(read_image, data)
@@ -61,6 +65,11 @@ async def store_images(
                     detail=f"image {n} has {info.width} x {info.height} pixels,"
                     f" the limit is {settings.max_pixels}",
                 )
+            if settings.moderation is not None:
+                reason = await settings.moderation.review_image(begun, n, data, info.mime_type)
+                if reason is not None:
+                    refusals.append(reason)
+                    return None
             path = f"{folder}/{n}.{info.extension}"
             await store.upload(path, data, info.mime_type)
         return SavedImage(
@@ -72,4 +81,11 @@ async def store_images(
             bytes=len(data),
         )
 
-    return await run_all(store_one(n, output) for n, output in enumerate(outputs, start=1))
+    stored = await run_all(store_one(n, output) for n, output in enumerate(outputs, start=1))
+    if all(image is None for image in stored):
+        raise errors.ContentRefused(
+            "The moderation of the project refused all pictures",
+            public=refusals[0],
+            detail=refusals[0],
+        )
+    return [image for image in stored if image is not None]

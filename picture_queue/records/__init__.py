@@ -22,7 +22,7 @@ from picture_queue.records.jobs import (
     Transition,
 )
 from picture_queue.records.limits import Limit, PausedKey
-from picture_queue.records.models import Model, ProviderCapabilities
+from picture_queue.records.models import Model, ModelKind, ProviderCapabilities
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
@@ -41,6 +41,7 @@ from picture_queue.records.project import (
     Version,
 )
 from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
+from picture_queue.records.rules import InputRule, RuleAction
 from picture_queue.records.schedules import Schedule
 from picture_queue.records.settings import Setting
 from picture_queue.records.tenants import Tenant
@@ -70,6 +71,7 @@ __all__ = [
     "HeartbeatAnswer",
     "Hold",
     "Image",
+    "InputRule",
     "Job",
     "JobEvent",
     "JobExplanation",
@@ -82,6 +84,7 @@ __all__ = [
     "LogLine",
     "Maintenance",
     "Model",
+    "ModelKind",
     "PartlyReadable",
     "PausedKey",
     "PredictionModel",
@@ -93,6 +96,7 @@ __all__ = [
     "QueueHealth",
     "ReceivedPrediction",
     "Record",
+    "RuleAction",
     "SavedImage",
     "Schedule",
     "Setting",

@@ -24,11 +24,17 @@ class Image(Record):
 
 
 class Generation(Record):
-    """A request for pictures; its status is that of its job."""
+    """A request for pictures; its status is that of its job.
+
+    Attributes:
+        kind: The kind of the generation, such as ``text-to-image``, which decides its job type.
+        input: The inputs that are sent to the model, after the rules of the project were applied.
+    """
 
     id: UUID
     user_id: UUID | None
     job_id: UUID
+    kind: str = "text-to-image"
     model_id: str
     prompt: str
     input: dict[str, JsonValue]
@@ -41,8 +47,13 @@ class Generation(Record):
 
 
 class StartedGeneration(Record):
-    """A started generation: its id, and the id and status of its job."""
+    """A started generation: its id, and the id and status of its job.
+
+    Attributes:
+        warnings: Inputs that the project does not know and passes on unchecked.
+    """
 
     id: UUID
     job_id: UUID
     status: JobStatus
+    warnings: tuple[str, ...] = ()

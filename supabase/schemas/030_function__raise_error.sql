@@ -23,6 +23,7 @@ begin
     ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() shows the existing schedules'),
     ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() returns the id of a batch'),
     ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() shows the existing limits'),
+    ('PQ_UNKNOWN_RULE',       '404', 'no such rule', 'list_input_rules() shows the existing rules'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
     ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
     ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),

@@ -2,6 +2,7 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  kind text not null default 'text-to-image',
   model_id text not null,
   prompt text not null,
   input jsonb not null default '{}',
@@ -18,7 +19,7 @@ create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
-  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
+  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0;
 
 create table public.images (

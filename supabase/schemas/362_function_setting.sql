@@ -17,8 +17,12 @@ begin
     "keep_archive_months": ["integer", 1, 2147483647],
     "default_model": ["text", 200]
   }');
-  if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
-    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+  if not exists (
+    select from picture_queue.model m
+    where m.model_id = coalesce(changes ->> 'default_model', m.model_id) and m.enabled and m.unavailable_reason is null)
+  then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'),
+      'list_models() shows the models that generations can use');
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();

@@ -34,7 +34,7 @@ begin
   if not v_resumed then
     insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
     values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
-      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
+      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]' and v_generation.prompt <> ''
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
     returning * into v_row;

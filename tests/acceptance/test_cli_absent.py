@@ -40,13 +40,17 @@ MISSING_OBJECT = {
     "local reset": [
         (("--data-dir", "nope", "--yes"), "There is no stack in this directory: --data-dir is nope")
     ],
-    "models": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models disable": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models enable": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models refresh": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models show": [(("nope",), "does not offer that model: MODEL is 'nope'")],
     "queues drain": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues pause": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues purge": [(("nope", "--yes"), "No such queue: QUEUE is 'nope'")],
     "queues resume": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues show": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues workers": [(("nope",), "No such queue: QUEUE is 'nope'")],
+    "rules delete": [(("nope", "x", "cap"), "No such rule: MODEL is 'nope'")],
     "schedules delete": [(("nope",), "No such schedule: NAME is ")],
     "schedules pause": [(("nope",), "No such schedule: NAME is ")],
     "schedules resume": [(("nope",), "No such schedule: NAME is ")],
@@ -59,7 +63,8 @@ WITHOUT_MISSING_OBJECT = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
-    *("maintain", "migrate", "queues list", "queues set", "schedules list", "schedules set"),
+    *("maintain", "migrate", "models add", "models list", "queues list", "queues set"),
+    *("rules list", "rules set", "schedules list", "schedules set"),
     *("settings set", "settings show", "tenants list", "tenants set", "worker"),
 }
 

@@ -24,6 +24,7 @@ VALID_VALUES = {
     "settings": "max_attempts=3",
     "weight": "1",
     "payload": "{}",
+    "action": "allow",
     **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
@@ -38,6 +39,8 @@ FIXED_OPTIONS = {
     "local reset": ("--yes",),
     "local start": ("--port", "99999"),
     "migrate": ("--preview",),
+    "models add": ("--yes",),
+    "models refresh": ("--yes",),
     "queues purge": ("--yes",),
     "schedules set": ("--cron", "@yearly", "--paused"),
     "watch": ("--timeout", "1s"),

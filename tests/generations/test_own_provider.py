@@ -19,7 +19,7 @@ from picture_queue import (
 )
 from picture_queue.errors import ConnectionFailed, InvalidArgument, StaleLease
 from picture_queue.generations.builtin import add_generations
-from picture_queue.generations.handler import image_handler, job_type_of
+from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type_of
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.providers import errors
 from picture_queue.providers.function import FunctionProvider
@@ -324,7 +324,7 @@ async def test_a_worker_without_the_provider_does_not_claim_the_job(
     started = await service.generations.start("a boat", model_id="own/boat")
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     async with new_worker(replicate=replicate) as worker:
-        assert worker.job_types == ("generate-image",)
+        assert set(worker.job_types) == set(JOB_TYPES.values())
         other = await service.generations.start("a boat")
         await service.jobs.result(other.job_id, timeout=30)
         waiting = (await service.health()).job_types_without_worker
@@ -379,8 +379,11 @@ async def test_the_models_show_their_provider(service, new_worker, stack, db) ->
 
 async def test_the_job_of_a_name_is_the_same_in_sql_and_python(db) -> None:
     for name in ("replicate", "boats"):
-        found = await db.fetchval("select picture_queue._generation_job_type($1)", name)
-        assert found == job_type_of(name)
+        for kind in JOB_TYPES:
+            found = await db.fetchval(
+                "select picture_queue._generation_job_type($1, $2)", kind, name
+            )
+            assert found == job_type_of(name, kind)
 
 
 async def test_add_generations_refuses_a_missing_or_a_second_provider(service) -> None:

@@ -88,6 +88,22 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "queue_counts": lambda w: {},
     "queue_status": lambda w: {},
     "desired_workers": lambda w: {"queue": w.queue},
+    "set_model": lambda w: {
+        "model_id": f"{SECRET}/model",
+        "changes": {"kind": "upscale", "inputs": [{"name": "image", "type": "string"}]},
+    },
+    "set_input_rule": lambda w: {
+        "model": f"{SECRET}/model",
+        "input": "scale",
+        "action": "cap",
+        "value": 2,
+    },
+    "list_input_rules": lambda w: {},
+    "delete_input_rule": lambda w: {
+        "model": f"{SECRET}/model",
+        "input": "scale",
+        "action": "cap",
+    },
     "set_limit": lambda w: {"key": f"host:{SECRET}", "max_running": 5},
     "list_limits": lambda w: {},
     "delete_limit": lambda w: {"key": f"host:{SECRET}"},

@@ -209,9 +209,13 @@ async def offer_model(db, provider):
 async def test_the_job_of_a_generation_names_its_provider(db):
     model = await offer_model(db, "my-gpu")
     own = await db.job((await db.value(START, "a cat", model, {}, {}))["job_id"])
-    assert (own["job_type"], own["limit_keys"]) == ("generate-image:my-gpu", ["provider:my-gpu"])
+    assert (own["job_type"], own["limit_keys"]) == (
+        "generate-image:my-gpu",
+        ["provider:my-gpu", "model:my-gpu/model"],
+    )
     other = await db.job((await db.value(START, "a cat", MODEL, {}, {}))["job_id"])
-    assert (other["job_type"], other["limit_keys"]) == ("generate-image", ["provider:replicate"])
+    assert other["job_type"] == "generate-image"
+    assert other["limit_keys"] == ["provider:replicate", f"model:{MODEL}"]
     key = {"idempotency_key": uuid4().hex}
     first = await db.value(START, "a cat", model, {}, key)
     assert await db.value(START, "a cat", MODEL, {}, key) == first, "the key is of both providers"

@@ -18,6 +18,7 @@ CALLS = {
     "claim_jobs": "claim_jobs('w', '{{{name}}}', '{{t,p}}', 5)",
     "claim_next_job": "claim_next_job('{name}')",
     "complete_job": "complete_job('{job}', '1', null, '{lease}')",
+    "delete_input_rule": "delete_input_rule('m/{name}', 'k', 'refuse')",
     "delete_limit": "delete_limit('k:{name}', gen_random_uuid())",
     "delete_schedule": "delete_schedule('{name}')",
     "desired_workers": "desired_workers('{name}')",
@@ -39,6 +40,7 @@ CALLS = {
         {{"job_id": "{second_job}", "lease_id": "{second_lease}"}}]')""",
     "job_position": "job_position('{pending}')",
     "list_generations": "list_generations()",
+    "list_input_rules": "list_input_rules()",
     "list_jobs": "list_jobs()",
     "list_limits": "list_limits()",
     "list_models": "list_models()",
@@ -70,7 +72,9 @@ CALLS = {
     "save_images": """save_images('{job}', '{lease}',
         '[{{"n": 1, "path": "a", "mime_type": "b"}}]')""",
     "send_event": "send_event('{name}', '1', 'once')",
+    "set_input_rule": "set_input_rule('s/{name}', 'k', 'refuse')",
     "set_limit": "set_limit('k:{name}', 2)",
+    "set_model": """set_model('m/{name}', '{{"kind": "upscale", "inputs": []}}')""",
     "set_queue": "set_queue('{name}', '{{\"fair_share\": true}}')",
     "set_schedule": """set_schedule('{name}', '{{"every_seconds": 9, "job_type": "t"}}')""",
     "set_setting": "set_setting('{{\"max_attempts\": 4}}')",
@@ -87,6 +91,7 @@ declare
   v_job jsonb;
 begin
   perform set_limit('k:' || v_name, 1, 100, 60), set_tenant(v_name, 3),
+    set_input_rule('m/' || v_name, 'k', 'refuse'),
     register_worker('w-' || v_name, array[v_name], '{"t": {}, "p": {}}');
   perform set_schedule(v_name, '{"every_seconds": 60, "job_type": "t"}');
   v_ids := v_ids || start_generation('a cat');

@@ -279,6 +279,21 @@ class ReplicateClient:
             raise errors.ServiceUnavailable("Replicate sent an unreadable secret")
         return key
 
+    async def get_model(self, model: str, version: str | None = None) -> dict[str, Any]:
+        """Read a model, or one of its versions, as the API describes it.
+
+        Raises:
+            ResourceNotFound: There is no such model or version, or it is private.
+            ReplicateError: The call failed for the reason that the class states.
+        """
+        path = f"/models/{quote(model)}"
+        if version is not None:
+            path += f"/versions/{_quote_segment(version)}"
+        answer = await self._send_with_retries("GET", path)
+        if not isinstance(answer, dict):
+            raise errors.ServiceUnavailable("Replicate sent an unreadable model")
+        return answer
+
     async def download(self, link: str) -> bytes:
         """Download one output file into memory.
 

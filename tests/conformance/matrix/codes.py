@@ -76,6 +76,11 @@ _CASES = [
     ),
     _case("PQ_UNKNOWN_SCHEDULE", "run_schedule", {"name": "$name"}),
     _case("PQ_UNKNOWN_BATCH", "enqueue_job", {**_ITEM, "options": {"batch_id": "$batch"}}),
+    _case(
+        "PQ_UNKNOWN_RULE",
+        "delete_input_rule",
+        {"model": "$key", "input": "scale", "action": "cap"},
+    ),
     _case("PQ_UNKNOWN_LIMIT", "delete_limit", {"key": "$key"}),
     _case("PQ_CONFLICT", "enqueue_job", {"job_type": "another", "job_id": "$job"}, "pending"),
     _case(

@@ -87,7 +87,11 @@ METHODS: dict[str, Method] = {
     "get_generation": lambda pq, args: pq.generations.get(**args),
     "list_generations": lambda pq, args: pq.generations.list(**args["filter"]),
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
-    "list_models": lambda pq, args: pq.models.list(),
+    "list_models": lambda pq, args: pq.models.list(**args.get("filter", {})),
+    "set_model": lambda pq, args: pq.models.set(args["model_id"], **args["changes"]),
+    "set_input_rule": lambda pq, args: pq.rules.set(**args),
+    "delete_input_rule": lambda pq, args: pq.rules.delete(**args),
+    "list_input_rules": lambda pq, args: pq.rules.list(),
 }
 #: Cases with an argument that the method lacks: an id that it creates itself, or an unknown filter.
 _NO_METHOD_CASES = (

@@ -25,6 +25,8 @@ _NAME_COLUMNS = {
     "tenant": "name",
     "limit_rule": "key",
     "limit_key": "key",
+    "input_rule": "model",
+    "model": "model_id",
     "queue": "name",
 }
 
@@ -112,6 +114,10 @@ class Project:
                 self.caller.call("resume_key", {"key": key})
                 with suppress(CallFailed):
                     self.caller.call("delete_limit", {"key": key})
+                for plan in (None, "free"):
+                    rule = {"model": key, "input": "scale", "action": "cap", "plan": plan}
+                    with suppress(CallFailed):
+                        self.caller.call("delete_input_rule", rule)
 
     def close(self) -> None:
         """Close the connections."""

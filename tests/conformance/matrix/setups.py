@@ -100,6 +100,12 @@ SETUPS: dict[str, list[Step]] = {
     ],
     "finished batch": [step("enqueue_batch", {"jobs": [], "batch_id": "$batch"})],
     "limit": [step("set_limit", {"key": "$key", "max_running": 5})],
+    "input rule": [
+        step(
+            "set_input_rule",
+            {"model": "$key", "input": "scale", "action": "cap", "value": 2},
+        )
+    ],
     "paused key": [step("pause_key", {"key": "$key"})],
     "tenant": [step("set_tenant", {"tenant": "$tenant", "weight": 2})],
     "schedule": [
