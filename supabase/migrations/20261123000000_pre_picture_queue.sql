@@ -348,6 +348,7 @@ create table picture_queue.setting (
   max_payload_bytes integer not null default 65536,
   max_result_bytes integer not null default 1048576,
   max_prompt_length integer not null default 4000,
+  max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
   timeout_grace_seconds real not null default 30,
@@ -366,6 +367,7 @@ create table picture_queue.setting (
   default_model text not null default 'black-forest-labs/flux-schnell',
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
@@ -5205,6 +5207,7 @@ begin
     "max_payload_bytes": ["integer", 1, 2147483647],
     "max_result_bytes": ["integer", 1, 2147483647],
     "max_prompt_length": ["integer", 1, 2147483647],
+    "max_user_uploads": ["integer", 0, 1000000],
     "timeout_grace_seconds": ["number", 0, 86400],
     "cancel_grace_seconds": ["number", 0, 86400],
     "unknown_queue": ["choice", "create", "refuse"],
@@ -6432,8 +6435,8 @@ comment on function public.list_schedules is 'The schedules, by name.';
 -- 395_function__input_file.sql
 
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
--- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces them
--- with signed URLs.
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces
+-- them with signed URLs.
 
 -- Returns the problem with an input for a file; null if it is an https:// address or a file of Storage.
 create function picture_queue._file_problem(p_file text) returns text
@@ -6464,10 +6467,31 @@ begin
   where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
   order by e.key limit 1;
   if v_problem is not null then
-    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, 'upload the file to the folder of the user in the bucket uploads');
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
+      'upload the file to the folder of the user in the bucket uploads');
   end if;
 end
 $$;
+
+-- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
+create function picture_queue.may_upload() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user text := picture_queue._caller_id();
+  v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
+begin
+  return (
+    select count(*) < v_limit
+    from (
+      select from storage.objects o
+      -- 0 is the character after the slash.
+      where o.bucket_id = 'uploads' and o.name collate "C" >= v_user || '/' and o.name collate "C" < v_user || '0'
+      limit v_limit
+    ) f);
+end
+$$;
+comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
 
 
 -- 400_function__check_input.sql
@@ -9248,7 +9272,7 @@ grant execute on function
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
@@ -9292,8 +9316,8 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies that
--- let users read their own folder in both, and write and delete in that of the uploads.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
+-- that let users read their own folder in both, and write to that of the uploads.
 do $do$
 begin
   if to_regclass('storage.buckets') is null then
@@ -9305,12 +9329,14 @@ begin
     values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id = 'pictures' and (storage.foldername(name))[1] = (select auth.uid())::text);
-    create policy "picture_queue: read own uploads" on storage.objects
-      for select to authenticated
-      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
     create policy "picture_queue: upload to own folder" on storage.objects
       for insert to authenticated
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (select picture_queue.may_upload()));
+    create policy "picture_queue: replace own uploads" on storage.objects
+      for update to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text)
       with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
     create policy "picture_queue: delete own uploads" on storage.objects
       for delete to authenticated

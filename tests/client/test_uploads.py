@@ -157,3 +157,17 @@ async def test_storage_refuses_large_files_and_other_types_itself(ada):
     for data, kind in ((b"<svg/>", "image/svg+xml"), (b"x" * 11_000_000, "image/png")):
         with pytest.raises(Exception, match=r"(?i)mime|large|exceeded"):
             await bucket.upload(f"{ada.id}/a.png", data, {"content-type": kind})
+
+
+async def test_a_user_has_a_limited_number_of_uploaded_files(ada, bob, service):
+    await service.settings.set(max_user_uploads=2)
+    try:
+        for _ in range(2):
+            file = await ada.pq.generations.upload(picture(), user_id=ada.id)
+        with pytest.raises(errors.PictureQueueError):
+            await ada.pq.generations.upload(picture(), user_id=ada.id)
+        await bob.pq.generations.upload(picture(), user_id=bob.id)
+        await ada.supabase.storage.from_("uploads").remove([file.removeprefix("storage:uploads/")])
+        await ada.pq.generations.upload(picture(), user_id=ada.id)
+    finally:
+        await service.settings.set(max_user_uploads=None)
