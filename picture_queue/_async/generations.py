@@ -1,19 +1,23 @@
 """Generations: requests for pictures."""
 
 import builtins
+import re
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._ids import new_id
 from picture_queue._json import encode
 from picture_queue._realtime.follow import Watcher, follow
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import generations as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall, parse_answer
+from picture_queue.errors import Conflict, InvalidArgument
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -25,6 +29,13 @@ from picture_queue.records import (
 )
 
 BUCKET = "pictures"
+_UPLOADS = "uploads"  # the bucket of uploaded pictures
+_MAX_UPLOAD_BYTES = 10 * 1024 * 1024  # as the bucket permits
+_UPLOAD_KINDS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
+    (re.compile(rb"\xff\xd8\xff"), "jpeg"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
+)
 
 
 class AsyncGenerations:
@@ -178,12 +189,46 @@ class AsyncGenerations:
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
         """
-        call = StorageCall(
-            "POST",
-            f"object/sign/{BUCKET}/{image.path}",
-            encode({"expiresIn": expires_in}),
-            {"Content-Type": "application/json"},
-        )
-        answer = await self._backend.storage(call)
-        path = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
-        return f"{self._backend.storage_url}{path}"
+        return await signed_url(self._backend, f"{BUCKET}/{image.path}", expires_in)
+
+    async def upload(self, picture: bytes | str | Path, *, user_id: UUID | str) -> str:
+        """Upload a picture as the input of a generation, such as one to edit or to upscale.
+
+        Args:
+            picture: A PNG, JPEG or WebP picture of up to 10 MiB: its bytes, or the path of a file.
+            user_id: The owner; with a user's token, the id of this user.
+
+        Returns:
+            A value for inputs that are files, such as ``storage:uploads/<user id>/<name>``.
+
+        Raises:
+            InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
+            NotAllowed: The user id is not that of the token.
+        """
+        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()  # noqa: ASYNC240
+        kind = next((kind for magic, kind in _UPLOAD_KINDS if magic.match(data)), None)
+        if kind is None or len(data) > _MAX_UPLOAD_BYTES:
+            raise InvalidArgument(
+                f"The picture has {len(data)} bytes and is not a PNG, JPEG or WebP file"
+                if kind is None
+                else f"The picture has {len(data)} bytes, the limit is {_MAX_UPLOAD_BYTES}",
+                hint="Pass the bytes or the path of a PNG, JPEG or WebP file of up to 10 MiB",
+            )
+        path = f"{_UPLOADS}/{user_id}/{new_id()}.{kind}"
+        headers = {"Content-Type": f"image/{kind}"}
+        with suppress(Conflict):  # the name is new, so the answer to an earlier try was lost
+            await self._backend.storage(StorageCall("POST", f"object/{path}", data, headers))
+        return f"storage:{path}"
+
+
+async def signed_url(backend: AsyncBackend, path: str, seconds: int) -> str:
+    """Return a signed URL of a file; the path begins with its bucket."""
+    call = StorageCall(
+        "POST",
+        f"object/sign/{path}",
+        encode({"expiresIn": seconds}),
+        {"Content-Type": "application/json"},
+    )
+    answer = await backend.storage(call)
+    signed = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
+    return f"{backend.storage_url}{signed}"

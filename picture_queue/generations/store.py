@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue._async.generations import BUCKET
+from picture_queue._async.generations import BUCKET, signed_url
 from picture_queue._rpc import predictions as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall
@@ -108,6 +108,22 @@ class GenerationStore:
         }
         call = StorageCall("POST", f"object/{BUCKET}/{path}", data, headers)
         await self._backend.storage(call, _UPLOAD_TIMEOUT)
+
+    async def read_file(self, path: str) -> bytes:
+        """Read a file of Storage; the path begins with its bucket.
+
+        Raises:
+            NotFound: There is no such file.
+        """
+        return await self._backend.storage(StorageCall("GET", f"object/{path}"))
+
+    async def sign_file(self, path: str, seconds: int) -> str:
+        """Return a URL with which anyone can read a file of Storage for that time.
+
+        Raises:
+            NotFound: There is no such file.
+        """
+        return await signed_url(self._backend, path, seconds)
 
     async def save_images(self, images: Sequence[SavedImage]) -> None:
         """Write the rows of the images of the generation."""

@@ -43,7 +43,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """A request to create a prediction; a repeated call has an equal one.
+    """A request to create a prediction; a repeated call has an equal one, but for signed URLs.
 
     Attributes:
         row_id: The id of the committed row that the prediction belongs to.
@@ -54,6 +54,8 @@ class PredictionRequest:
         version: The version of the model; None: the provider chooses it.
         official: True if the model is called by its name only, False if only by its version; None
             if that is not known or does not apply.
+        file_inputs: The names of the inputs that are URLs of files. A repeated call may have other
+            URLs of the same files.
         reports_progress: True if the predictions of the model are known to report progress.
     """
 
@@ -64,6 +66,7 @@ class PredictionRequest:
     timeout: float
     version: str | None = None
     official: bool | None = None
+    file_inputs: frozenset[str] = frozenset()
     reports_progress: bool = False
 
 

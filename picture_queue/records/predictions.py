@@ -25,6 +25,7 @@ class PredictionModel(Record):
             ``version``.
         typical_seconds: Typical run time of a prediction; None if it is not known.
         progress_in_logs: ``percent`` if the logs have progress bars.
+        inputs: The inputs of the model; those with the ``format`` ``uri`` are files.
     """
 
     model_id: str
@@ -32,6 +33,12 @@ class PredictionModel(Record):
     version: str | None = None
     typical_seconds: float | None = None
     progress_in_logs: str | None = None
+    inputs: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def file_inputs(self) -> frozenset[str]:
+        """The names of the inputs that are files."""
+        return frozenset(rule["name"] for rule in self.inputs if rule.get("format") == "uri")
 
 
 class PredictionRow(Record):

@@ -348,6 +348,7 @@ create table picture_queue.setting (
   max_payload_bytes integer not null default 65536,
   max_result_bytes integer not null default 1048576,
   max_prompt_length integer not null default 4000,
+  max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
   timeout_grace_seconds real not null default 30,
@@ -366,6 +367,7 @@ create table picture_queue.setting (
   default_model text not null default 'black-forest-labs/flux-schnell',
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
@@ -5205,6 +5207,7 @@ begin
     "max_payload_bytes": ["integer", 1, 2147483647],
     "max_result_bytes": ["integer", 1, 2147483647],
     "max_prompt_length": ["integer", 1, 2147483647],
+    "max_user_uploads": ["integer", 0, 1000000],
     "timeout_grace_seconds": ["number", 0, 86400],
     "cancel_grace_seconds": ["number", 0, 86400],
     "unknown_queue": ["choice", "create", "refuse"],
@@ -6429,6 +6432,68 @@ $$;
 comment on function public.list_schedules is 'The schedules, by name.';
 
 
+-- 395_function__input_file.sql
+
+-- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces
+-- them with signed URLs.
+
+-- Returns the problem with an input for a file; null if it is an https:// address or a file of Storage.
+create function picture_queue._file_problem(p_file text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_file ~ '^https://[^[:space:]]+$' then null
+    when length(p_file) > 500 or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+  end
+$$;
+
+-- Refuses files of Storage that belong to somebody else. It looks at all texts, also those that are no files. Callers
+-- without a user (p_user is null) are services, which may name each file.
+create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text;
+begin
+  if p_user is null then
+    return;
+  end if;
+  select format('input.%s is %s, which is not a file of the user', left(e.key, 100), left(u, 200)) into v_problem
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_array_elements_text(
+    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
+  where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
+  order by e.key limit 1;
+  if v_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
+      'upload the file to the folder of the user in the bucket uploads');
+  end if;
+end
+$$;
+
+-- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
+create function picture_queue.may_upload() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user text := picture_queue._caller_id();
+  v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
+begin
+  return (
+    select count(*) < v_limit
+    from (
+      select from storage.objects o
+      -- 0 is the character after the slash.
+      where o.bucket_id = 'uploads' and o.name collate "C" >= v_user || '/' and o.name collate "C" < v_user || '0'
+      limit v_limit
+    ) f);
+end
+$$;
+comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
+
+
 -- 400_function__check_input.sql
 
 -- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs. p_max_text:
@@ -6449,8 +6514,8 @@ as $$
     when p_rule ->> 'format' = 'uri' and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
-      where u !~ '^https://[^[:space:]]+$')
-      then 'is not an https:// address'
+      where picture_queue._file_problem(u) is not null)
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
     when p_rule -> 'format' is null and exists (
@@ -6814,6 +6879,7 @@ begin
   v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
   v_input := picture_queue._apply_input_rules(v_model.model_id, v_plan, p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
+  perform picture_queue._check_file_owner(v_input, v_user);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
@@ -9206,7 +9272,7 @@ grant execute on function
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
@@ -9250,8 +9316,8 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- Creates the private bucket of the pictures if the project has Supabase Storage, and a policy that lets users read
--- their own folder in it.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
+-- that let users read their own folder in both, and write to that of the uploads.
 do $do$
 begin
   if to_regclass('storage.buckets') is null then
@@ -9259,9 +9325,22 @@ begin
   end if;
   execute $sql$
     insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false) on conflict do nothing;
+    insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+    values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id = 'pictures' and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
+    create policy "picture_queue: upload to own folder" on storage.objects
+      for insert to authenticated
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (select picture_queue.may_upload()));
+    create policy "picture_queue: replace own uploads" on storage.objects
+      for update to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text)
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
+    create policy "picture_queue: delete own uploads" on storage.objects
+      for delete to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
   $sql$;
 end
 $do$;

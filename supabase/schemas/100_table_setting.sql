@@ -3,6 +3,7 @@ create table picture_queue.setting (
   max_payload_bytes integer not null default 65536,
   max_result_bytes integer not null default 1048576,
   max_prompt_length integer not null default 4000,
+  max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
   timeout_grace_seconds real not null default 30,
@@ -21,6 +22,7 @@ create table picture_queue.setting (
   default_model text not null default 'black-forest-labs/flux-schnell',
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0

@@ -7,6 +7,7 @@ begin
     "max_payload_bytes": ["integer", 1, 2147483647],
     "max_result_bytes": ["integer", 1, 2147483647],
     "max_prompt_length": ["integer", 1, 2147483647],
+    "max_user_uploads": ["integer", 0, 1000000],
     "timeout_grace_seconds": ["number", 0, 86400],
     "cancel_grace_seconds": ["number", 0, 86400],
     "unknown_queue": ["choice", "create", "refuse"],

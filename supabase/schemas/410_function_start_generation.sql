@@ -69,6 +69,7 @@ begin
   v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
   v_input := picture_queue._apply_input_rules(v_model.model_id, v_plan, p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
+  perform picture_queue._check_file_owner(v_input, v_user);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');

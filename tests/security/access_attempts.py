@@ -180,7 +180,9 @@ class AccessAttempts:
         return NO
 
     async def write_bucket(self, bucket: str) -> str:
-        created = await self.ask("POST", "/storage/v1/bucket", json={"name": f"{self.role}-bucket"})
+        created = await self.ask(
+            "POST", "/storage/v1/bucket", json={"name": f"{bucket}-{self.role}"}
+        )
         for method, path in (("PUT", bucket), ("DELETE", bucket), ("POST", f"{bucket}/empty")):
             if self.role != "service":
                 answer = await self.ask(method, f"/storage/v1/bucket/{path}", json={"public": True})
