@@ -1,4 +1,4 @@
-"""Calls about the predictions of a generation; each requires the lease of the generation's job.
+"""Calls about the predictions of a generation; all but `receive_prediction` require a lease.
 
 ``prediction`` is the id of the row, ``prediction_id`` the id of the prediction at the provider.
 """
@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState, ReceivedPrediction, SavedImage
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[BegunPrediction]:
@@ -42,6 +42,23 @@ def finish_prediction(
         metrics=metrics,
     )
     return Rpc("finish_prediction", params, parse_nothing)
+
+
+def receive_prediction(
+    prediction: UUID,
+    prediction_id: str,
+    status: str,
+    progress: int | None = None,
+    message: str | None = None,
+) -> Rpc[ReceivedPrediction]:
+    params = omit_none(
+        prediction=prediction,
+        prediction_id=prediction_id,
+        status=status,
+        progress=progress,
+        message=message,
+    )
+    return Rpc("receive_prediction", params, ReceivedPrediction.model_validate)
 
 
 def save_images(job_id: UUID, lease_id: UUID, images: Sequence[SavedImage]) -> Rpc[None]:

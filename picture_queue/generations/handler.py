@@ -4,13 +4,13 @@ It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from picture_queue._log import Log
 from picture_queue.errors import Busy, ConnectionFailed, StaleLease
+from picture_queue.generations.poll_schedule import PollSchedule
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
@@ -19,14 +19,20 @@ from picture_queue.generations.store_images import store_images
 from picture_queue.providers import errors
 from picture_queue.providers.base import Prediction, Provider
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
-from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
+from picture_queue.worker import (
+    Cancel,
+    JobContext,
+    Park,
+    PermanentFailure,
+    RateLimited,
+    Retry,
+    Snooze,
+)
 
 _log = Log(__name__)
 
 JOB_TYPE = "generate-image"
 
-_COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
-_COLD_POLL_INTERVAL = 10.0  # seconds
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
@@ -125,6 +131,8 @@ class _GenerationRun:
         except StaleLease:
             await self._manager.abandon()
             raise
+        except (Park, Cancel):
+            raise
         except Exception as error:
             # Its text may quote the database, the operator's settings or, from a provider of the
             # project, anything: it is for the operator.
@@ -160,6 +168,8 @@ class _GenerationRun:
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 
     async def _generate(self) -> dict[str, Any]:
+        if self._job.cancel_requested:  # while the job was parked
+            await self._cancel_parked()
         begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
             return _result(begun.images)
@@ -174,30 +184,32 @@ class _GenerationRun:
         return _result(images)
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
-        """Poll until the prediction has ended, and report progress; cancel it if it is overdue."""
+        """Poll until the prediction has ended, and report progress; cancel it if it is overdue.
+
+        Raises:
+            Park: The prediction will take longer, so the job waits without a slot.
+        """
         clock = asyncio.get_running_loop().time
-        started = clock()
-        latest_end = started + self._manager.time_limit(begun) + self._settings.stop_margin
-        interval = self._first_poll_interval(begun)
+        # The clock of the database gives the age, since that of the worker may be wrong.
+        created = clock() - begun.age_seconds
+        limit = self._manager.time_limit(begun) + self._settings.stop_margin
+        schedule = PollSchedule(begun, self._manager.provider, self._settings)
         while not prediction.has_ended:
-            if clock() > latest_end:
+            age = clock() - created
+            if age > limit:
                 return await self._stop_overdue(begun, prediction)
             await self._progress.show_prediction(prediction)
-            is_cold = prediction.status == "starting" and clock() - started > _COLD_START
-            pause = _jittered(_COLD_POLL_INTERVAL if is_cold else interval)
-            await self._manager.provider.wait(prediction.id, pause)
-            interval = min(interval * 1.2, self._settings.max_poll_interval)
+            if schedule.should_park(age):
+                raise Park(schedule.parked_interval(), f"prediction:{begun.prediction.id}")
+            interval = schedule.next_interval(prediction, age)
+            await self._manager.provider.wait(prediction.id, interval)
             try:
                 prediction = await self._manager.attach(begun, prediction.id)
             except (errors.TooManyRequests, errors.ServiceUnavailable) as error:
-                # The prediction continues, so it is polled again until `latest_end`.
+                # The prediction continues, so it is polled again until `limit`.
                 _log.info("job %s: the prediction could not be read: %s", self._job.id, error)
+                schedule.slow_down(error.retry_after)
         return prediction
-
-    def _first_poll_interval(self, begun: BegunPrediction) -> float:
-        if self._settings.first_poll_interval is not None:
-            return self._settings.first_poll_interval
-        return min(max((begun.model.typical_seconds or 4.0) / 8, 0.25), 1.0)
 
     async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
@@ -216,7 +228,9 @@ class _GenerationRun:
         error: errors.ProviderError
         if prediction.status == "failed":
             error = self._manager.provider.classify(prediction)
-        elif prediction.status == "aborted" or self._has_cancelled or prediction.reached_deadline:
+        elif prediction.status == "aborted":
+            error = errors.NotStarted("The prediction reached its deadline before its start")
+        elif self._has_cancelled or prediction.reached_deadline:
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
             error = errors.StoppedOutside("The prediction was cancelled at the provider")
@@ -245,6 +259,11 @@ class _GenerationRun:
         await self._store.save_images(images)
         return images
 
+    async def _cancel_parked(self) -> NoReturn:
+        if await self._manager.resume():
+            await self._cancel_prediction()
+        raise Cancel
+
     async def _cancel_prediction(self) -> None:
         """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``."""
         begun = self._manager.begun
@@ -261,7 +280,3 @@ class _GenerationRun:
 
 def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
     return {"images": [image.model_dump(mode="json") for image in images]}
-
-
-def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not for security

@@ -94,6 +94,13 @@ class PredictionManager:
             self._lost.append(begun)
         raise errors.OutcomeUnknown(f"The answers to {_MAX_CREATES} create calls were lost")
 
+    async def resume(self) -> BegunPrediction | None:
+        """Return the row of an earlier attempt that may have a prediction, if there is one."""
+        begun = await self._begin()
+        if not begun.resumed:
+            await self._store.finish(begun.prediction.id, "canceled")
+        return begun if begun.resumed and begun.prediction.state != "succeeded" else None
+
     async def _begin(self) -> BegunPrediction:
         """Commit or resume the row, and choose its provider."""
         begun = await self._store.begin()
@@ -224,6 +231,7 @@ class PredictionManager:
             timeout=self._settings.prediction_timeout,
             version=model.version,
             official=model.official,
+            reports_progress=model.progress_in_logs == "percent",
         )
 
     async def _create(self, begun: BegunPrediction) -> Prediction | None:

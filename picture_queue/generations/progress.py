@@ -16,7 +16,8 @@ class GenerationProgress:
 
     def __init__(self, job: JobContext) -> None:
         self._job = job
-        self._reported: tuple[int, str] = (-1, "")
+        # A job that was parked has progress already; it must not decrease.
+        self._reported: tuple[int, str | None] = (job.job.progress, None)
 
     async def show(self, percent: int, message: str) -> None:
         """Report progress. The percentage never decreases, even if a model prints several bars."""

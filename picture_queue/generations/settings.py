@@ -16,6 +16,15 @@ class HandlerSettings:
         first_poll_interval: Time before the first poll of a prediction; None: an eighth of the
             model's typical run time, but at least 0.25 and at most 1.
         max_poll_interval: Maximum time between two polls.
+        park_after: Age of a prediction after which its job is parked: it is run again for each
+            poll, and needs no slot of the worker in between.
+        park_after_webhook: The same if the provider reports the end of a prediction by a webhook,
+            which then wakes the job.
+        parked_poll_interval: Time between two polls of a parked job that waits for a webhook, since
+            webhooks can be lost.
+        polls_per_second: Maximum number of polls of all workers together. The time between two
+            polls of a prediction rises with the number of predictions that are running. Replicate
+            permits 50 calls a second (https://replicate.com/docs/topics/predictions/rate-limits).
         recheck_delay: Delay before the repetition of a call to the provider whose wrong answer
             would lose a prediction that is paid for: the search for a prediction after the answer
             to its creation was lost, a read of a prediction that was refused, or a failed download
@@ -35,6 +44,10 @@ class HandlerSettings:
     stop_margin: float = 30.0
     first_poll_interval: float | None = None
     max_poll_interval: float = 5.0
+    park_after: float = 30.0
+    park_after_webhook: float = 1.5
+    parked_poll_interval: float = 30.0
+    polls_per_second: float = 40.0
     recheck_delay: float = 15.0
     cancel_timeout: float = 10.0
     default_pause: float = 10.0

@@ -54,6 +54,7 @@ class PredictionRequest:
         version: The version of the model; None: the provider chooses it.
         official: True if the model is called by its name only, False if only by its version; None
             if that is not known or does not apply.
+        reports_progress: True if the predictions of the model are known to report progress.
     """
 
     row_id: UUID
@@ -63,6 +64,7 @@ class PredictionRequest:
     timeout: float
     version: str | None = None
     official: bool | None = None
+    reports_progress: bool = False
 
 
 class Progress(NamedTuple):
@@ -222,6 +224,11 @@ class Provider(Protocol):
             WebhookRefused: The signature or its time is invalid, or the body is unreadable.
         """
         _raise_unsupported(self, "verify_webhook")
+
+    @property
+    def sends_webhooks(self) -> bool:
+        """True if the predictions that are created now will be reported to a URL."""
+        return False
 
     def time_limit(self, request: PredictionRequest) -> float:
         """Return the seconds after which the provider stops the prediction of a request."""

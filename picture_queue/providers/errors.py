@@ -177,9 +177,16 @@ class Misconfigured(PredictionFailed):
 
 
 class DeadlinePassed(PredictionFailed):
-    """The prediction did not end before its deadline."""
+    """The prediction ran until its deadline. It may be paid for, so it is not repeated."""
 
     public = "The image service took too long for this picture."
+    retryable = False
+
+
+class NotStarted(PredictionFailed):
+    """The prediction reached its deadline before its start, so it costs nothing."""
+
+    public = "The image service did not start this picture in time."
 
 
 class StoppedOutside(PredictionFailed):

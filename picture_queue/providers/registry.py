@@ -22,18 +22,23 @@ class ReplicateAccount(Protocol):
     def token(self) -> str: ...
     @property
     def base_url(self) -> str: ...
+    @property
+    def webhook_url(self) -> str | None: ...
+    @property
+    def webhook_secret(self) -> str | None: ...
 
 
 def replicate(account: ReplicateAccount) -> Provider:
     """Create the provider that calls Replicate.
 
     Raises:
-        ValueError: The URL or the token is invalid.
+        ValueError: The URL, the token or the secret of the webhooks is invalid.
     """
     from picture_queue.providers.replicate.client import ReplicateClient
     from picture_queue.providers.replicate.provider import ReplicateProvider
 
-    return ReplicateProvider(ReplicateClient(account.token, base_url=account.base_url))
+    client = ReplicateClient(account.token, base_url=account.base_url)
+    return ReplicateProvider(client, account.webhook_url, account.webhook_secret)
 
 
 #: What `add_generations` accepts as a provider.

@@ -29,6 +29,7 @@ from picture_queue.records.predictions import (
     PredictionModel,
     PredictionOwner,
     PredictionRow,
+    ReceivedPrediction,
     SavedImage,
 )
 from picture_queue.records.project import (
@@ -90,6 +91,7 @@ __all__ = [
     "Queue",
     "QueueCounts",
     "QueueHealth",
+    "ReceivedPrediction",
     "Record",
     "SavedImage",
     "Schedule",

@@ -970,6 +970,8 @@ create table picture_queue.prediction (
   input jsonb not null,
   state text not null default 'creating',
   prediction_id text,
+  -- The last status that a webhook brought: starting, processing, or how the prediction ended.
+  status text,
   error text,
   metrics jsonb,
   created_at timestamptz not null default now(),
@@ -978,6 +980,8 @@ create table picture_queue.prediction (
   constraint prediction_id_is_unique unique (provider, prediction_id),
   constraint state_is_known
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
+  constraint status_is_known
+    check (status in ('starting', 'processing', 'succeeded', 'failed', 'canceled', 'aborted')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
 comment on table picture_queue.prediction is 'One row per prediction at a provider, committed before its creation.';
@@ -4202,6 +4206,21 @@ begin
 end
 $$;
 
+-- Sends an external event, and returns the number of jobs that it woke. The caller has validated name and payload.
+create function picture_queue._send_event(p_name text, p_payload jsonb) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The lock that a job takes when it parks on the event.
+  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
+  insert into picture_queue.signal as s (name, payload, sent_at)
+  values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
+  on conflict on constraint signal_pkey do update
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
+  return picture_queue._wake_parked(array[p_name]);
+end
+$$;
+
 
 -- 300_function_enqueue.sql
 
@@ -5812,13 +5831,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  -- The lock that a job takes when it parks on the event.
-  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(name) & 1023);
-  insert into picture_queue.signal as s (name, payload, sent_at)
-  values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
-  v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  v_answer := jsonb_build_object('woken', picture_queue._send_event(name, payload));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(
@@ -6592,10 +6605,12 @@ comment on function public.list_models is 'The enabled models, with their inputs
 -- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider.
--- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the provider's rows of the last two hours, the newest
--- 10,000; a prediction that is not among them may be an orphan.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
+-- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
+-- live, or succeeded with saved images, if its worker died before the report; owned: the prediction ids of the
+-- provider's rows of the last two hours, the newest 10,000 (a prediction that is not among them may be an orphan);
+-- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
+-- how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6630,13 +6645,17 @@ begin
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
+    'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
       where p.provider = v_row.provider and p.prediction_id is not null
         and p.created_at > picture_queue._now() - interval '2 hours'
-      order by p.created_at desc limit 10000)));
+      order by p.created_at desc limit 10000)),
+    'running', (select count(*) from (
+      select from picture_queue.prediction p
+      where p.provider = v_row.provider and p.state in ('creating', 'created') limit 10000) r));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
@@ -6705,6 +6724,8 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+  -- A webhook may have sent the event although the job did not park.
+  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
@@ -6745,6 +6766,95 @@ exception when others then
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';
+
+
+-- 435_function_receive_prediction.sql
+
+-- The webhooks of providers. A webhook has no lease, since a parked job has none. It is fenced by the row of its
+-- prediction, whose id only the provider and the workers know.
+
+-- Writes the progress of a parked job, which has no worker. It never decreases. At most two events a second are sent.
+create function picture_queue._show_parked_progress(p_job_id uuid, p_progress integer, p_message text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_announce boolean;
+begin
+  update public.job_queue j set
+    progress = greatest(j.progress, p_progress),
+    message = left(p_message, 500),
+    version = j.version + 1,
+    updated_at = v_now,
+    progress_event_at = case when coalesce(j.progress_event_at < v_now - interval '0.5 seconds', true)
+      then v_now else j.progress_event_at end
+  where j.id = p_job_id and j.hold = 'parked'
+    and (j.progress < p_progress or j.message is distinct from left(p_message, 500))
+  returning j.progress_event_at = v_now
+    and exists (select from picture_queue.queue q where q.name = j.queue and q.events = 'progress') into v_announce;
+  if v_announce then
+    perform picture_queue._emit(array[p_job_id]);
+  end if;
+end
+$$;
+
+-- Applies a webhook to the row of its prediction, and returns its outcome:
+-- applied   the status is newer than the last one that a webhook brought, or the job has new progress
+-- repeated  the row has this status or a later one
+-- ignored   there is no such row, the row has ended, or the prediction is not that of the row
+-- A webhook may arrive before the answer to the create call; then it records the id of the prediction. The end of a
+-- prediction wakes its job, which reads the prediction again, or which will read it as soon as it parks.
+create function public.receive_prediction(
+  prediction uuid, prediction_id text, status text, progress integer default null, message text default null)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_order constant jsonb := '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}';
+  v_row picture_queue.prediction;
+  v_is_new boolean;
+begin
+  perform picture_queue._check_isolation();
+  perform picture_queue._raise_problem(coalesce(
+    'prediction_id ' || picture_queue._value_problem(coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'),
+    'status ' || picture_queue._value_problem(coalesce(to_jsonb(status), 'null'),
+      '["choice", "starting", "processing", "succeeded", "failed", "canceled", "aborted"]'),
+    case when progress not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end),
+    'pass the id and the status of the prediction as the provider sent them, and its progress in percent');
+  -- Rows are locked in the order of all functions: first the job, then the prediction.
+  perform from public.job_queue j
+  where j.id = (select p.job_id from picture_queue.prediction p where p.id = receive_prediction.prediction) for update;
+  select * into v_row from picture_queue.prediction p where p.id = receive_prediction.prediction for update;
+  if not found or v_row.state not in ('creating', 'created')
+    or v_row.prediction_id <> receive_prediction.prediction_id
+  then
+    return '{"outcome": "ignored", "woken": 0}';
+  end if;
+  v_is_new := coalesce((v_order ->> receive_prediction.status)::integer > (v_order ->> v_row.status)::integer, true);
+  if v_is_new then
+    update picture_queue.prediction p
+    set status = receive_prediction.status, state = 'created', prediction_id = receive_prediction.prediction_id,
+      updated_at = picture_queue._now()
+    where p.id = v_row.id;
+    if v_order ->> receive_prediction.status = '3' then
+      return jsonb_build_object('outcome', 'applied',
+        'woken', picture_queue._send_event('prediction:' || v_row.id, to_jsonb(status)));
+    end if;
+  end if;
+  if progress is not null and receive_prediction.status in ('starting', 'processing') then
+    perform picture_queue._show_parked_progress(v_row.job_id, progress, message);
+  end if;
+  return jsonb_build_object('outcome', case when v_is_new then 'applied' else 'repeated' end, 'woken', 0);
+exception
+  when unique_violation then  -- another row has recorded this prediction
+    return '{"outcome": "ignored", "woken": 0}';
+  when others then
+    perform picture_queue._translate_error(
+      sqlstate, sqlerrm, format('another transaction holds prediction %s or its job', prediction));
+    raise;
+end
+$$;
+comment on function public.receive_prediction is 'Applies a webhook of a provider, and wakes the job.';
 
 
 -- 490_function__counts.sql
@@ -8493,7 +8603,7 @@ begin
     enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
-    list_models, begin_prediction, record_prediction, finish_prediction, save_images, queue_status,
+    list_models, begin_prediction, record_prediction, finish_prediction, receive_prediction, save_images, queue_status,
     set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
     set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
     get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,

@@ -11,6 +11,8 @@ create table picture_queue.prediction (
   input jsonb not null,
   state text not null default 'creating',
   prediction_id text,
+  -- The last status that a webhook brought: starting, processing, or how the prediction ended.
+  status text,
   error text,
   metrics jsonb,
   created_at timestamptz not null default now(),
@@ -19,6 +21,8 @@ create table picture_queue.prediction (
   constraint prediction_id_is_unique unique (provider, prediction_id),
   constraint state_is_known
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
+  constraint status_is_known
+    check (status in ('starting', 'processing', 'succeeded', 'failed', 'canceled', 'aborted')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
 comment on table picture_queue.prediction is 'One row per prediction at a provider, committed before its creation.';

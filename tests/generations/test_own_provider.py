@@ -205,10 +205,10 @@ async def test_a_prediction_that_vanishes_is_made_again(
     assert own.states() == ["lost"]
 
 
-async def test_a_timeout_of_the_function_leads_to_a_retry(own: OwnWorld) -> None:
+async def test_a_timeout_of_the_function_fails_the_job(own: OwnWorld) -> None:
     settings = HandlerSettings(prediction_timeout=0.05)
     provider = FunctionProvider(own.draw)
-    with raises_verdict(Retry, errors.DeadlinePassed):
+    with raises_verdict(PermanentFailure, errors.DeadlinePassed):
         await own.start(own.generation(is_slow=True), provider, settings=settings)
     assert own.states() == ["canceled"]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -90,6 +91,7 @@ class Store:
                 "generation": vars(self._generation),
                 "model": {"model_id": model.id, **model.model_dump(exclude={"id"})},
                 "prediction": vars(row),
+                "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
@@ -159,6 +161,7 @@ class Job:
         self.id = uuid4()
         self.attempt = attempt
         self.cancel_requested = False
+        self.job = SimpleNamespace(progress=0)
         self.shown: list[tuple[int, str | None]] = []
         self.running = asyncio.Event()
 

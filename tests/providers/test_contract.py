@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from standardwebhooks.webhooks import Webhook
 
 from picture_queue.local.simulator import SimulatorSettings
 from picture_queue.providers.base import PredictionRequest, Provider
@@ -54,7 +55,16 @@ class _ReplicateHarness:
         await self._world.set_fault(kind="lose_answer")
 
     async def webhook(self, prediction_id: str) -> tuple[Mapping[str, str], bytes]:
-        raise NotImplementedError
+        token = {"Authorization": "Bearer r8_test"}
+        path = f"/v1/predictions/{prediction_id}"
+        body = (await self._world.http.get(path, headers=token)).text
+        signer, now = Webhook(await self._world.client.webhook_secret()), datetime.now(UTC)
+        headers = {
+            "webhook-id": "msg_1",
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": signer.sign("msg_1", now, body),
+        }
+        return headers, body.encode()
 
 
 class _FunctionHarness:

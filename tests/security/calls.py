@@ -147,6 +147,13 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "finish_prediction": lambda w: _generation_lease(
         w, prediction=w["prediction"], state="succeeded", error=None, metrics={"note": SECRET}
     ),
+    "receive_prediction": lambda w: {
+        "prediction": w["prediction"],
+        "prediction_id": f"{SECRET}-prediction",
+        "status": "processing",
+        "progress": 50,
+        "message": SECRET,
+    },
     "report_jobs": lambda w: {
         "outcomes": [_running(w, outcome="completed", result={"note": SECRET})],
         "claim": {

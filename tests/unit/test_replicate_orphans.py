@@ -10,8 +10,9 @@ import pytest
 from picture_queue.providers.base import PredictionRequest
 from picture_queue.providers.replicate.orphans import (
     cancel_after,
-    candidates,
     has_requested_deadline,
+    is_candidate,
+    most_likely_first,
 )
 from picture_queue.providers.replicate.prediction import Prediction
 
@@ -37,8 +38,9 @@ def prediction(
     return Prediction.model_validate(base | fields)
 
 
-def find_candidates(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
-    return [candidate.id for candidate in candidates(REQUEST, listed, taken)]
+def find_candidates(*listed: Prediction) -> list[str]:
+    matching = [found for found in listed if is_candidate(REQUEST, found)]
+    return [candidate.id for candidate in most_likely_first(REQUEST, matching)]
 
 
 @pytest.mark.parametrize(
@@ -68,10 +70,6 @@ def test_a_matching_prediction_is_a_candidate(matching: Prediction) -> None:
 )
 def test_a_different_prediction_is_not_a_candidate(other: Prediction) -> None:
     assert find_candidates(other) == []
-
-
-def test_a_prediction_of_another_row_is_not_a_candidate() -> None:
-    assert find_candidates(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
 
 
 def test_candidates_are_ordered_by_deadline_and_age() -> None:

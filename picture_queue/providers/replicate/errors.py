@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from picture_queue._retry_after import parse_retry_after
+from picture_queue._text import clean
 from picture_queue.providers.errors import (
     ContentRefused,
     Forbidden,
@@ -106,10 +107,8 @@ def _refused_fields(problem: dict[str, Any]) -> str | None:
 
 
 def _clip(text: object, limit: int = 300) -> str | None:
-    if not text:
-        return None
-    flat = " ".join(str(text).split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+    """Return the beginning of a text that Replicate sent, as one line that can be stored."""
+    return clean(str(text), limit) if text else None
 
 
 _CODE = re.compile(r"\bcode:\s*(\w+)|\b(E\d{3,4})\b")

@@ -5,7 +5,7 @@ model, input, time of creation and deadline. We choose the deadline, so each row
 different one. This distinguishes the predictions of jobs with the same input.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
 from picture_queue.providers.base import PredictionRequest
@@ -13,6 +13,9 @@ from picture_queue.providers.replicate.prediction import Prediction
 
 #: The clock of the database may be this much ahead of Replicate's.
 CLOCK_SKEW = timedelta(seconds=5)
+#: The search ends at this time after the commit of the row. A worker that is suspended for longer
+#: between the commit and the call may still create a prediction, which its deadline then ends.
+MAX_DELAY = timedelta(minutes=15)
 _SPREAD = 97  # seconds; a prime number, so that similar ids give different remainders
 _TOLERANCE = timedelta(seconds=0.6)
 
@@ -22,32 +25,24 @@ def cancel_after(request: PredictionRequest) -> int:
     return round(request.timeout) + request.row_id.int % _SPREAD
 
 
-def candidates(
-    request: PredictionRequest, listed: Iterable[Prediction], taken: Container[str]
+def is_candidate(request: PredictionRequest, found: Prediction) -> bool:
+    """Return whether the create call of a request may have created this prediction."""
+    return (
+        found.model == request.model_id
+        and found.created_at >= request.created_at - CLOCK_SKEW
+        and _has_input(found, request)
+    )
+
+
+def most_likely_first(
+    request: PredictionRequest, candidates: Iterable[Prediction]
 ) -> list[Prediction]:
-    """Return the predictions that the create call of a request may have created.
-
-    Args:
-        request: The request, with its model and input.
-        listed: The predictions of the account since the creation of the row.
-        taken: The ids of predictions that belong to other rows.
-
-    Returns:
-        The predictions, the most likely first: those with the requested deadline, then the oldest.
-    """
-    matching = [
-        prediction
-        for prediction in listed
-        if prediction.id not in taken
-        and prediction.model == request.model_id
-        and prediction.created_at >= request.created_at - CLOCK_SKEW
-        and _has_input(prediction, request)
-    ]
+    """Return first the candidates with the requested deadline, then the oldest."""
     return sorted(
-        matching,
-        key=lambda prediction: (
-            not has_requested_deadline(prediction, request),
-            prediction.created_at,
+        candidates,
+        key=lambda candidate: (
+            not has_requested_deadline(candidate, request),
+            candidate.created_at,
         ),
     )
 

@@ -8,9 +8,10 @@ from picture_queue.providers.replicate import orphans
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.errors import from_failure
 from picture_queue.providers.replicate.prediction import Prediction, output_links
+from picture_queue.providers.replicate.webhook import WebhookVerifier, webhook_url
 
 #: What Replicate can promise.
-CAPABILITIES = base.Capabilities(cancel=True, progress=True, recover="list")
+CAPABILITIES = base.Capabilities(webhook=True, cancel=True, progress=True, recover="list")
 
 
 class ReplicateProvider(base.Provider):
@@ -18,12 +19,24 @@ class ReplicateProvider(base.Provider):
 
     Args:
         client: The client of the API. `aclose` closes it.
+        webhook_url: The URL to which Replicate sends webhooks; None: predictions are polled.
+        webhook_secret: The secret of the webhooks; None: it is read from Replicate.
+
+    Raises:
+        ValueError: The secret is invalid.
     """
 
     capabilities = CAPABILITIES
 
-    def __init__(self, client: ReplicateClient) -> None:
+    def __init__(
+        self,
+        client: ReplicateClient,
+        webhook_url: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> None:
         self._client = client
+        self._webhook_url = webhook_url
+        self._verifier = WebhookVerifier(webhook_secret, client.webhook_secret)
 
     def __repr__(self) -> str:
         return f"ReplicateProvider({self._client!r})"
@@ -41,8 +54,19 @@ class ReplicateProvider(base.Provider):
             request.input,
             version=None if request.official else request.version,
             cancel_after=orphans.cancel_after(request),
+            webhook=self._webhook_url and webhook_url(self._webhook_url, request.row_id),
+            webhook_events=("start", "logs", "completed")
+            if request.reports_progress
+            else ("start", "completed"),
         )
         return convert(created)
+
+    @property
+    def sends_webhooks(self) -> bool:
+        return self._webhook_url is not None
+
+    async def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> base.Prediction:
+        return convert(await self._verifier.verify(headers, body))
 
     async def get(self, prediction_id: str) -> base.Prediction:
         return convert(await self._client.get(prediction_id))
@@ -64,12 +88,16 @@ class ReplicateProvider(base.Provider):
         Only a prediction with the deadline of the request is certain: one of another job with the
         same input differs only in its deadline.
         """
-        listed = await self._client.created_after(request.created_at - orphans.CLOCK_SKEW)
+        listed = await self._client.created_between(
+            request.created_at - orphans.CLOCK_SKEW,
+            request.created_at + orphans.MAX_DELAY,
+            lambda found: found.id not in taken and orphans.is_candidate(request, found),
+        )
         return [
             base.LostPrediction(
                 convert(candidate), orphans.has_requested_deadline(candidate, request)
             )
-            for candidate in orphans.candidates(request, listed, taken)
+            for candidate in orphans.most_likely_first(request, listed)
         ]
 
     def time_limit(self, request: base.PredictionRequest) -> float:
