@@ -51,7 +51,7 @@ def builtin_worker(
 
 def add_generations(
     worker: Worker,
-    client: AsyncPictureQueue,
+    client: AsyncPictureQueue | None = None,
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
     *,
@@ -62,7 +62,7 @@ def add_generations(
 
     Args:
         worker: A worker that is not running yet. It closes the providers when it stops.
-        client: The client of the worker's project.
+        client: The client of the worker's project; None: that of the worker.
         replicate: The token and the URL of Replicate; short for ``providers={"replicate": …}``.
         handling: The settings of the handlers.
         providers: The providers by name, which is the ``provider`` of their models in the
@@ -72,12 +72,14 @@ def add_generations(
             ``handling``, if any.
 
     Raises:
-        SettingsError: The client has no URL of the project's API, which stores the pictures.
+        SettingsError: The client has no URL of the project's API, which stores the pictures. If it
+            is that of the worker, the start of the worker raises this.
         InvalidArgument: There is no provider, a provider or its name is invalid, the worker already
             has a handler for one of the job types, or it is running.
         ValueError: The URL or the token of Replicate is invalid.
     """
-    expect_api(client)
+    if client is not None:
+        expect_api(client)
     given = dict(providers or {})
     if replicate is not None:
         if registry.REPLICATE in given:
@@ -90,10 +92,14 @@ def add_generations(
     resolved = {name: registry.resolve(name, value) for name, value in given.items()}
 
     def store_for(job: JobContext) -> GenerationStore:
-        return GenerationStore(client._backend, job.id, job.lease_id)
+        found = client or worker._running_client
+        assert found is not None  # noqa: S101 - the worker runs
+        return GenerationStore(found._backend, job.id, job.lease_id)
 
     if moderation is not None:
         handling = replace(handling or HandlerSettings(), moderation=moderation)
+    if client is None:
+        worker._client_checks.append(expect_api)
     handler = image_handler(resolved, store_for, handling)
     for name, provider in resolved.items():
         for kind in JOB_TYPES:

@@ -119,6 +119,18 @@ class LostPrediction(NamedTuple):
     is_certain: bool
 
 
+class OutputSink(Protocol):
+    """The place to which a picture is written as it arrives."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    def clear(self) -> None:
+        """Delete what was written, since the picture is read again from its beginning."""
+        ...
+
+
 class Provider(Protocol):
     """A provider of pictures, used by all jobs of a worker at the same time.
 
@@ -162,6 +174,15 @@ class Provider(Protocol):
             ServiceUnavailable: The picture cannot be read now.
         """
         ...
+
+    async def download_into(self, output: str, sink: OutputSink) -> None:
+        """Write one picture to a sink, which is cleared first; see `download`.
+
+        A provider whose pictures are large overrides this, so that none is held in memory.
+        """
+        data = await self.download(output)
+        sink.clear()
+        await sink.write(data)
 
     def classify(self, prediction: Prediction) -> errors.ProviderError:
         """Return the error of a prediction with the status ``failed``."""

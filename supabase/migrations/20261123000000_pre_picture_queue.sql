@@ -9272,7 +9272,8 @@ grant execute on function
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem

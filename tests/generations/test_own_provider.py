@@ -17,7 +17,7 @@ from picture_queue import (
     Worker,
     WorkerSettings,
 )
-from picture_queue.errors import ConnectionFailed, InvalidArgument, StaleLease
+from picture_queue.errors import ConnectionFailed, InvalidArgument, SettingsError, StaleLease
 from picture_queue.generations.builtin import add_generations
 from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type_of
 from picture_queue.generations.settings import HandlerSettings
@@ -384,6 +384,29 @@ async def test_the_job_of_a_name_is_the_same_in_sql_and_python(db) -> None:
                 "select picture_queue._generation_job_type($1, $2)", kind, name
             )
             assert found == job_type_of(name, kind)
+
+
+async def test_a_worker_without_a_client_uses_that_of_its_run(
+    service, new_worker, stack, monkeypatch
+) -> None:
+    for name, value in (("SUPABASE_URL", stack.api_url), ("SUPABASE_KEY", stack.secret_key)):
+        monkeypatch.setenv(name, value)
+    worker = Worker(settings=WorkerSettings(shutdown_grace=0, poll_interval=0.05))
+    add_generations(worker, providers={"boats": drawing.draw})
+    for _ in range(2):  # each run has its own client
+        started = await service.generations.start("a boat", model_id="own/boat")
+        async with worker:
+            await service.jobs.result(started.job_id, timeout=30)
+
+
+async def test_a_worker_whose_client_cannot_store_pictures_does_not_start(monkeypatch) -> None:
+    for name in ("SUPABASE_URL", "SUPABASE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PICTURE_QUEUE_DATABASE_URL", "postgresql://localhost/nowhere")
+    worker = Worker()
+    add_generations(worker, providers={"boats": drawing.draw})
+    with pytest.raises(SettingsError, match="SUPABASE_URL is not set"):
+        await worker.start()
 
 
 async def test_add_generations_refuses_a_missing_or_a_second_provider(service) -> None:
