@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._rpc.base import Rpc, given, parse_nothing, required
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[BegunPrediction]:
@@ -44,10 +44,16 @@ def finish_prediction(
     return Rpc("finish_prediction", params, parse_nothing)
 
 
-def save_images(job_id: UUID, lease_id: UUID, images: Sequence[SavedImage]) -> Rpc[None]:
+def save_images(
+    job_id: UUID,
+    lease_id: UUID,
+    images: Sequence[SavedImage],
+    missing: Sequence[MissingImage] | None = None,
+) -> Rpc[None]:
     params = given(
         job_id=job_id,
         lease_id=lease_id,
         images=[image.model_dump(mode="json") for image in images],
+        missing=None if missing is None else [image.model_dump(mode="json") for image in missing],
     )
     return Rpc("save_images", params, parse_nothing)

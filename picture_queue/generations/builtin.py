@@ -5,6 +5,7 @@ from picture_queue._log import Log
 from picture_queue.generations.handler import JOB_TYPE, image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
@@ -70,5 +71,8 @@ def add_generations(
     def store_for(job: JobContext) -> GenerationStore:
         return GenerationStore(client._backend, job.id, job.lease_id)
 
-    worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(api, store_for, handling))
+    thumbnails = ThumbnailMaker((handling or HandlerSettings()).thumbnail_size)
+    handler = image_handler(api, store_for, handling, thumbnails)
+    worker.handler(JOB_TYPE, timeout=TIMEOUT)(handler)
+    worker.after_stop(thumbnails.close)
     worker.after_stop(api.aclose)

@@ -5,7 +5,7 @@ It obtains one prediction, waits until it has ended, and stores its pictures.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,11 +15,12 @@ from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
-from picture_queue.generations.store_images import store_images
+from picture_queue.generations.store_images import StoredImages, store_images
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.prediction import Prediction
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState
 from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
 
 _log = Log(__name__)
@@ -40,6 +41,7 @@ def image_handler(
     client: ReplicateClient,
     store_for: Callable[[JobContext], GenerationStore],
     settings: HandlerSettings | None = None,
+    thumbnails: ThumbnailMaker | None = None,
 ) -> Handler:
     """Create the handler.
 
@@ -47,16 +49,18 @@ def image_handler(
         client: The client of Replicate for all jobs; the caller closes it.
         store_for: Function that returns the store of a job, bound to its lease.
         settings: The settings of the handler; None: the defaults.
+        thumbnails: The maker of thumbnails, which the caller closes; None: pictures get none.
 
     Returns:
         The coroutine function ``generate_image(payload, job)``. Its result is
-        ``{"images": [...]}``. After an error of the provider it raises `RateLimited`, `Snooze`,
-        `Retry` or `PermanentFailure`, which decides what the worker does with the job.
+        ``{"images": [...], "missing_images": [...]}``. After an error of the provider it raises
+        `RateLimited`, `Snooze`, `Retry` or `PermanentFailure`, which decides what the worker does
+        with the job.
     """
     handler_settings = settings or HandlerSettings()
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
-        return await _GenerationRun(client, store_for(job), job, handler_settings).run()
+        return await _GenerationRun(client, store_for(job), job, handler_settings, thumbnails).run()
 
     return generate_image
 
@@ -84,8 +88,10 @@ class _GenerationRun:
         store: GenerationStore,
         job: JobContext,
         settings: HandlerSettings,
+        thumbnails: ThumbnailMaker | None,
     ) -> None:
         self._client = client
+        self._thumbnails = thumbnails
         self._store = store
         self._job = job
         self._settings = settings
@@ -146,17 +152,17 @@ class _GenerationRun:
     async def _generate(self) -> dict[str, Any]:
         begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
-            return _result(begun.images)
+            return _result(StoredImages(begun.images, begun.generation.missing_images))
         prediction = await self._wait_for_end(begun, prediction)
         if prediction.status != "succeeded":
             error = await self._fail(begun, prediction)
             await self._manager.cancel_duplicates(prediction)
             raise error
-        images = await self._store_images(begun, prediction)
+        stored = await self._store_images(begun, prediction)
         row = begun.prediction.id
         await self._store.finish(row, "succeeded", metrics=prediction.metrics)
         await self._manager.cancel_duplicates(prediction)
-        return _result(images)
+        return _result(stored)
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue."""
@@ -209,28 +215,27 @@ class _GenerationRun:
         )
         return error
 
-    async def _store_images(
-        self, begun: BegunPrediction, prediction: Prediction
-    ) -> list[SavedImage]:
+    async def _store_images(self, begun: BegunPrediction, prediction: Prediction) -> StoredImages:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        client, store, max_parallel = self._client, self._store, self._settings.max_parallel
+        client, store, settings = self._client, self._store, self._settings
+        thumbnails = self._thumbnails
         try:
             try:
-                images = await store_images(client, store, begun, prediction, max_parallel)
+                stored = await store_images(client, store, begun, prediction, settings, thumbnails)
             except errors.OutputError as error:
                 # The prediction is paid for, so a single unexpected answer must not end it.
                 _log.warning("job %s: downloading the output again: %s", self._job.id, error)
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                images = await store_images(client, store, begun, prediction, max_parallel)
+                stored = await store_images(client, store, begun, prediction, settings, thumbnails)
         except errors.OutputError as error:
             await self._store.finish(
                 begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
             )
             raise
-        await self._store.save_images(images)
-        return images
+        await self._store.save_images(stored.images, stored.missing)
+        return stored
 
     async def _cancel_prediction(self) -> None:
         """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``."""
@@ -246,8 +251,11 @@ class _GenerationRun:
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 
-def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
-    return {"images": [image.model_dump(mode="json") for image in images]}
+def _result(stored: StoredImages) -> dict[str, Any]:
+    return {
+        "images": [image.model_dump(mode="json") for image in stored.images],
+        "missing_images": [image.model_dump(mode="json") for image in stored.missing],
+    }
 
 
 def _jittered(seconds: float) -> float:

@@ -12,11 +12,10 @@ even if the metadata is kept, so that no viewer has to expand them.
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from mmap import mmap
 from typing import NamedTuple
 
-#: A whole file: in memory, or a mapped file.
-Data = bytes | bytearray | mmap
+from picture_queue.generations.image_info import Data
+
 #: A part of the cleaned file: new bytes, or the start and end of a part of the original file.
 Piece = bytes | tuple[int, int]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HandlerSettings:
-    """The timeouts and intervals of the handler, in seconds.
+    """The timeouts and intervals of the handler in seconds, and its other settings.
 
     Attributes:
         prediction_timeout: Maximum time from the creation of a prediction to its end, including its
@@ -27,6 +27,7 @@ class HandlerSettings:
             the output, or of the project) does not use up an attempt of the job. The default is an
             hour, because Replicate keeps the output for an hour.
         max_parallel: Maximum number of pictures that are stored at the same time.
+        thumbnail_size: Longest side of a thumbnail in pixels; 0: pictures get no thumbnails.
     """
 
     prediction_timeout: float = 600.0
@@ -38,3 +39,4 @@ class HandlerSettings:
     default_pause: float = 10.0
     outage_tolerance: float = 3600.0
     max_parallel: int = 4
+    thumbnail_size: int = 512

@@ -19,7 +19,7 @@ from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
 SCHNELL, DEV, SDXL = (
     "black-forest-labs/flux-schnell",
@@ -52,6 +52,7 @@ class Generation:
     input: dict[str, Any]
     user_id: UUID | None = field(default_factory=uuid4)
     id: UUID = field(default_factory=uuid4)
+    missing_images: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Database:
@@ -111,13 +112,20 @@ class Store:
         if row.state in ("creating", "created"):
             row.state, row.error, row.metrics = state, error, metrics
 
-    async def upload(self, path: str, data: bytes, content_type: str) -> None:
+    async def upload(
+        self, path: str, content: Any, content_type: str, timeout: float = 120
+    ) -> None:
         self._check()
+        data = content if isinstance(content, bytes) else b"".join(content.chunks())
         self._db.files[path] = (data, content_type)
 
-    async def save_images(self, images: Sequence[SavedImage]) -> None:
+    async def save_images(
+        self, images: Sequence[SavedImage], missing: Sequence[MissingImage] | None = None
+    ) -> None:
         self._check()
         self._db.images.setdefault(self._generation.id, {}).update({i.n: i for i in images})
+        if missing is not None:
+            self._generation.missing_images = [image.model_dump() for image in missing]
 
     def _new_row(self) -> Row:
         generation = self._generation
@@ -350,8 +358,9 @@ class FakeDownloads:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def download(self, link: str) -> bytes:
-        return self._data
+    async def download_into(self, link: str, sink: Any) -> None:
+        sink.clear()
+        await sink.write(self._data)
 
 
 @dataclass

@@ -11,8 +11,9 @@ import dataclasses
 import ipaddress
 import json
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
@@ -49,14 +50,42 @@ class DownloadRules:
         return dataclasses.replace(self, origins=(*self.origins, origin))
 
 
+class OutputSink(Protocol):
+    """The place to which a file is written as it arrives."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    def clear(self) -> None:
+        """Delete what was written, since the download begins again."""
+        ...
+
+
+class MemorySink:
+    """A sink that keeps the file in memory."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        self.data += chunk
+
+    def clear(self) -> None:
+        """Delete what was written."""
+        self.data.clear()
+
+
 async def download(
     http: httpx.AsyncClient,
     link: str,
     rules: DownloadRules,
     authorization: str,
     timeout: httpx.Timeout,
-) -> bytes:
-    """Download one file into memory.
+    sink: OutputSink,
+) -> None:
+    """Download one file.
 
     Args:
         http: The HTTP client to use.
@@ -64,6 +93,7 @@ async def download(
         rules: The rules for downloads.
         authorization: Authorization header, for a host of ``replicate.delivery`` that answers 401.
         timeout: Timeouts of each request.
+        sink: The place to which the file is written. It is cleared first.
 
     Raises:
         OutputExpired: The server answered 404 or 410.
@@ -71,10 +101,11 @@ async def download(
         OutputError: The server answered with another error.
         ServiceUnavailable: The server answered 429 or 5xx, or the connection was lost.
     """
+    sink.clear()
     if link.startswith("data:"):
-        return await asyncio.to_thread(_decode_data_uri, link, rules.max_bytes)
+        return await sink.write(await asyncio.to_thread(_decode_data_uri, link, rules.max_bytes))
     try:
-        return await _fetch(http, link, rules, authorization, timeout)
+        await _fetch(http, link, rules, authorization, timeout, sink)
     except (ValueError, httpx.InvalidURL):
         # The parsers of URLs, redirects and host names (idna) raise different errors.
         raise errors.OutputRefused("The URL of the output is invalid") from None
@@ -86,7 +117,8 @@ async def _fetch(
     rules: DownloadRules,
     authorization: str,
     timeout: httpx.Timeout,
-) -> bytes:
+    sink: OutputSink,
+) -> None:
     headers = {"Accept-Encoding": "identity"}
     for _ in range(_MAX_REDIRECTS + 1):
         httpx.URL(link)  # raises if httpx refuses a link that urlsplit accepts
@@ -102,7 +134,7 @@ async def _fetch(
                 elif response.status_code == 401 and _may_get_token(url, headers):
                     headers["Authorization"] = authorization
                 else:
-                    return await _read(response, rules.max_bytes)
+                    return await _read(response, rules.max_bytes, sink)
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
                 f"The output could not be downloaded from {url.hostname}",
@@ -111,7 +143,7 @@ async def _fetch(
     raise errors.OutputRefused("The output is behind too many redirects")
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(response: httpx.Response, limit: int, sink: OutputSink) -> None:
     status = response.status_code
     if status in (404, 410):
         raise errors.OutputExpired("The output was deleted", status=status)
@@ -125,12 +157,13 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
         )
     if status != 200:
         raise errors.OutputError(f"The host of the output answered {status}", status=status)
-    data = await read_body(response, limit)
-    if data is None:
+    try:
+        async for chunk in _chunks(response, limit):
+            await sink.write(chunk)
+    except _TooLarge:
         raise errors.OutputRefused(
             "The output is too large", detail=f"It is larger than {limit} bytes"
-        )
-    return data
+        ) from None
 
 
 # httpx decompresses these encodings in pieces of at most 64 KiB, which become at most 64 MiB. Other
@@ -144,18 +177,32 @@ async def read_body(response: httpx.Response, limit: int) -> bytes | None:
     Raises:
         httpx.DecodingError: The body has an encoding other than those in ``ENCODINGS``, or several.
     """
+    data = bytearray()
+    try:
+        async for chunk in _chunks(response, limit):
+            data += chunk
+    except _TooLarge:
+        return None
+    return bytes(data)
+
+
+class _TooLarge(Exception):
+    """A body is larger than its limit."""
+
+
+async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
     encoding = response.headers.get("content-encoding", "").lower()
     if encoding.strip() not in ("", "identity", "gzip", "deflate"):
         raise httpx.DecodingError(f"the response has the encoding {encoding[:40]}")
     length = response.headers.get("content-length", "")
     if not encoding and length.isdecimal() and (len(length) > 18 or int(length) > limit):
-        return None
-    data = bytearray()
+        raise _TooLarge
+    size = 0
     async for chunk in response.aiter_bytes():
-        data += chunk
-        if len(data) > limit:
-            return None
-    return bytes(data)
+        size += len(chunk)
+        if size > limit:
+            raise _TooLarge
+        yield chunk
 
 
 def _decode_data_uri(uri: str, limit: int) -> bytes:
