@@ -67,7 +67,10 @@ async def store_images(
     if prediction.data_removed and not links:
         raise errors.OutputExpired("Replicate has deleted the output")
     if not links:
-        raise errors.OutputRefused("The prediction succeeded without a picture")
+        raise errors.OutputRefused(
+            "The prediction succeeded without a picture",
+            public="The image service returned no picture.",
+        )
     storage = _OutputStorage(client, store, begun, settings, thumbnails)
     refused = await storage.store_missing(links)
     if refused and storage.images:

@@ -123,6 +123,7 @@ class ThumbnailMaker:
                 if process.is_running():
                     return process
                 self._all.discard(process)
+                process.kill()  # closes its pipes
         if not self._is_available:
             return None
         try:

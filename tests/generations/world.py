@@ -64,6 +64,7 @@ class Database:
         self.images: dict[UUID, dict[int, SavedImage]] = {}
         self.leases: dict[UUID, UUID] = {}
         self.recorded = asyncio.Event()
+        self.strip_metadata = True
 
     def of(self, generation: Generation) -> list[Row]:
         return [row for row in self.rows if row.generation_id == generation.id]
@@ -90,6 +91,7 @@ class Store:
                 "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
+                "strip_metadata": self._db.strip_metadata,
             }
         )
 
