@@ -12,9 +12,16 @@ even if the metadata is kept, so that no viewer has to expand them.
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from picture_queue.generations.image_info import Data
+
+
+class Parts(Protocol):
+    """A file whose slices are parts of its bytes."""
+
+    def __getitem__(self, part: slice, /) -> bytes | bytearray: ...
+
 
 #: A part of the cleaned file: new bytes, or the start and end of a part of the original file.
 Piece = bytes | tuple[int, int]
@@ -45,7 +52,7 @@ class CleanedImage(NamedTuple):
         """Number of bytes of the cleaned file."""
         return sum(_length(piece) for piece in self.pieces)
 
-    def chunks(self, data: Data, length: int = 65_536) -> Iterator[bytes]:
+    def chunks(self, data: Parts, length: int = 65_536) -> Iterator[bytes]:
         """Yield the bytes of the cleaned file, at most ``length`` at a time.
 
         Args:
@@ -53,9 +60,8 @@ class CleanedImage(NamedTuple):
             length: Maximum length of a chunk.
         """
         for piece in self.pieces:
-            source, start, end = (
-                (piece, 0, len(piece)) if isinstance(piece, bytes) else (data, *piece)
-            )
+            source: Parts = piece if isinstance(piece, bytes) else data
+            start, end = (0, len(piece)) if isinstance(piece, bytes) else piece
             for at in range(start, end, length):
                 yield bytes(source[at : min(at + length, end)])
 

@@ -6,6 +6,7 @@ read from it for the upload, so its size does not matter to the memory of the wo
 
 import asyncio
 import hashlib
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from mmap import ACCESS_READ, mmap
@@ -13,7 +14,7 @@ from typing import IO, Self
 
 from picture_queue._log import Log
 from picture_queue.generations.image_info import Data
-from picture_queue.generations.image_metadata import CleanedImage
+from picture_queue.generations.image_metadata import CleanedImage, Parts
 
 _log = Log(__name__)
 
@@ -78,6 +79,20 @@ class PictureFile:
                 raise TemporaryFileError(str(error)) from error
         return self._mapped
 
+    def parts(self) -> Parts:
+        """Return an object whose slices are parts of the bytes, to read all of them in order.
+
+        It reads the temporary file instead of mapping it, since the pages of a map would count as
+        memory of this process.
+        """
+        self.read()
+        if self._file is None or not hasattr(os, "pread"):  # Windows has no pread
+            return self.read()
+        if self._mapped is not None:
+            self._mapped.close()
+            self._mapped = None
+        return _FileParts(self._file)
+
     def _flush(self) -> None:
         if self._file is None:
             try:
@@ -93,22 +108,30 @@ class PictureFile:
         self._buffer = bytearray()
 
 
+class _FileParts:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __getitem__(self, part: slice) -> bytes:
+        return os.pread(self._file.fileno(), part.stop - part.start, part.start)
+
+
 class PictureContent:
     """The bytes of a picture to store, which can be read several times.
 
     Args:
-        data: The file as it was downloaded.
+        parts: The file as it was downloaded.
         cleaned: The parts of it to store.
     """
 
-    def __init__(self, data: Data, cleaned: CleanedImage) -> None:
-        self._data = data
+    def __init__(self, parts: Parts, cleaned: CleanedImage) -> None:
+        self._parts = parts
         self._cleaned = cleaned
         self.size = cleaned.size
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes."""
-        return self._cleaned.chunks(self._data)
+        return self._cleaned.chunks(self._parts)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks():

@@ -202,7 +202,7 @@ class _OutputStorage:
         _expect_pixels(n, info, cleaned.frames, limit)
         if cleaned.orientation >= 5:  # it is shown turned by a right angle
             info = info._replace(width=info.height, height=info.width)
-        return info, PictureContent(data, cleaned)
+        return info, PictureContent(file.parts(), cleaned)
 
     async def _upload(self, n: int, path: str, content: PictureContent, info: ImageInfo) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -249,7 +250,7 @@ async def test_the_pixels_of_all_frames_are_limited(world: World, frames: int) -
         await world.run(world.generation(), client=client)
 
 
-@pytest.mark.parametrize("size", [10, 999_999, 3_000_000])
+@pytest.mark.parametrize("size", [256, 999_999, 3_000_000])
 async def test_a_large_picture_is_kept_in_a_file_and_read_again(size: int) -> None:
     data = bytes(range(256)) * (size // 256) + b"end"
     with PictureFile() as file:
@@ -257,6 +258,8 @@ async def test_a_large_picture_is_kept_in_a_file_and_read_again(size: int) -> No
             file.clear()
             for at in range(0, len(data), 10_000):
                 await file.write(data[at : at + 10_000])
+            assert bytes(file.read()[:]) == data
+            assert file.parts()[10:20] == data[10:20]
             assert bytes(file.read()[:]) == data
         assert (file._file is None) == (size < 1_000_000)
         assert len(file._buffer) < 1_100_000
@@ -289,3 +292,48 @@ async def test_a_full_disk_uses_up_no_attempt(
     with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
         await world.run(world.generation(), client=FakeDownloads(world.client, data))
     assert "TMPDIR" in str(raised.cause)
+
+
+class _LargeDownload:
+    """A client whose download arrives in parts, and is never in memory as a whole."""
+
+    def __init__(self, world: World, chunks: int) -> None:
+        self._client = world.client
+        self._chunks = chunks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def download_into(self, link: str, sink: Any) -> None:
+        sink.clear()
+        head = create_png()[:33]
+        await sink.write(head + (self._chunks * 65_536).to_bytes(4, "big") + b"IDAT")
+        for _ in range(self._chunks):
+            await sink.write(bytes(65_536))
+        await sink.write(bytes(4) + create_png()[-12:])
+
+
+class _Discard(Store):
+    """A store that reads what is uploaded, and keeps nothing."""
+
+    size = 0
+
+    async def upload(
+        self, path: str, content: Any, content_type: str, timeout: float = 120
+    ) -> None:
+        async for chunk in content:
+            self.size += len(chunk)
+
+
+async def test_a_large_picture_is_not_held_in_memory(world: World) -> None:
+    generation = world.generation()
+    store = _Discard(world.db, generation)
+    client: Any = _LargeDownload(world, 320)  # 20 MB
+    tracemalloc.start()
+    try:
+        result = await image_handler(client, lambda _: store, FAST)({}, Job())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result["images"][0]["bytes"] == store.size > 20_000_000
+    assert peak < 8_000_000
