@@ -86,7 +86,7 @@ async def store_images(
 
 
 class _OutputStorage:
-    """Stores the outputs of one prediction."""
+    """The storing of the outputs of one prediction."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class Thumbnail(NamedTuple):
 
 
 class ThumbnailMaker:
-    """Makes thumbnails for all jobs of a worker. Processes start when they are needed.
+    """A maker of thumbnails for all jobs of a worker. Processes start when they are needed.
 
     If Pillow is not installed, or no process can be started, it says so once in the log, and makes
     none.

@@ -178,8 +178,8 @@ begin
 end
 $$;
 
--- images: a list of objects with n, path, mime_type, width, height, bytes, sha256, blurhash and thumbnail_path. missing:
--- a list of {n, reason} of the pictures that could not be stored; null changes nothing. The call is idempotent.
+-- images: a list of objects with n, path, mime_type, width, height, bytes, sha256, blurhash and thumbnail_path.
+-- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. It is idempotent.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb, missing jsonb default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

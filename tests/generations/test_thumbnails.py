@@ -226,7 +226,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("missing", ["PIL", "blurhash"])
-async def test_without_pillow_it_says_so_once(
+async def test_a_missing_package_is_logged_once(
     missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == missing else object())
