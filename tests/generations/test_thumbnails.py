@@ -18,6 +18,7 @@ from blurhash import decode
 from PIL import Image, ImageCms
 
 from picture_queue.generations import thumbnails as module
+from picture_queue.generations.thumbnail_process import make_thumbnail
 from picture_queue.generations.thumbnails import ThumbnailMaker
 
 
@@ -79,6 +80,7 @@ async def test_a_thumbnail_shows_the_picture(
     if min(size) > 10:
         first, last = colours.getpixel((2, 2)), colours.getpixel((size[0] - 3, size[1] - 3))
         assert first != last
+    assert make_thumbnail(data, 64, 10_000_000) == (made.data, made.blurhash)
     rows = decode(made.blurhash, 8, 8)
     assert len(made.blurhash) == 28
     assert len(rows) == 8
@@ -91,6 +93,7 @@ async def test_pictures_without_colours_get_a_thumbnail(maker: ThumbnailMaker, m
     made = await maker.make([out.getvalue()], len(out.getvalue()))
     assert made is not None
     assert Image.open(io.BytesIO(made.data)).size == (64, 64)
+    assert make_thumbnail(out.getvalue(), 64, 10_000_000) == (made.data, made.blurhash)
 
 
 def bomb(side: int) -> bytes:
@@ -205,6 +208,7 @@ async def test_the_process_gets_no_secrets(
 async def test_the_process_ends_with_the_worker() -> None:
     program = """
 import asyncio, os, sys
+from picture_queue.generations.thumbnail_process import make_thumbnail
 from picture_queue.generations.thumbnails import ThumbnailMaker
 async def main():
     maker = ThumbnailMaker(64)
