@@ -119,7 +119,7 @@ class GenerationStore:
         headers = {
             "Content-Type": content_type,
             "Content-Length": str(size),
-            "Cache-Control": "max-age=3600",
+            "Cache-Control": "private, no-cache",
             "x-upsert": "true",
         }
         call = StorageCall("POST", f"object/{BUCKET}/{path}", content, headers)

@@ -14,14 +14,13 @@ from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
 from picture_queue.generations.svg import UnsafeSvg, clean_svg
 from picture_queue.generations.thumbnails import Thumbnail, ThumbnailMaker
-from picture_queue.providers.replicate import errors
-from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.providers.replicate.prediction import Prediction, output_links
+from picture_queue.providers import errors
+from picture_queue.providers.base import Prediction, Provider
 from picture_queue.records import BegunPrediction, MissingImage, SavedImage
 
 _log = Log(__name__)
 
-_MAX_LINKS = 100  # maximum number of pictures to store; a model may return any number
+_MAX_OUTPUTS = 100  # maximum number of pictures to store; a model may return any number
 _THUMBNAIL_TIMEOUT = 30.0  # seconds to store a thumbnail, including retries
 
 
@@ -33,10 +32,10 @@ class StoredImages(NamedTuple):
 
 
 async def store_images(
-    client: ReplicateClient,
-    store: GenerationStore,
     begun: BegunPrediction,
     prediction: Prediction,
+    provider: Provider,
+    store: GenerationStore,
     settings: HandlerSettings,
     thumbnails: ThumbnailMaker | None = None,
 ) -> StoredImages:
@@ -48,10 +47,10 @@ async def store_images(
     withhold individual pictures.
 
     Args:
-        client: The client that downloads the pictures.
-        store: The store to which they are uploaded.
         begun: The row of the prediction, with its generation.
-        prediction: The succeeded prediction, as Replicate returns it.
+        prediction: The succeeded prediction, as the provider returns it.
+        provider: The provider of the prediction.
+        store: The store to which the pictures are uploaded.
         settings: The settings of the handler.
         thumbnails: The maker of thumbnails; None: the pictures get none.
 
@@ -59,25 +58,25 @@ async def store_images(
         The pictures, numbered from 1 in the order of the output.
 
     Raises:
-        OutputExpired: Replicate has deleted the output.
+        OutputExpired: The provider has deleted the output.
         OutputRefused: The output is empty, or contains no picture that can be stored.
         ServiceUnavailable: A picture cannot be downloaded now. The others are stored.
     """
-    links = output_links(prediction.output)[:_MAX_LINKS]
-    if prediction.data_removed and not links:
-        raise errors.OutputExpired("Replicate has deleted the output")
-    if not links:
+    outputs = prediction.outputs[:_MAX_OUTPUTS]
+    if prediction.output_deleted and not outputs:
+        raise errors.OutputExpired("The provider has deleted the output")
+    if not outputs:
         raise errors.OutputRefused(
             "The prediction succeeded without a picture",
             public="The image service returned no picture.",
         )
-    storage = _OutputStorage(client, store, begun, settings, thumbnails)
-    refused = await storage.store_missing(links)
+    storage = _OutputStorage(begun, provider, store, settings, thumbnails)
+    refused = await storage.store_missing(outputs)
     if refused and storage.images:
         # A single unexpected answer must not lose a picture.
         _log.warning("generation %s: storing %d pictures again", begun.generation.id, len(refused))
         await asyncio.sleep(settings.recheck_delay)
-        refused = await storage.store_missing(links)
+        refused = await storage.store_missing(outputs)
     if not storage.images:
         raise next(iter(refused.values()))
     images = [storage.images[n] for n in sorted(storage.images)]
@@ -90,13 +89,13 @@ class _OutputStorage:
 
     def __init__(
         self,
-        client: ReplicateClient,
-        store: GenerationStore,
         begun: BegunPrediction,
+        provider: Provider,
+        store: GenerationStore,
         settings: HandlerSettings,
         thumbnails: ThumbnailMaker | None,
     ) -> None:
-        self._client = client
+        self._provider = provider
         self._store = store
         self._begun = begun
         self._settings = settings
@@ -107,7 +106,7 @@ class _OutputStorage:
         #: The stored pictures by their number.
         self.images = {image.n: image for image in begun.images}
 
-    async def store_missing(self, links: list[str]) -> dict[int, errors.ReplicateError]:
+    async def store_missing(self, outputs: Sequence[str]) -> dict[int, errors.ProviderError]:
         """Store the pictures that are not stored yet.
 
         Returns:
@@ -116,16 +115,16 @@ class _OutputStorage:
         Raises:
             Exception: A picture cannot be stored now. The rows of the others are written.
         """
-        numbers = [n for n in range(1, len(links) + 1) if n not in self.images]
+        numbers = [n for n in range(1, len(outputs) + 1) if n not in self.images]
         outcomes = await asyncio.gather(
-            *(self._store_one(n, links[n - 1]) for n in numbers), return_exceptions=True
+            *(self._store_one(n, outputs[n - 1]) for n in numbers), return_exceptions=True
         )
-        refused: dict[int, errors.ReplicateError] = {}
+        refused: dict[int, errors.ProviderError] = {}
         failures: list[BaseException] = []
         for n, outcome in zip(numbers, outcomes, strict=True):
             if isinstance(outcome, SavedImage):
                 self.images[n] = outcome
-            elif isinstance(outcome, errors.ReplicateError) and self._is_final(outcome):
+            elif isinstance(outcome, errors.ProviderError) and self._is_final(outcome):
                 refused[n] = outcome
                 _log.warning("generation %s: image %d: %s", self._begun.generation.id, n, outcome)
             else:
@@ -139,18 +138,18 @@ class _OutputStorage:
             raise failures[0]
         return refused
 
-    def _is_final(self, error: errors.ReplicateError) -> bool:
+    def _is_final(self, error: errors.ProviderError) -> bool:
         """Return whether a picture cannot be stored, or is given up to deliver the others."""
         age = datetime.now(UTC) - self._begun.prediction.created_at
         is_outage = isinstance(error, errors.ServiceUnavailable)
         is_old = age.total_seconds() > self._settings.outage_tolerance
         return isinstance(error, errors.OutputError) or (is_outage and is_old)
 
-    async def _store_one(self, n: int, link: str) -> SavedImage:
+    async def _store_one(self, n: int, output: str) -> SavedImage:
         async with self._slots:
             with PictureFile() as file:
                 try:
-                    await self._client.download_into(link, file)
+                    await self._provider.download_into(output, file)
                     info, content = await asyncio.to_thread(self._examine, n, file)
                     sha256 = await asyncio.to_thread(content.sha256)
                 except TemporaryFileError as error:
@@ -182,7 +181,7 @@ class _OutputStorage:
         Raises:
             OutputRefused: The file is not a picture, or exceeds a limit.
         """
-        data, limit = file.read(), self._client.rules.max_pixels
+        data, limit = file.read(), self._settings.max_pixels
         info = read_image(data)
         if info is None:
             raise _refused("The output is not a picture.", f"image {n}")

@@ -17,10 +17,10 @@ from picture_queue.generations import picture_file
 from picture_queue.generations.handler import image_handler
 from picture_queue.generations.picture_file import PictureFile
 from picture_queue.generations.thumbnails import ThumbnailMaker
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.worker import PermanentFailure, Retry, Snooze
 
-from .world import FAST, FakeDownloads, Generation, Job, Store, World, raises_verdict
+from .world import FAST, FakeDownloads, Generation, Job, Store, World, providers_of, raises_verdict
 
 NOT_A_PICTURE = b"<html>nothing here</html>"
 
@@ -157,7 +157,7 @@ class _Uploads(Store):
 async def test_a_picture_that_the_bucket_refuses_is_missing(world: World, error: Exception) -> None:
     generation = world.generation(num_outputs=2)
     store = _Uploads(world, generation, lambda path: error if path.endswith("/2.webp") else None)
-    result = await image_handler(world.client, lambda _: store, FAST)({}, Job())
+    result = await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
     assert numbers(result["images"]) == [1]
     reason = "The picture was made, but the storage refused it."
     assert result["missing_images"] == [{"n": 2, "reason": reason}]
@@ -168,7 +168,7 @@ async def test_a_thumbnail_is_stored_beside_the_picture(world: World) -> None:
     thumbnails = ThumbnailMaker(100)
     try:
         store = Store(world.db, generation)
-        handler = image_handler(world.client, lambda _: store, FAST, thumbnails)
+        handler = image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)
         result = await handler({}, Job())
     finally:
         thumbnails.close()
@@ -189,7 +189,9 @@ async def test_a_thumbnail_that_cannot_be_stored_is_left_out(world: World) -> No
     store = _Uploads(world, generation, lambda path: error if "thumbnail" in path else None)
     thumbnails = ThumbnailMaker(100)
     try:
-        result = await image_handler(world.client, lambda _: store, FAST, thumbnails)({}, Job())
+        result = await image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)(
+            {}, Job()
+        )
     finally:
         thumbnails.close()
     (image,) = result["images"]
@@ -331,7 +333,7 @@ async def test_a_large_picture_is_not_held_in_memory(world: World) -> None:
     client: Any = _LargeDownload(world, 320)  # 20 MB
     tracemalloc.start()
     try:
-        result = await image_handler(client, lambda _: store, FAST)({}, Job())
+        result = await image_handler(providers_of(client), lambda _: store, FAST)({}, Job())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -29,6 +29,7 @@ CALLS = {
     "explain_jobs": "explain_jobs('{{{job},{pending},{parked},{failed}}}')",
     "failure_reasons": "failure_reasons('{{}}')",
     "finish_prediction": "finish_prediction('{job}', '{lease}', '{prediction}', 'failed')",
+    "receive_prediction": "receive_prediction('{prediction}', 'p', 'succeeded', 50, 'm')",
     "get_batch": "get_batch('{batch}')",
     "get_generation": "get_generation('{generation}')",
     "get_job": "get_job('{job}')",

@@ -13,12 +13,14 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
 
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
+from picture_queue.providers.base import OutputSink
+from picture_queue.providers.replicate.errors import from_response
 
 DELIVERY = "replicate.delivery"
 _MAX_REDIRECTS = 3
@@ -36,45 +38,15 @@ class DownloadRules:
             itself may have a private address; one that matches only a wildcard may not.
         origins: Allowed origins, such as ``http://127.0.0.1:9000``; they need not use https.
         max_bytes: Maximum size of a file.
-        max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
-            4 bytes for each.
     """
 
     hosts: tuple[str, ...] = (DELIVERY, f"*.{DELIVERY}")
     origins: tuple[str, ...] = ()
     max_bytes: int = 50_000_000
-    max_pixels: int = 2**28
 
     def allowing(self, origin: str) -> Self:
         """Return a copy of the rules that allows one more origin."""
         return dataclasses.replace(self, origins=(*self.origins, origin))
-
-
-class OutputSink(Protocol):
-    """The place to which a file is written as it arrives."""
-
-    async def write(self, chunk: bytes) -> None:
-        """Append bytes."""
-        ...
-
-    def clear(self) -> None:
-        """Delete what was written, since the download begins again."""
-        ...
-
-
-class MemorySink:
-    """A sink that keeps the file in memory."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    async def write(self, chunk: bytes) -> None:
-        """Append bytes."""
-        self.data += chunk
-
-    def clear(self) -> None:
-        """Delete what was written."""
-        self.data.clear()
 
 
 async def download(
@@ -149,7 +121,7 @@ async def _read(response: httpx.Response, limit: int, sink: OutputSink) -> None:
         raise errors.OutputExpired("The output was deleted", status=status)
     if status == 429 or status >= 500:
         # Not TooManyRequests: a 429 for a file does not mean that the account is throttled.
-        error = errors.from_response(status, response.headers, None)
+        error = from_response(status, response.headers, None)
         raise errors.ServiceUnavailable(
             f"The host of the output answered {status}",
             retry_after=error.retry_after,
