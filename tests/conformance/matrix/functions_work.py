@@ -242,7 +242,7 @@ GENERATIONS = [
         },
         repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
         null=_NULL_LEASE_ERRORS,
-        view=without("owned", "running"),
+        view=without("owned", "running", "age_seconds"),
     ),
     Function(
         "record_prediction",
