@@ -157,9 +157,12 @@ async def _follow_and_save(
                     }
                     for path, image in zip(paths, generation.images, strict=True)
                 ],
+                "missing_images": [image.model_dump() for image in generation.missing_images],
             }
         )
     else:
         for path in paths:
             print_line(str(path))
+        for missing in generation.missing_images:
+            info(f"Picture {missing.n} is missing: {missing.reason}")
     await expect_completed(pq, last)

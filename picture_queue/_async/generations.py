@@ -2,10 +2,11 @@
 
 import builtins
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -151,8 +152,12 @@ class AsyncGenerations:
         """
         return follow(self._watcher, _rpc.get_generation(generation_id), timeout)
 
-    async def download(self, image: Image) -> bytes:
+    async def download(self, image: Image, *, thumbnail: bool = False) -> bytes:
         """Download a picture.
+
+        Args:
+            image: The picture.
+            thumbnail: True returns its thumbnail, or the picture if it has none.
 
         Returns:
             The bytes of the picture.
@@ -161,10 +166,16 @@ class AsyncGenerations:
             NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
-        return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
+        path = _path(image, thumbnail)
+        return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{path}"))
 
-    async def save(self, image: Image, path: str | Path) -> Path:
+    async def save(self, image: Image, path: str | Path, *, thumbnail: bool = False) -> Path:
         """Write a picture to a file.
+
+        Args:
+            image: The picture.
+            path: The path of the file.
+            thumbnail: True writes its thumbnail, or the picture if it has none.
 
         Returns:
             The path of the file.
@@ -173,15 +184,25 @@ class AsyncGenerations:
             NotFound: The picture was deleted, or belongs to another user.
         """
         target = Path(path)
-        target.write_bytes(await self.download(image))  # noqa: ASYNC240 - small, and local
+        data = await self.download(image, thumbnail=thumbnail)
+        target.write_bytes(data)  # noqa: ASYNC240 - small, and local
         return target
 
-    async def url(self, image: Image, *, expires_in: int = 3600) -> str:
+    async def url(
+        self,
+        image: Image,
+        *,
+        thumbnail: bool = False,
+        expires_in: int = 3600,
+        download: bool = False,
+    ) -> str:
         """Create a signed URL. Anyone who has it can read the picture until the URL expires.
 
         Args:
             image: The picture.
+            thumbnail: True returns the URL of its thumbnail, or of the picture if it has none.
             expires_in: Seconds until the URL expires.
+            download: True lets a browser save the file instead of showing it.
 
         Returns:
             The URL.
@@ -189,7 +210,44 @@ class AsyncGenerations:
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
         """
-        return await signed_url(self._backend, f"{BUCKET}/{image.path}", expires_in)
+        path = _path(image, thumbnail)
+        return await signed_url(self._backend, f"{BUCKET}/{path}", expires_in, download)
+
+    async def urls(
+        self,
+        images: Sequence[Image],
+        *,
+        thumbnail: bool = False,
+        expires_in: int = 3600,
+        download: bool = False,
+    ) -> builtins.list[str | None]:
+        """Create signed URLs in one call.
+
+        Args:
+            images: The pictures.
+            thumbnail: True returns the URLs of their thumbnails, or of the pictures without one.
+            expires_in: Seconds until the URLs expire.
+            download: True lets a browser save the files instead of showing them.
+
+        Returns:
+            The URLs in the order of the pictures; None for a picture that was deleted or belongs
+            to another user.
+        """
+        if not images:
+            return []
+        paths = [_path(image, thumbnail) for image in images]
+        call = StorageCall(
+            "POST",
+            f"object/sign/{BUCKET}",
+            encode({"paths": paths, "expiresIn": expires_in}),
+            {"Content-Type": "application/json"},
+        )
+        answer = await self._backend.storage(call)
+        signed = parse_answer(Rpc("create_signed_urls", {}, _parse_signed), answer)
+        return [
+            None if path not in signed else _full_url(self._backend, signed[path], download)
+            for path in paths
+        ]
 
     async def upload(self, picture: bytes | str | Path, *, user_id: UUID | str) -> str:
         """Upload a picture as the input of a generation, such as one to edit or to upscale.
@@ -221,7 +279,7 @@ class AsyncGenerations:
         return f"storage:{path}"
 
 
-async def signed_url(backend: AsyncBackend, path: str, seconds: int) -> str:
+async def signed_url(backend: AsyncBackend, path: str, seconds: int, download: bool = False) -> str:
     """Return a signed URL of a file; the path begins with its bucket."""
     call = StorageCall(
         "POST",
@@ -231,4 +289,16 @@ async def signed_url(backend: AsyncBackend, path: str, seconds: int) -> str:
     )
     answer = await backend.storage(call)
     signed = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
-    return f"{backend.storage_url}{signed}"
+    return _full_url(backend, signed, download)
+
+
+def _full_url(backend: AsyncBackend, path: str, download: bool) -> str:
+    return f"{backend.storage_url}{path}{'&download=' if download else ''}"
+
+
+def _path(image: Image, thumbnail: bool) -> str:
+    return (image.thumbnail_path if thumbnail else None) or image.path
+
+
+def _parse_signed(data: Any) -> dict[str, str]:
+    return {entry["path"]: entry["signedURL"] for entry in data if entry["signedURL"]}

@@ -10,6 +10,7 @@ from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type
 from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import registry
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
@@ -100,7 +101,9 @@ def add_generations(
         handling = replace(handling or HandlerSettings(), moderation=moderation)
     if client is None:
         worker._client_checks.append(expect_api)
-    handler = image_handler(resolved, store_for, handling)
+    thumbnails = ThumbnailMaker((handling or HandlerSettings()).thumbnail_size)
+    handler = image_handler(resolved, store_for, handling, thumbnails)
+    worker.after_stop(thumbnails.close)
     for name, provider in resolved.items():
         for kind in JOB_TYPES:
             job_type = job_type_of(name, kind)

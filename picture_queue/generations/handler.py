@@ -4,7 +4,7 @@ It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -15,10 +15,11 @@ from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
-from picture_queue.generations.store_images import store_images
+from picture_queue.generations.store_images import StoredImages, store_images
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
 from picture_queue.providers.base import Prediction, Provider
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState
 from picture_queue.worker import (
     Cancel,
     JobContext,
@@ -68,6 +69,7 @@ def image_handler(
     providers: Mapping[str, Provider],
     store_for: Callable[[JobContext], GenerationStore],
     settings: HandlerSettings | None = None,
+    thumbnails: ThumbnailMaker | None = None,
 ) -> Handler:
     """Create the handler.
 
@@ -75,16 +77,19 @@ def image_handler(
         providers: The providers by name, for all jobs; the caller closes them.
         store_for: Function that returns the store of a job, bound to its lease.
         settings: The settings of the handler; None: the defaults.
+        thumbnails: The maker of thumbnails, which the caller closes; None: pictures get none.
 
     Returns:
         The coroutine function ``generate_image(payload, job)``. Its result is
-        ``{"images": [...]}``. After an error of the provider it raises `RateLimited`, `Snooze`,
-        `Retry` or `PermanentFailure`, which decides what the worker does with the job.
+        ``{"images": [...], "missing_images": [...]}``. After an error of the provider it raises
+        `RateLimited`, `Snooze`, `Retry` or `PermanentFailure`, which decides what the worker does
+        with the job.
     """
     handler_settings = settings or HandlerSettings()
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
-        return await _GenerationRun(providers, store_for(job), job, handler_settings).run()
+        store = store_for(job)
+        return await _GenerationRun(providers, store, job, handler_settings, thumbnails).run()
 
     return generate_image
 
@@ -112,8 +117,10 @@ class _GenerationRun:
         store: GenerationStore,
         job: JobContext,
         settings: HandlerSettings,
+        thumbnails: ThumbnailMaker | None,
     ) -> None:
         self._store = store
+        self._thumbnails = thumbnails
         self._job = job
         self._settings = settings
         self._progress = GenerationProgress(job)
@@ -181,16 +188,16 @@ class _GenerationRun:
             await self._cancel_parked()
         begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
-            return _result(begun.images)
+            return _result(StoredImages(begun.images, begun.generation.missing_images))
         prediction = await self._wait_for_end(begun, prediction)
         if prediction.status != "succeeded":
             error = await self._fail(begun, prediction)
             await self._manager.cancel_duplicates(prediction)
             raise error
-        images = await self._store_images(begun, prediction)
+        stored = await self._store_images(begun, prediction)
         await self._manager.finish(begun, "succeeded")
         await self._manager.cancel_duplicates(prediction)
-        return _result(images)
+        return _result(stored)
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue.
@@ -247,26 +254,24 @@ class _GenerationRun:
         await self._manager.finish(begun, state, prediction.error or str(error))
         return error
 
-    async def _store_images(
-        self, begun: BegunPrediction, prediction: Prediction
-    ) -> list[SavedImage]:
+    async def _store_images(self, begun: BegunPrediction, prediction: Prediction) -> StoredImages:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        provider, store, settings = self._manager.provider, self._store, self._settings
+        storage = self._manager.provider, self._store, self._settings, self._thumbnails
         try:
             try:
-                images = await store_images(provider, store, begun, prediction, settings)
+                stored = await store_images(begun, prediction, *storage)
             except errors.OutputError as error:
                 # The prediction is paid for, so a single unexpected answer must not end it.
                 _log.warning("job %s: downloading the output again: %s", self._job.id, error)
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                images = await store_images(provider, store, begun, prediction, settings)
+                stored = await store_images(begun, prediction, *storage)
         except (errors.OutputError, errors.ContentRefused) as error:
             await self._manager.finish(begun, "failed", str(error))
             raise
-        await self._store.save_images(images)
-        return images
+        await self._store.save_images(stored.images, stored.missing)
+        return stored
 
     async def _cancel_parked(self) -> NoReturn:
         if await self._manager.resume():
@@ -287,5 +292,8 @@ class _GenerationRun:
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 
-def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
-    return {"images": [image.model_dump(mode="json") for image in images]}
+def _result(stored: StoredImages) -> dict[str, Any]:
+    return {
+        "images": [image.model_dump(mode="json") for image in stored.images],
+        "missing_images": [image.model_dump(mode="json") for image in stored.missing],
+    }

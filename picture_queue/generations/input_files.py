@@ -3,7 +3,6 @@
 from typing import Any
 
 from picture_queue.errors import InvalidArgument, NotFound, PictureQueueError
-from picture_queue.generations._tasks import run_all
 from picture_queue.generations.image_info import read_image
 from picture_queue.generations.store import GenerationStore
 from picture_queue.providers import errors
@@ -30,7 +29,7 @@ async def sign_files(
 
     async def sign(name: str, value: Any) -> Any:
         if isinstance(value, list):
-            return await run_all(sign(name, item) for item in value)
+            return [await sign(name, item) for item in value]
         if not isinstance(value, str) or not value.startswith(_SCHEME):
             return value
         path = value.removeprefix(_SCHEME)

@@ -127,8 +127,23 @@ class OutputSink(Protocol):
         ...
 
     def clear(self) -> None:
-        """Delete what was written, since the picture is read again from its beginning."""
+        """Delete what was written, since the download begins again."""
         ...
+
+
+class MemorySink:
+    """A sink that keeps the picture in memory."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        self.data += chunk
+
+    def clear(self) -> None:
+        """Delete what was written."""
+        self.data.clear()
 
 
 class Provider(Protocol):

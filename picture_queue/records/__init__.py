@@ -2,7 +2,12 @@
 
 from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch
-from picture_queue.records.generations import Generation, Image, StartedGeneration
+from picture_queue.records.generations import (
+    Generation,
+    Image,
+    MissingImage,
+    StartedGeneration,
+)
 from picture_queue.records.jobs import (
     CancelRequest,
     Changed,
@@ -83,6 +88,7 @@ __all__ = [
     "Limit",
     "LogLine",
     "Maintenance",
+    "MissingImage",
     "Model",
     "ModelKind",
     "PartlyReadable",

@@ -32,3 +32,4 @@ class Setting(Record):
     archive: bool
     keep_archive_months: int
     default_model: str
+    strip_metadata: bool

@@ -20,6 +20,7 @@ create table picture_queue.setting (
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
+  strip_metadata boolean not null default true,
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
@@ -37,4 +38,6 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
+comment on column picture_queue.setting.strip_metadata is
+  'Whether workers remove EXIF, comments and other metadata from the pictures that they store.';
 insert into picture_queue.setting default values;

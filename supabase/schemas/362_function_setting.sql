@@ -16,7 +16,8 @@ begin
     "keep_failed_seconds": ["number", 60, 3153600000],
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
-    "default_model": ["text", 200]
+    "default_model": ["text", 200],
+    "strip_metadata": ["boolean"]
   }');
   if not exists (
     select from picture_queue.model m

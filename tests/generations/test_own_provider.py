@@ -253,9 +253,16 @@ async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None
         return crashing.calls
 
     points = await attempt(own, own.generation(), float("inf"))
-    assert {"create", "record", "get", "wait", "download", "upload", "save_images", "finish"} <= {
-        point.split()[1] for point in points
-    }
+    assert {
+        "create",
+        "record",
+        "get",
+        "wait",
+        "download_into",
+        "upload",
+        "save_images",
+        "finish",
+    } <= {point.split()[1] for point in points}
     for crash_at in range(len(points)):
         each = OwnWorld()
         generation = each.generation()

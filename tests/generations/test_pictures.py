@@ -128,12 +128,11 @@ class _CountingClient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def download(self, link: str) -> bytes:
+    async def download_into(self, link: str, sink: Any) -> None:
         self._active += 1
         self.peak = max(self.peak, self._active)
-        data = await self._client.download(link)
+        await self._client.download_into(link, sink)
         self._active -= 1
-        return data
 
 
 def test_the_repr_of_a_row_omits_the_prompt() -> None:

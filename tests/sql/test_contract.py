@@ -88,7 +88,7 @@ FUNCTIONS = {
     "report_jobs": ("outcomes, claim=", "service"),
     "report_progress": ("job_id, lease_id, progress, message=", "service"),
     "retry_job": ("job_id, request_id=", "service"),
-    "save_images": ("job_id, lease_id, images", "service"),
+    "save_images": ("job_id, lease_id, images, missing=", "service"),
     "start_generation": ("prompt, model_id=, input=, options=", "user"),
     "unregister_worker": ("worker", "service"),
 }

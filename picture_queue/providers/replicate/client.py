@@ -34,6 +34,7 @@ from tenacity import (
 from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
 from picture_queue.providers import errors
+from picture_queue.providers.base import MemorySink, OutputSink
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.providers.replicate.errors import from_response
 from picture_queue.providers.replicate.prediction import Prediction
@@ -295,10 +296,17 @@ class ReplicateClient:
         return answer
 
     async def download(self, link: str) -> bytes:
-        """Download one output file into memory.
+        """Download one output file into memory; see `download_into`."""
+        sink = MemorySink()
+        await self.download_into(link, sink)
+        return bytes(sink.data)
+
+    async def download_into(self, link: str, sink: OutputSink) -> None:
+        """Download one output file.
 
         Args:
             link: A URL or ``data:`` URI in the ``output`` of a prediction.
+            sink: The place to which the file is written.
 
         Raises:
             OutputExpired: The file was deleted.
@@ -307,7 +315,7 @@ class ReplicateClient:
         """
         authorization, rules = self._headers["Authorization"], self.rules
         retry = self._retrying(_if_transient)
-        return await retry(download, self._client(), link, rules, authorization, self._timeout)
+        await retry(download, self._client(), link, rules, authorization, self._timeout, sink)
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:

@@ -368,7 +368,7 @@ GENERATIONS = [
     Function(
         "save_images",
         "service",
-        "job_id uuid, lease_id uuid, images jsonb",
+        "job_id uuid, lease_id uuid, images jsonb, missing jsonb=",
         args={
             **_LEASE_ARGS,
             "images": [
@@ -379,12 +379,16 @@ GENERATIONS = [
                     "width": 8,
                     "height": 8,
                     "bytes": 70,
+                    "sha256": "0123456789abcdef" * 4,
+                    "blurhash": "L1Eyb[~qj[~q~qofayofWBWBofj[",
+                    "thumbnail_path": "$ada/$generation/1.thumbnail.webp",
                 }
             ],
+            "missing": [{"n": 2, "reason": "The output is not a picture."}],
         },
         setup="prediction",
         right=None,
-        null={**_NULL_LEASE_ERRORS, "images": INVALID},
-        wrong={"images": ("1.png", INVALID)},
+        null={**_NULL_LEASE_ERRORS, "images": INVALID, "missing": None},
+        wrong={"images": ("1.png", INVALID), "missing": ("2", INVALID)},
     ),
 ]
