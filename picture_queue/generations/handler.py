@@ -214,7 +214,10 @@ class _GenerationRun:
             age = clock() - created
             if age > limit:
                 return await self._stop_overdue(begun, prediction)
-            await self._progress.show_prediction(prediction)
+            model = begun.model
+            prints_percent = model.progress_in_logs == "percent"
+            typical_seconds = None if prints_percent else model.typical_seconds
+            await self._progress.show_prediction(prediction, age, typical_seconds)
             if schedule.should_park(age):
                 raise Park(schedule.parked_interval(), f"prediction:{begun.prediction.id}")
             interval = schedule.next_interval(prediction, age)
