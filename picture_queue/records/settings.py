@@ -31,3 +31,4 @@ class Setting(Record):
     archive: bool
     keep_archive_months: int
     default_model: str
+    estimate_usd_per_second: float

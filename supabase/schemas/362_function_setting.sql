@@ -15,7 +15,8 @@ begin
     "keep_failed_seconds": ["number", 60, 3153600000],
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
-    "default_model": ["text", 200]
+    "default_model": ["text", 200],
+    "estimate_usd_per_second": ["number", 0, 1]
   }');
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));

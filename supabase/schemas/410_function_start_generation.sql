@@ -10,6 +10,7 @@ declare
   v_model_id text;
   v_generation_id uuid;
   v_existing record;
+  v_cost jsonb;
   v_job jsonb;
   v_job_row record;
 begin
@@ -51,6 +52,8 @@ begin
       'use a new uuid for each generation');
   end if;
 
+  v_cost := picture_queue._check_spending(v_user, v_model_id, p_input, v_generation_id, 'generate-image',
+    p_options ->> 'idempotency_key');
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
@@ -64,6 +67,7 @@ begin
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
     values (v_job_row.generation_id, v_user, v_job_row.id, v_model_id, coalesce(p_prompt, ''), p_input,
       v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
