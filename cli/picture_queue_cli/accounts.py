@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 app = Commands(help="Show and change plans and credits.", example=f"accounts show {EXAMPLE_ID}")
 
-User = Annotated[UUID, typer.Argument(parser=parse_uuid, metavar="USER", help="The user's id.")]
+User = Annotated[
+    UUID, typer.Argument(parser=parse_uuid, metavar="USER", help="Name the user by id.")
+]
 
 
 @app.command("list", example="accounts list --plan free")
@@ -73,9 +75,7 @@ def set_account(
     *,
     plan: Annotated[
         str | None,
-        typer.Option(
-            metavar="PLAN", callback=expect_filled, help="Set this plan; default: none."
-        ),
+        typer.Option(metavar="PLAN", callback=expect_filled, help="Set this plan; default: none."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -100,9 +100,7 @@ def grant(
     ] = None,
     note: Annotated[
         str | None,
-        typer.Option(
-            metavar="TEXT", callback=expect_filled, help="Record this in the ledger."
-        ),
+        typer.Option(metavar="TEXT", callback=expect_filled, help="Record this in the ledger."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

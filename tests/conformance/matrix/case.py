@@ -56,6 +56,7 @@ WRONG: dict[str, tuple[Json, ExpectedError]] = {
     "uuid": ("seven", NOT_A_VALUE),
     "integer": ("many", NOT_A_VALUE),
     "real": ("much", NOT_A_VALUE),
+    "numeric": ("much", NOT_A_VALUE),
     "boolean": ("perhaps", NOT_A_VALUE),
     "timestamp with time zone": ("soon", NOT_A_TIME),
     "text[]": (7, NOT_A_VALUE),
@@ -230,7 +231,7 @@ def _wrong(function: Function) -> Variants:
 #: The values of the placeholders, by name.
 Names = dict[str, Json]
 #: Placeholders whose names begin with these get a new text as value; all others get a new UUID.
-_TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text")
+_TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text", "plan")
 _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 
 

@@ -77,6 +77,10 @@ _CASES = [
     _case("PQ_UNKNOWN_SCHEDULE", "run_schedule", {"name": "$name"}),
     _case("PQ_UNKNOWN_BATCH", "enqueue_job", {**_ITEM, "options": {"batch_id": "$batch"}}),
     _case("PQ_UNKNOWN_LIMIT", "delete_limit", {"key": "$key"}),
+    _case("PQ_UNKNOWN_BUDGET", "delete_budget", {"key": "plan:$plan"}),
+    _case("PQ_RATE_LIMITED", "start_generation", {"prompt": PROMPT}, "used rate", role="ada"),
+    _case("PQ_OVER_BUDGET", "start_generation", {"prompt": PROMPT}, "used budget", role="ada"),
+    _case("PQ_NO_CREDIT", "start_generation", {"prompt": PROMPT}, "empty account", role="ada"),
     _case("PQ_CONFLICT", "enqueue_job", {"job_type": "another", "job_id": "$job"}, "pending"),
     _case(
         "PQ_CONFLICT", "enqueue_job", {**_ITEM, "options": {"batch_id": "$batch"}}, "finished batch"

@@ -24,6 +24,7 @@ _NAME_COLUMNS = {
     "schedule": "name",
     "tenant": "name",
     "limit_rule": "key",
+    "budget": "key",
     "limit_key": "key",
     "queue": "name",
 }

@@ -100,6 +100,23 @@ SETUPS: dict[str, list[Step]] = {
     ],
     "finished batch": [step("enqueue_batch", {"jobs": [], "batch_id": "$batch"})],
     "limit": [step("set_limit", {"key": "$key", "max_running": 5})],
+    "budget": [step("set_budget", {"key": "plan:$plan", "changes": {"usd_per_day": 1}})],
+    "credits": [step("grant_credits", {"user_id": "$account", "usd": 5})],
+    "empty account": [
+        step("set_account", {"user_id": "$ada", "plan": "$plan"}),
+        step(
+            "set_budget",
+            {"key": "plan:$plan", "changes": {"needs_credits": True}},
+        ),
+    ],
+    "used budget": [
+        step("set_account", {"user_id": "$ada", "plan": "$plan"}),
+        step("set_budget", {"key": "plan:$plan", "changes": {"usd_per_day": 0}}),
+    ],
+    "used rate": [
+        step("set_account", {"user_id": "$ada", "plan": "$plan"}),
+        step("set_budget", {"key": "plan:$plan", "changes": {"per_minute": 0}}),
+    ],
     "paused key": [step("pause_key", {"key": "$key"})],
     "tenant": [step("set_tenant", {"tenant": "$tenant", "weight": 2})],
     "schedule": [

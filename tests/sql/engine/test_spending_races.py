@@ -21,6 +21,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from tests.sql.books import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
+
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 SECONDS = 60.0 if LONG else 8.0
 USERS, THREADS, CONNECTIONS = 50, 20, 40
@@ -41,15 +43,15 @@ OBSERVE = """
 select
   (select coalesce(jsonb_object_agg(k.key, k.spent), '{}') from (
     select coalesce(l.user_id::text, 'service') as key,
-      sum(case l.phase when 'reserve' then l.amount_usd when 'refund' then -l.amount_usd else 0 end) as spent
+      sum(l.amount_usd * case l.phase when 'reserve' then 1 else -1 end) as spent
     from picture_queue.ledger l where l.phase in ('reserve', 'refund') group by 1) k) as spent,
   (select coalesce(jsonb_object_agg(g.user_id, g.n), '{}') from (
     select user_id, count(*) as n from generations
     where status in ('pending', 'processing') and user_id is not null group by 1) g) as pending,
   (select coalesce(jsonb_object_agg(s.user_id, s.n), '{}') from (
     select user_id, count(*) as n from picture_queue.ledger
-    where phase = 'reserve' and round = 1 and at > now() - interval '1 minute' and user_id is not null
-    group by 1) s) as started
+    where phase = 'reserve' and round = 1 and at > now() - interval '1 minute'
+      and user_id is not null group by 1) s) as started
 """
 
 
@@ -204,7 +206,7 @@ def load(own_database: str) -> Any:
 def test_no_limit_is_exceeded_by_1000_threads(load: Load) -> None:
     load.prepare()
     load.run()
-    print(dict(load.outcomes), load.snapshots)  # noqa: T201 - figures of the run
+    print(dict(load.outcomes), load.snapshots)
     assert not load.problems, load.problems[:5]
     assert load.snapshots >= 5
     # Each kind of limit was reached.
@@ -224,34 +226,4 @@ def test_the_books_balance_after_a_race(load: Load) -> None:
     load.call("select maintain_jobs(true)")
     assert load.call(UNBALANCED) == []
     assert load.call(WRONG_ACCOUNTS) == []
-
-
-#: Rounds whose reservation is not equal to settlement and refund, although they have ended, or that
-#: are settled although they have not.
-UNBALANCED = """
-select coalesce(jsonb_agg(r), '[]') from (
-  select l.generation_id, l.round, l.round = max(l.round) over (partition by l.generation_id) as is_last,
-    sum(case l.phase when 'reserve' then l.amount_usd else -l.amount_usd end) as rest,
-    sum(case l.phase when 'reserve' then l.amount_usd else 0 end) as reserved,
-    bool_or(l.phase <> 'reserve') as ended
-  from picture_queue.ledger l where l.phase <> 'grant' group by l.generation_id, l.round
-) r
-left join generations g on g.id = r.generation_id
-where case when r.is_last and g.status in ('pending', 'processing') then r.ended else r.rest <> 0 or not r.ended end
-"""
-#: Accounts that differ from the sums of the ledger.
-WRONG_ACCOUNTS = """
-select coalesce(jsonb_agg(jsonb_build_object('account', a.account, 'spent', s.usd, 'credits', s.credits, 'pending', s.pending)), '[]')
-from (select k.key, picture_queue._read_account(k.key) as account from picture_queue.account k) a
-cross join lateral (
-  select coalesce(sum(case l.phase when 'reserve' then l.amount_usd when 'refund' then -l.amount_usd end), 0) as usd,
-    coalesce(sum(case when l.phase = 'grant' then l.amount_usd when not l.from_credits then 0
-      when l.phase = 'reserve' then -l.amount_usd when l.phase = 'refund' then l.amount_usd end), 0) as credits,
-    count(*) filter (where l.phase = 'reserve' and l.counted and not exists (
-      select from picture_queue.ledger e
-      where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))) as pending
-  from picture_queue.ledger l
-  where a.key = 'project' or l.user_id = substr(a.key, 6)::uuid) s
-where (a.account ->> 'month_usd')::numeric <> s.usd
-  or a.key <> 'project' and ((a.account ->> 'credits_usd')::numeric, (a.account ->> 'pending')::bigint) <> (s.credits, s.pending)
-"""
+    assert load.call(WRONG_COSTS) == []
