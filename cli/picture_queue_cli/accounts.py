@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 app = Commands(help="Show and change plans and credits.", example=f"accounts show {EXAMPLE_ID}")
 
-User = Annotated[
-    UUID, typer.Argument(parser=parse_uuid, metavar="USER", help="Name the user by id.")
-]
+User = Annotated[UUID, typer.Argument(parser=parse_uuid, metavar="USER", help="Name the user.")]
 
 
 @app.command("list", example="accounts list --plan free")

@@ -63,7 +63,7 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
         "input": {"output_format": "png"},
         "options": {"idempotency_key": "dog", "scheduled_for": "2999-01-01T00:00:00Z"},
     },
-    "get_account": lambda w: {},
+    "get_account": lambda w: {"user_id": w.users["owner"]},
     "cancel_job": lambda w: {"job_id": w["spare"]},
     "cancel_generation": lambda w: {"generation_id": w["other_generation"]},
     # For the service key.

@@ -307,7 +307,7 @@ def matches(expected: Json, answer: Json) -> bool:
 def only(key: str, value: str) -> View:
     """Select the items of a list with this value."""
     return lambda answer, names: [
-        item for item in answer if item.get(key) == names.get(value[1:], value)
+        item for item in answer if item.get(key) == fill_placeholders(value, names)
     ]
 
 
