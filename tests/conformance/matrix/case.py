@@ -257,6 +257,7 @@ def _resolve(name: str, names: Names) -> Json:
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::?\d\d)?|Z)?")
+_WAIT = re.compile(r"retry_after is [\d.]+ s")
 #: Fields that count or measure the whole project.
 _VOLATILE = {"seq", "duration_seconds", "rank", "turn"}
 
@@ -278,6 +279,7 @@ def normalise(value: Json, names: Names, key: str = "") -> Json:
         for name, known in names.items():
             if isinstance(known, str) and len(known) > 8:
                 value = value.replace(known, f"${name}")
+        value = _WAIT.sub("retry_after is <number> s", value)
         return _TIME.sub("<time>", _UUID.sub("<uuid>", value))
     if key in _VOLATILE and isinstance(value, int | float):
         return "<number>"
