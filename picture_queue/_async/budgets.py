@@ -10,7 +10,7 @@ from picture_queue.records import Budget
 
 
 class AsyncBudgets:
-    """What the project, plans and users may spend on generations.
+    """The budgets of the project, of plans and of users.
 
     A start that exceeds a budget is refused. Every method needs a service key.
     """

@@ -42,7 +42,7 @@ async def pq(stack: Any, request: pytest.FixtureRequest) -> Any:
         ({"needs_credits": True}, NotEnoughCredits, None),
     ],
 )
-async def test_a_refusal_says_when_to_come_back(
+async def test_a_refusal_has_the_seconds_to_wait(
     pq: AsyncPictureQueue, rule: dict[str, Any], error: type[LimitExceeded], waits: float | None
 ) -> None:
     user = uuid4()
