@@ -17,6 +17,7 @@ from picture_queue.errors import (
 if TYPE_CHECKING:
     from picture_queue._async.client import AsyncPictureQueue
     from picture_queue._sync.client import PictureQueue
+    from picture_queue.generations.builtin import add_generations
     from picture_queue.options import Backoff, NewJob, Unique
     from picture_queue.records import Generation, Image, Job, JobEvent, JobStatus
     from picture_queue.settings import WorkerSettings
@@ -60,6 +61,7 @@ __all__ = [
     "WaitTimeout",
     "Worker",
     "WorkerSettings",
+    "add_generations",
 ]
 
 # Imported at first use, because importing the supabase client takes a third of a second.
@@ -67,6 +69,7 @@ _LAZY_EXPORTS = {
     "AsyncPictureQueue": "_async.client",
     "PictureQueue": "_sync.client",
     "WorkerSettings": "settings",
+    "add_generations": "generations.builtin",
     **dict.fromkeys(("Backoff", "NewJob", "Unique"), "options"),
     **dict.fromkeys(("Generation", "Image", "Job", "JobEvent", "JobStatus"), "records"),
     **dict.fromkeys(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from picture_queue._loopback import is_loopback_url
 from picture_queue.errors import SettingsError
 
 REPLICATE_URL = "https://api.replicate.com/v1"
@@ -169,10 +170,15 @@ class ReplicateSettings:
     Args:
         token: ``REPLICATE_API_TOKEN``.
         base_url: ``REPLICATE_BASE_URL``; in the embedded stack the URL of the simulator.
+        webhook_url: ``REPLICATE_WEBHOOK_URL``: the public URL of the route ``/webhooks/replicate``
+            of `picture_queue.web`; None: the worker polls instead.
+        webhook_secret: ``REPLICATE_WEBHOOK_SECRET``; None: it is read from Replicate.
     """
 
     token: str = field(repr=False)
     base_url: str = REPLICATE_URL
+    webhook_url: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse an invalid token or URL.
@@ -191,6 +197,20 @@ class ReplicateSettings:
                 " not an http:// or https:// URL without a user name",
                 hint=f"Unset it to use {REPLICATE_URL}",
             )
+        url = self.webhook_url
+        if url is not None and not (
+            _is_http_url(url) and (url.startswith("https://") or is_loopback_url(url))
+        ):
+            raise SettingsError(
+                f"REPLICATE_WEBHOOK_URL is {_hide_user(url)!r}, not an https:// URL"
+                " without a user name",
+                hint="Set it to the public URL of the route /webhooks/replicate, or unset it",
+            )
+        if self.webhook_secret is not None and not self.webhook_secret.startswith("whsec_"):
+            raise SettingsError(
+                "REPLICATE_WEBHOOK_SECRET does not begin with whsec_",
+                hint="Copy it from Replicate, or unset it: it is then read with the token",
+            )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "ReplicateSettings | None":
@@ -198,7 +218,12 @@ class ReplicateSettings:
         token = environ.get("REPLICATE_API_TOKEN")
         if not token:
             return None
-        return cls(token, environ.get("REPLICATE_BASE_URL") or REPLICATE_URL)
+        return cls(
+            token,
+            environ.get("REPLICATE_BASE_URL") or REPLICATE_URL,
+            environ.get("REPLICATE_WEBHOOK_URL") or None,
+            environ.get("REPLICATE_WEBHOOK_SECRET") or None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
 """Write the generated files of supabase/.
 
 - ``schemas/700_data_models.sql`` from ``picture_queue/providers/replicate/models.json``
-- the migration of the next release from all files of ``schemas/``
+- the migration of 0.1.0, ``migrations/20261123000000_pre_picture_queue.sql``, from all files of
+  ``schemas/``
 
-Once 0.1.0 is released, its migration is frozen. A later change of a schema file is copied by hand
-into a new migration, and ``make check`` verifies that both create the same database.
+After the release of 0.1.0 its migration must not change, so this script must no longer write it.
+Whoever then changes a schema file also writes a new migration by hand.
+``scripts/verify_schema.py`` checks that the migrations and the schema files create the same
+database.
 
 ``python scripts/build_migration.py [--check]``. With --check it writes nothing, and exits with 1 if
 a file is out of date.

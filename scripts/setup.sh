@@ -20,7 +20,7 @@ else
     fail "$PYTHON is $("$PYTHON" --version), but 3.11 or newer is needed. Try: make setup PYTHON=python3.12"
   "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
     fail "$PYTHON cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv" \
-      "Or install uv (https://docs.astral.sh/uv/), which needs neither."
+      "Or install uv (https://docs.astral.sh/uv/), which does not need it."
   echo "Creating $VENV with $PYTHON -m venv"
   "$PYTHON" -m venv "$VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt

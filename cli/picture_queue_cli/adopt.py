@@ -33,7 +33,7 @@ def adopt(
     if preview or not yes:
         adoption = take_over(settings, preview=True)
         _show(adoption, as_json, done=False)
-        if preview or adoption.schema is None:
+        if preview or not adoption.was_needed:
             return
         expect_terminal("the adoption")
         typer.confirm("Adopt this queue?", abort=True, err=True)
@@ -44,7 +44,7 @@ def _show(adoption: "Adoption", as_json: bool, *, done: bool) -> None:
     if as_json:
         print_json({"done": done, **asdict(adoption)})
         return
-    if adoption.schema is None:
+    if not adoption.was_needed:
         info("Nothing to do: picture-queue already manages this database.")
         return
     jobs = ", ".join(f"{count} {status}" for status, count in adoption.jobs.items())

@@ -31,7 +31,7 @@ from picture_queue_cli import (
     worker,
 )
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.errors import Program
+from picture_queue_cli.errors import RootCommand
 from picture_queue_cli.parsing import EXAMPLE_ID, expect_filled
 from picture_queue_cli.project import Target
 from picture_queue_cli.render import print_line
@@ -42,7 +42,7 @@ _OPERATE = "Operate"
 _SET_UP = "Set up"
 
 app = Commands(
-    cls=Program,
+    cls=RootCommand,
     name="picture-queue",
     example="generate 'A lighthouse at dusk'",
 )

@@ -78,7 +78,7 @@ def exit_code(error: errors.PictureQueueError) -> ExitCode:
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
-class Program(Group):
+class RootCommand(Group):
     """The root command: every expected error is one line on standard error and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -61,6 +61,7 @@ def _show_model(model: "Model", as_json: bool) -> None:
         print_json(plain(model))
         return
     info(one_line(f"{model.model_id}, {model.kind}"))
+    info(one_line(f"provider {model.provider}: {_describe_capabilities(model)}"))
     shown = table("input", "type", "default", "permitted")
     for rule in model.inputs:
         shown.add_row(
@@ -70,6 +71,25 @@ def _show_model(model: "Model", as_json: bool) -> None:
             _permitted(rule),
         )
     out().print(shown)
+
+
+def _describe_capabilities(model: "Model") -> str:
+    """Return what the provider of a model cannot promise."""
+    found = model.capabilities
+    if found is None:
+        return "no worker with it has registered yet"
+    missing = [
+        text
+        for is_possible, text in (
+            (found.webhook, "no webhooks"),
+            (found.cancel, "a running picture cannot be cancelled"),
+            (found.progress, "no progress"),
+            (found.recover != "id", "a worker that crashes at the start may pay twice"),
+            (found.recover != "none", "after a crash of the worker the picture is made again"),
+        )
+        if not is_possible
+    ]
+    return "; ".join(missing) or "all that a provider can do"
 
 
 def _permitted(rule: dict[str, Any]) -> str:

@@ -38,7 +38,9 @@ def set_tenant(
     ],
     weight: Annotated[
         float,
-        typer.Argument(parser=parse_number, help="Start this many jobs for each job of weight 1."),
+        typer.Argument(
+            parser=parse_number, help="Start this many jobs for each job of a tenant of weight 1."
+        ),
     ],
     *,
     as_json: JsonFlag = False,

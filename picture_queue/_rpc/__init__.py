@@ -35,6 +35,7 @@ from picture_queue._rpc.models import list_models
 from picture_queue._rpc.predictions import (
     begin_prediction,
     finish_prediction,
+    receive_prediction,
     record_prediction,
     save_images,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "queue_counts",
     "queue_doctor",
     "queue_status",
+    "receive_prediction",
     "record_prediction",
     "register_worker",
     "report_jobs",

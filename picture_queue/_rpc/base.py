@@ -32,8 +32,8 @@ class Rpc(NamedTuple, Generic[T]):
     parse: Callable[[Any], T]
 
 
-def given(**params: Any) -> dict[str, Any]:
-    """Return the arguments that are not None, as JSON; the others take the function's defaults.
+def omit_none(**params: Any) -> dict[str, Any]:
+    """Return the arguments as JSON, without those that are None: they take the function's defaults.
 
     Raises:
         InvalidArgument: An argument cannot be written as JSON.
@@ -41,8 +41,8 @@ def given(**params: Any) -> dict[str, Any]:
     return {name: to_plain(value, name) for name, value in params.items() if value is not None}
 
 
-def required(**params: Any) -> dict[str, Any]:
-    """Return all arguments as JSON, None as null.
+def keep_none(**params: Any) -> dict[str, Any]:
+    """Return all arguments as JSON; None is sent as null.
 
     Raises:
         InvalidArgument: An argument cannot be written as JSON.
@@ -80,5 +80,5 @@ def row_parser(record: type[R]) -> Callable[[Any], list[R]]:
 
 def list_page(function: str, record: type[R], limit: int, after: str | None) -> Rpc[list[R]]:
     """Return the call that lists up to ``limit`` rows whose name comes after ``after``."""
-    params = {"filter": given(limit=limit, after=after)}
+    params = {"filter": omit_none(limit=limit, after=after)}
     return Rpc(function, params, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]

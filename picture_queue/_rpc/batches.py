@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, required
+from picture_queue._rpc.base import Rpc, keep_none, omit_none
 from picture_queue._rpc.jobs import encode_job, encode_new_jobs, parse_enqueued
 from picture_queue.options import NewJob
 from picture_queue.records import Batch, EnqueuedBatch
@@ -19,7 +19,7 @@ def enqueue_batch(
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
     params, ids = encode_new_jobs(jobs)
-    params |= given(
+    params |= omit_none(
         callback=encode_job(callback) if callback is not None else None,
         batch_id=batch_id or new_id(),
         metadata=metadata,
@@ -34,4 +34,4 @@ def enqueue_batch(
 
 
 def get_batch(batch_id: UUID | str) -> Rpc[Batch]:
-    return Rpc("get_batch", required(batch_id=batch_id), Batch.model_validate)
+    return Rpc("get_batch", keep_none(batch_id=batch_id), Batch.model_validate)

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, required, row_parser
+from picture_queue._rpc.base import Rpc, keep_none, omit_none, row_parser
 from picture_queue.records import CancelRequest, Generation, JobStatus, StartedGeneration
 
 _parse_generations = row_parser(Generation)
@@ -23,7 +23,7 @@ def start_generation(
     idempotency_key: str | None = None,
     priority: int | None = None,
 ) -> Rpc[StartedGeneration]:
-    options = given(
+    options = omit_none(
         # If there is an idempotency key, the database finds the row of the first call by this key.
         generation_id=None if idempotency_key else new_id(),
         user_id=user_id,
@@ -31,7 +31,7 @@ def start_generation(
         idempotency_key=idempotency_key,
         priority=priority,
     )
-    params = given(prompt=prompt, model_id=model_id, input=input or {}, options=options)
+    params = omit_none(prompt=prompt, model_id=model_id, input=input or {}, options=options)
     return Rpc(
         "start_generation",
         params,
@@ -40,7 +40,7 @@ def start_generation(
 
 
 def get_generation(generation_id: UUID | str) -> Rpc[Generation]:
-    return Rpc("get_generation", required(generation_id=generation_id), Generation.model_validate)
+    return Rpc("get_generation", keep_none(generation_id=generation_id), Generation.model_validate)
 
 
 def list_generations(
@@ -49,10 +49,10 @@ def list_generations(
     limit: int = 100,
     before: datetime | None = None,
 ) -> Rpc[list[Generation]]:
-    filter_ = given(status=status, limit=limit, before=before)
+    filter_ = omit_none(status=status, limit=limit, before=before)
     return Rpc("list_generations", {"filter": filter_}, _parse_generations)
 
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
-    params = required(generation_id=generation_id, request_id=new_id())
+    params = keep_none(generation_id=generation_id, request_id=new_id())
     return Rpc("cancel_generation", params, CancelRequest.model_validate)

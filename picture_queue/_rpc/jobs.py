@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
 from picture_queue._json import to_plain
-from picture_queue._rpc.base import Rpc, given, parse_nothing, required, row_parser
+from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing, row_parser
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff, JobFilter, Unique
 from picture_queue.records import (
@@ -53,7 +53,7 @@ def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
     # The id is new, so only an earlier attempt of this same call can have written it.
-    params = {**given(**job), "job_id": new_id()}
+    params = {**omit_none(**job), "job_id": new_id()}
     return Rpc("enqueue_job", params, lambda job_id: Enqueued(id=job_id, outcome="created"))
 
 
@@ -84,7 +84,7 @@ def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], 
     request_id = new_id() if any("job_id" in item for item in items) else None
     for item, job_id in zip(items, ids, strict=True):
         item.setdefault("job_id", job_id)
-    return {"jobs": to_plain(items, "jobs"), **given(request_id=request_id)}, ids
+    return {"jobs": to_plain(items, "jobs"), **omit_none(request_id=request_id)}, ids
 
 
 def parse_enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
@@ -137,43 +137,46 @@ def _encode_option(value: Any) -> Any:
 
 
 def get_job(job_id: UUID | str) -> Rpc[Job]:
-    return Rpc("get_job", required(job_id=job_id), Job.model_validate)
+    return Rpc("get_job", keep_none(job_id=job_id), Job.model_validate)
 
 
 def list_jobs(
     filter_: JobFilter, *, limit: int = 100, before_seq: int | None = None
 ) -> Rpc[list[Job]]:
-    params = given(**filter_, limit=limit, before_seq=before_seq)
+    params = omit_none(**filter_, limit=limit, before_seq=before_seq)
     return Rpc("list_jobs", {"filter": params}, _parse_jobs)
 
 
 def change_jobs(action: str, filter_: JobFilter, *, preview: bool, limit: int) -> Rpc[Changed]:
-    params = required(
-        action=action, filter=given(**filter_, limit=limit), preview=preview, request_id=new_id()
+    params = keep_none(
+        action=action,
+        filter=omit_none(**filter_, limit=limit),
+        preview=preview,
+        request_id=new_id(),
     )
     return Rpc("change_jobs", params, Changed.model_validate)
 
 
 def failure_reasons(filter_: JobFilter) -> Rpc[list[FailureReason]]:
-    return Rpc("failure_reasons", {"filter": given(**filter_)}, _REASONS.validate_python)
+    return Rpc("failure_reasons", {"filter": omit_none(**filter_)}, _REASONS.validate_python)
 
 
 def get_job_history(job_id: UUID | str) -> Rpc[JobHistory]:
-    return Rpc("get_job_history", required(job_id=job_id), JobHistory.model_validate)
+    return Rpc("get_job_history", keep_none(job_id=job_id), JobHistory.model_validate)
 
 
 def job_position(job_id: UUID | str) -> Rpc[JobPosition]:
-    return Rpc("job_position", required(job_id=job_id), JobPosition.model_validate)
+    return Rpc("job_position", keep_none(job_id=job_id), JobPosition.model_validate)
 
 
 def explain_jobs(job_ids: Iterable[UUID | str]) -> Rpc[list[JobExplanation]]:
-    return Rpc("explain_jobs", required(job_ids=job_ids), _EXPLANATIONS.validate_python)
+    return Rpc("explain_jobs", keep_none(job_ids=job_ids), _EXPLANATIONS.validate_python)
 
 
 def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
-    params = required(job_id=job_id, request_id=new_id())
+    params = keep_none(job_id=job_id, request_id=new_id())
     return Rpc("cancel_job", params, CancelRequest.model_validate)
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
-    return Rpc("retry_job", required(job_id=job_id, request_id=new_id()), parse_nothing)
+    return Rpc("retry_job", keep_none(job_id=job_id, request_id=new_id()), parse_nothing)

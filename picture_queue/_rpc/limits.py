@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, list_page, parse_nothing, required
+from picture_queue._rpc.base import Rpc, keep_none, list_page, omit_none, parse_nothing
 from picture_queue.records import Limit, PausedKey
 
 
@@ -14,17 +14,17 @@ def list_limits(limit: int, after: str | None) -> Rpc[list[Limit]]:
 def set_limit(
     key: str, max_running: int | None, rate: int | None, period_seconds: float | None
 ) -> Rpc[Limit]:
-    params = given(key=key, max_running=max_running, rate=rate, period_seconds=period_seconds)
+    params = omit_none(key=key, max_running=max_running, rate=rate, period_seconds=period_seconds)
     return Rpc("set_limit", params, Limit.model_validate)
 
 
 def delete_limit(key: str) -> Rpc[None]:
-    return Rpc("delete_limit", required(key=key, request_id=new_id()), parse_nothing)
+    return Rpc("delete_limit", keep_none(key=key, request_id=new_id()), parse_nothing)
 
 
 def pause_key(key: str, resume_at: datetime | None) -> Rpc[PausedKey]:
-    return Rpc("pause_key", given(key=key, resume_at=resume_at), PausedKey.model_validate)
+    return Rpc("pause_key", omit_none(key=key, resume_at=resume_at), PausedKey.model_validate)
 
 
 def resume_key(key: str) -> Rpc[PausedKey]:
-    return Rpc("resume_key", required(key=key), PausedKey.model_validate)
+    return Rpc("resume_key", keep_none(key=key), PausedKey.model_validate)

@@ -1,4 +1,4 @@
-"""Calls about the predictions of a generation; each requires the lease of the generation's job.
+"""Calls about the predictions of a generation; all but `receive_prediction` require a lease.
 
 ``prediction`` is the id of the row, ``prediction_id`` the id of the prediction at the provider.
 """
@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from picture_queue._rpc.base import Rpc, given, parse_nothing, required
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing
+from picture_queue.records import BegunPrediction, FinalState, ReceivedPrediction, SavedImage
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[BegunPrediction]:
-    params = required(job_id=job_id, lease_id=lease_id)
+    params = keep_none(job_id=job_id, lease_id=lease_id)
     return Rpc("begin_prediction", params, BegunPrediction.model_validate)
 
 
 def record_prediction(
     job_id: UUID, lease_id: UUID, prediction: UUID, prediction_id: str
 ) -> Rpc[None]:
-    params = given(
+    params = omit_none(
         job_id=job_id, lease_id=lease_id, prediction=prediction, prediction_id=prediction_id
     )
     return Rpc("record_prediction", params, parse_nothing)
@@ -33,7 +33,7 @@ def finish_prediction(
     error: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Rpc[None]:
-    params = given(
+    params = omit_none(
         job_id=job_id,
         lease_id=lease_id,
         prediction=prediction,
@@ -44,8 +44,25 @@ def finish_prediction(
     return Rpc("finish_prediction", params, parse_nothing)
 
 
+def receive_prediction(
+    prediction: UUID,
+    prediction_id: str,
+    status: str,
+    progress: int | None = None,
+    message: str | None = None,
+) -> Rpc[ReceivedPrediction]:
+    params = omit_none(
+        prediction=prediction,
+        prediction_id=prediction_id,
+        status=status,
+        progress=progress,
+        message=message,
+    )
+    return Rpc("receive_prediction", params, ReceivedPrediction.model_validate)
+
+
 def save_images(job_id: UUID, lease_id: UUID, images: Sequence[SavedImage]) -> Rpc[None]:
-    params = given(
+    params = omit_none(
         job_id=job_id,
         lease_id=lease_id,
         images=[image.model_dump(mode="json") for image in images],

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import TypeAdapter
 
-from picture_queue._rpc.base import Rpc, given
+from picture_queue._rpc.base import Rpc, omit_none
 from picture_queue.records import Finding, Health, Maintenance, Version
 
 _FINDINGS = TypeAdapter(list[Finding])
@@ -21,7 +21,7 @@ def queue_status() -> Rpc[Health]:
 
 
 def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:
-    params = given(client_time=client_time)
+    params = omit_none(client_time=client_time)
     return Rpc("queue_doctor", params, _FINDINGS.validate_python)
 
 
@@ -30,4 +30,4 @@ def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Main
 
     The call does nothing if another worker holds the maintenance lease, unless ``force`` is true.
     """
-    return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)
+    return Rpc("maintain_jobs", omit_none(force=force, worker=worker), Maintenance.model_validate)

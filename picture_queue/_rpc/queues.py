@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, given, list_page, required
+from picture_queue._rpc.base import Rpc, keep_none, list_page, omit_none
 from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
 
 
@@ -14,24 +14,24 @@ def list_queues(limit: int, after: str | None) -> Rpc[list[Queue]]:
 
 
 def set_queue(queue: str, changes: Mapping[str, Any]) -> Rpc[Queue]:
-    return Rpc("set_queue", required(queue=queue, changes=changes), Queue.model_validate)
+    return Rpc("set_queue", keep_none(queue=queue, changes=changes), Queue.model_validate)
 
 
 def pause_queue(queue: str, resume_at: datetime | None, reason: str | None) -> Rpc[Queue]:
-    params = given(queue=queue, resume_at=resume_at, reason=reason)
+    params = omit_none(queue=queue, resume_at=resume_at, reason=reason)
     return Rpc("pause_queue", params, Queue.model_validate)
 
 
 def resume_queue(queue: str) -> Rpc[Queue]:
-    return Rpc("resume_queue", required(queue=queue), Queue.model_validate)
+    return Rpc("resume_queue", keep_none(queue=queue), Queue.model_validate)
 
 
 def drain_queue(queue: str) -> Rpc[Queue]:
-    return Rpc("drain_queue", required(queue=queue), Queue.model_validate)
+    return Rpc("drain_queue", keep_none(queue=queue), Queue.model_validate)
 
 
 def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
-    params = required(queue=queue, preview=preview, request_id=new_id())
+    params = keep_none(queue=queue, preview=preview, request_id=new_id())
     return Rpc("purge_queue", params, Changed.model_validate)
 
 
@@ -42,7 +42,7 @@ def queue_counts(limit: int, after: str | None) -> Rpc[list[QueueCounts]]:
 def desired_workers(
     queue: str | None, jobs_per_worker: int, min_workers: int, max_workers: int
 ) -> Rpc[DesiredWorkers]:
-    params = given(
+    params = omit_none(
         queue=queue,
         jobs_per_worker=jobs_per_worker,
         min_workers=min_workers,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from picture_queue._rpc.base import Rpc, required
+from picture_queue._rpc.base import Rpc, keep_none
 from picture_queue.records import Setting
 
 
@@ -12,4 +12,4 @@ def get_settings() -> Rpc[Setting]:
 
 
 def set_setting(changes: Mapping[str, Any]) -> Rpc[Setting]:
-    return Rpc("set_setting", required(changes=changes), Setting.model_validate)
+    return Rpc("set_setting", keep_none(changes=changes), Setting.model_validate)

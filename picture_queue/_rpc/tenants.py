@@ -1,6 +1,6 @@
 """Calls about tenants."""
 
-from picture_queue._rpc.base import Rpc, list_page, required
+from picture_queue._rpc.base import Rpc, keep_none, list_page
 from picture_queue.records import Tenant
 
 
@@ -9,4 +9,4 @@ def list_tenants(limit: int, after: str | None) -> Rpc[list[Tenant]]:
 
 
 def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:
-    return Rpc("set_tenant", required(tenant=tenant, weight=weight), Tenant.model_validate)
+    return Rpc("set_tenant", keep_none(tenant=tenant, weight=weight), Tenant.model_validate)

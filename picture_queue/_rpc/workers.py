@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from picture_queue._rpc.base import Rpc, given, parse_nothing
+from picture_queue._rpc.base import Rpc, omit_none, parse_nothing
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 
 
 def register_worker(
     worker: str, queues: Sequence[str], job_types: Mapping[str, Mapping[str, Any]]
 ) -> Rpc[Version]:
-    params = given(worker=worker, queues=list(queues), job_types=job_types)
+    params = omit_none(worker=worker, queues=list(queues), job_types=job_types)
     return Rpc("register_worker", params, Version.model_validate)
 
 
@@ -39,7 +39,7 @@ class Claim:
 
 
 def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
-    params = given(
+    params = omit_none(
         worker=claim.worker,
         queues=list(claim.queues),
         job_types=list(claim.job_types),
@@ -72,13 +72,13 @@ def report_progress(
     job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
 ) -> Rpc[bool]:
     """Return the call that writes progress; its result is True if the job is to be cancelled."""
-    params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
+    params = omit_none(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
 
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
     """Return the call that adds lines to the log of a job: dicts with level, message and at."""
-    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), parse_nothing)
+    return Rpc("log_job", omit_none(job_id=job_id, lease_id=lease_id, lines=lines), parse_nothing)
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
@@ -87,8 +87,8 @@ def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str
     The ``outcome`` of an answer is ok, repeated, stale, busy or refused. If it is refused,
     ``error`` has the reason.
     """
-    # Not `given`: the outcomes are plain JSON already, and converting hundreds of them again would
-    # take longer than sending them.
+    # Not `omit_none`: the outcomes are plain JSON already, and converting hundreds of them again
+    # would take longer than sending them.
     return Rpc(
         "report_jobs",
         {"outcomes": outcomes},

@@ -49,7 +49,7 @@ class Jobs:
             **options: Options of the job; see `JobOptions`.
 
         Returns:
-            The id of the job, and whether it was created.
+            The id of the job, and the outcome of the enqueue.
 
         Raises:
             InvalidArgument: A value is invalid; the error names the field and the value.
@@ -71,7 +71,7 @@ class Jobs:
             jobs: The jobs, each with its type, payload and options.
 
         Returns:
-            The id of each job, and whether it was created, in the order of the jobs.
+            The id of each job, and the outcome of its enqueue, in the order of the jobs.
 
         Raises:
             PictureQueueError: For the same reasons as in `enqueue`; the error names the position of

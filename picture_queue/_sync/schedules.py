@@ -60,7 +60,7 @@ class Schedules:
             every: Seconds between two jobs, at least 1, instead of ``cron``.
             timezone: The time zone of ``cron``, such as ``Europe/Berlin``.
             missed: The ticks to run late: ``once`` runs only the latest missed tick, ``all`` runs
-                each one, ``skip`` runs none that is over two minutes late.
+                each one, ``skip`` runs only the latest and only if it is under two minutes late.
             paused: Whether the schedule is paused; None: a new schedule runs, and an existing one
                 stays as it is.
             **options: Options of its jobs; see `JobOptions`.
@@ -118,7 +118,7 @@ class Schedules:
         The time of the next tick does not change.
 
         Returns:
-            The id of the job.
+            The id of the job, and the outcome of the enqueue.
 
         Raises:
             ScheduleNotFound: No such schedule.

@@ -76,7 +76,8 @@ class AsyncBackend:
         try:
             return await self._retry(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
-            # The database may have been migrated since the last check of its version.
+            # Check the version again, for a more precise error: since the last check, the SQL may
+            # have been upgraded beyond this client, or removed.
             await self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE_HINT

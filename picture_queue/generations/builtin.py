@@ -1,11 +1,15 @@
 """The built-in worker, which generates pictures."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
+
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
-from picture_queue.generations.handler import JOB_TYPE, image_handler
+from picture_queue.errors import InvalidArgument
+from picture_queue.generations.handler import JOB_TYPE, image_handler, job_type_of
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
-from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers import registry
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
 
@@ -47,28 +51,45 @@ def builtin_worker(
 def add_generations(
     worker: Worker,
     client: AsyncPictureQueue,
-    replicate: ReplicateSettings,
+    replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
+    *,
+    providers: Mapping[str, registry.ProviderLike] | None = None,
 ) -> None:
-    """Register the handler of ``generate-image`` on your own worker.
+    """Register the handlers of generations on your own worker, one for each provider.
 
     Args:
-        worker: A worker that is not running yet. It closes the connections to Replicate when it
-            stops.
+        worker: A worker that is not running yet. It closes the providers when it stops.
         client: The client of the worker's project.
-        replicate: The token and the URL of Replicate.
-        handling: The settings of the handler.
+        replicate: The token and the URL of Replicate; short for ``providers={"replicate": …}``.
+        handling: The settings of the handlers.
+        providers: The providers by name, which is the ``provider`` of their models in the
+            database: a function that makes a picture (see `FunctionProvider`), a `Provider`, or
+            `ReplicateSettings`.
 
     Raises:
         SettingsError: The client has no URL of the project's API, which stores the pictures.
-        InvalidArgument: The worker already has a handler for ``generate-image``, or is running.
+        InvalidArgument: There is no provider, a provider or its name is invalid, the worker already
+            has a handler for the job type, or it is running.
         ValueError: The URL or the token of Replicate is invalid.
     """
     expect_api(client)
-    api = ReplicateClient(replicate.token, base_url=replicate.base_url)
+    given = dict(providers or {})
+    if replicate is not None:
+        if registry.REPLICATE in given:
+            raise InvalidArgument("`replicate` is given, and so is providers['replicate']")
+        given[registry.REPLICATE] = replicate
+    if not given:
+        raise InvalidArgument(
+            "add_generations has no provider", hint="Pass replicate=… or providers={name: …}"
+        )
+    resolved = {name: registry.resolve(name, value) for name, value in given.items()}
 
     def store_for(job: JobContext) -> GenerationStore:
         return GenerationStore(client._backend, job.id, job.lease_id)
 
-    worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(api, store_for, handling))
-    worker.after_stop(api.aclose)
+    handler = image_handler(resolved, store_for, handling)
+    for name, provider in resolved.items():
+        worker.handler(job_type_of(name), timeout=TIMEOUT)(handler)
+        worker._registry.set_capabilities(job_type_of(name), asdict(provider.capabilities))
+        worker.after_stop(provider.aclose)

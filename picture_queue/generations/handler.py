@@ -1,50 +1,69 @@
-"""The handler of ``generate-image`` jobs.
+"""The handler of jobs that generate pictures.
 
 It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from picture_queue._log import Log
-from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
+from picture_queue.errors import Busy, ConnectionFailed, StaleLease
+from picture_queue.generations.poll_schedule import PollSchedule
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
 from picture_queue.generations.store_images import store_images
-from picture_queue.providers.replicate import errors
-from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.providers import errors
+from picture_queue.providers.base import Prediction, Provider
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
-from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
+from picture_queue.worker import (
+    Cancel,
+    JobContext,
+    Park,
+    PermanentFailure,
+    RateLimited,
+    Retry,
+    Snooze,
+)
 
 _log = Log(__name__)
 
 JOB_TYPE = "generate-image"
-#: The limit key of these jobs; it is paused if Replicate throttles the account or is unreachable.
-PAUSE_KEY = f"type:{JOB_TYPE}"
 
-_COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
-_COLD_POLL_INTERVAL = 10.0  # seconds
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
 
+def job_type_of(provider: str) -> str:
+    """Return the job type of a provider's generations, as `_generation_job_type` in SQL does.
+
+    Each provider has its own, so that a worker claims only jobs whose provider it has.
+    """
+    return JOB_TYPE if provider == "replicate" else f"{JOB_TYPE}:{provider}"
+
+
+def pause_key(provider: str) -> str:
+    """Return the limit key of a provider's jobs.
+
+    It is paused if the provider throttles the account or is unreachable.
+    """
+    return f"provider:{provider}"
+
+
 def image_handler(
-    client: ReplicateClient,
+    providers: Mapping[str, Provider],
     store_for: Callable[[JobContext], GenerationStore],
     settings: HandlerSettings | None = None,
 ) -> Handler:
     """Create the handler.
 
     Args:
-        client: The client of Replicate for all jobs; the caller closes it.
+        providers: The providers by name, for all jobs; the caller closes them.
         store_for: Function that returns the store of a job, bound to its lease.
         settings: The settings of the handler; None: the defaults.
 
@@ -56,7 +75,7 @@ def image_handler(
     handler_settings = settings or HandlerSettings()
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
-        return await _GenerationRun(client, store_for(job), job, handler_settings).run()
+        return await _GenerationRun(providers, store_for(job), job, handler_settings).run()
 
     return generate_image
 
@@ -69,7 +88,7 @@ class _InternalError(Exception):
 
     public = "The picture could not be made, because of an internal error."
 
-    def __init__(self, cause: PictureQueueError) -> None:
+    def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.retryable = getattr(cause, "retryable", True)
         self.retry_after = getattr(cause, "retry_after", None)
@@ -80,17 +99,16 @@ class _GenerationRun:
 
     def __init__(
         self,
-        client: ReplicateClient,
+        providers: Mapping[str, Provider],
         store: GenerationStore,
         job: JobContext,
         settings: HandlerSettings,
     ) -> None:
-        self._client = client
         self._store = store
         self._job = job
         self._settings = settings
         self._progress = GenerationProgress(job)
-        self._manager = PredictionManager(client, store, self._progress, settings)
+        self._manager = PredictionManager(providers, store, self._progress, settings)
         self._has_cancelled = False  # True once this attempt has cancelled an overdue prediction
 
     async def run(self) -> dict[str, Any]:
@@ -101,8 +119,9 @@ class _GenerationRun:
             # worker attaches to it.
             if self._job.cancel_requested:
                 await self._cancel_prediction()
+            await self._manager.abandon()
             raise
-        except errors.ReplicateError as error:
+        except errors.ProviderError as error:
             failure = error
         except (Busy, ConnectionFailed) as error:
             failure = errors.ServiceUnavailable(
@@ -110,22 +129,27 @@ class _GenerationRun:
             )
             failure.__cause__ = error
         except StaleLease:
+            await self._manager.abandon()
             raise
-        except PictureQueueError as error:
-            # Its text may quote the database or the operator's settings: it is for the operator.
+        except (Park, Cancel):
+            raise
+        except Exception as error:
+            # Its text may quote the database, the operator's settings or, from a provider of the
+            # project, anything: it is for the operator.
             raise _InternalError(error) from error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel
         raise await self._verdict_of(failure) from failure
 
-    async def _verdict_of(self, error: errors.ReplicateError) -> Exception:
+    async def _verdict_of(self, error: errors.ProviderError) -> Exception:
         """Return the exception that decides what the worker does with the job after an error."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
         begun, prediction = self._manager.begun, self._manager.prediction
         if not counts:
-            # The account is throttled or Replicate is unreachable, so other jobs would fail too.
-            key = PAUSE_KEY
+            # The account is throttled or unreachable, so the provider's other jobs would fail too.
+            # Without a row, only this worker lacks the provider.
+            key = pause_key(begun.prediction.provider) if begun else None
         elif begun is None and isinstance(error.__cause__, Busy | ConnectionFailed):
             counts = False  # nothing has begun, and the project is at fault
         elif begun is not None and isinstance(error, errors.ServiceUnavailable):
@@ -144,6 +168,8 @@ class _GenerationRun:
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 
     async def _generate(self) -> dict[str, Any]:
+        if self._job.cancel_requested:  # while the job was parked
+            await self._cancel_parked()
         begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
             return _result(begun.images)
@@ -153,60 +179,63 @@ class _GenerationRun:
             await self._manager.cancel_duplicates(prediction)
             raise error
         images = await self._store_images(begun, prediction)
-        row = begun.prediction.id
-        await self._store.finish(row, "succeeded", metrics=prediction.metrics)
+        await self._manager.finish(begun, "succeeded")
         await self._manager.cancel_duplicates(prediction)
         return _result(images)
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
-        """Poll until the prediction has ended, and report progress; cancel it if it is overdue."""
+        """Poll until the prediction has ended, and report progress; cancel it if it is overdue.
+
+        Raises:
+            Park: The prediction will take longer, so the job waits without a slot.
+        """
         clock = asyncio.get_running_loop().time
-        started = clock()
-        latest_end = started + self._manager.cancel_after(begun) + self._settings.stop_margin
-        interval = self._first_poll_interval(begun)
+        # The clock of the database gives the age, since that of the worker may be wrong.
+        created = clock() - begun.age_seconds
+        limit = self._manager.time_limit(begun) + self._settings.stop_margin
+        schedule = PollSchedule(begun, self._manager.provider, self._settings)
         while not prediction.has_ended:
-            if clock() > latest_end:
+            age = clock() - created
+            if age > limit:
                 return await self._stop_overdue(begun, prediction)
             await self._progress.show_prediction(prediction)
-            is_cold = prediction.status == "starting" and clock() - started > _COLD_START
-            await asyncio.sleep(_jittered(_COLD_POLL_INTERVAL if is_cold else interval))
-            interval = min(interval * 1.2, self._settings.max_poll_interval)
+            if schedule.should_park(age):
+                raise Park(schedule.parked_interval(), f"prediction:{begun.prediction.id}")
+            interval = schedule.next_interval(prediction, age)
+            await self._manager.provider.wait(prediction.id, interval)
             try:
                 prediction = await self._manager.attach(begun, prediction.id)
             except (errors.TooManyRequests, errors.ServiceUnavailable) as error:
-                # The prediction continues, so it is polled again until `latest_end`.
+                # The prediction continues, so it is polled again until `limit`.
                 _log.info("job %s: the prediction could not be read: %s", self._job.id, error)
+                schedule.slow_down(error.retry_after)
         return prediction
-
-    def _first_poll_interval(self, begun: BegunPrediction) -> float:
-        if self._settings.first_poll_interval is not None:
-            return self._settings.first_poll_interval
-        return min(max((begun.model.typical_seconds or 4.0) / 8, 0.25), 1.0)
 
     async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Cancel an overdue prediction and return it; it may have succeeded in the meantime."""
         self._has_cancelled = True
-        prediction = await self._client.cancel(prediction.id)
+        provider = self._manager.provider
+        if provider.capabilities.cancel:
+            prediction = await provider.cancel(prediction.id)
+            self._manager.prediction = prediction
         if not prediction.has_ended:
-            await self._store.finish(begun.prediction.id, "canceled", error="overdue")
+            await self._manager.finish(begun, "canceled", "overdue")
             raise errors.DeadlinePassed("The prediction did not end", detail=prediction.id)
         return prediction
 
-    async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ReplicateError:
+    async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ProviderError:
         """Finish the row of an unsuccessful prediction; return the error to raise."""
-        error: errors.ReplicateError
+        error: errors.ProviderError
         if prediction.status == "failed":
-            error = errors.from_failure(prediction.error)
-        elif prediction.status == "aborted" or self._has_cancelled or prediction.reached_deadline:
+            error = self._manager.provider.classify(prediction)
+        elif prediction.status == "aborted":
+            error = errors.NotStarted("The prediction reached its deadline before its start")
+        elif self._has_cancelled or prediction.reached_deadline:
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
-            error = errors.StoppedOutside("The prediction was cancelled at Replicate")
-        await self._store.finish(
-            begun.prediction.id,
-            _FINAL_STATES.get(prediction.status, "failed"),
-            error=prediction.error or str(error),
-            metrics=prediction.metrics,
-        )
+            error = errors.StoppedOutside("The prediction was cancelled at the provider")
+        state = _FINAL_STATES.get(prediction.status, "failed")
+        await self._manager.finish(begun, state, prediction.error or str(error))
         return error
 
     async def _store_images(
@@ -214,23 +243,26 @@ class _GenerationRun:
     ) -> list[SavedImage]:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        client, store, max_parallel = self._client, self._store, self._settings.max_parallel
+        provider, store, settings = self._manager.provider, self._store, self._settings
         try:
             try:
-                images = await store_images(client, store, begun, prediction, max_parallel)
+                images = await store_images(provider, store, begun, prediction, settings)
             except errors.OutputError as error:
                 # The prediction is paid for, so a single unexpected answer must not end it.
                 _log.warning("job %s: downloading the output again: %s", self._job.id, error)
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                images = await store_images(client, store, begun, prediction, max_parallel)
+                images = await store_images(provider, store, begun, prediction, settings)
         except errors.OutputError as error:
-            await self._store.finish(
-                begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
-            )
+            await self._manager.finish(begun, "failed", str(error))
             raise
         await self._store.save_images(images)
         return images
+
+    async def _cancel_parked(self) -> NoReturn:
+        if await self._manager.resume():
+            await self._cancel_prediction()
+        raise Cancel
 
     async def _cancel_prediction(self) -> None:
         """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``."""
@@ -240,15 +272,11 @@ class _GenerationRun:
         try:
             async with asyncio.timeout(self._settings.cancel_timeout):
                 await self._manager.cancel(begun)
-                await self._store.finish(begun.prediction.id, "canceled")
+                await self._manager.finish(begun, "canceled")
         except Exception:
-            # The job is cancelled anyway, and Replicate stops the prediction at its deadline.
+            # The job is cancelled anyway, and the provider stops the prediction at its deadline.
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 
 def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
     return {"images": [image.model_dump(mode="json") for image in images]}
-
-
-def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - not for security

@@ -3,22 +3,23 @@
 A worker commits a row, creates the prediction, and records its id in the row. It may crash after
 each step. The next worker reads the row. If the row has an id, the worker attaches to that
 prediction. If it has none, the outcome of the create call is unknown, so the worker searches for
-the prediction at Replicate before it creates another.
+the prediction at the provider before it creates another. A provider whose capability ``recover`` is
+``id`` cannot search. One whose capability is ``none`` has no prediction of an earlier process; the
+generation then runs again.
 """
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from picture_queue._log import Log
 from picture_queue.errors import Conflict, StaleLease
-from picture_queue.generations import orphans
 from picture_queue.generations._tasks import run_to_end
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
-from picture_queue.providers.replicate import errors
-from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.providers.replicate.prediction import Prediction
-from picture_queue.records import BegunPrediction
+from picture_queue.providers import errors
+from picture_queue.providers.base import LostPrediction, Prediction, PredictionRequest, Provider
+from picture_queue.records import BegunPrediction, FinalState
 
 _log = Log(__name__)
 
@@ -29,7 +30,7 @@ class PredictionManager:
     """The prediction of one generation.
 
     Args:
-        client: The client of the provider.
+        providers: The providers of this worker by name.
         store: The store of the generation's rows.
         progress: The progress that the owner sees.
         settings: The settings of the handler.
@@ -41,18 +42,26 @@ class PredictionManager:
 
     def __init__(
         self,
-        client: ReplicateClient,
+        providers: Mapping[str, Provider],
         store: GenerationStore,
         progress: GenerationProgress,
         settings: HandlerSettings,
     ) -> None:
-        self._client = client
+        self._providers = providers
         self._store = store
         self._progress = progress
         self._settings = settings
         self._lost: list[BegunPrediction] = []
         self.begun: BegunPrediction | None = None
+        self._provider: Provider | None = None
         self.prediction: Prediction | None = None
+
+    @property
+    def provider(self) -> Provider:
+        """The provider of the row; there is none before the row is committed."""
+        if self._provider is None:
+            raise RuntimeError("the row has no provider yet")
+        return self._provider
 
     async def find_or_create(self) -> tuple[BegunPrediction, Prediction | None]:
         """Attach to the prediction of this generation, or create it.
@@ -62,14 +71,17 @@ class PredictionManager:
 
         Raises:
             OutcomeUnknown: The answers to several create calls were lost.
+            ProviderMissing: This worker does not have the provider of the model.
         """
         for _ in range(_MAX_CREATES):
-            begun = self.begun = await self._store.begin()
+            begun = await self._begin()
             row = begun.prediction
             if row.state == "succeeded":
                 return begun, None
             if row.prediction_id is not None:
-                return begun, await self.attach(begun, row.prediction_id)
+                if prediction := await self._attach_to_recorded(begun, row.prediction_id):
+                    return begun, prediction
+                continue
             if not begun.resumed:
                 await self._progress.show(0, "waiting for the model")
                 timeout = self._settings.cancel_timeout
@@ -77,27 +89,72 @@ class PredictionManager:
                     return begun, prediction
             if prediction := await self._find_lost(begun):
                 return begun, prediction
-            _log.warning("prediction %s: the answer to the create call was lost; repeating", row.id)
+            _log.warning("prediction %s: its outcome is unknown; creating another", row.id)
             await self._store.finish(row.id, "lost", error="No prediction was found")
             self._lost.append(begun)
         raise errors.OutcomeUnknown(f"The answers to {_MAX_CREATES} create calls were lost")
+
+    async def resume(self) -> BegunPrediction | None:
+        """Return the row of an earlier attempt that may have a prediction, if there is one."""
+        begun = await self._begin()
+        if not begun.resumed:
+            await self._store.finish(begun.prediction.id, "canceled")
+        return begun if begun.resumed and begun.prediction.state != "succeeded" else None
+
+    async def _begin(self) -> BegunPrediction:
+        """Commit or resume the row, and choose its provider."""
+        begun = await self._store.begin()
+        row = begun.prediction
+        self._provider = self._providers.get(row.provider)
+        if self._provider is None and row.state != "succeeded":
+            if not begun.resumed:
+                await self._store.finish(row.id, "failed", error="The worker has no such provider")
+            raise errors.ProviderMissing(
+                f"This worker has no provider {row.provider!r}, which makes the pictures of "
+                f"{begun.model.model_id}",
+                hint="Start a worker that registers it with add_generations",
+            )
+        self.begun = begun
+        return begun
+
+    async def _attach_to_recorded(
+        self, begun: BegunPrediction, prediction_id: str
+    ) -> Prediction | None:
+        """Read the recorded prediction of a row.
+
+        Returns:
+            The prediction; None if it ended with the process of another worker, or of an earlier
+            one. Its row is then final.
+        """
+        if self.provider.capabilities.recover != "none":
+            return await self.attach(begun, prediction_id)
+        try:
+            self.prediction = await self.provider.get(prediction_id)
+        except errors.ResourceNotFound:
+            _log.warning("prediction %s ended with its worker; it runs again", begun.prediction.id)
+            await self._store.finish(begun.prediction.id, "lost", error="Its worker ended")
+            return None
+        return self.prediction
 
     async def attach(self, begun: BegunPrediction, prediction_id: str) -> Prediction:
         """Read the prediction of a row.
 
         Raises:
-            OutputExpired: Replicate no longer has the prediction.
+            OutputExpired: The provider no longer has the prediction.
+            Interrupted: The prediction ended with its process.
         """
         try:
             prediction = await self._get(prediction_id)
         except errors.ResourceNotFound as error:
             await self._store.finish(begun.prediction.id, "lost", error=str(error))
+            if self.provider.capabilities.recover == "none":
+                raise errors.Interrupted("The prediction ended with its process") from error
             raise errors.OutputExpired(
-                "Replicate no longer has the prediction", detail=prediction_id
+                "The provider no longer has the prediction", detail=prediction_id
             ) from error
         if prediction.id != prediction_id:
             raise errors.ServiceUnavailable(
-                "Replicate returned another prediction",
+                "The provider returned another prediction",
                 detail=f"{prediction.id} instead of {prediction_id}",
             )
         self.prediction = prediction
@@ -105,27 +162,47 @@ class PredictionManager:
 
     async def _get(self, prediction_id: str) -> Prediction:
         try:
-            return await self._client.get(prediction_id)
+            return await self.provider.get(prediction_id)
         except (errors.RequestRefused, errors.Unauthorized, errors.Forbidden) as error:
+            if self.provider.capabilities.recover == "none":
+                raise
             # The prediction is paid for, so a single unexpected answer must not end it.
             _log.warning("prediction %s: reading it again after: %s", prediction_id, error)
         await asyncio.sleep(self._settings.recheck_delay)
-        return await self._client.get(prediction_id)
+        return await self.provider.get(prediction_id)
+
+    async def abandon(self) -> None:
+        """End the prediction of an attempt that is over, if only this process can use it."""
+        if self._provider is None or self.prediction is None:
+            return
+        if self._provider.capabilities.recover == "none":
+            # The next attempt then finds no prediction, and creates another.
+            await self._provider.release(self.prediction.id)
 
     async def cancel(self, begun: BegunPrediction) -> None:
         """Cancel the prediction of a row, if it can be identified."""
         prediction_id = self.prediction.id if self.prediction else begun.prediction.prediction_id
+        if not self.provider.capabilities.cancel:
+            return
         if prediction_id is not None:
-            await self._client.cancel(prediction_id)
+            await self.provider.cancel(prediction_id)
         else:
             await self._cancel_identified(begun, set(begun.owned))
+
+    async def finish(
+        self, begun: BegunPrediction, state: FinalState, error: str | None = None
+    ) -> None:
+        """Write the final state of a row, and let the provider free its prediction."""
+        metrics = dict(self.prediction.metrics) if self.prediction else None
+        await self._store.finish(begun.prediction.id, state, error=error, metrics=metrics)
+        if self.prediction is not None:
+            await self.provider.release(self.prediction.id)
 
     async def cancel_duplicates(self, kept: Prediction) -> None:
         """Cancel the predictions of rows that were given up as lost.
 
-        Only predictions with the deadline of such a row are cancelled: a prediction of another job
-        with the same input differs only in its deadline. Replicate stops a prediction that is not
-        found here at its deadline.
+        Only predictions that such a row certainly created are cancelled. The provider stops a
+        prediction that is not found here at its deadline.
 
         Args:
             kept: The prediction of this generation, which is not cancelled.
@@ -133,16 +210,29 @@ class PredictionManager:
         for lost in self._lost:
             try:
                 await self._cancel_identified(lost, {*lost.owned, kept.id})
-            except errors.ReplicateError:
+            except errors.ProviderError:
                 _log.warning(
                     "prediction %s: the search for duplicates failed",
                     lost.prediction.id,
                     exc_info=True,
                 )
 
-    def cancel_after(self, begun: BegunPrediction) -> int:
-        """Return the seconds of the ``Cancel-After`` that a row requests."""
-        return orphans.cancel_after(begun.prediction, self._settings.prediction_timeout)
+    def time_limit(self, begun: BegunPrediction) -> float:
+        """Return the seconds after which the provider stops the prediction of a row."""
+        return self.provider.time_limit(self._request(begun))
+
+    def _request(self, begun: BegunPrediction) -> PredictionRequest:
+        row, model = begun.prediction, begun.model
+        return PredictionRequest(
+            row_id=row.id,
+            created_at=row.created_at,
+            model_id=model.model_id,
+            input=row.input,
+            timeout=self._settings.prediction_timeout,
+            version=model.version,
+            official=model.official,
+            reports_progress=model.progress_in_logs == "percent",
+        )
 
     async def _create(self, begun: BegunPrediction) -> Prediction | None:
         """Create the prediction and record its id.
@@ -150,24 +240,14 @@ class PredictionManager:
         Returns:
             The prediction; None if the answer was lost, or if another row owns the prediction.
         """
-        row, model = begun.prediction, begun.model
-        if model.official is False and model.version is None:
-            failure = errors.Misconfigured(f"The catalogue has no version of {model.model_id}")
-            await self._store.finish(row.id, "failed", error=str(failure))
-            raise failure
         try:
-            prediction = await self._client.create(
-                model.model_id,
-                row.input,
-                version=None if model.official else model.version,
-                cancel_after=self.cancel_after(begun),
-            )
+            prediction = await self.provider.create(self._request(begun))
         except errors.OutcomeUnknown:
             return None
-        except errors.ReplicateError as error:
+        except errors.ProviderError as error:
             # No prediction was created. The row is finished, so that the next attempt does not
             # search for one.
-            await self._store.finish(row.id, "failed", error=str(error))
+            await self._store.finish(begun.prediction.id, "failed", error=str(error))
             raise
         self.prediction = prediction  # so that `cancel` finds it, even if recording its id fails
         return prediction if await self._record(begun, prediction) else None
@@ -186,9 +266,11 @@ class PredictionManager:
 
     async def _find_lost(self, begun: BegunPrediction) -> Prediction | None:
         """Search twice for the prediction that a lost create call may have created; record it."""
+        if self.provider.capabilities.recover != "list":
+            return None
         taken = set(begun.owned)
         for is_last in (False, True):
-            for candidate in await self._candidates(begun, taken):
+            for candidate, _ in await self._candidates(begun, taken):
                 if await self._record(begun, candidate):
                     return await self.attach(begun, candidate.id)
                 taken.add(candidate.id)
@@ -197,14 +279,15 @@ class PredictionManager:
                 await asyncio.sleep(self._settings.recheck_delay)
         return None
 
-    async def _candidates(self, begun: BegunPrediction, taken: set[str]) -> list[Prediction]:
-        since = begun.prediction.created_at - orphans.CLOCK_SKEW
-        listed = await self._client.created_after(since)
-        return orphans.candidates(begun, listed, taken, self.cancel_after(begun))
+    async def _candidates(
+        self, begun: BegunPrediction, taken: set[str]
+    ) -> Sequence[LostPrediction]:
+        return await self.provider.find_lost(self._request(begun), taken)
 
     async def _cancel_identified(self, begun: BegunPrediction, taken: set[str]) -> None:
-        seconds = self.cancel_after(begun)
-        for candidate in await self._candidates(begun, taken):
-            if orphans.has_requested_deadline(candidate, seconds):
+        if self.provider.capabilities.recover != "list":
+            return
+        for candidate, is_certain in await self._candidates(begun, taken):
+            if is_certain:
                 _log.info("prediction %s: cancelling %s", begun.prediction.id, candidate.id)
-                await self._client.cancel(candidate.id)
+                await self.provider.cancel(candidate.id)

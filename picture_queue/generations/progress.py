@@ -1,7 +1,7 @@
 """The progress that the owner of a generation sees."""
 
 from picture_queue._log import Log
-from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.providers.base import Prediction
 from picture_queue.worker.context import JobContext
 
 _log = Log(__name__)
@@ -16,7 +16,8 @@ class GenerationProgress:
 
     def __init__(self, job: JobContext) -> None:
         self._job = job
-        self._reported: tuple[int, str] = (-1, "")
+        # A job that was parked has progress already; it must not decrease.
+        self._reported: tuple[int, str | None] = (job.job.progress, None)
 
     async def show(self, percent: int, message: str) -> None:
         """Report progress. The percentage never decreases, even if a model prints several bars."""
@@ -35,8 +36,8 @@ class GenerationProgress:
             )
         if prediction.status == "starting":
             await self.show(0, "waiting for the model")
-        elif bar := prediction.progress:
+        elif progress := prediction.progress:
             # 100 % is reached only when the pictures are stored.
-            await self.show(min(bar.percent, 99), f"generating, step {bar.step} of {bar.steps}")
+            await self.show(min(progress.percent, 99), progress.message or "generating")
         else:
             await self.show(0, "generating")

@@ -1,4 +1,4 @@
-"""Settings of the handler of ``generate-image`` jobs."""
+"""Settings of the handler of jobs that generate pictures."""
 
 from dataclasses import dataclass
 
@@ -9,32 +9,48 @@ class HandlerSettings:
 
     Attributes:
         prediction_timeout: Maximum time from the creation of a prediction to its end, including its
-            time in Replicate's queue and its cold start. Replicate then stops the prediction, even
-            if the worker is not running any more.
+            time in the provider's queue and its cold start. The provider then stops the prediction,
+            even if the worker is not running any more.
         stop_margin: Extra time after ``prediction_timeout``, after which the worker cancels a
-            prediction that Replicate has not stopped.
+            prediction that the provider has not stopped.
         first_poll_interval: Time before the first poll of a prediction; None: an eighth of the
             model's typical run time, but at least 0.25 and at most 1.
         max_poll_interval: Maximum time between two polls.
-        recheck_delay: Delay before the repetition of a call to Replicate whose wrong answer would
-            lose a prediction that is paid for: the search for a prediction after the answer to its
-            creation was lost, a read of a prediction that was refused, or a failed download of its
-            output.
+        park_after: Age of a prediction after which its job is parked: it is run again for each
+            poll, and needs no slot of the worker in between.
+        park_after_webhook: The same if the provider reports the end of a prediction by a webhook,
+            which then wakes the job.
+        parked_poll_interval: Time between two polls of a parked job that waits for a webhook, since
+            webhooks can be lost.
+        polls_per_second: Maximum number of polls of all workers together. The time between two
+            polls of a prediction rises with the number of predictions that are running. Replicate
+            permits 50 calls a second (https://replicate.com/docs/topics/predictions/rate-limits).
+        recheck_delay: Delay before the repetition of a call to the provider whose wrong answer
+            would lose a prediction that is paid for: the search for a prediction after the answer
+            to its creation was lost, a read of a prediction that was refused, or a failed download
+            of its output.
         cancel_timeout: Maximum time to cancel the prediction of a cancelled job.
-        default_pause: Length of the pause if Replicate limits the rate of calls without a
+        default_pause: Length of the pause if the provider limits the rate of calls without a
             ``Retry-After``, or cannot be reached.
-        outage_tolerance: Age of a prediction up to which an outage (of Replicate, of the host of
-            the output, or of the project) does not use up an attempt of the job. The default is an
-            hour, because Replicate keeps the output for an hour.
+        outage_tolerance: Age of a prediction up to which an outage (of the provider, of the host
+            of the output, or of the project) does not use up an attempt of the job. The default is
+            an hour, because Replicate keeps the output for an hour.
         max_parallel: Maximum number of pictures that are stored at the same time.
+        max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
+            4 bytes for each.
     """
 
     prediction_timeout: float = 600.0
     stop_margin: float = 30.0
     first_poll_interval: float | None = None
     max_poll_interval: float = 5.0
+    park_after: float = 30.0
+    park_after_webhook: float = 1.5
+    parked_poll_interval: float = 30.0
+    polls_per_second: float = 40.0
     recheck_delay: float = 15.0
     cancel_timeout: float = 10.0
     default_pause: float = 10.0
     outage_tolerance: float = 3600.0
     max_parallel: int = 4
+    max_pixels: int = 2**28

@@ -103,7 +103,7 @@ class GenerationStore:
         """Write a file to the bucket ``pictures``; replace an existing file with the same path."""
         headers = {
             "Content-Type": content_type,
-            "Cache-Control": "max-age=3600",
+            "Cache-Control": "private, no-cache",
             "x-upsert": "true",
         }
         call = StorageCall("POST", f"object/{BUCKET}/{path}", data, headers)

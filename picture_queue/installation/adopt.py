@@ -23,7 +23,8 @@ class Adoption:
     """The result of an adoption.
 
     Args:
-        schema: The schema to which the conflicting objects were moved; None if there were none.
+        schema: The schema to which the conflicting objects were moved; None if no adoption was
+            needed.
         moved: The objects that were moved to that schema.
         jobs: The number of copied jobs in each state.
         copied: The number of rows copied from each table.
@@ -37,6 +38,11 @@ class Adoption:
     copied: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     applied: list[str] = field(default_factory=list)
+
+    @property
+    def was_needed(self) -> bool:
+        """False if the migrations of this package are already installed, so nothing was changed."""
+        return self.schema is not None
 
 
 def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:

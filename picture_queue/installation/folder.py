@@ -1,9 +1,9 @@
 """Installation of the migrations in a project's ``supabase/migrations/``.
 
 The Supabase CLI applies files in the order of the timestamps in their names, and refuses a file
-that is older than the last applied one (``supabase db push``). So each file gets a new timestamp,
-later than now and than the project's newest file. The original name follows the timestamp and
-identifies the migration.
+that is older than the last applied one (``supabase db push``). So each file gets a new timestamp:
+now, or the second after the project's newest file if that is later. The original name follows the
+timestamp and identifies the migration.
 """
 
 import re
@@ -208,7 +208,13 @@ def _is_unknown(path: Path, names: set[str]) -> bool:
 
 
 def _new_names(missing: list[Migration], files: list[_File], now: datetime) -> list[str]:
-    """Return the names of the files to write, with timestamps after now and the newest file."""
+    """Return the names of the files to write.
+
+    The first timestamp is now, or the second after the newest file if that is later.
+
+    Raises:
+        InstallationRefused: The timestamp of the newest file does not have fourteen digits.
+    """
     stamp = int(now.astimezone(UTC).strftime("%Y%m%d%H%M%S"))
     newest = max((file.version for file in files), default="")
     # The CLI compares timestamps as text.

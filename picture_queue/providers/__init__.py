@@ -1,1 +1,4 @@
-"""Clients of the APIs of picture providers; they do not depend on the queue."""
+"""Providers of pictures: the interface that generations use, and its implementations.
+
+`base` has the interface, `errors` the errors. `registry` chooses the implementations of a worker.
+"""

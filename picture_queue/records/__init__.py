@@ -24,13 +24,14 @@ from picture_queue.records.jobs import (
     Transition,
 )
 from picture_queue.records.limits import Limit, PausedKey
-from picture_queue.records.models import Model
+from picture_queue.records.models import Model, ProviderCapabilities
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
     PredictionModel,
     PredictionOwner,
     PredictionRow,
+    ReceivedPrediction,
     SavedImage,
 )
 from picture_queue.records.project import (
@@ -91,9 +92,11 @@ __all__ = [
     "PredictionModel",
     "PredictionOwner",
     "PredictionRow",
+    "ProviderCapabilities",
     "Queue",
     "QueueCounts",
     "QueueHealth",
+    "ReceivedPrediction",
     "Record",
     "SavedImage",
     "Schedule",

@@ -24,18 +24,21 @@ class PredictionModel(Record):
         official: True if the model has its own endpoint; otherwise it is called by
             ``version``.
         typical_seconds: Typical run time of a prediction; None if it is not known.
+        progress_in_logs: ``percent`` if the logs have progress bars.
     """
 
     model_id: str
     official: bool | None = None
     version: str | None = None
     typical_seconds: float | None = None
+    progress_in_logs: str | None = None
 
 
 class PredictionRow(Record):
     """A row that is committed before its prediction is created at the provider.
 
     Attributes:
+        provider: Name of the provider of the prediction.
         state: ``creating`` until the id of the prediction is recorded, then ``created``;
             ``succeeded`` once the images are saved.
         prediction_id: The id of the prediction at the provider; None until it is recorded.
@@ -43,6 +46,7 @@ class PredictionRow(Record):
     """
 
     id: UUID
+    provider: str = "replicate"
     state: Literal["creating", "created", "succeeded"]
     prediction_id: str | None = None
     input: dict[str, Any] = Field(repr=False)
@@ -73,14 +77,31 @@ class BegunPrediction(Record):
 
     Attributes:
         prediction: A new row, or the unfinished row of an earlier attempt.
+        age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
-        owned: Ids of the predictions of the last two hours that belong to a row.
+        owned: Ids of the provider's predictions of the last two hours that belong to a row.
         images: Images of the generation that are already saved.
+        running: Number of predictions of the project that have not ended, up to 10,000.
     """
 
     generation: PredictionOwner
     model: PredictionModel
     prediction: PredictionRow
+    age_seconds: float
     resumed: bool
     owned: frozenset[str] = frozenset()
     images: tuple[SavedImage, ...] = ()
+    running: int = 0
+
+
+class ReceivedPrediction(Record):
+    """The result of `receive_prediction`.
+
+    Attributes:
+        outcome: ``applied`` if the status was new, ``repeated`` if it was not, ``ignored`` if the
+            row has ended or is not that of the prediction.
+        woken: Number of jobs that the webhook woke.
+    """
+
+    outcome: Literal["applied", "repeated", "ignored"]
+    woken: int = 0

@@ -10,7 +10,7 @@ from picture_queue.records.base import Record
 class Schedule(Record):
     """A schedule of recurring jobs; ``job`` has their type, payload and options.
 
-    ``missed`` is the policy for missed ticks: none, one or all of them run. ``last_error`` is the
+    ``missed`` selects the missed ticks that run; see `AsyncSchedules.set`. ``last_error`` is the
     reason why the latest tick created no job; None if it created one.
     """
 

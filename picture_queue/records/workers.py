@@ -58,7 +58,7 @@ class JobFields:
     claim thousands of jobs a second.
 
     Args:
-        row: The JSON object from `claim_jobs`; a missing field counts as null or 0.
+        row: The JSON object from `claim_jobs`; fields with a default may be missing.
     """
 
     __slots__ = ("_row",)
@@ -132,22 +132,24 @@ class JobFields:
 
 
 class ClaimedJob(JobFields):
-    """A claimed job with its lease; the database refuses later writes under another lease.
+    """A claimed job with its lease.
+
+    Each write includes this lease. Once the job has another one, the database refuses the write.
 
     Attributes:
-        key: The id of the job as text, to compare and to send.
-        lease_key: The id of the lease as text.
+        id_text: The id of the job as text, to compare and to send.
+        lease_id_text: The id of the lease as text.
     """
 
-    __slots__ = ("key", "lease_key")
+    __slots__ = ("id_text", "lease_id_text")
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
-        self.key: str = row["id"]
-        self.lease_key: str = row["lease_id"]
+        self.id_text: str = row["id"]
+        self.lease_id_text: str = row["lease_id"]
 
     def __repr__(self) -> str:
-        return f"ClaimedJob(id={self.key}, job_type={self.job_type!r}, attempt={self.attempt})"
+        return f"ClaimedJob(id={self.id_text}, job_type={self.job_type!r}, attempt={self.attempt})"
 
     @property
     def unreadable(self) -> str | None:

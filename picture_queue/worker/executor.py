@@ -102,7 +102,7 @@ class Attempt:
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
         # Created directly: an eager task factory of the loop would run the handler at once.
-        self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
+        self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.id_text}")
         self._task.add_done_callback(self._on_done)
         # Start the timer in a later callback, when the smallest jobs have ended: a timer would add
         # 25 % to their time. After a stop, this is the timer of the cleanup.
@@ -164,7 +164,9 @@ class Attempt:
         if not self.has_outcome:
             self._set_outcome(self._outcome_of_stop())
             if is_async:
-                _log.warning("The handler of job %s has not stopped and still runs", self.job.key)
+                _log.warning(
+                    "The handler of job %s has not stopped and still runs", self.job.id_text
+                )
         if is_async and self.shutdown_requested and not self.ended:
             # `asyncio.run` ends only after all tasks. This one ignores its cancellation, or waits
             # for a task that does.
@@ -199,7 +201,7 @@ class Attempt:
         if os.getpid() != pid:
             # The handler forked, and this is the child. It shares the sockets of the event loop,
             # and would continue as a second worker of the same jobs.
-            _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
+            _log.error("The handler of job %s returned in a fork, which is ended", self.job.id_text)
             os._exit(1)
         # Not with `return`: the value is lost if the handler cancels its task in the last step.
         self._returned = outcome
@@ -243,7 +245,7 @@ class Attempt:
             return verdicts.from_error(error, self.job.queue)
         _log.info(
             "The handler of job %s failed while it was stopped: %s\n%s",
-            self.job.key,
+            self.job.id_text,
             clean(describe(error)),
             traceback_of(error),
         )
@@ -318,9 +320,9 @@ def log_outcome(
         _log.log(
             level,
             "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
-            *(job.key, job.job_type, name, job.attempt, suffix),
+            *(job.id_text, job.job_type, name, job.attempt, suffix),
             f": {reason}" if reason else "",
             seconds,
         )
     if detail:
-        _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
+        _tracebacks.info("The traceback of job %s:\n%s", job.id_text, detail)

@@ -177,7 +177,7 @@ class HeartbeatLoop:
         # Leave time for a second call before the first lease expires.
         first_end = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(first_end, shortest / 3))
-        ids = {lease.job.key: lease.job.lease_key for lease in named}
+        ids = {lease.job.id_text: lease.job.lease_id_text for lease in named}
         call = _rpc.heartbeat_jobs(self._calls.worker, ids)
         try:
             answer = self._connection.call(call, timeout)
@@ -188,7 +188,7 @@ class HeartbeatLoop:
         self._last_beat_at = sent_at
         if answer.busy:
             self._retry_at = sent_at + self._delay.next()
-            named = [lease for lease in named if lease.job.key not in answer.busy]
+            named = [lease for lease in named if lease.job.id_text not in answer.busy]
         else:
             self._delay.reset()
         for lease in named:  # lost ones too: they are not sent again before on_answer drops them

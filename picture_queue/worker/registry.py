@@ -119,6 +119,10 @@ class Registry(dict[str, Handler]):
             raise InvalidArgument(f"{job_type!r} has a handler already")
         self[job_type] = Handler(function, read_signature(job_type, function), policy)
 
+    def set_capabilities(self, job_type: str, capabilities: dict[str, Any]) -> None:
+        """Set what `register_worker` records about the handler of a type, for clients to read."""
+        self[job_type].policy["capabilities"] = capabilities
+
     @property
     def job_types(self) -> tuple[str, ...]:
         """The types with a handler, sorted."""

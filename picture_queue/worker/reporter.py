@@ -50,8 +50,8 @@ class Report:
     def _encode(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.item = outcome.as_json()
-        self.item["job_id"] = self.job.key
-        self.item["lease_id"] = self.job.lease_key
+        self.item["job_id"] = self.job.id_text
+        self.item["lease_id"] = self.job.lease_id_text
         self.item["duration_seconds"] = round(self.duration or 0.0, 4)
 
 
@@ -89,17 +89,17 @@ class Reporter(BackgroundLoop):
         await super().stop(timeout)
         for report in self._waiting.values():
             text = "The outcome of job %s (%s) could not be written; it runs again after its lease"
-            _log.error(text, report.job.key, report.outcome.name)
+            _log.error(text, report.job.id_text, report.outcome.name)
 
     def _add(self, report: Report) -> None:
-        self._waiting[report.job.key] = report
+        self._waiting[report.job.id_text] = report
         self.wake()
 
     def _remove(self, report: Report) -> bool:
         """Remove a report; return False if it no longer waits, or a newer one took its place."""
-        is_newest = self._waiting.get(report.job.key) is report
+        is_newest = self._waiting.get(report.job.id_text) is report
         if is_newest:
-            del self._waiting[report.job.key]
+            del self._waiting[report.job.id_text]
         return is_newest
 
     def _is_finished(self) -> bool:
@@ -150,7 +150,7 @@ class Reporter(BackgroundLoop):
     ) -> None:
         written, locked = [], []
         for report in batch:
-            answer = answers.get(report.job.key, {"outcome": "stale"})
+            answer = answers.get(report.job.id_text, {"outcome": "stale"})
             if answer["outcome"] == "refused":
                 self._fail_job(report, str(answer.get("error")))
             elif answer["outcome"] == "busy":
@@ -179,18 +179,18 @@ class Reporter(BackgroundLoop):
                 log_outcome(report.job, report.outcome, report.duration, status)
         elif not isinstance(report.outcome, Released):
             text = "The work on job %s was not recorded: its lease had ended (outcome: %s)"
-            _log.warning(text, report.job.key, report.outcome.name)
+            _log.warning(text, report.job.id_text, report.outcome.name)
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
         """Replace a refused outcome with a failure; give up if it is such a failure already."""
-        if self._waiting.get(report.job.key) is not report:
+        if self._waiting.get(report.job.id_text) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:
-            _log.error("The failure of job %s cannot be written: %s", report.job.key, reason)
+            _log.error("The failure of job %s cannot be written: %s", report.job.id_text, reason)
             self._remove(report)
             self._on_written([report.job])
             return
         text = "The outcome of job %s (%s) is refused, and the job fails: %s"
-        _log.error(text, report.job.key, report.outcome.name, reason)
+        _log.error(text, report.job.id_text, report.outcome.name, reason)
         report.fail(reason)

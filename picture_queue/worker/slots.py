@@ -164,13 +164,13 @@ class Slots:
         """Stop claims until the outcome of this job, which pauses a limit key, is written.
 
         The jobs that have not started are released, since the limit key may be theirs."""
-        self._pausing.add(job.key)
+        self._pausing.add(job.id_text)
         self.release_unstarted()
 
     def mark_locked(self, job: ClaimedJob) -> None:
         """Allow claims although the outcome of this job waits for a lock on its row."""
-        self._pausing.discard(job.key)
-        self._locked.add(job.key)
+        self._pausing.discard(job.id_text)
+        self._locked.add(job.id_text)
 
     # --- leases ---
 
@@ -184,37 +184,37 @@ class Slots:
         running = (lease for lease in self._taken.values() if not lease.has_outcome)
         return min((one.confirm_at for one in running if not one.start_confirmed), default=math.inf)
 
-    def find(self, job_key: str) -> Lease | None:
+    def find(self, job_id: str) -> Lease | None:
         """Return the lease of a job, or None."""
-        return self._leases.get(job_key)
+        return self._leases.get(job_id)
 
     def add(self, lease: Lease) -> Lease | None:
         """Add a lease; return an older lease of the same job, which is lost, if there is one."""
-        older = self._leases.get(lease.job.key)
+        older = self._leases.get(lease.job.id_text)
         if older is not None:
             self.drop_lease(older.job)
         with self._lock:
-            self._leases[lease.job.key] = lease
+            self._leases[lease.job.id_text] = lease
         return older
 
     def lease_of(self, attempt: Attempt) -> Lease | None:
         """Return the lease of an attempt; None if it is lost."""
-        lease = self._leases.get(attempt.job.key)
+        lease = self._leases.get(attempt.job.id_text)
         return lease if lease is not None and lease.attempt is attempt else None
 
     def drop_lease(self, job: ClaimedJob) -> None:
         """Remove a lease that ended. If its attempt has not started, free the slot as well."""
         # Also without a lease: an outcome can be passed to the other reporter after its lease was
         # lost.
-        self._pausing.discard(job.key)
-        self._locked.discard(job.key)
-        lease = self._leases.get(job.key)
-        if lease is None or lease.job.lease_key != job.lease_key:
+        self._pausing.discard(job.id_text)
+        self._locked.discard(job.id_text)
+        lease = self._leases.get(job.id_text)
+        if lease is None or lease.job.lease_id_text != job.lease_id_text:
             return
         if lease.attempt is None:
             self._free(lease.job)
         with self._lock:
-            del self._leases[job.key]
+            del self._leases[job.id_text]
 
     # --- slots ---
 
@@ -262,7 +262,7 @@ class Slots:
         dropped, found = 0, None
         while found is None and self._held:
             lease, _ = self._held.popleft()
-            if lease.is_valid and self._leases.get(lease.job.key) is lease:
+            if lease.is_valid and self._leases.get(lease.job.id_text) is lease:
                 found = lease
             else:
                 self.drop_lease(lease.job)  # another worker may have run it

@@ -218,7 +218,7 @@ class Supervisor:
 
     def _fail_unstarted(self, job: ClaimedJob, error: str) -> None:
         """Fail a job that cannot be started, without an effect on jobs claimed with it."""
-        _log.error("Job %s (%s) fails without a start: %s", job.key, job.job_type, error)
+        _log.error("Job %s (%s) fails without a start: %s", job.id_text, job.job_type, error)
         self._reporter.put(job, Failed(clean(error), retryable=False))
 
     def _start_job(self, lease: Lease) -> None:
@@ -319,7 +319,7 @@ class Supervisor:
     def _on_heartbeat(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
         """Start jobs whose start is confirmed; stop those that are cancelled or lost."""
         for lease in leases:
-            if lease.job.key in answer.lost:
+            if lease.job.id_text in answer.lost:
                 self._on_lease_lost(
                     lease, "the database gave the job to another worker, or ended it"
                 )
@@ -331,7 +331,7 @@ class Supervisor:
                     self._slots.drop_lease(lease.job)  # another worker may have it
                 if lease.attempt is None:  # it did not start
                     self._fill_slots()
-            if lease.job.key in answer.cancel and lease.attempt is not None:
+            if lease.job.id_text in answer.cancel and lease.attempt is not None:
                 lease.attempt.stop(StopReason.CANCEL)
 
     def _on_lease_lost(self, lease: Lease, reason: str) -> None:

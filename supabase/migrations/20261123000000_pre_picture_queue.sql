@@ -4,7 +4,7 @@
 --
 -- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
 -- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at Replicate.
+-- pictures; it has one job, and its *images* come from *predictions* at a provider.
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
 -- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
@@ -471,6 +471,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
+  capabilities jsonb,  -- of a job type of generations: what its provider can promise; null: not known
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -814,7 +815,7 @@ create table picture_queue.schedule (
 );
 comment on table picture_queue.schedule is 'Schedules of recurring jobs, by cron or at an interval.';
 comment on column picture_queue.schedule.missed is
-  'Which missed ticks enqueue a job: skip (none, unless under two minutes late), once (the latest), all.';
+  'Which missed ticks enqueue a job: skip (only the latest, if under two minutes late), once (only the latest), all.';
 comment on column picture_queue.schedule.last_at is 'The latest tick that enqueued a job; last_job_id is that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick enqueued no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
@@ -1033,6 +1034,7 @@ create index ledger_started on picture_queue.ledger (user_id, at) where phase = 
 -- start_generation checks inputs against this catalogue. 700_data_models.sql fills it.
 create table picture_queue.model (
   model_id text primary key,
+  provider text not null default 'replicate',
   kind text not null,
   official boolean,
   version text,
@@ -1043,6 +1045,8 @@ create table picture_queue.model (
   progress_in_logs text,
   inputs jsonb not null,
   enabled boolean not null default true,
+  -- The name is part of limit keys and job types.
+  constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
@@ -1050,32 +1054,39 @@ comment on table picture_queue.model is 'Models and their inputs: name, type, fo
 
 -- 170_table_prediction.sql
 
--- Predictions at Replicate, each of which costs money. A row is committed before the prediction is created, and the id
--- that Replicate returns is written right after. So another worker can resume the prediction instead of paying again.
+-- Predictions at a provider, each of which may cost money. A row is committed before the prediction is created, and the
+-- id that the provider returns is written right after. So another worker can resume the prediction instead of paying
+-- again.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
   generation_id uuid not null references public.generations (id) on delete cascade,
   attempt integer not null,
+  provider text not null default 'replicate',
   model_id text not null,
   input jsonb not null,
   state text not null default 'creating',
-  prediction_id text unique,
+  prediction_id text,
+  -- The last status that a webhook brought: starting, processing, or how the prediction ended.
+  status text,
   error text,
   metrics jsonb,
   cost_usd numeric,  -- what the provider charges, by the price of the model or by metrics.predict_time
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  constraint prediction_id_is_unique unique (provider, prediction_id),
   constraint state_is_known
     check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
+  constraint status_is_known
+    check (status in ('starting', 'processing', 'succeeded', 'failed', 'canceled', 'aborted')),
   constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
 );
-comment on table picture_queue.prediction is 'One row per prediction at Replicate, committed before its creation.';
+comment on table picture_queue.prediction is 'One row per prediction at a provider, committed before its creation.';
 create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
-create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
+create index prediction_recent on picture_queue.prediction (provider, created_at) where prediction_id is not null;
 
 
 -- 180_table_history.sql
@@ -4316,6 +4327,21 @@ begin
 end
 $$;
 
+-- Sends an external event, and returns the number of jobs that it woke. The caller has validated name and payload.
+create function picture_queue._send_event(p_name text, p_payload jsonb) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The lock that a job takes when it parks on the event.
+  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
+  insert into picture_queue.signal as s (name, payload, sent_at)
+  values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
+  on conflict on constraint signal_pkey do update
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
+  return picture_queue._wake_parked(array[p_name]);
+end
+$$;
+
 
 -- 300_function_enqueue.sql
 
@@ -5186,7 +5212,13 @@ begin
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
           then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
-          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
+          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"], "capabilities": ["object"]}'),
+        picture_queue._fields_problem(format('job_types.%s.capabilities.', e.key), nullif(e.value -> 'capabilities', 'null'), '{
+          "webhook": ["boolean"],
+          "cancel": ["boolean"],
+          "progress": ["boolean"],
+          "recover": ["choice", "list", "id", "none"]
+        }')) as problem) p
       where p.problem is not null limit 1)));
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
@@ -5921,13 +5953,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  -- The lock that a job takes when it parks on the event.
-  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(name) & 1023);
-  insert into picture_queue.signal as s (name, payload, sent_at)
-  values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
-  v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  v_answer := jsonb_build_object('woken', picture_queue._send_event(name, payload));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(
@@ -6205,9 +6231,11 @@ begin
 end
 $$;
 
--- Returns the ticks of a due schedule that enqueue a job now, at most p_limit, and its next tick. If several ticks are
--- due, all but the latest count as missed. With missed = skip, the latest tick counts as missed once it is over two
--- minutes late, not earlier: without a worker only pg_cron does maintenance, once a minute.
+-- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
+--   all: every due tick, the oldest first; at most p_limit, and the others stay due
+--   once: only the latest due tick
+--   skip: only the latest due tick, and only if it is under two minutes late. That much is allowed, because without a
+--     worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -6290,7 +6318,8 @@ begin
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
-      -- A transient error is tried again at once, a failed computation of the next tick in a minute.
+      -- After a transient error the tick stays due, for the next round. If the next tick could not be computed, it is
+      -- computed again in a minute.
       if picture_queue._is_transient(sqlstate) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
@@ -6552,6 +6581,12 @@ $$;
 
 -- 410_function_start_generation.sql
 
+-- Returns the job type of the generations of a provider. Each provider has its own types, since a worker claims only
+-- the types that it has a handler for. So a worker without the provider never claims the job.
+create function picture_queue._generation_job_type(p_provider text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select 'generate-image' || case when p_provider <> 'replicate' then ':' || p_provider else '' end $$;
+
 -- Checks prompt and input against the model, then writes the generation and its job in one transaction. A call that
 -- repeats options.generation_id or options.idempotency_key returns the existing generation.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
@@ -6561,7 +6596,7 @@ as $$
 declare
   v_is_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_is_service then picture_queue._caller_id() end;
-  v_model_id text;
+  v_model record;
   v_generation_id uuid;
   v_existing record;
   v_cost jsonb;
@@ -6585,43 +6620,46 @@ begin
   end if;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
     select j.generation_id from public.job_queue j
-    where j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image' and j.user_id = v_user
+    where j.idempotency_key = p_options ->> 'idempotency_key' and j.generation_id is not null and j.user_id = v_user
     union all
     select j.generation_id from public.job_queue j
-    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
-      and j.user_id is null), gen_random_uuid());
+    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.generation_id is not null
+      and j.user_id is null
+    limit 1), gen_random_uuid());
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
-  select m.model_id into v_model_id from picture_queue.model m
+  select m.model_id, m.provider into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
-  perform picture_queue._check_input(v_model_id, p_prompt, p_input);
+  perform picture_queue._check_input(v_model.model_id, p_prompt, p_input);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
 
-  v_cost := picture_queue._check_spending(v_user, v_model_id, p_input, v_generation_id, 'generate-image',
-    p_options ->> 'idempotency_key');
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, p_input, v_generation_id,
+    picture_queue._generation_job_type(v_model.provider), p_options ->> 'idempotency_key');
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', 'generate-image', 'generation_id', v_generation_id,
+    'job_type', picture_queue._generation_job_type(v_model.provider), 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
-    'idempotency_key', p_options -> 'idempotency_key'))) -> 0;
+    'idempotency_key', p_options -> 'idempotency_key',
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', jsonb_build_object('limit_keys', array['provider:' || v_model.provider])))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model_id, coalesce(p_prompt, ''), p_input,
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input,
       v_job_row.status, v_job_row.created_at, v_job_row.created_at);
-    perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model_id, v_cost);
+    perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
@@ -7081,9 +7119,10 @@ begin
 end
 $$;
 
--- Returns what the provider charges for a prediction: the price of its pictures, or of its seconds, also if it failed.
--- Null if that is not known.
-create function picture_queue._prediction_cost(p_model_id text, p_state text, p_metrics jsonb) returns numeric
+-- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
+-- provider does not count them), or of its seconds, also if it failed. Null if that is not known.
+create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
+returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin
@@ -7092,8 +7131,9 @@ begin
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
         then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
-        then m.price_usd_per_image * case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then greatest((p_metrics ->> 'image_count')::numeric, 0) else 1 end
+        then case jsonb_typeof(p_metrics -> 'image_count')
+          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end
     from picture_queue.model m cross join picture_queue.setting s where m.model_id = p_model_id);
@@ -7385,16 +7425,19 @@ end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
--- Returns the enabled models with their inputs.
+-- Returns the enabled models with their inputs. capabilities: what the provider of the model can promise, as a worker
+-- registered it; null before.
 create function picture_queue.list_models() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
-      'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-      'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
+      'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
+      'price_usd_per_image', m.price_usd_per_image, 'capabilities', t.capabilities,
+      'default', m.model_id = s.default_model) order by m.model_id), '[]')
     from picture_queue.model m cross join picture_queue.setting s
+    left join picture_queue.job_type t on t.name = picture_queue._generation_job_type(m.provider)
     where m.enabled);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -7409,14 +7452,16 @@ comment on function public.list_models is 'The enabled models, with their inputs
 
 -- 430_function_prediction.sql
 
--- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
--- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
+-- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
--- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
--- prediction that is not among them may be an orphan.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
+-- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
+-- live, or succeeded with saved images, if its worker died before the report; owned: the prediction ids of the
+-- provider's rows of the last two hours, the newest 10,000 (a prediction that is not among them may be an orphan);
+-- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
+-- how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -7441,8 +7486,8 @@ begin
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed then
-    insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, created_at, updated_at)
-    values (v_job.id, v_generation.id, v_job.attempt, v_model.model_id,
+    insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
+    values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
       v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
@@ -7451,12 +7496,17 @@ begin
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
+    'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
-      order by p.created_at desc limit 10000)));
+      where p.provider = v_row.provider and p.prediction_id is not null
+        and p.created_at > picture_queue._now() - interval '2 hours'
+      order by p.created_at desc limit 10000)),
+    'running', (select count(*) from (
+      select from picture_queue.prediction p
+      where p.provider = v_row.provider and p.state in ('creating', 'created') limit 10000) r));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
@@ -7505,7 +7555,7 @@ exception
     perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
-comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
+comment on function public.record_prediction is 'Stores the id that the provider gave to a prediction.';
 
 -- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
 -- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
@@ -7523,9 +7573,12 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
-    cost_usd = picture_queue._prediction_cost(p.model_id, finish_prediction.state, finish_prediction.metrics),
+    cost_usd = picture_queue._prediction_cost(
+      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+  -- A webhook may have sent the event although the job did not park.
+  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
@@ -7566,6 +7619,95 @@ exception when others then
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';
+
+
+-- 435_function_receive_prediction.sql
+
+-- The webhooks of providers. A webhook has no lease, since a parked job has none. It is fenced by the row of its
+-- prediction, whose id only the provider and the workers know.
+
+-- Writes the progress of a parked job, which has no worker. It never decreases. At most two events a second are sent.
+create function picture_queue._show_parked_progress(p_job_id uuid, p_progress integer, p_message text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_announce boolean;
+begin
+  update public.job_queue j set
+    progress = greatest(j.progress, p_progress),
+    message = left(p_message, 500),
+    version = j.version + 1,
+    updated_at = v_now,
+    progress_event_at = case when coalesce(j.progress_event_at < v_now - interval '0.5 seconds', true)
+      then v_now else j.progress_event_at end
+  where j.id = p_job_id and j.hold = 'parked'
+    and (j.progress < p_progress or j.message is distinct from left(p_message, 500))
+  returning j.progress_event_at = v_now
+    and exists (select from picture_queue.queue q where q.name = j.queue and q.events = 'progress') into v_announce;
+  if v_announce then
+    perform picture_queue._emit(array[p_job_id]);
+  end if;
+end
+$$;
+
+-- Applies a webhook to the row of its prediction, and returns its outcome:
+-- applied   the status is newer than the last one that a webhook brought, or the job has new progress
+-- repeated  the row has this status or a later one
+-- ignored   there is no such row, the row has ended, or the prediction is not that of the row
+-- A webhook may arrive before the answer to the create call; then it records the id of the prediction. The end of a
+-- prediction wakes its job, which reads the prediction again, or which will read it as soon as it parks.
+create function public.receive_prediction(
+  prediction uuid, prediction_id text, status text, progress integer default null, message text default null)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_order constant jsonb := '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}';
+  v_row picture_queue.prediction;
+  v_is_new boolean;
+begin
+  perform picture_queue._check_isolation();
+  perform picture_queue._raise_problem(coalesce(
+    'prediction_id ' || picture_queue._value_problem(coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'),
+    'status ' || picture_queue._value_problem(coalesce(to_jsonb(status), 'null'),
+      '["choice", "starting", "processing", "succeeded", "failed", "canceled", "aborted"]'),
+    case when progress not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end),
+    'pass the id and the status of the prediction as the provider sent them, and its progress in percent');
+  -- Rows are locked in the order of all functions: first the job, then the prediction.
+  perform from public.job_queue j
+  where j.id = (select p.job_id from picture_queue.prediction p where p.id = receive_prediction.prediction) for update;
+  select * into v_row from picture_queue.prediction p where p.id = receive_prediction.prediction for update;
+  if not found or v_row.state not in ('creating', 'created')
+    or v_row.prediction_id <> receive_prediction.prediction_id
+  then
+    return '{"outcome": "ignored", "woken": 0}';
+  end if;
+  v_is_new := coalesce((v_order ->> receive_prediction.status)::integer > (v_order ->> v_row.status)::integer, true);
+  if v_is_new then
+    update picture_queue.prediction p
+    set status = receive_prediction.status, state = 'created', prediction_id = receive_prediction.prediction_id,
+      updated_at = picture_queue._now()
+    where p.id = v_row.id;
+    if v_order ->> receive_prediction.status = '3' then
+      return jsonb_build_object('outcome', 'applied',
+        'woken', picture_queue._send_event('prediction:' || v_row.id, to_jsonb(status)));
+    end if;
+  end if;
+  if progress is not null and receive_prediction.status in ('starting', 'processing') then
+    perform picture_queue._show_parked_progress(v_row.job_id, progress, message);
+  end if;
+  return jsonb_build_object('outcome', case when v_is_new then 'applied' else 'repeated' end, 'woken', 0);
+exception
+  when unique_violation then  -- another row has recorded this prediction
+    return '{"outcome": "ignored", "woken": 0}';
+  when others then
+    perform picture_queue._translate_error(
+      sqlstate, sqlerrm, format('another transaction holds prediction %s or its job', prediction));
+    raise;
+end
+$$;
+comment on function public.receive_prediction is 'Applies a webhook of a provider, and wakes the job.';
 
 
 -- 490_function__counts.sql
@@ -9330,7 +9472,7 @@ begin
     enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
-    list_models, begin_prediction, record_prediction, finish_prediction, save_images, queue_status,
+    list_models, begin_prediction, record_prediction, finish_prediction, receive_prediction, save_images, queue_status,
     set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
     set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
     get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,

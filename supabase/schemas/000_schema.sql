@@ -2,7 +2,7 @@
 --
 -- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
 -- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at Replicate.
+-- pictures; it has one job, and its *images* come from *predictions* at a provider.
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
 -- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs

@@ -23,7 +23,7 @@ create table picture_queue.schedule (
 );
 comment on table picture_queue.schedule is 'Schedules of recurring jobs, by cron or at an interval.';
 comment on column picture_queue.schedule.missed is
-  'Which missed ticks enqueue a job: skip (none, unless under two minutes late), once (the latest), all.';
+  'Which missed ticks enqueue a job: skip (only the latest, if under two minutes late), once (only the latest), all.';
 comment on column picture_queue.schedule.last_at is 'The latest tick that enqueued a job; last_job_id is that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick enqueued no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;

@@ -81,3 +81,18 @@ begin
   return v_woken;
 end
 $$;
+
+-- Sends an external event, and returns the number of jobs that it woke. The caller has validated name and payload.
+create function picture_queue._send_event(p_name text, p_payload jsonb) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- The lock that a job takes when it parks on the event.
+  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
+  insert into picture_queue.signal as s (name, payload, sent_at)
+  values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
+  on conflict on constraint signal_pkey do update
+  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
+  return picture_queue._wake_parked(array[p_name]);
+end
+$$;

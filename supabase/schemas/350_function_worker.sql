@@ -20,7 +20,13 @@ begin
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
           then format('job_types has %s, which is not a name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
-          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
+          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"], "capabilities": ["object"]}'),
+        picture_queue._fields_problem(format('job_types.%s.capabilities.', e.key), nullif(e.value -> 'capabilities', 'null'), '{
+          "webhook": ["boolean"],
+          "cancel": ["boolean"],
+          "progress": ["boolean"],
+          "recover": ["choice", "list", "id", "none"]
+        }')) as problem) p
       where p.problem is not null limit 1)));
   -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
   -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.

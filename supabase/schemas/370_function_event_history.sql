@@ -18,13 +18,7 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  -- The lock that a job takes when it parks on the event.
-  perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(name) & 1023);
-  insert into picture_queue.signal as s (name, payload, sent_at)
-  values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update
-  set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
-  v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  v_answer := jsonb_build_object('woken', picture_queue._send_event(name, payload));
   return picture_queue._store_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(

@@ -18,9 +18,11 @@ begin
 end
 $$;
 
--- Returns the ticks of a due schedule that enqueue a job now, at most p_limit, and its next tick. If several ticks are
--- due, all but the latest count as missed. With missed = skip, the latest tick counts as missed once it is over two
--- minutes late, not earlier: without a worker only pg_cron does maintenance, once a minute.
+-- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
+--   all: every due tick, the oldest first; at most p_limit, and the others stay due
+--   once: only the latest due tick
+--   skip: only the latest due tick, and only if it is under two minutes late. That much is allowed, because without a
+--     worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -103,7 +105,8 @@ begin
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
-      -- A transient error is tried again at once, a failed computation of the next tick in a minute.
+      -- After a transient error the tick stays due, for the next round. If the next tick could not be computed, it is
+      -- computed again in a minute.
       if picture_queue._is_transient(sqlstate) then
         v_next := v_schedule.next_at;
       elsif v_next is null then

@@ -1,11 +1,13 @@
--- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
--- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
+-- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of Replicate.
--- prediction.id is the id of the row. resumed: the row existed already, either live, or succeeded with saved images, if
--- its worker died before the report. owned: the prediction ids of the rows of the last two hours, the newest 10,000; a
--- prediction that is not among them may be an orphan.
+-- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
+-- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
+-- live, or succeeded with saved images, if its worker died before the report; owned: the prediction ids of the
+-- provider's rows of the last two hours, the newest 10,000 (a prediction that is not among them may be an orphan);
+-- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
+-- how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -30,8 +32,8 @@ begin
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed then
-    insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, created_at, updated_at)
-    values (v_job.id, v_generation.id, v_job.attempt, v_model.model_id,
+    insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
+    values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
       v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
@@ -40,12 +42,17 @@ begin
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
+    'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
-      order by p.created_at desc limit 10000)));
+      where p.provider = v_row.provider and p.prediction_id is not null
+        and p.created_at > picture_queue._now() - interval '2 hours'
+      order by p.created_at desc limit 10000)),
+    'running', (select count(*) from (
+      select from picture_queue.prediction p
+      where p.provider = v_row.provider and p.state in ('creating', 'created') limit 10000) r));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
@@ -94,7 +101,7 @@ exception
     perform picture_queue._raise_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
-comment on function public.record_prediction is 'Stores the id that Replicate gave to a prediction.';
+comment on function public.record_prediction is 'Stores the id that the provider gave to a prediction.';
 
 -- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
 -- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
@@ -112,9 +119,12 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
-    cost_usd = picture_queue._prediction_cost(p.model_id, finish_prediction.state, finish_prediction.metrics),
+    cost_usd = picture_queue._prediction_cost(
+      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+  -- A webhook may have sent the event although the job did not park.
+  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end

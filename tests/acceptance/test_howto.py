@@ -40,6 +40,8 @@ async def test_a_python_example_runs_and_leaves_no_unfinished_job(example, stack
         "SUPABASE_URL": stack.api_url,
         "SUPABASE_SERVICE_ROLE_KEY": stack.service_role_key,
     }
+    if (preparation := example.with_suffix(".sql")) in EXAMPLES:
+        await db.execute(preparation.read_text("utf-8"))
     before = await db.fetchval("select coalesce(max(seq), 0) from job_queue")
     done = await asyncio.to_thread(
         subprocess.run,

@@ -9,10 +9,17 @@ from picture_queue import errors
 
 
 @pytest.fixture
-async def generation_of_ada(ada, service):
+async def generation_of_ada(ada, service, db):
     """Return a generation of Ada with an image row and its file."""
     started = await ada.pq.generations.start("a secret cat")
     path = f"{ada.id}/{started.id}/1.png"
+    await db.execute(
+        "insert into images (generation_id, user_id, n, path, mime_type) "
+        "values ($1, $2, 1, $3, 'image/png')",
+        started.id,
+        ada.id,
+        path,
+    )
     storage = (await service._backend._api().client()).storage.from_("pictures")
     await storage.upload(path, b"\x89PNG", {"content-type": "image/png"})
     return started, path
@@ -28,6 +35,7 @@ async def test_the_owner_can_read_their_rows(ada, generation_of_ada):
     assert [row["id"] for row in await select_all(ada.supabase, "job_queue")] == [
         str(started.job_id)
     ]
+    assert [row["path"] for row in await select_all(ada.supabase, "images")] == [path]
     assert await ada.supabase.storage.from_("pictures").download(path) == b"\x89PNG"
 
 

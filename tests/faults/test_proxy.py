@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,10 +76,15 @@ async def test_the_proxy_uses_the_named_protocol(client, proxy):
 async def test_after_heal_existing_connections_drop_data_and_new_ones_work(
     web, client, proxy, fault
 ):
-    getattr(proxy, fault)()
-    with pytest.raises(httpx.ReadTimeout):
-        await call_version(client, SHORT_TIMEOUT)
-    proxy.heal()
+    async with web[1]() as idle:
+        assert (await call_version(idle)).status_code == 200
+        getattr(proxy, fault)()
+        with pytest.raises(httpx.ReadTimeout):
+            await call_version(client, SHORT_TIMEOUT)
+        proxy.heal()
+        # `client` may connect again after its timeout, but `idle` still has its old connection.
+        with pytest.raises(httpx.ReadTimeout):
+            await call_version(idle, SHORT_TIMEOUT)
     async with web[1]() as new:
         assert (await call_version(new)).status_code == 200
 
@@ -106,6 +112,9 @@ async def test_delayed_data_is_delivered_late(client, proxy):
     proxy.delay(0.2)
     with pytest.raises(httpx.ReadTimeout):
         await call_version(client, 0.1)
+    started = time.monotonic()
+    assert (await call_version(client)).status_code == 200
+    assert time.monotonic() - started > 2 * 0.2, "request and answer are delayed"
 
 
 async def test_new_connections_are_refused_and_existing_ones_continue(web, client, proxy):

@@ -9,7 +9,17 @@ import pytest
 from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
 
-from .world import FAST, SCHNELL, AnswerGate, Generation, Job, Store, World, assert_paid_once
+from .world import (
+    FAST,
+    SCHNELL,
+    AnswerGate,
+    Generation,
+    Job,
+    Store,
+    World,
+    assert_paid_once,
+    providers_of,
+)
 
 
 async def stop_while_running(world: World, cancel: bool) -> Generation:
@@ -85,7 +95,9 @@ async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() ->
         foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.set_fault(kind="server_error")
         gate: Any = AnswerGate(Store(world.db, generation), "record")
-        task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
+        task = asyncio.create_task(
+            image_handler(providers_of(world.client), lambda _: gate, FAST)({}, job)
+        )
         await gate.has_effect.wait()
         job.cancel_requested = True
         task.cancel()
@@ -98,7 +110,9 @@ async def test_a_job_cancelled_before_the_create_makes_no_request(world: World) 
     job = Job()
     job.cancel_requested = True
     gate: Any = AnswerGate(Store(world.db, world.generation()), "begin")
-    task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
+    task = asyncio.create_task(
+        image_handler(providers_of(world.client), lambda _: gate, FAST)({}, job)
+    )
     await gate.has_effect.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.worker import PermanentFailure, RateLimited, Retry
 
 from .world import Job, World, assert_paid_once, raises_verdict
@@ -93,7 +93,7 @@ async def test_a_repeated_error_response_ends_the_attempt(
     matches: Any,
     status: int,
     verdict: type[Exception],
-    kind: type[errors.ReplicateError],
+    kind: type[errors.ProviderError],
     state: str,
 ) -> None:
     world.http._transport = _FaultyTransport(world.http._transport, matches, 99, status)
@@ -107,7 +107,7 @@ async def test_a_repeated_error_response_ends_the_attempt(
     [(401, RateLimited, errors.Unauthorized), (403, Retry, errors.Forbidden)],
 )
 async def test_a_create_with_a_refused_token_does_not_fail_the_job_for_good(
-    world: World, status: int, verdict: type[Exception], kind: type[errors.ReplicateError]
+    world: World, status: int, verdict: type[Exception], kind: type[errors.ProviderError]
 ) -> None:
     """Check that the job waits until the operator replaces the token, or uses another attempt."""
     world.http._transport = _FaultyTransport(
@@ -117,7 +117,7 @@ async def test_a_create_with_a_refused_token_does_not_fail_the_job_for_good(
     with raises_verdict(verdict, kind) as raised:
         await world.run(generation)
     if isinstance(raised.verdict, RateLimited):
-        assert raised.verdict.key == "type:generate-image", "all jobs of this type would fail"
+        assert raised.verdict.key == "provider:replicate", "all jobs of this type would fail"
     assert [row.state for row in world.db.rows] == ["failed"]
     await world.run(generation)
     assert len(await world.paid()) == 1

@@ -10,7 +10,7 @@ import pytest
 from picture_queue.errors import StaleLease
 from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.worker import PermanentFailure, Retry
 
@@ -26,6 +26,7 @@ from .world import (
     World,
     assert_paid_once,
     list_calls_of_a_run,
+    providers_of,
     raises_verdict,
     run_with_crash,
 )
@@ -161,7 +162,7 @@ async def test_equal_generations_find_their_own_lost_predictions(world: World) -
 async def test_a_prediction_taken_by_an_equal_generation_is_left_to_it(world: World) -> None:
     generation, twin = world.generation(), world.generation()
     store = _StealingStore(world.db, generation, twin)
-    await image_handler(world.client, lambda _: store, FAST)({}, Job())
+    await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
     assert [row.state for row in world.db.of(generation)] == ["lost", "succeeded"]
     paid = await world.paid()
     assert len(paid) == 2

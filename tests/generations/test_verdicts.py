@@ -9,7 +9,7 @@ import pytest
 
 from picture_queue.errors import Busy, Conflict, ConnectionFailed
 from picture_queue.generations.handler import image_handler
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.download import DownloadRules
 from picture_queue.worker import PermanentFailure, RateLimited, Retry, Snooze
@@ -25,6 +25,7 @@ from .world import (
     World,
     assert_paid_once,
     list_calls_of_a_run,
+    providers_of,
     raises_verdict,
     run_with_crash,
 )
@@ -35,7 +36,7 @@ async def test_a_throttled_create_uses_up_no_attempt(world: World) -> None:
     generation = world.generation(num_outputs=2)
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(generation)
-    assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
+    assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "provider:replicate")
     assert [row.state for row in world.db.rows] == ["failed"]
     # No prediction was made, so no search is needed. A failing list does not matter.
     await world.set_fault(kind="server_error", on="list", count=100)
@@ -83,7 +84,7 @@ async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded:
         with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
         assert raised.verdict.seconds == FAST.default_pause
-        assert raised.verdict.key == "type:generate-image"
+        assert raised.verdict.key == "provider:replicate"
         assert "Replicate cannot be reached" in raised.verdict.outcome("default").detail
     outage.on = False
     await world.run(generation)
@@ -124,7 +125,7 @@ async def test_the_kind_of_failure_decides_whether_a_prediction_is_retried(
     world: World,
     fault: dict[str, Any],
     attempt: int,
-    kind: type[errors.ReplicateError],
+    kind: type[errors.ProviderError],
     verdict: type[Exception],
 ) -> None:
     await world.set_fault(**fault)
@@ -232,7 +233,9 @@ async def test_an_outage_of_storage_uses_up_no_attempt(world: World) -> None:
         store = _StorageOutage(world.db, generation)
         settings = replace(FAST, outage_tolerance=outage)
         with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
-            await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
+            await image_handler(providers_of(world.client), lambda _, s=store: s, settings)(
+                {}, Job()
+            )
         assert re.search(r"project.*refused", str(raised.cause))
         if verdict is Snooze:
             assert "project" in raised.verdict.outcome("default").detail
@@ -257,7 +260,7 @@ async def test_an_outage_of_the_project_before_the_begin_uses_up_no_attempt(
 ) -> None:
     store = _UnavailableProject(world.db, world.generation(), error=error)
     with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
-        await image_handler(world.client, lambda _: store, FAST)({}, Job())
+        await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
     assert raised.verdict.seconds == FAST.default_pause
     assert await world.paid() == []
 
@@ -271,7 +274,7 @@ async def test_the_owner_does_not_see_an_error_of_the_database(world: World) -> 
 
     store.save_images = refuse
     with pytest.raises(Exception) as raised:
-        await image_handler(world.client, lambda _: store, FAST)({}, Job())
+        await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
     outcome = from_error(raised.value, "default")
     image_error = "The picture could not be made, because of an internal error."
     assert isinstance(outcome, Failed)

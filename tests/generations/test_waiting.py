@@ -9,16 +9,22 @@ from typing import Any
 import pytest
 
 from picture_queue.local.simulator import SimulatorSettings
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.worker import Retry
+from picture_queue.worker import PermanentFailure, Retry
 
 from .world import FAST, Job, UnusualClient, World, raises_verdict
 
 
-@pytest.mark.parametrize(("queued", "state"), [(False, "canceled"), (True, "aborted")])
-async def test_a_prediction_ended_by_its_deadline_leads_to_a_retry(
-    world: World, queued: bool, state: str
+@pytest.mark.parametrize(
+    ("queued", "state", "verdict", "cause"),
+    [
+        (False, "canceled", PermanentFailure, errors.DeadlinePassed),
+        (True, "aborted", Retry, errors.NotStarted),
+    ],
+)
+async def test_only_a_prediction_that_did_not_start_is_repeated_after_its_deadline(
+    world: World, queued: bool, state: str, verdict: Any, cause: Any
 ) -> None:
     await world.set_fault(kind="slow", seconds=5000, queued=queued)
     world.now = datetime.now(UTC).timestamp()
@@ -26,16 +32,16 @@ async def test_a_prediction_ended_by_its_deadline_leads_to_a_retry(
     task = asyncio.create_task(world.run(world.generation(), job))
     await world.db.recorded.wait()
     world.now += 700
-    with raises_verdict(Retry, errors.DeadlinePassed):
+    with raises_verdict(verdict, cause):
         await task
     assert world.db.rows[0].state == state
 
 
 async def test_an_overdue_prediction_is_cancelled_by_the_worker(world: World) -> None:
-    await world.set_fault(kind="slow", seconds=5000)
+    await world.set_fault(kind="slow", seconds=5000, queued=True)
     # The local deadline has passed before the first poll; the one at Replicate is much later.
     overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
-    with raises_verdict(Retry, errors.DeadlinePassed):
+    with raises_verdict(Retry, errors.NotStarted):
         await world.run(world.generation(), settings=overdue)
     assert await world.paid() == []
     assert world.db.rows[0].state in ("canceled", "aborted")
@@ -55,7 +61,7 @@ async def test_an_overdue_prediction_that_stops_slowly_is_not_awaited(world: Wor
     await world.set_fault(kind="slow", seconds=5000)
     # The local deadline has passed before the first poll; the one at Replicate is much later.
     overdue = replace(FAST, stop_margin=-FAST.prediction_timeout - 200)
-    with raises_verdict(Retry, errors.DeadlinePassed):
+    with raises_verdict(PermanentFailure, errors.DeadlinePassed):
         await world.run(
             world.generation(), settings=overdue, client=_SlowToStopClient(world.client)
         )

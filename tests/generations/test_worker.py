@@ -67,7 +67,7 @@ async def test_a_throttled_account_pauses_all_generations(stack, service, new_bu
         for generation in others:
             waiting = await service.jobs.get(generation.job_id)
             assert (waiting.status, waiting.attempt) == (JobStatus.PENDING, 0)
-        await db.execute("select resume_key('type:generate-image')")
+        await db.execute("select resume_key('provider:replicate')")
         for generation in others:
             await service.jobs.result(generation.job_id, timeout=30)
     assert (await service.jobs.get(first.job_id)).attempt == 0
@@ -133,7 +133,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
         assert (snoozed.reason, paused.reason) == ("scheduled", "key_paused")
         assert snoozed.detail.startswith(f"A handler postponed it: {expected}")
         assert snoozed.error.startswith(expected)
-        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {expected}")
+        assert paused.detail.startswith(f"Limit key provider:replicate is paused: {expected}")
         assert paused.pause_reason.startswith(expected)
         assert "REPLICATE_BASE_URL" in paused.detail
         message = (await service.jobs.get(first.job_id)).message
@@ -142,7 +142,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     assert warning.levelname == "WARNING"
     for started in (first, second):
         await service.generations.cancel(started.id)
-    await db.execute("select resume_key('type:generate-image')")
+    await db.execute("select resume_key('provider:replicate')")
 
 
 async def test_a_cancel_of_the_job_stops_the_prediction(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,9 +17,11 @@ from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations.handler import image_handler
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
+from picture_queue.providers.base import Provider
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.provider import ReplicateProvider
 from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
 SCHNELL, DEV, SDXL = (
@@ -42,6 +45,7 @@ class Row:
     prediction_id: str | None = None
     error: str | None = None
     metrics: dict[str, Any] | None = None
+    provider: str = "replicate"
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Generation:
     model_id: str
     input: dict[str, Any]
     user_id: UUID | None = field(default_factory=uuid4)
+    provider: str = "replicate"
     id: UUID = field(default_factory=uuid4)
 
 
@@ -86,6 +91,7 @@ class Store:
                 "generation": vars(self._generation),
                 "model": {"model_id": model.id, **model.model_dump(exclude={"id"})},
                 "prediction": vars(row),
+                "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
@@ -121,7 +127,13 @@ class Store:
 
     def _new_row(self) -> Row:
         generation = self._generation
-        row = Row(uuid4(), generation.id, generation.input, datetime.now(UTC))
+        row = Row(
+            uuid4(),
+            generation.id,
+            generation.input,
+            datetime.now(UTC),
+            provider=generation.provider,
+        )
         self._db.rows.append(row)
         return row
 
@@ -134,6 +146,11 @@ class Store:
             raise StaleLease("the lease ended")
 
 
+def providers_of(client: Any) -> dict[str, Provider]:
+    """Return the providers of a worker whose client of Replicate is given."""
+    return {"replicate": ReplicateProvider(client)}
+
+
 _BEFORE_STORED = ("creating", "created", "succeeded")
 
 
@@ -144,6 +161,7 @@ class Job:
         self.id = uuid4()
         self.attempt = attempt
         self.cancel_requested = False
+        self.job = SimpleNamespace(progress=0)
         self.shown: list[tuple[int, str | None]] = []
         self.running = asyncio.Event()
 
@@ -190,7 +208,7 @@ class World:
         client: Any = None,
     ) -> dict[str, Any]:
         store = Store(self.db, generation)
-        handler = image_handler(client or self.client, lambda _: store, settings)
+        handler = image_handler(providers_of(client or self.client), lambda _: store, settings)
         return await handler({}, job or Job())
 
     async def set_fault(self, **fault: Any) -> None:
@@ -271,7 +289,7 @@ async def run_with_crash(world: World, generation: Generation, crash_at: float) 
     """Run an attempt until the point ``crash_at``; with ``inf``, to the end."""
     crashing = CrashingCalls(crash_at)
     store = crashing.wrap(Store(world.db, generation))
-    handler = image_handler(crashing.wrap(world.client), lambda _: store, FAST)
+    handler = image_handler(providers_of(crashing.wrap(world.client)), lambda _: store, FAST)
     try:
         await handler({}, crashing.wrap(Job()))
     except Crashed:
@@ -364,7 +382,7 @@ class RaisedVerdict:
 
 @contextmanager
 def raises_verdict(
-    kind: type[BaseException], cause: type[errors.ReplicateError]
+    kind: type[BaseException], cause: type[errors.ProviderError]
 ) -> Iterator[RaisedVerdict]:
     """Expect a verdict of a kind, caused by an error of exactly this class."""
     found = RaisedVerdict()

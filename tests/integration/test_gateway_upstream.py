@@ -16,7 +16,8 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 async def scripted_server(*answers: bytes, hang: bool = False):
     """Serve these responses in turn; yield a client of the server, and the list of its requests.
 
-    After the last response the server closes the connection; with `hang` it stays open and silent.
+    Each connection starts again with the first response. After the last one the server closes the
+    connection; with `hang` it stays open and silent.
     """
     requests: list[bytes] = []
     tasks = set()
@@ -76,6 +77,7 @@ async def test_a_connection_closed_while_idle_is_not_reused():
     async with scripted_server(OK) as (client, requests):
         assert await send_request(client) == (200, b"ok")
         (idle,) = client._idle
+        # Wait until the client has noticed that the server closed the connection.
         with contextlib.suppress(UpstreamError):
             async with asyncio.timeout(5):
                 await idle._wait()
@@ -94,9 +96,9 @@ async def test_a_connection_that_was_idle_for_long_is_not_reused(monkeypatch):
 @pytest.mark.parametrize(
     "answer",
     [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", b"nonsense\r\n\r\n"],
-    ids=["none", "cut short", "nonsense"],
+    ids=["missing", "cut short", "malformed"],
 )
-async def test_an_incomplete_response_is_an_error(answer):
+async def test_a_missing_incomplete_or_malformed_response_is_an_error(answer):
     async with scripted_server(answer) as (client, _):
         with pytest.raises(UpstreamError):
             await send_request(client)
@@ -132,7 +134,7 @@ async def test_a_connection_is_not_reused_if_the_server_closes_it():
         assert client._idle == []
 
 
-async def test_a_slow_reader_causes_backpressure():
+async def test_a_large_response_is_not_buffered_whole():
     size = 20_000_000
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
     async with (
@@ -231,7 +233,7 @@ async def test_a_client_that_disconnects_does_not_block_others(platform):
         assert (await http.get("/rest/v1/t")).text == "ok"
 
 
-async def test_a_missing_body_is_not_read_from_the_next_request(platform):
+async def test_a_request_without_its_body_gets_400_and_its_connection_is_not_reused(platform):
     # The HTTP server of the gateway drops the body of a request with an `Upgrade` header.
     # PostgREST answers some requests before it reads their body. If the gateway reused such a
     # connection, PostgREST would read the missing bytes from the request of another client.

@@ -6,7 +6,7 @@ The calls can run in the order of this file. `test_matrix.py` fails if a functio
 from collections.abc import Callable
 from typing import Any
 
-from tests.security.world import SECRET, World, path
+from tests.security.world import SECRET, World, owner_image_path
 
 Arguments = dict[str, Any]
 
@@ -142,12 +142,26 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "save_images": lambda w: _generation_lease(
         w,
         images=[
-            {"n": 1, "path": path(w), "mime_type": "image/png", "width": 1, "height": 1, "bytes": 4}
+            {
+                "n": 1,
+                "path": owner_image_path(w),
+                "mime_type": "image/png",
+                "width": 1,
+                "height": 1,
+                "bytes": 4,
+            }
         ],
     ),
     "finish_prediction": lambda w: _generation_lease(
         w, prediction=w["prediction"], state="succeeded", error=None, metrics={"note": SECRET}
     ),
+    "receive_prediction": lambda w: {
+        "prediction": w["prediction"],
+        "prediction_id": f"{SECRET}-prediction",
+        "status": "processing",
+        "progress": 50,
+        "message": SECRET,
+    },
     "report_jobs": lambda w: {
         "outcomes": [_running(w, outcome="completed", result={"note": SECRET})],
         "claim": {

@@ -17,7 +17,7 @@ import pytest
 import websockets
 
 from tests.security.realtime_socket import open_socket
-from tests.security.world import World, path
+from tests.security.world import World, owner_image_path
 
 NO_KEY = {
     "message": "No API key found in request",
@@ -34,7 +34,7 @@ def account() -> dict[str, str]:
 
 def requests(world: World) -> list[tuple[str, str, Any]]:
     """Return requests to each service that are refused without an API key."""
-    name = path(world)
+    name = owner_image_path(world)
     return [
         ("POST", "/auth/v1/signup", account()),
         ("POST", "/auth/v1/token?grant_type=password", account()),
@@ -75,6 +75,7 @@ def bad_keys(world: World, sandbox: Any) -> list[str]:
         sandbox.anon_key.rpartition(".")[0] + ".",
         world.tokens["owner"],
         jwt.encode(claims, "another-secret-of-at-least-32-characters"),
+        # The signature is valid, but the stack did not issue this token as a key.
         jwt.encode(claims, sandbox.jwt_secret),
     ]
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from tests.security.calls import CALLS
-from tests.security.world import Answer, World, path
+from tests.security.world import Answer, World, owner_image_path
 
 _VARYING_HEADERS = ("date", "content-length")
 
@@ -124,7 +124,7 @@ async def test_queries_answer_foreign_and_unknown_rows_alike(world: World, admin
 
 async def test_storage_answers_foreign_and_unknown_files_alike(world: World):
     """Compare all requests except DELETE of a single file, which answers 403 or 404."""
-    foreign = path(world)
+    foreign = owner_image_path(world)
     missing = re.sub(r"[^/]+\.png$", "7.png", foreign)
     for method, target, content in (
         ("GET", "object/pictures/{}", {}),

@@ -9,7 +9,7 @@ from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
 from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, privileges, rules
 from tests.security.realtime_socket import broadcast_event, open_socket
-from tests.security.world import SECRET, World, path, stored_files
+from tests.security.world import SECRET, World, owner_image_path, stored_files
 
 API = rules("Through the API")
 INSIDE = rules("Inside the schema `picture_queue`")
@@ -179,9 +179,9 @@ async def test_operations_on_files(world: World, rule: Rule):
 
 def _file_of(world: World, rule: Rule) -> tuple[str, str]:
     wanted = {
-        "pictures/<owner>": ("pictures", path(world)),
+        "pictures/<owner>": ("pictures", owner_image_path(world)),
         "pictures/nobody": ("pictures", f"nobody/{SECRET}.png"),
-        "elsewhere/<owner>": (world["bucket"], path(world)),
+        "elsewhere/<owner>": (world["bucket"], owner_image_path(world)),
     }[rule.name]
     assert wanted in stored_files(world)
     return wanted

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from picture_queue.local.stack import LocalSupabase
-from tests.security.world import World, path
+from tests.security.world import World, owner_image_path
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 #: JSON texts that are malformed, or that Python cannot read or write faithfully.
@@ -208,7 +208,7 @@ class RequestSender:
             base, pattern = self._simulator, pattern.removeprefix("simulator:")
             sent_headers |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
         named = pattern.replace("<other_user>", self._world.users["other_user"])
-        pieces = named.replace("<picture>", path(self._world)).encode().split(b"{}")
+        pieces = named.replace("<picture>", owner_image_path(self._world)).encode().split(b"{}")
         filled = (*segments[: len(pieces) - 1], b"")
         target = b"".join(a + b for a, b in zip(pieces, filled, strict=True))
         if query:

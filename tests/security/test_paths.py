@@ -1,4 +1,4 @@
-"""Path traversal: a name never reaches another file or row."""
+"""Names of objects and buckets, some with path traversal: none reaches another file or row."""
 
 import asyncio
 from pathlib import Path
@@ -7,10 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from tests.security.world import SECRET, Answer, World, path
+from tests.security.world import SECRET, Answer, World, owner_image_path
 
-#: Names with path traversal. They are bytes, because a client library would normalise them.
-NAMES = (
+#: Names that are refused: some have path traversal, others control characters, invalid UTF-8 or
+#: characters that no name may have. They are bytes, because a client library would normalise them.
+INVALID_NAMES = (
     b"..", b".", b"../x.png", b"a/../b.png", b"a/./b.png", b"../../../../etc/passwd",
     b"%2e%2e/x.png", b"%2e%2e%2fx.png", b"a%2f..%2fb.png", b"..%2f..%2fetc%2fpasswd",
     b"%252e%252e%252fx.png", b"..%5cx.png", b"..\\x.png", b"%00", b"x.png%00.txt",
@@ -18,7 +19,7 @@ NAMES = (
     b"%23", b"file:%2f%2f%2fetc%2fpasswd%7f", b"%e2%80%ae.png",
 )  # fmt: skip
 #: Unusual but valid names, whose files stay inside the storage directory.
-UNUSUAL = (
+UNUSUAL_NAMES = (
     b"/etc/passwd",
     b"//x.png",
     b"a//b.png",
@@ -28,7 +29,7 @@ UNUSUAL = (
     b"*",
     b"x.png%3ftoken=1",
 )
-BUCKETS = (
+INVALID_BUCKETS = (
     b"..",
     b".",
     b"%2e%2e",
@@ -67,8 +68,8 @@ def stored_files(sandbox: Any) -> set[Path]:
     return stored
 
 
-@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
-async def test_a_name_with_path_traversal_is_refused(world: World, sandbox: Any, name: bytes):
+@pytest.mark.parametrize("name", INVALID_NAMES, ids=lambda name: repr(name[:20]))
+async def test_an_invalid_name_is_refused(world: World, sandbox: Any, name: bytes):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for role in ("service", "owner"):
@@ -89,11 +90,14 @@ async def test_a_name_with_path_traversal_is_refused(world: World, sandbox: Any,
     assert stored_files(sandbox) == before
 
 
-@pytest.mark.parametrize("name", UNUSUAL, ids=repr)
-async def test_an_unusual_name_is_accepted(world: World, sandbox: Any, name: bytes):
+@pytest.mark.parametrize("name", UNUSUAL_NAMES, ids=repr)
+async def test_a_service_key_can_use_an_unusual_name_and_a_user_cannot(
+    world: World, sandbox: Any, name: bytes
+):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     target = b"object/pictures/" + name
+    # A user may use only names that begin with the user's id.
     expect_refused(await send_request(world, "owner", "POST", target, **png), name)
     stored = await send_request(world, "service", "POST", target, **png)
     assert stored.status == 200, stored
@@ -105,8 +109,8 @@ async def test_an_unusual_name_is_accepted(world: World, sandbox: Any, name: byt
     assert stored_files(sandbox) == before
 
 
-@pytest.mark.parametrize("bucket", BUCKETS, ids=repr)
-async def test_a_bucket_with_path_traversal_is_refused(world: World, sandbox: Any, bucket: bytes):
+@pytest.mark.parametrize("bucket", INVALID_BUCKETS, ids=repr)
+async def test_an_invalid_bucket_is_refused(world: World, sandbox: Any, bucket: bytes):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for method, target, content in (
@@ -124,20 +128,20 @@ async def test_a_bucket_with_path_traversal_is_refused(world: World, sandbox: An
 
 async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
     """Try also names that begin in the user's own folder and continue elsewhere."""
-    own_folder, other = world.users["other_user"], path(world)
+    own_folder, foreign_path = world.users["other_user"], owner_image_path(world)
     for name in (
-        f"{own_folder}/../{other}",
-        f"{own_folder}/%2e%2e/{other}",
-        f"{own_folder}%2f..%2f{other}",
-        f"{own_folder}/..;/{other}",
-        f"/{other}",
-        f"./{other}",
-        other.upper(),
-        other.replace("/", "%2f"),
-        other.replace("/", "//"),
-        other + "/",
-        other + "%20",
-        f"%20{other}",
+        f"{own_folder}/../{foreign_path}",
+        f"{own_folder}/%2e%2e/{foreign_path}",
+        f"{own_folder}%2f..%2f{foreign_path}",
+        f"{own_folder}/..;/{foreign_path}",
+        f"/{foreign_path}",
+        f"./{foreign_path}",
+        foreign_path.upper(),
+        foreign_path.replace("/", "%2f"),
+        foreign_path.replace("/", "//"),
+        foreign_path + "/",
+        foreign_path + "%20",
+        f"%20{foreign_path}",
     ):
         for target in ("object/pictures/", "object/info/pictures/", "object/sign/pictures/"):
             content = {"json": {"expiresIn": 60}} if "sign" in target else {}

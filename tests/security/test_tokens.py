@@ -11,7 +11,7 @@ import pytest
 import websockets
 
 from tests.security.realtime_socket import open_socket
-from tests.security.world import World, path
+from tests.security.world import World, owner_image_path
 
 _FAR_FUTURE = 4102444800
 _OTHER_SECRET = "another-secret-of-at-least-32-characters"
@@ -122,7 +122,7 @@ async def test_realtime_refuses_a_forged_token(world: World, bad_token: str, san
 
 async def test_storage_refuses_a_forged_token(world: World, bad_token: str, sandbox: Any):
     headers = {"apikey": sandbox.anon_key, "authorization": f"Bearer {bad_token}"}
-    name = path(world)
+    name = owner_image_path(world)
     for method, target, status, content in (
         ("GET", f"object/pictures/{name}", "404", None),
         ("GET", f"object/info/pictures/{name}", "404", None),
@@ -167,7 +167,7 @@ async def test_a_forged_token_cannot_set_a_fault(world: World, bad_token: str):
 
 
 async def test_requests_without_a_key_are_refused(world: World):
-    name = path(world)
+    name = owner_image_path(world)
     for method, target, status in (
         ("GET", "/rest/v1/job_queue", 401),
         ("POST", "/rest/v1/rpc/list_jobs", 401),
@@ -190,7 +190,7 @@ async def test_a_token_without_a_role_has_no_permissions_of_its_user(world: Worl
 
 async def test_the_token_of_a_signed_url_opens_only_this_url(world: World, sandbox: Any):
     """Use a token that is signed with the same secret for another audience."""
-    name = path(world)
+    name = owner_image_path(world)
     signed = await world.ask(
         "owner", "POST", f"/storage/v1/object/sign/pictures/{name}", json={"expiresIn": 60}
     )
@@ -220,7 +220,7 @@ async def _expect_no_user(world: World, sandbox: Any, token: str) -> None:
         assert (answer.status_code, answer.json()["code"]) == (401, "42501")
     answer = await world.http.post("/rest/v1/rpc/list_jobs", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "42501")
-    name = path(world)
+    name = owner_image_path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
     async with open_socket(sandbox.api_url, sandbox.anon_key) as socket:
@@ -244,7 +244,7 @@ async def test_another_audience_gives_no_more_permissions(
         assert (answer.status_code, answer.json()) == (200, [])
     answer = await world.http.post("/rest/v1/rpc/queue_status", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (403, "42501")
-    name = path(world)
+    name = owner_image_path(world)
     answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
     assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
     async with open_socket(sandbox.api_url, sandbox.anon_key) as socket:

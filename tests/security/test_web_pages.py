@@ -16,7 +16,7 @@ from picture_queue.errors import LocalStackError
 from picture_queue.local.origin_check import OriginCheck
 from picture_queue.local.stack import LocalSupabase
 from tests.security.realtime_socket import RealtimeSocket
-from tests.security.world import World, path
+from tests.security.world import World, owner_image_path
 
 FOREIGN_ORIGINS = (
     "https://evil.example",
@@ -77,7 +77,7 @@ def sensitive_requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[
         ("POST", "/auth/v1/admin/users", {"json": {"email": "evil@example.com"}}),
         ("POST", "/realtime/v1/api/broadcast", {"json": {"messages": []}}),
         ("GET", "/storage/v1/bucket", {}),
-        ("GET", f"/storage/v1/object/pictures/{path(world)}", {}),
+        ("GET", f"/storage/v1/object/pictures/{owner_image_path(world)}", {}),
         ("GET", "/_faults", {}),
         ("POST", "/_faults", {"json": {"network_cut": True}}),
         ("POST", f"{simulator}/_simulator/faults", fault),
@@ -173,7 +173,7 @@ async def test_another_site_without_an_origin_header_may_only_show_images(
         given = content | {"headers": {**content.get("headers", {}), **cross_site}}
         answer = await world.ask("service", method, url, **given)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
-    sign_url = f"/storage/v1/object/sign/pictures/{path(world)}"
+    sign_url = f"/storage/v1/object/sign/pictures/{owner_image_path(world)}"
     signed = await world.ask("owner", "POST", sign_url, json={"expiresIn": 60})
     url = "/storage/v1" + signed.json["signedURL"]
     # The page is on localhost and the stack on 127.0.0.1. For a browser these are two sites.

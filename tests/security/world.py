@@ -140,7 +140,13 @@ async def _add_generations(world: World) -> None:
     under = {"job_id": world["generation_job"], "lease_id": world["generation_lease"]}
     begun = await world.do("service", "begin_prediction", **under)
     world.ids["prediction"] = begun["prediction"]["id"]
-    image = {"n": 1, "path": path(world), "mime_type": "image/png", "width": 1, "height": 1}
+    image = {
+        "n": 1,
+        "path": owner_image_path(world),
+        "mime_type": "image/png",
+        "width": 1,
+        "height": 1,
+    }
     await world.do("service", "save_images", **under, images=[{**image, "bytes": 4}])
 
 
@@ -227,7 +233,7 @@ async def _add_files(world: World) -> None:
         assert stored.status == 200, stored
 
 
-def path(world: World) -> str:
+def owner_image_path(world: World) -> str:
     """Return the path of the owner's image in the bucket `pictures`."""
     return f"{world.users['owner']}/{world['generation']}/1.png"
 
@@ -235,7 +241,7 @@ def path(world: World) -> str:
 def stored_files(world: World) -> list[tuple[str, str]]:
     """Return the bucket and the name of each stored file."""
     return [
-        ("pictures", path(world)),
+        ("pictures", owner_image_path(world)),
         ("pictures", f"nobody/{SECRET}.png"),
-        (world["bucket"], path(world)),
+        (world["bucket"], owner_image_path(world)),
     ]

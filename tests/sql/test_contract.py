@@ -74,6 +74,10 @@ FUNCTIONS = {
     "run_schedule": ("name, job_id=", "service"),
     "list_schedules": ("filter=", "service"),
     "set_tenant": ("tenant, weight", "service"),
+    "receive_prediction": (
+        "prediction, prediction_id, status, progress=, message=",
+        "service",
+    ),
     "finish_prediction": ("job_id, lease_id, prediction, state, error=, metrics=", "service"),
     "get_generation": ("generation_id", "user"),
     "get_job": ("job_id", "user"),

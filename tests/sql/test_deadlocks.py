@@ -32,6 +32,10 @@ CALLS = {
         "finish_prediction($1, $2, $3, 'failed')",
         lambda objects: (*objects["lease"], objects["prediction"]),
     ),
+    "receive_prediction": (
+        "receive_prediction($1, $2, 'succeeded')",
+        lambda objects: (objects["prediction"], objects["name"]),
+    ),
     "save_images": ("save_images($1, $2, $3)", lambda objects: (*objects["lease"], [IMAGE])),
 }
 

@@ -195,6 +195,92 @@ async def test_a_prediction_id_is_unique(db):
             assert refused.message.startswith(expected)
 
 
+async def offer_model(db, provider):
+    """Offer a model of a provider of the test's own."""
+    await db.run(
+        "insert into picture_queue.model (model_id, provider, kind, inputs)"
+        " values ($1, $2, 'text-to-image', '[{\"name\": \"prompt\"}]')",
+        f"{provider}/model",
+        provider,
+    )
+    return f"{provider}/model"
+
+
+async def test_the_job_of_a_generation_names_its_provider(db):
+    model = await offer_model(db, "my-gpu")
+    own = await db.job((await db.value(START, "a cat", model, {}, {}))["job_id"])
+    assert (own["job_type"], own["limit_keys"]) == ("generate-image:my-gpu", ["provider:my-gpu"])
+    other = await db.job((await db.value(START, "a cat", MODEL, {}, {}))["job_id"])
+    assert (other["job_type"], other["limit_keys"]) == ("generate-image", ["provider:replicate"])
+    key = {"idempotency_key": uuid4().hex}
+    first = await db.value(START, "a cat", model, {}, key)
+    assert await db.value(START, "a cat", MODEL, {}, key) == first, "the key is of both providers"
+
+
+async def test_a_pause_of_a_provider_stops_only_its_jobs(db):
+    model = await offer_model(db, "pausable")
+    types = ["generate-image", "generate-image:pausable"]
+    policies = {job_type: {"queue": db.queue} for job_type in types}
+    await db.value("select register_worker('w1', array[$1], $2)", db.queue, policies)
+    await db.value("select pause_key('provider:pausable')")
+    await db.value(START, "a cat", model, {}, {})
+    other = await db.value(START, "a cat", MODEL, {}, {})
+    claimed = [job["id"] for job_type in types for job in await db.claim(5, job_type)]
+    assert claimed == [other["job_id"]]
+    await db.value("select resume_key('provider:pausable')")
+
+
+async def test_the_ids_of_predictions_belong_to_their_provider(db):
+    model = await offer_model(db, "own")
+    types = {name: {"queue": db.queue} for name in ("generate-image", "generate-image:own")}
+    await db.value("select register_worker('w1', array[$1], $2)", db.queue, types)
+    found = {}
+    for job_type, each in (("generate-image", MODEL), ("generate-image:own", model)):
+        await db.value(START, "a cat", each, {}, {})
+        (job,) = await db.claim(1, job_type)
+        ids = (UUID(job["id"]), UUID(job["lease_id"]))
+        begun = await db.value("select begin_prediction($1, $2)", *ids)
+        row = UUID(begun["prediction"]["id"])
+        await db.run("select record_prediction($1, $2, $3, 'equal')", *ids, row)
+        await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, row)
+        found[job_type] = await db.value("select begin_prediction($1, $2)", *ids)
+    assert found["generate-image"]["prediction"]["provider"] == "replicate"
+    assert found["generate-image:own"]["prediction"]["provider"] == "own"
+    assert found["generate-image:own"]["owned"] == ["equal"]
+
+
+async def test_the_capabilities_of_a_provider_are_those_that_a_worker_registered(db):
+    model = await offer_model(db, "described")
+    given = {"webhook": False, "cancel": True, "progress": True, "recover": "none"}
+    register = "select register_worker('w1', array[$1], $2)"
+    capabilities = (
+        "select m -> 'capabilities' from jsonb_array_elements(list_models()) m"
+        " where m ->> 'model_id' = $1"
+    )
+    assert await db.value(capabilities, model) is None
+    await db.value(register, db.queue, {"generate-image:described": {"capabilities": given}})
+    assert await db.value(capabilities, model) == given
+    for wrong, problem in (
+        ({"recover": "perhaps"}, "capabilities.recover"),
+        ({"cancel": "yes"}, "capabilities.cancel"),
+        ({"nope": True}, "capabilities.nope"),
+        (5, "capabilities"),
+    ):
+        refused = await db.refusal(register, db.queue, {"x": {"capabilities": wrong}})
+        assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+        assert problem in refused.detail
+
+
+@pytest.mark.parametrize("name", ["", "My GPU", "a:b", "x" * 33, "a*"])
+async def test_the_name_of_a_provider_is_plain(db, name):
+    refused = await db.refusal(
+        "insert into picture_queue.model (model_id, provider, kind, inputs)"
+        " values ('x', $1, 'text-to-image', '[]')",
+        name,
+    )
+    assert "provider_name_is_plain" in refused.message
+
+
 async def test_a_succeeded_prediction_is_returned_with_its_images(db):
     started, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))

@@ -31,6 +31,7 @@ CALLS = {
     "failure_reasons": "failure_reasons('{{}}')",
     "finish_prediction": "finish_prediction('{job}', '{lease}', '{prediction}', 'failed')",
     "get_account": "get_account('{user}')",
+    "receive_prediction": "receive_prediction('{prediction}', 'p', 'succeeded', 50, 'm')",
     "get_batch": "get_batch('{batch}')",
     "get_generation": "get_generation('{generation}')",
     "get_job": "get_job('{job}')",

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from picture_queue import errors
 from picture_queue_cli import errors as cli_errors
 from picture_queue_cli.app import app
-from picture_queue_cli.errors import ExitCode, Program, exit_code
+from picture_queue_cli.errors import ExitCode, RootCommand, exit_code
 from picture_queue_cli.translate import COMMANDS, translate_error
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ CODES = {
 
 def failing_program(error: BaseException) -> typer.Typer:
     """Return a program whose only command raises an error."""
-    program = typer.Typer(cls=Program)
+    program = typer.Typer(cls=RootCommand)
 
     @program.callback()
     def root() -> None:

@@ -13,8 +13,9 @@ import httpx
 import pytest
 import respx
 
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.prediction import Prediction
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 TOKEN = "r8_test_token"
@@ -236,6 +237,10 @@ async def test_an_id_cannot_change_the_path(client: ReplicateClient, api: respx.
     assert route.calls.last.request.url.raw_path == b"/v1/predictions/..%2Faccount%3Fx%3D"
 
 
+async def search(client: ReplicateClient) -> list[Prediction]:
+    return await client.created_between(datetime.now(UTC), datetime.now(UTC), lambda _: True)
+
+
 async def test_a_list_uses_only_the_cursor_of_the_next_link(
     client: ReplicateClient, api: respx.Router
 ) -> None:
@@ -248,21 +253,27 @@ async def test_a_list_uses_only_the_cursor_of_the_next_link(
         side_effect=[httpx.Response(200, json=page) for page in pages]
     )
     elsewhere = api.route(host="elsewhere.example").respond(200)
-    found = await client.created_after(datetime(2026, 1, 1, 9, 59, 55, tzinfo=UTC))
+    span = (datetime(2026, 1, 1, 9, 59, 55, tzinfo=UTC), datetime(2026, 1, 1, 10, 15, tzinfo=UTC))
+    found = await client.created_between(*span, lambda _: True)
     assert [one.id for one in found] == [body["id"]] * 2
+    assert {(one.logs, one.output) for one in found} == {("", None)}
     first, second = (dict(call.request.url.params) for call in route.calls)
-    assert first == {"created_after": "2026-01-01T09:59:55.000Z"}
+    assert first == {
+        "created_after": "2026-01-01T09:59:55.000Z",
+        "created_before": "2026-01-01T10:15:00.000Z",
+    }
     assert second == first | {"cursor": "abc"}
     assert not elsewhere.called
 
 
-async def test_an_endless_list_is_read_up_to_a_limit(
+async def test_an_endless_list_is_an_error_since_a_prediction_may_be_on_a_later_page(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     page = {"results": [], "next": f"{BASE_URL}/predictions?cursor=again"}
     route = api.get(f"{BASE_URL}/predictions").respond(json=page)
-    assert await client.created_after(datetime.now(UTC)) == []
-    assert route.call_count == 10
+    with pytest.raises(errors.ServiceUnavailable):
+        await search(client)
+    assert route.call_count == 100
 
 
 async def test_a_page_with_too_many_predictions_is_an_error(
@@ -271,7 +282,7 @@ async def test_a_page_with_too_many_predictions_is_an_error(
     entry = {"id": "p", "status": "failed", "created_at": "2026-01-01T00:00:00Z"}
     api.get(f"{BASE_URL}/predictions").respond(json={"results": [entry] * 1001, "next": None})
     with pytest.raises(errors.ServiceUnavailable):
-        await client.created_after(datetime.now(UTC))
+        await search(client)
 
 
 EXCESSIVE = [
@@ -354,7 +365,7 @@ async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: resp
     for page in ([1], {"results": 5}, {"results": ["x"]}, {"results": [], "next": "http://[x"}):
         api.get(f"{BASE_URL}/predictions").respond(json=page)
         with pytest.raises(errors.ServiceUnavailable):
-            await client.created_after(datetime.now(UTC))
+            await search(client)
 
 
 @pytest.mark.parametrize("fields", [5, "x", {"a": 1}, [5], [{"description": {"a": []}}]])
@@ -415,7 +426,7 @@ async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
     body = {"detail": quoted, "invalid_fields": [{"field": "prompt", "description": quoted}]}
     api.post(CREATE).respond(status, json=body)
     async with ReplicateClient(token, retry=FAST) as client:
-        with pytest.raises(errors.ReplicateError) as raised:
+        with pytest.raises(errors.ProviderError) as raised:
             await create(client)
     texts = (str(raised.value), raised.value.detail, raised.value.public)
     assert not any(token in (text or "") for text in texts)

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import respx
 
+from picture_queue.providers import errors
 from picture_queue.providers.replicate import download as download_module
-from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
 from picture_queue.providers.replicate.download import DownloadRules
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from picture_queue.errors import PictureQueueError
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
+from picture_queue.providers.replicate.errors import from_failure, from_response
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 
@@ -19,9 +20,9 @@ def recorded_responses(name: str) -> dict[str, dict[str, Any]]:
     return {case["name"]: case["response"] for case in cases}
 
 
-def recorded_error(name: str, case: str) -> errors.ReplicateError:
+def recorded_error(name: str, case: str) -> errors.ProviderError:
     answer = recorded_responses(name)[case]
-    return errors.from_response(answer["status_code"], answer["headers"], answer["body"])
+    return from_response(answer["status_code"], answer["headers"], answer["body"])
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def recorded_error(name: str, case: str) -> errors.ReplicateError:
     ],
 )
 def test_recorded_error_responses_map_to_classes(
-    name: str, kind: type[errors.ReplicateError]
+    name: str, kind: type[errors.ProviderError]
 ) -> None:
     for case in recorded_responses(name):
         error = recorded_error(name, case)
@@ -55,8 +56,8 @@ def test_recorded_error_responses_map_to_classes(
         (302, errors.RequestRefused),
     ],
 )
-def test_other_statuses_map_to_classes(status: int, kind: type[errors.ReplicateError]) -> None:
-    assert type(errors.from_response(status, {}, None)) is kind
+def test_other_statuses_map_to_classes(status: int, kind: type[errors.ProviderError]) -> None:
+    assert type(from_response(status, {}, None)) is kind
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_retry_after_comes_from_header_body_or_text(case: str, seconds: float) -
 
 
 def test_the_header_overrides_the_body() -> None:
-    error = errors.from_response(429, {"retry-after": "2"}, {"retry_after": 50})
+    error = from_response(429, {"retry-after": "2"}, {"retry_after": 50})
     assert error.retry_after == 2.0
 
 
@@ -77,24 +78,24 @@ def test_the_header_overrides_the_body() -> None:
     ["Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "-3", "0", ""],
 )
 def test_an_invalid_header_gives_no_retry_after(header: str) -> None:
-    assert errors.from_response(429, {"retry-after": header}, None).retry_after is None
+    assert from_response(429, {"retry-after": header}, None).retry_after is None
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_the_header_may_be_a_date(status: int) -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(minutes=4), usegmt=True)
-    wait = errors.from_response(status, {"retry-after": soon}, None).retry_after
+    wait = from_response(status, {"retry-after": soon}, None).retry_after
     assert wait is not None
     assert 60 < wait <= 240
 
 
 def test_a_number_too_large_for_a_float_is_ignored() -> None:
-    assert errors.from_response(429, {}, {"retry_after": 10**400}).retry_after is None
+    assert from_response(429, {}, {"retry_after": 10**400}).retry_after is None
 
 
 @pytest.mark.parametrize("header", ["86400", "Tue, 01 Jan 2999 00:00:00 GMT"])
 def test_retry_after_is_capped(header: str) -> None:
-    error = errors.from_response(429, {"retry-after": header}, None)
+    error = from_response(429, {"retry-after": header}, None)
     assert error.retry_after == errors.MAX_RETRY_AFTER
 
 
@@ -142,9 +143,9 @@ def test_the_owner_sees_the_names_of_refused_fields() -> None:
     ],
 )
 def test_recorded_failures_map_to_classes(
-    case: str, kind: type[errors.ReplicateError], retryable: bool
+    case: str, kind: type[errors.ProviderError], retryable: bool
 ) -> None:
-    error = errors.from_failure(recorded_responses("get_200_failed")[case]["body"]["error"])
+    error = from_failure(recorded_responses("get_200_failed")[case]["body"]["error"])
     assert type(error) is kind
     assert error.retryable is retryable
 
@@ -170,31 +171,31 @@ def test_recorded_failures_map_to_classes(
     ],
 )
 def test_failures_are_classified_by_code_and_then_by_text(
-    text: str | None, kind: type[errors.ReplicateError], retryable: bool, max_attempts: int | None
+    text: str | None, kind: type[errors.ProviderError], retryable: bool, max_attempts: int | None
 ) -> None:
-    error = errors.from_failure(text)
+    error = from_failure(text)
     assert type(error) is kind
     assert error.retryable is retryable
     assert error.max_attempts == max_attempts
 
 
 def test_the_code_overrides_the_text() -> None:
-    assert type(errors.from_failure("invalid state, please retry (code: PA)")) is errors.Interrupted
+    assert type(from_failure("invalid state, please retry (code: PA)")) is errors.Interrupted
 
 
 @pytest.mark.parametrize("code", ["E003", "E8765"])
 def test_a_busy_provider_causes_a_longer_pause(code: str) -> None:
-    assert errors.from_failure(f"Service unavailable ({code})").retry_after == 30.0
-    assert errors.from_failure("Service unavailable (E004)").retry_after is None
+    assert from_failure(f"Service unavailable ({code})").retry_after == 30.0
+    assert from_failure("Service unavailable (E004)").retry_after is None
 
 
 def test_the_owner_never_sees_the_error_text_of_the_model() -> None:
-    error = errors.from_failure("could not draw 'my secret prompt'")
+    error = from_failure("could not draw 'my secret prompt'")
     assert "secret" not in error.public
     assert "secret" in str(error)
 
 
 def test_long_texts_are_clipped() -> None:
-    error = errors.from_failure("x" * 5000)
+    error = from_failure("x" * 5000)
     assert error.detail is not None
     assert len(error.detail) == 300

@@ -191,7 +191,10 @@ async def test_each_rule_of_the_catalogue_is_enforced(
         ({"input": "x"}, 422),
         ({}, 422),
         ([], 400),
-        ({"input": {"prompt": "x"}, "webhook": "https://example.com"}, 501),
+        ({"input": {"prompt": "x"}, "webhook": "example.com"}, 422),
+        ({"input": {"prompt": "x"}, "webhook": 7}, 422),
+        ({"input": {"prompt": "x"}, "webhook_events_filter": ["end"]}, 422),
+        ({"input": {"prompt": "x"}, "webhook_events_filter": "start"}, 422),
     ],
 )
 async def test_an_invalid_body_is_refused(http: httpx.AsyncClient, body: Any, status: int) -> None:

@@ -10,7 +10,7 @@ import uvicorn
 
 from picture_queue.generations.image_info import read_image
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 
 MODEL = "black-forest-labs/flux-schnell"

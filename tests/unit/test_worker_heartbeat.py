@@ -50,11 +50,11 @@ class Harness:
 
     def take_answer(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
         for lease in leases:
-            if lease.job.key in answer.lost:
+            if lease.job.id_text in answer.lost:
                 self.lose(lease, "the database says so")
             else:
                 self.confirmed.put_nowait(lease)
-            if lease.job.key in answer.cancel:
+            if lease.job.id_text in answer.cancel:
                 self.cancelled.put_nowait(lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
@@ -91,7 +91,7 @@ async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backen
         params = await backend.next_call("heartbeat_jobs")
     assert params["worker"] == "w"
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
-        lease.job.key: lease.job.lease_key for lease in (old, new)
+        lease.job.id_text: lease.job.lease_id_text for lease in (old, new)
     }
     await harness.signals.heartbeat_answered.next()
     assert time.monotonic() - old.confirmed_at < 5
@@ -127,7 +127,7 @@ async def test_a_start_is_confirmed_soon_without_other_leases(harness, backend, 
     params = await backend.next_call("heartbeat_jobs")
     started_at = lease.confirmed_at
     assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
-    assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
+    assert [item["job_id"] for item in params["leases"]] == [lease.job.id_text]
     assert await harness.confirmed.get() is lease
     assert lease.start_confirmed
 
@@ -137,7 +137,7 @@ async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, backend):
     lease.attempt.has_outcome = True
     other = harness.start_job(confirmed=False)
     params = await backend.next_call("heartbeat_jobs")
-    assert [item["job_id"] for item in params["leases"]] == [other.job.key]
+    assert [item["job_id"] for item in params["leases"]] == [other.job.id_text]
 
 
 async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harness):
@@ -174,7 +174,7 @@ async def test_a_lost_lease_is_reported_once(harness, backend, monkeypatch):
     """The lease is reported only once, even if a blocked event loop has not dropped it yet."""
     lease = harness.start_job(confirmed=False)
     monkeypatch.setattr(harness, "lose", lambda *args: harness.lost.put_nowait(args))
-    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.id_text]}
     await harness.lost.get()
     await asyncio.sleep(0.1)
     assert harness.lost.empty()
@@ -205,7 +205,7 @@ async def test_a_worker_without_leases_sends_heartbeats(backend, make_job, monke
 async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, backend):
     lease = harness.start_job()
     harness.start_job()
-    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.id_text], "lost": []}
     harness.heartbeat.beat_now()
     await harness.signals.heartbeat_answered.next()
     assert harness.cancelled.get_nowait() is lease
@@ -222,7 +222,7 @@ async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, backend):
         if not failed:
             failed = True
             raise ConnectionFailed("reset by peer")
-        return {"cancel": [lease.job.key], "lost": []}
+        return {"cancel": [lease.job.id_text], "lost": []}
 
     backend.answers["heartbeat_jobs"] = answer
     harness.heartbeat.beat_now()
@@ -232,7 +232,7 @@ async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, backend):
 
 async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, backend):
     lease = harness.start_job()
-    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
+    backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.id_text]}
     harness.heartbeat.beat_now()
     await harness.signals.heartbeat_answered.next()
     found, reason = harness.lost.get_nowait()
@@ -283,7 +283,7 @@ async def test_a_blocked_event_loop_is_logged_and_does_not_stop_heartbeats(
     async def block() -> None:
         block_until(lambda: len([at for at in heartbeat_times if at > began]) >= 3, min_seconds=2.5)
 
-    await asyncio.create_task(block(), name=f"{job.job_type} {job.key}")
+    await asyncio.create_task(block(), name=f"{job.job_type} {job.id_text}")
     ended = time.monotonic()
     assert lease.is_valid
     assert len([at for at in heartbeat_times if began < at < ended]) >= 3
@@ -446,7 +446,7 @@ async def test_a_heartbeat_requested_while_the_thread_reads_the_leases_is_sent(b
     harness.slots.assign_slot(late, attempt)
     harness.start()
     params = await backend.next_call("heartbeat_jobs")
-    while running.job.key not in [item["job_id"] for item in params["leases"]]:
+    while running.job.id_text not in [item["job_id"] for item in params["leases"]]:
         params = await backend.next_call("heartbeat_jobs")
     await harness.heartbeat.stop()
 
@@ -458,7 +458,7 @@ async def test_a_busy_lease_is_sent_again_soon_and_counts_as_not_extended(harnes
     backend.answers["heartbeat_jobs"] = lambda params: {
         "cancel": [],
         "lost": [],
-        "busy": [busy.job.key],
+        "busy": [busy.job.id_text],
     }
     harness.heartbeat.beat_now()
     assert await harness.confirmed.get() is free

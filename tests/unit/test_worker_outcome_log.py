@@ -59,7 +59,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Lines:
 def test_a_line_names_the_new_state_of_the_job(make_job, lines, outcome, status, level, expected):
     job = make_job()
     log_outcome(job, outcome, 0.5, status)
-    assert lines() == [(level, f"Job {job.key} (resize) {expected} (0.500 s)")]
+    assert lines() == [(level, f"Job {job.id_text} (resize) {expected} (0.500 s)")]
 
 
 def test_a_failure_is_logged_with_its_traceback(make_job, caplog):
@@ -70,7 +70,7 @@ def test_a_failure_is_logged_with_its_traceback(make_job, caplog):
     assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
     assert "Traceback" not in line.getMessage()
     assert (traceback.levelname, traceback.name) == ("INFO", f"{executor.__name__}.tracebacks")
-    assert traceback.getMessage() == f"The traceback of job {job.key}:\nTraceback …"
+    assert traceback.getMessage() == f"The traceback of job {job.id_text}:\nTraceback …"
 
 
 def test_a_line_below_the_log_level_is_not_formatted(make_job, caplog, monkeypatch):
@@ -113,7 +113,7 @@ async def report(backend, make_job) -> AsyncIterator[Report]:
         waiting = list(answers)
 
         def answer(params: dict[str, Any]) -> Any:
-            return {"outcomes": [{"job_id": job.key, **waiting.pop(0)}], "jobs": []}
+            return {"outcomes": [{"job_id": job.id_text, **waiting.pop(0)}], "jobs": []}
 
         backend.answers["report_jobs"] = answer
         job = make_job()
@@ -128,12 +128,12 @@ async def report(backend, make_job) -> AsyncIterator[Report]:
 async def test_an_outcome_is_logged_after_it_is_written(lines, report):
     busy = {"outcome": "busy", "status": None}
     job = await report(Completed(1), busy, {"outcome": "ok", "status": "completed"})
-    assert lines() == [("INFO", f"Job {job.key} (resize) completed, attempt 1 (0.500 s)")]
+    assert lines() == [("INFO", f"Job {job.id_text} (resize) completed, attempt 1 (0.500 s)")]
 
 
 async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(lines, report):
     job = await report(Completed("x" * 99), {"outcome": "ok", "status": "failed"})
-    expected = f"Job {job.key} (resize) failed, attempt 1, for good: {RESULT_REFUSED} (0.500 s)"
+    expected = f"Job {job.id_text} (resize) failed, attempt 1, for good: {RESULT_REFUSED} (0.500 s)"
     assert lines() == [("ERROR", expected)]
 
 

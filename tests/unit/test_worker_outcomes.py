@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from picture_queue import _text
 from picture_queue._json import encode, to_plain
 from picture_queue.errors import InvalidArgument
-from picture_queue.providers.replicate import errors as replicate
+from picture_queue.providers import errors as replicate
 from picture_queue.worker import verdicts
 from picture_queue.worker.outcomes import (
     Cancelled,

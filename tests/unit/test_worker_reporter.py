@@ -152,8 +152,8 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend)
     unlocked = asyncio.Event()
     backend.answers["report_jobs"] = answer
     jobs = [harness.put() for _ in range(5)]
-    locked = {jobs[0].key, jobs[3].key}
-    free = {job.id for job in jobs if job.key not in locked}
+    locked = {jobs[0].id_text, jobs[3].id_text}
+    free = {job.id for job in jobs if job.id_text not in locked}
     assert {job_id for job_id, _ in await harness.wait_reported(3)} == free
     # Each outcome is written in its own call, while those of locked jobs are repeated.
     for _ in range(20):
@@ -175,7 +175,7 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend)
 )
 async def test_a_single_outcome_that_cannot_be_written_delays_no_other(harness, backend, error):
     def answer(params: dict[str, Any]) -> Any:
-        if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.key:
+        if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.id_text:
             raise error
         return harness.report(params)
 
@@ -185,7 +185,7 @@ async def test_a_single_outcome_that_cannot_be_written_delays_no_other(harness, 
     jobs = [harness.put() for _ in range(3)]
     assert {job_id for job_id, _ in await harness.wait_reported(3)} == {job.id for job in jobs}
     assert harness.backlog == 1
-    assert harness.slots._locked == {locked.key}, "its slot is free for new claims"
+    assert harness.slots._locked == {locked.id_text}, "its slot is free for new claims"
     assert harness.reporter._calls.is_up, "the calls of the other outcomes succeed"
 
 
@@ -241,9 +241,9 @@ async def test_an_outcome_that_cannot_be_encoded_fails_only_its_job(harness, bac
     harness.reporter.put(job, FailingOutcome())
     assert {job_id for job_id, _ in await harness.wait_reported(2)} == {job.id, good.id}
     items = {item["job_id"]: item for item in (await backend.next_call("report_jobs"))["outcomes"]}
-    assert items[good.key]["outcome"] == "completed"
-    assert items[job.key]["outcome"] == "failed"
-    assert "date value out of range" in items[job.key]["error"]
+    assert items[good.id_text]["outcome"] == "completed"
+    assert items[job.id_text]["outcome"] == "failed"
+    assert "date value out of range" in items[job.id_text]["error"]
 
 
 @pytest.mark.parametrize("refuses", ["the result", "everything"])
@@ -338,7 +338,7 @@ async def test_a_stale_release_is_not_logged_as_lost_work(harness, backend, capl
 async def test_a_report_of_a_newer_attempt_replaces_an_older_one(backend, make_job, monkeypatch):
     harness = Harness(backend, make_job)
     job = make_job()
-    again = make_job(id=job.key, lease_id=str(UUID(int=1)))
+    again = make_job(id=job.id_text, lease_id=str(UUID(int=1)))
     harness.reporter.put(job, Failed("old"))
     harness.reporter.put(again, Completed("new"))
     harness.start()

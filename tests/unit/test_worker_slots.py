@@ -220,7 +220,7 @@ async def test_a_held_job_with_an_expired_lease_is_neither_started_nor_released(
     for job in (expired, held):
         slots.hold(add_lease(slots, job, age=10))
     assert slots.pop_held().job is held
-    assert slots.find(expired.key) is None, "its lease is not extended"
+    assert slots.find(expired.id_text) is None, "its lease is not extended"
     for job in (expired, held):
         slots.hold(add_lease(slots, job, age=10))
     slots.release_unstarted()
@@ -269,23 +269,23 @@ async def test_a_slot_becomes_free_if_the_job_does_not_start(slots, make_job, re
 async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_one(slots, make_job):
     older = add_lease(slots, make_job())
     slots.assign_slot(older, None)
-    slots.add(Lease(make_job(id=older.job.key), 0.0))
+    slots.add(Lease(make_job(id=older.job.id_text), 0.0))
     assert (slots.free, slots.is_waiting(older)) == (10, False)
 
 
 async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, make_job):
     older = add_lease(slots, make_job())
-    again = make_job(id=older.job.key)
+    again = make_job(id=older.job.id_text)
     assert slots.add(Lease(again, 0.0)) is older
     slots.drop_lease(older.job)
-    assert slots.find(again.key).job is again
+    assert slots.find(again.id_text).job is again
     slots.drop_lease(again)
-    assert slots.find(again.key) is None
+    assert slots.find(again.id_text) is None
 
 
 async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, make_job, clock):
     attempt = start_attempt(slots, make_job(lease_seconds=30))
-    lease = slots.find(attempt.job.key)
+    lease = slots.find(attempt.job.id_text)
     lease.confirm_at = lease.confirmed_at + 0.1
     assert lease.due_at == lease.confirm_at
     attempt.has_outcome = True

@@ -38,7 +38,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
     realtime_database = Database(settings.realtime_database_url)
     storage_database = Database(settings.storage_database_url)
     realtime = RealtimeService(settings, credentials, realtime_database)
-    faults = Faults(credentials, realtime.apply)
+    faults = Faults(credentials, realtime.on_faults_changed)
     realtime.set_faults(faults)
     rest = RestProxy(settings.postgrest_socket, credentials, faults)
     storage = StorageService(settings, credentials, storage_database)

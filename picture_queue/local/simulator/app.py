@@ -1,6 +1,8 @@
 """The routes of the simulator, and the checks of tokens and switch keys."""
 
 import asyncio
+import base64
+import hashlib
 import hmac
 import re
 import time
@@ -30,6 +32,7 @@ from picture_queue.local.simulator.responses import (
     translate_http_error,
 )
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
+from picture_queue.local.simulator.webhooks import WebhookSender
 from picture_queue.providers.replicate.catalog import models
 
 _HANDLERS: Final = {HTTPException: translate_http_error, json_body.BodyTooLarge: refuse_large_body}
@@ -52,6 +55,7 @@ def create_app(
     api = Starlette(
         routes=[
             Route("/account", _account),
+            Route("/webhooks/default/secret", _webhook_secret),
             Route("/models/{owner}/{name}", _model),
             Route(
                 "/models/{owner}/{name}/predictions", predictions.create_official, methods=["POST"]
@@ -77,6 +81,7 @@ def create_app(
         exception_handlers=_HANDLERS,
     )
     api.state.simulator = switches.state.simulator = simulator
+    api.state.webhooks = switches.state.webhooks = WebhookSender(_secret(simulator), clock)
     app = Starlette(
         routes=[
             Mount("/v1", _TokenRequired(api, simulator.settings.token)),
@@ -169,6 +174,16 @@ async def _account(request: Request) -> Response:
     return answer({"type": "user", "username": "simulator", "name": "Replicate simulator"})
 
 
+async def _webhook_secret(request: Request) -> Response:
+    return answer({"key": request.app.state.webhooks.secret})
+
+
+def _secret(simulator: Simulator) -> str:
+    """Return the secret of the webhooks; it stays the same as long as the token does."""
+    digest = hashlib.sha256(f"webhooks of {simulator.settings.token}".encode()).digest()
+    return f"whsec_{base64.b64encode(digest).decode()}"
+
+
 async def _respond_not_found(request: Request) -> Response:
     route = f"{request.method} /v1/{request.path_params['rest']}"
     return problem(501, f"The Replicate simulator does not have {route}.")
@@ -219,5 +234,6 @@ async def _predictions(request: Request) -> Response:
 
 
 async def _reset(request: Request) -> Response:
+    request.app.state.webhooks.cancel_all()
     simulator_of(request).reset()
     return Response(status_code=204)

@@ -14,6 +14,8 @@ Kind = Literal[
     "nsfw",
     "slow",
     "expired_output",
+    "repeat_webhooks",
+    "lose_webhooks",
 ]
 Call = Literal["create", "get", "list", "cancel", "file"]
 
@@ -29,7 +31,9 @@ class Fault(BaseModel):
             and the call does nothing. ``lose_answer`` makes the prediction and drops the connection
             after ``seconds``, or answers ``status``. The others change the next prediction: with
             ``fail`` and ``nsfw`` it fails, with ``slow`` it runs ``seconds`` longer, with
-            ``expired_output`` its output is removed as soon as it has ended.
+            ``expired_output`` its output is removed as soon as it has ended, with
+            ``repeat_webhooks`` each of its webhooks is delivered twice, with ``lose_webhooks`` none
+            is delivered.
         count: Number of calls that the fault affects.
         on: The call that fails, for ``rate_limit`` and ``server_error``.
         seconds: Retry-After of ``rate_limit`` (not sent if None), delay of ``lose_answer``, extra

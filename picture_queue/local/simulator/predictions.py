@@ -22,6 +22,7 @@ from picture_queue.local.simulator.responses import (
     refused_body,
 )
 from picture_queue.local.simulator.validation import find_errors
+from picture_queue.local.simulator.webhooks import DEFAULT_EVENTS, EVENTS, Subscription
 from picture_queue.providers.replicate.catalog import CatalogModel, models
 
 _PAGE = 100
@@ -62,8 +63,8 @@ async def _create(
 ) -> Response:
     if unknown := sorted(set(body) - keys):
         return refused_body(f"Additional property {unknown[0]} is not allowed")
-    if "webhook" in body:
-        return problem(501, "The simulator has no webhooks: leave out `webhook` and poll.")
+    if error := _webhook_error(body):
+        return refused_body(error)
     given = body.get("input")
     if not isinstance(given, dict):
         return refused_body("input is required")
@@ -78,11 +79,29 @@ async def _create(
     token = request.headers["authorization"].strip()
     created_by = {"token": token[-4:], "user_agent": request.headers.get("user-agent", "")}
     prediction = simulator.create(model, given, cancel_after(request), created_by)
+    if url := body.get("webhook"):
+        events = body.get("webhook_events_filter") or DEFAULT_EVENTS
+        repeats = simulator.faults.take("create", "repeat_webhooks") is not None
+        if simulator.faults.take("create", "lose_webhooks") is None:
+            subscription = Subscription(url, tuple(events), 2 if repeats else 1)
+            request.app.state.webhooks.send(prediction, subscription, base_url(request))
     if lost := simulator.faults.take("create", "lose_answer"):
         if lost.status is not None:
             return problem(lost.status, "Internal server error")
         return LostAnswer(lost.seconds or 0.0)
     return answer(prediction.as_json(simulator.clock(), base_url(request)), 201)
+
+
+def _webhook_error(body: dict[str, Any]) -> str | None:
+    """Return what is wrong with the webhook of a request."""
+    url, events = body.get("webhook"), body.get("webhook_events_filter")
+    if url is not None and not (isinstance(url, str) and re.match(r"https?://[^\s/]", url)):
+        return "webhook must be an HTTPS URL"
+    if events is not None and not (
+        isinstance(events, list) and set(map(str, events)) <= set(EVENTS)
+    ):
+        return f"webhook_events_filter must be a list of {', '.join(EVENTS)}"
+    return None
 
 
 async def get(request: Request) -> Response:

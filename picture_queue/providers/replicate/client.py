@@ -11,9 +11,10 @@ The client retries these calls (https://replicate.com/docs/reference/http):
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.cookiejar import DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, urlsplit
@@ -32,8 +33,9 @@ from tenacity import (
 
 from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
+from picture_queue.providers.replicate.errors import from_response
 from picture_queue.providers.replicate.prediction import Prediction
 
 logger = Log(__name__)
@@ -49,7 +51,7 @@ _NEVER_SENT = (
     httpx.PoolTimeout,
     httpx.ProxyError,
 )
-_MAX_PAGES = 10  # pages of 100 predictions, so that the search in a busy account ends
+_MAX_PAGES = 100  # pages of 100 predictions: 15 minutes of an account at its rate limit
 # Python parses about 10 MB of JSON a second at most, and no other thread runs during that time.
 _MIN_SECRET_BYTES = 16  # tokens of Replicate have 40
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -132,6 +134,7 @@ class ReplicateClient:
         self._retry = retry or RetryPolicy()
         self.rules = (rules or DownloadRules()).allowing(f"{base.scheme}://{base.netloc}")
         self._timeout = timeout
+        self._searching = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"ReplicateClient(base_url={self._base_url!r})"
@@ -160,6 +163,8 @@ class ReplicateClient:
         *,
         version: str | None = None,
         cancel_after: int,
+        webhook: str | None = None,
+        webhook_events: Sequence[str] = ("start", "completed"),
     ) -> Prediction:
         """Create a prediction.
 
@@ -170,16 +175,20 @@ class ReplicateClient:
                 be called through its own endpoint.
             cancel_after: Seconds from its creation after which Replicate stops the prediction, at
                 least 5. This bounds the cost of a prediction that is never found again.
+            webhook: URL to which Replicate sends the prediction when its state changes.
+            webhook_events: The changes to send: ``start``, ``output``, ``logs``, ``completed``.
 
         Raises:
             OutcomeUnknown: The answer was lost; a prediction may exist.
-            ReplicateError: No prediction was created, for the reason that the class states.
+            ProviderError: No prediction was created, for the reason that the class states.
         """
         body: dict[str, Any] = {"input": dict(model_input)}
         if version is None:
             path = f"/models/{quote(model)}/predictions"
         else:
             path, body["version"] = "/predictions", version
+        if webhook is not None:
+            body |= {"webhook": webhook, "webhook_events_filter": list(webhook_events)}
         headers = {"Cancel-After": f"{max(5, cancel_after)}s"}
         send = self._retrying(_if_nothing_was_created)
         try:
@@ -198,7 +207,7 @@ class ReplicateClient:
 
         Raises:
             ResourceNotFound: No prediction has that id, or it belongs to another account.
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         path = f"/predictions/{_quote_segment(prediction_id)}"
         return _parse_prediction(await self._send_with_retries("GET", path))
@@ -211,37 +220,64 @@ class ReplicateClient:
 
         Raises:
             ResourceNotFound: No prediction has that id.
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         path = f"/predictions/{_quote_segment(prediction_id)}/cancel"
         return _parse_prediction(await self._send_with_retries("POST", path))
 
-    async def created_after(self, time: datetime) -> list[Prediction]:
-        """List the account's predictions since a time, newest first, at most 1000.
+    async def created_between(
+        self, first: datetime, last: datetime, keep: Callable[[Prediction], bool]
+    ) -> list[Prediction]:
+        """Search the account's predictions of a span of time, newest first.
+
+        One search runs at a time, and only the predictions to keep stay in memory, since a page can
+        have many megabytes.
 
         Args:
-            time: The time of the oldest prediction, with a time zone.
+            first: The time of the oldest prediction, with a time zone.
+            last: The time of the newest prediction, with a time zone.
+            keep: Whether to return a prediction.
+
+        Returns:
+            The predictions, without their logs and outputs.
+
+        Raises:
+            ServiceUnavailable: There are more than 10,000 predictions, or the call failed.
+            ProviderError: The call failed for the reason that the class states.
+        """
+        span = {"created_after": _iso(first), "created_before": _iso(last)}
+        params = span
+        found: list[Prediction] = []
+        async with self._searching:
+            for _ in range(_MAX_PAGES):
+                page = await self._send_with_retries(
+                    "GET", "/predictions", params=params, limit=_MAX_PAGE_BYTES
+                )
+                results = page.get("results") if isinstance(page, dict) else None
+                if not isinstance(results, list) or len(results) > _MAX_RESULTS:
+                    raise errors.ServiceUnavailable("Replicate sent an unreadable list")
+                for entry in results:
+                    prediction = _parse_prediction(entry)
+                    if keep(prediction):
+                        found.append(prediction.model_copy(update={"logs": "", "output": None}))
+                cursor = _cursor(page.get("next"))
+                if not cursor:
+                    return found
+                params = {**span, "cursor": cursor}
+        # A prediction that was not seen may be paid for, so the caller must not create another.
+        raise errors.ServiceUnavailable("Replicate has too many predictions to search")
+
+    async def webhook_secret(self) -> str:
+        """Read the secret with which Replicate signs the webhooks of the account.
 
         Raises:
             ReplicateError: The call failed for the reason that the class states.
         """
-        since = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        params = {"created_after": since}
-        predictions: list[Prediction] = []
-        for _ in range(_MAX_PAGES):
-            page = await self._send_with_retries(
-                "GET", "/predictions", params=params, limit=_MAX_PAGE_BYTES
-            )
-            results = page.get("results") if isinstance(page, dict) else None
-            if not isinstance(results, list) or len(results) > _MAX_RESULTS:
-                raise errors.ServiceUnavailable("Replicate sent an unreadable list")
-            predictions += [_parse_prediction(entry) for entry in results]
-            cursor = _cursor(page.get("next"))
-            if not cursor:
-                return predictions
-            params = {"created_after": since, "cursor": cursor}
-        logger.warning("stopped reading predictions after %d pages", _MAX_PAGES)
-        return predictions
+        answer = await self._send_with_retries("GET", "/webhooks/default/secret")
+        key = answer.get("key") if isinstance(answer, dict) else None
+        if not isinstance(key, str):
+            raise errors.ServiceUnavailable("Replicate sent an unreadable secret")
+        return key
 
     async def download(self, link: str) -> bytes:
         """Download one output file into memory.
@@ -263,6 +299,8 @@ class ReplicateClient:
             # A simulator on this machine is called without the proxy of the environment, which may
             # even be invalid.
             self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
+            # A host of outputs must not change later requests, such as by cookies of any size.
+            self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         return self._http
 
     async def _send_with_retries(self, method: str, path: str, **options: Any) -> Any:
@@ -305,12 +343,12 @@ class ReplicateClient:
             if data is None:
                 raise _too_large(f"It has over {limit} bytes")
             body = await _decode(data, limit // _SYNTAX_SHARE)
-        except errors.ReplicateError:
+        except errors.ProviderError:
             if response.is_success:
                 raise
             body = None
         if not response.is_success:
-            raise errors.from_response(response.status_code, response.headers, body)
+            raise from_response(response.status_code, response.headers, body)
         return body
 
     def _retrying(self, condition: retry_if_exception_type) -> AsyncRetrying:
@@ -325,7 +363,7 @@ class ReplicateClient:
 
     def _wait_seconds(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        retry_after = error.retry_after if isinstance(error, errors.ReplicateError) else None
+        retry_after = error.retry_after if isinstance(error, errors.ProviderError) else None
         if retry_after is None:
             first = self._retry.first_wait
             backoff = wait_exponential(first, max=self._retry.max_wait) + wait_random(0, first)
@@ -392,6 +430,10 @@ def _cursor(link: object) -> str | None:
         return parse_qs(query).get("cursor", [None])[0]
     except ValueError:
         raise errors.ServiceUnavailable("Replicate sent an unreadable list") from None
+
+
+def _iso(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _quote_segment(text: str) -> str:

@@ -17,7 +17,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
 
-from picture_queue.providers.replicate import errors
+from picture_queue.providers import errors
+from picture_queue.providers.replicate.errors import from_response
 
 DELIVERY = "replicate.delivery"
 _MAX_REDIRECTS = 3
@@ -35,14 +36,11 @@ class DownloadRules:
             itself may have a private address; one that matches only a wildcard may not.
         origins: Allowed origins, such as ``http://127.0.0.1:9000``; they need not use https.
         max_bytes: Maximum size of a file.
-        max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
-            4 bytes for each.
     """
 
     hosts: tuple[str, ...] = (DELIVERY, f"*.{DELIVERY}")
     origins: tuple[str, ...] = ()
     max_bytes: int = 50_000_000
-    max_pixels: int = 2**28
 
     def allowing(self, origin: str) -> Self:
         """Return a copy of the rules that allows one more origin."""
@@ -117,7 +115,7 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
         raise errors.OutputExpired("The output was deleted", status=status)
     if status == 429 or status >= 500:
         # Not TooManyRequests: a 429 for a file does not mean that the account is throttled.
-        error = errors.from_response(status, response.headers, None)
+        error = from_response(status, response.headers, None)
         raise errors.ServiceUnavailable(
             f"The host of the output answered {status}",
             retry_after=error.retry_after,

@@ -242,7 +242,7 @@ GENERATIONS = [
         },
         repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
         null=_NULL_LEASE_ERRORS,
-        view=without("owned"),
+        view=without("owned", "running"),
     ),
     Function(
         "record_prediction",
@@ -269,6 +269,32 @@ GENERATIONS = [
         right=None,
         null={**_NULL_LEASE_ERRORS, "prediction": _CONFLICT, "state": INVALID},
         wrong={"state": (7, INVALID), "error": (_MAP, None), "metrics": ("fast", None)},
+    ),
+    Function(
+        "receive_prediction",
+        "service",
+        "prediction uuid, prediction_id text, status text, progress integer=, message text=",
+        args={
+            "prediction": "$prediction",
+            "prediction_id": "$text",
+            "status": "processing",
+            "progress": 40,
+            "message": "generating",
+        },
+        setup="prediction",
+        right={"outcome": "applied", "woken": 0},
+        repeated={"outcome": "repeated", "woken": 0},
+        null={
+            "prediction": {"outcome": "ignored", "woken": 0},
+            "prediction_id": INVALID,
+            "status": INVALID,
+        },
+        wrong={
+            "prediction_id": ({"id": "$text"}, {"outcome": "applied", "woken": 0}),
+            "status": (7, INVALID),
+            "progress": (101, INVALID),
+            "message": (_MAP, {"outcome": "applied", "woken": 0}),
+        },
     ),
     Function(
         "save_images",

@@ -348,7 +348,7 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(m
     running._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
 
     async def flush() -> None:
-        running._slots.add(slots.Lease(make_job(id=job.key), 0.0))
+        running._slots.add(slots.Lease(make_job(id=job.id_text), 0.0))
 
     attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
     running._slots.add(slots.Lease(job, 0.0, attempt=attempt))

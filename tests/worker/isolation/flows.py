@@ -46,7 +46,7 @@ async def run(world: World, kind: Kind) -> None:
     except AssertionError as error:
         rows = [dict(row) for row in await world.rows(bad)]
         raise type(error)(f"{rows}: {error}") from None
-    if kind.is_stopped:
+    if kind.stops_worker:
         await world.worker.stop(world.wait_timeout)
     if kind.pattern:
         await world.expect_reason(bad, kind.pattern)

@@ -54,7 +54,8 @@ class Kind:
         spoil: A step that makes the enqueued jobs bad before they may start.
         check_reason: A step that checks that the reason is reported, in addition to `pattern`.
         settings: Settings of the worker. With settings, the worker runs only this kind of job.
-        is_stopped: True to test that the worker stops. The worker then runs only this kind of job.
+        stops_worker: True if the test stops the worker before it checks the reason, and checks that
+            the worker ends. The worker then runs only this kind of job.
     """
 
     name: str
@@ -65,12 +66,12 @@ class Kind:
     spoil: Step = do_nothing
     check_reason: Step = do_nothing
     settings: dict[str, Any] = field(default_factory=dict)
-    is_stopped: bool = False
+    stops_worker: bool = False
 
     @property
     def is_alone(self) -> bool:
         """True if its worker must not run other kinds of bad jobs."""
-        return self.is_stopped or bool(self.settings)
+        return self.stops_worker or bool(self.settings)
 
 
 def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -> dict[str, Any]:
@@ -109,17 +110,17 @@ HARM = (
 STUCK = (
     Kind("ignores cancellation",
          bad("ignores cancellation", timeout=0.3), count=1, state=is_running,
-         pattern="has not stopped|still runs|did not end", is_stopped=True),
+         pattern="has not stopped|still runs|did not end", stops_worker=True),
     Kind("ignores cancellation at the stop", bad("ignores cancellation"), count=1, state=is_running,
-         pattern="has not stopped|still runs|not end|released|gave", is_stopped=True),
+         pattern="has not stopped|still runs|not end|released|gave", stops_worker=True),
     Kind("leaves a task that ignores cancellation", bad("leaves a task that ignores cancellation"),
-         state=has_ended, is_stopped=True),
+         state=has_ended, stops_worker=True),
     Kind("waits in a thread of asyncio forever",
          bad("waits in a thread of asyncio forever", timeout=0.3), count=1,
-         pattern="did not end within", is_stopped=True),
+         pattern="did not end within", stops_worker=True),
     Kind("never ends in its thread",
          bad(misbehaviour.NEVER_ENDS, "bad-thread", timeout=0.3), count=1,
-         pattern="did not end within", is_stopped=True),
+         pattern="did not end within", stops_worker=True),
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ async def test_ordinary_jobs_complete_despite_bad_jobs(shared, service, db, tran
 
 
 async def test_the_worker_stops_after_all_kinds_of_bad_jobs(shared, service, db, transport):
+    """Stop the shared worker, which has run the kinds of the test above."""
     queue, worker = shared.get(transport)
     world = World(service, db, queue, worker)
     try:
@@ -52,7 +53,7 @@ async def test_ordinary_jobs_complete_despite_bad_jobs_and_the_worker_stops(
     queue, worker = start(environment(stack, transport), **kind.settings)
     world = World(service, db, queue, worker)
     await run(world, kind)
-    if not kind.is_stopped:
+    if not kind.stops_worker:
         await worker.stop(world.wait_timeout)
 
 

@@ -25,7 +25,7 @@ class Hub:
         self._faults: Faults | None = None
 
     def set_faults(self, faults: Faults) -> None:
-        """Apply these fault switches to deliveries."""
+        """Set the fault switches that every delivery reads; called once, at the start."""
         self._faults = faults
 
     def add(self, name: str, private: bool, subscriber: Subscriber) -> None:

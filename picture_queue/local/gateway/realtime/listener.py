@@ -31,8 +31,8 @@ order by n.i
 """
 
 
-class Listener:
-    """A connection for LISTEN, which is replaced when it breaks.
+class DatabaseListener:
+    """A connection to the database for LISTEN, which is replaced when it breaks.
 
     Delivery is at most once, as on the platform: messages that are committed while there is no
     connection are not delivered.

@@ -22,9 +22,9 @@ from picture_queue.local.gateway.realtime import frames, versions
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
-from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.listener import DatabaseListener
 from picture_queue.local.gateway.realtime.replay import History
-from picture_queue.local.gateway.realtime.socket import Backend, Socket
+from picture_queue.local.gateway.realtime.socket import SharedParts, Socket
 from picture_queue.local.gateway.settings import FRAME_LIMIT, GatewaySettings
 from picture_queue.local.origin_check import is_loopback_origin
 
@@ -41,8 +41,8 @@ class RealtimeService:
         self._hub = Hub()
         self._access = Access(database)
         self._quota = Quota(settings.realtime_limits)
-        self._listener = Listener(settings.realtime_database_url, self._hub, self._quota)
-        self._backend = Backend(
+        self._listener = DatabaseListener(settings.realtime_database_url, self._hub, self._quota)
+        self._shared = SharedParts(
             credentials,
             self._hub,
             self._access,
@@ -55,7 +55,7 @@ class RealtimeService:
         self._network_cut = False
 
     def set_faults(self, faults: Faults) -> None:
-        """Apply these fault switches to deliveries."""
+        """Set the fault switches that every delivery reads; called once, at the start."""
         self._hub.set_faults(faults)
 
     def routes(self) -> list[BaseRoute]:
@@ -84,8 +84,8 @@ class RealtimeService:
             for socket in tuple(self._sockets):
                 socket.drop(1001)
 
-    async def apply(self, switches: Switches) -> None:
-        """Apply the fault switches to the open sockets."""
+    async def on_faults_changed(self, switches: Switches) -> None:
+        """Apply the changed fault switches to the open sockets; called after each change."""
         self._network_cut = switches.network_cut
         for socket in tuple(self._sockets):
             if switches.network_cut:
@@ -95,7 +95,7 @@ class RealtimeService:
 
     async def websocket(self, websocket: WebSocket) -> None:
         """``WS /realtime/v1/websocket``."""
-        key = self._token(websocket)
+        key_token = self._key_token(websocket)
         version = websocket.query_params.get("vsn", versions.OBJECTS)
         refusal = self._refusal(websocket, version)
         # Uvicorn logs the URL with its query, and logs must not contain keys.
@@ -107,9 +107,9 @@ class RealtimeService:
         origin = websocket.headers.get("origin")
         socket = Socket(
             websocket,
-            key,
+            key_token,
             version,
-            self._backend,
+            self._shared,
             allows_service_role=origin is None or is_loopback_origin(origin),
         )
         self._sockets.add(socket)
@@ -127,8 +127,8 @@ class RealtimeService:
             return not_implemented(f"Realtime protocol version {version}")
         return refuse_without_key(websocket, self._credentials)
 
-    def _token(self, websocket: WebSocket) -> str:
-        """Return the token of the API key; a join may have the token of a user instead."""
+    def _key_token(self, websocket: WebSocket) -> str:
+        """Return the JWT that the API key stands for; a join may have the JWT of a user instead."""
         key = read_key(websocket)
         authorization = None if key else websocket.headers.get("authorization")
         return self._credentials.token(authorization, key) or ""

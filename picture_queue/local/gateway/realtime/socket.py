@@ -15,7 +15,7 @@ from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
-from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.listener import DatabaseListener
 from picture_queue.local.gateway.realtime.replay import History
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
@@ -31,14 +31,14 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
-class Backend:
+class SharedParts:
     """The parts that all sockets share."""
 
     credentials: Credentials
     hub: Hub
     access: Access
     history: History
-    listener: Listener
+    listener: DatabaseListener
     quota: Quota
     queue_length: int
 
@@ -51,41 +51,41 @@ class Socket:
 
     Args:
         websocket: The accepted WebSocket.
-        key: The token of the API key with which the client opened the WebSocket.
+        key_token: The JWT that the API key of the WebSocket stands for.
         version: The version of the protocol.
-        backend: The parts that all sockets share.
+        shared: The parts that all sockets share.
         allows_service_role: Whether the channels may have the role service_role.
     """
 
     def __init__(
         self,
         websocket: WebSocket,
-        key: str,
+        key_token: str,
         version: str,
-        backend: Backend,
+        shared: SharedParts,
         *,
         allows_service_role: bool = True,
     ) -> None:
         self._websocket = websocket
         self._version = version
-        self._key = key
-        self._backend = backend
+        self._key_token = key_token
+        self._shared = shared
         self._allows_service_role = allows_service_role
-        self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
+        self._outbox: asyncio.Queue[str] = asyncio.Queue(shared.queue_length)
         self._queued = 0  # characters in the outbox
         self._channels: dict[str, Channel] = {}
         self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
         """Serve the socket until the client or the gateway closes it."""
-        self._backend.quota.connections += 1
+        self._shared.quota.connections += 1
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
         try:
             ends: set[asyncio.Future[Any]] = {reading, writing, self._close_code}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._backend.quota.connections -= 1
+            self._shared.quota.connections -= 1
             for channel in tuple(self._channels.values()):
                 self._remove(channel)
             for task in (reading, writing):
@@ -180,10 +180,10 @@ class Socket:
         self.deliver(frames.ok(topic, ref, {"postgres_changes": []}))
         if config.presence:
             self.deliver(frames.frame(topic, "presence_state", {}))
-        self._backend.hub.add(channel.name, config.private, channel)
+        self._shared.hub.add(channel.name, config.private, channel)
         if config.replay is not None:
             # A message that is sent during the replay may arrive twice, with the same id.
-            for text in await self._backend.history.replay(channel.name, config.replay):
+            for text in await self._shared.history.replay(channel.name, config.replay):
                 self.deliver(text)
 
     def _check_quota(self, topic: str) -> None:
@@ -192,7 +192,7 @@ class Socket:
         Raises:
             Refusal: There are too many joins, channels or connections.
         """
-        quota = self._backend.quota
+        quota = self._shared.quota
         if not quota.joins.take(self):
             raise Refusal("ClientJoinRateLimitReached: Too many joins per second")
         if len(self._channels.keys() - {topic}) >= quota.limits.channels:
@@ -217,10 +217,10 @@ class Socket:
                 " Use Broadcast from the database."
             )
         own = isinstance(token, str) and token and not token.startswith("sb_")
-        caller = self._verify(str(token) if own else self._key)
+        caller = self._verify(str(token) if own else self._key_token)
         try:
             async with asyncio.timeout(_LISTENER_TIMEOUT):
-                await self._backend.listener.connected.wait()
+                await self._shared.listener.connected.wait()
         except TimeoutError:
             raise Refusal(
                 "UnableToConnectToProject: Realtime was unable to connect to the project database"
@@ -231,7 +231,7 @@ class Socket:
 
     def _verify(self, token: str) -> Caller:
         try:
-            caller = self._backend.credentials.verify(token, leeway=0)
+            caller = self._shared.credentials.verify(token, leeway=0)
         except InvalidToken as error:
             if error.problem == "expired":
                 raise Refusal("InvalidJWTToken: Token has expired 0 seconds ago") from None
@@ -245,7 +245,7 @@ class Socket:
         return caller
 
     async def _check_read(self, caller: Caller, name: str) -> None:
-        if not await self._check_privilege(self._backend.access.can_read, caller, name):
+        if not await self._check_privilege(self._shared.access.can_read, caller, name):
             raise Refusal(
                 "Unauthorized: You do not have permissions to read from this Channel topic: " + name
             )
@@ -265,24 +265,24 @@ class Socket:
             channel.replace_token(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
-        if not self._backend.quota.messages.take(self):
+        if not self._shared.quota.messages.take(self):
             self._close(channel, "Too many messages per second")
             return
         if channel.config.private and channel.may_write is None:
             try:
                 channel.may_write = await self._check_privilege(
-                    self._backend.access.can_write, channel.caller, channel.name
+                    self._shared.access.can_write, channel.caller, channel.name
                 )
             except Refusal:
                 return  # as without the privilege: send nothing and acknowledge nothing
         if channel.config.private and not channel.may_write:
             return
         text = frames.frame(channel.topic, "broadcast", payload)
-        if self._backend.quota.is_too_large(text):
+        if self._shared.quota.is_too_large(text):
             if channel.config.acknowledges:
                 self.deliver(frames.error(channel.topic, ref, "payload_size_exceeded"))
             return
-        self._backend.hub.publish(
+        self._shared.hub.publish(
             channel.name,
             channel.config.private,
             text,
@@ -319,7 +319,7 @@ class Socket:
 
     def _remove(self, channel: Channel) -> None:
         channel.stop_timer()
-        self._backend.hub.remove(channel.name, channel.config.private, channel)
+        self._shared.hub.remove(channel.name, channel.config.private, channel)
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
 

@@ -1,8 +1,8 @@
 """The tables ``storage.objects`` and ``storage.buckets``, read and written as caller or server.
 
-A change is first made with the privileges of the caller and rolled back, to check the policies. The
-server repeats it with its own privileges when the bytes are stored. So triggers on
-``storage.objects`` run twice, as on the platform.
+An upload, copy or move is first made with the privileges of the caller and rolled back, to check
+the policies. The server repeats it with its own privileges when the bytes are stored. So triggers
+on ``storage.objects`` run twice, as on the platform. A deletion is made once, as the caller.
 """
 
 import uuid
@@ -129,6 +129,14 @@ class Rows:
         user_metadata: dict[str, Any],
     ) -> tuple[asyncpg.Record, str | None]:
         """Insert or replace a row with the privileges of the server.
+
+        Args:
+            bucket: The object's bucket.
+            name: The object's name.
+            caller: The caller, who becomes the owner of the object.
+            version: The version, which names the file of the bytes.
+            metadata: The object's metadata.
+            user_metadata: The metadata of the client.
 
         Returns:
             The object, and its previous version.

@@ -33,8 +33,8 @@ class Upload:
         user_metadata: The metadata of the client.
         content_length: Bytes of the request's body; None if its length is unknown.
         robots: Value of ``X-Robots-Tag``; None if it was not sent.
-        incoming: The received bytes; None before they are received. The caller of `receive_…`
-            discards them.
+        incoming: The received bytes; None before they are received. The caller of `receive_raw` or
+            `receive_form` must call `incoming.discard()`, which does nothing after a commit.
     """
 
     mime_type: str
@@ -45,7 +45,7 @@ class Upload:
     incoming: Incoming | None = None
 
     def policy_metadata(self) -> dict[str, Any]:
-        """Return the metadata that policies see before the bytes are received."""
+        """Return the metadata that upload policies see."""
         return {"mimetype": self.mime_type, "contentLength": self.content_length}
 
     def metadata(self, incoming: Incoming) -> dict[str, Any]:
@@ -112,6 +112,13 @@ async def receive_raw(request: Request, upload: Upload, files: FileStore, max_by
 
 async def receive_form(request: Request, upload: Upload, files: FileStore, limit: int) -> None:
     """Receive a form, whose first file is the object and whose fields describe it.
+
+    Args:
+        request: The request with the body.
+        upload: The upload that gets the bytes and the fields.
+        files: The store that holds the bytes until the upload is complete.
+        limit: The maximum size of an object in this bucket, in bytes. Further bytes are not stored
+            but counted, so the caller must compare the size with the limit.
 
     Raises:
         StorageError: The body is not a form, is incomplete, or has no file.

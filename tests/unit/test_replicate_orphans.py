@@ -1,29 +1,26 @@
 """The search for a prediction if the response to its create was lost."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
-from picture_queue.generations.orphans import cancel_after, candidates, has_requested_deadline
+from picture_queue.providers.base import PredictionRequest
+from picture_queue.providers.replicate.orphans import (
+    cancel_after,
+    has_requested_deadline,
+    is_candidate,
+    most_likely_first,
+)
 from picture_queue.providers.replicate.prediction import Prediction
-from picture_queue.records import BegunPrediction
 
 NOW = datetime(2026, 1, 1, 10, tzinfo=UTC)
 INPUT = {"prompt": "a boat", "steps": 4}
 REQUESTED_SECONDS = 612
-
-
-def begun_prediction() -> BegunPrediction:
-    return BegunPrediction.model_validate(
-        {
-            "generation": {"id": uuid4()},
-            "model": {"model_id": "an/owner"},
-            "prediction": {"id": uuid4(), "state": "creating", "input": INPUT, "created_at": NOW},
-            "resumed": True,
-        }
-    )
+#: Row 12 adds 12 seconds to the timeout.
+REQUEST = PredictionRequest(UUID(int=12), NOW, "an/owner", INPUT, timeout=600.0)
 
 
 def prediction(
@@ -41,11 +38,9 @@ def prediction(
     return Prediction.model_validate(base | fields)
 
 
-def find_candidates(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
-    return [
-        candidate.id
-        for candidate in candidates(begun_prediction(), listed, taken, REQUESTED_SECONDS)
-    ]
+def find_candidates(*listed: Prediction) -> list[str]:
+    matching = [found for found in listed if is_candidate(REQUEST, found)]
+    return [candidate.id for candidate in most_likely_first(REQUEST, matching)]
 
 
 @pytest.mark.parametrize(
@@ -77,10 +72,6 @@ def test_a_different_prediction_is_not_a_candidate(other: Prediction) -> None:
     assert find_candidates(other) == []
 
 
-def test_a_prediction_of_another_row_is_not_a_candidate() -> None:
-    assert find_candidates(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
-
-
 def test_candidates_are_ordered_by_deadline_and_age() -> None:
     listed = [
         prediction("late", 3, None),
@@ -92,16 +83,13 @@ def test_candidates_are_ordered_by_deadline_and_age() -> None:
 
 
 def test_only_an_equal_deadline_makes_a_candidate_certain() -> None:
-    assert has_requested_deadline(prediction(), REQUESTED_SECONDS)
-    assert not has_requested_deadline(prediction(), REQUESTED_SECONDS + 1)
-    assert not has_requested_deadline(prediction(requested=None), REQUESTED_SECONDS)
+    assert has_requested_deadline(prediction(), REQUEST)
+    assert not has_requested_deadline(prediction(), replace(REQUEST, row_id=UUID(int=13)))
+    assert not has_requested_deadline(prediction(requested=None), REQUEST)
 
 
 def test_rows_get_different_deadlines() -> None:
-    rows = [
-        begun_prediction().prediction.model_copy(update={"id": UUID(int=n)}) for n in range(200)
-    ]
-    spans = [cancel_after(row, 600.0) for row in rows]
+    spans = [cancel_after(replace(REQUEST, row_id=UUID(int=n))) for n in range(200)]
     assert len(set(spans)) == 97
     assert min(spans) == 600
-    assert cancel_after(rows[5], 600.0) == spans[5]
+    assert cancel_after(replace(REQUEST, row_id=UUID(int=5))) == spans[5]

@@ -1,0 +1,123 @@
+"""Replicate as a provider of pictures."""
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from picture_queue.providers import base, errors
+from picture_queue.providers.replicate import orphans
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers.replicate.errors import from_failure
+from picture_queue.providers.replicate.prediction import Prediction, output_links
+from picture_queue.providers.replicate.webhook import WebhookVerifier, webhook_url
+
+#: What Replicate can promise.
+CAPABILITIES = base.Capabilities(webhook=True, cancel=True, progress=True, recover="list")
+
+
+class ReplicateProvider(base.Provider):
+    """Replicate as a provider of pictures.
+
+    Args:
+        client: The client of the API. `aclose` closes it.
+        webhook_url: The URL to which Replicate sends webhooks; None: predictions are polled.
+        webhook_secret: The secret of the webhooks; None: it is read from Replicate.
+
+    Raises:
+        ValueError: The secret is invalid.
+    """
+
+    capabilities = CAPABILITIES
+
+    def __init__(
+        self,
+        client: ReplicateClient,
+        webhook_url: str | None = None,
+        webhook_secret: str | None = None,
+    ) -> None:
+        self._client = client
+        self._webhook_url = webhook_url
+        self._verifier = WebhookVerifier(webhook_secret, client.webhook_secret)
+
+    def __repr__(self) -> str:
+        return f"ReplicateProvider({self._client!r})"
+
+    async def create(self, request: base.PredictionRequest) -> base.Prediction:
+        """Create a prediction; see `base.Provider.create`.
+
+        Raises:
+            Misconfigured: The model can only be called by its version, which is not known.
+        """
+        if request.official is False and request.version is None:
+            raise errors.Misconfigured(f"The catalogue has no version of {request.model_id}")
+        created = await self._client.create(
+            request.model_id,
+            request.input,
+            version=None if request.official else request.version,
+            cancel_after=orphans.cancel_after(request),
+            webhook=self._webhook_url and webhook_url(self._webhook_url, request.row_id),
+            webhook_events=("start", "logs", "completed")
+            if request.reports_progress
+            else ("start", "completed"),
+        )
+        return convert(created)
+
+    @property
+    def sends_webhooks(self) -> bool:
+        return self._webhook_url is not None
+
+    async def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> base.Prediction:
+        return convert(await self._verifier.verify(headers, body))
+
+    async def get(self, prediction_id: str) -> base.Prediction:
+        return convert(await self._client.get(prediction_id))
+
+    async def cancel(self, prediction_id: str) -> base.Prediction:
+        return convert(await self._client.cancel(prediction_id))
+
+    async def download(self, output: str) -> bytes:
+        return await self._client.download(output)
+
+    def classify(self, prediction: base.Prediction) -> errors.ProviderError:
+        return from_failure(prediction.error)
+
+    async def find_lost(
+        self, request: base.PredictionRequest, taken: Container[str]
+    ) -> Sequence[base.LostPrediction]:
+        """Find predictions by model, input, time and deadline; see `base.Provider.find_lost`.
+
+        Only a prediction with the deadline of the request is certain: one of another job with the
+        same input differs only in its deadline.
+        """
+        listed = await self._client.created_between(
+            request.created_at - orphans.CLOCK_SKEW,
+            request.created_at + orphans.MAX_DELAY,
+            lambda found: found.id not in taken and orphans.is_candidate(request, found),
+        )
+        return [
+            base.LostPrediction(
+                convert(candidate), orphans.has_requested_deadline(candidate, request)
+            )
+            for candidate in orphans.most_likely_first(request, listed)
+        ]
+
+    def time_limit(self, request: base.PredictionRequest) -> float:
+        return orphans.cancel_after(request)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+def convert(found: Prediction) -> base.Prediction:
+    """Convert a prediction object of the API to the neutral form."""
+    bar = found.progress
+    metrics: Mapping[str, Any] = found.metrics
+    return base.Prediction(
+        id=found.id,
+        status=found.status,
+        outputs=tuple(output_links(found.output)),
+        error=found.error,
+        progress=bar and base.Progress(bar.percent, f"generating, step {bar.step} of {bar.steps}"),
+        metrics=metrics,
+        reached_deadline=found.reached_deadline,
+        output_deleted=found.data_removed,
+    )

@@ -1,0 +1,326 @@
+"""Checks that every provider of pictures must pass.
+
+A test of your provider runs them all, with any test framework:
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    async def test_my_provider(check):
+        async with my_harness() as harness:
+            await check(harness)
+
+A check of a capability that the provider does not have tests that the provider says so.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from uuid import uuid4
+
+from picture_queue.providers.base import (
+    FINAL_STATUSES,
+    Capabilities,
+    Prediction,
+    PredictionRequest,
+    Provider,
+)
+from picture_queue.providers.errors import (
+    OutputError,
+    ProviderError,
+    ResourceNotFound,
+    WebhookRefused,
+)
+
+_PATIENCE = 20.0  # seconds for a prediction to reach a state
+_POLL = 0.02  # seconds
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"<svg", b"<?xml")
+
+
+class ProviderHarness(Protocol):
+    """A provider under test, and its service, as the checks need them.
+
+    Attributes:
+        provider: The provider.
+    """
+
+    provider: Provider
+
+    async def request(
+        self, *, pictures: int = 1, fails: bool = False, is_slow: bool = False, timeout: float = 600
+    ) -> PredictionRequest:
+        """Return a request with a new row id. Requests of equal arguments have equal inputs.
+
+        It applies to the next create call, so a harness may prepare its service for it.
+
+        Args:
+            pictures: Number of pictures.
+            fails: True for a prediction that fails.
+            is_slow: True for a prediction that runs until it is cancelled or its timeout passes.
+            timeout: The timeout of the request.
+        """
+
+    def other_process(self) -> Provider:
+        """Return the provider as another worker has it."""
+
+    async def pass_deadline(self, request: PredictionRequest) -> None:
+        """Let the time limit of a request pass, for example by moving a clock."""
+
+    async def lose_answer(self) -> None:
+        """Make the next create call take effect and lose its answer; for ``recover = "list"``."""
+
+    async def webhook(self, prediction_id: str) -> tuple[Mapping[str, str], bytes]:
+        """Return headers and body of a webhook about a prediction; for ``webhook``."""
+
+
+Check = Callable[[ProviderHarness], Awaitable[None]]
+
+
+def _expect(condition: object, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
+async def _expect_error(call: Awaitable[Any], kind: type[BaseException], situation: str) -> Any:
+    try:
+        await call
+    except kind as error:
+        return error
+    raise AssertionError(f"{situation}: {kind.__name__} was not raised")
+
+
+async def _reach(
+    provider: Provider, prediction_id: str, condition: Callable[[Prediction], bool], what: str
+) -> Prediction:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while not condition(found := await provider.get(prediction_id)):
+                await provider.wait(prediction_id, _POLL)
+    except TimeoutError:
+        raise AssertionError(f"the prediction did not become {what}: {found}") from None
+    return found
+
+
+async def _end(provider: Provider, prediction_id: str) -> Prediction:
+    return await _reach(provider, prediction_id, lambda found: found.has_ended, "final")
+
+
+async def check_capabilities(harness: ProviderHarness) -> None:
+    """The capabilities are data, and a method without its capability is refused."""
+    provider = harness.provider
+    found = provider.capabilities
+    _expect(isinstance(found, Capabilities), "capabilities is not a Capabilities")
+    _expect(found.recover in ("list", "id", "none"), f"recover is {found.recover!r}")
+    if not found.cancel:
+        await _expect_error(provider.cancel("x"), NotImplementedError, "cancel")
+    if found.recover != "list":
+        lost = provider.find_lost(await harness.request(), ())
+        await _expect_error(lost, NotImplementedError, "find_lost")
+    if not found.webhook:
+        await _expect_error(provider.verify_webhook({}, b""), NotImplementedError, "verify_webhook")
+
+
+async def check_create_returns_before_the_end(harness: ProviderHarness) -> None:
+    """A create call returns while the prediction runs, with its id."""
+    async with asyncio.timeout(_PATIENCE):
+        created = await harness.provider.create(await harness.request(is_slow=True))
+    _expect(not created.has_ended, f"the prediction is {created.status} already")
+    _expect(0 < len(created.id) <= 200, f"the id has {len(created.id)} characters")
+    found = await harness.provider.get(created.id)
+    _expect(found.id == created.id, f"get returned the prediction {found.id}")
+    await harness.provider.release(created.id)
+
+
+async def check_ids_are_unique(harness: ProviderHarness) -> None:
+    """Each create call makes a prediction of its own, also for equal inputs."""
+    requests = [await harness.request() for _ in range(5)]
+    created = await asyncio.gather(*(harness.provider.create(request) for request in requests))
+    _expect(len({found.id for found in created}) == 5, "two predictions have the same id")
+
+
+async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
+    """A prediction leads to its pictures, which can be read more than once."""
+    provider = harness.provider
+    created = await provider.create(await harness.request(pictures=2))
+    ended = await _end(provider, created.id)
+    _expect(ended.status == "succeeded", f"the prediction is {ended.status}: {ended.error}")
+    _expect(len(ended.outputs) == 2, f"it has {len(ended.outputs)} outputs, not 2")
+    _expect(len(set(ended.outputs)) == 2, "both outputs are the same")
+    for output in ended.outputs:
+        data = await provider.download(output)
+        _expect(data.lstrip().startswith(_SIGNATURES), f"{data[:20]!r} is not a picture")
+        _expect(data == await provider.download(output), "a second download differs")
+    json.dumps(dict(ended.metrics), allow_nan=False)
+    _expect(await provider.get(created.id) == ended, "the final prediction changed")
+
+
+async def check_a_failure_is_classified(harness: ProviderHarness) -> None:
+    """A failed prediction has an error for operators, and one for the owner without the prompt."""
+    provider = harness.provider
+    request = await harness.request(fails=True)
+    created = await provider.create(request)
+    ended = await _end(provider, created.id)
+    _expect(ended.status == "failed", f"the prediction is {ended.status}")
+    _expect(ended.outputs == (), "a failed prediction has outputs")
+    _expect(ended.error, "it has no error")
+    text = str(ended.error)
+    _expect("\0" not in text and len(text) <= 8192, "a database cannot store the error")
+    error = provider.classify(ended)
+    _expect(isinstance(error, ProviderError), f"classify returned {error!r}")
+    prompt = str(request.input.get("prompt", ""))
+    _expect(not prompt or prompt not in error.public, "the owner would see the prompt")
+
+
+async def check_an_unknown_prediction_is_not_found(harness: ProviderHarness) -> None:
+    """A read of an unknown id raises ResourceNotFound; to release it does nothing."""
+    provider, unknown = harness.provider, uuid4().hex
+    await _expect_error(provider.get(unknown), ResourceNotFound, "get of an unknown id")
+    await provider.release(unknown)
+
+
+async def check_cancel(harness: ProviderHarness) -> None:
+    """A cancel ends a running prediction, can be repeated, and does not change a final one."""
+    provider = harness.provider
+    if not provider.capabilities.cancel:
+        return
+    slow = await provider.create(await harness.request(is_slow=True))
+    for _ in range(2):
+        found = await provider.cancel(slow.id)
+        _expect(found.id == slow.id, f"cancel returned the prediction {found.id}")
+    ended = await _end(provider, slow.id)
+    _expect(ended.status in ("canceled", "aborted"), f"the prediction is {ended.status}")
+    _expect(not ended.reached_deadline, "a cancel is not the deadline")
+    quick = await provider.create(await harness.request())
+    done = await _end(provider, quick.id)
+    await provider.cancel(quick.id)
+    now = await provider.get(quick.id)
+    _expect(now.status == done.status, f"a cancel changed {done.status} to {now.status}")
+
+
+async def check_deadline(harness: ProviderHarness) -> None:
+    """The provider stops a prediction at its time limit and reports that."""
+    provider = harness.provider
+    request = await harness.request(is_slow=True, timeout=0.5)
+    _expect(provider.time_limit(request) >= request.timeout, "the time limit is too early")
+    created = await provider.create(request)
+    await harness.pass_deadline(request)
+    ended = await _end(provider, created.id)
+    _expect(ended.status != "succeeded", "a slow prediction succeeded")
+    is_reported = ended.reached_deadline or ended.status == "aborted"
+    _expect(is_reported, f"the prediction is {ended.status} without reached_deadline")
+
+
+async def check_progress(harness: ProviderHarness) -> None:
+    """A provider with the capability reports progress from 0 to 100 before the end."""
+    provider = harness.provider
+    if not provider.capabilities.progress:
+        return
+    created = await provider.create(await harness.request(is_slow=True))
+    found = await _reach(
+        provider, created.id, lambda now: now.progress is not None, "one with progress"
+    )
+    _expect(found.progress is not None and 0 <= found.progress.percent <= 100, "not a percentage")
+    await provider.release(created.id)
+
+
+async def check_another_process(harness: ProviderHarness) -> None:
+    """Another worker attaches to a prediction, unless predictions end with their process."""
+    provider, other = harness.provider, harness.other_process()
+    created = await provider.create(await harness.request())
+    if provider.capabilities.recover == "none":
+        await _expect_error(other.get(created.id), ResourceNotFound, "get of another process")
+    else:
+        ended = await _end(other, created.id)
+        _expect(ended.status == "succeeded", f"the prediction is {ended.status}")
+        await other.download(ended.outputs[0])
+    await other.aclose()
+
+
+async def check_a_lost_prediction_is_found(harness: ProviderHarness) -> None:
+    """A prediction whose create answer was lost is found, and told from one with equal input."""
+    provider = harness.provider
+    if provider.capabilities.recover != "list":
+        return
+    lost, twin = await harness.request(), await harness.request()
+    _expect(await provider.find_lost(lost, ()) == [], "a prediction was found before the create")
+    await harness.lose_answer()
+    await _expect_error(provider.create(lost), ProviderError, "a create with a lost answer")
+    created = await provider.create(twin)
+    found = await provider.find_lost(lost, {created.id})
+    _expect(len(found) == 1, f"{len(found)} predictions were found, not 1")
+    _expect(found[0].prediction.id != created.id, "a prediction of another row was found")
+    both = await provider.find_lost(lost, ())
+    _expect(both[0].prediction.id == found[0].prediction.id, "another one is more likely")
+    wrong = [each for each in both if each.is_certain and each.prediction.id == created.id]
+    _expect(not wrong, "a prediction of another request is called certain")
+
+
+async def check_released_pictures(harness: ProviderHarness) -> None:
+    """To release a final prediction twice is harmless."""
+    provider = harness.provider
+    created = await provider.create(await harness.request())
+    ended = await _end(provider, created.id)
+    for _ in range(2):
+        await provider.release(created.id)
+    with contextlib.suppress(OutputError):  # it may be deleted now
+        await provider.download(ended.outputs[0])
+
+
+async def check_wait_is_bounded(harness: ProviderHarness) -> None:
+    """A wait ends after its seconds, although the prediction runs, and also for an unknown id."""
+    provider = harness.provider
+    created = await provider.create(await harness.request(is_slow=True))
+    for prediction_id in (created.id, uuid4().hex):
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await provider.wait(prediction_id, 0.05)
+        except TimeoutError:
+            raise AssertionError("wait(…, 0.05) did not end") from None
+    _expect((await provider.get(created.id)).status not in FINAL_STATUSES, "it has ended")
+    await provider.release(created.id)
+
+
+async def check_webhook(harness: ProviderHarness) -> None:
+    """A webhook names its prediction; one with another body is refused."""
+    provider = harness.provider
+    if not provider.capabilities.webhook:
+        return
+    created = await provider.create(await harness.request())
+    await _end(provider, created.id)
+    headers, body = await harness.webhook(created.id)
+    reported = await provider.verify_webhook(headers, body)
+    _expect(reported.id == created.id, f"the webhook is about {reported.id}")
+    for changed in (body + b" ", b"", b"{}"):
+        call = provider.verify_webhook(headers, changed)
+        await _expect_error(call, WebhookRefused, "a changed webhook")
+    await _expect_error(provider.verify_webhook({}, body), WebhookRefused, "no signature")
+
+
+async def check_close(harness: ProviderHarness) -> None:
+    """A provider can be closed twice, also while a prediction runs, and used again."""
+    provider = harness.provider
+    await provider.create(await harness.request(is_slow=True))
+    for _ in range(2):
+        await provider.aclose()
+    created = await provider.create(await harness.request())
+    ended = await _end(provider, created.id)
+    _expect(ended.status == "succeeded", f"after aclose() a prediction is {ended.status}")
+
+
+#: All checks, each a function of a harness.
+CHECKS: tuple[Check, ...] = (
+    check_capabilities,
+    check_create_returns_before_the_end,
+    check_ids_are_unique,
+    check_a_prediction_succeeds,
+    check_a_failure_is_classified,
+    check_an_unknown_prediction_is_not_found,
+    check_cancel,
+    check_deadline,
+    check_progress,
+    check_another_process,
+    check_a_lost_prediction_is_found,
+    check_released_pictures,
+    check_wait_is_bounded,
+    check_webhook,
+    check_close,
+)

@@ -1,0 +1,81 @@
+"""``POST /webhooks/<provider>``: apply the webhooks of a provider to its predictions."""
+
+import asyncio
+from uuid import UUID
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._log import Log
+from picture_queue._rpc import predictions as _rpc
+from picture_queue.errors import InvalidArgument, PictureQueueError
+from picture_queue.providers import errors as provider_errors
+from picture_queue.providers.base import Provider
+from picture_queue.web.body import BodyRefused, read_body
+
+_log = Log(__name__)
+
+MAX_BYTES = 2 * 1024 * 1024  # of a webhook; a prediction has its input, its logs and links
+_MAX_CALLS = 16  # calls of the database at the same time
+_TIMEOUT = 8.0  # seconds for the call of the database; Replicate then delivers the webhook again
+
+
+class ProviderWebhooks:
+    """The endpoint of the webhooks of a provider.
+
+    A webhook that cannot be applied now is answered with 503, and the provider delivers it
+    again. A webhook that changes nothing, such as a repeated one, is answered with 200.
+
+    Args:
+        client: A client with a service key.
+        provider: The provider that verifies them.
+    """
+
+    def __init__(self, client: AsyncPictureQueue, provider: Provider) -> None:
+        self._client = client
+        self._provider = provider
+        self._calls = asyncio.Semaphore(_MAX_CALLS)
+
+    async def receive(self, request: Request) -> Response:
+        """Verify a webhook and apply it."""
+        try:
+            body = await read_body(request, MAX_BYTES)
+            prediction = await self._provider.verify_webhook(request.headers, body)
+            row = UUID(request.query_params.get("prediction", ""))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except BodyRefused as refused:
+            return _refuse(refused.status, str(refused))
+        except provider_errors.WebhookRefused as refused:
+            return _refuse(401, str(refused))
+        except provider_errors.ProviderError as error:
+            _log.warning("a webhook could not be verified: %s", error)
+            return _refuse(503, "the webhook cannot be verified now")
+        except ValueError:
+            return _refuse(400, "the query has no id of a prediction")
+        progress = prediction.progress
+        rpc = _rpc.receive_prediction(
+            row,
+            prediction.id,
+            prediction.status,
+            # 100 % is reached only when the pictures are stored.
+            None if progress is None else min(progress.percent, 99),
+            None if progress is None else progress.message,
+        )
+        del body, prediction  # while it waits for its turn
+        try:
+            async with asyncio.timeout(_TIMEOUT), self._calls:
+                received = await self._client._backend.call(rpc)
+        except InvalidArgument as error:
+            # For example a new status: Replicate must not repeat it.
+            _log.warning("prediction %s: a webhook was ignored: %s", row, error)
+            return JSONResponse({"outcome": "ignored"})
+        except (PictureQueueError, TimeoutError) as error:
+            _log.warning("prediction %s: a webhook could not be applied: %s", row, error)
+            return _refuse(503, "the webhook cannot be applied now")
+        return JSONResponse({"outcome": received.outcome})
+
+
+def _refuse(status: int, reason: str) -> Response:
+    return JSONResponse({"error": reason}, status)

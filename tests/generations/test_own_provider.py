@@ -1,0 +1,392 @@
+"""Generations whose provider is a function of the project, and workers without their provider."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    AsyncPictureQueue,
+    JobStatus,
+    PermanentFailure,
+    RateLimited,
+    Retry,
+    Snooze,
+    Worker,
+    WorkerSettings,
+)
+from picture_queue.errors import ConnectionFailed, InvalidArgument, StaleLease
+from picture_queue.generations.builtin import add_generations
+from picture_queue.generations.handler import image_handler, job_type_of
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.providers import errors
+from picture_queue.providers.function import FunctionProvider
+from picture_queue.providers.replicate.provider import CAPABILITIES
+from picture_queue.settings import ReplicateSettings
+from picture_queue.worker.outcomes import Failed
+from picture_queue.worker.verdicts import from_error
+
+from ..providers import drawing
+from ..signals import watch
+from .world import (
+    FAST,
+    SCHNELL,
+    Crashed,
+    CrashingCalls,
+    Database,
+    Generation,
+    Job,
+    Store,
+    raises_verdict,
+)
+
+
+class OwnWorld:
+    """An in-memory database, and workers whose provider is a function."""
+
+    def __init__(self) -> None:
+        self.db = Database()
+        self.calls = 0
+        self.running = asyncio.Event()
+
+    async def draw(self, prompt: str, is_slow: bool = False, progress: Any = None) -> bytes:
+        self.calls += 1
+        self.running.set()
+        return (await drawing.draw_async(prompt, is_slow=is_slow, progress=progress))[0]
+
+    def generation(self, **given: Any) -> Generation:
+        return Generation(SCHNELL, {"prompt": "a boat", **given}, provider="own")
+
+    def start(
+        self,
+        generation: Generation,
+        provider: FunctionProvider,
+        job: Job | None = None,
+        store: Store | None = None,
+        settings: HandlerSettings = FAST,
+    ) -> "asyncio.Task[dict[str, Any]]":
+        found = store or Store(self.db, generation)
+        handler = image_handler({"own": provider}, lambda _: found, settings)
+        return asyncio.create_task(handler({}, job or Job()))
+
+    def states(self) -> list[str]:
+        return [row.state for row in self.db.rows]
+
+
+@pytest.fixture
+def own() -> OwnWorld:
+    return OwnWorld()
+
+
+@pytest.fixture
+async def provider(own: OwnWorld) -> AsyncIterator[FunctionProvider]:
+    provider = FunctionProvider(own.draw)
+    yield provider
+    await provider.aclose()
+
+
+async def test_a_function_makes_the_picture(own: OwnWorld, provider: FunctionProvider) -> None:
+    generation, job = own.generation(), Job()
+    result = await own.start(generation, provider, job)
+    path = result["images"][0]["path"]
+    assert own.db.files[path] == (drawing.png("a boat"), "image/png")
+    assert own.states() == ["succeeded"]
+    assert own.db.rows[0].metrics is not None
+    assert own.db.rows[0].metrics["image_count"] == 1
+    assert provider._runs == {}, "the pictures are not held once they are stored"
+
+
+async def test_a_generation_runs_again_after_its_worker_died(
+    own: OwnWorld, provider: FunctionProvider
+) -> None:
+    generation = own.generation(is_slow=True)
+    died = own.start(generation, provider)
+    async with asyncio.timeout(20):
+        await own.running.wait()
+    # The worker dies here, so nothing is cancelled. Another worker resumes its row.
+    generation.input["is_slow"] = own.db.rows[0].input["is_slow"] = False
+    other = FunctionProvider(own.draw)
+    result = await own.start(generation, other)
+    assert len(result["images"]) == 1
+    assert own.states() == ["lost", "succeeded"]
+    assert own.calls == 2
+    died.cancel()
+    await asyncio.wait({died})
+
+
+async def test_a_lost_lease_stops_the_function(own: OwnWorld, provider: FunctionProvider) -> None:
+    generation, job = own.generation(is_slow=True), Job()
+
+    class NoProgress(Job):
+        async def progress(self, percent: int, message: str | None = None) -> None:
+            await super().progress(percent, message)
+            if percent == 50:
+                raise StaleLease("the lease ended")
+
+    with pytest.raises(StaleLease):
+        await own.start(generation, provider, NoProgress())
+    assert provider._runs == {}
+    own.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
+    await own.start(generation, provider, job)
+    assert own.states() == ["lost", "succeeded"]
+
+
+@pytest.mark.parametrize(("cancel", "state"), [(True, "canceled"), (False, "created")])
+async def test_a_cancel_or_release_stops_the_function(
+    own: OwnWorld, provider: FunctionProvider, cancel: bool, state: str
+) -> None:
+    generation, job = own.generation(is_slow=True), Job()
+    task = own.start(generation, provider, job)
+    async with asyncio.timeout(20):
+        await own.running.wait()
+    (run,) = provider._runs.values()
+    job.cancel_requested = cancel
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (run.status, own.states()) == ("canceled", [state])
+    assert run.task is not None
+    await asyncio.wait({run.task}, timeout=5)
+    assert run.task.done()
+    if not cancel:  # the next worker runs it again
+        own.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
+        await own.start(generation, provider)
+        assert own.states() == ["lost", "succeeded"]
+
+
+async def test_pictures_wait_in_the_process_for_the_end_of_an_outage_of_storage(
+    own: OwnWorld, provider: FunctionProvider
+) -> None:
+    class Outage(Store):
+        async def upload(self, path: str, data: bytes, content_type: str) -> None:
+            raise ConnectionFailed("no answer")
+
+    generation = own.generation()
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
+        await own.start(generation, provider, store=Outage(own.db, generation))
+    await own.start(generation, provider)
+    assert (own.calls, own.states()) == (1, ["succeeded"])
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "cause"),
+    [
+        (ValueError("x"), Retry, errors.PredictionFailed),
+        (PermanentFailure("No cats."), PermanentFailure, errors.PredictionFailed),
+        (errors.ContentRefused("no"), PermanentFailure, errors.ContentRefused),
+        (errors.TooManyRequests("full", retry_after=7), RateLimited, errors.TooManyRequests),
+    ],
+)
+async def test_an_exception_of_the_function_decides_about_the_job(
+    own: OwnWorld, error: Exception, verdict: type[Exception], cause: type[errors.ProviderError]
+) -> None:
+    def fail(prompt: str) -> bytes:
+        raise error
+
+    with raises_verdict(verdict, cause) as raised:
+        await own.start(own.generation(), FunctionProvider(fail))
+    assert own.states() == ["failed"]
+    if verdict is RateLimited:
+        assert (raised.verdict.seconds, raised.verdict.key) == (7.0, "provider:own")
+
+
+async def test_a_prediction_that_vanishes_is_made_again(
+    own: OwnWorld, provider: FunctionProvider
+) -> None:
+    generation = own.generation(is_slow=True)
+    task = own.start(generation, provider)
+    async with asyncio.timeout(20):
+        await own.running.wait()
+    await provider.aclose()
+    with raises_verdict(Retry, errors.Interrupted):
+        await task
+    assert own.states() == ["lost"]
+
+
+async def test_a_timeout_of_the_function_fails_the_job(own: OwnWorld) -> None:
+    settings = HandlerSettings(prediction_timeout=0.05)
+    provider = FunctionProvider(own.draw)
+    with raises_verdict(PermanentFailure, errors.DeadlinePassed):
+        await own.start(own.generation(is_slow=True), provider, settings=settings)
+    assert own.states() == ["canceled"]
+
+
+class _Broken(FunctionProvider):
+    """A provider of the project with a bug in one method."""
+
+    def __init__(self, function: Any, method: str) -> None:
+        super().__init__(function)
+
+        async def fail(*args: Any) -> Any:
+            raise RuntimeError("s3cret")
+
+        setattr(self, method, fail)
+
+
+@pytest.mark.parametrize("method", ["create", "get", "wait", "download", "release"])
+async def test_the_owner_does_not_see_an_unexpected_error_of_a_provider(
+    own: OwnWorld, method: str
+) -> None:
+    provider = _Broken(own.draw, method)
+    with pytest.raises(Exception, match="s3cret") as raised:
+        await own.start(own.generation(), provider)
+    outcome = from_error(raised.value, "default")
+    assert isinstance(outcome, Failed)
+    assert outcome.error == "The picture could not be made, because of an internal error."
+    assert outcome.retryable
+    await provider.aclose()
+
+
+async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None:
+    async def attempt(own: OwnWorld, generation: Generation, crash_at: float) -> list[str]:
+        crashing = CrashingCalls(crash_at)
+        provider = FunctionProvider(own.draw)
+        store = crashing.wrap(Store(own.db, generation))
+        handler = image_handler({"own": crashing.wrap(provider)}, lambda _: store, FAST)
+        try:
+            await handler({}, crashing.wrap(Job()))
+        except Crashed:
+            assert crash_at < float("inf")
+        await provider.aclose()
+        return crashing.calls
+
+    points = await attempt(own, own.generation(), float("inf"))
+    assert {"create", "record", "get", "wait", "download", "upload", "save_images", "finish"} <= {
+        point.split()[1] for point in points
+    }
+    for crash_at in range(len(points)):
+        each = OwnWorld()
+        generation = each.generation()
+        for crash in (crash_at, crash_at, float("inf")):
+            await attempt(each, generation, crash)
+        states = each.states()
+        assert states.count("succeeded") == 1
+        assert set(states) <= {"succeeded", "lost"}
+        assert list(each.db.images[generation.id]) == [1]
+
+
+async def test_a_worker_without_the_provider_gives_the_job_back(own: OwnWorld) -> None:
+    generation = own.generation()
+    generation.provider = "another"
+    job = Job()
+    with raises_verdict(Snooze, errors.ProviderMissing) as raised:
+        await own.start(generation, FunctionProvider(own.draw), job)
+    assert raised.verdict.seconds == 60.0
+    assert "has no provider 'another'" in raised.verdict.outcome("default").detail
+    assert job.shown == [(0, "The picture waits for a worker that can make it.")]
+    assert (own.calls, own.states()) == (0, ["failed"])
+
+
+MODEL = """
+insert into picture_queue.model (model_id, provider, kind, inputs)
+values ('own/boat', 'boats', 'text-to-image', '[
+  {"name": "prompt", "type": "string", "required": true},
+  {"name": "pictures", "type": "integer", "minimum": 1, "maximum": 4}]')
+on conflict (model_id) do update set enabled = true
+"""
+
+
+@pytest.fixture
+async def new_worker(service: AsyncPictureQueue, db: Any) -> AsyncIterator[Callable[..., Worker]]:
+    await db.execute(MODEL)
+
+    def new(**providers: Any) -> Worker:
+        worker = Worker(service, WorkerSettings(shutdown_grace=0, poll_interval=0.05))
+        quick = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
+        add_generations(worker, service, handling=quick, providers=providers)
+        watch(worker)
+        return worker
+
+    yield new
+    await db.execute("update picture_queue.model set enabled = false where model_id = 'own/boat'")
+
+
+async def test_a_worker_makes_pictures_with_a_function(service, new_worker, db) -> None:
+    started = await service.generations.start("a boat", model_id="own/boat", input={"pictures": 2})
+    async with new_worker(boats=drawing.draw):
+        await service.jobs.result(started.job_id, timeout=30)
+    job = await service.jobs.get(started.job_id)
+    assert (job.job_type, job.attempt) == ("generate-image:boats", 1)
+    generation = await service.generations.get(started.id)
+    assert [image.n for image in generation.images] == [1, 2]
+    assert await service.generations.download(generation.images[0]) == drawing.png("a boat", 0)
+    row = await db.fetchrow(
+        "select provider, state from picture_queue.prediction where generation_id = $1", started.id
+    )
+    assert tuple(row) == ("boats", "succeeded")
+
+
+async def test_a_worker_without_the_provider_does_not_claim_the_job(
+    service, new_worker, stack, db
+) -> None:
+    started = await service.generations.start("a boat", model_id="own/boat")
+    replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+    async with new_worker(replicate=replicate) as worker:
+        assert worker.job_types == ("generate-image",)
+        other = await service.generations.start("a boat")
+        await service.jobs.result(other.job_id, timeout=30)
+        waiting = (await service.health()).job_types_without_worker
+        assert "generate-image:boats" in [item.job_type for item in waiting]
+    (explained,) = await service.jobs.explain([started.job_id])
+    assert explained.reason == "no_worker"
+    job = await service.jobs.get(started.job_id)
+    assert (job.status, job.attempt) == (JobStatus.PENDING, 0)
+    async with new_worker(boats=drawing.draw):
+        await service.jobs.result(started.job_id, timeout=30)
+
+
+async def test_an_outage_of_one_provider_pauses_only_its_own_jobs(
+    service, new_worker, stack, db
+) -> None:
+    def full(prompt: str) -> bytes:
+        raise errors.TooManyRequests("the GPU is in use", retry_after=60)
+
+    replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+    first, second = [
+        await service.generations.start(f"boat {n}", model_id="own/boat") for n in range(2)
+    ]
+    async with new_worker(boats=full, replicate=replicate) as worker:
+        await worker._signals.outcome.next()
+        other = await service.generations.start("a lighthouse")
+        await service.jobs.result(other.job_id, timeout=30)
+        await worker._signals.idle.next()
+    reasons = {item.reason for item in await service.jobs.explain([first.job_id, second.job_id])}
+    assert reasons <= {"scheduled", "key_paused", "no_worker"}
+    for started in (first, second):
+        job = await service.jobs.get(started.job_id)
+        assert (job.status, job.attempt) == (JobStatus.PENDING, 0)
+    await db.execute("select resume_key('provider:boats')")
+    for started in (first, second):
+        await service.generations.cancel(started.id)
+
+
+async def test_the_models_show_their_provider(service, new_worker, stack, db) -> None:
+    await db.execute("delete from picture_queue.job_type where name like 'generate-image%'")
+    found = {model.model_id: model for model in await service.models.list()}
+    assert (found["own/boat"].provider, found[SCHNELL].provider) == ("boats", "replicate")
+    assert found["own/boat"].capabilities is found[SCHNELL].capabilities is None
+    replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+    async with new_worker(boats=drawing.draw, replicate=replicate):
+        found = {model.model_id: model for model in await service.models.list()}
+    boats, known = found["own/boat"].capabilities, found[SCHNELL].capabilities
+    assert boats is not None
+    assert known is not None
+    assert (boats.cancel, boats.progress, boats.recover) == (True, True, "none")
+    assert known.model_dump() == asdict(CAPABILITIES)
+
+
+async def test_the_job_of_a_name_is_the_same_in_sql_and_python(db) -> None:
+    for name in ("replicate", "boats"):
+        found = await db.fetchval("select picture_queue._generation_job_type($1)", name)
+        assert found == job_type_of(name)
+
+
+async def test_add_generations_refuses_a_missing_or_a_second_provider(service) -> None:
+    worker = Worker(service)
+    with pytest.raises(InvalidArgument, match="no provider"):
+        add_generations(worker, service)
+    settings = ReplicateSettings("token")
+    with pytest.raises(InvalidArgument, match=r"providers\['replicate'\]"):
+        add_generations(worker, service, settings, providers={"replicate": settings})

@@ -1,0 +1,165 @@
+"""`receive_prediction`: webhooks that are repeated, late, out of order, or of other predictions."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from .test_generations import start_and_claim_generation
+
+RECEIVE = "select receive_prediction($1, $2, $3, $4, $5)"
+
+
+async def begin(db: Any) -> tuple[dict[str, Any], UUID]:
+    """Start and claim a generation; return its job and the row of its prediction."""
+    _, job = await start_and_claim_generation(db)
+    begun = await db.value(
+        "select begin_prediction($1, $2)", UUID(job["id"]), UUID(job["lease_id"])
+    )
+    return job, UUID(begun["prediction"]["id"])
+
+
+async def record(db: Any, job: dict[str, Any], row: UUID, prediction_id: str) -> None:
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    await db.run("select record_prediction($1, $2, $3, $4)", *ids, row, prediction_id)
+
+
+async def receive(db: Any, row: UUID, prediction_id: str, status: str, *progress: Any) -> str:
+    arguments = [*progress, None, None][:2]
+    return (await db.value(RECEIVE, row, prediction_id, status, *arguments))["outcome"]
+
+
+async def park(db: Any, job: dict[str, Any], row: UUID) -> None:
+    event = f"prediction:{row}"
+    parked = await db.report(job, "parked", delay_seconds=600, event=event)
+    assert parked["outcome"] == "ok"
+
+
+async def row_of(db: Any, row: UUID) -> dict[str, Any]:
+    return (await db.rows("select * from picture_queue.prediction where id = $1", row))[0]
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted"])
+async def test_the_end_of_a_prediction_wakes_its_parked_job(db, status):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    await park(db, job, row)
+    received = await db.value(RECEIVE, row, "p1", status, None, None)
+    assert received == {"outcome": "applied", "woken": 1}
+    woken = await db.job(job["id"])
+    assert (woken["status"], woken["hold"], woken["event"]) == ("pending", None, status)
+
+
+async def test_a_webhook_that_arrives_before_the_job_parks_wakes_it_then(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    assert await receive(db, row, "p1", "succeeded") == "applied"
+    await park(db, job, row)
+    assert (await db.job(job["id"]))["hold"] is None
+
+
+async def test_a_webhook_before_the_answer_of_the_create_call_records_the_id(db):
+    job, row = await begin(db)
+    assert await receive(db, row, "p1", "starting") == "applied"
+    assert (await row_of(db, row))["prediction_id"] == "p1"
+    await record(db, job, row, "p1")  # the late answer changes nothing
+    assert (await row_of(db, row))["state"] == "created"
+
+
+async def test_an_older_or_repeated_status_changes_nothing(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    assert await receive(db, row, "p1", "processing") == "applied"
+    for status in ("starting", "processing"):
+        assert await receive(db, row, "p1", status) == "repeated"
+    assert await receive(db, row, "p1", "succeeded") == "applied"
+    for status in ("starting", "succeeded", "failed"):
+        assert await receive(db, row, "p1", status) == "repeated"
+    assert (await row_of(db, row))["status"] == "succeeded"
+
+
+async def test_a_repeated_end_does_not_wake_a_job_that_parked_again(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    await park(db, job, row)
+    assert await receive(db, row, "p1", "succeeded") == "applied"
+    (again,) = await db.claim(1, "generate-image")
+    await park(db, again, row)
+    assert await receive(db, row, "p1", "succeeded") == "repeated"
+    assert (await db.job(job["id"]))["hold"] == "parked"
+
+
+async def test_a_webhook_of_another_prediction_or_of_an_unknown_or_ended_row_is_ignored(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    assert await receive(db, row, "p2", "succeeded") == "ignored"
+    assert await receive(db, uuid4(), "p1", "succeeded") == "ignored"
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, row)
+    before = await row_of(db, row)
+    assert await receive(db, row, "p1", "failed") == "ignored"
+    assert await row_of(db, row) == before
+
+
+async def test_a_prediction_that_another_row_has_recorded_is_ignored(db):
+    first, first_row = await begin(db)
+    _, second_row = await begin(db)
+    await record(db, first, first_row, "p1")
+    assert await receive(db, second_row, "p1", "processing") == "ignored"
+    assert (await row_of(db, second_row))["prediction_id"] is None
+
+
+async def test_the_progress_of_a_parked_job_never_decreases(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    await park(db, job, row)
+    for percent in (40, 20, 60):
+        await receive(db, row, "p1", "processing", percent, f"step {percent}")
+    shown = await db.job(job["id"])
+    assert (shown["progress"], shown["message"], shown["hold"]) == (60, "step 60", "parked")
+
+
+async def test_a_webhook_does_not_change_the_progress_of_a_running_job(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    await receive(db, row, "p1", "processing", 40, "step 40")
+    assert (await db.job(job["id"]))["progress"] == 0
+
+
+async def test_the_event_of_a_job_that_did_not_park_is_deleted_with_the_end_of_its_row(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    await receive(db, row, "p1", "succeeded")
+    count = "select count(*) from picture_queue.signal where name = 'prediction:' || $1::text"
+    assert await db.value(count, str(row)) == 1
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, row)
+    assert await db.value(count, str(row)) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "detail"),
+    [
+        (("p1", "queued", None), "status is"),
+        (("p1", None, None), "status is null"),
+        (("", "starting", None), "prediction_id"),
+        ((None, "starting", None), "prediction_id"),
+        (("p" * 201, "starting", None), "prediction_id"),
+        (("p1", "starting", 101), "progress is 101, not 0 to 100"),
+    ],
+)
+async def test_an_invalid_argument_is_refused_with_its_name(db, arguments, detail):
+    _, row = await begin(db)
+    refused = await db.refusal(RECEIVE, row, *arguments, None)
+    assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
+    assert refused.detail.startswith(detail)
+
+
+async def test_a_worker_sees_how_many_predictions_of_the_project_are_running(db):
+    before = await begin(db)
+    job, _ = await begin(db)
+    begun = await db.value(
+        "select begin_prediction($1, $2)", UUID(job["id"]), UUID(job["lease_id"])
+    )
+    assert before
+    assert begun["running"] >= 2

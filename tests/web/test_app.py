@@ -1,0 +1,214 @@
+"""The ASGI app against a running project: webhooks, and the state of the process."""
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from picture_queue import AsyncPictureQueue
+from picture_queue.settings import ReplicateSettings
+from picture_queue.web import create_app
+from picture_queue.web.webhooks import MAX_BYTES
+
+SECRET, FORGED = "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x", "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM="
+ORDER = {"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3}
+_PRIORITIES = itertools.count(10**6)  # later generations are claimed before those of earlier tests
+SETTINGS = ReplicateSettings("r8_test", "http://127.0.0.1:1/v1", webhook_secret=SECRET)
+
+
+@pytest.fixture
+async def app(service: AsyncPictureQueue) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app, without a server between them."""
+    transport = httpx.ASGITransport(create_app(service, SETTINGS))
+    async with httpx.AsyncClient(transport=transport, base_url="http://app.localhost") as http:
+        yield http
+
+
+def delivery(
+    row: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **more: Any
+) -> dict[str, Any]:
+    """Return the arguments of the request that delivers a webhook."""
+    body = json.dumps(
+        {"id": prediction_id, "status": status, "created_at": "2026-01-01T10:00:00Z", **more}
+    )
+    message_id, now = f"msg_{uuid4().hex}", datetime.now(UTC)
+    return {
+        "url": "/webhooks/replicate",
+        "params": {"prediction": str(row)},
+        "content": body,
+        "headers": {
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(secret).sign(message_id, now, body),
+        },
+    }
+
+
+@dataclass
+class Row:
+    """A prediction whose job is parked."""
+
+    id: UUID
+    job_id: UUID
+    prediction_id: str
+    statuses: set[str] = field(default_factory=set)
+
+    def expected(self) -> str | None:
+        return max(self.statuses, key=ORDER.__getitem__, default=None)
+
+
+async def park_predictions(service: AsyncPictureQueue, db: Any, count: int) -> list[Row]:
+    """Start generations, and park the job of each as the handler does."""
+    started = [
+        await service.generations.start("a boat", priority=next(_PRIORITIES)) for _ in range(count)
+    ]
+    claimed = json.loads(
+        await db.fetchval(
+            "select claim_jobs('webhooks', '{default}', '{generate-image}', $1, 600, $2)",
+            count,
+            uuid4(),
+        )
+    )
+    ours = {str(generation.job_id) for generation in started}
+    assert {job["id"] for job in claimed} == ours
+    rows = []
+    for job in claimed:
+        ids = (UUID(job["id"]), UUID(job["lease_id"]))
+        begun = json.loads(await db.fetchval("select begin_prediction($1, $2)", *ids))
+        row = Row(UUID(begun["prediction"]["id"]), ids[0], uuid4().hex)
+        await db.execute(
+            "select record_prediction($1, $2, $3, $4)", *ids, row.id, row.prediction_id
+        )
+        outcome = {
+            "job_id": job["id"],
+            "lease_id": job["lease_id"],
+            "outcome": "parked",
+            "delay_seconds": 3600,
+            "event": f"prediction:{row.id}",
+        }
+        await db.execute("select report_jobs($1)", json.dumps([outcome]))
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_a_storm_of_webhooks_changes_exactly_the_right_rows(service, db, app, count):
+    rows = await park_predictions(service, db, count)
+    chance = random.Random(7)
+    sent: list[tuple[Row | None, str, dict[str, Any]]] = []
+    for row in rows[10:]:  # the first ten get only forged webhooks
+        ends = chance.choice(["succeeded", "failed", "canceled", None])
+        for status in ("starting", "processing", ends):
+            if status is not None and chance.random() < 0.9:
+                made = delivery(row.id, row.prediction_id, status)
+                copies = 2 if chance.random() < 1 / 3 else 1
+                sent += [(row, status, made)] * copies
+                row.statuses.add(status)
+    sent += [(None, "", delivery(row.id, uuid4().hex, "succeeded")) for row in rows]
+    sent += [(None, "", delivery(uuid4(), "p", "succeeded")) for _ in rows]
+    forged = [
+        delivery(row.id, row.prediction_id, chance.choice(list(ORDER)), FORGED)
+        for row in chance.choices(rows, k=len(sent))
+    ]
+    chance.shuffle(sent)
+
+    async def deliver(requests: list[dict[str, Any]]) -> list[int]:
+        return [(await app.post(**one)).status_code for one in requests]
+
+    genuine = [made for _, _, made in sent]
+    pieces = [genuine[start::8] for start in range(8)]
+    answers = await asyncio.gather(deliver(forged), *map(deliver, pieces))
+    assert set(answers[0]) == {401}
+    assert {code for piece in answers[1:] for code in piece} == {200}
+    for row in rows:
+        stored = await db.fetchrow(
+            "select status, prediction_id from picture_queue.prediction where id = $1", row.id
+        )
+        hold = await db.fetchval("select hold from job_queue where id = $1", row.job_id)
+        expected = row.expected()
+        assert (stored["status"], stored["prediction_id"]) == (expected, row.prediction_id)
+        # Different ends of one prediction cannot happen, so the order decides nothing else.
+        assert (hold is None) == (ORDER.get(expected or "", 0) == 3)
+    for row in rows:
+        await service.jobs.cancel(row.job_id)
+
+
+async def test_a_webhook_shows_the_progress_of_a_parked_generation(service, db, app):
+    (row,) = await park_predictions(service, db, 1)
+    logs = " 50%|█████     | 2/4 [00:01<00:01,  1.9it/s]"
+    answer = await app.post(**delivery(row.id, row.prediction_id, "processing", logs=logs))
+    assert answer.json() == {"outcome": "applied"}
+    job = await service.jobs.get(row.job_id)
+    assert (job.progress, job.message) == (50, "generating, step 2 of 4")
+    await service.jobs.cancel(row.job_id)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"params": {}}, 400),
+        ({"params": {"prediction": "1"}}, 400),
+        ({"headers": {}}, 401),
+        ({"content": "{}"}, 401),
+        ({"content": b"x" * (MAX_BYTES + 1)}, 413),
+    ],
+)
+async def test_an_invalid_webhook_is_refused(app, change, status):
+    request = delivery(uuid4(), "p1", "succeeded") | change
+    answer = await app.post(**request)
+    assert answer.status_code == status
+    assert answer.json().keys() == {"error"}
+
+
+async def test_a_new_status_is_ignored_and_not_repeated(app):
+    answer = await app.post(**delivery(uuid4(), "p1", "paused"))
+    assert (answer.status_code, answer.json()) == (200, {"outcome": "ignored"})
+
+
+async def test_an_old_webhook_is_refused(app):
+    request = delivery(uuid4(), "p1", "succeeded")
+    sent_at = datetime.now(UTC) - timedelta(minutes=6)
+    request["headers"] |= {
+        "webhook-timestamp": str(int(sent_at.timestamp())),
+        "webhook-signature": Webhook(SECRET).sign(
+            request["headers"]["webhook-id"], sent_at, request["content"]
+        ),
+    }
+    assert (await app.post(**request)).status_code == 401
+
+
+async def test_a_webhook_that_cannot_be_applied_is_delivered_again(stack, app, service, db, faults):
+    (row,) = await park_predictions(service, db, 1)
+    await faults(answer_503=10, path="/rest/v1/rpc/receive_prediction")
+    request = delivery(row.id, row.prediction_id, "succeeded")
+    assert (await app.post(**request)).status_code == 503
+    await faults(answer_503=0)
+    assert (await app.post(**request)).json() == {"outcome": "applied"}
+    await service.jobs.cancel(row.job_id)
+
+
+async def test_the_app_is_ready_if_the_database_answers(stack, app):
+    assert (await app.get("/healthz")).json() == {"status": "ok"}
+    assert (await app.get("/readyz")).json() == {"status": "ready"}
+    async with AsyncPictureQueue("http://127.0.0.1:9", stack.service_role_key) as nowhere:
+        transport = httpx.ASGITransport(create_app(nowhere, SETTINGS))
+        async with httpx.AsyncClient(transport=transport, base_url="http://a.localhost") as http:
+            answer = await http.get("/readyz")
+            assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
+
+
+async def test_without_a_token_and_a_secret_webhooks_are_not_found(service, monkeypatch):
+    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
+    transport = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://a.localhost") as http:
+        answer = await http.post(**delivery(uuid4(), "p1", "succeeded"))
+    assert answer.status_code == 404
