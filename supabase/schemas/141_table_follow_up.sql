@@ -12,7 +12,7 @@ create table picture_queue.follow_up (
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'settlement'))
 );
 comment on table picture_queue.follow_up is
-  'Work that follows from changes of jobs: children of a finished parent, a new child, counts of a batch, a settlement.';
+  'Work that follows from changes of jobs: children of a parent, a new child, counts of a batch, a settlement.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
