@@ -15,6 +15,8 @@ from psycopg.rows import tuple_row
 
 from .books import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
 
+pytestmark = pytest.mark.timeout(900)
+
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 USERS = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
 MODELS = {

@@ -23,6 +23,8 @@ from psycopg.rows import dict_row
 
 from tests.sql.books import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
 
+pytestmark = pytest.mark.timeout(300)
+
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 SECONDS = 60.0 if LONG else 8.0
 USERS, THREADS, CONNECTIONS = 50, 20, 40
