@@ -104,9 +104,11 @@ end
 $$;
 
 -- Reserves again for generations that were retried after they had ended. Raises the error of a limit if the user or the
--- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains.
+-- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains. It waits
+-- longer for an account than the change of the jobs waits for other rows: starts of the user hold the account.
 create function picture_queue._reserve_again(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '500ms'
 as $$
 declare
   v_generation record;
