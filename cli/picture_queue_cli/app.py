@@ -7,8 +7,10 @@ import typer
 
 from picture_queue import __version__
 from picture_queue_cli import (
+    accounts,
     adopt,
     batches,
+    budgets,
     demo,
     doctor,
     enqueue,
@@ -99,6 +101,8 @@ _add_command(_OPERATE, health.health, "health")
 app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
 app.add_typer(tenants.app, name="tenants", rich_help_panel=_OPERATE)
+app.add_typer(budgets.app, name="budgets", rich_help_panel=_OPERATE)
+app.add_typer(accounts.app, name="accounts", rich_help_panel=_OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=_OPERATE)
 _add_command(_OPERATE, doctor.doctor, "doctor --check workers")
 _add_command(_OPERATE, maintain.maintain, "maintain --force")

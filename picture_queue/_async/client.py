@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from picture_queue._async.accounts import AsyncAccounts
 from picture_queue._async.batches import AsyncBatches
+from picture_queue._async.budgets import AsyncBudgets
 from picture_queue._async.events import AsyncEvents
 from picture_queue._async.generations import AsyncGenerations
 from picture_queue._async.jobs import AsyncJobs
@@ -90,6 +92,8 @@ class AsyncPictureQueue:
         self.queues = AsyncQueues(self._backend)
         self.limits = AsyncLimits(self._backend)
         self.tenants = AsyncTenants(self._backend)
+        self.budgets = AsyncBudgets(self._backend)
+        self.accounts = AsyncAccounts(self._backend)
         self.events = AsyncEvents(self._backend)
         self.settings = AsyncSettings(self._backend)
 

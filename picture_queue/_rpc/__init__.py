@@ -1,7 +1,15 @@
 """Calls of SQL functions as values: name, parameters, and a parser of the result. No I/O."""
 
+from picture_queue._rpc.accounts import (
+    get_account,
+    grant_credits,
+    list_accounts,
+    list_ledger,
+    set_account,
+)
 from picture_queue._rpc.base import Rpc
 from picture_queue._rpc.batches import enqueue_batch, get_batch
+from picture_queue._rpc.budgets import delete_budget, list_budgets, set_budget
 from picture_queue._rpc.events import send_event
 from picture_queue._rpc.generations import (
     cancel_generation,
@@ -79,6 +87,7 @@ __all__ = [
     "cancel_job",
     "change_jobs",
     "claim_jobs",
+    "delete_budget",
     "delete_input_rule",
     "delete_limit",
     "delete_schedule",
@@ -90,16 +99,21 @@ __all__ = [
     "explain_jobs",
     "failure_reasons",
     "finish_prediction",
+    "get_account",
     "get_batch",
     "get_generation",
     "get_job",
     "get_job_history",
     "get_settings",
+    "grant_credits",
     "heartbeat_jobs",
     "job_position",
+    "list_accounts",
+    "list_budgets",
     "list_generations",
     "list_input_rules",
     "list_jobs",
+    "list_ledger",
     "list_limits",
     "list_models",
     "list_queues",
@@ -127,6 +141,8 @@ __all__ = [
     "run_schedule",
     "save_images",
     "send_event",
+    "set_account",
+    "set_budget",
     "set_input_rule",
     "set_limit",
     "set_model",

@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from picture_queue._sync.accounts import Accounts
 from picture_queue._sync.batches import Batches
+from picture_queue._sync.budgets import Budgets
 from picture_queue._sync.events import Events
 from picture_queue._sync.generations import Generations
 from picture_queue._sync.jobs import Jobs
@@ -92,6 +94,8 @@ class PictureQueue:
         self.queues = Queues(self._backend)
         self.limits = Limits(self._backend)
         self.tenants = Tenants(self._backend)
+        self.budgets = Budgets(self._backend)
+        self.accounts = Accounts(self._backend)
         self.events = Events(self._backend)
         self.settings = Settings(self._backend)
 

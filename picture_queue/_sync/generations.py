@@ -84,6 +84,8 @@ class Generations:
             InvalidInput: The prompt or an input is invalid; the error names the field and the
                 value.
             NotAuthenticated: The client has neither a user's token nor a service key.
+            LimitExceeded: The user has started too many generations, has not enough credits, or a
+                budget is used up; ``retry_after`` of the error has the seconds to wait, if known.
         """
         rpc = _rpc.start_generation(
             prompt,

@@ -1,7 +1,9 @@
 """The rows that the database holds and the results of calls, as immutable values."""
 
+from picture_queue.records.accounts import Account, LedgerEntry, UserBudget
 from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch
+from picture_queue.records.budgets import Budget
 from picture_queue.records.generations import (
     Generation,
     Image,
@@ -59,8 +61,10 @@ from picture_queue.records.workers import (
 )
 
 __all__ = [
+    "Account",
     "Batch",
     "BegunPrediction",
+    "Budget",
     "CancelRequest",
     "Changed",
     "ClaimedJob",
@@ -85,6 +89,7 @@ __all__ = [
     "JobReason",
     "JobStatus",
     "JobTypeWithoutWorker",
+    "LedgerEntry",
     "Limit",
     "LogLine",
     "Maintenance",
@@ -111,6 +116,7 @@ __all__ = [
     "Tenant",
     "Transition",
     "Unreadable",
+    "UserBudget",
     "Version",
     "WorkerSeen",
 ]

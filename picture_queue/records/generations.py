@@ -74,6 +74,9 @@ class Generation(Record):
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    #: The expected cost; after the end the actual cost; None: it is not known.
+    cost_usd: float | None = None
+    cost_is_estimate: bool = False
 
 
 class StartedGeneration(Record):

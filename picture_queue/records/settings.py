@@ -33,3 +33,4 @@ class Setting(Record):
     keep_archive_months: int
     default_model: str
     strip_metadata: bool
+    estimate_usd_per_second: float

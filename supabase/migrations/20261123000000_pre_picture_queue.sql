@@ -210,6 +210,7 @@ begin
     ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() returns the id of a batch'),
     ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() shows the existing limits'),
     ('PQ_UNKNOWN_RULE',       '404', 'no such rule', 'list_input_rules() shows the existing rules'),
+    ('PQ_UNKNOWN_BUDGET',     '404', 'no such budget', 'list_budgets() shows the existing budgets'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
     ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
     ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
@@ -218,6 +219,9 @@ begin
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() shows the inputs of each model'),
     ('PQ_CYCLE',              '422', 'the dependencies form a cycle', 'remove one of the dependencies'),
+    ('PQ_RATE_LIMITED',       '429', 'too many generations', 'wait, then repeat the call'),
+    ('PQ_OVER_BUDGET',        '429', 'the budget is used up', 'wait for the next period, or ask the operator'),
+    ('PQ_NO_CREDIT',          '429', 'not enough credits', 'grant_credits() adds credits'),
     ('PQ_BUSY',               '429', 'the database is busy, repeat the call', 'repeat the call')
   ) as e (code, status, message, hint)
   where e.code = p_code;
@@ -367,8 +371,11 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
   strip_metadata boolean not null default true,
+  -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
+  estimate_usd_per_second numeric not null default 0.0014,
   constraint setting_is_in_range check (
-    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    estimate_usd_per_second between 0 and 1
+    and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
@@ -630,16 +637,16 @@ alter table public.job_queue
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,  -- the id of the finished parent, of the new child, or of the batch
+  subject uuid not null,  -- of the parent, child, batch or generation
   -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
   -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
   -- often it was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'settlement'))
 );
 comment on table picture_queue.follow_up is
-  'Work that follows from changes of jobs: children of a finished parent, a new child, the counts of a batch.';
+  'Work that follows from changes of jobs: children of a parent, a new child, counts of a batch, a settlement.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
@@ -909,6 +916,9 @@ create table public.generations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
+  cost_usd numeric,
+  cost_is_estimate boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
@@ -946,6 +956,93 @@ alter table public.images
   alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
   alter path set statistics 0, alter sha256 set statistics 0, alter blurhash set statistics 0,
   alter thumbnail_path set statistics 0;
+
+
+-- 152_table_spending.sql
+
+-- What users and the project may spend on generations, what they have spent, and the books of it.
+--
+-- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the actual cost and
+-- refunds the rest. Each is a row of the ledger, and the ledger is never pruned. The account of a user has the sums. A
+-- start locks the account, so that no limit is exceeded. A generation that ends does not lock it: it appends a row to
+-- account_change, which the next start of the user, or maintenance, adds to the account.
+
+create table picture_queue.budget (
+  key text primary key,
+  usd_per_day numeric,
+  usd_per_month numeric,
+  per_minute integer,
+  per_hour integer,
+  max_pending integer,
+  needs_credits boolean,
+  exempts_service boolean,
+  constraint budget_key_is_known
+    check (key ~ '^(project|user:([*]|[0-9a-f-]{36})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'),
+  constraint budget_is_in_range check (
+    least(usd_per_day, usd_per_month, per_minute, per_hour, max_pending) >= 0
+    and greatest(per_minute, per_hour, max_pending) <= 10000 and greatest(usd_per_day, usd_per_month) <= 1000000000
+  ),
+  constraint project_budget_has_amounts_only
+    check (key <> 'project' or num_nonnulls(per_minute, per_hour, max_pending, needs_credits, exempts_service) = 0)
+);
+comment on table picture_queue.budget is
+  'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
+comment on column picture_queue.budget.exempts_service is
+  'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
+-- A signed-in user whom nobody knows cannot spend without a limit.
+insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
+
+-- The account of the project exists while the project has a budget.
+create table picture_queue.account (
+  key text primary key,  -- user:<id>, or project
+  plan text,
+  credits_usd numeric not null default 0,
+  pending integer not null default 0,  -- generations that count for max_pending
+  day date not null,  -- the latest day (UTC) with a start, and the cost of its generations
+  day_usd numeric not null default 0,
+  month_usd numeric not null default 0,  -- of the month of that day
+  constraint account_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$')
+) with (fillfactor = 50);
+comment on table picture_queue.account is 'The plan, the credits and the spending of each user, and of the project.';
+
+create table picture_queue.account_change (
+  key text not null,
+  usd numeric not null,  -- refunded
+  credits_usd numeric not null,  -- returned to the credits
+  pending integer not null,  -- ended generations
+  reserved_on date not null,
+  at timestamptz not null
+);
+comment on table picture_queue.account_change is 'Refunds of ended generations that are not added to an account yet.';
+create index account_change_key on picture_queue.account_change (key);
+
+create table picture_queue.ledger (
+  id bigint generated always as identity primary key,
+  phase text not null,
+  generation_id uuid,  -- no foreign key: the ledger outlives generations
+  round integer,  -- 1, and one more for each retry of a failed or cancelled generation
+  user_id uuid,
+  model_id text,
+  amount_usd numeric not null,
+  price_usd numeric,  -- of a picture or of a second
+  price_unit text,
+  from_credits boolean not null default false,
+  counted boolean not null default false,  -- for per_minute, per_hour and max_pending
+  idempotency_key text unique,
+  note text,
+  at timestamptz not null,
+  unique (generation_id, round, phase),
+  constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
+  constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
+  constraint ledger_amount_is_positive check (amount_usd >= 0 or phase = 'grant'),
+  constraint ledger_row_has_subject check (
+    case when phase = 'grant' then user_id is not null else num_nulls(generation_id, round) = 0 end
+  )
+);
+comment on table picture_queue.ledger is
+  'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
+create index ledger_owned on picture_queue.ledger (user_id, id);
+create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and round = 1 and counted;
 
 
 -- 160_table_model.sql
@@ -1029,6 +1126,7 @@ create table picture_queue.prediction (
   status text,
   error text,
   metrics jsonb,
+  cost_usd numeric,  -- what the provider charges, by the price of the model or by metrics.predict_time
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
@@ -1489,15 +1587,36 @@ as $$
 $$;
 
 -- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
--- change.
+-- change. Settles the cost of generations that end, and reserves it again for those that are retried.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
-  update public.generations g
-  set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
-  from public.job_queue j
-  where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
-    and (g.status, g.error) is distinct from (j.status, j.error)
+declare
+  v_ended uuid[];
+  v_retried uuid[];
+begin
+  with changed as (
+    update public.generations g
+    set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
+    from public.job_queue j
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
+      and (g.status, g.error) is distinct from (j.status, j.error)
+    returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
+      b.status in ('completed', 'failed', 'cancelled') as had_ended
+  )
+  select array_agg(c.id) filter (where c.ends and not c.had_ended),
+    array_agg(c.id) filter (where c.had_ended and not c.ends)
+  into v_ended, v_retried
+  from changed c;
+  if v_ended is not null then
+    perform picture_queue._settle_ended(v_ended);
+  end if;
+  if v_retried is not null then
+    perform picture_queue._reserve_again(v_retried);
+  end if;
+end
 $$;
 
 -- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of
@@ -1647,6 +1766,8 @@ begin
     when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[])
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
+    when 'settlement' then picture_queue._settle_later(p_subjects::bigint[])
+    when 'account' then picture_queue._update_accounts(p_subjects)
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
@@ -5200,7 +5321,7 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 -- oldest_client_contract: clients written for this contract or a later one work with these functions.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('version', '0.1.0', 'contract', 4, 'oldest_client_contract', 1) $$;
+as $$ select jsonb_build_object('version', '0.1.0', 'contract', 5, 'oldest_client_contract', 1) $$;
 
 create function public.picture_queue_version() returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
@@ -5229,7 +5350,8 @@ begin
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
     "default_model": ["text", 200],
-    "strip_metadata": ["boolean"]
+    "strip_metadata": ["boolean"],
+    "estimate_usd_per_second": ["number", 0, 1]
   }');
   if not exists (
     select from picture_queue.model m
@@ -6874,7 +6996,7 @@ as $$
 declare
   v_user uuid;
   v_generation_id uuid;
-  v_plan text := null;  -- the plan of the user, on which the operator's rules may depend
+  v_cost jsonb;
   v_existing record;
   v_model record;
   v_input jsonb;
@@ -6890,7 +7012,8 @@ begin
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
   v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
-  v_input := picture_queue._apply_input_rules(v_model.model_id, v_plan, p_input);
+  v_input := picture_queue._apply_input_rules(v_model.model_id, (
+    select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
   perform picture_queue._check_file_owner(v_input, v_user);
   if v_existing.id is not null then
@@ -6898,6 +7021,8 @@ begin
       'use a new uuid for each generation');
   end if;
 
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
+    picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
@@ -6915,6 +7040,7 @@ begin
       (id, user_id, job_id, kind, model_id, prompt, input, status, created_at, updated_at)
     values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, coalesce(p_prompt, ''), v_input,
       v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status)
@@ -6933,6 +7059,733 @@ as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
 comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';
+
+
+-- 412_function__spending.sql
+
+-- Checks and reservations when a generation starts.
+
+-- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
+-- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
+create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_cost jsonb;
+begin
+  select jsonb_build_object(
+    'amount_usd', coalesce(trim_scale(round(n.outputs * case when m.price_usd_per_image is not null then m.price_usd_per_image
+      else m.typical_seconds::numeric * s.estimate_usd_per_second end, 6)), 0),
+    'price_usd', coalesce(m.price_usd_per_image, case when m.typical_seconds > 0 then s.estimate_usd_per_second end),
+    'price_unit', case when m.price_usd_per_image is not null then 'image' when m.typical_seconds > 0 then 'second' end)
+  into v_cost
+  from picture_queue.model m
+  cross join picture_queue.setting s
+  left join lateral (
+    select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
+    where r.rule ->> 'name' = m.max_outputs_param limit 1) d on true
+  cross join lateral (
+    select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
+      as outputs
+    from (select coalesce(p_input -> m.max_outputs_param, d.value) as value) o) n
+  where m.model_id = p_model_id;
+  return v_cost;
+end
+$$;
+
+-- Returns the account with this key as of now: its row and the changes that are not added yet. A day or month that has
+-- ended counts no more. Null if there is no account.
+create function picture_queue._read_account(p_key text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+  v_account jsonb;
+begin
+  select jsonb_build_object('key', a.key, 'plan', a.plan, 'day', d.day,
+    'credits_usd', a.credits_usd + c.credits_usd, 'pending', a.pending - c.pending,
+    'day_usd', case when a.day = d.day then a.day_usd else 0 end - c.day_usd,
+    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end - c.month_usd)
+  into v_account
+  from picture_queue.account a
+  cross join lateral (select greatest(a.day, v_today) as day) d
+  cross join lateral (
+    select coalesce(sum(o.credits_usd), 0) as credits_usd, coalesce(sum(o.pending), 0) as pending,
+      coalesce(sum(o.usd) filter (where o.reserved_on = d.day), 0) as day_usd,
+      coalesce(sum(o.usd) filter (where date_trunc('month', o.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
+    from picture_queue.account_change o where o.key = a.key) c
+  where a.key = p_key;
+  return v_account;
+end
+$$;
+
+-- Adds to an account that the caller has locked, together with up to a thousand of its changes.
+create function picture_queue._add_to_account(p_key text, p_usd numeric, p_credits_usd numeric, p_pending integer)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+begin
+  with taken as (
+    delete from picture_queue.account_change c
+    where c.ctid = any (array(select o.ctid from picture_queue.account_change o where o.key = p_key limit 1000))
+    returning c.usd, c.credits_usd, c.pending, c.reserved_on
+  )
+  update picture_queue.account a
+  set day = d.day, credits_usd = a.credits_usd + p_credits_usd + c.credits_usd, pending = a.pending + p_pending - c.pending,
+    day_usd = case when a.day = d.day then a.day_usd else 0 end + p_usd - c.day_usd,
+    month_usd = case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end
+      + p_usd - c.month_usd
+  from picture_queue.account l
+  cross join lateral (select greatest(l.day, v_today) as day) d
+  cross join lateral (
+    select coalesce(sum(t.credits_usd), 0) as credits_usd, coalesce(sum(t.pending), 0) as pending,
+      coalesce(sum(t.usd) filter (where t.reserved_on = d.day), 0) as day_usd,
+      coalesce(sum(t.usd) filter (where date_trunc('month', t.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
+    from taken t) c
+  where a.key = p_key and l.key = p_key;
+end
+$$;
+
+-- Locks the account of a user until the transaction ends, and creates it if needed. The caller reads it in a later
+-- statement, which sees all that the holders of the lock before it have committed.
+create function picture_queue._lock_account(p_user_id uuid) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  perform from picture_queue.account a where a.key = 'user:' || p_user_id for no key update;
+  if not found then
+    insert into picture_queue.account (key, day)
+    values ('user:' || p_user_id, (picture_queue._now() at time zone 'UTC')::date) on conflict do nothing;
+    perform from picture_queue.account a where a.key = 'user:' || p_user_id for no key update;
+  end if;
+end
+$$;
+
+-- Returns the budget of a user, without the fields that have no value. A field of the budget of the user takes
+-- precedence over that of the plan, and this over that of user:*.
+create function picture_queue._user_budget(p_user_id uuid, p_plan text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return (coalesce((select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'user:*'), '{}')
+    || coalesce((select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'plan:' || p_plan), '{}')
+    || coalesce((
+      select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'user:' || p_user_id), '{}')) - 'key';
+end
+$$;
+
+-- Raises an error of a limit. DETAIL ends with the time at which the call may succeed, if it is known.
+create function picture_queue._raise_limit(p_code text, p_detail text, p_hint text, p_retry_at timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seconds numeric := round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3);
+begin
+  perform picture_queue._raise_error(p_code, p_detail || case when v_seconds is null then ''
+    else format('; retry_after is %s s, at %s', v_seconds,
+      to_char(p_retry_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) end, p_hint);
+end
+$$;
+
+-- Refuses a generation that exceeds an amount of a budget. p_account: the account as of now. End users are not told
+-- how much the project spends.
+create function picture_queue._check_amounts(p_account jsonb, p_budget jsonb, p_amount numeric, p_unit text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_field text;
+  v_day date := p_account ->> 'day';
+  v_spent numeric;
+  v_hidden boolean := p_account ->> 'key' = 'project' and not picture_queue._is_service();
+begin
+  foreach v_field in array '{usd_per_month,usd_per_day}'::text[] loop
+    v_spent := p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end;
+    if p_budget ->> v_field is null then
+      continue;
+    elsif p_unit is null then
+      perform picture_queue._raise_error('PQ_OVER_BUDGET', 'the cost of this model is not known, and a budget is set',
+        'choose a model that has a price or typical_seconds in list_models()');
+    elsif v_spent + p_amount > (p_budget ->> v_field)::numeric then
+      perform picture_queue._raise_limit('PQ_OVER_BUDGET',
+        case when v_hidden then format('%s of the project is used up', v_field)
+          else format('%s is %s, of which %s is spent, and this generation costs %s', v_field, p_budget ->> v_field,
+            trim_scale(v_spent), trim_scale(p_amount)) end,
+        'wait for the next period, choose a cheaper model or fewer pictures, or ask the operator for a larger budget',
+        case v_field when 'usd_per_day' then v_day + 1 else (date_trunc('month', v_day) + interval '1 month')::date end
+          ::timestamp at time zone 'UTC');
+    end if;
+  end loop;
+end
+$$;
+
+-- Refuses a start that exceeds the rates or max_pending of a user.
+create function picture_queue._check_rates(p_user_id uuid, p_account jsonb, p_budget jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_field text;
+  v_rate integer;
+  v_period interval;
+  v_first timestamptz;
+begin
+  if (p_account ->> 'pending')::integer >= (p_budget ->> 'max_pending')::integer then
+    perform picture_queue._raise_error('PQ_RATE_LIMITED',
+      format('max_pending is %s, and %s generations have not ended', p_budget ->> 'max_pending', p_account ->> 'pending'),
+      'wait until a generation has ended, or cancel one');
+  end if;
+  foreach v_field in array '{per_hour,per_minute}'::text[] loop
+    v_rate := p_budget ->> v_field;
+    v_period := case v_field when 'per_hour' then '1 hour' else '1 minute' end;
+    -- The start that is the first of the last v_rate; another start is possible a period after it.
+    v_first := case when v_rate > 0 then (
+      select l.at from picture_queue.ledger l
+      where l.user_id = p_user_id and l.phase = 'reserve' and l.round = 1 and l.counted and l.at > v_now - v_period
+      order by l.at desc offset v_rate - 1 limit 1) end;
+    if v_rate = 0 or v_first is not null then
+      perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
+        'last %s', v_field, v_rate, case v_field when 'per_hour' then 'hour' else 'minute' end),
+        'wait, or ask the operator for a higher rate', v_first + v_period);
+    end if;
+  end loop;
+end
+$$;
+
+-- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
+-- until the transaction ends. Returns the expected cost for _reserve. p_input: all inputs as the provider will get
+-- them. A call that repeats another, which has committed in the meantime, is not refused. p_retries: an ended
+-- generation is retried, which no rate limits.
+create function picture_queue._check_spending(
+  p_user_id uuid, p_model_id text, p_input jsonb, p_generation_id uuid, p_job_type text,
+  p_idempotency_key text default null, p_retries boolean default false)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_cost jsonb := picture_queue._cost(p_model_id, p_input);
+  v_amount numeric := v_cost ->> 'amount_usd';
+  v_account jsonb;
+  v_budget jsonb;
+  v_counted boolean;
+begin
+  if p_user_id is null then
+    return v_cost;
+  end if;
+  -- With a fixed snapshot a limit could be exceeded.
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user_id);
+  v_account := picture_queue._read_account('user:' || p_user_id);
+  v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
+  v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
+  v_cost := v_cost || jsonb_build_object(
+    'counted', v_counted, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+  if not p_retries and (
+    exists (select from public.generations g where g.id = p_generation_id)
+    or p_idempotency_key is not null and exists (
+      select from public.job_queue j
+      where j.idempotency_key = p_idempotency_key and j.job_type = p_job_type and j.user_id = p_user_id))
+  then
+    return v_cost || '{"unchecked": true}';
+  end if;
+  if v_counted and not p_retries then
+    perform picture_queue._check_rates(p_user_id, v_account, v_budget);
+  end if;
+  perform picture_queue._check_amounts(v_account, v_budget, v_amount, v_cost ->> 'price_unit');
+  if not (v_cost ->> 'from_credits')::boolean then
+    return v_cost;
+  elsif v_cost ->> 'price_unit' is null then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
+      'choose a model that has a price or typical_seconds in list_models()');
+  elsif (v_account ->> 'credits_usd')::numeric < v_amount then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
+      trim_scale((v_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
+  end if;
+  return v_cost;
+end
+$$;
+
+-- Reserves the expected cost of a generation that was inserted: writes the ledger, and adds to the accounts of the user
+-- and of the project. Refuses the generation if the project has a budget that it exceeds. The account of the project is
+-- locked last, since all starts of the project wait for it.
+create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_amount numeric := p_cost ->> 'amount_usd';
+  v_counted boolean := coalesce((p_cost ->> 'counted')::boolean, false);
+  v_from_credits boolean := coalesce((p_cost ->> 'from_credits')::boolean, false);
+begin
+  if (p_cost ->> 'unchecked')::boolean then
+    perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
+  end if;
+  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+    from_credits, counted, at)
+  values ('reserve', p_generation_id, 1 + coalesce((
+      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
+    p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
+    picture_queue._now());
+  update public.generations g
+  set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
+    cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)
+  where g.id = p_generation_id and p_cost ->> 'price_unit' is not null;
+  if p_user_id is not null then
+    perform picture_queue._add_to_account('user:' || p_user_id, v_amount,
+      case when v_from_credits then -v_amount else 0 end, v_counted::integer);
+  end if;
+  -- set_budget locks the ledger while it creates the account of the project. So this transaction, which has written to
+  -- the ledger, either is included in the sums of the new account, or sees the account here.
+  perform from picture_queue.account a where a.key = 'project' for no key update;
+  if found then
+    perform picture_queue._check_isolation();
+    perform picture_queue._check_amounts(picture_queue._read_account('project'), (
+      select to_jsonb(b) from picture_queue.budget b where b.key = 'project'), v_amount, p_cost ->> 'price_unit');
+    perform picture_queue._add_to_account('project', v_amount, 0, 0);
+  end if;
+end
+$$;
+
+
+-- 413_function__settle.sql
+
+-- Settlements and refunds when a generation ends. They lock no account.
+
+-- Settles the reservations of these generations that have ended: a completed generation costs what its pictures or its
+-- seconds cost, at most the reserved amount; any other, and one that was deleted, costs nothing. Each reservation is
+-- settled once, by the unique key of the ledger. Returns the number of settled reservations.
+create function picture_queue._settle(p_generation_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_settled jsonb;
+begin
+  with reservation as (
+    select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
+      when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
+      when 'second' then l.price_usd * (
+        select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
+        where p.generation_id = l.generation_id and p.state = 'succeeded' and p.created_at >= l.at
+          and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
+    from picture_queue.ledger l
+    left join public.generations g on g.id = l.generation_id
+    where l.generation_id = any (p_generation_ids) and l.phase = 'reserve'
+      and (g.id is null or g.status in ('completed', 'failed', 'cancelled'))
+      and not exists (
+        select from picture_queue.ledger e
+        where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))
+  ),
+  ended as (
+    select r.*, case when r.completed then trim_scale(
+        round(greatest(least(coalesce(r.cost, r.amount_usd), r.amount_usd), 0), 6))
+      else 0 end as settled
+    from reservation r
+  ),
+  written as (
+    insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+      from_credits, counted, at)
+    select p.phase, e.generation_id, e.round, e.user_id, e.model_id, p.amount, e.price_usd, e.price_unit, e.from_credits,
+      e.counted, v_now
+    from ended e
+    cross join lateral (values
+      ('settle', e.settled, e.completed),
+      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.completed)) as p (phase, amount, applies)
+    where p.applies
+    order by e.generation_id, e.round, p.phase
+    on conflict (generation_id, round, phase) do nothing
+    returning generation_id, round, phase, amount_usd
+  )
+  select jsonb_agg(jsonb_build_object(
+    'generation_id', e.generation_id, 'user_id', e.user_id,
+    'cost_usd', case when e.price_unit is not null then e.settled end,
+    'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
+    'from_credits', e.from_credits,
+    -- Of the two rows of a completed generation, the settlement ends it.
+    'ends', w.phase = 'settle' or not e.completed,
+    'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
+  into v_settled
+  from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
+  -- As in _reserve, the account of the project is looked up after the ledger was written.
+  insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
+  select k.key, sum(s.refund_usd), sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
+    count(*) filter (where k.key <> 'project' and s.ends and s.counted), s.reserved_on, v_now
+  from jsonb_to_recordset(v_settled) as s (
+    user_id uuid, refund_usd numeric, from_credits boolean, ends boolean, counted boolean, reserved_on date)
+  cross join lateral (values ('user:' || s.user_id), (
+    (select a.key from picture_queue.account a where a.key = 'project' and s.refund_usd > 0))) as k (key)
+  where k.key is not null
+  group by k.key, s.reserved_on
+  order by k.key, s.reserved_on;
+  update public.generations g set cost_usd = s.cost_usd
+  from jsonb_to_recordset(v_settled) as s (generation_id uuid, cost_usd numeric, ends boolean)
+  where s.ends and g.id = s.generation_id and g.cost_usd is distinct from s.cost_usd;
+  return coalesce(jsonb_array_length(jsonb_path_query_array(v_settled, '$[*] ? (@.ends == true)')), 0);
+end
+$$;
+
+-- Settles generations that have ended. A failure does not fail the change of the jobs: maintenance settles them later.
+create function picture_queue._settle_ended(p_generation_ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform picture_queue._settle(p_generation_ids);
+exception when others then
+  insert into picture_queue.follow_up (kind, subject) select 'settlement', g from unnest(p_generation_ids) g;
+end
+$$;
+
+-- Settles the generations of these follow-ups.
+create function picture_queue._settle_later(p_ids bigint[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_ids bigint[];
+  v_generations uuid[];
+begin
+  select array_agg(f.id), array_agg(f.subject) into v_ids, v_generations
+  from (
+    select f.id, f.subject from picture_queue.follow_up f
+    where f.id = any (p_ids) and f.kind = 'settlement' order by f.id for update skip locked
+  ) f;
+  perform picture_queue._settle(v_generations);
+  delete from picture_queue.follow_up f where f.id = any (v_ids);
+  return coalesce(cardinality(v_ids), 0);
+end
+$$;
+
+-- Reserves again for generations that were retried after they had ended. Raises the error of a limit if the user or the
+-- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains. It waits
+-- longer for an account than the change of the jobs waits for other rows: starts of the user hold the account.
+create function picture_queue._reserve_again(p_generation_ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '500ms'
+as $$
+declare
+  v_generation record;
+begin
+  for v_generation in
+    select g.id, g.user_id, g.model_id, g.input
+    from public.generations g
+    where g.id = any (p_generation_ids) and not exists (
+      select from picture_queue.ledger l
+      where l.generation_id = g.id and l.phase = 'reserve' and not exists (
+        select from picture_queue.ledger e
+        where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund')))
+    order by g.user_id, g.id
+  loop
+    perform picture_queue._reserve(v_generation.id, v_generation.user_id, v_generation.model_id,
+      coalesce(picture_queue._check_spending(v_generation.user_id, v_generation.model_id, v_generation.input,
+        v_generation.id, null, p_retries => true), '{"amount_usd": 0}'));
+  end loop;
+end
+$$;
+
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted.
+create function picture_queue._update_accounts(p_keys text[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_key text;
+begin
+  delete from picture_queue.account_change c
+  where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
+  for v_key in
+    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+  loop
+    perform picture_queue._add_to_account(v_key, 0, 0, 0);
+  end loop;
+  return cardinality(p_keys);
+end
+$$;
+
+-- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
+-- provider does not count them), or of its seconds, also if it failed. Null if that is not known.
+create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
+returns numeric
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return (
+    select case
+      when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
+        then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
+      when m.price_usd_per_image is not null and p_state = 'succeeded'
+        then case jsonb_typeof(p_metrics -> 'image_count')
+          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
+      when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
+    end
+    from picture_queue.model m cross join picture_queue.setting s where m.model_id = p_model_id);
+end
+$$;
+
+
+-- 414_function_spending.sql
+
+-- Budgets, accounts and the ledger, for operators; the own account, for users.
+
+-- Returns the problem with the key of a budget; null if there is none.
+create function picture_queue._budget_key_problem(p_key text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case when coalesce(p_key, '')
+      !~ '^(project|user:([*]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'
+    then format('key is %s', quote_nullable(left(p_key, 300))) end
+$$;
+
+-- Creates the account of the project, with the sums of the ledger. It waits for transactions that have written to the
+-- ledger, so that none is missing from the sums; _reserve and _settle look for the account after they have written.
+create function picture_queue._open_project_account() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+begin
+  if exists (select from picture_queue.account a where a.key = 'project') then
+    return;
+  end if;
+  lock table picture_queue.ledger in share row exclusive mode;
+  delete from picture_queue.account_change c where c.key = 'project';
+  insert into picture_queue.account (key, day, day_usd, month_usd)
+  select 'project', v_today, coalesce(sum(s.usd) filter (where s.day = v_today), 0), coalesce(sum(s.usd), 0)
+  from (
+    select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
+    from picture_queue.ledger l
+    left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
+    where l.phase = 'reserve'
+  ) s
+  where date_trunc('month', s.day) = date_trunc('month', v_today)
+  on conflict do nothing;
+end
+$$;
+
+-- Creates or changes a budget. A null value removes a field, so that the next budget applies: for a user those of
+-- user:<id>, plan:<name> and user:*, in this order, for each field.
+create function public.set_budget(key text, changes jsonb default '{}') returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_key text := case when key ~* '^user:' then lower(key) else key end;
+begin
+  changes := coalesce(changes, '{}');
+  perform picture_queue._check_fields('', changes, '{
+    "usd_per_day": ["number", 0, 1000000000],
+    "usd_per_month": ["number", 0, 1000000000]
+  }'::jsonb || case when v_key = 'project' then '{}' else '{
+    "per_minute": ["integer", 0, 10000],
+    "per_hour": ["integer", 0, 10000],
+    "max_pending": ["integer", 0, 10000],
+    "needs_credits": ["boolean"],
+    "exempts_service": ["boolean"]
+  }'::jsonb end);
+  perform picture_queue._raise_problem(picture_queue._budget_key_problem(v_key),
+    'a key is project, user:* (each user), user:<id> or plan:<name>');
+  perform picture_queue._open_project_account() where v_key = 'project';
+  perform picture_queue._write_row('picture_queue.budget', 'key', v_key, changes);
+  return (select to_jsonb(b) from picture_queue.budget b where b.key = v_key);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.set_budget is 'Sets what the project, a plan or a user may spend.';
+
+create function public.delete_budget(key text, request_id uuid default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_key text := case when key ~* '^user:' then lower(key) else key end;
+begin
+  if picture_queue._find_answer('delete_budget', request_id::text) is not null then
+    return;
+  end if;
+  perform picture_queue._store_answer('delete_budget', request_id::text, '{}');
+  if not picture_queue._write_row('picture_queue.budget', 'key', v_key, null) then
+    perform picture_queue._raise_error('PQ_UNKNOWN_BUDGET', format('key is %s', quote_nullable(left(key, 200))));
+  end if;
+  delete from picture_queue.account a where v_key = 'project' and a.key = 'project';
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._raise_busy();
+end
+$$;
+comment on function public.delete_budget is 'Deletes a budget.';
+
+create function public.list_budgets(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
+  return (
+    select coalesce(jsonb_agg(to_jsonb(b) order by b.key), '[]')
+    from (
+      select * from picture_queue.budget o
+      where o.key > coalesce(filter ->> 'after', '') order by o.key limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) b);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_budgets is 'The budgets of the project, of plans and of users.';
+
+-- Returns the account of a user as the API shows it, also of a user who has none yet.
+create function picture_queue._show_account(p_user_id uuid) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_account jsonb := picture_queue._read_account('user:' || p_user_id);
+begin
+  return jsonb_build_object(
+    'user_id', p_user_id, 'plan', v_account ->> 'plan', 'credits_usd', coalesce(v_account -> 'credits_usd', '0'),
+    'pending', coalesce(v_account -> 'pending', '0'), 'spent_today_usd', coalesce(v_account -> 'day_usd', '0'),
+    'spent_this_month_usd', coalesce(v_account -> 'month_usd', '0'),
+    'budget', picture_queue._user_budget(p_user_id, v_account ->> 'plan'));
+end
+$$;
+
+-- Returns the account of the caller, or with a service key that of any user.
+create function picture_queue.get_account(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := case when v_is_service then p_user_id else picture_queue._caller_id() end;
+begin
+  if v_user is null and v_is_service then
+    perform picture_queue._raise_problem('user_id is null', 'name the user');
+  elsif v_user is null then
+    perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
+  elsif p_user_id <> v_user then
+    perform picture_queue._raise_error('PQ_NOT_ALLOWED', format('user_id is %s, which is not the caller', p_user_id),
+      'omit it: the account of the caller is returned');
+  end if;
+  return picture_queue._show_account(v_user);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+
+create function public.get_account(user_id uuid default null) returns jsonb
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.get_account(user_id) $$;
+comment on function public.get_account is 'The credits, the spending and the budget of the caller.';
+
+-- Lists the accounts by user id, of users who have started a generation, or have a plan or credits. filter: plan; limit
+-- and after as in other lists.
+create function public.list_accounts(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'),
+    '{"limit": ["integer", 1, 10000], "after": ["uuid"], "plan": ["text", 63]}');
+  return (
+    select coalesce(jsonb_agg(picture_queue._show_account(substr(a.key, 6)::uuid) order by a.key), '[]')
+    from (
+      select o.key from picture_queue.account o
+      where o.key like 'user:%' and o.key > 'user:' || coalesce(lower(filter ->> 'after'), '')
+        and (filter ->> 'plan' is null or o.plan = filter ->> 'plan')
+      order by o.key limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) a);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_accounts is 'The credits, the spending and the budget of users.';
+
+create function public.set_account(user_id uuid, plan text default null) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._raise_problem(case
+    when user_id is null then 'user_id is null'
+    when plan !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('plan is %s', quote_literal(left(plan, 100))) end);
+  perform picture_queue._lock_account(user_id);
+  update picture_queue.account a set plan = set_account.plan where a.key = 'user:' || set_account.user_id;
+  return picture_queue._show_account(user_id);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy(format('another transaction holds the account of user %s', user_id));
+end
+$$;
+comment on function public.set_account is 'Sets the plan of a user; null: none.';
+
+-- Adds credits to the account of a user; a negative amount takes credits back that are left. A call that repeats an
+-- idempotency key changes nothing.
+create function public.grant_credits(
+  user_id uuid, usd numeric, idempotency_key text default null, note text default null)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_grant record;
+  v_credits numeric;
+begin
+  perform picture_queue._check_isolation();
+  perform picture_queue._raise_problem(case
+    when user_id is null then 'user_id is null'
+    when usd is null or usd = 0 or abs(usd) > 1000000000 or usd <> round(usd, 6)
+      then format('usd is %s, not a number up to 1000000000 with 6 decimals, other than 0', left(usd::text, 50))
+    when length(idempotency_key) not between 1 and 255
+      then format('idempotency_key has %s characters, not 1 to 255', length(idempotency_key))
+    when length(note) > 500 then format('note has %s characters, at most 500 are possible', length(note)) end,
+    'name the user and the amount');
+  perform picture_queue._lock_account(user_id);
+  select l.user_id, l.amount_usd into v_grant from picture_queue.ledger l
+  where l.idempotency_key = grant_credits.idempotency_key;
+  if not found then
+    v_credits := picture_queue._read_account('user:' || user_id) ->> 'credits_usd';
+    if usd < 0 and v_credits + usd < 0 then
+      perform picture_queue._raise_error('PQ_CONFLICT', format('usd is %s, and credits_usd is %s', usd, trim_scale(v_credits)),
+        'take back at most the credits that are left');
+    end if;
+    insert into picture_queue.ledger (phase, user_id, amount_usd, idempotency_key, note, at)
+    values ('grant', user_id, usd, idempotency_key, note, picture_queue._now());
+    perform picture_queue._add_to_account('user:' || user_id, 0, usd, 0);
+  elsif (v_grant.user_id, v_grant.amount_usd) <> (user_id, usd) then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('idempotency_key is %s, of a grant of %s to user %s',
+      quote_literal(left(idempotency_key, 100)), trim_scale(v_grant.amount_usd), v_grant.user_id), 'use a new key for each grant');
+  end if;
+  return picture_queue._show_account(user_id);
+exception
+  when unique_violation then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('idempotency_key is %s, of a grant to another user',
+      quote_literal(left(idempotency_key, 100))), 'use a new key for each grant');
+    return null;
+  when lock_not_available or deadlock_detected then
+    return picture_queue._raise_busy(format('another transaction holds the account of user %s', user_id));
+end
+$$;
+comment on function public.grant_credits is 'Adds credits to the account of a user.';
+
+-- Lists the ledger, newest first. filter: user_id; generation_id; before_id (id of the last row of the previous page);
+-- limit (1 to 1000, default 100).
+create function public.list_ledger(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
+as $$
+begin
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
+    "user_id": ["uuid"],
+    "generation_id": ["uuid"],
+    "before_id": ["integer", 0, 9223372036854775807],
+    "limit": ["integer", 1, 1000]
+  }');
+  return (
+    select coalesce(jsonb_agg(to_jsonb(l) - '{from_credits,counted}'::text[] order by l.id desc), '[]')
+    from (
+      select * from picture_queue.ledger o
+      where o.id < coalesce((filter ->> 'before_id')::bigint, 9223372036854775807)
+        and (filter ->> 'user_id' is null or o.user_id = (filter ->> 'user_id')::uuid)
+        and (filter ->> 'generation_id' is null or o.generation_id = (filter ->> 'generation_id')::uuid)
+      order by o.id desc limit coalesce((filter ->> 'limit')::integer, 100)
+    ) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_ledger is 'The reservations, settlements, refunds and grants, newest first.';
 
 
 -- 420_function_generation.sql
@@ -6993,7 +7846,8 @@ begin
   end if;
   return (
     select coalesce(jsonb_agg(m order by m ->> 'model_id'), '[]')
-    from picture_queue._model_rows(null) m
+    from picture_queue._model_rows(null, (
+      select a.plan from picture_queue.account a where a.key = 'user:' || picture_queue._caller_id())) m
     where ((p_filter ->> 'include_disabled')::boolean or (m ->> 'enabled')::boolean and m ->> 'unavailable_reason' is null)
       and (p_filter ->> 'kind' is null or m ->> 'kind' = p_filter ->> 'kind' or m -> 'also_kinds' ? (p_filter ->> 'kind')));
 exception when lock_not_available or deadlock_detected then
@@ -7341,6 +8195,8 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
+    cost_usd = picture_queue._prediction_cost(
+      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
@@ -8230,6 +9086,10 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
+  perform picture_queue._isolate('account', array(
+    select distinct c.key from picture_queue.account_change c
+    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
+    limit 1000), 1000);
   v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
@@ -8241,8 +9101,9 @@ end
 $$;
 
 -- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
--- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+-- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
+-- it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -8256,6 +9117,7 @@ declare
   v_ready uuid[];
   v_keys integer;
   v_counts integer;
+  v_settled integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
@@ -8293,8 +9155,13 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
+  v_settled := picture_queue._settle(array(
+    select l.generation_id from picture_queue.ledger l
+    where l.phase = 'reserve' and not exists (
+      select from picture_queue.ledger e
+      where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
   return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
-    'keys', v_keys, 'counts', v_counts);
+    'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;
 
@@ -8332,7 +9199,7 @@ begin
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
-  foreach v_kind in array array['parent', 'child'] loop
+  foreach v_kind in array array['parent', 'child', 'settlement'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
@@ -9102,7 +9969,7 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
+      explain_jobs,get_account,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
@@ -9154,6 +10021,11 @@ as $$
     select 'warn', 'a user can have any number of running jobs', 'select public.set_limit(''user:*'', 4); -- or another number'
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
+    union all
+    select 'warn', 'a user can start any number of generations',
+      'select public.set_budget(''user:*'', ''{"per_minute": 20, "per_hour": 200, "max_pending": 50}'');'
+    where exists (select from public.generations g where g.user_id is not null)
+      and not exists (select from picture_queue.budget b where b.key = 'user:*' and num_nonnulls(b.per_minute, b.per_hour) > 0)
   )
   select p.verdict, p.detail, p.remedy from problem p order by p.verdict, p.detail
 $$;
@@ -9320,7 +10192,8 @@ begin
     set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
     get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,
     resume_schedule, run_schedule, list_schedules, change_jobs, failure_reasons, queue_counts,
-    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs}'::text[]
+    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs, get_account, list_accounts, set_account,
+    grant_credits, set_budget, list_budgets, delete_budget, list_ledger}'::text[]
   loop
     execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
     execute format('grant execute on function public.%I to service_role', v_function);
@@ -9335,13 +10208,14 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
-  public.job_position, public.explain_jobs
+  public.job_position, public.explain_jobs, public.get_account
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
   picture_queue.list_models, picture_queue.version,
-  picture_queue.job_position, picture_queue.explain_jobs, picture_queue._raise_error, picture_queue._require,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
+  picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;

@@ -21,8 +21,11 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
   strip_metadata boolean not null default true,
+  -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
+  estimate_usd_per_second numeric not null default 0.0014,
   constraint setting_is_in_range check (
-    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    estimate_usd_per_second between 0 and 1
+    and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000

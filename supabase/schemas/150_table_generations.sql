@@ -12,6 +12,9 @@ create table public.generations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
+  cost_usd numeric,
+  cost_is_estimate boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );

@@ -17,7 +17,8 @@ begin
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
     "default_model": ["text", 200],
-    "strip_metadata": ["boolean"]
+    "strip_metadata": ["boolean"],
+    "estimate_usd_per_second": ["number", 0, 1]
   }');
   if not exists (
     select from picture_queue.model m

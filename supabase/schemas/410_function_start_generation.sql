@@ -51,7 +51,7 @@ as $$
 declare
   v_user uuid;
   v_generation_id uuid;
-  v_plan text := null;  -- the plan of the user, on which the operator's rules may depend
+  v_cost jsonb;
   v_existing record;
   v_model record;
   v_input jsonb;
@@ -67,7 +67,8 @@ begin
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
   v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
-  v_input := picture_queue._apply_input_rules(v_model.model_id, v_plan, p_input);
+  v_input := picture_queue._apply_input_rules(v_model.model_id, (
+    select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
   perform picture_queue._check_file_owner(v_input, v_user);
   if v_existing.id is not null then
@@ -75,6 +76,8 @@ begin
       'use a new uuid for each generation');
   end if;
 
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
+    picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
@@ -92,6 +95,7 @@ begin
       (id, user_id, job_id, kind, model_id, prompt, input, status, created_at, updated_at)
     values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, coalesce(p_prompt, ''), v_input,
       v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status)

@@ -32,7 +32,8 @@ begin
   end if;
   return (
     select coalesce(jsonb_agg(m order by m ->> 'model_id'), '[]')
-    from picture_queue._model_rows(null) m
+    from picture_queue._model_rows(null, (
+      select a.plan from picture_queue.account a where a.key = 'user:' || picture_queue._caller_id())) m
     where ((p_filter ->> 'include_disabled')::boolean or (m ->> 'enabled')::boolean and m ->> 'unavailable_reason' is null)
       and (p_filter ->> 'kind' is null or m ->> 'kind' = p_filter ->> 'kind' or m -> 'also_kinds' ? (p_filter ->> 'kind')));
 exception when lock_not_available or deadlock_detected then

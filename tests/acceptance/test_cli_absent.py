@@ -16,6 +16,8 @@ UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 # For each command: arguments with a missing object, and a part of the expected error.
 MISSING_OBJECT = {
     "batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
+    "budgets delete": [(("plan:nope",), "No such budget: KEY is 'plan:nope'")],
+    "budgets show": [(("plan:nope",), "No such budget: KEY is 'plan:nope'")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
@@ -65,6 +67,8 @@ WITHOUT_MISSING_OBJECT = {
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
     *("maintain", "migrate", "models add", "models list", "queues list", "queues set"),
     *("rules list", "rules set", "schedules list", "schedules set"),
+    *("accounts grant", "accounts ledger", "accounts list", "accounts set", "accounts show"),
+    *("budgets list", "budgets set"),
     *("settings set", "settings show", "tenants list", "tenants set", "worker"),
 }
 

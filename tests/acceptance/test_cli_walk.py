@@ -22,10 +22,12 @@ VALID_VALUES = {
     "jobs": "[]",
     "values": "max_attempts=3",
     "settings": "max_attempts=3",
+    "limits": "per_minute=5",
     "weight": "1",
+    "usd": "1",
     "payload": "{}",
     "action": "allow",
-    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
+    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id", "user"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
 FIXED_OPTIONS = {

@@ -24,6 +24,7 @@ _NAME_COLUMNS = {
     "schedule": "name",
     "tenant": "name",
     "limit_rule": "key",
+    "budget": "key",
     "limit_key": "key",
     "input_rule": "model",
     "model": "model_id",
@@ -206,6 +207,9 @@ def open_project(stack: Any) -> Project:
     anon, service = stack.anon_key, stack.service_role_key
     caller = ServiceCaller(stack, optional("db_url"))
     users = {name: _sign_up(caller.http, stack.api_url, anon) for name in ("ada", "bob")}
+    for user, _ in users.values():  # The cases start many generations.
+        rates = {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 10_000}
+        caller.call("set_budget", {"key": f"user:{user}", "changes": rates})
     tokens = {"anon": anon, "service": service}
     tokens |= {name: token for name, (_, token) in users.items()}
     secret = optional("jwt_secret")
