@@ -36,7 +36,7 @@ class System:
 
     def environ(self, **more: str) -> dict[str, str]:
         """Return the environment of the program."""
-        return os.environ | self.environment | more
+        return os.environ | {"NODE_DISABLE_COMPILE_CACHE": "1"} | self.environment | more
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the program prints."""
@@ -117,7 +117,8 @@ def _install_node_peers(python: str) -> str:
             [tools / "npm", "ci", "--silent"],
             cwd=directory,
             check=True,
-            env=os.environ | {"PATH": path},
+            # npm makes Node run bytecode of a directory that another user may have created.
+            env=os.environ | {"PATH": path, "NODE_DISABLE_COMPILE_CACHE": "1"},
         )
         stamp.write_text(wanted)
     # The wheel also has `node`, a wrapper that does not forward SIGTERM.
