@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._files import replace_file
 from picture_queue._json import encode
 from picture_queue._realtime.follow import Watcher, follow
 from picture_queue._rpc import Rpc
@@ -146,16 +147,17 @@ class AsyncGenerations:
         return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
     async def save(self, image: Image, path: str | Path) -> Path:
-        """Write a picture to a file.
+        """Write a picture to a file. An existing file is replaced; a symlink is refused.
 
         Returns:
             The path of the file.
 
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
+            OSError: The file cannot be written, or the path is not a regular file.
         """
         target = Path(path)
-        target.write_bytes(await self.download(image))  # noqa: ASYNC240 - small, and local
+        replace_file(target, await self.download(image))
         return target
 
     async def url(self, image: Image, *, expires_in: int = 3600) -> str:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._files import replace_file
 from picture_queue._json import encode
 from picture_queue._realtime.sync_follow import Watcher, follow
 from picture_queue._rpc import Rpc
@@ -148,16 +149,17 @@ class Generations:
         return self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
     def save(self, image: Image, path: str | Path) -> Path:
-        """Write a picture to a file.
+        """Write a picture to a file. An existing file is replaced; a symlink is refused.
 
         Returns:
             The path of the file.
 
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
+            OSError: The file cannot be written, or the path is not a regular file.
         """
         target = Path(path)
-        target.write_bytes(self.download(image))  # noqa: ASYNC240 - small, and local
+        replace_file(target, self.download(image))
         return target
 
     def url(self, image: Image, *, expires_in: int = 3600) -> str:

@@ -19,16 +19,15 @@ from typing import Any
 
 import psutil
 
+from picture_queue._files import describe, user_name
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
 from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import (
-    describe,
     expect_safe_path,
     make_own_directory,
     make_safe_directory,
     open_own,
     read_own,
-    user_name,
     write_own,
 )
 from picture_queue.local.paths import (

@@ -6,30 +6,15 @@ them. The rules are those of sshd's StrictModes.
 """
 
 import errno
-import grp
 import os
-import pwd
 import stat
-import sys
 from pathlib import Path
 from typing import IO
 
+from picture_queue._files import describe, is_writable_by_others, trusted_owners, user_name
 from picture_queue.errors import LocalStackError
 
 _MAX_LINKS = 40  # the limit of Linux
-
-
-def describe(path: Path, info: os.stat_result) -> str:
-    """Return a path with its owner and mode, for an error message."""
-    return f"{path} (owner {user_name(info.st_uid)}, mode {stat.S_IMODE(info.st_mode):04o})"
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or the user id if the user has no name."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def expect_safe_path(path: Path) -> None:
@@ -45,8 +30,7 @@ def expect_safe_path(path: Path) -> None:
         LocalStackError: Another user can replace a directory, or the path has too many symlinks.
         OSError: A part is not a directory, or cannot be read.
     """
-    # In a container the owner of / may be root with another user id.
-    trusted = {0, os.geteuid(), os.stat("/").st_uid}
+    trusted = trusted_owners()
     directory, pending, link_count = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while pending:
         part = pending.pop()
@@ -60,7 +44,7 @@ def expect_safe_path(path: Path) -> None:
             return
         if not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(entry))
-        if info.st_uid not in trusted or _is_writable_by_others(entry, info):
+        if info.st_uid not in trusted or is_writable_by_others(entry, info):
             raise LocalStackError(
                 f"Other users can replace {entry}",
                 detail=describe(entry, info),
@@ -75,46 +59,6 @@ def expect_safe_path(path: Path) -> None:
         target = Path(os.readlink(entry))
         directory = Path("/") if target.is_absolute() else directory
         pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
-
-
-def _is_writable_by_others(path: Path, info: os.stat_result) -> bool:
-    if stat.S_ISLNK(info.st_mode) or info.st_mode & stat.S_ISVTX:
-        return False  # a symlink has no mode; a sticky directory protects each owner's entries
-    return bool(info.st_mode & 0o002) or (
-        bool(info.st_mode & 0o020) and (_has_acl(path) or not _is_private_group(info.st_gid))
-    )
-
-
-def _has_acl(path: Path) -> bool:
-    """Return whether a directory has an access ACL (Linux).
-
-    The group bits of the mode are then the mask, which limits the users and groups of the ACL.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        return bool(os.getxattr(path, "system.posix_acl_access"))
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTSUP):
-            return False
-        raise
-
-
-def _is_private_group(gid: int) -> bool:
-    """Return whether the caller is the only member of a group, as is usual with umask 002.
-
-    The users of a directory service are usually not listed. So a group without listed members may
-    have members, unless it has the name of the caller.
-    """
-    if gid == 0:
-        return True
-    try:
-        group = grp.getgrgid(gid)
-    except KeyError:
-        return False
-    members = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
-    members.update(group.gr_mem)
-    return (members or {group.gr_name}) == {user_name(os.geteuid())}
 
 
 def make_safe_directory(path: Path, mode: int = 0o755) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import platformdirs
 
+from picture_queue._files import describe
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import (
-    describe,
     expect_safe_path,
     make_safe_directory,
     set_directory_mode,
