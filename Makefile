@@ -7,6 +7,8 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 NPM := tests/npm
 NPM_READY := $(NPM)/node_modules/.ready
+# npm makes Node run bytecode from /tmp/node-compile-cache, which another user may have put there.
+export NODE_DISABLE_COMPILE_CACHE := 1
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +42,7 @@ test-newest: $(READY) ## Run the unit tests with the newest versions that pyproj
 	@sh scripts/test_versions.sh highest $(ARGS)
 
 lock: ## Update requirements/dev.txt to the newest versions that pyproject.toml permits (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+	@uv pip compile --quiet --no-config --no-sources --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
 	  --extra dev --no-emit-package picture-queue --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements/dev.txt
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._files import replace_file
 from picture_queue._ids import new_id
 from picture_queue._json import encode
 from picture_queue._realtime.follow import Watcher, follow
@@ -172,7 +173,7 @@ class AsyncGenerations:
         return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{path}"))
 
     async def save(self, image: Image, path: str | Path, *, thumbnail: bool = False) -> Path:
-        """Write a picture to a file.
+        """Write a picture to a file. An existing file is replaced; a symlink is refused.
 
         Args:
             image: The picture.
@@ -184,10 +185,10 @@ class AsyncGenerations:
 
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
+            OSError: The file cannot be written, or the path is not a regular file.
         """
         target = Path(path)
-        data = await self.download(image, thumbnail=thumbnail)
-        target.write_bytes(data)  # noqa: ASYNC240 - small, and local
+        replace_file(target, await self.download(image, thumbnail=thumbnail))
         return target
 
     async def url(

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._files import replace_file
 from picture_queue._ids import new_id
 from picture_queue._json import encode
 from picture_queue._realtime.sync_follow import Watcher, follow
@@ -174,7 +175,7 @@ class Generations:
         return self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{path}"))
 
     def save(self, image: Image, path: str | Path, *, thumbnail: bool = False) -> Path:
-        """Write a picture to a file.
+        """Write a picture to a file. An existing file is replaced; a symlink is refused.
 
         Args:
             image: The picture.
@@ -186,10 +187,10 @@ class Generations:
 
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
+            OSError: The file cannot be written, or the path is not a regular file.
         """
         target = Path(path)
-        data = self.download(image, thumbnail=thumbnail)
-        target.write_bytes(data)  # noqa: ASYNC240 - small, and local
+        replace_file(target, self.download(image, thumbnail=thumbnail))
         return target
 
     def url(
