@@ -1125,6 +1125,93 @@ end
 $$;
 
 
+-- 196_function__grants.sql
+
+-- The privileges of other roles on our objects.
+
+-- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
+-- body.
+create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
+language sql stable rows 200 set search_path = pg_catalog, pg_temp
+as $$
+  select p.oid, p.pronamespace = 'public'::regnamespace
+  from pg_catalog.pg_proc p
+  where p.pronamespace = 'picture_queue'::regnamespace
+    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
+      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+$$;
+
+-- Returns the names of the functions in both schemas that users may execute.
+create function picture_queue._user_functions() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
+    cancel_generation,list_models,job_position,explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,
+    _reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
+$$;
+
+-- Returns every privilege on our objects that a role other than the owner has, with the words of a GRANT statement.
+-- Left out are types, which every role may use, and privileges that come from membership in a role.
+create function picture_queue._grants() returns table (
+  object oid, kind text, name text, "column" name, role text, privilege text, is_grantable boolean)
+language sql stable rows 200 set search_path = pg_catalog, pg_temp
+as $$
+  with relations as (
+    select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end as kind, c.relowner, c.relacl
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in (
+      select to_regclass(n.name) from (values ('public.job_queue'), ('public.generations'), ('public.images'),
+        ('public.queue_health'), ('public.failed_jobs_recent'), ('public.stuck_jobs'),
+        (pg_get_serial_sequence('public.job_queue', 'seq'))) as n (name)))
+  ),
+  objects (oid, kind, name, "column", owner, acl) as (
+    select n.oid, 'schema', n.nspname::text, null::name, n.nspowner, n.nspacl
+    from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'
+    union all
+    select r.oid, r.kind, r.oid::regclass::text, null, r.relowner, r.relacl from relations r
+    union all
+    select r.oid, r.kind, r.oid::regclass::text, a.attname, r.relowner, a.attacl
+    from relations r join pg_catalog.pg_attribute a on a.attrelid = r.oid and a.attacl is not null
+    union all
+    -- Without an ACL every role may execute a function.
+    select p.oid, 'function', p.oid::regprocedure::text, null, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+    from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
+  )
+  select o.oid, o.kind, o.name, o."column", coalesce(quote_ident(r.rolname), 'public'), a.privilege_type, a.is_grantable
+  from objects o
+  cross join lateral aclexplode(o.acl) a
+  left join pg_catalog.pg_roles r on r.oid = a.grantee
+  where a.grantee <> o.owner
+$$;
+
+-- Returns the statement that revokes privileges which _grants returned.
+create function picture_queue._revoke_statement(
+  p_privilege text, p_column text, p_kind text, p_name text, p_role text)
+returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select format('revoke %s%s on %s %s from %s cascade;', p_privilege, ' (' || quote_ident(p_column) || ')', p_kind, p_name,
+    p_role)
+$$;
+
+-- Revokes all privileges of other roles on our objects, or on the one with this name (as in _grants). The default
+-- privileges of a project may give any role privileges on each new object, so this comes before our own grants.
+create function picture_queue._revoke_grants(p_name text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_statement text;
+begin
+  for v_statement in
+    select distinct picture_queue._revoke_statement('all', g."column", g.kind, g.name, g.role)
+    from picture_queue._grants() g where p_name is null or g.name = p_name
+  loop
+    execute v_statement;
+  end loop;
+end
+$$;
+
+
 -- 200_function__backoff.sql
 
 -- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at most
@@ -7272,7 +7359,7 @@ begin
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
-  execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  perform picture_queue._revoke_grants('picture_queue.' || quote_ident(v_name));
   execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
     v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
 end
@@ -8003,16 +8090,41 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
--- body.
-create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
-language sql stable rows 200 set search_path = pg_catalog, pg_temp
+-- Finds the privileges on our objects that 900_grants.sql does not grant, a finding for each role and privilege. Other
+-- checks find those of anon and authenticated on functions and rows, including inherited ones.
+create function picture_queue._excess_grants() returns table (detail text, remedy text)
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select p.oid, p.pronamespace = 'public'::regnamespace
-  from pg_catalog.pg_proc p
-  where p.pronamespace = 'picture_queue'::regnamespace
-    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
-      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+  with excess as (
+    select g.role, g.privilege, coalesce('column ' || quote_ident(g."column") || ' of ', '') || g.name as shown,
+      picture_queue._revoke_statement(
+        case when g.is_usual then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
+        as remedy
+    from (
+      select g.*, g."column" is null and case g.kind
+        when 'schema' then g.privilege = 'USAGE' and g.role in ('authenticated', 'service_role')
+        when 'table' then g.privilege = 'SELECT' and (
+          g.role in ('authenticated', 'service_role') and g.name in ('public.job_queue', 'public.generations', 'public.images')
+          or g.role = 'service_role' and g.name in ('public.queue_health', 'public.failed_jobs_recent', 'public.stuck_jobs',
+            'picture_queue.queue', 'picture_queue.worker'))
+        when 'function' then g.role = 'service_role' and (f.is_public
+            or p.proname = any (picture_queue._user_functions() || '{maintain,prune,counts}'::text[]))
+          or g.role = 'authenticated' and p.proname = any (picture_queue._user_functions())
+        else false end as is_usual
+      from picture_queue._grants() g
+      left join picture_queue._our_functions() f on g.kind = 'function' and f.oid = g.object
+      left join pg_catalog.pg_proc p on p.oid = f.oid
+    ) g
+    where (g.is_grantable or not g.is_usual)
+      and not (g.kind = 'function' and not g.is_grantable and g.role in ('public', 'anon', 'authenticated'))
+      and not (g.kind = 'table' and g."column" is null and not g.is_grantable and g.role in ('anon', 'authenticated')
+        and g.privilege in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+        and g.object in (select t.oid from picture_queue._our_tables() t))
+  )
+  select format('role %s has the privilege %s on %s%s', e.role, lower(e.privilege), (array_agg(e.shown order by e.shown))[1],
+      case when count(*) > 1 then format(' and %s others', count(*) - 1) end),
+    string_agg(e.remedy, ' ' order by e.shown)
+  from excess e group by e.role, e.privilege
 $$;
 
 create function picture_queue._check_privileges() returns setof picture_queue.finding
@@ -8044,6 +8156,8 @@ as $$
     union all
     select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
     where not has_schema_privilege('service_role', 'picture_queue', 'usage')
+    union all
+    select e.detail, e.remedy from picture_queue._excess_grants() e
   )
   select 'bad', p.detail, p.remedy from problem p order by p.detail limit 100
 $$;
@@ -8289,10 +8403,7 @@ as $$
     select 'bad', format('authenticated may execute %s', f.oid::regprocedure),
       format('revoke execute on function %s from public, authenticated;', f.oid::regprocedure)
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
-    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
-      get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
-      _fields_problem,_value_problem,_with_images}'::text[])
+    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all (picture_queue._user_functions())
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
@@ -8446,15 +8557,9 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, and
--- Postgres lets every role execute a new function.
-revoke all on schema picture_queue from public, anon, authenticated, service_role;
-revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
-revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
-revoke all on
-  public.job_queue, public.generations, public.images,
-  public.queue_health, public.failed_jobs_recent, public.stuck_jobs
-  from public, anon, authenticated, service_role;
+-- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
+-- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+select picture_queue._revoke_grants();
 -- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
 do $$
 declare
@@ -8471,7 +8576,6 @@ begin
     resume_schedule, run_schedule, list_schedules, change_jobs, failure_reasons, queue_counts,
     desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs}'::text[]
   loop
-    execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
     execute format('grant execute on function public.%I to service_role', v_function);
   end loop;
 end
@@ -8572,7 +8676,7 @@ begin
   return 'scheduled';
 end
 $$;
-revoke execute on function picture_queue.schedule_maintenance from public, anon, authenticated, service_role;
+select picture_queue._revoke_grants('picture_queue.schedule_maintenance()');
 select picture_queue.schedule_maintenance();
 
 

@@ -58,7 +58,7 @@ begin
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
-  execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  perform picture_queue._revoke_grants('picture_queue.' || quote_ident(v_name));
   execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
     v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
 end

@@ -19,5 +19,5 @@ begin
   return 'scheduled';
 end
 $$;
-revoke execute on function picture_queue.schedule_maintenance from public, anon, authenticated, service_role;
+select picture_queue._revoke_grants('picture_queue.schedule_maintenance()');
 select picture_queue.schedule_maintenance();
