@@ -1212,6 +1212,77 @@ end
 $$;
 
 
+-- 197_function__trust.sql
+
+-- Code of other roles, which our functions must not run. `set search_path` without `local` in such code overrides the
+-- search_path of the function inside which it runs, and stays after it. The next operator of our function would then be
+-- looked up in a schema of that role, and run with the rights of our owner.
+
+-- Returns whether code of a role may run inside our functions: it has all rights of the current role, which is our
+-- owner. With p_is_platform the roles of Supabase are trusted as well, whose names begin with supabase_.
+create function picture_queue._is_trusted(p_role oid, p_is_platform boolean default false) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(pg_has_role(p_role, current_user, 'member'), false) or p_is_platform and coalesce(
+    (select left(r.rolname, 9) = 'supabase_' from pg_catalog.pg_roles r where r.oid = p_role), false)
+$$;
+
+-- Returns a table of an extension or of the platform; null if there is none. It is not a view, and belongs to a trusted
+-- role, so that no code of another role runs when it is read or written.
+create function picture_queue._find_table(p_name text, p_is_platform boolean default false) returns regclass
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return c.oid from pg_catalog.pg_class c
+  where c.oid = to_regclass(p_name) and c.relkind in ('r', 'p') and picture_queue._is_trusted(c.relowner, p_is_platform);
+end
+$$;
+
+-- Returns the foreign keys whose tables a deletion of rows of these tables reads or changes: those that refer to these
+-- tables, and those that refer to a table whose rows are deleted or changed with them.
+create function picture_queue._references(p_tables oid[]) returns setof pg_catalog.pg_constraint
+language sql stable rows 20 set search_path = pg_catalog, pg_temp
+as $$
+  with recursive reached (constraint_oid, next_table) as (
+    select c.oid, case when c.confdeltype in ('c', 'n', 'd') then c.conrelid end
+    from pg_catalog.pg_constraint c where c.contype = 'f' and c.confrelid = any (p_tables)
+    union
+    select c.oid, case when c.confdeltype in ('c', 'n', 'd') then c.conrelid end
+    from reached r
+    join pg_catalog.pg_constraint c on c.contype = 'f' and c.confrelid = r.next_table
+  )
+  select c from pg_catalog.pg_constraint c where c.oid in (select r.constraint_oid from reached r)
+$$;
+
+-- Returns why rows of these tables must not be deleted: a table of another role refers to them, so that its triggers or
+-- the functions of its indexes would run. Returns null if there is none.
+create function picture_queue._untrusted_reference(p_tables oid[]) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select format('table %s of role %s refers to %s', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass)
+  from picture_queue._references(p_tables) c
+  join pg_catalog.pg_class t on t.oid = c.conrelid
+  where not picture_queue._is_trusted(t.relowner)
+  order by 1 limit 1
+$$;
+
+-- Refuses to delete jobs while a table of another role refers to them. The lock, which a deletion takes anyway, keeps
+-- others from adding such a foreign key until the end of the transaction.
+create function picture_queue._check_references() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_reference text;
+begin
+  lock table public.job_queue in row exclusive mode;
+  v_reference := picture_queue._untrusted_reference(array['public.job_queue'::regclass]);
+  if v_reference is not null then
+    perform picture_queue._raise_error('PQ_CONFLICT', v_reference, 'queue_doctor() shows how to drop the foreign key');
+  end if;
+end
+$$;
+
+
 -- 200_function__backoff.sql
 
 -- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at most
@@ -1613,12 +1684,12 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- constraints whose names Postgres would refuse or resolve to another constraint.
 --
 -- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
--- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
--- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since
--- temporary objects would come first; exclusion constraints, which call functions of an index. A name stands for all
--- constraints of the schema that have it, so one of these is enough to skip it. `set constraints ... immediate` fires
--- each trigger whose state is immediate, and a caller can make a trigger immediate without firing it: so all are
--- deferred before.
+-- could run code of the caller: constraints on tables, foreign keys to tables, and triggers with functions, whose owner
+-- does not have all rights of the current role; triggers whose function does not set a search_path that ends with
+-- pg_temp, since temporary objects would come first; exclusion constraints, which call functions of an index. A name
+-- stands for all constraints of the schema that have it, so one of these is enough to skip it. `set constraints ...
+-- immediate` fires each trigger whose state is immediate, and a caller can make a trigger immediate without firing it:
+-- so all are deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1633,20 +1704,24 @@ declare
     cross join lateral (
       select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
         bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
+          and (o.confrelid = 0 or pg_has_role(k.relowner, current_user, 'member'))
           and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
           and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
       from pg_catalog.pg_constraint o
       left join pg_catalog.pg_class r on r.oid = o.conrelid
+      left join pg_catalog.pg_class k on k.oid = o.confrelid
       left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
       left join pg_catalog.pg_proc p on p.oid = t.tgfoid
       where o.conname = d.conname and o.connamespace = d.connamespace) o
     where o.is_safe and (o.is_ours or v_checks_all)
       and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
+  v_check text := 'set constraints ' || v_names || ' immediate';
+  v_defer text := 'set constraints ' || v_names || ' deferred';
 begin
   if v_names is not null then
     set constraints all deferred;
-    execute 'set constraints ' || v_names || ' immediate';
-    execute 'set constraints ' || v_names || ' deferred';
+    execute v_check;
+    execute v_defer;
   end if;
 end
 $$;
@@ -4997,8 +5072,12 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_discarded integer;
+begin
+  perform picture_queue._check_references();
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
       and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
@@ -5008,7 +5087,9 @@ as $$
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
   )
-  select count(*)::integer from gone
+  select count(*) into v_discarded from gone;
+  return v_discarded;
+end
 $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
@@ -5102,6 +5183,9 @@ begin
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter selects every job'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
+  if action = 'discard' and not coalesce(preview, false) then
+    perform picture_queue._check_references();
+  end if;
   foreach v_state in array v_states loop
     v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
       when 'parked' then picture_queue._filter_condition('hold', v_state)
@@ -7461,6 +7545,7 @@ begin
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
     where o.name = any (p_tables)
+      and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
@@ -7491,9 +7576,11 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
+    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
-      from picture_queue.setting s
+      from (select s.* from picture_queue.setting s
+        where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
       cross join lateral (values
         ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
       ) as k (status, seconds)
@@ -8175,17 +8262,6 @@ as $$
     from picture_queue.maintenance m) a
 $$;
 
--- Returns a table of an extension; null if there is none. It is not a view, and belongs to a role with all rights of
--- the current role, so that no code of another role runs when it is read.
-create function picture_queue._find_table(p_name text) returns regclass
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return c.oid from pg_catalog.pg_class c
-  where c.oid = to_regclass(p_name) and c.relkind = 'r' and pg_has_role(c.relowner, current_user, 'member');
-end
-$$;
-
 create function picture_queue._check_cron() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8386,7 +8462,82 @@ end
 $$;
 
 
--- 547_function_doctor_exposure.sql
+-- 547_function_doctor_code.sql
+
+-- Finds code of the project and of other roles that runs inside our functions. It can use temporary objects of a caller
+-- if its function sets no search_path. If it belongs to a role without the rights of our owner, it can get these.
+create function picture_queue._check_code() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with ours (oid) as (select t.oid from picture_queue._our_tables() t),
+  -- The tables whose rows a deletion of ours deletes or changes.
+  written (oid) as (
+    select o.oid from ours o
+    union
+    select c.conrelid from picture_queue._references(array(select o.oid from ours o)) c
+    where c.confdeltype in ('c', 'n', 'd')
+  ),
+  code (shown, function, remedy) as (
+    select format('trigger %I on %s', t.tgname, t.tgrelid::regclass), t.tgfoid,
+      format('drop trigger %I on %s;', t.tgname, t.tgrelid::regclass)
+    from pg_catalog.pg_trigger t where t.tgrelid in (select w.oid from written w) and not t.tgisinternal
+    union all
+    -- Our functions create and drop partitions of the archive.
+    select format('event trigger %I', e.evtname), e.evtfoid, format('drop event trigger %I;', e.evtname)
+    from pg_catalog.pg_event_trigger e where e.evtenabled <> 'D' and e.evtevent <> 'login'
+    union all
+    select pg_describe_object(d.classid, d.objid, d.objsubid), d.refobjid,
+      'drop it, or give its function to the owner of public.job_queue'
+    from (
+      select 'pg_catalog.pg_constraint'::regclass, c.oid from pg_catalog.pg_constraint c
+      where c.contype = 'c' and c.conrelid in (select w.oid from written w)
+      union all
+      select 'pg_catalog.pg_attrdef'::regclass, a.oid from pg_catalog.pg_attrdef a
+      where a.adrelid in (select w.oid from written w)
+      union all
+      select 'pg_catalog.pg_class'::regclass, i.indexrelid from pg_catalog.pg_index i
+      where i.indrelid in (select w.oid from written w)
+    ) as o (class, oid)
+    join pg_catalog.pg_depend d
+      on d.classid = o.class and d.objid = o.oid and d.refclassid = 'pg_catalog.pg_proc'::regclass
+  ),
+  foreign_code as (
+    select c.*, p.proowner, p.oid::regprocedure as name, picture_queue._is_trusted(p.proowner, true) as is_trusted
+    from code c
+    join pg_catalog.pg_proc p on p.oid = c.function
+    join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname not in ('internal', 'c')
+    join pg_catalog.pg_roles r on r.oid = p.proowner
+    -- Functions of extensions, and event triggers of the platform, are not the project's to change.
+    where not exists (select from pg_catalog.pg_depend d
+        where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+      and not (left(c.shown, 5) = 'event' and r.rolsuper and r.rolname <> current_user)
+      and not (picture_queue._sets_safe_path(p.proconfig) and picture_queue._is_trusted(p.proowner, true))
+  )
+  select case when f.is_trusted then 'warn' else 'bad' end, case
+      when f.is_trusted then format('%s may use temporary objects of a caller: its function does not set search_path', f.shown)
+      else format('%s runs code of role %s inside our functions', f.shown, f.proowner::regrole) end, case
+      when f.is_trusted then format('alter function %s set search_path = public, pg_temp;', f.name)
+      else f.remedy end
+  from foreign_code f
+  union all
+  select 'bad', format('table %s of role %s refers to %s: its triggers and indexes would run inside our functions, so no '
+      || 'job is deleted', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass),
+    format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
+  from picture_queue._references(array(select o.oid from ours o)) c
+  join pg_catalog.pg_class t on t.oid = c.conrelid
+  where not picture_queue._is_trusted(t.relowner)
+  union all
+  select 'bad', format('%s refers to table %s of role %s, whose code runs inside our functions when a row is written',
+      c.conrelid::regclass, c.confrelid::regclass, t.relowner::regrole),
+    format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
+  from pg_catalog.pg_constraint c
+  join pg_catalog.pg_class t on t.oid = c.confrelid
+  where c.contype = 'f' and c.conparentid = 0 and c.conrelid in (select w.oid from written w)
+    and not picture_queue._is_trusted(t.relowner, true)
+$$;
+
+
+-- 548_function_doctor_exposure.sql
 
 -- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
 -- functions that they may execute; docs/security.md has the reasons.
@@ -8412,11 +8563,7 @@ as $$
     left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
     where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
     union all
-    select 'warn', format('trigger %I on %s may use temporary objects of a caller: its function does not set search_path', t.tgname,
-        t.tgrelid::regclass), format('alter function %s set search_path = public, pg_temp;', t.tgfoid::regprocedure)
-    from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
-    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
-      and not t.tgisinternal and not picture_queue._sets_safe_path(p.proconfig)
+    select c.verdict, c.detail, c.remedy from picture_queue._check_code() c
     union all
     select 'bad', format('role %s bypasses row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls

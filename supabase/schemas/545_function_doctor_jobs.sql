@@ -129,17 +129,6 @@ as $$
     from picture_queue.maintenance m) a
 $$;
 
--- Returns a table of an extension; null if there is none. It is not a view, and belongs to a role with all rights of
--- the current role, so that no code of another role runs when it is read.
-create function picture_queue._find_table(p_name text) returns regclass
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return c.oid from pg_catalog.pg_class c
-  where c.oid = to_regclass(p_name) and c.relkind = 'r' and pg_has_role(c.relowner, current_user, 'member');
-end
-$$;
-
 create function picture_queue._check_cron() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

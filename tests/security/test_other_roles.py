@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from picture_queue._resources import migrations
@@ -206,3 +207,193 @@ async def test_an_excess_privilege_of_a_role_of_the_api_is_found(
         (found,) = await findings(db, "privileges", text)
         await db.execute(found["remedy"])
         assert await findings(db, "privileges") == []
+
+
+# --- Foreign keys ---
+
+
+@pytest.mark.parametrize("through", ["", "a table of the project"])
+@pytest.mark.parametrize("act", ["discard", "prune"])
+async def test_no_trigger_of_a_table_that_refers_to_a_job_runs(
+    server: Any, role: str, act: str, through: str
+):
+    parent = "public.note" if through else "public.job_queue"
+    async with session(server.superuser_url) as (db, notices):
+        await db.execute(
+            f"""create schema evil authorization {role}; grant usage on schema evil to public;
+            create table public.note (id uuid primary key references public.job_queue on delete cascade);
+            alter table public.note owner to postgres;
+            grant references on {parent} to {role}; grant select, insert on public.note to {role};
+            set local role {role}"""  # noqa: E501
+        )
+        await db.execute(
+            f"""create table evil.ref (job_id uuid references {parent} on delete cascade);
+            create function evil.trap() returns trigger language plpgsql as $$
+            begin
+              raise notice 'EVIL: trigger as %', current_user;
+              {SET_PATH.format("false")};
+              return null;
+            end $$;
+            create trigger trap after delete on evil.ref
+            for each row execute function evil.trap();"""
+            + OPERATORS.format(role=role)
+        )
+        await db.execute("set local role postgres")
+        job_id = await db.fetchval("select public.enqueue_job('kept')")
+        await db.fetchval("select public.cancel_job($1)", job_id)
+        await db.execute(f"insert into public.note values ('{job_id}')")
+        await db.execute("reset role")
+        await db.execute(f"insert into evil.ref values ('{job_id}')")
+        update = "update public.job_queue set finished_at = now() - interval '1 year' where id = $1"
+        await db.execute(update, job_id)
+        before = await db.fetchval("show search_path")
+        await db.execute("set local role service_role")
+
+        async def delete() -> Any:
+            if act == "prune":
+                return (await db.fetchval("select public.maintain_jobs(true)"))["pruned"]
+            call = "select public.change_jobs('discard', '{\"job_type\": \"kept\"}')"
+            async with db.transaction():
+                return (await db.fetchval(call))["changed"]
+
+        if act == "prune":
+            assert await delete() == 0
+            assert await db.fetchval("select count(*) from public.job_queue") > 0
+        else:
+            with pytest.raises(asyncpg.PostgresError, match="PQ_CONFLICT") as refused:
+                await delete()
+            assert f"table evil.ref of role {role} refers to {parent}" in refused.value.detail
+        assert evil(notices) == []
+        assert await db.fetchval("show search_path") == before
+        (found,) = await findings(db, "exposure", "table evil.ref of role")
+        assert found["verdict"] == "bad"
+        await db.execute("reset role")
+        await db.execute(found["remedy"])
+        assert await findings(db, "exposure", "evil.ref") == []
+        await db.execute("set local role service_role")
+        assert await delete() > 0
+        assert evil(notices) == []
+
+
+@pytest.mark.parametrize("table", ["public.job_queue", "public.note"])
+async def test_no_deferred_foreign_key_to_a_table_of_another_role_is_checked(
+    server: Any, role: str, table: str
+):
+    async with session(server.superuser_url) as (db, notices):
+        await db.execute(
+            f"""create schema evil authorization {role}; grant usage on schema evil to public;
+            create table public.note (user_id uuid);
+            alter table public.note owner to postgres;
+            grant insert on public.note to service_role;
+            create function public.of_project() returns trigger language plpgsql
+            set search_path = public, pg_temp as $$ begin return new; end $$;
+            create trigger of_project before update on public.job_queue
+            for each row execute function public.of_project();
+            set local role {role}"""
+        )
+        # Postgres runs the function when it plans the check.
+        await db.execute(
+            f"""create table evil.account (id uuid primary key);
+            grant references on evil.account to postgres;
+            insert into evil.account values ('{USER}');
+            create function evil.trap(n integer) returns boolean language plpgsql immutable as $$
+            begin
+              raise notice 'EVIL: index as %', current_user;
+              {SET_PATH.format("true")};
+              return true;
+            end $$;
+            create index trap on evil.account (id) where evil.trap(1);"""
+            + OPERATORS.format(role=role)
+        )
+        await db.execute("set local role postgres")
+        await db.execute(
+            f"""alter table {table} add constraint evil_key foreign key (user_id)
+            references evil.account deferrable initially deferred"""
+        )
+        await set_claims(db, "service_role")
+        await db.execute("set local role service_role")
+        job_id = await db.fetchval(ENQUEUE, USER)
+        if table == "public.note":
+            await db.execute(f"insert into public.note values ('{USER}')")
+        notices.clear()
+        await db.fetchval("select public.claim_jobs('w', '{default}', '{t}')")
+        await db.fetchval("select public.cancel_job($1)", job_id)
+        await db.fetchval("select public.maintain_jobs(true)")
+        assert evil(notices) == []
+        found = await findings(db, "exposure", "refers to table evil.account of role")
+        assert [f["verdict"] for f in found] == (["bad"] if table == "public.job_queue" else [])
+        # Postgres alters no table with pending checks.
+        await db.execute("reset role; set constraints all immediate")
+        for finding in found:
+            await db.execute(finding["remedy"])
+        assert await findings(db, "exposure", "evil.account") == []
+
+
+# --- Code of the project that a caller could influence ---
+
+_FUNCTION = (
+    "create function public.of_project({}) returns {} language plpgsql {} as $$ begin {} end $$;"
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (
+            "create table public.note ("
+            "id uuid primary key references public.job_queue on delete cascade);"
+            "create table public.notes (id uuid references public.note on delete set null);"
+            + _FUNCTION.format("", "trigger", "", "return null;")
+            + "create trigger seen after update on public.notes for each row"
+            " execute function public.of_project()",
+            "trigger seen on public.notes may use temporary objects",
+        ),
+        (
+            _FUNCTION.format("", "event_trigger", "", "null;")
+            + "alter function public.of_project owner to postgres;"
+            "create event trigger seen on ddl_command_end execute function public.of_project()",
+            "event trigger seen may use temporary objects",
+        ),
+        (
+            _FUNCTION.format("a text", "boolean", "immutable", "return true;")
+            + "alter table public.job_queue add constraint seen check (public.of_project(queue))",
+            "constraint seen on table public.job_queue may use temporary objects",
+        ),
+        (
+            _FUNCTION.format("", "text", "", "return '';")
+            + "alter table public.generations add column seen text default public.of_project()",
+            "default value for column seen of table public.generations may use temporary objects",
+        ),
+        (
+            _FUNCTION.format("a text", "text", "immutable", "return a;")
+            + "create index seen on public.job_queue (public.of_project(queue))",
+            "index public.seen may use temporary objects",
+        ),
+    ],
+    ids=["trigger of a referring table", "event trigger", "check", "default", "index"],
+)  # fmt: skip
+async def test_code_of_the_project_without_a_search_path_is_found(
+    sandbox: Any, made: str, text: str
+):
+    async with session(sandbox.superuser_url) as (db, _):
+        before = await findings(db, "exposure")
+        await db.execute(made)
+        found = [f for f in await findings(db, "exposure") if f not in before]
+        assert [f["verdict"] for f in found] == ["warn"]
+        assert text in found[0]["detail"]
+        await db.execute(found[0]["remedy"])
+        assert await findings(db, "exposure") == before
+
+
+async def test_a_trigger_function_of_another_role_is_found(sandbox: Any, grantee: str):
+    async with session(sandbox.superuser_url) as (db, _):
+        await db.execute(
+            _FUNCTION.format("", "trigger", "set search_path = public, pg_temp", "return new;")
+            + f"alter function public.of_project owner to {grantee};"
+            "create trigger seen before update on public.job_queue for each row"
+            " execute function public.of_project()"
+        )
+        (found,) = await findings(db, "exposure", "trigger seen on public.job_queue runs code")
+        assert (found["verdict"], grantee in found["detail"]) == ("bad", True)
+        await db.execute(found["remedy"])
+        assert await findings(db, "exposure", "seen") == []
