@@ -8358,8 +8358,15 @@ create function picture_queue._check_realtime() returns setof picture_queue.find
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
-    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
+    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c
+    where c.oid = picture_queue._find_table('realtime.messages', true)
   )
+  select 'bad', format('events are not sent: realtime.messages is not the table of Realtime, it belongs to the role %s',
+      c.relowner::regrole),
+    format('drop schema realtime cascade; -- after you have checked what %s keeps there', c.relowner::regrole)
+  from pg_catalog.pg_class c
+  where c.oid = to_regclass('realtime.messages') and not exists (select from messages)
+  union all
   select 'bad', 'events are not sent: Realtime was missing when picture-queue was installed',
     'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
   from messages where not exists (select from pg_catalog.pg_proc p
@@ -8398,7 +8405,7 @@ as $$
   ) p
   where p.tables is not null
   union all
-  select 'ok', 'there is no Realtime: watches poll', null where not exists (select from messages)
+  select 'ok', 'there is no Realtime: watches poll', null where to_regclass('realtime.messages') is null
 $$;
 
 create function picture_queue._check_storage() returns setof picture_queue.finding
@@ -8407,9 +8414,14 @@ as $$
 declare
   v_public boolean;
 begin
-  -- A view could run code of its owner.
-  if not exists (select from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets') and c.relkind = 'r') then
+  if to_regclass('storage.buckets') is null then
     return query select 'ok', 'there is no Storage: pictures are not stored', null;
+    return;
+  elsif picture_queue._find_table('storage.buckets', true) is null then
+    return query
+    select 'bad', format('storage.buckets is not the table of Storage: it belongs to the role %s', c.relowner::regrole),
+      format('drop schema storage cascade; -- after you have checked what %s keeps there', c.relowner::regrole)
+    from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets');
     return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
@@ -8758,7 +8770,7 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 -- change that the event announces. For the same reason it waits only briefly for a lock on the table.
 do $do$
 begin
-  if to_regclass('realtime.messages') is null then
+  if picture_queue._find_table('realtime.messages', true) is null then
     return;
   end if;
   execute $sql$
@@ -8787,7 +8799,7 @@ $do$;
 -- their own folder in it.
 do $do$
 begin
-  if to_regclass('storage.buckets') is null then
+  if picture_queue._find_table('storage.buckets', true) is null then
     return;
   end if;
   execute $sql$
@@ -8803,23 +8815,32 @@ $do$;
 -- 970_pg_cron.sql
 
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled separately.
+-- job, so that it can be rescheduled separately. It calls only a function of the extension, or of a trusted role: the
+-- schema cron may belong to any role.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron.
-  v_schedule regproc := (
-    select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-    where n.nspname = 'cron' and p.proname = 'schedule' limit 1);
+  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron. The types
+  -- of its parameters are, so that no other function of that name fits better.
+  v_call text := (
+    select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
+      p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)
+    from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'cron' and p.proname = 'schedule' and p.pronargs = 3
+      and (picture_queue._is_trusted(p.proowner) or exists (
+        select from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
+        where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid
+          and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'))
+    limit 1);
 begin
-  if v_schedule is null then
+  if v_call is null then
     return 'pg_cron is not installed';
   end if;
-  execute format('select %s($1, $2, $3)', v_schedule)
-  using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
-  execute format('select %s($1, $2, $3)', v_schedule)
-  using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
+  execute v_call using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_call using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end
 $$;

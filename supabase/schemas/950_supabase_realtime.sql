@@ -3,7 +3,7 @@
 -- change that the event announces. For the same reason it waits only briefly for a lock on the table.
 do $do$
 begin
-  if to_regclass('realtime.messages') is null then
+  if picture_queue._find_table('realtime.messages', true) is null then
     return;
   end if;
   execute $sql$

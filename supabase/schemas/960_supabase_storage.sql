@@ -2,7 +2,7 @@
 -- their own folder in it.
 do $do$
 begin
-  if to_regclass('storage.buckets') is null then
+  if picture_queue._find_table('storage.buckets', true) is null then
     return;
   end if;
   execute $sql$

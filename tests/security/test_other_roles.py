@@ -5,6 +5,7 @@ search_path of the session in code that a change of our rows would run. On Postg
 where a deferred check runs as the role that is current at the check.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +13,12 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import psycopg
 import pytest
 
 from picture_queue._resources import migrations
+from picture_queue.installation.state import MigrationTool, State
+from picture_queue.installation.state import read as read_state
 from picture_queue.local.migrate import apply_platform
 from tests.databases import address, connect, execute
 from tests.security.matrix import privileges
@@ -327,6 +331,67 @@ async def test_no_deferred_foreign_key_to_a_table_of_another_role_is_checked(
         for finding in found:
             await db.execute(finding["remedy"])
         assert await findings(db, "exposure", "evil.account") == []
+
+
+# --- Tables and functions of extensions and of the platform ---
+
+
+async def test_the_doctor_reads_no_bucket_of_another_role(server: Any, role: str):
+    async with session(server.superuser_url) as (db, notices):
+        await db.execute(
+            f"""alter schema storage rename to storage_before;
+            create schema storage authorization {role}; grant usage on schema storage to public;
+            set local role {role};
+            create table storage.buckets (id text, public boolean);
+            grant select on storage.buckets to public;
+            create function storage.trap(n integer) returns boolean language plpgsql immutable as $$
+            begin raise notice 'EVIL: index as %', current_user; return true; end $$;
+            create index trap on storage.buckets (id) where storage.trap(1);
+            set local role service_role"""
+        )
+        notices.clear()
+        (found,) = await findings(db, "storage")
+        assert f"it belongs to the role {role}" in found["detail"]
+        assert found["verdict"] == "bad"
+        assert evil(notices) == []
+
+
+async def test_pg_cron_is_called_only_if_it_is_the_extension(server: Any, role: str):
+    async with session(server.superuser_url) as (db, notices):
+        await db.execute(
+            f"""drop schema if exists cron cascade; create schema cron authorization {role};
+            grant usage on schema cron to public; set local role {role};
+            create function cron.schedule(a text, b text, c text) returns integer language plpgsql as $$
+            begin raise notice 'EVIL: schedule as %', current_user; return 1; end $$;
+            set local role postgres"""  # noqa: E501
+        )
+        answer = await db.fetchval("select picture_queue.schedule_maintenance()")
+        assert (answer, evil(notices)) == ("pg_cron is not installed", [])
+
+
+async def test_no_list_of_migrations_of_another_role_is_read(server: Any, role: str):
+    before = f"""
+    create schema supabase_migrations authorization {role};
+    grant usage on schema supabase_migrations to public;
+    set role {role};
+    create table supabase_migrations.schema_migrations (version text, name text);
+    grant select on supabase_migrations.schema_migrations to public;
+    create function supabase_migrations.trap(n integer) returns boolean language plpgsql immutable
+    as $$ begin raise notice 'EVIL: index as %', current_user; return true; end $$;
+    create index trap on supabase_migrations.schema_migrations (name)
+    where supabase_migrations.trap(1);
+    reset role;
+    """
+    notices: list[str] = []
+
+    def read(url: str) -> State:
+        with psycopg.connect(url) as connection:
+            connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+            return read_state(connection, migrations())
+
+    async with new_database(server, before, platform=False) as url:
+        assert (await asyncio.to_thread(read, url)).tool is MigrationTool.NONE
+        assert evil(notices) == []
 
 
 # --- Code of the project that a caller could influence ---
