@@ -1,3 +1,12 @@
+-- Find names and operators in pg_catalog only. Otherwise an operator of another schema that fits
+-- better would be bound into checks and policies, and run with the rights of the owner. The last
+-- statement restores the search_path.
+select
+  pg_catalog.set_config(
+    'picture_queue.search_path', pg_catalog.current_setting('search_path'), false),
+  pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
+
 -- 000_schema.sql
 
 -- picture-queue: a job queue inside your own Postgres.
@@ -8850,3 +8859,6 @@ select picture_queue.schedule_maintenance();
 
 -- Make PostgREST load the new functions.
 notify pgrst, 'reload schema';
+
+select pg_catalog.set_config(
+  'search_path', pg_catalog.current_setting('picture_queue.search_path'), false);

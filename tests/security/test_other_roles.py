@@ -369,6 +369,55 @@ async def test_pg_cron_is_called_only_if_it_is_the_extension(server: Any, role: 
         assert (answer, evil(notices)) == ("pg_cron is not installed", [])
 
 
+async def test_an_installation_uses_no_object_of_another_role(server: Any, role: str):
+    """Neither operators of another schema, nor tables and functions of a schema of the platform."""
+    before = f"""
+    create schema auth;
+    create function auth.uid() returns uuid language sql stable as 'select null::uuid';
+    alter schema auth owner to postgres; grant usage on schema auth to public;
+    create schema evil authorization {role}; grant create on schema public to {role};
+    create schema cron authorization {role}; create schema realtime authorization {role};
+    create schema storage authorization {role};
+    grant usage on schema evil, cron, realtime, storage to public;
+    set role {role};
+    {OPERATORS.format(role=role)}
+    create function evil.row() returns trigger language plpgsql as $$
+    begin raise notice 'EVIL: trigger as %', current_user; return new; end $$;
+    create function cron.schedule(a text, b text, c text) returns integer language plpgsql as $$
+    begin raise notice 'EVIL: schedule as %', current_user; return 1; end $$;
+    create table realtime.messages (topic text, extension text, event text, payload jsonb, private boolean);
+    create table storage.buckets (id text, name text, public boolean);
+    create trigger evil before insert on realtime.messages for each row execute function evil.row();
+    create trigger evil before insert on storage.buckets for each row execute function evil.row();
+    grant all on realtime.messages, storage.buckets to public;
+    create function public.above(a real, b integer) returns boolean language plpgsql immutable as $$
+    begin raise notice 'EVIL: operator as %', current_user; return true; end $$;
+    create operator public.> (leftarg = real, rightarg = integer, function = public.above);
+    create function public.at_most(a real, b integer) returns boolean language plpgsql immutable as $$
+    begin raise notice 'EVIL: operator as %', current_user; return true; end $$;
+    create operator public.<= (leftarg = real, rightarg = integer, function = public.at_most);
+    reset role;
+    """  # noqa: E501
+    async with new_database(server, before, platform=False) as url:
+        connection = await connect(url)
+        notices: list[str] = []
+        connection.add_log_listener(lambda _, message: notices.append(message.message))
+        try:
+            # The operators come before those of pg_catalog, or fit better.
+            await connection.execute("set search_path = evil, public, pg_catalog")
+            for _, sql in migrations():
+                await connection.execute(sql)
+            assert await connection.fetchval("show search_path") == "evil, public, pg_catalog"
+            await connection.execute("reset search_path")
+            await connection.fetchval("select public.set_queue('q', '{\"timeout_seconds\": 5}')")
+            await connection.fetchval("select public.enqueue_job('t')")
+            assert evil(notices) == []
+            (found,) = await findings(connection, "realtime in SQL")
+            assert f"it belongs to the role {role}" in found["detail"]
+        finally:
+            await connection.close(timeout=5)
+
+
 async def test_no_list_of_migrations_of_another_role_is_read(server: Any, role: str):
     before = f"""
     create schema supabase_migrations authorization {role};
