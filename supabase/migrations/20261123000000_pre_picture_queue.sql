@@ -2100,7 +2100,8 @@ end
 $$;
 
 -- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
--- batch, and the callback is not tried again.
+-- batch, and the callback is not tried again. In a session of a user (cancel_job) any error may come from that
+-- session, for example from its stack depth. So the step fails there, and maintenance tries it again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2125,7 +2126,10 @@ begin
           'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
           'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
-      if picture_queue._is_transient(sqlstate) then
+      -- 54: a limit of the session or of the server, such as the stack depth
+      if picture_queue._is_transient(sqlstate) or left(sqlstate, 2) = '54'
+        or current_setting('picture_queue.is_worker', true) = 'false'
+      then
         raise;
       end if;
       get stacked diagnostics v_detail = pg_exception_detail;
@@ -4296,7 +4300,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then

@@ -511,3 +511,67 @@ async def test_a_trigger_function_of_another_role_is_found(sandbox: Any, grantee
         assert (found["verdict"], grantee in found["detail"]) == ("bad", True)
         await db.execute(found["remedy"])
         assert await findings(db, "exposure", "seen") == []
+
+
+# --- Sessions of users ---
+
+
+async def test_a_user_who_has_little_stack_left_does_not_lose_a_callback(server: Any):
+    """A recursive function calls `cancel_job` at a depth at which only the callback fails."""
+    async with session(server.db_url) as (db, _):
+        await db.execute(
+            """create function pg_temp.deep(n integer, job uuid) returns text language plpgsql as $$
+            begin
+              if n = 0 then
+                return public.cancel_job(job)::text;
+              end if;
+              return pg_temp.deep(n - 1, job);
+            end $$"""
+        )
+        await set_claims(db, "authenticated")
+        states = set()
+        query = "select callback_job_id, callback_error from picture_queue.batch where id = $1"
+
+        async def try_depth(depth: int) -> str:
+            """Return what became of the call and of the callback."""
+            savepoint = db.transaction()
+            await savepoint.start()
+            try:
+                await db.execute("reset role")
+                answer = await db.fetchval(
+                    "select public.enqueue_batch($1, $2)",
+                    [{"job_type": "t", "user_id": USER}],
+                    {"job_type": "summary"},
+                )
+                try:
+                    async with db.transaction():
+                        await db.execute("set local role authenticated")
+                        await db.fetchval(
+                            "select pg_temp.deep($1, $2)", depth, answer["jobs"][0]["job_id"]
+                        )
+                except asyncpg.PostgresError:
+                    return "refused"
+                await db.execute("reset role")
+                row = await db.fetchrow(query, answer["batch_id"])
+                assert row["callback_error"] is None, depth
+                if row["callback_job_id"]:
+                    return "enqueued"
+                await db.execute("delete from picture_queue.failed_step")  # Retry at once.
+                await db.fetchval("select picture_queue.maintain()")
+                row = await db.fetchrow(query, answer["batch_id"])
+                assert row["callback_job_id"] is not None
+                return "later"
+            finally:
+                await savepoint.rollback()
+
+        low, high = 0, 20000  # The call succeeds at the first, and is refused at the second.
+        while high - low > 1:
+            middle = (low + high) // 2
+            state = await try_depth(middle)
+            states.add(state)
+            low, high = (low, middle) if state == "refused" else (middle, high)
+        for depth in range(low - 1, max(low - 60, 0), -1):
+            states.add(state := await try_depth(depth))
+            if state == "enqueued":
+                break
+        assert states == {"refused", "later", "enqueued"}
