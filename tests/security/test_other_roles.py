@@ -575,3 +575,18 @@ async def test_a_user_who_has_little_stack_left_does_not_lose_a_callback(server:
             if state == "enqueued":
                 break
         assert states == {"refused", "later", "enqueued"}
+
+
+@pytest.mark.parametrize("digits", [-15, -11, 0])
+async def test_a_user_cannot_choose_a_place_by_rounding_it(sandbox: Any, digits: int):
+    async with session(sandbox.db_url) as (db, _):
+        queue = f"q-{uuid4().hex[:12]}"
+        await db.fetchval("select set_queue($1, $2)", queue, {"aging_seconds": 60})
+        enqueue = "select enqueue_job('t', queue => $1)"
+        turns = []
+        for setting in (1, digits, 1):
+            await db.execute(f"set local extra_float_digits = {setting}")
+            job_id = await db.fetchval(enqueue, queue)
+            await db.execute("set local extra_float_digits = 1")
+            turns.append(await db.fetchval("select turn from job_queue where id = $1", job_id))
+        assert turns[0] < turns[1] < turns[2]
