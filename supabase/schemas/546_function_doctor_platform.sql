@@ -25,7 +25,8 @@ as $$
   union all
   select 'bad', 'users cannot read their own topic: its policy is missing',
     'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
-      || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+      || '(extension = ''broadcast'' and topic = ''pq:user:'' || (select auth.uid())::text '
+      || 'and topic = (select realtime.topic()));'
   from messages m where not exists (select from pg_catalog.pg_policy p
     where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
   union all

@@ -590,3 +590,16 @@ async def test_a_user_cannot_choose_a_place_by_rounding_it(sandbox: Any, digits:
             await db.execute("set local extra_float_digits = 1")
             turns.append(await db.fetchval("select turn from job_queue where id = $1", job_id))
         assert turns[0] < turns[1] < turns[2]
+
+
+async def test_a_user_who_sets_their_own_topic_reads_no_messages_of_others(sandbox: Any):
+    other = "6f1d1c8e-0000-4000-8000-000000000002"
+    async with session(sandbox.db_url) as (db, _):
+        for user in (USER, other):
+            await db.fetchval(ENQUEUE, user)
+        await set_claims(db, "authenticated")
+        await db.execute(
+            f"set local role authenticated; set local realtime.topic = 'pq:user:{USER}'"
+        )
+        rows = await db.fetch("select distinct topic from realtime.messages")
+        assert [row["topic"] for row in rows] == [f"pq:user:{USER}"]
