@@ -58,7 +58,7 @@ begin
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
-  execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  perform picture_queue._revoke_grants('picture_queue.' || quote_ident(v_name));
   execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
     v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
 end
@@ -160,6 +160,7 @@ begin
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
     where o.name = any (p_tables)
+      and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
@@ -190,9 +191,11 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
+    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
-      from picture_queue.setting s
+      from (select s.* from picture_queue.setting s
+        where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
       cross join lateral (values
         ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
       ) as k (status, seconds)

@@ -1,12 +1,6 @@
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, and
--- Postgres lets every role execute a new function.
-revoke all on schema picture_queue from public, anon, authenticated, service_role;
-revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
-revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
-revoke all on
-  public.job_queue, public.generations, public.images,
-  public.queue_health, public.failed_jobs_recent, public.stuck_jobs
-  from public, anon, authenticated, service_role;
+-- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
+-- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+select picture_queue._revoke_grants();
 -- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
 do $$
 declare
@@ -25,7 +19,6 @@ begin
     desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs, get_account, list_accounts, set_account,
     grant_credits, set_budget, list_budgets, delete_budget, list_ledger}'::text[]
   loop
-    execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
     execute format('grant execute on function public.%I to service_role', v_function);
   end loop;
 end

@@ -2,7 +2,7 @@
 -- that let users read their own folder in both, and write to that of the uploads.
 do $do$
 begin
-  if to_regclass('storage.buckets') is null then
+  if picture_queue._find_table('storage.buckets', true) is null then
     return;
   end if;
   execute $sql$
