@@ -1,6 +1,7 @@
 """The output files of predictions, and the faults that break one of them."""
 
 import asyncio
+import base64
 import io
 import re
 import struct
@@ -29,18 +30,28 @@ async def get_output(request: Request) -> Response:
     found = find_output(simulator_of(request), path)
     if found is None:
         return not_found()
-    prediction, number = found
+    data, media_type = await _file(*found, request.app.state.inputs)
+    return Response(data, media_type=media_type)
+
+
+async def data_uris(prediction: Prediction, inputs: InputReader) -> list[str]:
+    """Return the output files as ``data:`` URIs, as in the answer of a call that has waited."""
+    files = [await _file(prediction, number, inputs) for number in range(prediction.delivered)]
+    return [f"data:{kind};base64,{base64.b64encode(data).decode()}" for data, kind in files]
+
+
+async def _file(prediction: Prediction, number: int, inputs: InputReader) -> tuple[bytes, str]:
+    """Return an output file and its content type, with the fault of the prediction."""
     spec = prediction.picture(number)
     media_type = MIME_TYPES[spec.format]
     broken = prediction.plan.broken if number == prediction.plan.broken_number else None
     if broken == "bad_picture":
-        return Response(_NO_PICTURE, media_type=media_type)
+        return _NO_PICTURE, media_type
     if broken == "bomb":
-        return Response(await asyncio.to_thread(_bomb), media_type="image/png")
-    data = await render(prediction, number, request.app.state.inputs)
+        return await asyncio.to_thread(_bomb), "image/png"
     if broken == "wrong_type":
         media_type = _OTHER_TYPES.get(media_type, "image/png")
-    return Response(data, media_type=media_type)
+    return await render(prediction, number, inputs), media_type
 
 
 def find_output(simulator: Simulator, path: str) -> tuple[Prediction, int] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from picture_queue.local.simulator.outputs import data_uris
 from picture_queue.local.simulator.requests import (
     base_url,
     cancel_after,
@@ -85,10 +86,17 @@ async def _create(
             request.app.state.webhooks.send(prediction, subscription, base_url(request))
     request.app.state.inputs.read(prediction, base_url(request))
     seconds = wait_seconds(request)
-    is_waiting = seconds is not None and not await _wait(simulator, prediction, seconds)
+    has_ended = seconds is not None and await _wait(simulator, prediction, seconds)
     shown = prediction.as_json(simulator.clock(), base_url(request))
-    # After the time, Replicate shows a prediction as `starting` even if it runs.
-    return answer(shown | {"status": "starting"}, 202) if is_waiting else answer(shown, 201)
+    if seconds is None:
+        return answer(shown, 201)
+    if not has_ended:
+        # After the time, Replicate shows a prediction as `starting` even if it runs.
+        return answer(shown | {"status": "starting"}, 202)
+    if links := shown["output"]:
+        files = await data_uris(prediction, request.app.state.inputs)
+        shown["output"] = files if isinstance(links, list) else files[0]
+    return answer(shown, 201)
 
 
 async def _wait(simulator: Simulator, prediction: Prediction, seconds: float) -> bool:
