@@ -7,12 +7,16 @@ both pictures are stored, and every row of a prediction is final.
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from standardwebhooks.webhooks import Webhook
 
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.local.simulator import SimulatorSettings
+from picture_queue.providers import errors
+from picture_queue.providers.replicate.webhook import WebhookVerifier
 from picture_queue.worker import PermanentFailure, RateLimited, Retry, Snooze
 
 from .world import FAST, Generation, Job, World, assert_paid_once
@@ -137,6 +141,32 @@ async def test_a_retry_after_an_unconfirmed_cancel_attaches_to_the_prediction(fa
         await run_like_a_worker(world, generation)
         await assert_paid_once(world, generation)
         assert [row.state for row in world.db.rows] == ["succeeded"]
+
+
+@pytest.mark.parametrize("fault", ODD, ids=name_of)
+async def test_an_odd_answer_to_the_read_of_the_secret_refuses_no_webhook_for_good(
+    world: World, fault: Any
+) -> None:
+    now = [0.0]
+    verifier = WebhookVerifier(None, world.client.webhook_secret, lambda: now[0])
+    generation = world.generation()
+    await world.run(generation)
+    path = f"/v1/predictions/{(await world.paid())[0]}"
+    body = (await world.http.get(path, headers={"Authorization": "Bearer r8_test"})).text
+    sent_at = datetime.now(UTC)
+    signature = Webhook(await world.client.webhook_secret()).sign("msg_1", sent_at, body)
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(sent_at.timestamp())),
+        "webhook-signature": signature,
+    }
+    await world.set_fault(on="secret", **fault)
+    try:
+        found = await verifier.verify(headers, body.encode())
+    except errors.ServiceUnavailable:  # Replicate sends the webhook again
+        now[0] += 11
+        found = await verifier.verify(headers, body.encode())
+    assert found.id == world.db.rows[0].prediction_id
 
 
 @pytest.mark.parametrize(
