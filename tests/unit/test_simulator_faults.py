@@ -3,9 +3,11 @@
 import asyncio
 import io
 import json
+import re
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -13,12 +15,14 @@ from PIL import Image
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.local.simulator.faults import Fault
+from picture_queue.local.simulator.faults import Call, CallFault, Fault, PredictionFault
 from picture_queue.local.simulator.state import Prediction, Simulator
+from picture_queue.local.simulator.subjects import SUBJECTS
 from picture_queue.local.simulator.webhooks import WebhookSender, subscribe
 from picture_queue.providers.replicate.catalog import models
 
 SCHNELL = "black-forest-labs/flux-schnell"
+_DOCS = Path(__file__).parents[2] / "docs" / "simulator.md"
 HEADERS = {"authorization": "Bearer r8_test", "apikey": "sb_secret_test"}
 SMALL = {"prompt": "a boat", "megapixels": "0.25"}
 
@@ -225,3 +229,32 @@ async def deliver(
         sender.send(prediction, subscription, "http://simulator")
     await asyncio.gather(*sender._tasks)
     return receiver.received, time.monotonic() - started
+
+
+def test_the_documentation_lists_each_fault_and_call() -> None:
+    text = _DOCS.read_text("utf-8")
+    for name in (*get_args(CallFault), *get_args(PredictionFault)):
+        assert f"| `{name}` |" in text
+    for name in get_args(Call):
+        assert f"`{name}`" in text
+
+
+def test_the_documentation_lists_each_path() -> None:
+    app = create_app(SimulatorSettings())
+    (api,) = [mount for mount in app.app.routes if mount.path == "/v1"]
+    documented = set(re.findall(r"\| `([A-Z ]+)` \| `(/[^`]*)` \|", _DOCS.read_text("utf-8")))
+    listed = {(method, path) for methods, path in documented for method in methods.split()}
+    served = {
+        (method, route.path)
+        for route in api.app._app.routes
+        for method in route.methods
+        if method != "HEAD" and not route.path.startswith("/{rest")
+    }
+    assert listed == served
+
+
+def test_each_drawn_subject_is_documented() -> None:
+    text = _DOCS.read_text("utf-8").replace("\n", " ")
+    listed = re.search(r"the picture: (.*?), up to three", text)
+    assert listed is not None
+    assert re.split(r", | and ", listed[1]) == list(SUBJECTS)
