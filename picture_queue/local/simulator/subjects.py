@@ -41,7 +41,7 @@ class Subject(NamedTuple):
 
     Attributes:
         name: The name of its drawing.
-        color: Its main colour.
+        color: Main colour of the drawing.
     """
 
     name: str
