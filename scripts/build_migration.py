@@ -27,15 +27,16 @@ RULE_KEYS = ("name", "type", "format", "required", "default", "minimum", "maximu
 MODELS_TEMPLATE = """\
 -- Written by scripts/build_migration.py from picture_queue/providers/replicate/models.json.
 insert into picture_queue.model
-  (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
-   output, progress_in_logs, inputs)
-select m.id, m.kind, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
-  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs
+  (model_id, kind, also_kinds, official, version, typical_seconds, price_usd_per_image,
+   max_outputs_param, output, progress_in_logs, inputs, inputs_complete, unavailable_reason)
+select m.id, m.kind, m.also_kinds, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
+  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs, m.inputs_complete,
+  m.unavailable_reason
 from jsonb_to_recordset($models$
 %s
-$models$) as m (id text, kind text, official boolean, version text, typical_seconds real,
-  price_usd_per_image numeric, max_outputs_param text, output text, progress_in_logs text,
-  inputs jsonb);
+$models$) as m (id text, kind text, also_kinds jsonb, official boolean, version text,
+  typical_seconds real, price_usd_per_image numeric, max_outputs_param text, output text,
+  progress_in_logs text, inputs jsonb, inputs_complete boolean, unavailable_reason text);
 """
 
 

@@ -15,6 +15,7 @@ class Setting(Record):
     max_payload_bytes: int
     max_result_bytes: int
     max_prompt_length: int
+    max_user_uploads: int
     max_attempts: int
     timeout_seconds: float
     timeout_grace_seconds: float
@@ -31,3 +32,5 @@ class Setting(Record):
     archive: bool
     keep_archive_months: int
     default_model: str
+    strip_metadata: bool
+    estimate_usd_per_second: float

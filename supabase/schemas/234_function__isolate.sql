@@ -68,6 +68,8 @@ begin
     when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[])
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
+    when 'settlement' then picture_queue._settle_later(p_subjects::bigint[])
+    when 'account' then picture_queue._update_accounts(p_subjects)
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)

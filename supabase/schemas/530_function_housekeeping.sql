@@ -205,6 +205,10 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
+  perform picture_queue._isolate('account', array(
+    select distinct c.key from picture_queue.account_change c
+    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
+    limit 1000), 1000);
   v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
@@ -216,8 +220,9 @@ end
 $$;
 
 -- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
--- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+-- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
+-- it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -231,6 +236,7 @@ declare
   v_ready uuid[];
   v_keys integer;
   v_counts integer;
+  v_settled integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
@@ -268,7 +274,12 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
+  v_settled := picture_queue._settle(array(
+    select l.generation_id from picture_queue.ledger l
+    where l.phase = 'reserve' and not exists (
+      select from picture_queue.ledger e
+      where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
   return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
-    'keys', v_keys, 'counts', v_counts);
+    'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;

@@ -15,7 +15,7 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
+      explain_jobs,get_account,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
       _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
@@ -67,6 +67,11 @@ as $$
     select 'warn', 'a user can have any number of running jobs', 'select public.set_limit(''user:*'', 4); -- or another number'
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
+    union all
+    select 'warn', 'a user can start any number of generations',
+      'select public.set_budget(''user:*'', ''{"per_minute": 20, "per_hour": 200, "max_pending": 50}'');'
+    where exists (select from public.generations g where g.user_id is not null)
+      and not exists (select from picture_queue.budget b where b.key = 'user:*' and num_nonnulls(b.per_minute, b.per_hour) > 0)
   )
   select p.verdict, p.detail, p.remedy from problem p order by p.verdict, p.detail
 $$;
