@@ -26,6 +26,7 @@ from picture_queue.records import BegunPrediction, FinalState
 
 _log = Log(__name__)
 
+_CANCEL_DELAY = 1.0  # seconds before a cancel is repeated; the worker waits for it
 _URL_MARGIN = (
     600.0  # seconds that a signed URL of an input is valid beyond the prediction's deadline
 )
@@ -202,10 +203,21 @@ class PredictionManager:
         prediction_id = self.prediction.id if self.prediction else begun.prediction.prediction_id
         if not self.provider.capabilities.cancel:
             return
-        if prediction_id is not None:
-            await self.provider.cancel(prediction_id)
-        else:
+        if prediction_id is None:
             await self._cancel_identified(begun, set(begun.owned))
+            return
+        try:
+            await self.provider.cancel(prediction_id)
+        except (
+            errors.RequestRefused,
+            errors.Unauthorized,
+            errors.Forbidden,
+            errors.OutOfCredit,
+        ) as error:
+            # The prediction costs money until it ends, so a single unexpected answer is not final.
+            _log.warning("prediction %s: cancelling it again after: %s", prediction_id, error)
+            await asyncio.sleep(min(self._settings.recheck_delay, _CANCEL_DELAY))
+            await self.provider.cancel(prediction_id)
 
     async def finish(
         self, begun: BegunPrediction, state: FinalState, error: str | None = None

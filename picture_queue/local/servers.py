@@ -90,6 +90,7 @@ class HttpServers:
         simulator_app = simulator.create_app(
             simulator.SimulatorSettings(
                 base_url=base_url,
+                storage_url=self.api_url,
                 seconds=replicate_seconds,
                 token=secrets.simulator_token,
                 switch_keys=(secrets.secret_key, secrets.service_role_key),

@@ -110,7 +110,14 @@ ROUTES = [
     POST simulator:/v1/predictions
     POST simulator:/v1/models/black-forest-labs/flux-schnell/predictions
     POST simulator:/v1/models/{}/{}/predictions
+    GET simulator:/v1/models
+    QUERY simulator:/v1/models
     GET simulator:/v1/models/{}/{}
+    GET simulator:/v1/models/{}/{}/versions
+    GET simulator:/v1/models/{}/{}/versions/{}
+    POST simulator:/v1/files
+    GET simulator:/v1/files/{}
+    DELETE simulator:/v1/files/{}
     GET simulator:/v1/predictions/{}
     POST simulator:/v1/predictions/{}/cancel
     GET simulator:/files/{}/{}

@@ -2,12 +2,14 @@
 
 import io
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
 
 from picture_queue.generations.image_info import read_image
 from picture_queue.local.simulator.pictures import MIME_TYPES, Format, PictureSpec, draw
+from picture_queue.local.simulator.subjects import SUBJECTS, find_subjects
 
 SPEC = PictureSpec(prompt="a paper boat on a calm lake", seed=42, width=192, height=128)
 
@@ -42,3 +44,55 @@ def test_another_seed_prompt_or_size_gives_another_image(other: dict[str, object
 def test_an_image_has_several_colours() -> None:
     with Image.open(io.BytesIO(draw(SPEC))) as image:
         assert len(image.convert("RGB").getcolors(192 * 128) or []) > 100
+
+
+def test_each_subject_has_its_own_drawing() -> None:
+    found = {name: draw(replace(SPEC, prompt=f"a {name}")) for name in SUBJECTS}
+    assert len(set(found.values())) == len(SUBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("A red boat and two Cats", ["boat", "cat"]),
+        ("houses, trees; robots. flowers", ["house", "tree", "robot"]),
+        ("a boat, a boat, a ship", ["boat"]),
+        ("catalogue of boatswains", []),
+        ("", []),
+    ],
+)
+def test_the_subjects_of_a_prompt_are_found(prompt: str, expected: list[str]) -> None:
+    assert [subject.name for subject in find_subjects(prompt)] == expected
+
+
+def test_a_colour_before_a_subject_is_its_colour() -> None:
+    red, blue = (draw(replace(SPEC, prompt=f"a {color} house")) for color in ("red", "blue"))
+    assert red != blue
+    found = find_subjects("a black cat and a tree")
+    assert [subject.color for subject in found] == [(40, 40, 46), (64, 134, 72)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "has_caption"),
+    [("justice & <b>entropy</b>", True), ("", True), ("a boat", False), ("a misty hill", False)],
+)
+def test_a_prompt_without_a_known_word_gets_a_caption(prompt: str, has_caption: bool) -> None:
+    svg = draw(replace(SPEC, prompt=prompt, format="svg")).decode()
+    ElementTree.fromstring(svg)
+    assert ("Simulated picture" in svg) is has_caption
+    if prompt.startswith("justice"):
+        assert "justice &amp; &lt;b&gt;entropy" in svg
+
+
+def test_a_picture_without_a_background_is_transparent() -> None:
+    data = draw(replace(SPEC, prompt="a cat", has_background=False))
+    with Image.open(io.BytesIO(data)) as image:
+        alpha = image.getchannel("A")
+    assert alpha.getpixel((0, 0)) == 0
+    assert alpha.getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize("words", ["\0\x1f", "日本語 🎨", "a" * 5000, "\n\n\n"])
+@pytest.mark.parametrize("format_", ["png", "svg"])
+def test_any_words_can_be_drawn(words: str, format_: Format) -> None:
+    assert read_image(draw(replace(SPEC, prompt=words, format=format_))) is not None

@@ -1,7 +1,7 @@
 """A simulator of Replicate's HTTP API that draws its own pictures.
 
 `create_app` creates an ASGI app for the embedded stack or for a test. All data is in memory.
-Webhooks, files, trainings and other parts of the API are answered with 501.
+Trainings, deployments, collections and streams are answered with 501.
 """
 
 from picture_queue.local.simulator.app import create_app

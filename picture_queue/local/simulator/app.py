@@ -1,10 +1,8 @@
 """The routes of the simulator, and the checks of tokens and switch keys."""
 
-import asyncio
 import base64
 import hashlib
 import hmac
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,23 +17,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from picture_queue.local import json_body
 from picture_queue.local.origin_check import OriginCheck
-from picture_queue.local.simulator import predictions
-from picture_queue.local.simulator.faults import Fault
-from picture_queue.local.simulator.pictures import MIME_TYPES, draw
+from picture_queue.local.simulator import model_routes, outputs, predictions, uploads
+from picture_queue.local.simulator.faults import Call, Fault
+from picture_queue.local.simulator.inputs import InputReader
 from picture_queue.local.simulator.requests import base_url, simulator_of
 from picture_queue.local.simulator.responses import (
+    Handler,
     answer,
-    http_fault,
-    not_found,
     problem,
     refuse_large_body,
     translate_http_error,
+    with_faults,
 )
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
 from picture_queue.local.simulator.webhooks import WebhookSender
-from picture_queue.providers.replicate.catalog import models
 
 _HANDLERS: Final = {HTTPException: translate_http_error, json_body.BodyTooLarge: refuse_large_body}
+
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "QUERY")
+
+
+def _route(path: str, call: Call, handler: Handler, *, method: str = "GET") -> Route:
+    """Return the route of a call to which faults apply."""
+    return Route(path, with_faults(call, handler), methods=[method])
 
 
 def create_app(
@@ -54,21 +58,29 @@ def create_app(
     simulator = Simulator(settings or SimulatorSettings(), clock)
     api = Starlette(
         routes=[
-            Route("/account", _account),
-            Route("/webhooks/default/secret", _webhook_secret),
-            Route("/models/{owner}/{name}", _model),
-            Route(
-                "/models/{owner}/{name}/predictions", predictions.create_official, methods=["POST"]
+            _route("/account", "account", _account),
+            _route("/webhooks/default/secret", "secret", _webhook_secret),
+            Route("/hardware", model_routes.list_hardware),
+            _route("/models", "model", model_routes.list_models),
+            _route("/models", "model", model_routes.search_models, method="QUERY"),
+            _route("/models/{owner}/{name}", "model", model_routes.get_model),
+            _route("/models/{owner}/{name}/versions", "model", model_routes.list_versions),
+            _route("/models/{owner}/{name}/versions/{id}", "model", model_routes.get_version),
+            _route(
+                "/models/{owner}/{name}/predictions",
+                "create",
+                predictions.create_official,
+                method="POST",
             ),
-            Route("/predictions", predictions.list_all),
-            Route("/predictions", predictions.create_by_version, methods=["POST"]),
-            Route("/predictions/{id}", predictions.get),
-            Route("/predictions/{id}/cancel", predictions.cancel, methods=["POST"]),
-            Route(
-                "/{rest:path}",
-                _respond_not_found,
-                methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            ),
+            _route("/predictions", "list", predictions.list_all),
+            _route("/predictions", "create", predictions.create_by_version, method="POST"),
+            _route("/predictions/{id}", "get", predictions.get),
+            _route("/predictions/{id}/cancel", "cancel", predictions.cancel, method="POST"),
+            Route("/files", uploads.list_files),
+            _route("/files", "upload", uploads.create_file, method="POST"),
+            Route("/files/{id}", uploads.get_file),
+            Route("/files/{id}", uploads.delete_file, methods=["DELETE"]),
+            Route("/{rest:path}", _respond_not_found, methods=_METHODS),
         ],
         exception_handlers=_HANDLERS,
     )
@@ -80,17 +92,26 @@ def create_app(
         ],
         exception_handlers=_HANDLERS,
     )
-    api.state.simulator = switches.state.simulator = simulator
-    api.state.webhooks = switches.state.webhooks = WebhookSender(_secret(simulator), clock)
     app = Starlette(
         routes=[
             Mount("/v1", _TokenRequired(api, simulator.settings.token)),
-            Route("/files/{id}/{name}", _file),
+            _route("/files/{id}/{name}", "file", outputs.get_output),
             Mount("/_simulator", _SwitchKeyRequired(switches, simulator.settings.switch_keys)),
         ],
         exception_handlers=_HANDLERS,
     )
-    app.state.simulator = simulator
+    webhooks, files = WebhookSender(_secret(simulator), clock), uploads.Uploads()
+    inputs = InputReader(
+        files, simulator.settings.storage_url, lambda path: _own_output(path), clock
+    )
+
+    async def _own_output(path: str) -> bytes | None:
+        found = outputs.find_output(simulator, path)
+        return None if found is None else await outputs.render(*found, inputs)
+
+    for part in (api, switches, app):
+        part.state.simulator, part.state.webhooks = simulator, webhooks
+        part.state.uploads, part.state.inputs = files, inputs
     return OriginCheck(app, url=simulator.settings.base_url or "", pictures="/files/")
 
 
@@ -134,43 +155,6 @@ class _SwitchKeyRequired:
         await app(scope, receive, send)
 
 
-async def _model(request: Request) -> Response:
-    owner, name = request.path_params["owner"], request.path_params["name"]
-    model = models().get(f"{owner}/{name}")
-    if model is None:
-        return not_found()
-    file = {"type": "string", "format": "uri"}
-    properties = {}
-    for known in model.inputs:
-        given = known.model_dump(exclude={"name", "required", "unknown"})
-        properties[known.name] = {key: value for key, value in given.items() if value is not None}
-        if known.type == "array" and properties[known.name].pop("format", None):
-            properties[known.name]["items"] = file
-    schema: dict[str, object] = {
-        "Input": {
-            "type": "object",
-            "properties": properties,
-            "required": [known.name for known in model.inputs if known.required],
-        }
-    }
-    if model.output is not None:
-        schema["Output"] = file if model.output == "uri" else {"type": "array", "items": file}
-    return answer(
-        {
-            "url": f"https://replicate.com/{owner}/{name}",
-            "owner": owner,
-            "name": name,
-            "visibility": "public",
-            "is_official": bool(model.official),
-            "latest_version": {
-                "id": model.version,
-                "openapi_schema": {"components": {"schemas": schema}},
-            },
-            "default_example": None,
-        }
-    )
-
-
 async def _account(request: Request) -> Response:
     return answer({"type": "user", "username": "simulator", "name": "Replicate simulator"})
 
@@ -188,25 +172,6 @@ def _secret(simulator: Simulator) -> str:
 async def _respond_not_found(request: Request) -> Response:
     route = f"{request.method} /v1/{request.path_params['rest']}"
     return problem(501, f"The Replicate simulator does not have {route}.")
-
-
-async def _file(request: Request) -> Response:
-    if refused := http_fault(request, "file"):
-        return refused
-    simulator, now = simulator_of(request), simulator_of(request).clock()
-    prediction = simulator.predictions.get(request.path_params["id"])
-    match = re.fullmatch(r"out-(\d{1,2})\.(\w+)", request.path_params["name"])
-    if (
-        prediction is None
-        or match is None
-        or prediction.status(now) != "succeeded"
-        or prediction.is_removed(now)
-    ):
-        return not_found()
-    spec = prediction.picture(int(match[1]))
-    if int(match[1]) >= prediction.pictures or spec.format != match[2]:
-        return not_found()
-    return Response(await asyncio.to_thread(draw, spec), media_type=MIME_TYPES[spec.format])
 
 
 async def _faults(request: Request) -> Response:
@@ -236,5 +201,7 @@ async def _predictions(request: Request) -> Response:
 
 async def _reset(request: Request) -> Response:
     request.app.state.webhooks.cancel_all()
+    request.app.state.uploads.clear()
+    request.app.state.inputs.clear()
     simulator_of(request).reset()
     return Response(status_code=204)

@@ -1,24 +1,40 @@
 """Faults of the simulator that a test switches on."""
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal[
+#: Faults that replace the answer of one call.
+CallFault = Literal[
     "rate_limit",
     "server_error",
+    "client_error",
     "out_of_credit",
     "lose_answer",
+    "html",
+    "cut_body",
+]
+#: Faults that change the next prediction.
+PredictionFault = Literal[
     "fail",
     "nsfw",
     "slow",
+    "missing_output",
     "expired_output",
+    "fewer_pictures",
+    "bad_picture",
+    "bomb",
+    "wrong_type",
     "repeat_webhooks",
     "lose_webhooks",
+    "late_webhooks",
+    "forge_webhooks",
+    "shuffle_webhooks",
 ]
-Call = Literal["create", "get", "list", "cancel", "file"]
-
+Kind = CallFault | PredictionFault
+Call = Literal["create", "get", "list", "cancel", "file", "secret", "model", "account", "upload"]
+Logs = Literal["percent", "text", "empty"]
 
 _MAX_FAULTS: Final = 1000
 
@@ -27,20 +43,30 @@ class Fault(BaseModel):
     """A fault that is switched on.
 
     Attributes:
-        kind: ``rate_limit`` answers 429, ``server_error`` 500 or ``status``, ``out_of_credit`` 402,
-            and the call does nothing. ``lose_answer`` makes the prediction and drops the connection
-            after ``seconds``, or answers ``status``. The others change the next prediction: with
-            ``fail`` and ``nsfw`` it fails, with ``slow`` it runs ``seconds`` longer, with
-            ``expired_output`` its output is removed as soon as it has ended, with
-            ``repeat_webhooks`` each of its webhooks is delivered twice, with ``lose_webhooks`` none
-            is delivered.
+        kind: These faults replace the answer of a call, and the call does nothing: ``rate_limit``
+            answers 429, ``server_error`` 500 or ``status``, ``client_error`` 404 or ``status``,
+            ``out_of_credit`` 402. These replace only the answer of a call that has succeeded:
+            ``lose_answer`` drops the connection after ``seconds``, or answers ``status``; ``html``
+            answers 200 with a web page; ``cut_body`` drops the connection after half of the body.
+
+            The others change the next prediction. With ``fail`` and ``nsfw`` it fails, with
+            ``slow`` it runs ``seconds`` longer, with ``missing_output`` it succeeds without an
+            output, with ``expired_output`` its output is removed as soon as it has ended, with
+            ``fewer_pictures`` its last picture is missing. One of its files is broken: the file
+            ``number`` is not a picture with ``bad_picture``, has 900 million pixels with ``bomb``,
+            and has the content type of another format with ``wrong_type``. Each of its webhooks is
+            delivered twice with ``repeat_webhooks``, not at all with ``lose_webhooks``, ``seconds``
+            late with ``late_webhooks``, after two with a wrong signature with ``forge_webhooks``;
+            with ``shuffle_webhooks`` that of the end comes first.
         count: Number of calls that the fault affects.
-        on: The call that fails, for ``rate_limit`` and ``server_error``.
+        on: The call that fails, for the faults of a call.
         seconds: Retry-After of ``rate_limit`` (not sent if None), delay of ``lose_answer``, extra
-            time of ``slow`` (30 if None).
-        status: HTTP status of ``server_error`` and ``lose_answer``.
+            time of ``slow`` (30 if None), delay of ``late_webhooks`` (5 if None).
+        status: HTTP status of ``server_error``, ``client_error`` and ``lose_answer``.
         message: Error text of ``fail``.
         queued: ``slow`` spends its time before the start instead of running.
+        logs: Logs of ``slow``: progress bars, text, or nothing; None: those of the model.
+        number: Number of the broken file, from 0.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,9 +75,18 @@ class Fault(BaseModel):
     count: int = Field(default=1, ge=1, le=10_000)
     on: Call = "create"
     seconds: float | None = Field(default=None, ge=0, le=86_400)
-    status: int | None = Field(default=None, ge=500, le=599)
+    status: int | None = Field(default=None, ge=400, le=599)
     message: str = Field("Director: unexpected error handling prediction (E9828)", max_length=2000)
     queued: bool = False
+    logs: Logs | None = None
+    number: int = Field(default=0, ge=0, le=99)
+
+    @model_validator(mode="after")
+    def _check_status(self) -> Self:
+        is_client_error = self.status is not None and self.status < 500
+        if self.status is not None and is_client_error is not (self.kind == "client_error"):
+            raise ValueError(f"status is {self.status}, which is not a status of {self.kind}")
+        return self
 
 
 class Faults:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from picture_queue.local.simulator.faults import Logs
 from picture_queue.providers.replicate.catalog import CatalogModel
 
 _BLOCKS = " ▏▎▍▌▋▊▉"
@@ -16,6 +17,8 @@ def log_text(
     pictures: int,
     done: float,
     seconds: float,
+    kind: Logs | None = None,
+    delivered: int | None = None,
 ) -> str:
     """Return the logs.
 
@@ -27,23 +30,27 @@ def log_text(
         pictures: Number of pictures.
         done: Completed part of the run, 0 to 1.
         seconds: Duration of the whole run.
+        kind: Kind of the logs; None: that of the model.
+        delivered: Number of pictures that passed the safety checker; None: all.
     """
-    if model.progress_in_logs == "empty":
+    kind = kind or model.progress_in_logs
+    if kind == "empty":
         return ""
-    if model.progress_in_logs == "percent":
-        return _percent(_steps(model, given), seed, pictures, done, seconds)
+    if kind == "percent":
+        safe = f"{pictures if delivered is None else delivered} out of {pictures}"
+        return _percent(_steps(model, given), seed, safe, done, seconds)
     lines = [f"Using seed: {seed}", "Running prediction... ", "Generating image..."]
     if done >= 1:
         lines.append(f"Generated image in {seconds:.1f}sec")
     return "\n".join(lines) + "\n"
 
 
-def _percent(steps: int, seed: int, pictures: int, done: float, seconds: float) -> str:
+def _percent(steps: int, seed: int, safe: str, done: float, seconds: float) -> str:
     lines = [f"Using seed: {seed}"]
     reached = min(steps, int(steps * done))
     lines += [_bar(step, steps, seconds * step / steps, seconds) for step in range(reached + 1)]
     if done >= 1:
-        lines.append(f"Total safe images: {pictures} out of {pictures}")
+        lines.append(f"Total safe images: {safe}")
     return "\n".join(lines) + "\n"
 
 

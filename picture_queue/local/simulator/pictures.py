@@ -1,8 +1,9 @@
-"""The simulator's pictures: small landscapes that depend on prompt and seed.
+"""The simulator's pictures: small landscapes, with the subjects that the prompt names.
 
-The words of the prompt choose the scene and the colours, and the seed chooses the rest. The same
-prompt, seed and size give the same bytes with the same version of Pillow. A picture is drawn at
-twice its size and reduced, which is cheap antialiasing.
+The words of the prompt choose the subjects, the scene and the colours, and the seed chooses the
+rest. A picture of a prompt without a known word has a caption that says that it is simulated. The
+same prompt, seed and size give the same bytes with the same version of Pillow. A picture is drawn
+at twice its size and reduced, which is cheap antialiasing.
 """
 
 import io
@@ -14,10 +15,12 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageDraw
 
+from picture_queue.local.simulator.captions import Caption
+from picture_queue.local.simulator.shapes import Color, Point, Shape, box, ellipse, mix
+from picture_queue.local.simulator.subjects import find_subjects
+
 _MAX_ANTIALIASED = 1_600_000  # pixels; larger pictures are drawn without antialiasing
 
-Color = tuple[int, int, int]
-Point = tuple[float, float]
 Format = Literal["png", "webp", "jpg", "svg"]
 
 MIME_TYPES: dict[Format, str] = {
@@ -33,9 +36,14 @@ class PictureSpec:
     """The specification of a picture.
 
     Attributes:
+        prompt: The words that are drawn.
+        variety: A text on which the random parts depend too.
         width: Pixels.
         height: Pixels.
         quality: 1 to 100, for the lossy formats.
+        title: First line of a caption; without one, only a prompt without a known word gets a
+            caption.
+        has_background: Whether the scene is drawn; without it, the background is transparent.
     """
 
     prompt: str
@@ -44,6 +52,9 @@ class PictureSpec:
     height: int = 1024
     format: Format = "png"
     quality: int = 80
+    variety: str = ""
+    title: str | None = None
+    has_background: bool = True
 
 
 class _Palette(NamedTuple):
@@ -130,7 +141,7 @@ def draw(spec: PictureSpec) -> bytes:
     if spec.format == "png":
         picture.save(out, "PNG", compress_level=2)
     elif spec.format == "jpg":
-        picture.save(out, "JPEG", quality=spec.quality)
+        picture.convert("RGB").save(out, "JPEG", quality=spec.quality)
     else:
         picture.save(out, "WEBP", quality=spec.quality, method=0)
     return out.getvalue()
@@ -141,17 +152,23 @@ class _Scene:
 
     def __init__(self, spec: PictureSpec) -> None:
         self.spec = spec
-        self.random = random.Random(f"{spec.prompt}\n{spec.seed}")  # noqa: S311 - art
+        self.random = random.Random(self._random_key())  # noqa: S311 - art
         words = set(spec.prompt.lower().replace(",", " ").split())
-        by_hash = random.Random(spec.prompt).randrange(len(_PALETTES))  # noqa: S311 - art
+        key = spec.prompt + spec.variety
+        by_hash = random.Random(key).randrange(len(_PALETTES))  # noqa: S311 - art
         self.palette = next(
             (palette for palette in _PALETTES if words & set(palette.words.split())),
             _PALETTES[by_hash],
         )
-        self.kind = next(
-            (kind for kind, matching in _SCENES.items() if words & set(matching.split())),
-            ("hills", "sea", "city")[by_hash % 3],
+        kind = next(
+            (kind for kind, matching in _SCENES.items() if words & set(matching.split())), None
         )
+        self.kind = kind or ("hills", "sea", "city")[by_hash % 3]
+        self.subjects = find_subjects(spec.prompt)
+        self.caption: Caption | None = None
+        if spec.title or not (self.subjects or kind):
+            title = spec.title or "Simulated picture"
+            self.caption = Caption(title, spec.prompt, spec.width, spec.height)
         self.skyline = self.random.uniform(0.52, 0.64)
         self.sun: Point = (
             self.random.uniform(0.22, 0.78),
@@ -159,10 +176,16 @@ class _Scene:
         )
         self.sun_radius = self.random.uniform(0.055, 0.1)
 
+    def _random_key(self) -> str:
+        return f"{self.spec.prompt}\n{self.spec.variety}\n{self.spec.seed}"
+
     def image(self) -> Image.Image:
         scale = 2 if self.spec.width * self.spec.height <= _MAX_ANTIALIASED else 1
         width, height = self.spec.width * scale, self.spec.height * scale
-        picture = self._sky().resize((width, height), Image.Resampling.BILINEAR)
+        if self.spec.has_background:
+            picture = self._sky().resize((width, height), Image.Resampling.BILINEAR)
+        else:
+            picture = Image.new("RGBA", (width, height))
         pen = ImageDraw.Draw(picture)
         side = min(width, height)
         for (x, y), radius, color in self._discs():
@@ -170,7 +193,10 @@ class _Scene:
             pen.ellipse((x * width - r, y * height - r, x * width + r, y * height + r), fill=color)
         for points, color in self._shapes():
             pen.polygon([(x * width, y * height) for x, y in points], fill=color)
-        return picture.reduce(scale)
+        picture = picture.reduce(scale)
+        if self.caption is not None:
+            self.caption.draw(picture)
+        return picture
 
     def svg(self) -> str:
         width, height = self.spec.width, self.spec.height
@@ -186,12 +212,14 @@ class _Scene:
             + f'" fill="{_hex(color)}"/>'
             for points, color in self._shapes()
         )
+        sky = '<rect width="100%" height="100%" fill="url(#sky)"/>'
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
             f' viewBox="0 0 {width} {height}"><defs><linearGradient id="sky" x2="0" y2="1">'
             f'<stop stop-color="{_hex(self.palette.zenith)}"/><stop offset="{self.skyline:.3f}"'
             f' stop-color="{_hex(self.palette.horizon)}"/></linearGradient></defs>'
-            f'<rect width="100%" height="100%" fill="url(#sky)"/>{discs}{shapes}</svg>'
+            f"{sky if self.spec.has_background else ''}{discs}{shapes}"
+            f"{'' if self.caption is None else self.caption.svg()}</svg>"
         )
 
     def _sky(self) -> Image.Image:
@@ -200,7 +228,7 @@ class _Scene:
         sky = Image.new("RGB", (1, size))
         for y in range(size):
             part = min(1.0, y / size / self.skyline)
-            sky.putpixel((0, y), _mix(self.palette.zenith, self.palette.horizon, part))
+            sky.putpixel((0, y), mix(self.palette.zenith, self.palette.horizon, part))
         sky = sky.resize((size, size))
         aspect = self.spec.width / self.spec.height
         reach = self.sun_radius * 10 * size
@@ -213,19 +241,24 @@ class _Scene:
         return sky
 
     def _discs(self) -> list[tuple[Point, float, Color]]:
-        rng = random.Random(f"discs {self.spec.prompt}\n{self.spec.seed}")  # noqa: S311 - art
+        rng = random.Random(f"discs {self._random_key()}")  # noqa: S311 - art
         discs: list[tuple[Point, float, Color]] = []
+        if not self.spec.has_background:
+            return discs
         if self.palette.stars:
             for _ in range(140):
                 at = rng.random(), rng.random() * self.skyline
-                shine = _mix(self.palette.zenith, (255, 255, 255), rng.uniform(0.3, 0.9))
+                shine = mix(self.palette.zenith, (255, 255, 255), rng.uniform(0.3, 0.9))
                 discs.append((at, rng.uniform(0.0006, 0.0022), shine))
         discs.append((self.sun, self.sun_radius, self.palette.sun))
         return discs
 
-    def _shapes(self) -> list[tuple[list[Point], Color]]:
-        rng = random.Random(f"shapes {self.spec.prompt}\n{self.spec.seed}")  # noqa: S311 - art
-        shapes: list[tuple[list[Point], Color]] = []
+    def _shapes(self) -> list[Shape]:
+        rng = random.Random(f"shapes {self._random_key()}")  # noqa: S311 - art
+        shapes: list[Shape] = []
+        if not self.spec.has_background:
+            shapes += self._placed_subjects(rng)
+            return shapes or [(ellipse(0.5, 0.5, 0.3, 0.3), self.palette.far)]
         if self.kind == "sea":
             shapes += self._ridges(rng, 2, self.skyline - 0.02, 0.02, 0.0, 0.35)
             shapes += self._water(rng)
@@ -235,12 +268,30 @@ class _Scene:
                 shapes += self._houses(rng, layer)
         else:
             shapes += self._ridges(rng, 6, self.skyline, 0.075, 0.0, 1.0)
+        return shapes + self._placed_subjects(rng)
+
+    def _placed_subjects(self, rng: random.Random) -> list[Shape]:
+        """Return the shapes of the subjects, side by side in the foreground."""
+        shapes: list[Shape] = []
+        count = len(self.subjects)
+        aspect = self.spec.width / self.spec.height
+        # A subject is a square of pixels, so its width and height differ in parts of the picture.
+        height = min(0.66, 0.9 * aspect / max(1, count))
+        width = height / aspect
+        for number, subject in enumerate(self.subjects):
+            middle = (number + 1) / (count + 1) if count < 3 else 0.18 + number * 0.32
+            left = middle - width / 2 + rng.uniform(-0.04, 0.04) / max(1, count)
+            top = 0.93 - height - rng.uniform(0.0, 0.05)
+            shapes += [
+                ([(left + x * width, top + y * height) for x, y in points], color)
+                for points, color in subject.shapes()
+            ]
         return shapes
 
     def _ridges(
         self, rng: random.Random, count: int, top: float, height: float, first: float, last: float
-    ) -> list[tuple[list[Point], Color]]:
-        shapes: list[tuple[list[Point], Color]] = []
+    ) -> list[Shape]:
+        shapes: list[Shape] = []
         for layer in range(count):
             depth = first + (last - first) * (layer / max(1, count - 1))
             base = top + (1.0 - top) * (layer / max(1, count)) ** 1.3
@@ -257,20 +308,18 @@ class _Scene:
                 )
                 for x in range(161)
             ]
-            color = _mix(
-                _mix(self.palette.horizon, self.palette.far, 0.7), self.palette.near, depth
-            )
+            color = mix(mix(self.palette.horizon, self.palette.far, 0.7), self.palette.near, depth)
             shapes.append(([*points, (1.0, 1.0), (0.0, 1.0)], color))
         return shapes
 
-    def _water(self, rng: random.Random) -> list[tuple[list[Point], Color]]:
+    def _water(self, rng: random.Random) -> list[Shape]:
         top = self.skyline
         bands = 28
-        shapes: list[tuple[list[Point], Color]] = []
+        shapes: list[Shape] = []
         for band in range(bands):
             y = top + (1 - top) * (band / bands)
-            color = _mix(
-                _mix(self.palette.horizon, self.palette.far, 0.55), self.palette.near, band / bands
+            color = mix(
+                mix(self.palette.horizon, self.palette.far, 0.55), self.palette.near, band / bands
             )
             shapes.append(([(0.0, y), (1.0, y), (1.0, 1.0), (0.0, 1.0)], color))
         for band in range(46):
@@ -279,22 +328,23 @@ class _Scene:
             reach = self.sun_radius * rng.uniform(0.25, 1.0) * (1 - 0.55 * part)
             x = self.sun[0] + rng.uniform(-0.03, 0.03) * (0.4 + part)
             thick = 0.0015 + 0.005 * part
-            color = _mix(self.palette.sun, self.palette.far, 0.15 + 0.6 * part)
-            shapes.append((_lens(x, y, reach, thick), color))
-        shapes += self._boat(rng.choice((0.3, 0.68)) + rng.uniform(-0.08, 0.08), top)
+            color = mix(self.palette.sun, self.palette.far, 0.15 + 0.6 * part)
+            shapes.append((ellipse(x, y, reach, thick), color))
+        if not self.subjects:
+            shapes += self._boat(rng.choice((0.3, 0.68)) + rng.uniform(-0.08, 0.08), top)
         return shapes
 
-    def _boat(self, x: float, top: float) -> list[tuple[list[Point], Color]]:
+    def _boat(self, x: float, top: float) -> list[Shape]:
         y = top + (1 - top) * 0.3
-        hull = _mix(self.palette.near, (0, 0, 0), 0.35)
-        sail = _mix(self.palette.sun, (255, 255, 255), 0.4)
+        hull = mix(self.palette.near, (0, 0, 0), 0.35)
+        sail = mix(self.palette.sun, (255, 255, 255), 0.4)
         size = 0.085
         return [
-            (_lens(x, y + size * 0.36, size * 0.95, 0.006), hull),
+            (ellipse(x, y + size * 0.36, size * 0.95, 0.006), hull),
             ([(x - size * 0.06, y), (x - size * 0.06, y - size * 1.5), (x - size * 0.8, y)], sail),
             (
                 [(x + size * 0.03, y), (x + size * 0.03, y - size * 1.25), (x + size * 0.6, y)],
-                _mix(sail, self.palette.far, 0.25),
+                mix(sail, self.palette.far, 0.25),
             ),
             (
                 [
@@ -307,15 +357,15 @@ class _Scene:
             ),
         ]
 
-    def _houses(self, rng: random.Random, layer: int) -> list[tuple[list[Point], Color]]:
-        wall = _mix(self.palette.far, self.palette.near, (0.25, 0.6, 1.0)[layer])
-        light = _mix(wall, self.palette.sun, 0.75)
-        shapes: list[tuple[list[Point], Color]] = []
+    def _houses(self, rng: random.Random, layer: int) -> list[Shape]:
+        wall = mix(self.palette.far, self.palette.near, (0.25, 0.6, 1.0)[layer])
+        light = mix(wall, self.palette.sun, 0.75)
+        shapes: list[Shape] = []
         x = rng.uniform(-0.05, 0.0)
         while x < 1.0:
             width = rng.uniform(0.045, 0.1) * (1 + layer * 0.35)
             roof = self.skyline - rng.uniform(-0.1, 0.24) + layer * 0.14
-            shapes.append((_box(x, roof, width, 1.0), wall))
+            shapes.append((box(x, roof, width, 1.0), wall))
             if layer:
                 step = 0.018 * (1 + layer * 0.3)
                 for row in range(int((1 - roof) / step / 1.4) - 1):
@@ -323,23 +373,9 @@ class _Scene:
                         if rng.random() < 0.32:
                             left = x + step * (column + 0.75)
                             up = roof + step * 1.4 * (row + 0.6)
-                            shapes.append((_box(left, up, step * 0.5, up + step * 0.7), light))
+                            shapes.append((box(left, up, step * 0.5, up + step * 0.7), light))
             x += width + rng.uniform(0.0, 0.012)
         return shapes
-
-
-def _box(left: float, top: float, width: float, bottom: float) -> list[Point]:
-    return [(left, top), (left + width, top), (left + width, bottom), (left, bottom)]
-
-
-def _lens(x: float, y: float, reach: float, thick: float) -> list[Point]:
-    angles = [math.tau * step / 20 for step in range(20)]
-    return [(x + reach * math.cos(angle), y + thick * math.sin(angle)) for angle in angles]
-
-
-def _mix(one: Color, other: Color, part: float) -> Color:
-    red, green, blue = (round(a + (b - a) * part) for a, b in zip(one, other, strict=True))
-    return red, green, blue
 
 
 def _hex(color: Color) -> str:

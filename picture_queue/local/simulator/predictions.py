@@ -1,53 +1,54 @@
 """The routes of predictions: create, get, list and cancel."""
 
+import asyncio
 import re
+import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from picture_queue.local.simulator.outputs import data_uris
 from picture_queue.local.simulator.requests import (
     base_url,
     cancel_after,
     json_object,
     read_time,
     simulator_of,
+    wait_seconds,
 )
 from picture_queue.local.simulator.responses import (
-    LostAnswer,
     answer,
-    http_fault,
     not_found,
     problem,
     refused_body,
 )
+from picture_queue.local.simulator.state import Prediction, Simulator
 from picture_queue.local.simulator.validation import find_errors
-from picture_queue.local.simulator.webhooks import DEFAULT_EVENTS, EVENTS, Subscription
-from picture_queue.providers.replicate.catalog import CatalogModel, models
+from picture_queue.local.simulator.versions import can_run_by_name, find_model, find_version
+from picture_queue.local.simulator.webhooks import DEFAULT_EVENTS, EVENTS, subscribe
+from picture_queue.providers.replicate.catalog import CatalogModel
 
 _PAGE = 100
+_WAIT_INTERVAL = 0.02  # seconds between two checks of a call that waits for the end
 _BODY_KEYS = {"input", "version", "stream", "webhook", "webhook_events_filter"}
 
 
 async def create_official(request: Request) -> Response:
     """``POST /models/{owner}/{name}/predictions``."""
-    if refused := http_fault(request, "create"):
-        return refused
-    model = models().get(f"{request.path_params['owner']}/{request.path_params['name']}")
-    if model is None or not model.official:
+    model = find_model(request.path_params["owner"], request.path_params["name"])
+    if model is None or not can_run_by_name(model):
         return not_found()
     return await _create(request, await json_object(request), model, _BODY_KEYS - {"version"})
 
 
 async def create_by_version(request: Request) -> Response:
     """``POST /predictions``."""
-    if refused := http_fault(request, "create"):
-        return refused
     body = await json_object(request)
     version = body.get("version")
     if not isinstance(version, str):
         return refused_body("version is required")
-    model = _by_version(version)
+    model = find_version(version)
     if model is None:
         return problem(
             422,
@@ -81,15 +82,30 @@ async def _create(
     prediction = simulator.create(model, given, cancel_after(request), created_by)
     if url := body.get("webhook"):
         events = body.get("webhook_events_filter") or DEFAULT_EVENTS
-        repeats = simulator.faults.take("create", "repeat_webhooks") is not None
-        if simulator.faults.take("create", "lose_webhooks") is None:
-            subscription = Subscription(url, tuple(events), 2 if repeats else 1)
+        if subscription := subscribe(url, tuple(events), simulator.faults):
             request.app.state.webhooks.send(prediction, subscription, base_url(request))
-    if lost := simulator.faults.take("create", "lose_answer"):
-        if lost.status is not None:
-            return problem(lost.status, "Internal server error")
-        return LostAnswer(lost.seconds or 0.0)
-    return answer(prediction.as_json(simulator.clock(), base_url(request)), 201)
+    request.app.state.inputs.read(prediction, base_url(request))
+    seconds = wait_seconds(request)
+    has_ended = seconds is not None and await _wait(simulator, prediction, seconds)
+    shown = prediction.as_json(simulator.clock(), base_url(request))
+    if seconds is None:
+        return answer(shown, 201)
+    if not has_ended:
+        # After the time, Replicate shows a prediction as `starting` even if it runs.
+        return answer(shown | {"status": "starting"}, 202)
+    if links := shown["output"]:
+        files = await data_uris(prediction, request.app.state.inputs)
+        shown["output"] = files if isinstance(links, list) else files[0]
+    return answer(shown, 201)
+
+
+async def _wait(simulator: Simulator, prediction: Prediction, seconds: float) -> bool:
+    """Wait until a prediction has ended, and return whether it has."""
+    end = time.monotonic() + seconds
+    # Nothing in the simulator happens at the end of a prediction, so nothing can set an event.
+    while prediction.ended_at(simulator.clock()) is None and time.monotonic() < end:  # noqa: ASYNC110
+        await asyncio.sleep(_WAIT_INTERVAL)
+    return prediction.ended_at(simulator.clock()) is not None
 
 
 def _webhook_error(body: dict[str, Any]) -> str | None:
@@ -106,13 +122,11 @@ def _webhook_error(body: dict[str, Any]) -> str | None:
 
 async def get(request: Request) -> Response:
     """``GET /predictions/{id}``."""
-    return http_fault(request, "get") or _show(request)
+    return _show(request)
 
 
 async def cancel(request: Request) -> Response:
     """``POST /predictions/{id}/cancel``."""
-    if refused := http_fault(request, "cancel"):
-        return refused
     simulator = simulator_of(request)
     if prediction := simulator.predictions.get(request.path_params["id"]):
         prediction.cancel(simulator.clock())
@@ -131,8 +145,6 @@ def _show(request: Request) -> Response:
 
 async def list_all(request: Request) -> Response:
     """``GET /predictions``."""
-    if refused := http_fault(request, "list"):
-        return refused
     simulator, base = simulator_of(request), base_url(request)
     after, before = (read_time(request, name) for name in ("created_after", "created_before"))
     cursor = request.query_params.get("cursor", "")
@@ -153,21 +165,4 @@ async def list_all(request: Request) -> Response:
             "next": f"{base}/v1/predictions?{following}" if following else None,
             "results": [prediction.as_json(now, base) for prediction in page],
         }
-    )
-
-
-def _by_version(version: str) -> CatalogModel | None:
-    """Return the model of ``<64 hex>``, ``owner/name:<64 hex>`` or an official ``owner/name``."""
-    if "/" in version and ":" not in version:
-        model = models().get(version)
-        return model if model is not None and model.official else None
-    name, _, pin = version.rpartition(":")
-    # Official models hide their version and cannot be run by it.
-    return next(
-        (
-            model
-            for model in models().values()
-            if model.version == pin and not model.official and name in ("", model.id)
-        ),
-        None,
     )

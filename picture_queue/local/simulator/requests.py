@@ -10,6 +10,7 @@ from starlette.requests import Request
 from picture_queue.local import json_body
 from picture_queue.local.simulator.state import Simulator
 
+_WAIT = re.compile(r"wait(?:=(\d{1,3}))?")
 _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?")
 
 
@@ -71,3 +72,9 @@ def cancel_after(request: Request) -> float | None:
     if total < 5:
         raise HTTPException(400, "Cancel-After must be a duration of at least 5 seconds")
     return float(total)
+
+
+def wait_seconds(request: Request) -> float | None:
+    """Return the seconds of the header ``Prefer: wait``; None if the client does not wait."""
+    match = _WAIT.fullmatch(request.headers.get("prefer", "").strip())
+    return None if match is None else min(60.0, float(match[1] or 60))

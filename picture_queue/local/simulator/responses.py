@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -11,6 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from picture_queue.local.simulator.faults import Call
 from picture_queue.local.simulator.requests import simulator_of
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_WEB_PAGE = "<!doctype html><title>Sign in</title><p>Please sign in to use this network."
 
 
 def answer(body: dict[str, Any], status: int = 200) -> Response:
@@ -50,13 +55,29 @@ def refused_body(description: str) -> Response:
     )
 
 
-def http_fault(request: Request, call: Call) -> Response | None:
-    """Return the answer of a fault that applies to this call; None if there is no fault."""
-    fault = simulator_of(request).faults.take(call, "rate_limit", "server_error", "out_of_credit")
+def with_faults(call: Call, handler: Handler) -> Handler:
+    """Return a handler of a call to which the faults that are on apply."""
+
+    async def handle(request: Request) -> Response:
+        if refused := _refusal(request, call):
+            return refused
+        response = await handler(request)
+        return response if response.status_code >= 300 else _replace(request, call, response)
+
+    return handle
+
+
+def _refusal(request: Request, call: Call) -> Response | None:
+    """Return the answer of a fault with which a call does nothing; None if there is no fault."""
+    fault = simulator_of(request).faults.take(
+        call, "rate_limit", "server_error", "client_error", "out_of_credit"
+    )
     if fault is None:
         return None
     if fault.kind == "server_error":
         return problem(fault.status or 500, "Internal server error")
+    if fault.kind == "client_error":
+        return problem(fault.status or 404, "The request could not be handled.")
     if fault.kind == "out_of_credit":
         detail = (
             "You have insufficient credit to run this model. Go to"
@@ -67,6 +88,20 @@ def http_fault(request: Request, call: Call) -> Response | None:
     if fault.seconds is not None:
         response.headers["retry-after"] = f"{fault.seconds:g}"
     return response
+
+
+def _replace(request: Request, call: Call, response: Response) -> Response:
+    """Return the answer of a fault that replaces that of a call; without a fault, its own."""
+    fault = simulator_of(request).faults.take(call, "lose_answer", "html", "cut_body")
+    if fault is None:
+        return response
+    if fault.kind == "html":
+        return Response(_WEB_PAGE, media_type="text/html")
+    if fault.kind == "cut_body":
+        return CutAnswer(response)
+    if fault.status is not None:
+        return problem(fault.status, "Internal server error")
+    return LostAnswer(fault.seconds or 0.0)
 
 
 class LostAnswer(Response):
@@ -89,3 +124,22 @@ class LostAnswer(Response):
                 "headers": [(b"content-type", b"application/json"), (b"content-length", b"4096")],
             }
         )
+
+
+class CutAnswer(Response):
+    """An answer that breaks off after half of its body."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self._response = response
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response, body = self._response, bytes(self._response.body)
+        head = {
+            "type": "http.response.start",
+            "status": response.status_code,
+            "headers": response.raw_headers,
+        }
+        await send(head)
+        half = body[: len(body) // 2]
+        await send({"type": "http.response.body", "body": half, "more_body": True})

@@ -4,25 +4,24 @@ Nothing runs in the background. A prediction has the times of its start and end,
 computes its state.
 """
 
-import hashlib
 import itertools
-import re
 import secrets
 import string
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from picture_queue.local.simulator.faults import Faults
 from picture_queue.local.simulator.logs import log_text
-from picture_queue.local.simulator.pictures import Format, PictureSpec
+from picture_queue.local.simulator.picture_spec import picture_spec
+from picture_queue.local.simulator.pictures import PictureSpec
+from picture_queue.local.simulator.plan import Plan, make_plan
+from picture_queue.local.simulator.times import iso_time
+from picture_queue.local.simulator.versions import version_of
 from picture_queue.providers.replicate.catalog import CatalogModel
 
 RETENTION_SECONDS = 3600.0
-_UNKNOWN_SECONDS = 5.0  # for models with an unknown running time
-_QUEUE_SECONDS = 0.15
 _MAX_PREDICTIONS = 10_000  # the oldest are deleted
 
 
@@ -35,6 +34,8 @@ class SimulatorSettings:
             URL of each request.
         speed: Factor by which predictions are faster than the real models.
         seconds: Duration of every prediction; None: the duration of the real model.
+        storage_url: The URL of the API whose Storage may have input pictures; None: only uploads
+            and ``data:`` URIs are read.
         token: ``REPLICATE_API_TOKEN`` of the clients; without a token, all requests are refused.
         switch_keys: Keys for the switches; without a key, all requests to them are refused.
     """
@@ -42,29 +43,13 @@ class SimulatorSettings:
     base_url: str | None = None
     speed: float = 1.0
     seconds: float | None = None
+    storage_url: str | None = None
     token: str = field(default="", repr=False)
     switch_keys: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.speed <= 0:
             raise ValueError("speed must be above 0")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The planned course of a prediction.
-
-    Attributes:
-        queued: Seconds before it starts.
-        running: Seconds for which it runs.
-        error: The error with which it fails; None if it succeeds.
-        expires: Whether its output is removed as soon as it has ended.
-    """
-
-    queued: float
-    running: float
-    error: str | None = None
-    expires: bool = False
 
 
 @dataclass
@@ -142,39 +127,43 @@ class Prediction:
         asked = given.get(model.max_outputs_param, known.default if known else 1)
         return int(asked or 1)
 
+    @property
+    def delivered(self) -> int:
+        """The number of pictures in the output."""
+        return max(0, self.pictures - self.plan.missing) if self.plan.has_output else 0
+
+    @property
+    def source(self) -> str | None:
+        """The input picture of the prediction: a URL, or a ``data:`` URI."""
+        for known in self.model.inputs:
+            if known.format == "uri" and "mask" not in known.name:
+                given = self.input.get(known.name)
+                link = given[0] if isinstance(given, list) and given else given
+                if isinstance(link, str):
+                    return link
+        return None
+
     def picture(self, number: int) -> PictureSpec:
         """Return the contents of picture ``number`` (from 0)."""
-        width, height = _size(self.model, self.input)
-        prompt = self.input.get("prompt")
-        # Upscalers, for example, have no prompt: their picture depends on the whole input.
-        words = prompt if isinstance(prompt, str) else repr(sorted(self.input.items()))
-        digest = hashlib.sha256(f"{self.model.id} {self.seed} {number}".encode()).digest()
-        quality = self.input.get("output_quality", 80)
-        return PictureSpec(
-            prompt=words,
-            seed=int.from_bytes(digest[:6]),
-            width=width,
-            height=height,
-            format=_format(self.model, self.input),
-            quality=max(1, min(100, int(quality))) if isinstance(quality, (int, float)) else 80,
-        )
+        return picture_spec(self.model, self.input, self.seed, number)
 
     def as_json(self, now: float, base_url: str) -> dict[str, Any]:
         """Return the prediction object of the API."""
         status, ended, is_removed = self.status(now), self.ended_at(now), self.is_removed(now)
+        has_output = status == "succeeded" and not is_removed and self.plan.has_output
         api = f"{base_url}/v1/predictions/{self.id}"
         body: dict[str, Any] = {
             "id": self.id,
             "model": self.model.id,
-            "version": "hidden" if self.model.official else self.model.version,
+            "version": "hidden" if self.model.official else version_of(self.model),
             "input": {} if is_removed else self.input,
             "logs": "" if is_removed else self._logs(now),
-            "output": self._output(base_url) if status == "succeeded" and not is_removed else None,
+            "output": self._output(base_url) if has_output else None,
             "data_removed": is_removed,
             "error": self.plan.error if status == "failed" else None,
             "status": status,
             "source": "api",
-            "created_at": _iso(self.created),
+            "created_at": iso_time(self.created),
             "urls": {
                 "get": api,
                 "cancel": f"{api}/cancel",
@@ -182,18 +171,18 @@ class Prediction:
             },
         }
         if self.deadline is not None:
-            body["deadline"] = _iso(self.deadline)
+            body["deadline"] = iso_time(self.deadline)
         if now >= self.starts and status != "aborted":
-            body["started_at"] = _iso(self.starts)
+            body["started_at"] = iso_time(self.starts)
         if ended is not None:
-            body["completed_at"] = _iso(ended)
+            body["completed_at"] = iso_time(ended)
         if ended is not None and status != "aborted":
             body["metrics"] = {
                 "predict_time": round(ended - self.starts, 3),
                 "total_time": round(ended - self.created, 3),
             }
         if status == "succeeded":
-            body["metrics"]["image_count"] = self.pictures
+            body["metrics"]["image_count"] = self.delivered
         return body
 
     def _logs(self, now: float) -> str:
@@ -201,15 +190,23 @@ class Prediction:
             return ""
         until = self.ended_at(now) or now
         done = 1.0 if until >= self.ends else (until - self.starts) / self.plan.running
-        return log_text(self.model, self.input, self.seed, self.pictures, done, self.plan.running)
+        return log_text(
+            self.model,
+            self.input,
+            self.seed,
+            self.pictures,
+            done,
+            self.plan.running,
+            self.plan.logs,
+            self.delivered,
+        )
 
-    def _output(self, base_url: str) -> str | list[str]:
-        extension = _format(self.model, self.input)
+    def _output(self, base_url: str) -> str | list[str] | None:
         links = [
-            f"{base_url}/files/{self.id}/out-{number}.{extension}"
-            for number in range(self.pictures)
+            f"{base_url}/files/{self.id}/out-{number}.{self.picture(number).format}"
+            for number in range(self.delivered)
         ]
-        return links if self.model.output == "uri[]" else links[0]
+        return links if self.model.output == "uri[]" else next(iter(links), None)
 
 
 class Simulator:
@@ -240,7 +237,7 @@ class Simulator:
             number=next(self._numbers),
             model=model,
             input=given,
-            plan=self._plan(model),
+            plan=make_plan(model, self.settings.speed, self.settings.seconds, self.faults),
             created=now,
             deadline=None if cancel_after is None else now + cancel_after,
             created_by=created_by,
@@ -255,66 +252,10 @@ class Simulator:
         self.predictions.clear()
         self.faults.clear()
 
-    def _plan(self, model: CatalogModel) -> Plan:
-        speed = self.settings.speed
-        running = self.settings.seconds
-        if running is None:
-            running = (model.typical_seconds or _UNKNOWN_SECONDS) / speed
-        queued = _QUEUE_SECONDS / speed
-        error: str | None = None
-        if slow := self.faults.take("create", "slow"):
-            extra = 30.0 if slow.seconds is None else slow.seconds
-            queued, running = (
-                (queued + extra, running) if slow.queued else (queued, running + extra)
-            )
-        if fault := self.faults.take("create", "fail", "nsfw"):
-            nsfw = "NSFW content detected. Try running it again, or try a different prompt."
-            error = nsfw if fault.kind == "nsfw" else fault.message
-        expires = self.faults.take("create", "expired_output") is not None
-        return Plan(queued, running, error, expires)
-
 
 _CHOOSES_NUMBER = "sequential_image_generation"
 _ALPHABET = string.ascii_lowercase + string.digits
-_FORMATS: dict[str, Format] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}
-_MEGAPIXEL = 1024 * 1024
-_MIN_LENGTH, _MAX_LENGTH = 64, 2048
-_BY_X = re.compile(r"(\d{2,5})\s*[x*]\s*(\d{2,5})")
-_BY_COLON = re.compile(r"(\d{1,2}):(\d{1,2})")
 
 
 def _random_id() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(26))
-
-
-def _iso(moment: float) -> str:
-    stamp = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
-    return stamp.replace("+00:00", "Z")
-
-
-def _format(model: CatalogModel, given: dict[str, Any]) -> Format:
-    if model.kind == "vector" or model.id.endswith("-svg"):
-        return "svg"
-    known = model.input("output_format") or model.input("format")
-    asked = given.get(known.name, known.default) if known else None
-    return _FORMATS.get(str(asked).lower(), "png")
-
-
-def _size(model: CatalogModel, given: dict[str, Any]) -> tuple[int, int]:
-    """Return width and height in pixels, from the inputs that the model has for them."""
-    asked = {known.name: known.default for known in model.inputs} | given
-    ratio = str(asked.get("aspect_ratio") or "")
-    if match := _BY_COLON.fullmatch(ratio):
-        area = _MEGAPIXEL * (0.25 if str(asked.get("megapixels")) == "0.25" else 1.0)
-        shape = int(match[1]) / max(1, int(match[2]))
-        return _pixels((area * shape) ** 0.5), _pixels((area / shape) ** 0.5)
-    if match := _BY_X.search(f"{asked.get('size')} {asked.get('resolution')} {ratio}"):
-        return _pixels(int(match[1])), _pixels(int(match[2]))
-    width, height = asked.get("width"), asked.get("height")
-    if isinstance(width, (int, float)) and isinstance(height, (int, float)):
-        return _pixels(width, 8), _pixels(height, 8)
-    return 1024, 1024
-
-
-def _pixels(length: float, step: int = 32) -> int:
-    return max(_MIN_LENGTH, min(_MAX_LENGTH, round(length / step) * step))

@@ -6,16 +6,18 @@ of the end is repeated for about a minute until it is answered with 2xx
 """
 
 import asyncio
+import base64
 import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx
 from standardwebhooks.webhooks import Webhook
 
+from picture_queue.local.simulator.faults import Faults
 from picture_queue.local.simulator.state import Prediction
 
 #: The events that a client may request.
@@ -25,7 +27,12 @@ _CHECK_INTERVAL: Final = 0.05  # seconds between two checks of whether a predict
 _LOG_INTERVAL: Final = 0.5  # seconds between two webhooks with logs
 _DELAYS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the deliveries of the end
 _TIMEOUT: Final = 5.0  # seconds for one delivery
+_LATE: Final = 5.0  # seconds, unless the fault has its own
+_STALE: Final = 3600  # seconds since the timestamp of a webhook that somebody sends again
 _MAX_DELIVERIES: Final = 50  # at the same time
+
+#: The secret of forged webhooks.
+_OTHER_SECRET: Final = "whsec_" + base64.b64encode(bytes(24)).decode()
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,32 @@ class Subscription:
         url: The URL to send them to.
         events: The events to send.
         copies: Number of deliveries of each webhook.
+        delay: Seconds before each delivery.
+        is_forged: Whether two webhooks that a receiver must refuse precede each one.
+        is_shuffled: Whether that of the end precedes all others.
     """
 
     url: str
     events: tuple[str, ...] = DEFAULT_EVENTS
     copies: int = 1
+    delay: float = 0.0
+    is_forged: bool = False
+    is_shuffled: bool = False
+
+
+def subscribe(url: str, events: tuple[str, ...], faults: Faults) -> Subscription | None:
+    """Return the subscription of a new prediction; None if its webhooks get lost."""
+    repeats = faults.take("create", "repeat_webhooks") is not None
+    late = faults.take("create", "late_webhooks")
+    subscription = Subscription(
+        url,
+        events,
+        copies=2 if repeats else 1,
+        delay=0.0 if late is None else _LATE if late.seconds is None else late.seconds,
+        is_forged=faults.take("create", "forge_webhooks") is not None,
+        is_shuffled=faults.take("create", "shuffle_webhooks") is not None,
+    )
+    return None if faults.take("create", "lose_webhooks") else subscription
 
 
 class WebhookSender:
@@ -74,11 +102,11 @@ class WebhookSender:
     ) -> None:
         async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
 
-            async def deliver() -> bool:
-                return await self._deliver(
-                    http, subscription, prediction.as_json(self._clock(), base_url)
-                )
+            async def deliver(body: dict[str, Any] | None = None) -> bool:
+                shown = body or prediction.as_json(self._clock(), base_url)
+                return await self._deliver(http, subscription, shown)
 
+            kept: list[dict[str, Any]] = []
             sent_logs: str | None = None
             while prediction.ended_at(now := self._clock()) is None:
                 logs = prediction.as_json(now, base_url)["logs"]
@@ -87,36 +115,62 @@ class WebhookSender:
                     is_start or ("logs" in subscription.events and logs != sent_logs)
                 ):
                     sent_logs = logs
-                    await deliver()
+                    if subscription.is_shuffled:
+                        kept.append(prediction.as_json(now, base_url))
+                    else:
+                        await deliver()
                 await asyncio.sleep(_CHECK_INTERVAL if sent_logs is None else _LOG_INTERVAL)
             # The documentation does not say that `aborted` is sent.
             if "completed" in subscription.events and prediction.status(now) != "aborted":
                 for delay in _DELAYS:
                     await asyncio.sleep(delay)
                     if await deliver():
-                        return
+                        break
+            for body in reversed(kept):
+                await deliver(body)
 
     async def _deliver(
         self, http: httpx.AsyncClient, subscription: Subscription, body: dict[str, Any]
     ) -> bool:
         """Deliver a webhook and return whether it was accepted; redirects are not followed."""
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        await asyncio.sleep(subscription.delay)
         message_id = f"msg_{secrets.token_hex(12)}"
+        if subscription.is_forged:
+            forged = _text(body | {"status": "failed", "output": None, "error": "forged"})
+            other, now = Webhook(_OTHER_SECRET), datetime.now(UTC)
+            stale = now - timedelta(seconds=_STALE)
+            await self._post(http, subscription.url, other, f"{message_id}x", now, forged)
+            await self._post(http, subscription.url, self._webhook, f"{message_id}y", stale, forged)
         is_accepted = False
         for _ in range(subscription.copies):
-            sent_at = datetime.now(UTC)
-            headers = {
-                "content-type": "application/json",
-                "webhook-id": message_id,
-                "webhook-timestamp": str(int(sent_at.timestamp())),
-                "webhook-signature": self._webhook.sign(message_id, sent_at, text),
-            }
-            try:
-                async with self._slots:
-                    response = await http.post(
-                        subscription.url, content=text.encode(), headers=headers
-                    )
-                is_accepted = response.is_success or is_accepted
-            except httpx.HTTPError:
-                continue
+            is_accepted |= await self._post(
+                http, subscription.url, self._webhook, message_id, datetime.now(UTC), _text(body)
+            )
         return is_accepted
+
+    async def _post(
+        self,
+        http: httpx.AsyncClient,
+        url: str,
+        signer: Webhook,
+        message_id: str,
+        sent_at: datetime,
+        text: str,
+    ) -> bool:
+        """Send a signed message, and return whether it was accepted."""
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(int(sent_at.timestamp())),
+            "webhook-signature": signer.sign(message_id, sent_at, text),
+        }
+        try:
+            async with self._slots:
+                response = await http.post(url, content=text.encode(), headers=headers)
+        except httpx.HTTPError:
+            return False
+        return response.is_success
+
+
+def _text(body: dict[str, Any]) -> str:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

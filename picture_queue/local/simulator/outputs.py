@@ -1,0 +1,112 @@
+"""The output files of predictions, and the faults that break one of them."""
+
+import asyncio
+import base64
+import io
+import re
+import struct
+import zlib
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from picture_queue.local.simulator.edits import change
+from picture_queue.local.simulator.inputs import InputReader
+from picture_queue.local.simulator.pictures import MIME_TYPES, draw
+from picture_queue.local.simulator.requests import simulator_of
+from picture_queue.local.simulator.responses import not_found
+from picture_queue.local.simulator.state import Prediction, Simulator
+
+_PATH: Final = re.compile(r"/files/([a-z0-9]{1,64})/out-(\d{1,2})\.(\w{1,8})")
+_NO_PICTURE: Final = b"<!doctype html><title>Not a picture</title>"
+_BOMB_LENGTH: Final = 30_000  # pixels
+_OTHER_TYPES: Final = {"image/png": "image/webp"}
+
+
+async def get_output(request: Request) -> Response:
+    """``GET /files/{id}/{name}``; like those of Replicate, these links need no token."""
+    path = f"/files/{request.path_params['id']}/{request.path_params['name']}"
+    found = find_output(simulator_of(request), path)
+    if found is None:
+        return not_found()
+    data, media_type = await _file(*found, request.app.state.inputs)
+    return Response(data, media_type=media_type)
+
+
+async def data_uris(prediction: Prediction, inputs: InputReader) -> list[str]:
+    """Return the output files as ``data:`` URIs, as in the answer of a call that has waited."""
+    files = [await _file(prediction, number, inputs) for number in range(prediction.delivered)]
+    return [f"data:{kind};base64,{base64.b64encode(data).decode()}" for data, kind in files]
+
+
+async def _file(prediction: Prediction, number: int, inputs: InputReader) -> tuple[bytes, str]:
+    """Return an output file and its content type, with the fault of the prediction."""
+    spec = prediction.picture(number)
+    media_type = MIME_TYPES[spec.format]
+    broken = prediction.plan.broken if number == prediction.plan.broken_number else None
+    if broken == "bad_picture":
+        return _NO_PICTURE, media_type
+    if broken == "bomb":
+        return await asyncio.to_thread(_bomb), "image/png"
+    if broken == "wrong_type":
+        media_type = _OTHER_TYPES.get(media_type, "image/png")
+    return await render(prediction, number, inputs), media_type
+
+
+def find_output(simulator: Simulator, path: str) -> tuple[Prediction, int] | None:
+    """Return the prediction of an output file, and its number; None if there is no such file."""
+    match, now = _PATH.fullmatch(path), simulator.clock()
+    prediction = simulator.predictions.get(match[1]) if match else None
+    if (
+        match is None
+        or prediction is None
+        or prediction.status(now) != "succeeded"
+        or prediction.is_removed(now)
+        or int(match[2]) >= prediction.delivered
+        or prediction.picture(0).format != match[3]
+    ):
+        return None
+    return prediction, int(match[2])
+
+
+async def render(prediction: Prediction, number: int, inputs: InputReader) -> bytes:
+    """Return an output file: the changed input picture, or else a drawing."""
+    spec = prediction.picture(number)
+    source = await inputs.picture(prediction)
+    if source is not None:
+        changed = await asyncio.to_thread(
+            change, source, prediction.model.kind, spec, _scale(prediction)
+        )
+        if changed is not None:
+            return changed
+    return await asyncio.to_thread(draw, spec)
+
+
+def _scale(prediction: Prediction) -> float:
+    """Return the factor by which an upscaler enlarges the picture."""
+    for name in ("scale", "scale_factor", "upscale_factor", "upscale"):
+        known = prediction.model.input(name)
+        asked = prediction.input.get(name, known.default if known else None)
+        match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)x?", str(asked))
+        if match:
+            return max(1.0, min(8.0, float(match[1])))
+    return 2.0
+
+
+def _bomb() -> bytes:
+    """Return a PNG of 900 million pixels that has 110 kB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    head = struct.pack(">IIBBBBB", _BOMB_LENGTH, _BOMB_LENGTH, 1, 0, 0, 0, 0)
+    row = bytes(1 + _BOMB_LENGTH // 8)
+    packer, packed = zlib.compressobj(9), io.BytesIO()
+    for _ in range(_BOMB_LENGTH):
+        packed.write(packer.compress(row))
+    packed.write(packer.flush())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", head), chunk(b"IDAT", packed.getvalue()), chunk(b"IEND", b""))
+    )
