@@ -6,8 +6,8 @@
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
 -- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
 -- prediction, not of an earlier one; owned: the prediction ids of the provider's rows of the last two hours, the newest
--- 10,000 (a prediction that is not among them may be an orphan); running: the number of predictions of the provider
--- that have not ended, up to 10,000, from which the workers derive how often each of them may poll.
+-- 10,000 (a prediction that is not among them may be an orphan); running: the number of predictions of the last
+-- hour that have not ended, up to 10,000, from which the workers derive how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -53,7 +53,8 @@ begin
       order by p.created_at desc limit 10000)),
     'running', (select count(*) from (
       select from picture_queue.prediction p
-      where p.provider = v_row.provider and p.state in ('creating', 'created') limit 10000) r));
+      where p.provider = v_row.provider and p.state in ('creating', 'created')
+        and p.created_at > picture_queue._now() - interval '1 hour' limit 10000) r));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._raise_busy(format('job %s or its generation is locked by another transaction', job_id));
 end

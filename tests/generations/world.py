@@ -321,7 +321,7 @@ async def assert_paid_once(world: World, generation: Generation) -> None:
     assert len(paid) == 1
     assert [row.prediction_id for row in rows if row.prediction_id] == paid
     assert [row.state for row in rows if row.state != "lost"] == ["succeeded"]
-    assert list(world.db.images[generation.id]) == [1, 2]
+    assert sorted(world.db.images[generation.id]) == [1, 2]
     assert len(world.db.files) == 2
 
 
