@@ -82,7 +82,11 @@ def set_account(
         _print_account(pq.accounts.set(user, plan=plan), as_json)
 
 
-@app.command(example=f"accounts grant {EXAMPLE_ID} 5 --note 'invoice 17'")
+# A negative amount is not an option.
+@app.command(
+    example=f"accounts grant {EXAMPLE_ID} 5 --note 'invoice 17'",
+    context_settings={"ignore_unknown_options": True},
+)
 def grant(
     ctx: typer.Context,
     user: User,

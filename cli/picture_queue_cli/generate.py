@@ -33,7 +33,9 @@ def _complete_model(incomplete: str) -> list[str]:
 
 def generate(
     ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(callback=expect_filled, help="Describe the picture.")],
+    prompt: Annotated[
+        str, typer.Argument(help="Describe the picture; empty for models without a prompt.")
+    ] = "",
     *,
     model: Annotated[
         str | None,

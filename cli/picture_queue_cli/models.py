@@ -42,8 +42,8 @@ class _ModelsGroup(Group):
         """Insert the command that the user omitted."""
         words = [word for word in args if not word.startswith("-")]
         if "--help" not in args:
-            if not words or args[0].startswith("--kind"):
-                args = ["list", *args]
+            if not words or any(word.startswith("--kind") for word in args):
+                args = args if words[:1] == ["list"] else ["list", *args]
             elif words[0] not in self.commands:
                 args = ["show", *args]
         return super().parse_args(ctx, args)

@@ -224,16 +224,14 @@ def _replicate_settings(target: Target, real: bool) -> "ReplicateSettings | None
 
 def _find_simulator(target: Target, url: str | None) -> "ReplicateSettings | None":
     """Return the settings of the simulator if the project is the running embedded stack."""
-    from picture_queue.settings import ReplicateSettings
-
     if target.replicate_url and target.replicate_token:
-        return ReplicateSettings(target.replicate_token, target.replicate_url)
+        return _with_webhooks(target.replicate_token, target.replicate_url)
     stack = running_stack()
     if url is None or stack is None:
         return None
     if url.rstrip("/").replace("//localhost:", "//127.0.0.1:") != stack["API_URL"]:
         return None
-    return ReplicateSettings(stack["REPLICATE_TOKEN"], stack["REPLICATE_URL"])
+    return _with_webhooks(stack["REPLICATE_TOKEN"], stack["REPLICATE_URL"])
 
 
 def _simulator_from_environment() -> "ReplicateSettings | None":
@@ -242,15 +240,25 @@ def _simulator_from_environment() -> "ReplicateSettings | None":
     Raises:
         SettingsError: The token of the simulator is missing.
     """
-    from picture_queue.settings import ReplicateSettings
-
     url, token = os.environ.get("REPLICATE_URL"), os.environ.get("REPLICATE_TOKEN")
     if url and not token:
         raise SettingsError(
             "REPLICATE_TOKEN is not set, which the simulator at REPLICATE_URL needs",
             hint='Run: eval "$(picture-queue local env)"',
         )
-    return ReplicateSettings(token, url) if url and token else None
+    return _with_webhooks(token, url) if url and token else None
+
+
+def _with_webhooks(token: str, url: str) -> "ReplicateSettings":
+    """Return settings with the webhooks of the environment."""
+    from picture_queue.settings import ReplicateSettings
+
+    return ReplicateSettings(
+        token,
+        url,
+        os.environ.get("REPLICATE_WEBHOOK_URL") or None,
+        os.environ.get("REPLICATE_WEBHOOK_SECRET") or None,
+    )
 
 
 def _export_target(target: Target) -> None:

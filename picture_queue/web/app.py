@@ -16,10 +16,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError
 from picture_queue.providers import registry
 from picture_queue.settings import ReplicateSettings
 from picture_queue.web.webhooks import ProviderWebhooks
+
+_log = Log(__name__)
 
 _READY_TIMEOUT = 3.0  # seconds for the check of the database
 _READY_INTERVAL = 1.0  # seconds for which its result is used again
@@ -36,7 +39,7 @@ def create_app(
     Args:
         client: A client with a service key; None: one from the environment, which the app closes.
         replicate: The token of Replicate, and the secret of its webhooks; None: from the
-            environment. Without either, webhooks are refused.
+            environment. Without a token there is no route for webhooks.
 
     Raises:
         SettingsError: A setting is missing or invalid; the error names it.
@@ -50,7 +53,9 @@ def create_app(
         Route("/healthz", _healthz),
         Route("/readyz", _Readiness(project).get),
     ]
-    if provider is not None:
+    if provider is None:
+        _log.warning("REPLICATE_API_TOKEN is not set: the app has no route for webhooks")
+    else:
         endpoint = ProviderWebhooks(project, provider)
         routes.append(Route("/webhooks/replicate", endpoint.receive, methods=["POST"]))
 

@@ -5311,7 +5311,8 @@ end
 $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
--- claimed once more. Returns the number of jobs.
+-- claimed once more. So is a pending one that has a prediction, for example after a snooze, since the handler must cancel
+-- the prediction. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5321,13 +5322,22 @@ declare
 begin
   with requested as (
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
-    returning j.id, j.queue, j.status, j.hold
+    returning j.id, j.queue, j.status, j.hold, j.generation_id
   )
-  select array_agg(picture_queue._change(a.id, case a.status when 'pending' then 'cancel' else 'wake' end))
-      filter (where a.status = 'pending' or a.hold = 'parked'),
+  select array_agg(picture_queue._change(a.id, a.action)) filter (where a.action is not null),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
-  from requested a;
+  from (
+    select r.id, r.queue, r.status, case
+      when r.hold = 'parked' then 'wake'
+      when r.status = 'processing' then null
+      when r.generation_id is null or not exists (
+        select from picture_queue.prediction p
+        where p.generation_id = r.generation_id and p.state in ('creating', 'created')
+          and p.created_at > picture_queue._now() - interval '1 hour') then 'cancel'
+      when r.hold = 'scheduled' then 'promote' end as action
+    from requested r
+  ) a;
   perform picture_queue._transition(v_changes);
   perform picture_queue._wake(v_queues, 'cancel');
   return cardinality(p_ids);

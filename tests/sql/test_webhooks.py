@@ -163,3 +163,28 @@ async def test_a_worker_sees_how_many_predictions_of_the_project_are_running(db)
     )
     assert before
     assert begun["running"] >= 2
+
+
+@pytest.mark.parametrize("outcome", ["snoozed", "released"])
+async def test_a_cancelled_job_whose_prediction_runs_is_claimed_once_more(db, outcome):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    delay = {"delay_seconds": 600} if outcome == "snoozed" else {}
+    assert (await db.report(job, outcome, **delay))["outcome"] == "ok"
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    waiting = await db.job(job["id"])
+    assert (waiting["status"], waiting["hold"]) == ("pending", None)
+    (again,) = await db.claim(1, "generate-image")
+    assert again["cancel_requested_at"] is not None
+    assert (await db.report(again, "cancelled"))["outcome"] == "ok"
+    assert (await db.job(job["id"]))["status"] == "cancelled"
+
+
+async def test_a_cancelled_job_whose_prediction_has_ended_is_cancelled_at_once(db):
+    job, row = await begin(db)
+    await record(db, job, row, "p1")
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, row)
+    await db.report(job, "snoozed", delay_seconds=600)
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    assert (await db.job(job["id"]))["status"] == "cancelled"
