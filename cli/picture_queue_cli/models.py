@@ -41,11 +41,9 @@ class _ModelsGroup(Group):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Insert the command that the user omitted."""
         words = [word for word in args if not word.startswith("-")]
-        if "--help" not in args:
-            if not words or any(word.startswith("--kind") for word in args):
-                args = args if words[:1] == ["list"] else ["list", *args]
-            elif words[0] not in self.commands:
-                args = ["show", *args]
+        if "--help" not in args and not (words and words[0] in self.commands):
+            lists = not words or any(word.startswith("--kind") for word in args)
+            args = ["list" if lists else "show", *args]
         return super().parse_args(ctx, args)
 
 

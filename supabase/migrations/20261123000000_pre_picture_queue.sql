@@ -5311,8 +5311,8 @@ end
 $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
--- claimed once more. So is a pending one that has a prediction, for example after a snooze, since the handler must cancel
--- the prediction. Returns the number of jobs.
+-- claimed once more. So is a pending one that has a prediction, for example after a snooze, since the handler must
+-- cancel the prediction. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
