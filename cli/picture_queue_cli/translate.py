@@ -14,9 +14,11 @@ from picture_queue import errors
 _FUNCTION = re.compile(r"\b([a-z]+(?:_[a-z]+)+)\(\)")
 # The command for each SQL function that a hint may name.
 COMMANDS = {
+    "cancel_generation": "jobs cancel",
     "cancel_job": "jobs cancel",
     "change_jobs": "jobs retry",
     "claim_jobs": "worker",
+    "delete_generation": "generations delete",
     "delete_limit": "limits delete",
     "desired_workers": "queues workers",
     "drain_queue": "queues drain",
@@ -24,6 +26,7 @@ COMMANDS = {
     "enqueue_job": "enqueue",
     "get_job": "jobs show",
     "get_settings": "settings show",
+    "list_generations": "generations list",
     "list_jobs": "jobs list",
     "list_limits": "limits list",
     "list_models": "models",
@@ -39,6 +42,7 @@ COMMANDS = {
     "resume_key": "limits resume",
     "resume_queue": "queues resume",
     "retry_job": "jobs retry",
+    "set_favourite": "generations favourite",
     "set_limit": "limits set",
     "set_queue": "queues set",
     "set_setting": "settings set",
@@ -59,8 +63,9 @@ _PARAMETERS = {
     "delay_seconds": ("delay",),
     "every_seconds": ("every",),
     "expires_in_seconds": ("expires_in",),
+    "favourite": ("favourites",),
     "job_id": ("job_id", "job_ids", "target_id"),
-    "generation_id": ("target_id",),
+    "generation_id": ("target_id", "generation_id"),
     "lease_seconds": ("lease",),
     "limit_keys": ("limit_key",),
     "max_workers": ("max_workers",),

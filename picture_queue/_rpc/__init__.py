@@ -5,8 +5,12 @@ from picture_queue._rpc.batches import enqueue_batch, get_batch
 from picture_queue._rpc.events import send_event
 from picture_queue._rpc.generations import (
     cancel_generation,
+    delete_generation,
     get_generation,
+    list_deleted_generations,
     list_generations,
+    record_deleted_files,
+    set_favourite,
     start_generation,
 )
 from picture_queue._rpc.jobs import (
@@ -78,6 +82,7 @@ __all__ = [
     "cancel_job",
     "change_jobs",
     "claim_jobs",
+    "delete_generation",
     "delete_limit",
     "delete_schedule",
     "desired_workers",
@@ -95,6 +100,7 @@ __all__ = [
     "get_settings",
     "heartbeat_jobs",
     "job_position",
+    "list_deleted_generations",
     "list_generations",
     "list_jobs",
     "list_limits",
@@ -113,6 +119,7 @@ __all__ = [
     "queue_doctor",
     "queue_status",
     "receive_prediction",
+    "record_deleted_files",
     "record_prediction",
     "register_worker",
     "report_jobs",
@@ -124,6 +131,7 @@ __all__ = [
     "run_schedule",
     "save_images",
     "send_event",
+    "set_favourite",
     "set_limit",
     "set_queue",
     "set_schedule",

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue.errors import InvalidArgument
+from picture_queue.generations.delete_pictures import add_deletion
 from picture_queue.generations.handler import JOB_TYPE, image_handler, job_type_of
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
@@ -28,6 +29,8 @@ def builtin_worker(
 ) -> Worker:
     """Create a worker with the handler of ``generate-image``.
 
+    It also deletes the files of deleted generations.
+
     Without a Replicate token the handler is not registered: ``generate-image`` jobs stay pending,
     and `health` reports them.
 
@@ -43,6 +46,8 @@ def builtin_worker(
             "REPLICATE_API_TOKEN is not set: %s jobs stay pending until a worker starts with it",
             JOB_TYPE,
         )
+        if client._backend.api is not None:
+            add_deletion(worker, client)
     else:
         add_generations(worker, client, replicate, handling)
     return worker
@@ -57,6 +62,8 @@ def add_generations(
     providers: Mapping[str, registry.ProviderLike] | None = None,
 ) -> None:
     """Register the handlers of generations on your own worker, one for each provider.
+
+    The worker also gets the handler that deletes the files of deleted generations.
 
     Args:
         worker: A worker that is not running yet. It closes the providers when it stops.
@@ -93,3 +100,4 @@ def add_generations(
         worker.handler(job_type_of(name), timeout=TIMEOUT)(handler)
         worker._registry.set_capabilities(job_type_of(name), asdict(provider.capabilities))
         worker.after_stop(provider.aclose)
+    add_deletion(worker, client)

@@ -2,7 +2,12 @@
 
 from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch
-from picture_queue.records.generations import Generation, Image, StartedGeneration
+from picture_queue.records.generations import (
+    DeletedGeneration,
+    Generation,
+    Image,
+    StartedGeneration,
+)
 from picture_queue.records.jobs import (
     CancelRequest,
     Changed,
@@ -58,6 +63,7 @@ __all__ = [
     "CancelRequest",
     "Changed",
     "ClaimedJob",
+    "DeletedGeneration",
     "DesiredWorkers",
     "Enqueued",
     "EnqueuedBatch",

@@ -24,16 +24,22 @@ class Image(Record):
 
 
 class Generation(Record):
-    """A request for pictures; its status is that of its job."""
+    """A request for pictures; its status is that of its job.
+
+    ``model_version`` is the version that the model had in the catalogue at the start.
+    ``favourite`` is True if its owner has marked it.
+    """
 
     id: UUID
     user_id: UUID | None
     job_id: UUID
     model_id: str
+    model_version: str | None = None
     prompt: str
     input: dict[str, JsonValue]
     status: JobStatus
     error: str | None
+    favourite: bool = False
     images: tuple[Image, ...] = ()
     created_at: datetime
     updated_at: datetime
@@ -41,8 +47,20 @@ class Generation(Record):
 
 
 class StartedGeneration(Record):
-    """A started generation: its id, and the id and status of its job."""
+    """A started generation: its id, and the id and status of its job.
+
+    ``reused`` is True if it is an equal generation that had finished before the call.
+    """
 
     id: UUID
     job_id: UUID
     status: JobStatus
+    reused: bool = False
+
+
+class DeletedGeneration(Record):
+    """A deleted generation whose files still exist: their folder, and the paths of its images."""
+
+    generation_id: UUID
+    folder: str
+    paths: tuple[str, ...]

@@ -30,4 +30,5 @@ class Setting(Record):
     keep_failed_seconds: float
     archive: bool
     keep_archive_months: int
+    keep_generations_days: int | None = None
     default_model: str

@@ -3,23 +3,42 @@ create table public.generations (
   user_id uuid,
   job_id uuid not null,
   model_id text not null,
+  model_version text,
   prompt text not null,
   input jsonb not null default '{}',
   status text not null default 'pending',
   error text,
+  favourite boolean not null default false,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  deleted_at timestamptz,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
-create index generations_owned on public.generations (user_id, created_at desc);
+comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
+comment on column public.generations.deleted_at is
+  'When the generation was deleted. The row is hidden from then on, and removed after its files.';
+create index generations_owned on public.generations (user_id, created_at desc, id desc);
+create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
+create index generations_listed on public.generations (created_at desc, id desc) where deleted_at is null;
 create index generations_job on public.generations (job_id);
+-- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
+-- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
+create index generations_words on public.generations
+using gin ((to_tsvector('simple'::regconfig, left(prompt, 20000)) || coalesce(user_id::text, '')::tsvector))
+with (fastupdate = off);
+-- options.reuse finds an equal generation by this hash.
+create index generations_equal on public.generations (
+  md5(coalesce(user_id::text, '') || ' ' || model_id || ' ' || coalesce(model_version, '') || ' ' || input::text
+    || ' ' || prompt));
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0;
+alter index public.generations_words alter column 1 set statistics 0;
+alter index public.generations_equal alter column 1 set statistics 0;
 
 create table public.images (
   id uuid primary key default gen_random_uuid(),
@@ -32,6 +51,7 @@ create table public.images (
   height integer,
   bytes bigint,
   created_at timestamptz not null default now(),
+  deleted_at timestamptz,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );

@@ -15,6 +15,7 @@ begin
     "keep_failed_seconds": ["number", 60, 3153600000],
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
+    "keep_generations_days": ["integer", 1, 36500],
     "default_model": ["text", 200]
   }');
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then

@@ -5,7 +5,8 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select 'generate-image' || case when p_provider <> 'replicate' then ':' || p_provider else '' end $$;
 
 -- Checks prompt and input against the model, then writes the generation and its job in one transaction. A call that
--- repeats options.generation_id or options.idempotency_key returns the existing generation.
+-- repeats options.generation_id or options.idempotency_key returns the existing generation. With options.reuse it
+-- returns an equal finished generation if there is one, and starts none.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -16,6 +17,7 @@ declare
   v_model record;
   v_generation_id uuid;
   v_existing record;
+  v_reusable jsonb;
   v_job jsonb;
   v_job_row record;
 begin
@@ -23,6 +25,7 @@ begin
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
+    "reuse": ["boolean"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
   }');
@@ -47,7 +50,7 @@ begin
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
-  select m.model_id, m.provider into v_model from picture_queue.model m
+  select m.model_id, m.provider, m.version into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
@@ -56,6 +59,11 @@ begin
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
+  end if;
+  v_reusable := picture_queue._find_reusable(
+    p_options, v_user, v_model.model_id, v_model.version, coalesce(p_prompt, ''), p_input);
+  if v_reusable is not null then
+    return v_reusable;
   end if;
 
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
@@ -70,8 +78,9 @@ begin
     'options', jsonb_build_object('limit_keys', array['provider:' || v_model.provider])))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
-    insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input,
+    insert into public.generations
+      (id, user_id, job_id, model_id, model_version, prompt, input, status, created_at, updated_at)
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.model_id, v_model.version, coalesce(p_prompt, ''), p_input,
       v_job_row.status, v_job_row.created_at, v_job_row.created_at);
   end if;
   return jsonb_build_object(

@@ -15,8 +15,8 @@ as $$
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,version,_raise_error,_require,_jobs_where,_filter_condition,_reason,_check_fields,
-      _fields_problem,_value_problem,_with_images}'::text[])
+      explain_jobs,delete_generation,set_favourite,search_generations,_generation_filter,version,_raise_error,_require,
+      _jobs_where,_filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
