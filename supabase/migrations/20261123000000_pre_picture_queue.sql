@@ -930,7 +930,8 @@ create index generations_equal on public.generations (
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
-  alter prompt set statistics 0, alter error set statistics 0;
+  alter prompt set statistics 0, alter error set statistics 0, alter model_version set statistics 0,
+  alter favourite set statistics 0;
 alter index public.generations_words alter column 1 set statistics 0;
 alter index public.generations_equal alter column 1 set statistics 0;
 

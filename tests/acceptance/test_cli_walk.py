@@ -24,13 +24,14 @@ VALID_VALUES = {
     "settings": "max_attempts=3",
     "weight": "1",
     "payload": "{}",
-    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id"), UNKNOWN_ID),
+    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id", "generation_id"), UNKNOWN_ID),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
 FIXED_OPTIONS = {
     "adopt": ("--preview",),
     "demo": ("--model", "nobody/nothing"),
     "generate": ("--no-watch",),
+    "generations delete": ("--yes",),
     "jobs cancel": ("--yes",),
     "jobs discard": ("--yes",),
     "jobs retry": ("--yes",),

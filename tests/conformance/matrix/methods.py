@@ -87,6 +87,8 @@ METHODS: dict[str, Method] = {
     "get_generation": lambda pq, args: pq.generations.get(**args),
     "list_generations": lambda pq, args: pq.generations.list(**args["filter"]),
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
+    "set_favourite": lambda pq, args: pq.generations.set_favourite(**args),
+    "delete_generation": lambda pq, args: pq.generations.delete(**args),
     "list_models": lambda pq, args: pq.models.list(),
 }
 #: Cases with an argument that the method lacks: an id that it creates itself, or an unknown filter.
