@@ -95,7 +95,8 @@ begin
   v_ids := v_ids || jsonb_build_object(
     'ended', start_generation('a dog') -> 'generation_id',
     'deleted', start_generation('a fox') -> 'generation_id');
-  perform cancel_generation((v_ids ->> 'ended')::uuid), cancel_generation((v_ids ->> 'deleted')::uuid),
+  perform cancel_generation((v_ids ->> 'ended')::uuid),
+    cancel_generation((v_ids ->> 'deleted')::uuid),
     delete_generation((v_ids ->> 'deleted')::uuid);
   perform set_schedule(v_name, '{"every_seconds": 60, "job_type": "t"}');
   v_ids := v_ids || start_generation('a cat');
