@@ -906,17 +906,18 @@ create table public.generations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
-  deleted_at timestamptz,
+  deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
-comment on column public.generations.deleted_at is
-  'When the generation was deleted. The row is hidden from then on, and removed after its files.';
+comment on column public.generations.deleted is
+  'Whether it was deleted. The row is hidden then, and removed after its files.';
+-- deleted is a boolean, since the planner takes `deleted_at is null` for rare until the table is analyzed.
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
-create index generations_listed on public.generations (created_at desc, id desc) where deleted_at is null;
+create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
 -- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
@@ -946,7 +947,7 @@ create table public.images (
   height integer,
   bytes bigint,
   created_at timestamptz not null default now(),
-  deleted_at timestamptz,
+  deleted boolean not null default false,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
@@ -4887,7 +4888,7 @@ as $$
 begin
   return picture_queue._require((
     select picture_queue._with_images(g) from public.generations g
-    where g.id = get_generation.generation_id and g.deleted_at is null),
+    where g.id = get_generation.generation_id and not g.deleted),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
@@ -4921,7 +4922,7 @@ begin
   end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
-    where g.deleted_at is null
+    where not g.deleted
       and (filter ->> 'search' is null or g.id = any (v_found))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
@@ -6723,7 +6724,7 @@ begin
     select n.id
     from (
       select g.* from public.generations g
-      where (v_owner is null or g.user_id = v_owner) and g.deleted_at is null
+      where (v_owner is null or g.user_id = v_owner) and not g.deleted
         and (g.created_at, g.id) < (v_before, v_before_id)
       order by g.created_at desc, g.id desc limit greatest(v_limit * 2, 500)) n
     where to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
@@ -6741,7 +6742,7 @@ begin
     with matching as materialized (
       select g.id, g.created_at from public.generations g
       where (to_tsvector('simple'::regconfig, left(g.prompt, 20000)) || coalesce(g.user_id::text, '')::tsvector) @@ v_words
-        and (v_owner is null or g.user_id is not distinct from v_owner) and g.deleted_at is null
+        and (v_owner is null or g.user_id is not distinct from v_owner) and not g.deleted
         and (p_filter ->> 'status' is null or g.status = p_filter ->> 'status')
         and (p_filter ->> 'model_id' is null or g.model_id = p_filter ->> 'model_id')
         and (p_filter ->> 'favourite' is null or g.favourite = (p_filter ->> 'favourite')::boolean)
@@ -6773,7 +6774,7 @@ begin
           || p_input::text || ' ' || p_prompt)
         and g.user_id is not distinct from p_user and g.model_version is not distinct from p_version
         and (g.model_id, g.prompt, g.input) = (p_model_id, p_prompt, p_input)
-        and g.status = 'completed' and g.deleted_at is null
+        and g.status = 'completed' and not g.deleted
         and exists (select from public.images i where i.generation_id = g.id)
     )
     select jsonb_build_object('generation_id', e.id, 'job_id', e.job_id, 'status', e.status, 'reused', true)
@@ -6789,10 +6790,9 @@ declare
   v_is_favourite boolean;
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._raise_problem(case when p_favourite is null then 'favourite is null' end, 'pass true or false');
   select g.favourite into v_is_favourite from public.generations g
   where g.id = p_generation_id and (picture_queue._is_service() or g.user_id = picture_queue._caller_id())
-    and g.deleted_at is null
+    and not g.deleted
   for update;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
@@ -6809,7 +6809,7 @@ create function public.set_favourite(generation_id uuid, favourite boolean defau
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue.set_favourite(generation_id, favourite);
+  perform picture_queue.set_favourite(generation_id, coalesce(favourite, true));
   return public.get_generation(generation_id);
 end
 $$;
@@ -6854,12 +6854,12 @@ as $$
 declare
   v_ids uuid[] := array(
     select g.id from public.generations g
-    where g.id = any (p_ids) and g.deleted_at is null and (g.status in ('completed', 'failed', 'cancelled')
+    where g.id = any (p_ids) and not g.deleted and (g.status in ('completed', 'failed', 'cancelled')
       or not exists (select from public.job_queue j where j.id = g.job_id))
     order by g.id for update skip locked);
 begin
-  update public.generations g set deleted_at = picture_queue._now() where g.id = any (v_ids);
-  update public.images i set deleted_at = picture_queue._now() where i.generation_id = any (v_ids);
+  update public.generations g set deleted = true where g.id = any (v_ids);
+  update public.images i set deleted = true where i.generation_id = any (v_ids);
   insert into picture_queue.deleted_generation (generation_id, deleted_at, enqueue_at)
   select d.id, picture_queue._now(), picture_queue._now() from unnest(v_ids) as d (id);
   perform picture_queue._enqueue_deletions(v_ids);
@@ -6883,9 +6883,9 @@ begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
-  select g.id, g.job_id, g.status, g.deleted_at into v_generation from public.generations g
+  select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
   where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
-  if v_generation.deleted_at is not null or exists (
+  if v_generation.deleted or exists (
     select from picture_queue.answer a where a.call = 'delete_generation' and a.id = v_request)
   then
     return v_answer;
@@ -6926,7 +6926,7 @@ begin
       'paths', array(select i.path from public.images i where i.generation_id = g.id order by i.n)) order by g.id), '[]')
     from picture_queue.deleted_generation d
     join public.generations g on g.id = d.generation_id
-    where d.generation_id = any (generation_ids) and d.remove_at is null and g.deleted_at is not null);
+    where d.generation_id = any (generation_ids) and d.remove_at is null and g.deleted);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -6969,7 +6969,7 @@ begin
   delete from public.generations g
   where g.id = any (array(
     select o.id from public.generations o
-    where o.id = any (p_ids) and o.deleted_at is not null order by o.id for update skip locked));
+    where o.id = any (p_ids) and o.deleted order by o.id for update skip locked));
   get diagnostics v_rows = row_count;
   return v_rows;
 end
@@ -6987,7 +6987,7 @@ begin
   return jsonb_build_object(
     'deleted_generations', picture_queue._isolate('delete_generation', array(
       select g.id::text from public.generations g
-      where v_days is not null and g.deleted_at is null and g.created_at < v_now - make_interval(days => v_days)
+      where v_days is not null and not g.deleted and g.created_at < v_now - make_interval(days => v_days)
         and g.status in ('completed', 'failed', 'cancelled')
         and g.id::text not in (select picture_queue._failed_subjects('delete_generation'))
       order by g.created_at, g.id limit p_limit), p_limit),
@@ -7028,7 +7028,7 @@ declare
   v_resumed boolean;
 begin
   v_job := picture_queue._lock_job(job_id, lease_id);
-  select * into v_generation from public.generations g where g.id = v_job.generation_id and g.deleted_at is null;
+  select * into v_generation from public.generations g where g.id = v_job.generation_id and not g.deleted;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
   end if;
@@ -8987,9 +8987,9 @@ $models$) as m (id text, kind text, official boolean, version text, typical_seco
 create policy "picture_queue: read own jobs" on public.job_queue
   for select to authenticated using ((select auth.uid()) = user_id);
 create policy "picture_queue: read own generations" on public.generations
-  for select to authenticated using ((select auth.uid()) = user_id and deleted_at is null);
+  for select to authenticated using ((select auth.uid()) = user_id and not deleted);
 create policy "picture_queue: read own images" on public.images
-  for select to authenticated using ((select auth.uid()) = user_id and deleted_at is null);
+  for select to authenticated using ((select auth.uid()) = user_id and not deleted);
 
 
 -- 900_grants.sql

@@ -12,17 +12,18 @@ create table public.generations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
-  deleted_at timestamptz,
+  deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
-comment on column public.generations.deleted_at is
-  'When the generation was deleted. The row is hidden from then on, and removed after its files.';
+comment on column public.generations.deleted is
+  'Whether it was deleted. The row is hidden then, and removed after its files.';
+-- deleted is a boolean, since the planner takes `deleted_at is null` for rare until the table is analyzed.
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
-create index generations_listed on public.generations (created_at desc, id desc) where deleted_at is null;
+create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
 -- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
@@ -52,7 +53,7 @@ create table public.images (
   height integer,
   bytes bigint,
   created_at timestamptz not null default now(),
-  deleted_at timestamptz,
+  deleted boolean not null default false,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );

@@ -118,7 +118,7 @@ as $$
 begin
   return picture_queue._require((
     select picture_queue._with_images(g) from public.generations g
-    where g.id = get_generation.generation_id and g.deleted_at is null),
+    where g.id = get_generation.generation_id and not g.deleted),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
@@ -152,7 +152,7 @@ begin
   end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
-    where g.deleted_at is null
+    where not g.deleted
       and (filter ->> 'search' is null or g.id = any (v_found))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')

@@ -46,7 +46,7 @@ begin
     select n.id
     from (
       select g.* from public.generations g
-      where (v_owner is null or g.user_id = v_owner) and g.deleted_at is null
+      where (v_owner is null or g.user_id = v_owner) and not g.deleted
         and (g.created_at, g.id) < (v_before, v_before_id)
       order by g.created_at desc, g.id desc limit greatest(v_limit * 2, 500)) n
     where to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
@@ -64,7 +64,7 @@ begin
     with matching as materialized (
       select g.id, g.created_at from public.generations g
       where (to_tsvector('simple'::regconfig, left(g.prompt, 20000)) || coalesce(g.user_id::text, '')::tsvector) @@ v_words
-        and (v_owner is null or g.user_id is not distinct from v_owner) and g.deleted_at is null
+        and (v_owner is null or g.user_id is not distinct from v_owner) and not g.deleted
         and (p_filter ->> 'status' is null or g.status = p_filter ->> 'status')
         and (p_filter ->> 'model_id' is null or g.model_id = p_filter ->> 'model_id')
         and (p_filter ->> 'favourite' is null or g.favourite = (p_filter ->> 'favourite')::boolean)
@@ -96,7 +96,7 @@ begin
           || p_input::text || ' ' || p_prompt)
         and g.user_id is not distinct from p_user and g.model_version is not distinct from p_version
         and (g.model_id, g.prompt, g.input) = (p_model_id, p_prompt, p_input)
-        and g.status = 'completed' and g.deleted_at is null
+        and g.status = 'completed' and not g.deleted
         and exists (select from public.images i where i.generation_id = g.id)
     )
     select jsonb_build_object('generation_id', e.id, 'job_id', e.job_id, 'status', e.status, 'reused', true)
@@ -112,10 +112,9 @@ declare
   v_is_favourite boolean;
 begin
   perform picture_queue._check_isolation();
-  perform picture_queue._raise_problem(case when p_favourite is null then 'favourite is null' end, 'pass true or false');
   select g.favourite into v_is_favourite from public.generations g
   where g.id = p_generation_id and (picture_queue._is_service() or g.user_id = picture_queue._caller_id())
-    and g.deleted_at is null
+    and not g.deleted
   for update;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
@@ -132,7 +131,7 @@ create function public.set_favourite(generation_id uuid, favourite boolean defau
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue.set_favourite(generation_id, favourite);
+  perform picture_queue.set_favourite(generation_id, coalesce(favourite, true));
   return public.get_generation(generation_id);
 end
 $$;
@@ -177,12 +176,12 @@ as $$
 declare
   v_ids uuid[] := array(
     select g.id from public.generations g
-    where g.id = any (p_ids) and g.deleted_at is null and (g.status in ('completed', 'failed', 'cancelled')
+    where g.id = any (p_ids) and not g.deleted and (g.status in ('completed', 'failed', 'cancelled')
       or not exists (select from public.job_queue j where j.id = g.job_id))
     order by g.id for update skip locked);
 begin
-  update public.generations g set deleted_at = picture_queue._now() where g.id = any (v_ids);
-  update public.images i set deleted_at = picture_queue._now() where i.generation_id = any (v_ids);
+  update public.generations g set deleted = true where g.id = any (v_ids);
+  update public.images i set deleted = true where i.generation_id = any (v_ids);
   insert into picture_queue.deleted_generation (generation_id, deleted_at, enqueue_at)
   select d.id, picture_queue._now(), picture_queue._now() from unnest(v_ids) as d (id);
   perform picture_queue._enqueue_deletions(v_ids);
@@ -206,9 +205,9 @@ begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
-  select g.id, g.job_id, g.status, g.deleted_at into v_generation from public.generations g
+  select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
   where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
-  if v_generation.deleted_at is not null or exists (
+  if v_generation.deleted or exists (
     select from picture_queue.answer a where a.call = 'delete_generation' and a.id = v_request)
   then
     return v_answer;
@@ -249,7 +248,7 @@ begin
       'paths', array(select i.path from public.images i where i.generation_id = g.id order by i.n)) order by g.id), '[]')
     from picture_queue.deleted_generation d
     join public.generations g on g.id = d.generation_id
-    where d.generation_id = any (generation_ids) and d.remove_at is null and g.deleted_at is not null);
+    where d.generation_id = any (generation_ids) and d.remove_at is null and g.deleted);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -292,7 +291,7 @@ begin
   delete from public.generations g
   where g.id = any (array(
     select o.id from public.generations o
-    where o.id = any (p_ids) and o.deleted_at is not null order by o.id for update skip locked));
+    where o.id = any (p_ids) and o.deleted order by o.id for update skip locked));
   get diagnostics v_rows = row_count;
   return v_rows;
 end
@@ -310,7 +309,7 @@ begin
   return jsonb_build_object(
     'deleted_generations', picture_queue._isolate('delete_generation', array(
       select g.id::text from public.generations g
-      where v_days is not null and g.deleted_at is null and g.created_at < v_now - make_interval(days => v_days)
+      where v_days is not null and not g.deleted and g.created_at < v_now - make_interval(days => v_days)
         and g.status in ('completed', 'failed', 'cancelled')
         and g.id::text not in (select picture_queue._failed_subjects('delete_generation'))
       order by g.created_at, g.id limit p_limit), p_limit),

@@ -235,7 +235,7 @@ GENERATIONS = [
         setup="cancelled generation",
         right={"id": "$generation", "favourite": True, "images": []},
         foreign=_NO_GENERATION,
-        null={"generation_id": _NO_GENERATION, "favourite": INVALID},
+        null={"generation_id": _NO_GENERATION},
     ),
     Function(
         "delete_generation",
