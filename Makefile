@@ -7,6 +7,8 @@ PYTHON ?= python3
 READY := $(VENV)/.ready
 NPM := tests/npm
 NPM_READY := $(NPM)/node_modules/.ready
+# npm makes Node run bytecode from /tmp/node-compile-cache, which another user may have put there.
+export NODE_DISABLE_COMPILE_CACHE := 1
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +42,7 @@ test-newest: $(READY) ## Run the unit tests with the newest versions that pyproj
 	@sh scripts/test_versions.sh highest $(ARGS)
 
 lock: ## Update requirements/dev.txt to the newest versions that pyproject.toml permits (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+	@uv pip compile --quiet --no-config --no-sources --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
 	  --extra dev --no-emit-package picture-queue --custom-compile-command "make lock" \
 	  pyproject.toml --output-file requirements/dev.txt
 
@@ -71,7 +73,7 @@ audit: $(READY) ## Look up known vulnerabilities of the installed packages
 	@$(BIN)/pip-audit --skip-editable
 
 test-long: $(READY) ## Compare the SQL with a model in Python over 2,000 random sequences of calls, and test races (about 20 minutes)
-	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
+	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine tests/sql/test_books.py -s
 
 test-kill: $(READY) ## Kill workers, servers and connections for five minutes, and count lost jobs (SECONDS=)
 	@$(BIN)/python -m tests.kill $(if $(SECONDS),--seconds $(SECONDS))
@@ -84,6 +86,7 @@ check: $(READY) ## Run linters and type checks, and check that generated files a
 	@$(BIN)/python scripts/check_words.py
 	@$(BIN)/python scripts/unasync.py --check
 	@$(BIN)/python scripts/build_migration.py --check
+	@$(BIN)/python scripts/build_models_page.py --check
 	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas
 	@$(BIN)/python scripts/verify_schema.py
 
@@ -92,6 +95,7 @@ format: $(READY) ## Format Python and write the generated files
 	@$(BIN)/ruff format -q .
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
+	@$(BIN)/python scripts/build_models_page.py
 
 upgrade-fixture: $(READY) ## Dump a database with jobs in each state, for tests/migration (NAME=base; COMMIT= selects its SQL)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)

@@ -16,6 +16,8 @@ PictureQueueError
 │   ├── ScheduleNotFound   PQ_UNKNOWN_SCHEDULE   404
 │   ├── BatchNotFound      PQ_UNKNOWN_BATCH      404
 │   ├── LimitNotFound      PQ_UNKNOWN_LIMIT      404
+│   ├── RuleNotFound       PQ_UNKNOWN_RULE       404
+│   ├── BudgetNotFound     PQ_UNKNOWN_BUDGET     404
 │   └── UnknownModel       PQ_UNKNOWN_MODEL      404
 ├── Conflict               PQ_CONFLICT           409
 │   ├── StaleLease         PQ_STALE_LEASE        409
@@ -23,6 +25,10 @@ PictureQueueError
 │   ├── JobRunning         PQ_RUNNING_JOB        409
 │   └── QueueDraining      PQ_QUEUE_DRAINING     409
 ├── TooLarge               PQ_TOO_LARGE          413
+├── LimitExceeded          (a user or the project may not start this generation now)
+│   ├── TooManyGenerations PQ_RATE_LIMITED       429
+│   ├── BudgetExceeded     PQ_OVER_BUDGET        429
+│   └── NotEnoughCredits   PQ_NO_CREDIT          429
 ├── Busy                   PQ_BUSY               429
 ├── ConnectionFailed       (no answer from the project)
 ├── VersionMismatch
@@ -51,6 +57,7 @@ SQLSTATE into the HTTP status and copies the message into the reason phrase unes
 variable text is in DETAIL and HINT.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -203,6 +210,18 @@ class LimitNotFound(NotFound):
     code = "PQ_UNKNOWN_LIMIT"
 
 
+class RuleNotFound(NotFound):
+    """There is no such rule over an input."""
+
+    code = "PQ_UNKNOWN_RULE"
+
+
+class BudgetNotFound(NotFound):
+    """The key has no budget."""
+
+    code = "PQ_UNKNOWN_BUDGET"
+
+
 class Conflict(PictureQueueError):
     """The call conflicts with existing data."""
 
@@ -239,6 +258,34 @@ class TooLarge(PictureQueueError):
 
     code = "PQ_TOO_LARGE"
     http_status = 413
+
+
+class LimitExceeded(PictureQueueError):
+    """A user or the project may not start this generation now; nothing was written.
+
+    The attribute ``retry_after`` has the seconds after which the call may succeed; it is None if
+    no time is known, because another generation has to end or credits have to be granted.
+    """
+
+    http_status = 429
+
+
+class TooManyGenerations(LimitExceeded):
+    """The user has started too many generations in a period, or too many have not ended."""
+
+    code = "PQ_RATE_LIMITED"
+
+
+class BudgetExceeded(LimitExceeded):
+    """The generation costs more than the budget of the user or the project has left."""
+
+    code = "PQ_OVER_BUDGET"
+
+
+class NotEnoughCredits(LimitExceeded):
+    """The generation costs more than the credits of the user."""
+
+    code = "PQ_NO_CREDIT"
 
 
 class Busy(PictureQueueError):
@@ -348,6 +395,9 @@ class MissingProgram(LocalStackError):
     """A program that the embedded stack needs is not installed."""
 
 
+# The end of the DETAIL of a limit; 412_function__spending.sql writes it.
+_RETRY_AFTER = re.compile(r"; retry_after is (\d+(?:\.\d+)?) s, at ")
+
 #: The exception class of each code that the database raises, sorted by HTTP status.
 BY_CODE: dict[str, type[PictureQueueError]] = {
     error.code: error
@@ -381,4 +431,8 @@ def from_database(
     error = BY_CODE.get(code)
     if error is None or not (sqlstate or "").startswith("PT"):
         return None
-    return error(text[:1].upper() + text[1:], detail=detail or None, hint=hint or None)
+    refused = error(text[:1].upper() + text[1:], detail=detail or None, hint=hint or None)
+    if isinstance(refused, LimitExceeded):
+        seconds = _RETRY_AFTER.search(detail or "")
+        refused.retry_after = float(seconds[1]) if seconds else None
+    return refused

@@ -133,6 +133,29 @@ class NewJob(JobOptions, total=False):
     payload: Mapping[str, JsonValue] | None
 
 
+class BudgetChanges(TypedDict, total=False):
+    """The limits of a budget; None removes a limit.
+
+    Attributes:
+        usd_per_day: Maximum cost of the generations started in a day (UTC).
+        usd_per_month: Maximum cost of the generations started in a month (UTC).
+        per_minute: Maximum number of starts in any 60 seconds; 0: none. Not for ``project``.
+        per_hour: Maximum number of starts in any hour; 0: none. Not for ``project``.
+        max_pending: Maximum number of generations that have not ended. Not for ``project``.
+        needs_credits: Whether a generation is paid from the credits of the user.
+        exempts_service: Whether a start with a service key for the user is neither refused nor
+            counted by ``per_minute``, ``per_hour`` and ``max_pending``.
+    """
+
+    usd_per_day: float | None
+    usd_per_month: float | None
+    per_minute: int | None
+    per_hour: int | None
+    max_pending: int | None
+    needs_credits: bool | None
+    exempts_service: bool | None
+
+
 class QueueChanges(TypedDict, total=False):
     """The policy of a queue; a field that is None takes the project's default.
 

@@ -2,7 +2,7 @@
 
 - ``schemas/700_data_models.sql`` from ``picture_queue/providers/replicate/models.json``
 - the migration of 0.1.0, ``migrations/20261123000000_pre_picture_queue.sql``, from all files of
-  ``schemas/``
+  ``schemas/``, between two statements that set and restore the search_path
 
 After the release of 0.1.0 its migration must not change, so this script must no longer write it.
 Whoever then changes a schema file also writes a new migration by hand.
@@ -24,18 +24,37 @@ MODELS_SQL = SCHEMAS / "700_data_models.sql"
 MIGRATION = ROOT / "supabase" / "migrations" / "20261123000000_pre_picture_queue.sql"
 RULE_KEYS = ("name", "type", "format", "required", "default", "minimum", "maximum", "enum")
 
+#: The first and the last statement of each migration. They are valid for the session, since psql
+#: commits each statement of a file by itself.
+PROLOGUE = """\
+-- Find names and operators in pg_catalog only. Otherwise an operator of another schema that fits
+-- better would be bound into checks and policies, and run with the rights of the owner. The last
+-- statement restores the search_path.
+select
+  pg_catalog.set_config(
+    'picture_queue.search_path', pg_catalog.current_setting('search_path'), false),
+  pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+"""
+EPILOGUE = """\
+-- Make PostgREST load the new functions.
+notify pgrst, 'reload schema';
+
+select pg_catalog.set_config(
+  'search_path', pg_catalog.current_setting('picture_queue.search_path'), false);
+"""
 MODELS_TEMPLATE = """\
 -- Written by scripts/build_migration.py from picture_queue/providers/replicate/models.json.
 insert into picture_queue.model
-  (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
-   output, progress_in_logs, inputs)
-select m.id, m.kind, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
-  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs
+  (model_id, kind, also_kinds, official, version, typical_seconds, price_usd_per_image,
+   max_outputs_param, output, progress_in_logs, inputs, inputs_complete, unavailable_reason)
+select m.id, m.kind, m.also_kinds, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
+  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs, m.inputs_complete,
+  m.unavailable_reason
 from jsonb_to_recordset($models$
 %s
-$models$) as m (id text, kind text, official boolean, version text, typical_seconds real,
-  price_usd_per_image numeric, max_outputs_param text, output text, progress_in_logs text,
-  inputs jsonb);
+$models$) as m (id text, kind text, also_kinds jsonb, official boolean, version text,
+  typical_seconds real, price_usd_per_image numeric, max_outputs_param text, output text,
+  progress_in_logs text, inputs jsonb, inputs_complete boolean, unavailable_reason text);
 """
 
 
@@ -55,11 +74,11 @@ def models_sql() -> str:
 
 def migration_sql(models: str) -> str:
     """Return the migration: all schema files in order, with this SQL for the models."""
-    parts = []
+    parts = [PROLOGUE]
     for file in sorted({*SCHEMAS.glob("*.sql"), MODELS_SQL}):
         text = models if file == MODELS_SQL else file.read_text("utf-8")
         parts.append(f"-- {file.name}\n\n{text.strip()}\n")
-    parts.append("-- Make PostgREST load the new functions.\nnotify pgrst, 'reload schema';\n")
+    parts.append(EPILOGUE)
     return "\n\n".join(parts)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+from connection import split_password
 
 from picture_queue._resources import Migration, migrations
 from picture_queue.local.binaries import find_postgres
@@ -102,12 +103,14 @@ async def create_jobs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 def dump_schemas(url: str) -> str:
     """Return the SQL of both schemas, without commands of psql."""
+    address, environment = split_password(url)
     done = subprocess.run(
         [
             find_postgres().path / "pg_dump",
             *("--schema=public", "--schema=picture_queue", "--no-owner", "--inserts"),
-            url,
+            address,
         ],
+        env=environment,
         check=True,
         capture_output=True,
         text=True,

@@ -8,11 +8,20 @@ fail() {
   exit 1
 }
 
+# The installers need no keys of a project, and some packages run code while they are built.
+unset REPLICATE_API_TOKEN SUPABASE_ACCESS_TOKEN SUPABASE_DB_PASSWORD SUPABASE_JWT_SECRET SUPABASE_SECRET_KEY \
+  SUPABASE_SERVICE_ROLE_KEY PICTURE_QUEUE_DATABASE_URL
+
+# The package is built with the hatchling of requirements/dev.txt, whose hash was checked
+# (--no-build-isolation). Otherwise a new one would be downloaded without a check.
 if command -v uv >/dev/null 2>&1; then
   echo "Creating $VENV with uv"
-  uv venv --quiet --allow-existing --python '>=3.11' "$VENV"
-  uv pip install --quiet --compile-bytecode --python "$VENV/bin/python" --require-hashes -r requirements/dev.txt
-  uv pip install --quiet --python "$VENV/bin/python" --no-deps --editable .
+  # uv reads settings and projects in all directories above. Below /tmp, another user may have created /tmp/uv.toml.
+  uv venv --quiet --no-config --no-project --allow-existing --python '>=3.11' "$VENV"
+  uv pip install --quiet --no-config --compile-bytecode --python "$VENV/bin/python" \
+    --require-hashes -r requirements/dev.txt
+  uv pip install --quiet --no-config --no-sources --python "$VENV/bin/python" \
+    --no-deps --no-build-isolation --editable .
 else
   command -v "$PYTHON" >/dev/null 2>&1 ||
     fail "$PYTHON was not found. Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)."
@@ -24,7 +33,7 @@ else
   echo "Creating $VENV with $PYTHON -m venv"
   "$PYTHON" -m venv "$VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 fi
 
 # Write the bytecode now, because a stack that root starts runs as a user who cannot write it here.

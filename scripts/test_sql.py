@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from connection import split_password
 from rerun import rerun_failed
 
 from picture_queue.local.stack import LocalSupabase
@@ -82,13 +83,14 @@ def main(files: list[str]) -> int:
         print(f"pgTAP, pg_prove or psql is missing: {INSTALL}", file=sys.stderr)
         return 1
     with LocalSupabase() as stack:
+        address, variables = split_password(stack.db_url)
 
         def environment(search_path: str) -> dict[str, str]:
             options = f"-c search_path={search_path} -c client_min_messages=warning"
-            return {**os.environ, "PGOPTIONS": options}
+            return {**variables, "PGOPTIONS": options}
 
         def psql(search_path: str, *arguments: str) -> int:
-            options = ["-q", "-X", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", "-d", stack.db_url]
+            options = ["-q", "-X", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", "-d", address]
             return subprocess.run(
                 ["psql", *options, *arguments],
                 env=environment(search_path),
@@ -99,7 +101,7 @@ def main(files: list[str]) -> int:
         code = psql("", "-c", "create schema tap", "-c", "grant usage on schema tap to public")
         code = code or psql("tap", "-f", str(script))
         chosen = [str(Path(file).resolve()) for file in files] or [str(TESTS)]
-        return code or run_pgtap(chosen, stack.db_url, environment("public,extensions,tap"))
+        return code or run_pgtap(chosen, address, environment("public,extensions,tap"))
 
 
 if __name__ == "__main__":

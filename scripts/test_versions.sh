@@ -10,6 +10,8 @@ command -v uv >/dev/null 2>&1 || {
   echo "uv is missing: pip install uv, or see https://docs.astral.sh/uv/" >&2
   exit 1
 }
-uv venv --quiet --allow-existing --python '>=3.11' "$environment"
-uv pip install --quiet --python "$environment/bin/python" --resolution "$resolution" --upgrade --editable '.[dev]'
+# uv reads settings and projects in all directories above. Below /tmp, another user may have created /tmp/uv.toml.
+uv venv --quiet --no-config --no-project --allow-existing --python '>=3.11' "$environment"
+uv pip install --quiet --no-config --no-sources --python "$environment/bin/python" \
+  --resolution "$resolution" --upgrade --editable '.[dev]'
 exec "$environment/bin/python" -m pytest tests/unit -q -n auto --dist loadfile "$@"

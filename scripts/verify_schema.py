@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from connection import split_password
 
 from picture_queue._resources import migrations
 from picture_queue.local.binaries import find_postgres
@@ -24,6 +25,7 @@ SCHEMAS = Path(__file__).resolve().parent.parent / "supabase" / "schemas"
 TIMEOUT = 60.0  # seconds, for each batch of statements and each dump
 DATA = (
     "select * from picture_queue.model order by 1",
+    "select * from picture_queue.input_rule order by 1, 3, 2, 4",
     "select * from picture_queue.state_transition order by 1, 2, 3",
     "select * from picture_queue.setting",
     "select name, events from picture_queue.queue order by 1",
@@ -54,8 +56,11 @@ async def build_database(
             raise SystemExit(f"{file}: {error}") from error
     data = [str(dict(row)) for query in DATA for row in await connection.fetch(query)]
     await connection.close()
+    address, environment = split_password(url)
+    options = ("--schema-only", "--no-owner", "--restrict-key=x")
     dump = subprocess.run(
-        [find_postgres().path / "pg_dump", "--schema-only", "--no-owner", "--restrict-key=x", url],
+        [find_postgres().path / "pg_dump", *options, address],
+        env=environment,
         check=True,
         capture_output=True,
         text=True,

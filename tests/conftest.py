@@ -26,6 +26,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Without this, a proxy of the environment would get the keys of the embedded stack.
 _DIRECT = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost")))
 os.environ |= {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}
+# Otherwise npm makes Node run bytecode of a shared directory, which another user may have created.
+os.environ["NODE_DISABLE_COMPILE_CACHE"] = "1"
+_OWN_MODULES = Path(__file__).parents[1] / "scripts" / "own_modules.cjs"
+os.environ["NODE_OPTIONS"] = f'--require "{_OWN_MODULES}"'
 
 
 class RemoteStack:

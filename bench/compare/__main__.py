@@ -40,10 +40,8 @@ async def prepare(server: Server, system: System) -> dict[str, object]:
     template = API_DATABASE if system.over_http else f"template_{system.name}"
     if not system.over_http:
         await (server.create_ours(template) if system.ours else server.create(template))
-    user = "postgres" if system.ours else "supabase_admin"
-    process = await asyncio.create_subprocess_exec(
-        *system.command, "setup", f"--dsn={server.dsn(template, user)}", env=system.environ()
-    )
+    environment = system.environ(PEER_DSN=server.dsn(template, "postgres"))
+    process = await asyncio.create_subprocess_exec(*system.command, "setup", env=environment)
     if await process.wait():
         raise SystemExit(f"{system.name} could not be set up")
     return description

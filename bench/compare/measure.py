@@ -59,9 +59,8 @@ class Bench:
         process = await asyncio.create_subprocess_exec(
             *self.system.command,
             command,
-            f"--dsn={self.dsn}",
             *given,
-            env=self.system.environ(),
+            env=self.system.environ(PEER_DSN=self.dsn),
             stdout=asyncio.subprocess.PIPE,
         )
         async with asyncio.timeout(_COMMAND_TIMEOUT):
@@ -79,10 +78,10 @@ class Bench:
         self, count: int, times: Path | None = None
     ) -> AsyncIterator[list["WorkerProcess"]]:
         """Run workers during the block; all begin at the same time, when it is entered."""
-        options = [f"--dsn={self.dsn}", *(["--tuned"] if self.tuned else [])]
+        options = ["--tuned"] if self.tuned else []
         if times is not None:
             options.append(f"--file={times}")
-        started = [await WorkerProcess.start(self.system, options) for _ in range(count)]
+        started = [await WorkerProcess.start(self.system, self.dsn, options) for _ in range(count)]
         try:
             for worker in started:
                 await worker.wait_until_ready()
@@ -112,13 +111,13 @@ class WorkerProcess:
         self._listening = asyncio.create_task(self._listen())
 
     @classmethod
-    async def start(cls, system: System, options: list[str]) -> "WorkerProcess":
+    async def start(cls, system: System, dsn: str, options: list[str]) -> "WorkerProcess":
         """Start the process; the worker waits for `begin`."""
         process = await asyncio.create_subprocess_exec(
             *system.command,
             "work",
             *options,
-            env=system.environ(),
+            env=system.environ(PEER_DSN=dsn),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -190,7 +189,7 @@ async def open_bench(
     else:
         database = f"{name}_{system.name}"
         await server.copy(f"{template}_{system.name}", database)
-    dsn = server.dsn(database, "postgres" if system.ours else "supabase_admin")
+    dsn = server.dsn(database, "postgres")
     connection = await asyncpg.connect(server.dsn(database), command_timeout=120)
     try:
         yield Bench(system, dsn, unfinished, tuned, connection)

@@ -69,9 +69,9 @@ class Server:
         await self._control.execute("select pg_reload_conf()")
 
     async def create(self, database: str) -> None:
-        """Create an empty database."""
+        """Create an empty database of `postgres`, the role of every compared system."""
         await self.drop(database)
-        await self._control.execute(f'create database "{database}"')
+        await self._control.execute(f'create database "{database}" owner postgres')
 
     async def drop(self, database: str) -> None:
         """Drop a database if it exists."""
@@ -85,7 +85,6 @@ class Server:
             migrations: The SQL to apply; by default the migrations of the working tree.
         """
         await self.create(database)
-        await self._control.execute(f'alter database "{database}" owner to postgres')
         await apply_platform(self.dsn(database))
         if migrations is None:
             await apply_migrations(self.dsn(database, "postgres"))
@@ -110,7 +109,9 @@ class Server:
     async def copy(self, template: str, database: str) -> None:
         """Copy a database, and write all dirty pages to disk."""
         await self.drop(database)
-        await self._control.execute(f'create database "{database}" template "{template}"')
+        await self._control.execute(
+            f'create database "{database}" template "{template}" owner postgres'
+        )
         await self._control.execute("checkpoint")
 
 

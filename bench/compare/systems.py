@@ -12,6 +12,11 @@ from typing import Any
 BENCH = Path(__file__).resolve().parent.parent
 PEERS = BENCH / "peers"
 INSTALLED = BENCH.parent / ".bench"
+# Node runs no bytecode and no packages of directories that other users can write.
+_NODE = {
+    "NODE_DISABLE_COMPILE_CACHE": "1",
+    "NODE_OPTIONS": f'--require "{BENCH.parent / "scripts" / "own_modules.cjs"}"',
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class System:
 
     def environ(self, **more: str) -> dict[str, str]:
         """Return the environment of the program."""
-        return os.environ | self.environment | more
+        return os.environ | _NODE | self.environment | more
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the program prints."""
@@ -117,7 +122,7 @@ def _install_node_peers(python: str) -> str:
             [tools / "npm", "ci", "--silent"],
             cwd=directory,
             check=True,
-            env=os.environ | {"PATH": path},
+            env=os.environ | {"PATH": path} | _NODE,
         )
         stamp.write_text(wanted)
     # The wheel also has `node`, a wrapper that does not forward SIGTERM.

@@ -12,22 +12,23 @@ const now = () => (performance.timeOrigin + performance.now()) / 1000;
 /** Parses the command line and runs the command on a queue. */
 export async function main(queue) {
   const options = Object.fromEntries(
-    ["dsn", "n", "priorities", "finished", "future", "gap", "file"].map((name) => [name, { type: "string" }]),
+    ["n", "priorities", "finished", "future", "gap", "file"].map((name) => [name, { type: "string" }]),
   );
   const { values, positionals } = parseArgs({
     options: { ...options, tuned: { type: "boolean" } },
     allowPositionals: true,
   });
   const [command] = positionals;
+  const dsn = process.env.PEER_DSN; // not an option, because other users see command lines in ps
   const n = Number(values.n ?? 1000);
   if (command === "describe") {
     printJson({ unfinished: queue.unfinished, ...queue.describe() });
   } else if (command === "setup") {
-    await queue.setup(values.dsn);
+    await queue.setup(dsn);
   } else if (command === "work") {
-    await work(queue, values);
+    await work(queue, dsn, values);
   } else {
-    await queue.open(values.dsn);
+    await queue.open(dsn);
     if (command === "bloat") {
       await queue.insertRows(Number(values.finished), Number(values.future));
     } else {
@@ -63,7 +64,7 @@ async function enqueue(queue, command, n, values) {
   return (performance.now() - began) / 1000;
 }
 
-async function work(queue, values) {
+async function work(queue, dsn, values) {
   const numbers = [];
   const times = {};
   let first;
@@ -82,7 +83,7 @@ async function work(queue, values) {
       printJson({ event: "count", n: reported, first });
     }
   }, 20);
-  const stop = await queue.work(values.dsn, handle, values.tuned ?? false);
+  const stop = await queue.work(dsn, handle, values.tuned ?? false);
   await new Promise((resolve) => process.once("SIGTERM", resolve));
   await stop();
   if (values.file !== undefined) writeFileSync(values.file, JSON.stringify(times));

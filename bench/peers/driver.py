@@ -1,4 +1,6 @@
-"""The commands of every peer: ``python <peer>.py <command> --dsn DSN``.
+"""The commands of every peer: ``python <peer>.py <command>``.
+
+The address of the database is in ``PEER_DSN``, because other users see command lines in ``ps``.
 
 Commands print JSON, one object per line. This module does not depend on a queue. It runs in
 the environment of the peers, and needs only the standard library, and asyncpg for ``bloat``.
@@ -20,6 +22,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import random
 import resource
 import signal
@@ -137,7 +140,6 @@ def main(kind: type[Driver]) -> None:
     """Parse the command line and run the command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
-    parser.add_argument("--dsn", default="")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--priorities", type=int, default=1)
@@ -147,7 +149,7 @@ def main(kind: type[Driver]) -> None:
     parser.add_argument("--tuned", action="store_true")
     parser.add_argument("--file")
     args = parser.parse_args()
-    driver = kind(args.dsn)
+    driver = kind(os.environ.get("PEER_DSN", ""))
     factory = None
     if kind.uvloop:
         with contextlib.suppress(ImportError):  # uvloop is not available on Windows.

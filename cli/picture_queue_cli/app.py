@@ -7,8 +7,10 @@ import typer
 
 from picture_queue import __version__
 from picture_queue_cli import (
+    accounts,
     adopt,
     batches,
+    budgets,
     demo,
     doctor,
     enqueue,
@@ -23,6 +25,7 @@ from picture_queue_cli import (
     migrate,
     models,
     queues,
+    rules,
     schedules,
     settings,
     tenants,
@@ -87,7 +90,8 @@ def _add_command(panel: str, command: Callable[..., None], example: str) -> None
 _add_command(_PICTURES, demo.demo, "demo --prompt 'A cat'")
 _add_command(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
 app.add_typer(generations.app, name="generations", rich_help_panel=_PICTURES)
-_add_command(_PICTURES, models.models, "models black-forest-labs/flux-schnell")
+app.add_typer(models.app, name="models", rich_help_panel=_PICTURES)
+app.add_typer(rules.app, name="rules", rich_help_panel=_PICTURES)
 _add_command(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")
 _add_command(_JOBS, watch.watch, f"watch {EXAMPLE_ID}")
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_JOBS)
@@ -99,6 +103,8 @@ _add_command(_OPERATE, health.health, "health")
 app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
 app.add_typer(tenants.app, name="tenants", rich_help_panel=_OPERATE)
+app.add_typer(budgets.app, name="budgets", rich_help_panel=_OPERATE)
+app.add_typer(accounts.app, name="accounts", rich_help_panel=_OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=_OPERATE)
 _add_command(_OPERATE, doctor.doctor, "doctor --check workers")
 _add_command(_OPERATE, maintain.maintain, "maintain --force")

@@ -6,8 +6,8 @@ code  meaning
 0     done
 1     the job failed or was cancelled, or the project answered with an unknown error
 2     the command line or a setting is wrong
-3     an argument, an input or a payload was refused; nothing was written
-4     no such job, generation, picture, model, queue, schedule, batch or limit
+3     an argument, an input, a payload, or a start beyond a budget was refused; nothing was written
+4     no such job, generation, picture, model, queue, schedule, batch, limit or budget
 5     the key or token is wrong, or lacks permission
 6     no answer: wrong address, project unreachable, embedded stack not running
 7     client and database have incompatible versions
@@ -55,6 +55,7 @@ _CODES: tuple[tuple[type[errors.PictureQueueError], ExitCode], ...] = (
     (errors.SettingsError, ExitCode.USAGE),
     (errors.InvalidArgument, ExitCode.REFUSED),
     (errors.TooLarge, ExitCode.REFUSED),
+    (errors.LimitExceeded, ExitCode.REFUSED),
     (errors.NotFound, ExitCode.NOT_FOUND),
     (errors.NotAuthenticated, ExitCode.NOT_ALLOWED),
     (errors.NotAllowed, ExitCode.NOT_ALLOWED),

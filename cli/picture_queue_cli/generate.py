@@ -6,8 +6,9 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli.models import KINDS
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import expect_filled, parse_pairs, parse_uuid
+from picture_queue_cli.parsing import choice, expect_filled, parse_pairs, parse_uuid
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
     OutDirectory,
@@ -15,7 +16,7 @@ from picture_queue_cli.pictures import (
     save_pictures,
 )
 from picture_queue_cli.project import connect_async, run
-from picture_queue_cli.render import info, print_json, print_line
+from picture_queue_cli.render import info, print_json, print_line, warn
 from picture_queue_cli.watch import Timeout, expect_completed, follow
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ def generate(
             help="Set an input of the model: num_outputs=2; repeatable.",
         ),
     ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            parser=choice(*KINDS),
+            help="Use this kind of the model, if it has several.",
+        ),
+    ] = None,
     reuse: Annotated[
         bool, typer.Option("--reuse", help="Return an equal finished picture if there is one.")
     ] = False,
@@ -76,6 +85,7 @@ def generate(
         "prompt": prompt,
         "model_id": model,
         "input": model_input,
+        "kind": kind,
         "user_id": user_id,
         "reuse": reuse,
     }
@@ -97,6 +107,8 @@ async def _generate(
             # start_generation checks the key only if it is called over the API.
             await expect_storage(pq) if pq._backend.database else expect_api(pq)
         started = await pq.generations.start(**request)
+        for warning in started.warnings:
+            warn(_translate_warning(warning))
         if out is not None:
             await _follow_and_save(pq, started, out, timeout, as_json)
         elif as_json:
@@ -109,6 +121,12 @@ async def _generate(
             )
         else:
             print_line(str(started.id))
+
+
+def _translate_warning(text: str) -> str:
+    """Return a warning about an input in the words of the command line."""
+    name = text.removeprefix("input.")
+    return f"--input {name}" if name != text else text
 
 
 async def _follow_and_save(
@@ -144,9 +162,12 @@ async def _follow_and_save(
                     }
                     for path, image in zip(paths, generation.images, strict=True)
                 ],
+                "missing_images": [image.model_dump() for image in generation.missing_images],
             }
         )
     else:
         for path in paths:
             print_line(str(path))
+        for missing in generation.missing_images:
+            info(f"Picture {missing.n} is missing: {missing.reason}")
     await expect_completed(pq, last)

@@ -4,43 +4,281 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import expect_filled
-from picture_queue_cli.project import connect
-from picture_queue_cli.render import info, one_line, out, plain, print_json, styled, table
+from picture_queue_cli.commands import Commands, Group
+from picture_queue_cli.options import JsonFlag, YesFlag, confirm
+from picture_queue_cli.parsing import choice, expect_filled, parse_number
+from picture_queue_cli.project import connect, connect_async, resolve, run
+from picture_queue_cli.render import (
+    info,
+    one_line,
+    out,
+    plain,
+    print_json,
+    print_line,
+    styled,
+    table,
+)
 
 if TYPE_CHECKING:
+    from picture_queue import AsyncPictureQueue, PictureQueue
+    from picture_queue.providers.replicate.schema import FetchedModel
     from picture_queue.records import Model
 
+# A copy of the library's enumeration, whose import would slow down the start of every command.
+KINDS = (
+    "text-to-image",
+    "image-variation",
+    "image-edit",
+    "upscale",
+    "background-removal",
+    "vector",
+)
 
-def models(
+
+class _ModelsGroup(Group):
+    """The group of commands: ``models`` alone lists the models, and ``models NAME`` shows one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Insert the command that the user omitted."""
+        words = [word for word in args if not word.startswith("-")]
+        if "--help" not in args:
+            if not words or args[0].startswith("--kind"):
+                args = ["list", *args]
+            elif words[0] not in self.commands:
+                args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+app = Commands(
+    cls=_ModelsGroup,
+    help="Show, add and change the models of the project.",
+    example="models show black-forest-labs/flux-schnell",
+)
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", callback=expect_filled, help="Name the model: owner/name.")
+]
+ModelVersion = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL[:VERSION]",
+        callback=expect_filled,
+        help="Name the model: owner/name, or owner/name:version.",
+    ),
+]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND", parser=choice(*KINDS), help="Set the kind, such as upscale or image-edit."
+    ),
+]
+
+
+@app.command("list", example="models list --kind upscale")
+def list_models(
     ctx: typer.Context,
-    model_id: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL", callback=expect_filled, help="Show the inputs of this model."
-        ),
-    ] = None,
     *,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", parser=choice(*KINDS), help="List only models of this kind."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the models, or the inputs of one."""
+    """List the models."""
     with connect(ctx) as pq:
-        found = pq.models.list()
-    if model_id is not None:
-        _show_model(_find_model(found, model_id), as_json)
-    elif as_json:
+        found = _read_models(pq, kind)
+    if as_json:
         print_json([plain(model) for model in found])
+        return
+    shown = table("model", "kind", "seconds", "USD", right=("seconds", "USD"))
+    for model in found:
+        name = styled(one_line(model.model_id))
+        name.append(*_state(model))
+        shown.add_row(
+            name, model.kind, _number(model.typical_seconds), _number(model.price_usd_per_image)
+        )
+    out().print(shown)
+    for model in found:
+        if model.unavailable_reason is not None:
+            info(one_line(f"{model.model_id} is not offered: {model.unavailable_reason}"))
+
+
+@app.command(example="models show black-forest-labs/flux-schnell")
+def show(ctx: typer.Context, model_id: ModelName, *, as_json: JsonFlag = False) -> None:
+    """Show a model, its inputs and the rules of the project."""
+    with connect(ctx) as pq:
+        model = _find_model(_read_models(pq), model_id)
+    if as_json:
+        print_json(plain(model))
+        return
+    for line in _facts(model):
+        info(one_line(line))
+    shown = table("input", "type", "default", "permitted", "project")
+    for entry in model.inputs:
+        shown.add_row(
+            entry["name"] + (" *" if entry.get("required") else ""),
+            ("list of " if entry["type"] == "array" and entry.get("format") else "")
+            + ("URL" if entry.get("format") else str(entry["type"])),
+            "" if entry.get("default") is None else str(entry["default"]),
+            _permitted(entry),
+            _describe_rules(model.rules.get(entry["name"], {}), entry.get("maximum")),
+        )
+    out().print(shown)
+
+
+@app.command(example="models add owner/name --kind upscale")
+def add(
+    ctx: typer.Context,
+    model: ModelVersion,
+    *,
+    kind: Kind = None,
+    price: Annotated[
+        float | None,
+        typer.Option(metavar="USD", parser=parse_number, help="Set the price of a picture."),
+    ] = None,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a model of Replicate to the project.
+
+    Its inputs are read from the API of Replicate, with REPLICATE_API_TOKEN,
+    and shown before the model is added. The kinds are text-to-image,
+    image-variation, image-edit, upscale, background-removal and vector.
+    """
+    given = {"kind": kind, "price_usd_per_image": price}
+    extra = {name: value for name, value in given.items() if value is not None}
+    run(_update(ctx, model, extra, is_new=True, yes=yes, as_json=as_json))
+
+
+@app.command(example="models refresh black-forest-labs/flux-schnell")
+def refresh(
+    ctx: typer.Context, model: ModelVersion, *, yes: YesFlag = False, as_json: JsonFlag = False
+) -> None:
+    """Read the inputs of a model from Replicate again.
+
+    The differences are shown before anything is changed.
+    """
+    run(_update(ctx, model, {}, is_new=False, yes=yes, as_json=as_json))
+
+
+@app.command(example="models enable black-forest-labs/flux-dev")
+def enable(ctx: typer.Context, model_id: ModelName, *, as_json: JsonFlag = False) -> None:
+    """Enable a model."""
+    _set_enabled(ctx, model_id, True, as_json)
+
+
+@app.command(example="models disable black-forest-labs/flux-dev")
+def disable(ctx: typer.Context, model_id: ModelName, *, as_json: JsonFlag = False) -> None:
+    """Disable a model, so that no new generation can use it."""
+    _set_enabled(ctx, model_id, False, as_json)
+
+
+def _set_enabled(ctx: typer.Context, model_id: str, enabled: bool, as_json: bool) -> None:
+    with connect(ctx) as pq:
+        _find_model(pq.models.list(include_disabled=True), model_id)
+        model = pq.models.set(model_id, enabled=enabled)
+    if as_json:
+        print_json(plain(model))
     else:
-        shown = table("model", "kind", "seconds", "USD", right=("seconds", "USD"))
-        for model in found:
-            name = styled(one_line(model.model_id))
-            if model.default:
-                name.append("  default", style="green")
-            shown.add_row(
-                name, model.kind, _number(model.typical_seconds), _number(model.price_usd_per_image)
-            )
-        out().print(shown)
+        info(f"{model_id} is {'enabled' if enabled else 'disabled'}.")
+
+
+async def _update(
+    ctx: typer.Context,
+    name: str,
+    extra: dict[str, Any],
+    *,
+    is_new: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Read a model from Replicate, show the differences, and write them after a confirmation."""
+    from picture_queue.providers.replicate.schema import describe_changes
+
+    model_id, _, version = name.partition(":")
+    async with connect_async(ctx) as pq:
+        known = await _known_model(pq, model_id, is_new)
+        fetched = await _fetch(ctx, model_id, version or None)
+        before = None if known is None else plain(known)
+        changes = {**fetched.changes_to(before), **extra}
+        if known is None:
+            changes.setdefault("kind", fetched.guess_kind())
+            if changes["kind"] is None:
+                raise typer.BadParameter(
+                    f"missing; {model_id} could be one of {', '.join(KINDS)}", param_hint="--kind"
+                )
+        for line in describe_changes(before, changes):
+            info(one_line(line))
+        if changes and not yes:
+            confirm(f"{'Add' if is_new else 'Change'} {model_id}?")
+        model = await pq.models.set(model_id, **changes) if changes else known
+    if as_json:
+        print_json(plain(model) if model else None)
+    elif not changes:
+        info(f"{model_id} has not changed.")
+    else:
+        print_line(f"{model_id}: {'added' if is_new else 'changed'}")
+
+
+async def _known_model(pq: "AsyncPictureQueue", model_id: str, is_new: bool) -> "Model | None":
+    """Return the model of the project, None if there is none; the other case is an error."""
+    from picture_queue.errors import Conflict
+
+    models = await pq.models.list(include_disabled=True)
+    if not is_new:
+        return _find_model(models, model_id)
+    if any(model.model_id == model_id for model in models):
+        raise Conflict(
+            "The project has that model already",
+            detail=f"MODEL is {model_id!r}",
+            hint=f"See: picture-queue models refresh {model_id}",
+        )
+    return None
+
+
+async def _fetch(ctx: typer.Context, model_id: str, version: str | None) -> "FetchedModel":
+    """Read a model from Replicate, or from the simulator of the embedded stack."""
+    from picture_queue.errors import InvalidArgument, SettingsError, UnknownModel
+    from picture_queue.providers import errors
+    from picture_queue.providers.replicate.client import ReplicateClient
+    from picture_queue.providers.replicate.schema import fetch_model
+    from picture_queue.settings import ReplicateSettings
+
+    target = resolve(ctx)
+    settings = ReplicateSettings.from_env()
+    if settings is None and target.replicate_url and target.replicate_token:
+        settings = ReplicateSettings(target.replicate_token, target.replicate_url)
+    if settings is None:
+        raise SettingsError(
+            "REPLICATE_API_TOKEN is not set", hint="The inputs of a model are read with it"
+        )
+    async with ReplicateClient(settings.token, base_url=settings.base_url) as client:
+        try:
+            fetched = await fetch_model(client, model_id, version)
+        except errors.ResourceNotFound as error:
+            raise UnknownModel(
+                "Replicate has no such model or version",
+                detail=f"MODEL is {model_id + (':' + version if version else '')!r}",
+                hint="Copy owner/name from the address of its page",
+            ) from error
+    if fetched.secrets:
+        raise InvalidArgument(
+            "That model cannot be offered",
+            detail=f"{model_id} requires the secret input {fetched.secrets[0]}, "
+            "and inputs are stored with the generation",
+            hint="Use a model without such an input",
+        )
+    return fetched
+
+
+def _read_models(pq: "PictureQueue", kind: str | None = None) -> "list[Model]":
+    """Return the models; with a service key also those that are disabled or cannot be offered."""
+    from picture_queue.errors import NotAllowed
+
+    try:
+        return pq.models.list(kind=kind, include_disabled=True)
+    except NotAllowed:
+        return pq.models.list(kind=kind)
 
 
 def _find_model(found: "list[Model]", model_id: str) -> "Model":
@@ -52,25 +290,55 @@ def _find_model(found: "list[Model]", model_id: str) -> "Model":
     raise UnknownModel(
         "This project does not offer that model",
         detail=f"MODEL is {model_id!r}",
-        hint="See: picture-queue models",
+        hint="See: picture-queue models list",
     )
 
 
-def _show_model(model: "Model", as_json: bool) -> None:
-    if as_json:
-        print_json(plain(model))
-        return
-    info(one_line(f"{model.model_id}, {model.kind}"))
-    info(one_line(f"provider {model.provider}: {_describe_capabilities(model)}"))
-    shown = table("input", "type", "default", "permitted")
-    for rule in model.inputs:
-        shown.add_row(
-            rule["name"] + (" *" if rule.get("required") else ""),
-            str(rule["type"]),
-            "" if rule.get("default") is None else str(rule["default"]),
-            _permitted(rule),
-        )
-    out().print(shown)
+def _state(model: "Model") -> tuple[str, str]:
+    """Return the state of a model, unless it is a usual one, and its style."""
+    if model.unavailable_reason is not None:
+        return "  not offered", "yellow"
+    if not model.enabled:
+        return "  disabled", "yellow"
+    return ("  default", "green") if model.default else ("", "")
+
+
+def _facts(model: "Model") -> "list[str]":
+    facts = [f"{model.model_id}, {', '.join((model.kind, *model.also_kinds))}"]
+    if model.unavailable_reason is not None:
+        facts.append(f"Not offered: {model.unavailable_reason}")
+    elif not model.enabled:
+        facts.append("Disabled")
+    facts.append(f"Provider {model.provider}: {_describe_capabilities(model)}")
+    output = {"uri": "one picture", "uri[]": "a list of pictures"}.get(model.output or "")
+    facts.append(f"Output: {output or 'not known'}")
+    price = model.price_usd_per_image
+    facts.append("Price: " + ("not known" if price is None else f"{price:g} USD a picture"))
+    if model.typical_seconds is not None:
+        facts.append(f"Typical run time: {model.typical_seconds:g} s")
+    if not model.inputs_complete:
+        facts.append("The list of inputs may be incomplete; others are passed on unchecked")
+    return facts
+
+
+def _describe_rules(rules: "dict[str, Any]", maximum: float | None) -> str:
+    """Return the rules of the project for an input in words, unless the model is stricter."""
+    parts = []
+    if rules.get("refuse") is True:
+        parts.append("refused")
+    elif rules.get("refuse"):
+        parts.append("not " + ", ".join(str(value) for value in rules["refuse"]))
+    if "lock" in rules:
+        parts.append(f"always {_value(rules['lock'])}")
+    if "cap" in rules and (maximum is None or rules["cap"] < maximum):
+        parts.append(f"at most {_value(rules['cap'])}")
+    if "default" in rules:
+        parts.append(f"default {_value(rules['default'])}")
+    return ", ".join(parts)
+
+
+def _value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _describe_capabilities(model: "Model") -> str:
@@ -92,7 +360,7 @@ def _describe_capabilities(model: "Model") -> str:
     return "; ".join(missing) or "all that a provider can do"
 
 
-def _permitted(rule: dict[str, Any]) -> str:
+def _permitted(rule: "dict[str, Any]") -> str:
     if rule.get("enum"):
         return ", ".join(str(value) for value in rule["enum"])
     low, high = rule.get("minimum"), rule.get("maximum")

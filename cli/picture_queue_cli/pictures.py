@@ -29,14 +29,34 @@ def make_directory(path: Path) -> None:
     """Create the directory of the pictures, before a generation is started.
 
     Raises:
-        typer.BadParameter: The directory cannot be created or is not writable.
+        typer.BadParameter: The directory cannot be created or is not writable, or other users can
+            exchange the pictures in it.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _check_other_users(path)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--out") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{path} is not writable", param_hint="--out")
+
+
+def _check_other_users(path: Path) -> None:
+    if os.name != "posix":
+        return
+    from picture_queue._files import describe, is_writable_by_others, trusted_owners
+
+    info = path.stat()
+    if not {info.st_uid, path.lstat().st_uid} <= trusted_owners():
+        problem = "belongs to another user"
+    elif is_writable_by_others(path, info):
+        problem = "can be written by other users"
+    else:
+        return
+    raise typer.BadParameter(
+        f"{describe(path, info)} {problem}; choose a directory that only you can write",
+        param_hint="--out",
+    )
 
 
 async def save_pictures(
@@ -60,10 +80,11 @@ async def save_pictures(
 
 def file_name(generation: "Generation", image: "Image") -> str:
     """Return a unique file name that begins with the prompt."""
+    # The first digits of the id are its time, which others can predict.
     words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")
     words = words[:_MAX_PROMPT_LENGTH].strip("-")
     number = f"-{image.n}" if len(generation.images) > 1 else ""
     # mimetypes knows image/webp since Python 3.13.
     known = {"image/webp": ".webp"}.get(image.mime_type)
     extension = known or mimetypes.guess_extension(image.mime_type) or ".bin"
-    return "-".join(filter(None, (words, generation.id.hex[:8]))) + number + extension
+    return "-".join(filter(None, (words, generation.id.hex[-8:]))) + number + extension

@@ -12,18 +12,22 @@ const context = await esbuild.context({
   format: "esm",
   jsx: "automatic",
   sourcemap: true,
+  tsconfigRaw: {}, // not the tsconfig.json of a directory above, which may belong to another user
   define: {
     "import.meta.env.VITE_SUPABASE_URL": JSON.stringify(url),
     "import.meta.env.VITE_SUPABASE_PUBLISHABLE_KEY": JSON.stringify(key),
   },
 });
+const host = process.env.HOST ?? "127.0.0.1";
 const { port } = await context.serve({
   servedir: import.meta.dirname,
-  host: process.env.HOST ?? "127.0.0.1",
+  host,
   port: Number(process.env.PORT ?? 5173),
 });
-console.log(`Pictures of ${url}\n  plain JavaScript  http://localhost:${port}/`);
-console.log(`  React             http://localhost:${port}/react.html`);
+// Not localhost, which browsers look up as ::1 first, where another user may listen on this port.
+const address = `http://${host.includes(":") ? `[${host}]` : host}:${port}`;
+console.log(`Pictures of ${url}\n  plain JavaScript  ${address}/`);
+console.log(`  React             ${address}/react.html`);
 
 /** Returns the address and key of your project (SUPABASE_URL and a key), or of the embedded stack. */
 function findProject() {

@@ -2,13 +2,14 @@
 -- select a message of the topic. The migrations create this policy:
 --
 --   create policy "picture_queue: read own topics" on realtime.messages for select to authenticated
---   using (extension = 'broadcast' and (select realtime.topic()) = 'pq:user:' || (select auth.uid())::text);
+--   using (extension = 'broadcast' and topic = 'pq:user:' || (select auth.uid())::text
+--     and topic = (select realtime.topic()));
 --
 -- You can add other policies. This one lets users with a claim "support" receive the events of all users.
 begin;
 create policy "support receives all job events" on realtime.messages for select to authenticated
 using (
-  extension = 'broadcast' and (select realtime.topic()) like 'pq:user:%'
+  extension = 'broadcast' and topic like 'pq:user:%' and topic = (select realtime.topic())
   and (select auth.jwt()) -> 'app_metadata' ->> 'support' = 'true'
 );
 rollback; -- or commit, to keep the policy

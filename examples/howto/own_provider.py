@@ -25,17 +25,18 @@ def draw(
     return picture
 
 
+worker = Worker()
+add_generations(worker, providers={"pillow": draw})
+
+
 async def main() -> None:
-    """Run a worker with the function, and start a generation as a browser would."""
-    async with AsyncPictureQueue.from_env() as pq:
-        worker = Worker(pq)
-        add_generations(worker, pq, providers={"pillow": draw})
-        async with worker:
-            started = await pq.generations.start("a sunset", "my/gradient", input={"width": 320})
-            await pq.jobs.result(started.job_id, timeout=30)
-            picture = (await pq.generations.get(started.id)).images[0]
-            assert (picture.width, picture.height, picture.mime_type) == (320, 256, "image/png")
-            print(picture.path)
+    """Run the worker, and start a generation as a browser would."""
+    async with AsyncPictureQueue.from_env() as pq, worker:
+        started = await pq.generations.start("a sunset", "my/gradient", input={"width": 320})
+        await pq.jobs.result(started.job_id, timeout=30)
+        picture = (await pq.generations.get(started.id)).images[0]
+        assert (picture.width, picture.height, picture.mime_type) == (320, 256, "image/png")
+        print(picture.path)
 
 
 asyncio.run(main())

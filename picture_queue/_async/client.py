@@ -5,13 +5,16 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from picture_queue._async.accounts import AsyncAccounts
 from picture_queue._async.batches import AsyncBatches
+from picture_queue._async.budgets import AsyncBudgets
 from picture_queue._async.events import AsyncEvents
 from picture_queue._async.generations import AsyncGenerations
 from picture_queue._async.jobs import AsyncJobs
 from picture_queue._async.limits import AsyncLimits
 from picture_queue._async.models import AsyncModels
 from picture_queue._async.queues import AsyncQueues
+from picture_queue._async.rules import AsyncRules
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._async.settings import AsyncSettings
 from picture_queue._async.tenants import AsyncTenants
@@ -83,11 +86,14 @@ class AsyncPictureQueue:
         self.jobs = AsyncJobs(self._backend, self._watcher)
         self.generations = AsyncGenerations(self._backend, self._watcher)
         self.models = AsyncModels(self._backend)
+        self.rules = AsyncRules(self._backend)
         self.batches = AsyncBatches(self._backend)
         self.schedules = AsyncSchedules(self._backend)
         self.queues = AsyncQueues(self._backend)
         self.limits = AsyncLimits(self._backend)
         self.tenants = AsyncTenants(self._backend)
+        self.budgets = AsyncBudgets(self._backend)
+        self.accounts = AsyncAccounts(self._backend)
         self.events = AsyncEvents(self._backend)
         self.settings = AsyncSettings(self._backend)
 

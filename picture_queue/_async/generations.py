@@ -1,29 +1,43 @@
 """Generations: requests for pictures."""
 
 import builtins
-from collections.abc import AsyncGenerator, Mapping
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._files import replace_file
+from picture_queue._ids import new_id
 from picture_queue._json import encode
 from picture_queue._realtime.follow import Watcher, follow
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import generations as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall, parse_answer
+from picture_queue.errors import Conflict, InvalidArgument
 from picture_queue.records import (
     CancelRequest,
     Generation,
     Image,
     JobEvent,
     JobStatus,
+    ModelKind,
     StartedGeneration,
 )
 
 BUCKET = "pictures"
+_UPLOADS = "uploads"  # the bucket of uploaded pictures
+_MAX_UPLOAD_BYTES = 10 * 1024 * 1024  # as the bucket permits
+_UPLOAD_KINDS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
+    (re.compile(rb"\xff\xd8\xff"), "jpeg"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
+)
 
 
 class AsyncGenerations:
@@ -39,6 +53,7 @@ class AsyncGenerations:
         model_id: str | None = None,
         input: Mapping[str, JsonValue] | None = None,
         *,
+        kind: ModelKind | str | None = None,
         scheduled_for: datetime | None = None,
         idempotency_key: str | None = None,
         user_id: UUID | str | None = None,
@@ -51,7 +66,10 @@ class AsyncGenerations:
             prompt: A description of the picture; empty for models without a prompt.
             model_id: The id of a model that `models.list` returns; None: the default model of the
                 project.
-            input: Further inputs of the model, which the database validates.
+            input: Further inputs of the model, which the database validates. The rules of the
+                project may add, lock or refuse values.
+            kind: The kind of a model that has several, which decides the job type; None: the main
+                kind of the model.
             scheduled_for: The earliest time to start.
             idempotency_key: A repeated call with the same key returns the first generation.
             user_id: The owner, which only a service key may set; None: the signed-in user, if any.
@@ -60,18 +78,22 @@ class AsyncGenerations:
                 and start none. Equal are the model and its version, the prompt, and all inputs.
 
         Returns:
-            The ids of the generation and its job.
+            The ids of the generation and its job, and warnings about unknown inputs.
 
         Raises:
-            UnknownModel: The project does not offer the model.
+            UnknownModel: The project does not offer the model; the error has the reason.
+            InvalidArgument: The model does not have this kind.
             InvalidInput: The prompt or an input is invalid; the error names the field and the
                 value.
             NotAuthenticated: The client has neither a user's token nor a service key.
+            LimitExceeded: The user has started too many generations, has not enough credits, or a
+                budget is used up; ``retry_after`` of the error has the seconds to wait, if known.
         """
         rpc = _rpc.start_generation(
             prompt,
             model_id,
             input,
+            kind=kind,
             scheduled_for=scheduled_for,
             idempotency_key=idempotency_key,
             user_id=user_id,
@@ -182,8 +204,12 @@ class AsyncGenerations:
         """
         return follow(self._watcher, _rpc.get_generation(generation_id), timeout)
 
-    async def download(self, image: Image) -> bytes:
+    async def download(self, image: Image, *, thumbnail: bool = False) -> bytes:
         """Download a picture.
+
+        Args:
+            image: The picture.
+            thumbnail: True returns its thumbnail, or the picture if it has none.
 
         Returns:
             The bytes of the picture.
@@ -192,27 +218,43 @@ class AsyncGenerations:
             NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
-        return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
+        path = _path(image, thumbnail)
+        return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{path}"))
 
-    async def save(self, image: Image, path: str | Path) -> Path:
-        """Write a picture to a file.
+    async def save(self, image: Image, path: str | Path, *, thumbnail: bool = False) -> Path:
+        """Write a picture to a file. An existing file is replaced; a symlink is refused.
+
+        Args:
+            image: The picture.
+            path: The path of the file.
+            thumbnail: True writes its thumbnail, or the picture if it has none.
 
         Returns:
             The path of the file.
 
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
+            OSError: The file cannot be written, or the path is not a regular file.
         """
         target = Path(path)
-        target.write_bytes(await self.download(image))  # noqa: ASYNC240 - small, and local
+        replace_file(target, await self.download(image, thumbnail=thumbnail))
         return target
 
-    async def url(self, image: Image, *, expires_in: int = 3600) -> str:
+    async def url(
+        self,
+        image: Image,
+        *,
+        thumbnail: bool = False,
+        expires_in: int = 3600,
+        download: bool = False,
+    ) -> str:
         """Create a signed URL. Anyone who has it can read the picture until the URL expires.
 
         Args:
             image: The picture.
+            thumbnail: True returns the URL of its thumbnail, or of the picture if it has none.
             expires_in: Seconds until the URL expires.
+            download: True lets a browser save the file instead of showing it.
 
         Returns:
             The URL.
@@ -220,12 +262,95 @@ class AsyncGenerations:
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
         """
+        path = _path(image, thumbnail)
+        return await signed_url(self._backend, f"{BUCKET}/{path}", expires_in, download)
+
+    async def urls(
+        self,
+        images: Sequence[Image],
+        *,
+        thumbnail: bool = False,
+        expires_in: int = 3600,
+        download: bool = False,
+    ) -> builtins.list[str | None]:
+        """Create signed URLs in one call.
+
+        Args:
+            images: The pictures.
+            thumbnail: True returns the URLs of their thumbnails, or of the pictures without one.
+            expires_in: Seconds until the URLs expire.
+            download: True lets a browser save the files instead of showing them.
+
+        Returns:
+            The URLs in the order of the pictures; None for a picture that was deleted or belongs
+            to another user.
+        """
+        if not images:
+            return []
+        paths = [_path(image, thumbnail) for image in images]
         call = StorageCall(
             "POST",
-            f"object/sign/{BUCKET}/{image.path}",
-            encode({"expiresIn": expires_in}),
+            f"object/sign/{BUCKET}",
+            encode({"paths": paths, "expiresIn": expires_in}),
             {"Content-Type": "application/json"},
         )
         answer = await self._backend.storage(call)
-        path = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
-        return f"{self._backend.storage_url}{path}"
+        signed = parse_answer(Rpc("create_signed_urls", {}, _parse_signed), answer)
+        return [
+            None if path not in signed else _full_url(self._backend, signed[path], download)
+            for path in paths
+        ]
+
+    async def upload(self, picture: bytes | str | Path, *, user_id: UUID | str) -> str:
+        """Upload a picture as the input of a generation, such as one to edit or to upscale.
+
+        Args:
+            picture: A PNG, JPEG or WebP picture of up to 10 MiB: its bytes, or the path of a file.
+            user_id: The owner; with a user's token, the id of this user.
+
+        Returns:
+            A value for inputs that are files, such as ``storage:uploads/<user id>/<name>``.
+
+        Raises:
+            InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
+            NotAllowed: The user id is not that of the token.
+        """
+        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()  # noqa: ASYNC240
+        kind = next((kind for magic, kind in _UPLOAD_KINDS if magic.match(data)), None)
+        if kind is None or len(data) > _MAX_UPLOAD_BYTES:
+            raise InvalidArgument(
+                f"The picture has {len(data)} bytes and is not a PNG, JPEG or WebP file"
+                if kind is None
+                else f"The picture has {len(data)} bytes, the limit is {_MAX_UPLOAD_BYTES}",
+                hint="Pass the bytes or the path of a PNG, JPEG or WebP file of up to 10 MiB",
+            )
+        path = f"{_UPLOADS}/{user_id}/{new_id()}.{kind}"
+        headers = {"Content-Type": f"image/{kind}"}
+        with suppress(Conflict):  # the name is new, so the answer to an earlier try was lost
+            await self._backend.storage(StorageCall("POST", f"object/{path}", data, headers))
+        return f"storage:{path}"
+
+
+async def signed_url(backend: AsyncBackend, path: str, seconds: int, download: bool = False) -> str:
+    """Return a signed URL of a file; the path begins with its bucket."""
+    call = StorageCall(
+        "POST",
+        f"object/sign/{path}",
+        encode({"expiresIn": seconds}),
+        {"Content-Type": "application/json"},
+    )
+    answer = await backend.storage(call)
+    signed = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
+    return _full_url(backend, signed, download)
+
+
+def _full_url(backend: AsyncBackend, path: str, download: bool) -> str:
+    return f"{backend.storage_url}{path}{'&download=' if download else ''}"
+
+
+def _path(image: Image, thumbnail: bool) -> str:
+    return (image.thumbnail_path if thumbnail else None) or image.path
+
+
+def _parse_signed(data: Any) -> dict[str, str]:
+    return {entry["path"]: entry["signedURL"] for entry in data if entry["signedURL"]}

@@ -1,7 +1,15 @@
 """Calls of SQL functions as values: name, parameters, and a parser of the result. No I/O."""
 
+from picture_queue._rpc.accounts import (
+    get_account,
+    grant_credits,
+    list_accounts,
+    list_ledger,
+    set_account,
+)
 from picture_queue._rpc.base import Rpc
 from picture_queue._rpc.batches import enqueue_batch, get_batch
+from picture_queue._rpc.budgets import delete_budget, list_budgets, set_budget
 from picture_queue._rpc.events import send_event
 from picture_queue._rpc.generations import (
     cancel_generation,
@@ -27,7 +35,7 @@ from picture_queue._rpc.jobs import (
     retry_job,
 )
 from picture_queue._rpc.limits import delete_limit, list_limits, pause_key, resume_key, set_limit
-from picture_queue._rpc.models import list_models
+from picture_queue._rpc.models import list_models, set_model
 from picture_queue._rpc.predictions import (
     begin_prediction,
     finish_prediction,
@@ -52,6 +60,7 @@ from picture_queue._rpc.queues import (
     resume_queue,
     set_queue,
 )
+from picture_queue._rpc.rules import delete_input_rule, list_input_rules, set_input_rule
 from picture_queue._rpc.schedules import (
     delete_schedule,
     list_schedules,
@@ -82,7 +91,9 @@ __all__ = [
     "cancel_job",
     "change_jobs",
     "claim_jobs",
+    "delete_budget",
     "delete_generation",
+    "delete_input_rule",
     "delete_limit",
     "delete_schedule",
     "desired_workers",
@@ -93,16 +104,22 @@ __all__ = [
     "explain_jobs",
     "failure_reasons",
     "finish_prediction",
+    "get_account",
     "get_batch",
     "get_generation",
     "get_job",
     "get_job_history",
     "get_settings",
+    "grant_credits",
     "heartbeat_jobs",
     "job_position",
+    "list_accounts",
+    "list_budgets",
     "list_deleted_generations",
     "list_generations",
+    "list_input_rules",
     "list_jobs",
+    "list_ledger",
     "list_limits",
     "list_models",
     "list_queues",
@@ -131,8 +148,12 @@ __all__ = [
     "run_schedule",
     "save_images",
     "send_event",
+    "set_account",
+    "set_budget",
     "set_favourite",
+    "set_input_rule",
     "set_limit",
+    "set_model",
     "set_queue",
     "set_schedule",
     "set_setting",

@@ -25,6 +25,7 @@ def start_generation(
     model_id: str | None = None,
     input: Mapping[str, JsonValue] | None = None,
     *,
+    kind: str | None = None,
     user_id: UUID | str | None = None,
     scheduled_for: datetime | None = None,
     idempotency_key: str | None = None,
@@ -34,6 +35,7 @@ def start_generation(
     options = omit_none(
         # If there is an idempotency key, the database finds the row of the first call by this key.
         generation_id=None if idempotency_key else new_id(),
+        kind=kind,
         user_id=user_id,
         scheduled_for=scheduled_for,
         idempotency_key=idempotency_key,

@@ -8,7 +8,13 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing
-from picture_queue.records import BegunPrediction, FinalState, ReceivedPrediction, SavedImage
+from picture_queue.records import (
+    BegunPrediction,
+    FinalState,
+    MissingImage,
+    ReceivedPrediction,
+    SavedImage,
+)
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[BegunPrediction]:
@@ -61,10 +67,16 @@ def receive_prediction(
     return Rpc("receive_prediction", params, ReceivedPrediction.model_validate)
 
 
-def save_images(job_id: UUID, lease_id: UUID, images: Sequence[SavedImage]) -> Rpc[None]:
+def save_images(
+    job_id: UUID,
+    lease_id: UUID,
+    images: Sequence[SavedImage],
+    missing: Sequence[MissingImage] | None = None,
+) -> Rpc[None]:
     params = omit_none(
         job_id=job_id,
         lease_id=lease_id,
         images=[image.model_dump(mode="json") for image in images],
+        missing=None if missing is None else [image.model_dump(mode="json") for image in missing],
     )
     return Rpc("save_images", params, parse_nothing)

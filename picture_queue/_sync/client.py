@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from picture_queue._sync.accounts import Accounts
 from picture_queue._sync.batches import Batches
+from picture_queue._sync.budgets import Budgets
 from picture_queue._sync.events import Events
 from picture_queue._sync.generations import Generations
 from picture_queue._sync.jobs import Jobs
 from picture_queue._sync.limits import Limits
 from picture_queue._sync.models import Models
 from picture_queue._sync.queues import Queues
+from picture_queue._sync.rules import Rules
 from picture_queue._sync.schedules import Schedules
 from picture_queue._sync.settings import Settings
 from picture_queue._sync.tenants import Tenants
@@ -85,11 +88,14 @@ class PictureQueue:
         self.jobs = Jobs(self._backend, self._watcher)
         self.generations = Generations(self._backend, self._watcher)
         self.models = Models(self._backend)
+        self.rules = Rules(self._backend)
         self.batches = Batches(self._backend)
         self.schedules = Schedules(self._backend)
         self.queues = Queues(self._backend)
         self.limits = Limits(self._backend)
         self.tenants = Tenants(self._backend)
+        self.budgets = Budgets(self._backend)
+        self.accounts = Accounts(self._backend)
         self.events = Events(self._backend)
         self.settings = Settings(self._backend)
 

@@ -1,7 +1,7 @@
 """The interface of transports, the deadline of a call, and the retry policy."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -104,13 +104,14 @@ class StorageCall:
     Args:
         method: The HTTP method.
         path: The path below the URL of Storage, without a leading slash.
-        content: The request body.
+        content: The request body. An iterable is read anew for each request, and needs the header
+            ``Content-Length``.
         headers: Headers in addition to those of the client.
     """
 
     method: str
     path: str
-    content: bytes | None = None
+    content: bytes | AsyncIterable[bytes] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 

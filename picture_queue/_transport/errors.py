@@ -72,6 +72,7 @@ _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
     "403": NotAllowed,
     "404": NotFound,
     "413": TooLarge,
+    "415": InvalidArgument,
     "429": Busy,
 }
 

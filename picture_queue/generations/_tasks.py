@@ -1,7 +1,7 @@
 """Functions to run coroutines that asyncio does not provide."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,16 +29,3 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
         if task.done() and not task.cancelled():
             task.exception()  # marks it as retrieved, so that asyncio does not log it
         raise
-
-
-async def run_all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines at the same time and return the results in order.
-
-    The first error cancels the other coroutines, and is raised without an exception group.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in work]
-    except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]

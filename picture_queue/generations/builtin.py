@@ -1,15 +1,17 @@
 """The built-in worker, which generates pictures."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue.errors import InvalidArgument
 from picture_queue.generations.delete_pictures import add_deletion
-from picture_queue.generations.handler import JOB_TYPE, image_handler, job_type_of
+from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type_of
+from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore, expect_api
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import registry
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker import JobContext, Worker
@@ -27,12 +29,12 @@ def builtin_worker(
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
 ) -> Worker:
-    """Create a worker with the handler of ``generate-image``.
+    """Create a worker with the handlers of all kinds of generations, such as ``generate-image``.
 
     It also deletes the files of deleted generations.
 
-    Without a Replicate token the handler is not registered: ``generate-image`` jobs stay pending,
-    and `health` reports them.
+    Without a Replicate token the handlers are not registered: jobs of generations stay pending, and
+    `health` reports them.
 
     Args:
         client: A client with a service key; the caller closes it.
@@ -44,7 +46,7 @@ def builtin_worker(
     if replicate is None:
         _log.warning(
             "REPLICATE_API_TOKEN is not set: %s jobs stay pending until a worker starts with it",
-            JOB_TYPE,
+            ", ".join(JOB_TYPES.values()),
         )
         if client._backend.api is not None:
             add_deletion(worker, client)
@@ -55,32 +57,37 @@ def builtin_worker(
 
 def add_generations(
     worker: Worker,
-    client: AsyncPictureQueue,
+    client: AsyncPictureQueue | None = None,
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
     *,
     providers: Mapping[str, registry.ProviderLike] | None = None,
+    moderation: Moderation | None = None,
 ) -> None:
-    """Register the handlers of generations on your own worker, one for each provider.
+    """Register the handlers of all kinds of generations of each provider on your own worker.
 
     The worker also gets the handler that deletes the files of deleted generations.
 
     Args:
         worker: A worker that is not running yet. It closes the providers when it stops.
-        client: The client of the worker's project.
+        client: The client of the worker's project; None: that of the worker.
         replicate: The token and the URL of Replicate; short for ``providers={"replicate": …}``.
         handling: The settings of the handlers.
         providers: The providers by name, which is the ``provider`` of their models in the
             database: a function that makes a picture (see `FunctionProvider`), a `Provider`, or
             `ReplicateSettings`.
+        moderation: Your functions that may refuse prompts and pictures; None: those of
+            ``handling``, if any.
 
     Raises:
-        SettingsError: The client has no URL of the project's API, which stores the pictures.
+        SettingsError: The client has no URL of the project's API, which stores the pictures. If it
+            is that of the worker, the start of the worker raises this.
         InvalidArgument: There is no provider, a provider or its name is invalid, the worker already
-            has a handler for the job type, or it is running.
+            has a handler for one of the job types, or it is running.
         ValueError: The URL or the token of Replicate is invalid.
     """
-    expect_api(client)
+    if client is not None:
+        expect_api(client)
     given = dict(providers or {})
     if replicate is not None:
         if registry.REPLICATE in given:
@@ -93,11 +100,21 @@ def add_generations(
     resolved = {name: registry.resolve(name, value) for name, value in given.items()}
 
     def store_for(job: JobContext) -> GenerationStore:
-        return GenerationStore(client._backend, job.id, job.lease_id)
+        found = client or worker._running_client
+        assert found is not None  # noqa: S101 - the worker runs
+        return GenerationStore(found._backend, job.id, job.lease_id)
 
-    handler = image_handler(resolved, store_for, handling)
+    if moderation is not None:
+        handling = replace(handling or HandlerSettings(), moderation=moderation)
+    if client is None:
+        worker._client_checks.append(expect_api)
+    thumbnails = ThumbnailMaker((handling or HandlerSettings()).thumbnail_size)
+    handler = image_handler(resolved, store_for, handling, thumbnails)
+    worker.after_stop(thumbnails.close)
     for name, provider in resolved.items():
-        worker.handler(job_type_of(name), timeout=TIMEOUT)(handler)
-        worker._registry.set_capabilities(job_type_of(name), asdict(provider.capabilities))
+        for kind in JOB_TYPES:
+            job_type = job_type_of(name, kind)
+            worker.handler(job_type, timeout=TIMEOUT)(handler)
+            worker._registry.set_capabilities(job_type, asdict(provider.capabilities))
         worker.after_stop(provider.aclose)
     add_deletion(worker, client)

@@ -31,19 +31,22 @@ class DeletePictures:
     generation_ids: list[UUID]
 
 
-def add_deletion(worker: Worker, client: AsyncPictureQueue) -> None:
+def add_deletion(worker: Worker, client: AsyncPictureQueue | None) -> None:
     """Register the handler of ``delete-pictures``, unless the worker has one.
 
     Args:
         worker: A worker that is not running yet.
-        client: The client of the worker's project, with the URL of the API.
+        client: The client of the worker's project, with the URL of the API; None: that of the
+            worker.
     """
     if JOB_TYPE in worker.job_types:
         return
 
     @worker.handler(JOB_TYPE, timeout=TIMEOUT)
     async def delete_pictures(payload: DeletePictures, job: JobContext) -> dict[str, int]:
-        return await delete_files(client._backend, payload.generation_ids, job)
+        found = client or worker._running_client
+        assert found is not None  # noqa: S101 - the worker runs
+        return await delete_files(found._backend, payload.generation_ids, job)
 
 
 async def delete_files(

@@ -1,10 +1,10 @@
-"""The handler of jobs that generate pictures.
+"""The handler of the jobs of generations.
 
 It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -15,10 +15,11 @@ from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
-from picture_queue.generations.store_images import store_images
+from picture_queue.generations.store_images import StoredImages, store_images
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
 from picture_queue.providers.base import Prediction, Provider
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState
 from picture_queue.worker import (
     Cancel,
     JobContext,
@@ -31,7 +32,15 @@ from picture_queue.worker import (
 
 _log = Log(__name__)
 
-JOB_TYPE = "generate-image"
+#: The job type of each kind of generation of Replicate, as in SQL.
+JOB_TYPES = {
+    "text-to-image": "generate-image",
+    "image-variation": "vary-image",
+    "image-edit": "edit-image",
+    "upscale": "upscale-image",
+    "background-removal": "remove-background",
+    "vector": "vectorize-image",
+}
 
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
@@ -39,12 +48,13 @@ _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "abor
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
 
-def job_type_of(provider: str) -> str:
-    """Return the job type of a provider's generations, as `_generation_job_type` in SQL does.
+def job_type_of(provider: str, kind: str = "text-to-image") -> str:
+    """Return the job type of a kind of generation, as `_generation_job_type` in SQL does.
 
     Each provider has its own, so that a worker claims only jobs whose provider it has.
     """
-    return JOB_TYPE if provider == "replicate" else f"{JOB_TYPE}:{provider}"
+    job_type = JOB_TYPES[kind]
+    return job_type if provider == "replicate" else f"{job_type}:{provider}"
 
 
 def pause_key(provider: str) -> str:
@@ -59,6 +69,7 @@ def image_handler(
     providers: Mapping[str, Provider],
     store_for: Callable[[JobContext], GenerationStore],
     settings: HandlerSettings | None = None,
+    thumbnails: ThumbnailMaker | None = None,
 ) -> Handler:
     """Create the handler.
 
@@ -66,16 +77,19 @@ def image_handler(
         providers: The providers by name, for all jobs; the caller closes them.
         store_for: Function that returns the store of a job, bound to its lease.
         settings: The settings of the handler; None: the defaults.
+        thumbnails: The maker of thumbnails, which the caller closes; None: pictures get none.
 
     Returns:
         The coroutine function ``generate_image(payload, job)``. Its result is
-        ``{"images": [...]}``. After an error of the provider it raises `RateLimited`, `Snooze`,
-        `Retry` or `PermanentFailure`, which decides what the worker does with the job.
+        ``{"images": [...], "missing_images": [...]}``. After an error of the provider it raises
+        `RateLimited`, `Snooze`, `Retry` or `PermanentFailure`, which decides what the worker does
+        with the job.
     """
     handler_settings = settings or HandlerSettings()
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
-        return await _GenerationRun(providers, store_for(job), job, handler_settings).run()
+        store = store_for(job)
+        return await _GenerationRun(providers, store, job, handler_settings, thumbnails).run()
 
     return generate_image
 
@@ -103,8 +117,10 @@ class _GenerationRun:
         store: GenerationStore,
         job: JobContext,
         settings: HandlerSettings,
+        thumbnails: ThumbnailMaker | None,
     ) -> None:
         self._store = store
+        self._thumbnails = thumbnails
         self._job = job
         self._settings = settings
         self._progress = GenerationProgress(job)
@@ -172,16 +188,16 @@ class _GenerationRun:
             await self._cancel_parked()
         begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
-            return _result(begun.images)
+            return _result(StoredImages(begun.images, begun.generation.missing_images))
         prediction = await self._wait_for_end(begun, prediction)
         if prediction.status != "succeeded":
             error = await self._fail(begun, prediction)
             await self._manager.cancel_duplicates(prediction)
             raise error
-        images = await self._store_images(begun, prediction)
+        stored = await self._store_images(begun, prediction)
         await self._manager.finish(begun, "succeeded")
         await self._manager.cancel_duplicates(prediction)
-        return _result(images)
+        return _result(stored)
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue.
@@ -198,7 +214,10 @@ class _GenerationRun:
             age = clock() - created
             if age > limit:
                 return await self._stop_overdue(begun, prediction)
-            await self._progress.show_prediction(prediction)
+            model = begun.model
+            prints_percent = model.progress_in_logs == "percent"
+            typical_seconds = None if prints_percent else model.typical_seconds
+            await self._progress.show_prediction(prediction, age, typical_seconds)
             if schedule.should_park(age):
                 raise Park(schedule.parked_interval(), f"prediction:{begun.prediction.id}")
             interval = schedule.next_interval(prediction, age)
@@ -238,26 +257,24 @@ class _GenerationRun:
         await self._manager.finish(begun, state, prediction.error or str(error))
         return error
 
-    async def _store_images(
-        self, begun: BegunPrediction, prediction: Prediction
-    ) -> list[SavedImage]:
+    async def _store_images(self, begun: BegunPrediction, prediction: Prediction) -> StoredImages:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        provider, store, settings = self._manager.provider, self._store, self._settings
+        storage = self._manager.provider, self._store, self._settings, self._thumbnails
         try:
             try:
-                images = await store_images(provider, store, begun, prediction, settings)
+                stored = await store_images(begun, prediction, *storage)
             except errors.OutputError as error:
                 # The prediction is paid for, so a single unexpected answer must not end it.
                 _log.warning("job %s: downloading the output again: %s", self._job.id, error)
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                images = await store_images(provider, store, begun, prediction, settings)
-        except errors.OutputError as error:
+                stored = await store_images(begun, prediction, *storage)
+        except (errors.OutputError, errors.ContentRefused) as error:
             await self._manager.finish(begun, "failed", str(error))
             raise
-        await self._store.save_images(images)
-        return images
+        await self._store.save_images(stored.images, stored.missing)
+        return stored
 
     async def _cancel_parked(self) -> NoReturn:
         if await self._manager.resume():
@@ -278,5 +295,8 @@ class _GenerationRun:
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
 
 
-def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
-    return {"images": [image.model_dump(mode="json") for image in images]}
+def _result(stored: StoredImages) -> dict[str, Any]:
+    return {
+        "images": [image.model_dump(mode="json") for image in stored.images],
+        "missing_images": [image.model_dump(mode="json") for image in stored.missing],
+    }

@@ -2,12 +2,15 @@
 
 A file name or a Content-Type header may be wrong, so these functions read the file itself. They
 read only its header, never decode pixels, and take a time proportional to the length of the header.
-An SVG may contain scripts, so serve it as a download.
 """
 
 import re
 from collections.abc import Callable
+from mmap import mmap
 from typing import NamedTuple
+
+#: A whole file: in memory, or a mapped file.
+Data = bytes | bytearray | mmap
 
 
 class ImageInfo(NamedTuple):
@@ -31,7 +34,7 @@ class ImageInfo(NamedTuple):
         return 0 if self.extension == "svg" else (self.width or 0) * (self.height or 0)
 
 
-def read_image(data: bytes) -> ImageInfo | None:
+def read_image(data: Data) -> ImageInfo | None:
     """Read the type and the size of a PNG, JPEG, WebP, GIF or SVG file.
 
     Args:
@@ -51,20 +54,20 @@ def read_image(data: bytes) -> ImageInfo | None:
     return None if tag is None else ImageInfo("image/svg+xml", "svg", *_parse_svg_size(tag))
 
 
-def _read_number(data: bytes, start: int, length: int, order: str) -> int:
+def _read_number(data: Data, start: int, length: int, order: str) -> int:
     field = data[start : start + length]
     if len(field) < length:
         raise ValueError("the header ends early")
     return int.from_bytes(field, "big" if order == ">" else "little")
 
 
-def _read_png(data: bytes) -> tuple[int, int]:
+def _read_png(data: Data) -> tuple[int, int]:
     if data[12:16] != b"IHDR":
         raise ValueError("the header is missing")
     return _read_number(data, 16, 4, ">"), _read_number(data, 20, 4, ">")
 
 
-def _read_gif(data: bytes) -> tuple[int, int]:
+def _read_gif(data: Data) -> tuple[int, int]:
     return _read_number(data, 6, 2, "<"), _read_number(data, 8, 2, "<")
 
 
@@ -74,7 +77,7 @@ _MAX_JPEG_SEGMENTS = 5000
 _FILL = re.compile(rb"\xff*+")
 
 
-def _read_jpeg(data: bytes) -> tuple[int, int]:
+def _read_jpeg(data: Data) -> tuple[int, int]:
     at = 2
     for _ in range(_MAX_JPEG_SEGMENTS):
         if data[at] != 0xFF:
@@ -90,8 +93,8 @@ def _read_jpeg(data: bytes) -> tuple[int, int]:
     raise ValueError("there are too many segments")
 
 
-def _read_webp(data: bytes) -> tuple[int, int]:
-    chunk = data[12:16]
+def _read_webp(data: Data) -> tuple[int, int]:
+    chunk = bytes(data[12:16])
     if chunk == b"VP8 ":  # lossy: 14 bits for each side, followed by 2 bits for scaling
         return _read_number(data, 26, 2, "<") & 0x3FFF, _read_number(data, 28, 2, "<") & 0x3FFF
     if chunk == b"VP8L":  # lossless: 14 bits for each side, minus one
@@ -102,11 +105,9 @@ def _read_webp(data: bytes) -> tuple[int, int]:
     raise ValueError("unknown chunk")
 
 
-_BITMAPS: tuple[
-    tuple[str, str, Callable[[bytes], bool], Callable[[bytes], tuple[int, int]]], ...
-] = (
-    ("png", "image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _read_png),
-    ("jpg", "image/jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), _read_jpeg),
+_BITMAPS: tuple[tuple[str, str, Callable[[Data], bool], Callable[[Data], tuple[int, int]]], ...] = (
+    ("png", "image/png", lambda data: data[:8] == b"\x89PNG\r\n\x1a\n", _read_png),
+    ("jpg", "image/jpeg", lambda data: data[:3] == b"\xff\xd8\xff", _read_jpeg),
     ("webp", "image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _read_webp),
     ("gif", "image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), _read_gif),
 )
@@ -124,9 +125,9 @@ _LENGTH = re.compile(rb"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?:px)?")
 _MAX_SIDE = 2**31 - 1  # the largest value of the columns images.width and images.height
 
 
-def _read_svg_tag(data: bytes) -> bytes | None:
+def _read_svg_tag(data: Data) -> bytes | None:
     """Return the attributes of the root element of an SVG; None if the file is not an SVG."""
-    head = data[:_SVG_HEAD].removeprefix(b"\xef\xbb\xbf")
+    head = bytes(data[:_SVG_HEAD]).removeprefix(b"\xef\xbb\xbf")
     at = 0
     while True:
         at = _SPACE.match(head, at).end()  # type: ignore[union-attr]  # it matches the empty string

@@ -10,10 +10,13 @@ generation then runs again.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from picture_queue._log import Log
+from picture_queue._text import clean
 from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations._tasks import run_to_end
+from picture_queue.generations.input_files import sign_files
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
@@ -23,6 +26,9 @@ from picture_queue.records import BegunPrediction, FinalState
 
 _log = Log(__name__)
 
+_URL_MARGIN = (
+    600.0  # seconds that a signed URL of an input is valid beyond the prediction's deadline
+)
 _MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
 
 
@@ -70,6 +76,7 @@ class PredictionManager:
             The row and the prediction; None instead of the prediction if the images are saved.
 
         Raises:
+            ContentRefused: The moderation of the project refused the prompt.
             OutcomeUnknown: The answers to several create calls were lost.
             ProviderMissing: This worker does not have the provider of the model.
         """
@@ -83,6 +90,7 @@ class PredictionManager:
                     return begun, prediction
                 continue
             if not begun.resumed:
+                await self._moderate(begun)
                 await self._progress.show(0, "waiting for the model")
                 timeout = self._settings.cancel_timeout
                 if prediction := await run_to_end(self._create(begun), timeout):
@@ -93,6 +101,16 @@ class PredictionManager:
             await self._store.finish(row.id, "lost", error="No prediction was found")
             self._lost.append(begun)
         raise errors.OutcomeUnknown(f"The answers to {_MAX_CREATES} create calls were lost")
+
+    async def _moderate(self, begun: BegunPrediction) -> None:
+        """Moderate the prompt of a new row; after an error the row is final, so nothing is sent."""
+        if self._settings.moderation is None:
+            return
+        try:
+            await self._settings.moderation.check_prompt(begun)
+        except Exception as error:
+            await self._store.finish(begun.prediction.id, "failed", error=str(error))
+            raise
 
     async def resume(self) -> BegunPrediction | None:
         """Return the row of an earlier attempt that may have a prediction, if there is one."""
@@ -231,6 +249,7 @@ class PredictionManager:
             timeout=self._settings.prediction_timeout,
             version=model.version,
             official=model.official,
+            file_inputs=model.file_inputs,
             reports_progress=model.progress_in_logs == "percent",
         )
 
@@ -240,8 +259,19 @@ class PredictionManager:
         Returns:
             The prediction; None if the answer was lost, or if another row owns the prediction.
         """
+        request = self._request(begun)
         try:
-            prediction = await self.provider.create(self._request(begun))
+            signed = await sign_files(
+                self._store,
+                begun,
+                self.provider.time_limit(request) + _URL_MARGIN,
+                self._settings.max_pixels,
+            )
+        except Exception as error:
+            await self._store.finish(begun.prediction.id, "failed", error=clean(str(error)))
+            raise
+        try:
+            prediction = await self.provider.create(replace(request, input=signed))
         except errors.OutcomeUnknown:
             return None
         except errors.ProviderError as error:

@@ -26,8 +26,17 @@ class GenerationProgress:
             self._reported = progress
             await self._job.progress(*progress)
 
-    async def show_prediction(self, prediction: Prediction) -> None:
-        """Report the progress of a prediction that has not ended."""
+    async def show_prediction(
+        self, prediction: Prediction, age: float, typical_seconds: float | None
+    ) -> None:
+        """Report the progress of a prediction that has not ended.
+
+        Args:
+            prediction: The prediction.
+            age: Seconds since its creation.
+            typical_seconds: Typical run time of the model. If the prediction does not report its
+                progress, the percentage is an estimate from this time, which the message says.
+        """
         if prediction.status not in ("starting", "processing"):
             _log.warning(
                 "prediction %s has the unknown status %r; it counts as running",
@@ -39,5 +48,12 @@ class GenerationProgress:
         elif progress := prediction.progress:
             # 100 % is reached only when the pictures are stored.
             await self.show(min(progress.percent, 99), progress.message or "generating")
+        elif typical_seconds:
+            await self.show(estimate_percent(age, typical_seconds), "generating (estimated)")
         else:
             await self.show(0, "generating")
+
+
+def estimate_percent(age: float, typical_seconds: float) -> int:
+    """Return the likely progress in percent: 70 after the typical run time, never above 95."""
+    return min(int(100 - 100 * 0.3 ** (age / typical_seconds)), 95)

@@ -1,11 +1,13 @@
-"""Settings of the handler of jobs that generate pictures."""
+"""Settings of the handler of generations."""
 
 from dataclasses import dataclass
+
+from picture_queue.generations.moderation import Moderation
 
 
 @dataclass(frozen=True)
 class HandlerSettings:
-    """The timeouts and intervals of the handler, in seconds.
+    """The timeouts and intervals of the handler in seconds, and its other settings.
 
     Attributes:
         prediction_timeout: Maximum time from the creation of a prediction to its end, including its
@@ -37,7 +39,10 @@ class HandlerSettings:
             an hour, because Replicate keeps the output for an hour.
         max_parallel: Maximum number of pictures that are stored at the same time.
         max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
-            4 bytes for each.
+            4 bytes for each. For an animation, the pixels of all frames count.
+        thumbnail_size: Longest side of a thumbnail in pixels; 0: pictures get no thumbnails.
+        moderation: The functions of the project that may refuse prompts and pictures; None: all are
+            accepted.
     """
 
     prediction_timeout: float = 600.0
@@ -54,3 +59,5 @@ class HandlerSettings:
     outage_tolerance: float = 3600.0
     max_parallel: int = 4
     max_pixels: int = 2**28
+    thumbnail_size: int = 512
+    moderation: Moderation | None = None

@@ -5,12 +5,13 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue._async.generations import BUCKET
+from picture_queue._async.generations import BUCKET, signed_url
 from picture_queue._rpc import predictions as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.generations.picture_file import PictureContent
+from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
 #: Seconds to store a file, including retries.
 _UPLOAD_TIMEOUT = 120.0
@@ -99,16 +100,55 @@ class GenerationStore:
             _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
         )
 
-    async def upload(self, path: str, data: bytes, content_type: str) -> None:
-        """Write a file to the bucket ``pictures``; replace an existing file with the same path."""
+    async def upload(
+        self,
+        path: str,
+        content: bytes | PictureContent,
+        content_type: str,
+        timeout: float = _UPLOAD_TIMEOUT,
+    ) -> None:
+        """Write a file to the bucket ``pictures``; replace an existing file with the same path.
+
+        Args:
+            path: The path of the file.
+            content: The bytes. Those of a `PictureContent` are read while they are sent.
+            content_type: The MIME type.
+            timeout: Maximum seconds, including retries.
+        """
+        size = len(content) if isinstance(content, bytes) else content.size
         headers = {
             "Content-Type": content_type,
+            "Content-Length": str(size),
             "Cache-Control": "private, no-cache",
             "x-upsert": "true",
         }
-        call = StorageCall("POST", f"object/{BUCKET}/{path}", data, headers)
-        await self._backend.storage(call, _UPLOAD_TIMEOUT)
+        call = StorageCall("POST", f"object/{BUCKET}/{path}", content, headers)
+        await self._backend.storage(call, timeout)
 
-    async def save_images(self, images: Sequence[SavedImage]) -> None:
-        """Write the rows of the images of the generation."""
-        await self._backend.call(_rpc.save_images(self._job_id, self._lease_id, images))
+    async def read_file(self, path: str) -> bytes:
+        """Read a file of Storage; the path begins with its bucket.
+
+        Raises:
+            NotFound: There is no such file.
+        """
+        return await self._backend.storage(StorageCall("GET", f"object/{path}"))
+
+    async def sign_file(self, path: str, seconds: int) -> str:
+        """Return a URL with which anyone can read a file of Storage for that time.
+
+        Raises:
+            NotFound: There is no such file.
+        """
+        return await signed_url(self._backend, path, seconds)
+
+    async def save_images(
+        self, images: Sequence[SavedImage], missing: Sequence[MissingImage] | None = None
+    ) -> None:
+        """Write the rows of images of the generation.
+
+        Args:
+            images: The images.
+            missing: The pictures that were made and could not be stored; None: not known yet.
+        """
+        rpc = _rpc.save_images(self._job_id, self._lease_id, images, missing)
+        await self._backend.call(rpc)

@@ -1,75 +1,261 @@
 """Download the pictures of a prediction and upload them to Storage."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
 
-from picture_queue.generations._tasks import run_all
-from picture_queue.generations.image_info import read_image
+from picture_queue._log import Log
+from picture_queue.errors import InvalidArgument, PictureQueueError, TooLarge
+from picture_queue.generations.image_info import ImageInfo, read_image
+from picture_queue.generations.image_metadata import CleanedImage, clean_image
+from picture_queue.generations.picture_file import PictureContent, PictureFile, TemporaryFileError
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
+from picture_queue.generations.svg import UnsafeSvg, clean_svg
+from picture_queue.generations.thumbnails import Thumbnail, ThumbnailMaker
 from picture_queue.providers import errors
 from picture_queue.providers.base import Prediction, Provider
-from picture_queue.records import BegunPrediction, SavedImage
+from picture_queue.records import BegunPrediction, MissingImage, SavedImage
+
+_log = Log(__name__)
 
 _MAX_OUTPUTS = 100  # maximum number of pictures to store; a model may return any number
+_THUMBNAIL_TIMEOUT = 30.0  # seconds to store a thumbnail, including retries
+
+
+class StoredImages(NamedTuple):
+    """The stored pictures of a generation, and those that could not be stored."""
+
+    images: Sequence[SavedImage]
+    missing: Sequence[MissingImage]
 
 
 async def store_images(
-    provider: Provider,
-    store: GenerationStore,
     begun: BegunPrediction,
     prediction: Prediction,
+    provider: Provider,
+    store: GenerationStore,
     settings: HandlerSettings,
-) -> list[SavedImage]:
+    thumbnails: ThumbnailMaker | None = None,
+) -> StoredImages:
     """Download the pictures and upload them to the owner's folder.
 
-    There may be fewer pictures than requested, since some models withhold individual
-    pictures. A repeated call writes the same files again.
+    Each picture is stored on its own: one that is refused does not keep the others from being
+    stored. It is tried twice, and then it is missing. A repeated call stores only the pictures that
+    no earlier call has stored. There may be fewer pictures than requested, since some models
+    withhold individual
+    pictures, and the moderation of the project may refuse some.
 
     Args:
-        provider: The provider of the prediction.
-        store: The store to which they are uploaded.
         begun: The row of the prediction, with its generation.
         prediction: The succeeded prediction, as the provider returns it.
-        settings: The limits of pixels, and of pictures that are stored at the same time.
+        provider: The provider of the prediction.
+        store: The store to which the pictures are uploaded.
+        settings: The settings of the handler.
+        thumbnails: The maker of thumbnails; None: the pictures get none.
 
     Returns:
-        The stored images, numbered from 1 in the order of the output.
+        The pictures, numbered from 1 in the order of the output.
 
     Raises:
+        ContentRefused: The moderation of the project refused all pictures.
         OutputExpired: The provider has deleted the output.
-        OutputRefused: The output is empty, not a picture, or from a host that is not allowed.
-        ServiceUnavailable: The output cannot be downloaded now.
+        OutputRefused: The output is empty, or contains no picture that can be stored.
+        ServiceUnavailable: A picture cannot be downloaded now. The others are stored.
     """
     outputs = prediction.outputs[:_MAX_OUTPUTS]
     if prediction.output_deleted and not outputs:
         raise errors.OutputExpired("The provider has deleted the output")
     if not outputs:
-        raise errors.OutputRefused("The prediction succeeded without a picture")
-    slots = asyncio.Semaphore(settings.max_parallel)
-    folder = f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
+        raise errors.OutputRefused(
+            "The prediction succeeded without a picture",
+            public="The image service returned no picture.",
+        )
+    storage = _OutputStorage(begun, provider, store, settings, thumbnails)
+    refused = await storage.store_missing(outputs)
+    if storage.images and any(isinstance(e, errors.OutputError) for e in refused.values()):
+        # A single unexpected answer must not lose a picture.
+        _log.warning("generation %s: storing %d pictures again", begun.generation.id, len(refused))
+        await asyncio.sleep(settings.recheck_delay)
+        refused = await storage.store_missing(outputs)
+    if not storage.images:
+        raise next(iter(refused.values()))
+    images = [storage.images[n] for n in sorted(storage.images)]
+    missing = [MissingImage(n=n, reason=error.public) for n, error in sorted(refused.items())]
+    return StoredImages(images, missing)
 
-    async def store_one(n: int, output: str) -> SavedImage:
-        async with slots:
-            data = await provider.download(output)
-            info = await asyncio.to_thread(read_image, data)
-            if info is None:
-                raise errors.OutputRefused("The output is not a picture", detail=f"image {n}")
-            if info.pixels > settings.max_pixels:
-                raise errors.OutputRefused(
-                    "The picture has too many pixels",
-                    public="The picture was made, but it is too large to be shown.",
-                    detail=f"image {n} has {info.width} x {info.height} pixels,"
-                    f" the limit is {settings.max_pixels}",
+
+class _OutputStorage:
+    """The storing of the outputs of one prediction."""
+
+    def __init__(
+        self,
+        begun: BegunPrediction,
+        provider: Provider,
+        store: GenerationStore,
+        settings: HandlerSettings,
+        thumbnails: ThumbnailMaker | None,
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._begun = begun
+        self._settings = settings
+        self._thumbnails = thumbnails
+        self._slots = asyncio.Semaphore(settings.max_parallel)
+        owner = begun.generation.user_id or "shared"
+        self._folder = f"{owner}/{begun.generation.id}"
+        #: The stored pictures by their number.
+        self.images = {image.n: image for image in begun.images}
+
+    async def store_missing(self, outputs: Sequence[str]) -> dict[int, errors.ProviderError]:
+        """Store the pictures that are not stored yet.
+
+        Returns:
+            The errors by the numbers of the refused pictures.
+
+        Raises:
+            Exception: A picture cannot be stored now. The rows of the others are written.
+        """
+        numbers = [n for n in range(1, len(outputs) + 1) if n not in self.images]
+        outcomes = await asyncio.gather(
+            *(self._store_one(n, outputs[n - 1]) for n in numbers), return_exceptions=True
+        )
+        refused: dict[int, errors.ProviderError] = {}
+        failures: list[BaseException] = []
+        for n, outcome in zip(numbers, outcomes, strict=True):
+            if isinstance(outcome, SavedImage):
+                self.images[n] = outcome
+            elif isinstance(outcome, errors.ProviderError) and self._is_final(outcome):
+                refused[n] = outcome
+                _log.warning("generation %s: image %d: %s", self._begun.generation.id, n, outcome)
+            else:
+                failures.append(outcome)
+        for failure in failures:
+            if not isinstance(failure, Exception):
+                raise failure
+        if failures:
+            if self.images:
+                await self._store.save_images(list(self.images.values()))
+            raise failures[0]
+        return refused
+
+    def _is_final(self, error: errors.ProviderError) -> bool:
+        """Return whether a picture cannot be stored, or is given up to deliver the others."""
+        age = datetime.now(UTC) - self._begun.prediction.created_at
+        is_outage = isinstance(error, errors.ServiceUnavailable)
+        is_old = age.total_seconds() > self._settings.outage_tolerance
+        is_refused = isinstance(error, errors.OutputError | errors.ContentRefused)
+        return is_refused or (is_outage and is_old)
+
+    async def _store_one(self, n: int, output: str) -> SavedImage:
+        async with self._slots:
+            with PictureFile() as file:
+                try:
+                    await self._provider.download_into(output, file)
+                    info, content = await asyncio.to_thread(self._examine, n, file)
+                    sha256 = await asyncio.to_thread(content.sha256)
+                except TemporaryFileError as error:
+                    raise errors.ServiceUnavailable(
+                        "The worker cannot write a temporary file",
+                        detail=str(error),
+                        hint="Free space in the directory of temporary files, or set TMPDIR",
+                    ) from error
+                await self._moderate(n, content, info)
+                path = f"{self._folder}/{n}.{info.extension}"
+                thumbnail, _ = await asyncio.gather(
+                    self._make_thumbnail(info, content), self._upload(n, path, content, info)
                 )
-            path = f"{folder}/{n}.{info.extension}"
-            await store.upload(path, data, info.mime_type)
+            thumbnail_path = await self._store_thumbnail(n, thumbnail)
         return SavedImage(
             n=n,
             path=path,
             mime_type=info.mime_type,
             width=info.width,
             height=info.height,
-            bytes=len(data),
+            bytes=content.size,
+            sha256=sha256,
+            blurhash=thumbnail.blurhash if thumbnail and thumbnail_path else None,
+            thumbnail_path=thumbnail_path,
         )
 
-    return await run_all(store_one(n, output) for n, output in enumerate(outputs, start=1))
+    def _examine(self, n: int, file: PictureFile) -> tuple[ImageInfo, PictureContent]:
+        """Check a picture, and return its size and the parts of it to store.
+
+        Raises:
+            OutputRefused: The file is not a picture, or exceeds a limit.
+        """
+        data, limit = file.read(), self._settings.max_pixels
+        info = read_image(data)
+        if info is None:
+            raise _refused("The output is not a picture.", f"image {n}")
+        # Before the file is examined further, since that takes longer for a larger picture.
+        _expect_pixels(n, info, 1, limit)
+        try:
+            if info.extension == "svg":
+                svg = clean_svg(bytes(data), limit)
+                info = read_image(svg) or info
+                return info, PictureContent(svg, CleanedImage([svg], 1, 1))
+            cleaned = clean_image(data, info.extension, self._begun.strip_metadata)
+        except UnsafeSvg as error:
+            public = "The picture was made, but it cannot be shown safely."
+            raise _refused(public, f"image {n}: {error}") from None
+        except ValueError as error:
+            raise _refused("The output is a broken picture.", f"image {n}: {error}") from None
+        _expect_pixels(n, info, cleaned.frames, limit)
+        if cleaned.orientation >= 5:  # it is shown turned by a right angle
+            info = info._replace(width=info.height, height=info.width)
+        return info, PictureContent(file.parts(), cleaned)
+
+    async def _moderate(self, n: int, content: PictureContent, info: ImageInfo) -> None:
+        """Ask the moderation of the project about a picture.
+
+        Raises:
+            ContentRefused: It refuses the picture.
+        """
+        moderation = self._settings.moderation
+        if moderation is None or moderation.moderate_image is None:
+            return
+        data = await asyncio.to_thread(lambda: b"".join(content.chunks()))
+        reason = await moderation.review_image(self._begun, n, data, info.mime_type)
+        if reason is not None:
+            raise errors.ContentRefused(
+                "The moderation of the project refused the picture", public=reason, detail=reason
+            )
+
+    async def _upload(self, n: int, path: str, content: PictureContent, info: ImageInfo) -> None:
+        try:
+            await self._store.upload(path, content, info.mime_type)
+        except (TooLarge, InvalidArgument) as error:
+            # The bucket has a limit of its own, or a list of allowed types.
+            public = "The picture was made, but the storage refused it."
+            raise _refused(public, f"image {n}: {error}") from error
+
+    async def _make_thumbnail(self, info: ImageInfo, content: PictureContent) -> Thumbnail | None:
+        if self._thumbnails is None or info.extension == "svg":
+            return None
+        return await self._thumbnails.make(content.chunks(), content.size)
+
+    async def _store_thumbnail(self, n: int, thumbnail: Thumbnail | None) -> str | None:
+        if thumbnail is None:
+            return None
+        path = f"{self._folder}/{n}.thumbnail.webp"
+        try:
+            await self._store.upload(path, thumbnail.data, "image/webp", _THUMBNAIL_TIMEOUT)
+        except PictureQueueError as error:
+            _log.warning("generation %s: no thumbnail: %s", self._begun.generation.id, error)
+            return None
+        return path
+
+
+def _expect_pixels(n: int, info: ImageInfo, frames: int, limit: int) -> None:
+    if info.pixels * frames > limit:
+        raise _refused(
+            "The picture was made, but it is too large to be shown.",
+            f"image {n} has {info.width} x {info.height} pixels and {frames} frames,"
+            f" the limit is {limit} pixels",
+        )
+
+
+def _refused(public: str, detail: str) -> errors.OutputRefused:
+    return errors.OutputRefused("The output is refused", public=public, detail=detail)

@@ -81,6 +81,14 @@ _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
 where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
 """
+# The table must belong to a role with all rights of the current role. Reading a table of another
+# role could run code of that role.
+_HAS_CRON = """
+select exists (
+  select from pg_catalog.pg_class c
+  where c.oid = to_regclass('cron.job') and c.relkind = 'r'
+    and pg_has_role(c.relowner, current_user, 'member'))
+"""
 _CRON_JOBS = """
 create table {schema}.cron_job as
 select * from cron.job where jobname in ('process-job-queue', 'prune-job-queue')
@@ -154,6 +162,6 @@ def _rename_private(connection: "Connection[Any]", name: str) -> str | None:
 
 def _copy_cron_jobs(connection: "Connection[Any]", schema: str) -> None:
     """Copy the rows of the pg_cron jobs whose names the installation reuses."""
-    exists = connection.execute("select to_regclass('cron.job') is not null").fetchone()
+    exists = connection.execute(_HAS_CRON).fetchone()
     if exists == (True,):
         connection.execute(sql.SQL(_CRON_JOBS).format(schema=sql.Identifier(schema)))

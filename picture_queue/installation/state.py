@@ -15,13 +15,23 @@ from picture_queue.settings import DatabaseSettings
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# to_regclass returns null for a name that does not exist, so the tables need not exist.
+# to_regclass returns null for a name that does not exist, so the tables need not exist. A list must
+# belong to a role with all rights of the current role or of the owner of the database. Reading a
+# table of another role could run code of that role.
 _EXISTING = """
+with trusted as (
+  select c.oid from pg_catalog.pg_class c
+  cross join pg_catalog.pg_database d
+  where d.datname = current_database() and c.relkind = 'r' and (
+    pg_has_role(c.relowner, current_user, 'member') or pg_has_role(c.relowner, d.datdba, 'member'))
+)
 select jsonb_build_object(
   'schema', to_regnamespace('picture_queue') is not null,
   'jobs', to_regclass('public.job_queue') is not null,
-  'own_list', to_regclass('picture_queue.migration') is not null,
-  'cli_list', to_regclass('supabase_migrations.schema_migrations') is not null)
+  'own_list', exists (
+    select from trusted t where t.oid = to_regclass('picture_queue.migration')),
+  'cli_list', exists (
+    select from trusted t where t.oid = to_regclass('supabase_migrations.schema_migrations')))
 """
 _OWN_LIST = "select name, digest from picture_queue.migration"
 _CLI_LIST = "select version, name from supabase_migrations.schema_migrations"

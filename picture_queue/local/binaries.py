@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picture_queue.errors import LocalStackError, MissingProgram
-from picture_queue.local.paths import ServiceUser, cache_dir, is_reachable, make_directory
+from picture_queue.local.ownership import make_safe_directory
+from picture_queue.local.paths import ServiceUser, cache_dir, is_reachable
 from picture_queue.local.pins import POSTGREST_VERSION, postgrest_download
 
 POSTGRES_SETTING = "PICTURE_QUEUE_POSTGRES_BIN"
@@ -225,14 +226,14 @@ def _find_parts(path: Path) -> tuple[Path, list[Path]]:
 
 
 def _copy_parts(parts: list[Path], root: Path, target: Path) -> None:
-    make_directory(target.parent)
+    make_safe_directory(target.parent)
     # If two stacks copy at the same time, each makes a copy. The rename is atomic: the second
     # rename fails, and the first copy is used.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         copy = Path(scratch) / "copy"
         for part in parts:
             to = copy / part.relative_to(root)
-            make_directory(to.parent)
+            make_safe_directory(to.parent)
             if part.is_dir():
                 shutil.copytree(part, to, symlinks=True, ignore=shutil.ignore_patterns("include"))
             else:

@@ -147,9 +147,9 @@ class Daemon:
         return status
 
     async def _lock_directory(self) -> int:
-        self._data.make()
         # Sockets in the working directory have short names, however long its path is.
-        os.chdir(self._data.path)
+        self._data.enter()
+        self._data.make()
         lock = await self._data.lock()
         await asyncio.to_thread(self._data.end_orphans)
         self._data.clear_state()

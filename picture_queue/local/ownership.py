@@ -6,30 +6,15 @@ them. The rules are those of sshd's StrictModes.
 """
 
 import errno
-import grp
 import os
-import pwd
 import stat
-import sys
 from pathlib import Path
 from typing import IO
 
+from picture_queue._files import describe, is_writable_by_others, trusted_owners, user_name
 from picture_queue.errors import LocalStackError
 
 _MAX_LINKS = 40  # the limit of Linux
-
-
-def describe(path: Path, info: os.stat_result) -> str:
-    """Return a path with its owner and mode, for an error message."""
-    return f"{path} (owner {user_name(info.st_uid)}, mode {stat.S_IMODE(info.st_mode):04o})"
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or the user id if the user has no name."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def expect_safe_path(path: Path) -> None:
@@ -39,15 +24,14 @@ def expect_safe_path(path: Path) -> None:
     part that does not exist. After the check, only root and the caller can replace these parts.
 
     Args:
-        path: An absolute path.
+        path: The path.
 
     Raises:
         LocalStackError: Another user can replace a directory, or the path has too many symlinks.
         OSError: A part is not a directory, or cannot be read.
     """
-    # In a container the owner of / may be root with another user id.
-    trusted = {0, os.geteuid(), os.stat("/").st_uid}
-    directory, pending, link_count = Path("/"), list(reversed(path.parts[1:])), 0
+    trusted = trusted_owners()
+    directory, pending, link_count = Path("/"), list(reversed(path.absolute().parts[1:])), 0
     while pending:
         part = pending.pop()
         if part == "..":
@@ -60,7 +44,7 @@ def expect_safe_path(path: Path) -> None:
             return
         if not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(entry))
-        if info.st_uid not in trusted or _is_writable_by_others(entry, info):
+        if info.st_uid not in trusted or is_writable_by_others(entry, info):
             raise LocalStackError(
                 f"Other users can replace {entry}",
                 detail=describe(entry, info),
@@ -77,44 +61,65 @@ def expect_safe_path(path: Path) -> None:
         pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
-def _is_writable_by_others(path: Path, info: os.stat_result) -> bool:
-    if stat.S_ISLNK(info.st_mode) or info.st_mode & stat.S_ISVTX:
-        return False  # a symlink has no mode; a sticky directory protects each owner's entries
-    return bool(info.st_mode & 0o002) or (
-        bool(info.st_mode & 0o020) and (_has_acl(path) or not _is_private_group(info.st_gid))
-    )
+def make_safe_directory(path: Path, mode: int = 0o755) -> None:
+    """Create a directory with a mode, regardless of the umask, and its parents with mode 0755.
 
+    Each parent is checked before an entry is created in it. Otherwise another user could create a
+    missing parent first, as a directory or a symlink, and exchange what is in it. An existing
+    directory keeps its owner and mode, and is not checked.
 
-def _has_acl(path: Path) -> bool:
-    """Return whether a directory has an access ACL (Linux).
+    Args:
+        path: The path of the directory.
+        mode: The mode of a new directory; others must not be able to write into it.
 
-    The group bits of the mode are then the mask, which limits the users and groups of the ACL.
+    Raises:
+        LocalStackError: Another user can replace a parent or the new directory.
+        OSError: The directory cannot be created.
     """
-    if sys.platform != "linux":
-        return False
+    path = path.absolute()
+    if path.is_dir():
+        return
+    make_safe_directory(path.parent)
+    expect_safe_path(path.parent)
+    # O_PATH (Linux) opens a directory that the caller may enter, but not list.
+    access = getattr(os, "O_PATH", os.O_RDONLY)
+    parent = os.open(path.parent, access | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return bool(os.getxattr(path, "system.posix_acl_access"))
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTSUP):
-            return False
-        raise
+        os.mkdir(path.name, mode, dir_fd=parent)
+        set_directory_mode(path, mode, parent)
+    except FileExistsError:
+        # Another process has just created it, and its mode stays as it is.
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(parent)
 
 
-def _is_private_group(gid: int) -> bool:
-    """Return whether the caller is the only member of a group, as is usual with umask 002.
+def set_directory_mode(path: Path, mode: int, parent: int | None = None) -> None:
+    """Set the mode of a directory of the caller, never through a symlink.
 
-    The users of a directory service are usually not listed. So a group without listed members may
-    have members, unless it has the name of the caller.
+    Args:
+        path: The path of the directory.
+        mode: The mode.
+        parent: A file descriptor of the directory's parent; None: use the whole path.
+
+    Raises:
+        LocalStackError: The directory belongs to another user.
+        OSError: The path is not a directory, or its mode cannot be set.
     """
-    if gid == 0:
-        return True
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    directory = os.open(path if parent is None else path.name, flags, dir_fd=parent)
     try:
-        group = grp.getgrgid(gid)
-    except KeyError:
-        return False
-    members = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
-    members.update(group.gr_mem)
-    return (members or {group.gr_name}) == {user_name(os.geteuid())}
+        info = os.fstat(directory)
+        if info.st_uid != os.geteuid():
+            raise LocalStackError(
+                f"{path} belongs to {user_name(info.st_uid)}, "
+                f"and you are {user_name(os.geteuid())}",
+                detail=describe(path, info),
+            )
+        os.fchmod(directory, mode)
+    finally:
+        os.close(directory)
 
 
 def open_own(path: Path, flags: int, owner: int | None = None) -> int:

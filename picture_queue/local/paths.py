@@ -5,7 +5,6 @@ able to read the binaries and to reach the data. Root's default directories are 
 /var, not in a home directory, which is usually closed to others.
 """
 
-import contextlib
 import errno
 import os
 import pwd
@@ -16,8 +15,13 @@ from pathlib import Path
 
 import platformdirs
 
+from picture_queue._files import describe
 from picture_queue.errors import LocalStackError
-from picture_queue.local.ownership import describe, expect_safe_path
+from picture_queue.local.ownership import (
+    expect_safe_path,
+    make_safe_directory,
+    set_directory_mode,
+)
 
 _APP = "picture-queue"
 
@@ -123,21 +127,6 @@ def cache_dir() -> Path:
     )
 
 
-def make_directory(path: Path) -> None:
-    """Create a directory and its parents with mode 0755, regardless of the umask.
-
-    Raises:
-        OSError: The directory cannot be created.
-    """
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    # If another process has just created it, its mode stays as it is.
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(0o755)
-        path.chmod(0o755)
-
-
 def _make_cache(path: Path) -> None:
     """Create the cache, from which programs are run, or check an existing one.
 
@@ -145,13 +134,9 @@ def _make_cache(path: Path) -> None:
         LocalStackError: Other users can write programs there.
         OSError: The cache cannot be created or written.
     """
-    expect_safe_path(path.parent)
-    make_directory(path.parent)
     # The service user reads root's cache.
     mode = 0o755 if os.geteuid() == 0 else 0o700
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode)  # never writable by others: their entries would stay in it
-        path.chmod(mode)
+    make_safe_directory(path, mode)  # never writable by others: their entries would stay in it
     expect_safe_path(path)
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
@@ -160,4 +145,4 @@ def _make_cache(path: Path) -> None:
         )
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    path.chmod(mode)
+    set_directory_mode(path, mode)

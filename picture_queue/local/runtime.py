@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from picture_queue._files import describe
 from picture_queue.errors import LocalStackError
-from picture_queue.local.ownership import describe
 from picture_queue.local.paths import ServiceUser, is_reachable
 
 _DESCRIPTORS: Final = "PICTURE_QUEUE_RUNTIME_DESCRIPTORS"

@@ -27,6 +27,7 @@ from picture_queue.errors import LocalStackError, StackNotRunning
 from picture_queue.local import launch
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.launch import Notice
+from picture_queue.local.ownership import set_directory_mode
 from picture_queue.local.paths import default_data_dir
 from picture_queue.local.ports import DEFAULT_API_PORT
 from picture_queue.local.processes import is_running, wait_until
@@ -319,7 +320,8 @@ def reset(data_dir: Path | None = None) -> None:
 
 def _temporary_directory() -> Path:
     path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
-    path.chmod(0o711)  # so that the service user can reach it; the stack sets mode 0700
+    # So that the service user can reach it; the stack sets mode 0700.
+    set_directory_mode(path, 0o711)
     return path
 
 

@@ -43,7 +43,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """A request to create a prediction; a repeated call has an equal one.
+    """A request to create a prediction; a repeated call has an equal one, but for signed URLs.
 
     Attributes:
         row_id: The id of the committed row that the prediction belongs to.
@@ -54,6 +54,8 @@ class PredictionRequest:
         version: The version of the model; None: the provider chooses it.
         official: True if the model is called by its name only, False if only by its version; None
             if that is not known or does not apply.
+        file_inputs: The names of the inputs that are URLs of files. A repeated call may have other
+            URLs of the same files.
         reports_progress: True if the predictions of the model are known to report progress.
     """
 
@@ -64,6 +66,7 @@ class PredictionRequest:
     timeout: float
     version: str | None = None
     official: bool | None = None
+    file_inputs: frozenset[str] = frozenset()
     reports_progress: bool = False
 
 
@@ -116,6 +119,33 @@ class LostPrediction(NamedTuple):
     is_certain: bool
 
 
+class OutputSink(Protocol):
+    """The place to which a picture is written as it arrives."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        ...
+
+    def clear(self) -> None:
+        """Delete what was written, since the download begins again."""
+        ...
+
+
+class MemorySink:
+    """A sink that keeps the picture in memory."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        """Append bytes."""
+        self.data += chunk
+
+    def clear(self) -> None:
+        """Delete what was written."""
+        self.data.clear()
+
+
 class Provider(Protocol):
     """A provider of pictures, used by all jobs of a worker at the same time.
 
@@ -159,6 +189,15 @@ class Provider(Protocol):
             ServiceUnavailable: The picture cannot be read now.
         """
         ...
+
+    async def download_into(self, output: str, sink: OutputSink) -> None:
+        """Write one picture to a sink, which is cleared first; see `download`.
+
+        A provider whose pictures are large overrides this, so that none is held in memory.
+        """
+        data = await self.download(output)
+        sink.clear()
+        await sink.write(data)
 
     def classify(self, prediction: Prediction) -> errors.ProviderError:
         """Return the error of a prediction with the status ``failed``."""

@@ -1,11 +1,14 @@
 """The rows that the database holds and the results of calls, as immutable values."""
 
+from picture_queue.records.accounts import Account, LedgerEntry, UserBudget
 from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch
+from picture_queue.records.budgets import Budget
 from picture_queue.records.generations import (
     DeletedGeneration,
     Generation,
     Image,
+    MissingImage,
     StartedGeneration,
 )
 from picture_queue.records.jobs import (
@@ -27,7 +30,7 @@ from picture_queue.records.jobs import (
     Transition,
 )
 from picture_queue.records.limits import Limit, PausedKey
-from picture_queue.records.models import Model, ProviderCapabilities
+from picture_queue.records.models import Model, ModelKind, ProviderCapabilities
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
@@ -46,6 +49,7 @@ from picture_queue.records.project import (
     Version,
 )
 from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
+from picture_queue.records.rules import InputRule, RuleAction
 from picture_queue.records.schedules import Schedule
 from picture_queue.records.settings import Setting
 from picture_queue.records.tenants import Tenant
@@ -58,8 +62,10 @@ from picture_queue.records.workers import (
 )
 
 __all__ = [
+    "Account",
     "Batch",
     "BegunPrediction",
+    "Budget",
     "CancelRequest",
     "Changed",
     "ClaimedJob",
@@ -76,6 +82,7 @@ __all__ = [
     "HeartbeatAnswer",
     "Hold",
     "Image",
+    "InputRule",
     "Job",
     "JobEvent",
     "JobExplanation",
@@ -84,10 +91,13 @@ __all__ = [
     "JobReason",
     "JobStatus",
     "JobTypeWithoutWorker",
+    "LedgerEntry",
     "Limit",
     "LogLine",
     "Maintenance",
+    "MissingImage",
     "Model",
+    "ModelKind",
     "PartlyReadable",
     "PausedKey",
     "PredictionModel",
@@ -99,6 +109,7 @@ __all__ = [
     "QueueHealth",
     "ReceivedPrediction",
     "Record",
+    "RuleAction",
     "SavedImage",
     "Schedule",
     "Setting",
@@ -107,6 +118,7 @@ __all__ = [
     "Tenant",
     "Transition",
     "Unreadable",
+    "UserBudget",
     "Version",
     "WorkerSeen",
 ]

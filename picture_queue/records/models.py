@@ -1,8 +1,16 @@
 """Models that a project offers."""
 
+from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
+
 from picture_queue.records.base import Record
+
+#: What a model does. The kind of a generation decides the type of its job.
+ModelKind = Literal[
+    "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"
+]
 
 
 class ProviderCapabilities(Record):
@@ -24,19 +32,45 @@ class ProviderCapabilities(Record):
 
 
 class Model(Record):
-    """A model that a project offers.
+    """A model of a project.
 
     Attributes:
         provider: Name of the provider that makes its pictures.
-        inputs: Name, type and bounds of each input.
+        kind: The main kind of its generations.
+        also_kinds: Further kinds.
+        inputs: Name, type, default, bounds and permitted values of each input.
+        inputs_complete: False if the model may have further inputs, which are passed on unchecked.
+        rules: The rules of the project by input: ``lock`` (the only value), ``default``, ``cap``
+            (the highest value) and ``refuse`` (True, or a list of values).
+        output: ``uri`` for one file, ``uri[]`` for a list of files; None if that is not known.
+        price_usd_per_image: None if the model is not priced per picture, or if that is not known.
+        typical_seconds: The typical run time; None if that is not known.
+        max_outputs_param: The input for the number of pictures; None if there is none.
+        official: True if the provider runs the model by its name, False if by ``version``; None if
+            that is not known.
+        enabled: False if the project has disabled the model.
+        unavailable_reason: The reason why projects cannot offer the model; None if they can.
+        changed_at: The time of the last change by `models.set`; None for a model as it was shipped.
         capabilities: Promises of the provider; None until a worker with the provider runs.
+        default: True for the model of generations that name none.
     """
 
     model_id: str
     provider: str = "replicate"
     kind: str
+    also_kinds: tuple[str, ...] = ()
     inputs: tuple[dict[str, Any], ...]
+    inputs_complete: bool = True
+    rules: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    output: str | None = None
     typical_seconds: float | None
     price_usd_per_image: float | None
+    max_outputs_param: str | None = None
+    progress_in_logs: str | None = None
+    official: bool | None = None
+    version: str | None = None
+    enabled: bool = True
+    unavailable_reason: str | None = None
+    changed_at: datetime | None = None
     capabilities: ProviderCapabilities | None = None
     default: bool = False

@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, Field
 
 from picture_queue.records.base import Record
+from picture_queue.records.generations import MissingImage
 
 FinalState = Literal["succeeded", "failed", "canceled", "aborted", "lost"]
 
@@ -15,6 +16,7 @@ class PredictionOwner(Record):
 
     id: UUID
     user_id: UUID | None = None
+    missing_images: tuple[MissingImage, ...] = ()
 
 
 class PredictionModel(Record):
@@ -25,6 +27,7 @@ class PredictionModel(Record):
             ``version``.
         typical_seconds: Typical run time of a prediction; None if it is not known.
         progress_in_logs: ``percent`` if the logs have progress bars.
+        inputs: The inputs of the model; those with the ``format`` ``uri`` are files.
     """
 
     model_id: str
@@ -32,6 +35,12 @@ class PredictionModel(Record):
     version: str | None = None
     typical_seconds: float | None = None
     progress_in_logs: str | None = None
+    inputs: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def file_inputs(self) -> frozenset[str]:
+        """The names of the inputs that are files."""
+        return frozenset(rule["name"] for rule in self.inputs if rule.get("format") == "uri")
 
 
 class PredictionRow(Record):
@@ -62,6 +71,9 @@ class SavedImage(Record):
         width: Width in pixels; None for a vector picture that does not specify it.
         height: Height in pixels; None for a vector picture that does not specify it.
         bytes: Size of the file.
+        sha256: SHA-256 of the file, in hexadecimal digits.
+        blurhash: A placeholder; None if there is no thumbnail.
+        thumbnail_path: Path of the thumbnail in the bucket; None if there is none.
     """
 
     n: int
@@ -70,6 +82,9 @@ class SavedImage(Record):
     width: int | None
     height: int | None
     bytes: int
+    sha256: str | None = None
+    blurhash: str | None = None
+    thumbnail_path: str | None = None
 
 
 class BegunPrediction(Record):
@@ -80,7 +95,8 @@ class BegunPrediction(Record):
         age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
         owned: Ids of the provider's predictions of the last two hours that belong to a row.
-        images: Images of the generation that are already saved.
+        images: Images of the prediction that are already saved.
+        strip_metadata: True if metadata is to be removed from the pictures.
         running: Number of predictions of the project that have not ended, up to 10,000.
     """
 
@@ -91,6 +107,7 @@ class BegunPrediction(Record):
     resumed: bool
     owned: frozenset[str] = frozenset()
     images: tuple[SavedImage, ...] = ()
+    strip_metadata: bool = True
     running: int = 0
 
 

@@ -15,6 +15,7 @@ class Setting(Record):
     max_payload_bytes: int
     max_result_bytes: int
     max_prompt_length: int
+    max_user_uploads: int
     max_attempts: int
     timeout_seconds: float
     timeout_grace_seconds: float
@@ -32,3 +33,5 @@ class Setting(Record):
     keep_archive_months: int
     keep_generations_days: int | None = None
     default_model: str
+    strip_metadata: bool
+    estimate_usd_per_second: float

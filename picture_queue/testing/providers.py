@@ -72,6 +72,19 @@ class ProviderHarness(Protocol):
         """Return headers and body of a webhook about a prediction; for ``webhook``."""
 
 
+class _Sink:
+    """A sink that keeps a picture in memory."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    async def write(self, chunk: bytes) -> None:
+        self.data += chunk
+
+    def clear(self) -> None:
+        self.data.clear()
+
+
 Check = Callable[[ProviderHarness], Awaitable[None]]
 
 
@@ -149,6 +162,10 @@ async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
         data = await provider.download(output)
         _expect(data.lstrip().startswith(_SIGNATURES), f"{data[:20]!r} is not a picture")
         _expect(data == await provider.download(output), "a second download differs")
+        sink = _Sink()
+        await sink.write(b"written before")
+        await provider.download_into(output, sink)
+        _expect(bytes(sink.data) == data, "download_into writes something else than download")
     json.dumps(dict(ended.metrics), allow_nan=False)
     _expect(await provider.get(created.id) == ended, "the final prediction changed")
 

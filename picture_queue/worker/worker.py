@@ -67,6 +67,9 @@ class Worker:
         self._registry = Registry()
         self._emit: Callable[..., None] = lambda *event: None  # tests replace it
         self._after_stop: list[Callback] = []
+        # Functions that raise if the client cannot do what a handler needs; called by `start`.
+        self._client_checks: list[Callable[[AsyncPictureQueue], None]] = []
+        self._running_client: AsyncPictureQueue | None = None
         # Functions that close what this run opened, by description; the last one is called first.
         self._closers: dict[str, Callback] = {}
         self._supervisor: Supervisor | None = None
@@ -218,7 +221,7 @@ class Worker:
         self._stopping = None
         self._loop = asyncio.get_running_loop()
         self._wake_run = asyncio.Event()
-        client = self._client or AsyncPictureQueue.from_env()
+        client = await self._open_client()
         use_daemon_threads(self.settings.concurrency)
         guard_tasks()
         # Not the watcher of the client, since a handler may close the client.
@@ -238,6 +241,23 @@ class Worker:
             await self.stop()  # the registration may have been written
         if not starting.cancelled():
             starting.result()
+
+    async def _open_client(self) -> AsyncPictureQueue:
+        """Return the client of this run, which handlers of this package use.
+
+        Raises:
+            SettingsError: It cannot do what a handler needs.
+        """
+        client = self._client or AsyncPictureQueue.from_env()
+        try:
+            for check in self._client_checks:
+                check(client)
+        except PictureQueueError:
+            if self._client is None:
+                await client.aclose()
+            raise
+        self._running_client = client
+        return client
 
     async def stop(self) -> None:
         """Let running jobs finish for ``shutdown_grace`` seconds, release the rest, and end.
@@ -292,6 +312,7 @@ class Worker:
             await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
         while self._closers:
             await _call_with_timeout(_CLOSE_TIMEOUT, *self._closers.popitem())
+        self._running_client = None
 
     async def __aenter__(self) -> Self:
         await self.start()

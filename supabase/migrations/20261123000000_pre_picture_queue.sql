@@ -1,3 +1,12 @@
+-- Find names and operators in pg_catalog only. Otherwise an operator of another schema that fits
+-- better would be bound into checks and policies, and run with the rights of the owner. The last
+-- statement restores the search_path.
+select
+  pg_catalog.set_config(
+    'picture_queue.search_path', pg_catalog.current_setting('search_path'), false),
+  pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+
+
 -- 000_schema.sql
 
 -- picture-queue: a job queue inside your own Postgres.
@@ -15,7 +24,8 @@
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
--- its lease; _transition copies the state of the job to generations.
+-- its lease. While the prediction runs, the job may be parked, and receive_prediction applies a webhook of the
+-- provider. _transition copies the state of the job to generations.
 --
 -- Schemas and names. The schema public has the functions, tables and views for users. This schema has the rest, and
 -- the API does not expose it. The name of a function that only our own functions call begins with an underscore.
@@ -208,6 +218,8 @@ begin
     ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() shows the existing schedules'),
     ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() returns the id of a batch'),
     ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() shows the existing limits'),
+    ('PQ_UNKNOWN_RULE',       '404', 'no such rule', 'list_input_rules() shows the existing rules'),
+    ('PQ_UNKNOWN_BUDGET',     '404', 'no such budget', 'list_budgets() shows the existing budgets'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
     ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
     ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
@@ -216,6 +228,9 @@ begin
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() shows the inputs of each model'),
     ('PQ_CYCLE',              '422', 'the dependencies form a cycle', 'remove one of the dependencies'),
+    ('PQ_RATE_LIMITED',       '429', 'too many generations', 'wait, then repeat the call'),
+    ('PQ_OVER_BUDGET',        '429', 'the budget is used up', 'wait for the next period, or ask the operator'),
+    ('PQ_NO_CREDIT',          '429', 'not enough credits', 'grant_credits() adds credits'),
     ('PQ_BUSY',               '429', 'the database is busy, repeat the call', 'repeat the call')
   ) as e (code, status, message, hint)
   where e.code = p_code;
@@ -347,6 +362,7 @@ create table picture_queue.setting (
   max_payload_bytes integer not null default 65536,
   max_result_bytes integer not null default 1048576,
   max_prompt_length integer not null default 4000,
+  max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
   timeout_grace_seconds real not null default 30,
@@ -364,8 +380,13 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   keep_generations_days integer,
   default_model text not null default 'black-forest-labs/flux-schnell',
+  strip_metadata boolean not null default true,
+  -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
+  estimate_usd_per_second numeric not null default 0.0014,
   constraint setting_is_in_range check (
-    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    estimate_usd_per_second between 0 and 1
+    and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
@@ -383,6 +404,8 @@ comment on column picture_queue.setting.unknown_queue is
   'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
 comment on column picture_queue.setting.keep_generations_days is
   'After how many days finished generations are deleted with their pictures; null: never.';
+comment on column picture_queue.setting.strip_metadata is
+  'Whether workers remove EXIF, comments and other metadata from the pictures that they store.';
 insert into picture_queue.setting default values;
 
 
@@ -627,16 +650,16 @@ alter table public.job_queue
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,  -- the id of the finished parent, of the new child, or of the batch
+  subject uuid not null,  -- of the parent, child, batch or generation
   -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
   -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
   -- often it was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'settlement'))
 );
 comment on table picture_queue.follow_up is
-  'Work that follows from changes of jobs: children of a finished parent, a new child, the counts of a batch.';
+  'Work that follows from changes of jobs: children of a parent, a new child, counts of a batch, a settlement.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 
@@ -896,6 +919,7 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  kind text not null default 'text-to-image',
   model_id text not null,
   model_version text,
   prompt text not null,
@@ -903,14 +927,20 @@ create table public.generations (
   status text not null default 'pending',
   error text,
   favourite boolean not null default false,
+  missing_images jsonb not null default '[]',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
+  cost_usd numeric,
+  cost_is_estimate boolean not null default false,
   deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
+comment on column public.generations.missing_images is
+  'Pictures of a completed generation that were made and could not be stored: a list of {n, reason}.';
 comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
 comment on column public.generations.deleted is
   'Whether it was deleted. The row is hidden then, and removed after its files.';
@@ -930,9 +960,9 @@ create index generations_equal on public.generations (
     || ' ' || prompt));
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
-  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
-  alter prompt set statistics 0, alter error set statistics 0, alter model_version set statistics 0,
-  alter favourite set statistics 0;
+  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
+  alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
+  alter model_version set statistics 0, alter favourite set statistics 0;
 alter index public.generations_words alter column 1 set statistics 0;
 alter index public.generations_equal alter column 1 set statistics 0;
 
@@ -946,25 +976,119 @@ create table public.images (
   width integer,
   height integer,
   bytes bigint,
+  sha256 text,
+  blurhash text,
+  thumbnail_path text,
   created_at timestamptz not null default now(),
   deleted boolean not null default false,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
+comment on column public.images.thumbnail_path is 'The path of a small WebP in the same bucket; null if there is none.';
 create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
   alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
-  alter path set statistics 0;
+  alter path set statistics 0, alter sha256 set statistics 0, alter blurhash set statistics 0,
+  alter thumbnail_path set statistics 0;
+
+
+-- 152_table_spending.sql
+
+-- What users and the project may spend on generations, what they have spent, and the books of it.
+--
+-- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the actual cost and
+-- refunds the rest. Each is a row of the ledger, and the ledger is never pruned. The account of a user has the sums. A
+-- start locks the account, so that no limit is exceeded. A generation that ends does not lock it: it appends a row to
+-- account_change, which the next start of the user, or maintenance, adds to the account.
+
+create table picture_queue.budget (
+  key text primary key,
+  usd_per_day numeric,
+  usd_per_month numeric,
+  per_minute integer,
+  per_hour integer,
+  max_pending integer,
+  needs_credits boolean,
+  exempts_service boolean,
+  constraint budget_key_is_known
+    check (key ~ '^(project|user:([*]|[0-9a-f-]{36})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'),
+  constraint budget_is_in_range check (
+    least(usd_per_day, usd_per_month, per_minute, per_hour, max_pending) >= 0
+    and greatest(per_minute, per_hour, max_pending) <= 10000 and greatest(usd_per_day, usd_per_month) <= 1000000000
+  ),
+  constraint project_budget_has_amounts_only
+    check (key <> 'project' or num_nonnulls(per_minute, per_hour, max_pending, needs_credits, exempts_service) = 0)
+);
+comment on table picture_queue.budget is
+  'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
+comment on column picture_queue.budget.exempts_service is
+  'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
+-- A signed-in user whom nobody knows cannot spend without a limit.
+insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
+
+-- The account of the project exists while the project has a budget.
+create table picture_queue.account (
+  key text primary key,  -- user:<id>, or project
+  plan text,
+  credits_usd numeric not null default 0,
+  pending integer not null default 0,  -- generations that count for max_pending
+  day date not null,  -- the latest day (UTC) with a start, and the cost of its generations
+  day_usd numeric not null default 0,
+  month_usd numeric not null default 0,  -- of the month of that day
+  constraint account_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$')
+) with (fillfactor = 50);
+comment on table picture_queue.account is 'The plan, the credits and the spending of each user, and of the project.';
+
+create table picture_queue.account_change (
+  key text not null,
+  usd numeric not null,  -- refunded
+  credits_usd numeric not null,  -- returned to the credits
+  pending integer not null,  -- ended generations
+  reserved_on date not null,
+  at timestamptz not null
+);
+comment on table picture_queue.account_change is 'Refunds of ended generations that are not added to an account yet.';
+create index account_change_key on picture_queue.account_change (key);
+
+create table picture_queue.ledger (
+  id bigint generated always as identity primary key,
+  phase text not null,
+  generation_id uuid,  -- no foreign key: the ledger outlives generations
+  round integer,  -- 1, and one more for each retry of a failed or cancelled generation
+  user_id uuid,
+  model_id text,
+  amount_usd numeric not null,
+  price_usd numeric,  -- of a picture or of a second
+  price_unit text,
+  from_credits boolean not null default false,
+  counted boolean not null default false,  -- for per_minute, per_hour and max_pending
+  idempotency_key text unique,
+  note text,
+  at timestamptz not null,
+  unique (generation_id, round, phase),
+  constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
+  constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
+  constraint ledger_amount_is_positive check (amount_usd >= 0 or phase = 'grant'),
+  constraint ledger_row_has_subject check (
+    case when phase = 'grant' then user_id is not null else num_nulls(generation_id, round) = 0 end
+  )
+);
+comment on table picture_queue.ledger is
+  'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
+create index ledger_owned on picture_queue.ledger (user_id, id);
+create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and round = 1 and counted;
 
 
 -- 160_table_model.sql
 
--- start_generation checks inputs against this catalogue. 700_data_models.sql fills it.
+-- start_generation checks inputs against this table. 700_data_models.sql fills it with the models of the package, and
+-- set_model adds and changes models of the project.
 create table picture_queue.model (
   model_id text primary key,
   provider text not null default 'replicate',
   kind text not null,
+  also_kinds jsonb not null default '[]',
   official boolean,
   version text,
   typical_seconds real,
@@ -973,12 +1097,49 @@ create table picture_queue.model (
   output text,
   progress_in_logs text,
   inputs jsonb not null,
+  inputs_complete boolean not null default true,  -- otherwise inputs that are not listed are passed on unchecked
+  unavailable_reason text,                        -- null: projects can offer the model
   enabled boolean not null default true,
+  changed_at timestamptz,                         -- when set_model last changed it; null: as it was shipped
+  constraint model_kind_is_known check (
+    kind in ('text-to-image', 'image-variation', 'image-edit', 'upscale', 'background-removal', 'vector')),
+  constraint also_kinds_is_list check (jsonb_typeof(also_kinds) = 'array'),
   -- The name is part of limit keys and job types.
   constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
 comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
+
+
+-- 162_table_input_rule.sql
+
+-- The operator's rules over the inputs of generations; 710_data_input_rules.sql has the default ones. model and input
+-- are patterns, in which * stands for any characters.
+create table picture_queue.input_rule (
+  model text not null,
+  plan text,  -- null: the rule applies to the users of each plan
+  input text not null,
+  action text not null,
+  value jsonb,
+  -- Of several rules for an input, the one with the highest specificity applies.
+  specificity integer[] not null generated always as (array[
+    (plan is not null)::integer, (strpos(model, '*') = 0)::integer, length(model),
+    (strpos(input, '*') = 0)::integer, length(input)]) stored,
+  -- The patterns in the syntax of `like … escape '!'`; names of inputs are compared without regard to case.
+  model_like text not null generated always as (replace(replace(model, '_', '!_'), '*', '%')) stored,
+  input_like text not null generated always as (replace(replace(lower(input), '_', '!_'), '*', '%')) stored,
+  constraint input_rule_key unique nulls not distinct (model, plan, input, action),
+  constraint input_rule_model_is_pattern check (model ~ '^[A-Za-z0-9._:/*-]{1,200}$'),
+  constraint input_rule_input_is_pattern check (input ~ '^[A-Za-z0-9_.*-]{1,100}$'),
+  constraint input_rule_plan_is_plain check (plan ~ '^[A-Za-z0-9_.-]{1,64}$'),
+  constraint input_rule_action_is_known check (action in ('lock', 'default', 'cap', 'refuse', 'allow')),
+  constraint input_rule_has_value check (case action
+    when 'cap' then jsonb_typeof(value) = 'number' and value is not null
+    when 'refuse' then value is null or jsonb_typeof(value) = 'array'
+    when 'allow' then value is null
+    else value is not null end)
+);
+comment on table picture_queue.input_rule is 'Rules over inputs: locked, default, highest and refused values.';
 
 
 -- 170_table_prediction.sql
@@ -1000,6 +1161,7 @@ create table picture_queue.prediction (
   status text,
   error text,
   metrics jsonb,
+  cost_usd numeric,  -- what the provider charges, by the price of the model or by metrics.predict_time
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
@@ -1178,6 +1340,165 @@ begin
       execute format('alter table %s replica identity full', v_table);
     end if;
   end loop;
+end
+$$;
+
+
+-- 196_function__grants.sql
+
+-- The privileges of other roles on our objects.
+
+-- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
+-- body.
+create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
+language sql stable rows 200 set search_path = pg_catalog, pg_temp
+as $$
+  select p.oid, p.pronamespace = 'public'::regnamespace
+  from pg_catalog.pg_proc p
+  where p.pronamespace = 'picture_queue'::regnamespace
+    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
+      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+$$;
+
+-- Returns the names of the functions in both schemas that users may execute.
+create function picture_queue._user_functions() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
+    cancel_generation,list_models,job_position,explain_jobs,get_account,may_upload,delete_generation,set_favourite,
+    search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
+    _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
+$$;
+
+-- Returns every privilege on our objects that a role other than the owner has, with the words of a GRANT statement.
+-- Left out are types, which every role may use, and privileges that come from membership in a role.
+create function picture_queue._grants() returns table (
+  object oid, kind text, name text, "column" name, role text, privilege text, is_grantable boolean)
+language sql stable rows 200 set search_path = pg_catalog, pg_temp
+as $$
+  with relations as (
+    select c.oid, case c.relkind when 'S' then 'sequence' else 'table' end as kind, c.relowner, c.relacl
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in (
+      select to_regclass(n.name) from (values ('public.job_queue'), ('public.generations'), ('public.images'),
+        ('public.queue_health'), ('public.failed_jobs_recent'), ('public.stuck_jobs'),
+        (pg_get_serial_sequence('public.job_queue', 'seq'))) as n (name)))
+  ),
+  objects (oid, kind, name, "column", owner, acl) as (
+    select n.oid, 'schema', n.nspname::text, null::name, n.nspowner, n.nspacl
+    from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'
+    union all
+    select r.oid, r.kind, r.oid::regclass::text, null, r.relowner, r.relacl from relations r
+    union all
+    select r.oid, r.kind, r.oid::regclass::text, a.attname, r.relowner, a.attacl
+    from relations r join pg_catalog.pg_attribute a on a.attrelid = r.oid and a.attacl is not null
+    union all
+    -- Without an ACL every role may execute a function.
+    select p.oid, 'function', p.oid::regprocedure::text, null, p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
+    from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
+  )
+  select o.oid, o.kind, o.name, o."column", coalesce(quote_ident(r.rolname), 'public'), a.privilege_type, a.is_grantable
+  from objects o
+  cross join lateral aclexplode(o.acl) a
+  left join pg_catalog.pg_roles r on r.oid = a.grantee
+  where a.grantee <> o.owner
+$$;
+
+-- Returns the statement that revokes privileges which _grants returned.
+create function picture_queue._revoke_statement(
+  p_privilege text, p_column text, p_kind text, p_name text, p_role text)
+returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select format('revoke %s%s on %s %s from %s cascade;', p_privilege, ' (' || quote_ident(p_column) || ')', p_kind, p_name,
+    p_role)
+$$;
+
+-- Revokes all privileges of other roles on our objects, or on the one with this name (as in _grants). The default
+-- privileges of a project may give any role privileges on each new object, so this comes before our own grants.
+create function picture_queue._revoke_grants(p_name text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_statement text;
+begin
+  for v_statement in
+    select distinct picture_queue._revoke_statement('all', g."column", g.kind, g.name, g.role)
+    from picture_queue._grants() g where p_name is null or g.name = p_name
+  loop
+    execute v_statement;
+  end loop;
+end
+$$;
+
+
+-- 197_function__trust.sql
+
+-- Code of other roles, which our functions must not run. `set search_path` without `local` in such code overrides the
+-- search_path of the function inside which it runs, and stays after it. The next operator of our function would then be
+-- looked up in a schema of that role, and run with the rights of our owner.
+
+-- Returns whether code of a role may run inside our functions: it has all rights of the current role, which is our
+-- owner. With p_is_platform the roles of Supabase are trusted as well, whose names begin with supabase_.
+create function picture_queue._is_trusted(p_role oid, p_is_platform boolean default false) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(pg_has_role(p_role, current_user, 'member'), false) or p_is_platform and coalesce(
+    (select left(r.rolname, 9) = 'supabase_' from pg_catalog.pg_roles r where r.oid = p_role), false)
+$$;
+
+-- Returns a table of an extension or of the platform; null if there is none. It is not a view, and belongs to a trusted
+-- role, so that no code of another role runs when it is read or written.
+create function picture_queue._find_table(p_name text, p_is_platform boolean default false) returns regclass
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return c.oid from pg_catalog.pg_class c
+  where c.oid = to_regclass(p_name) and c.relkind in ('r', 'p') and picture_queue._is_trusted(c.relowner, p_is_platform);
+end
+$$;
+
+-- Returns the foreign keys whose tables a deletion of rows of these tables reads or changes: those that refer to these
+-- tables, and those that refer to a table whose rows are deleted or changed with them.
+create function picture_queue._references(p_tables oid[]) returns setof pg_catalog.pg_constraint
+language sql stable rows 20 set search_path = pg_catalog, pg_temp
+as $$
+  with recursive reached (constraint_oid, next_table) as (
+    select c.oid, case when c.confdeltype in ('c', 'n', 'd') then c.conrelid end
+    from pg_catalog.pg_constraint c where c.contype = 'f' and c.confrelid = any (p_tables)
+    union
+    select c.oid, case when c.confdeltype in ('c', 'n', 'd') then c.conrelid end
+    from reached r
+    join pg_catalog.pg_constraint c on c.contype = 'f' and c.confrelid = r.next_table
+  )
+  select c from pg_catalog.pg_constraint c where c.oid in (select r.constraint_oid from reached r)
+$$;
+
+-- Returns why rows of these tables must not be deleted: a table of another role refers to them, so that its triggers or
+-- the functions of its indexes would run. Returns null if there is none.
+create function picture_queue._untrusted_reference(p_tables oid[]) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select format('table %s of role %s refers to %s', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass)
+  from picture_queue._references(p_tables) c
+  join pg_catalog.pg_class t on t.oid = c.conrelid
+  where not picture_queue._is_trusted(t.relowner)
+  order by 1 limit 1
+$$;
+
+-- Refuses to delete jobs while a table of another role refers to them. The lock, which a deletion takes anyway, keeps
+-- others from adding such a foreign key until the end of the transaction.
+create function picture_queue._check_references() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_reference text;
+begin
+  lock table public.job_queue in row exclusive mode;
+  v_reference := picture_queue._untrusted_reference(array['public.job_queue'::regclass]);
+  if v_reference is not null then
+    perform picture_queue._raise_error('PQ_CONFLICT', v_reference, 'queue_doctor() shows how to drop the foreign key');
+  end if;
 end
 $$;
 
@@ -1480,15 +1801,36 @@ as $$
 $$;
 
 -- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
--- change.
+-- change. Settles the cost of generations that end, and reserves it again for those that are retried.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
-  update public.generations g
-  set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
-  from public.job_queue j
-  where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
-    and (g.status, g.error) is distinct from (j.status, j.error)
+declare
+  v_ended uuid[];
+  v_retried uuid[];
+begin
+  with changed as (
+    update public.generations g
+    set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
+    from public.job_queue j
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
+      and (g.status, g.error) is distinct from (j.status, j.error)
+    returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
+      b.status in ('completed', 'failed', 'cancelled') as had_ended
+  )
+  select array_agg(c.id) filter (where c.ends and not c.had_ended),
+    array_agg(c.id) filter (where c.had_ended and not c.ends)
+  into v_ended, v_retried
+  from changed c;
+  if v_ended is not null then
+    perform picture_queue._settle_ended(v_ended);
+  end if;
+  if v_retried is not null then
+    perform picture_queue._reserve_again(v_retried);
+  end if;
+end
 $$;
 
 -- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of
@@ -1583,12 +1925,12 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- constraints whose names Postgres would refuse or resolve to another constraint.
 --
 -- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
--- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
--- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since
--- temporary objects would come first; exclusion constraints, which call functions of an index. A name stands for all
--- constraints of the schema that have it, so one of these is enough to skip it. `set constraints ... immediate` fires
--- each trigger whose state is immediate, and a caller can make a trigger immediate without firing it: so all are
--- deferred before.
+-- could run code of the caller: constraints on tables, foreign keys to tables, and triggers with functions, whose owner
+-- does not have all rights of the current role; triggers whose function does not set a search_path that ends with
+-- pg_temp, since temporary objects would come first; exclusion constraints, which call functions of an index. A name
+-- stands for all constraints of the schema that have it, so one of these is enough to skip it. `set constraints ...
+-- immediate` fires each trigger whose state is immediate, and a caller can make a trigger immediate without firing it:
+-- so all are deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1603,20 +1945,24 @@ declare
     cross join lateral (
       select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
         bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
+          and (o.confrelid = 0 or pg_has_role(k.relowner, current_user, 'member'))
           and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
           and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
       from pg_catalog.pg_constraint o
       left join pg_catalog.pg_class r on r.oid = o.conrelid
+      left join pg_catalog.pg_class k on k.oid = o.confrelid
       left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
       left join pg_catalog.pg_proc p on p.oid = t.tgfoid
       where o.conname = d.conname and o.connamespace = d.connamespace) o
     where o.is_safe and (o.is_ours or v_checks_all)
       and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
+  v_check text := 'set constraints ' || v_names || ' immediate';
+  v_defer text := 'set constraints ' || v_names || ' deferred';
 begin
   if v_names is not null then
     set constraints all deferred;
-    execute 'set constraints ' || v_names || ' immediate';
-    execute 'set constraints ' || v_names || ' deferred';
+    execute v_check;
+    execute v_defer;
   end if;
 end
 $$;
@@ -1638,6 +1984,8 @@ begin
     when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[])
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
+    when 'settlement' then picture_queue._settle_later(p_subjects::bigint[])
+    when 'account' then picture_queue._update_accounts(p_subjects)
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
@@ -1989,7 +2337,8 @@ end
 $$;
 
 -- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
--- batch, and the callback is not tried again.
+-- batch, and the callback is not tried again. In a session of a user (cancel_job) any error may come from that
+-- session, for example from its stack depth. So the step fails there, and maintenance tries it again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2014,7 +2363,10 @@ begin
           'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
           'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
-      if picture_queue._is_transient(sqlstate) then
+      -- 54: a limit of the session or of the server, such as the stack depth
+      if picture_queue._is_transient(sqlstate) or left(sqlstate, 2) = '54'
+        or current_setting('picture_queue.is_worker', true) = 'false'
+      then
         raise;
       end if;
       get stacked diagnostics v_detail = pg_exception_detail;
@@ -3014,7 +3366,7 @@ declare
 begin
   return array(
     with placed as (
-      select n as job, n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+      select n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
         case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
       from unnest(p_jobs) n
       left join picture_queue.queue q on q.name = n.queue
@@ -3026,13 +3378,16 @@ begin
         where p.new_tenant is not null and p.hold is null) l
       left join picture_queue.tenant w on w.name = l.new_tenant
     )
-    select jsonb_populate_record(p.job, jsonb_build_object(
-      'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
+    -- Not by jsonb, which would round the turn to the caller's extra_float_digits.
+    select row(p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
+      p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
+      p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict, p.hold,
+      coalesce(p.new_tenant, p.tenant), p.new_rank, case
       when p.new_tenant is null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - coalesce(p.priority::double precision * p.aging_seconds, 0)
       when l.step is not null then l.last_turn
         + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
-      else 0 end))
+      else 0 end)::picture_queue.new_job
     from placed p
     left join tenants l
       on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null
@@ -4185,7 +4540,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
@@ -5001,8 +5356,12 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_discarded integer;
+begin
+  perform picture_queue._check_references();
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
       and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
@@ -5012,7 +5371,9 @@ as $$
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
   )
-  select count(*)::integer from gone
+  select count(*) into v_discarded from gone;
+  return v_discarded;
+end
 $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
@@ -5106,6 +5467,9 @@ begin
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter selects every job'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
+  if action = 'discard' and not coalesce(preview, false) then
+    perform picture_queue._check_references();
+  end if;
   foreach v_state in array v_states loop
     v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
       when 'parked' then picture_queue._filter_condition('hold', v_state)
@@ -5210,7 +5574,7 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 -- oldest_client_contract: clients written for this contract or a later one work with these functions.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('version', '0.1.0', 'contract', 3, 'oldest_client_contract', 1) $$;
+as $$ select jsonb_build_object('version', '0.1.0', 'contract', 6, 'oldest_client_contract', 1) $$;
 
 create function public.picture_queue_version() returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
@@ -5229,6 +5593,7 @@ begin
     "max_payload_bytes": ["integer", 1, 2147483647],
     "max_result_bytes": ["integer", 1, 2147483647],
     "max_prompt_length": ["integer", 1, 2147483647],
+    "max_user_uploads": ["integer", 0, 1000000],
     "timeout_grace_seconds": ["number", 0, 86400],
     "cancel_grace_seconds": ["number", 0, 86400],
     "unknown_queue": ["choice", "create", "refuse"],
@@ -5238,10 +5603,16 @@ begin
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
     "keep_generations_days": ["integer", 1, 36500],
-    "default_model": ["text", 200]
+    "default_model": ["text", 200],
+    "strip_metadata": ["boolean"],
+    "estimate_usd_per_second": ["number", 0, 1]
   }');
-  if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
-    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+  if not exists (
+    select from picture_queue.model m
+    where m.model_id = coalesce(changes ->> 'default_model', m.model_id) and m.enabled and m.unavailable_reason is null)
+  then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'),
+      'list_models() shows the models that generations can use');
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
@@ -6450,10 +6821,73 @@ $$;
 comment on function public.list_schedules is 'The schedules, by name.';
 
 
+-- 395_function__input_file.sql
+
+-- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces
+-- them with signed URLs.
+
+-- Returns the problem with an input for a file; null if it is an https:// address or a file of Storage.
+create function picture_queue._file_problem(p_file text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_file ~ '^https://[^[:space:]]+$' then null
+    when length(p_file) > 500 or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+  end
+$$;
+
+-- Refuses files of Storage that belong to somebody else. It looks at all texts, also those that are no files. Callers
+-- without a user (p_user is null) are services, which may name each file.
+create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text;
+begin
+  if p_user is null then
+    return;
+  end if;
+  select format('input.%s is %s, which is not a file of the user', left(e.key, 100), left(u, 200)) into v_problem
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_array_elements_text(
+    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
+  where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
+  order by e.key limit 1;
+  if v_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
+      'upload the file to the folder of the user in the bucket uploads');
+  end if;
+end
+$$;
+
+-- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
+create function picture_queue.may_upload() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user text := picture_queue._caller_id();
+  v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
+begin
+  return (
+    select count(*) < v_limit
+    from (
+      select from storage.objects o
+      -- 0 is the character after the slash.
+      where o.bucket_id = 'uploads' and o.name collate "C" >= v_user || '/' and o.name collate "C" < v_user || '0'
+      limit v_limit
+    ) f);
+end
+$$;
+comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
+
+
 -- 400_function__check_input.sql
 
--- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs.
-create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
+-- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs. p_max_text:
+-- the characters of a text that is neither a URL nor one of a list of values, as the model may read it as a prompt.
+create function picture_queue._input_problem(p_rule jsonb, p_value jsonb, p_max_text integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
@@ -6469,10 +6903,15 @@ as $$
     when p_rule ->> 'format' = 'uri' and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
-      where u !~ '^https://[^[:space:]]+$')
-      then 'is not an https:// address'
+      where picture_queue._file_problem(u) is not null)
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+    when p_rule -> 'format' is null and exists (
+      select from jsonb_array_elements_text(
+        case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
+      where length(u) > p_max_text)
+      then format('has over %s characters', p_max_text)
     when jsonb_typeof(p_value) = 'number' and (p_value #>> '{}')::numeric < (p_rule ->> 'minimum')::numeric
       then format('is below %s', p_rule ->> 'minimum')
     when jsonb_typeof(p_value) = 'number' and (p_value #>> '{}')::numeric > (p_rule ->> 'maximum')::numeric
@@ -6480,138 +6919,396 @@ as $$
   end
 $$;
 
+-- Returns how many characters have to be inserted, deleted or replaced to turn one text into the other (the Levenshtein
+-- distance). The texts are names of up to 100 characters.
+create function picture_queue._edit_distance(p_from text, p_to text) returns integer
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row integer[] := array(select generate_series(0, length(p_to)));  -- v_row[j + 1]: the distance to the first j characters
+  v_diagonal integer;
+  v_above integer;
+begin
+  for i in 1..length(p_from) loop
+    v_diagonal := v_row[1];
+    v_row[1] := i;
+    for j in 1..length(p_to) loop
+      v_above := v_row[j + 1];
+      v_row[j + 1] := least(v_above + 1, v_row[j] + 1,
+        v_diagonal + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
+      v_diagonal := v_above;
+    end loop;
+  end loop;
+  return v_row[length(p_to) + 1];
+end
+$$;
+
+-- Returns the one of these names that the given one probably stands for; null if none is similar: more than a third of
+-- the characters differ, and none begins with the other.
+create function picture_queue._nearest_name(p_given text, p_names text[]) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select n.name
+  from unnest(p_names) as n (name)
+  cross join lateral (select picture_queue._edit_distance(lower(left(p_given, 60)), lower(left(n.name, 60))) as distance) d
+  where d.distance <= greatest(length(n.name), length(left(p_given, 60))) / 3
+    or length(p_given) >= 3 and starts_with(lower(n.name), lower(p_given))
+  order by d.distance, n.name limit 1
+$$;
+
+-- Returns whether a prompt consists of spaces of any width, line breaks, control and format characters only.
+create function picture_queue._is_blank(p_prompt text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
+    || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
+    || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]')
+$$;
+
+-- Returns the problem with the size and form of an input; null if there is none. It bounds the work of the checks that
+-- follow.
+create function picture_queue._input_form_problem(p_input jsonb, p_max_bytes integer) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
+    else coalesce(
+      'input ' || picture_queue._json_problem(p_input, p_max_bytes) || ': pass the URLs of files, not the files',
+      case when (select count(*) from jsonb_object_keys(p_input)) > 100
+        then format('input has %s fields, at most 100 are possible', (select count(*) from jsonb_object_keys(p_input))) end)
+  end
+$$;
+
 -- Refuses a prompt or input that does not fit the model. The error names the field, the value and the rule. If several
--- inputs are invalid, it names the first by name.
-create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
+-- inputs are invalid, it names the first by name. Returns a warning for each input that the model may not have: if its
+-- list of inputs is incomplete, such inputs are passed on unchecked.
+create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
   v_model picture_queue.model;
-  v_takes_prompt boolean;
+  v_prompt jsonb;  -- the entry of the prompt in the inputs of the model; null if it takes none
+  v_names text[];
   v_problem text;
+  v_nearest text;
 begin
   select * into v_setting from picture_queue.setting;
   select * into v_model from picture_queue.model m where m.model_id = p_model_id;
-  v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
+  v_names := array(select r ->> 'name' from jsonb_array_elements(v_model.inputs) r);
+  select r into v_prompt from jsonb_array_elements(v_model.inputs) r where r ->> 'name' = 'prompt';
   v_problem := case
-    when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    -- A prompt of spaces of any width, line breaks, control and format characters is empty.
-    when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
-      || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
-      || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
-    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
+    -- A default of the model must not decide what is drawn. An upscaler, for example, may have a usable default.
+    when (v_prompt ->> 'required' = 'true' or v_prompt is not null and v_model.kind = 'text-to-image')
+      and picture_queue._is_blank(p_prompt) then 'prompt is empty'
+    when v_prompt is null and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is a separate argument'
-    else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass the URLs of files, not the files', (
+    else coalesce(picture_queue._input_form_problem(p_input, v_setting.max_payload_bytes), (
       select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
       from jsonb_each(p_input) e
       left join jsonb_array_elements(v_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model_id
-        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      cross join lateral (select case when r.rule is not null
+          then picture_queue._input_problem(r.rule, e.value, v_setting.max_prompt_length)
+        when v_model.inputs_complete then 'is not an input of ' || p_model_id
+        else picture_queue._input_problem('{}', e.value, v_setting.max_prompt_length) end as problem) p
       where p.problem is not null order by e.key limit 1), (
       select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(v_model.inputs) as r (rule)
       where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
-    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
+    select picture_queue._nearest_name(k, array_remove(v_names, 'prompt')) into v_nearest
+    from jsonb_object_keys(case jsonb_typeof(p_input) when 'object' then p_input else '{}' end) k
+    where v_problem like '%is not an input of%' and k <> all (v_names) order by k limit 1;
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, coalesce(
+      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, array_to_string(v_names, ', ')));
   end if;
+  return (
+    select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
+      left(k, 100), p_model_id, '; did you mean ' || picture_queue._nearest_name(k, v_names) || '?') order by k), '[]')
+    from jsonb_object_keys(p_input) k where k <> all (v_names));
+end
+$$;
+
+
+-- 402_function__input_rule.sql
+
+-- The operator's rules over inputs (picture_queue.input_rule).
+
+-- Returns the rules that apply to each of these inputs of a model, for users of this plan (null: no plan). Of several
+-- rules with the same action, the most specific applies: one with a plan before one without, then by the pattern of the
+-- model, then by that of the input. `allow` ends all less specific locks, caps and refusals, and equal ones.
+create function picture_queue._input_rules(p_model_id text, p_plan text, p_inputs text[])
+returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select m.input, m.locked[1], m.preset[1], m.cap[1],
+    coalesce(m.refused[1] = 'null', false), nullif(m.refused[1], 'null')
+  from (
+    select r.input,
+      array_agg(r.value order by r.place, r.value) filter (where r.action = 'lock') as locked,
+      array_agg(r.value order by r.place, r.value) filter (where r.action = 'default') as preset,
+      array_agg(r.value order by r.place, r.value) filter (where r.action = 'cap') as cap,
+      array_agg(coalesce(r.value, 'null') order by r.place, r.value) filter (where r.action = 'refuse') as refused
+    from (
+      select n.input, i.action, i.value, i.place,
+        min(i.place) filter (where i.action = 'allow') over (partition by n.input) as allowed_at
+      from unnest(p_inputs) as n (input)
+      cross join lateral (
+        select o.action, o.value, rank() over (order by o.specificity desc) as place
+        from picture_queue.input_rule o
+        where (o.plan is null or o.plan = p_plan) and p_model_id like o.model_like escape '!'
+          and lower(n.input) like o.input_like escape '!'
+      ) i
+    ) r
+    where r.action in ('lock', 'default', 'cap', 'refuse')
+      and (r.action = 'default' or r.place < coalesce(r.allowed_at, 2147483647))
+    group by r.input
+  ) m
+$$;
+
+-- Returns the value to send for an input under one row of _input_rules (null: none), and the problem with the given
+-- value. p_rule is the entry of the input in model.inputs; null if the model does not list it.
+create function picture_queue._apply_input_rule(
+  p_rule jsonb, p_given jsonb, p_locked jsonb, p_preset jsonb, p_cap jsonb, p_is_refused boolean,
+  p_refused_values jsonb, out value jsonb, out problem text)
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_default jsonb := nullif(p_rule -> 'default', 'null');
+  v_cap numeric := case when p_locked is null then (p_cap #>> '{}')::numeric end;
+  v_exceeds boolean := jsonb_typeof(v_default) = 'number' and (v_default #>> '{}')::numeric > v_cap;
+begin
+  -- The default of the model counts as not given, so that a form may send all defaults.
+  if p_given is null or p_given = v_default and (p_is_refused or p_locked is not null or v_exceeds) then
+    value := case
+      when p_rule is null then null
+      when p_locked is not null then nullif(p_locked, v_default)  -- a value that the model has by default is not sent
+      when p_is_refused then null
+      when jsonb_typeof(p_preset) = 'number' and (p_preset #>> '{}')::numeric > v_cap then p_cap
+      when p_preset is null and v_exceeds then p_cap
+      else p_preset end;
+    return;
+  end if;
+  value := p_given;
+  problem := case
+    when p_is_refused then 'is not permitted in this project'
+    when p_refused_values @> p_given then 'is a value that this project does not permit'
+    when p_given <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
+    else case jsonb_typeof(p_given)
+      when 'number' then case when (p_given #>> '{}')::numeric > v_cap
+        then format('is above %s, the maximum of this project', v_cap) end
+      when 'array' then case when jsonb_array_length(p_given) > v_cap
+        then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap) end
+      when 'string' then case when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
+        then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
+    end end;
+end
+$$;
+
+-- Applies the operator's rules to an input, and returns the input to send: locked values and defaults are added, and
+-- defaults of the model above a cap are lowered to it. A given value that is the model's default counts as not given.
+-- Refuses a value that a rule does not permit, unless _check_input will refuse it. p_plan: the plan of the user; null:
+-- none.
+create function picture_queue._apply_input_rules(p_model_id text, p_plan text, p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_setting picture_queue.setting;
+  v_inputs jsonb := (select m.inputs from picture_queue.model m where m.model_id = p_model_id);
+  v_problem text;
+  v_ruled text[];
+  v_values jsonb;
+begin
+  select * into v_setting from picture_queue.setting;
+  if picture_queue._input_form_problem(p_input, v_setting.max_payload_bytes) is not null then
+    return p_input;  -- _check_input refuses it
+  end if;
+  select (array_agg(format('input.%s is %s and %s', left(r.input, 100), left((p_input -> r.input)::text, 100), a.problem)
+      order by r.input) filter (where a.problem is not null and (m.rule is null
+        or picture_queue._input_problem(m.rule, p_input -> r.input, v_setting.max_prompt_length) is null)))[1],
+    array_agg(r.input), jsonb_object_agg(r.input, a.value) filter (where a.value is not null)
+  into v_problem, v_ruled, v_values
+  from picture_queue._input_rules(p_model_id, p_plan, array(
+    select n ->> 'name' from jsonb_array_elements(v_inputs) n where n ->> 'name' <> 'prompt'
+    union select k from jsonb_object_keys(p_input) k)) r
+  left join jsonb_array_elements(v_inputs) as m (rule) on m.rule ->> 'name' = r.input
+  cross join lateral picture_queue._apply_input_rule(m.rule, p_input -> r.input, r.locked, r.preset, r.cap,
+    r.is_refused, r.refused_values) a;
+  if v_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
+      'omit it, or change its value; list_input_rules() shows the rules to the operator');
+  end if;
+  return p_input - coalesce(v_ruled, '{}') || coalesce(v_values, '{}');
+end
+$$;
+
+
+-- 404_function__model.sql
+
+-- Returns the job type of the generations of a kind and a provider. Each provider has its own types, since a worker
+-- claims only the types that it has a handler for. So a worker without the provider never claims the job.
+create function picture_queue._generation_job_type(p_kind text, p_provider text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case p_kind
+      when 'text-to-image' then 'generate-image'
+      when 'image-variation' then 'vary-image'
+      when 'image-edit' then 'edit-image'
+      when 'upscale' then 'upscale-image'
+      when 'background-removal' then 'remove-background'
+      when 'vector' then 'vectorize-image'
+    end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
+$$;
+
+-- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
+-- Null in p_model_id stands for the default model.
+create function picture_queue._resolve_model(
+  p_model_id text, p_kind text, out model_id text, out kind text, out provider text)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_model record;
+begin
+  select m.* into v_model from picture_queue.model m
+  where m.model_id = coalesce(p_model_id, (select s.default_model from picture_queue.setting s));
+  if not found then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
+  elsif v_model.unavailable_reason is not null then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL',
+      format('model_id is %L, which is not offered: %s', v_model.model_id, v_model.unavailable_reason));
+  elsif not v_model.enabled then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL',
+      format('model_id is %L, which this project has disabled', v_model.model_id));
+  elsif p_kind <> v_model.kind and not v_model.also_kinds ? p_kind then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('options.kind is %s, and %s does %s', p_kind, v_model.model_id,
+        concat_ws(', ', v_model.kind, (select string_agg(k, ', ') from jsonb_array_elements_text(v_model.also_kinds) k))),
+      format('models of this kind: %s', (
+        select string_agg(m.model_id, ', ' order by m.model_id) from picture_queue.model m
+        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
+  end if;
+  model_id := v_model.model_id;
+  provider := v_model.provider;
+  kind := coalesce(p_kind, v_model.kind);
 end
 $$;
 
 
 -- 410_function_start_generation.sql
 
--- Returns the job type of the generations of a provider. Each provider has its own types, since a worker claims only
--- the types that it has a handler for. So a worker without the provider never claims the job.
-create function picture_queue._generation_job_type(p_provider text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select 'generate-image' || case when p_provider <> 'replicate' then ':' || p_provider else '' end $$;
-
--- Checks prompt and input against the model, then writes the generation and its job in one transaction. A call that
--- repeats options.generation_id or options.idempotency_key returns the existing generation. With options.reuse it
--- returns an equal finished generation if there is one, and starts none.
-create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
-returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+-- Checks the options of a generation and returns its owner; null: it belongs to no user.
+create function picture_queue._generation_user(p_options jsonb) returns uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_is_service boolean := picture_queue._is_service();
-  v_user uuid := case when not v_is_service then picture_queue._caller_id() end;
-  v_model record;
-  v_generation_id uuid;
-  v_existing record;
-  v_reusable jsonb;
-  v_job jsonb;
-  v_job_row record;
+  v_user uuid;
 begin
   perform picture_queue._check_fields('options.', p_options, '{
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "reuse": ["boolean"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
   }');
-  if v_is_service then
-    v_user := (p_options ->> 'user_id')::uuid;
-  elsif v_user is null then
+  if picture_queue._is_service() then
+    return (p_options ->> 'user_id')::uuid;
+  end if;
+  v_user := picture_queue._caller_id();
+  if v_user is null then
     perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
   elsif p_options ?| array['user_id', 'priority'] then
     perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
       'omit them: the generation belongs to the caller');
   end if;
-  v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
+  return v_user;
+end
+$$;
+
+-- Returns the id of the generation that a call starts: that of options.generation_id, or of the user's generation with
+-- options.idempotency_key, or a new one.
+create function picture_queue._generation_id(p_options jsonb, p_user uuid) returns uuid
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((p_options ->> 'generation_id')::uuid, (
     select j.generation_id from public.job_queue j
-    where j.idempotency_key = p_options ->> 'idempotency_key' and j.generation_id is not null and j.user_id = v_user
+    where j.idempotency_key = p_options ->> 'idempotency_key' and j.user_id = p_user and j.generation_id is not null
     union all
     select j.generation_id from public.job_queue j
-    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.generation_id is not null
-      and j.user_id is null
-    limit 1), gen_random_uuid());
+    where p_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.user_id is null
+      and j.generation_id is not null
+    limit 1), gen_random_uuid())
+$$;
+
+-- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
+-- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none.
+create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_user uuid;
+  v_generation_id uuid;
+  v_cost jsonb;
+  v_existing record;
+  v_model record;
+  v_input jsonb;
+  v_warnings jsonb;
+  v_version text;
+  v_reusable jsonb;
+  v_job jsonb;
+  v_job_row record;
+begin
+  v_user := picture_queue._generation_user(p_options);
+  v_generation_id := picture_queue._generation_id(p_options, v_user);
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
     return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
   end if;
-  select m.model_id, m.provider, m.version into v_model from picture_queue.model m
-  where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
-  if not found then
-    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
-  end if;
-  perform picture_queue._check_input(v_model.model_id, p_prompt, p_input);
+  v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
+  v_input := picture_queue._apply_input_rules(v_model.model_id, (
+    select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
+  v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
+  perform picture_queue._check_file_owner(v_input, v_user);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
+  v_version := (select m.version from picture_queue.model m where m.model_id = v_model.model_id);
   v_reusable := picture_queue._find_reusable(
-    p_options, v_user, v_model.model_id, v_model.version, coalesce(p_prompt, ''), p_input);
+    p_options, v_user, v_model.model_id, v_version, coalesce(p_prompt, ''), v_input);
   if v_reusable is not null then
     return v_reusable;
   end if;
 
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
+    picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', picture_queue._generation_job_type(v_model.provider), 'generation_id', v_generation_id,
+    'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
     -- An outage of the provider pauses its key, and with it the jobs of all its types.
-    'options', jsonb_build_object('limit_keys', array['provider:' || v_model.provider])))) -> 0;
+    'options', jsonb_build_object('limit_keys',
+      array['provider:' || v_model.provider, 'model:' || left(v_model.model_id, 190)])))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
-      (id, user_id, job_id, model_id, model_version, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.model_id, v_model.version, coalesce(p_prompt, ''), p_input,
-      v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+      (id, user_id, job_id, kind, model_id, model_version, prompt, input, status, created_at, updated_at)
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, v_version,
+      coalesce(p_prompt, ''), v_input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
-    'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status);
+    'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
@@ -6626,6 +7323,733 @@ as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
 comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';
+
+
+-- 412_function__spending.sql
+
+-- Checks and reservations when a generation starts.
+
+-- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
+-- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
+create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_cost jsonb;
+begin
+  select jsonb_build_object(
+    'amount_usd', coalesce(trim_scale(round(n.outputs * case when m.price_usd_per_image is not null then m.price_usd_per_image
+      else m.typical_seconds::numeric * s.estimate_usd_per_second end, 6)), 0),
+    'price_usd', coalesce(m.price_usd_per_image, case when m.typical_seconds > 0 then s.estimate_usd_per_second end),
+    'price_unit', case when m.price_usd_per_image is not null then 'image' when m.typical_seconds > 0 then 'second' end)
+  into v_cost
+  from picture_queue.model m
+  cross join picture_queue.setting s
+  left join lateral (
+    select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
+    where r.rule ->> 'name' = m.max_outputs_param limit 1) d on true
+  cross join lateral (
+    select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
+      as outputs
+    from (select coalesce(p_input -> m.max_outputs_param, d.value) as value) o) n
+  where m.model_id = p_model_id;
+  return v_cost;
+end
+$$;
+
+-- Returns the account with this key as of now: its row and the changes that are not added yet. A day or month that has
+-- ended counts no more. Null if there is no account.
+create function picture_queue._read_account(p_key text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+  v_account jsonb;
+begin
+  select jsonb_build_object('key', a.key, 'plan', a.plan, 'day', d.day,
+    'credits_usd', a.credits_usd + c.credits_usd, 'pending', a.pending - c.pending,
+    'day_usd', case when a.day = d.day then a.day_usd else 0 end - c.day_usd,
+    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end - c.month_usd)
+  into v_account
+  from picture_queue.account a
+  cross join lateral (select greatest(a.day, v_today) as day) d
+  cross join lateral (
+    select coalesce(sum(o.credits_usd), 0) as credits_usd, coalesce(sum(o.pending), 0) as pending,
+      coalesce(sum(o.usd) filter (where o.reserved_on = d.day), 0) as day_usd,
+      coalesce(sum(o.usd) filter (where date_trunc('month', o.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
+    from picture_queue.account_change o where o.key = a.key) c
+  where a.key = p_key;
+  return v_account;
+end
+$$;
+
+-- Adds to an account that the caller has locked, together with up to a thousand of its changes.
+create function picture_queue._add_to_account(p_key text, p_usd numeric, p_credits_usd numeric, p_pending integer)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+begin
+  with taken as (
+    delete from picture_queue.account_change c
+    where c.ctid = any (array(select o.ctid from picture_queue.account_change o where o.key = p_key limit 1000))
+    returning c.usd, c.credits_usd, c.pending, c.reserved_on
+  )
+  update picture_queue.account a
+  set day = d.day, credits_usd = a.credits_usd + p_credits_usd + c.credits_usd, pending = a.pending + p_pending - c.pending,
+    day_usd = case when a.day = d.day then a.day_usd else 0 end + p_usd - c.day_usd,
+    month_usd = case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end
+      + p_usd - c.month_usd
+  from picture_queue.account l
+  cross join lateral (select greatest(l.day, v_today) as day) d
+  cross join lateral (
+    select coalesce(sum(t.credits_usd), 0) as credits_usd, coalesce(sum(t.pending), 0) as pending,
+      coalesce(sum(t.usd) filter (where t.reserved_on = d.day), 0) as day_usd,
+      coalesce(sum(t.usd) filter (where date_trunc('month', t.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
+    from taken t) c
+  where a.key = p_key and l.key = p_key;
+end
+$$;
+
+-- Locks the account of a user until the transaction ends, and creates it if needed. The caller reads it in a later
+-- statement, which sees all that the holders of the lock before it have committed.
+create function picture_queue._lock_account(p_user_id uuid) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  perform from picture_queue.account a where a.key = 'user:' || p_user_id for no key update;
+  if not found then
+    insert into picture_queue.account (key, day)
+    values ('user:' || p_user_id, (picture_queue._now() at time zone 'UTC')::date) on conflict do nothing;
+    perform from picture_queue.account a where a.key = 'user:' || p_user_id for no key update;
+  end if;
+end
+$$;
+
+-- Returns the budget of a user, without the fields that have no value. A field of the budget of the user takes
+-- precedence over that of the plan, and this over that of user:*.
+create function picture_queue._user_budget(p_user_id uuid, p_plan text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return (coalesce((select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'user:*'), '{}')
+    || coalesce((select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'plan:' || p_plan), '{}')
+    || coalesce((
+      select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'user:' || p_user_id), '{}')) - 'key';
+end
+$$;
+
+-- Raises an error of a limit. DETAIL ends with the time at which the call may succeed, if it is known.
+create function picture_queue._raise_limit(p_code text, p_detail text, p_hint text, p_retry_at timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seconds numeric := round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3);
+begin
+  perform picture_queue._raise_error(p_code, p_detail || case when v_seconds is null then ''
+    else format('; retry_after is %s s, at %s', v_seconds,
+      to_char(p_retry_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) end, p_hint);
+end
+$$;
+
+-- Refuses a generation that exceeds an amount of a budget. p_account: the account as of now. End users are not told
+-- how much the project spends.
+create function picture_queue._check_amounts(p_account jsonb, p_budget jsonb, p_amount numeric, p_unit text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_field text;
+  v_day date := p_account ->> 'day';
+  v_spent numeric;
+  v_hidden boolean := p_account ->> 'key' = 'project' and not picture_queue._is_service();
+begin
+  foreach v_field in array '{usd_per_month,usd_per_day}'::text[] loop
+    v_spent := p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end;
+    if p_budget ->> v_field is null then
+      continue;
+    elsif p_unit is null then
+      perform picture_queue._raise_error('PQ_OVER_BUDGET', 'the cost of this model is not known, and a budget is set',
+        'choose a model that has a price or typical_seconds in list_models()');
+    elsif v_spent + p_amount > (p_budget ->> v_field)::numeric then
+      perform picture_queue._raise_limit('PQ_OVER_BUDGET',
+        case when v_hidden then format('%s of the project is used up', v_field)
+          else format('%s is %s, of which %s is spent, and this generation costs %s', v_field, p_budget ->> v_field,
+            trim_scale(v_spent), trim_scale(p_amount)) end,
+        'wait for the next period, choose a cheaper model or fewer pictures, or ask the operator for a larger budget',
+        case v_field when 'usd_per_day' then v_day + 1 else (date_trunc('month', v_day) + interval '1 month')::date end
+          ::timestamp at time zone 'UTC');
+    end if;
+  end loop;
+end
+$$;
+
+-- Refuses a start that exceeds the rates or max_pending of a user.
+create function picture_queue._check_rates(p_user_id uuid, p_account jsonb, p_budget jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_field text;
+  v_rate integer;
+  v_period interval;
+  v_first timestamptz;
+begin
+  if (p_account ->> 'pending')::integer >= (p_budget ->> 'max_pending')::integer then
+    perform picture_queue._raise_error('PQ_RATE_LIMITED',
+      format('max_pending is %s, and %s generations have not ended', p_budget ->> 'max_pending', p_account ->> 'pending'),
+      'wait until a generation has ended, or cancel one');
+  end if;
+  foreach v_field in array '{per_hour,per_minute}'::text[] loop
+    v_rate := p_budget ->> v_field;
+    v_period := case v_field when 'per_hour' then '1 hour' else '1 minute' end;
+    -- The start that is the first of the last v_rate; another start is possible a period after it.
+    v_first := case when v_rate > 0 then (
+      select l.at from picture_queue.ledger l
+      where l.user_id = p_user_id and l.phase = 'reserve' and l.round = 1 and l.counted and l.at > v_now - v_period
+      order by l.at desc offset v_rate - 1 limit 1) end;
+    if v_rate = 0 or v_first is not null then
+      perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
+        'last %s', v_field, v_rate, case v_field when 'per_hour' then 'hour' else 'minute' end),
+        'wait, or ask the operator for a higher rate', v_first + v_period);
+    end if;
+  end loop;
+end
+$$;
+
+-- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
+-- until the transaction ends. Returns the expected cost for _reserve. p_input: all inputs as the provider will get
+-- them. A call that repeats another, which has committed in the meantime, is not refused. p_retries: an ended
+-- generation is retried, which no rate limits.
+create function picture_queue._check_spending(
+  p_user_id uuid, p_model_id text, p_input jsonb, p_generation_id uuid, p_job_type text,
+  p_idempotency_key text default null, p_retries boolean default false)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_cost jsonb := picture_queue._cost(p_model_id, p_input);
+  v_amount numeric := v_cost ->> 'amount_usd';
+  v_account jsonb;
+  v_budget jsonb;
+  v_counted boolean;
+begin
+  if p_user_id is null then
+    return v_cost;
+  end if;
+  -- With a fixed snapshot a limit could be exceeded.
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user_id);
+  v_account := picture_queue._read_account('user:' || p_user_id);
+  v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
+  v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
+  v_cost := v_cost || jsonb_build_object(
+    'counted', v_counted, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+  if not p_retries and (
+    exists (select from public.generations g where g.id = p_generation_id)
+    or p_idempotency_key is not null and exists (
+      select from public.job_queue j
+      where j.idempotency_key = p_idempotency_key and j.job_type = p_job_type and j.user_id = p_user_id))
+  then
+    return v_cost || '{"unchecked": true}';
+  end if;
+  if v_counted and not p_retries then
+    perform picture_queue._check_rates(p_user_id, v_account, v_budget);
+  end if;
+  perform picture_queue._check_amounts(v_account, v_budget, v_amount, v_cost ->> 'price_unit');
+  if not (v_cost ->> 'from_credits')::boolean then
+    return v_cost;
+  elsif v_cost ->> 'price_unit' is null then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
+      'choose a model that has a price or typical_seconds in list_models()');
+  elsif (v_account ->> 'credits_usd')::numeric < v_amount then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
+      trim_scale((v_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
+  end if;
+  return v_cost;
+end
+$$;
+
+-- Reserves the expected cost of a generation that was inserted: writes the ledger, and adds to the accounts of the user
+-- and of the project. Refuses the generation if the project has a budget that it exceeds. The account of the project is
+-- locked last, since all starts of the project wait for it.
+create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_amount numeric := p_cost ->> 'amount_usd';
+  v_counted boolean := coalesce((p_cost ->> 'counted')::boolean, false);
+  v_from_credits boolean := coalesce((p_cost ->> 'from_credits')::boolean, false);
+begin
+  if (p_cost ->> 'unchecked')::boolean then
+    perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
+  end if;
+  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+    from_credits, counted, at)
+  values ('reserve', p_generation_id, 1 + coalesce((
+      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
+    p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
+    picture_queue._now());
+  update public.generations g
+  set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
+    cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)
+  where g.id = p_generation_id and p_cost ->> 'price_unit' is not null;
+  if p_user_id is not null then
+    perform picture_queue._add_to_account('user:' || p_user_id, v_amount,
+      case when v_from_credits then -v_amount else 0 end, v_counted::integer);
+  end if;
+  -- set_budget locks the ledger while it creates the account of the project. So this transaction, which has written to
+  -- the ledger, either is included in the sums of the new account, or sees the account here.
+  perform from picture_queue.account a where a.key = 'project' for no key update;
+  if found then
+    perform picture_queue._check_isolation();
+    perform picture_queue._check_amounts(picture_queue._read_account('project'), (
+      select to_jsonb(b) from picture_queue.budget b where b.key = 'project'), v_amount, p_cost ->> 'price_unit');
+    perform picture_queue._add_to_account('project', v_amount, 0, 0);
+  end if;
+end
+$$;
+
+
+-- 413_function__settle.sql
+
+-- Settlements and refunds when a generation ends. They lock no account.
+
+-- Settles the reservations of these generations that have ended: a completed generation costs what its pictures or its
+-- seconds cost, at most the reserved amount; any other, and one that was deleted, costs nothing. Each reservation is
+-- settled once, by the unique key of the ledger. Returns the number of settled reservations.
+create function picture_queue._settle(p_generation_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_settled jsonb;
+begin
+  with reservation as (
+    select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
+      when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
+      when 'second' then l.price_usd * (
+        select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
+        where p.generation_id = l.generation_id and p.state = 'succeeded' and p.created_at >= l.at
+          and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
+    from picture_queue.ledger l
+    left join public.generations g on g.id = l.generation_id
+    where l.generation_id = any (p_generation_ids) and l.phase = 'reserve'
+      and (g.id is null or g.status in ('completed', 'failed', 'cancelled'))
+      and not exists (
+        select from picture_queue.ledger e
+        where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))
+  ),
+  ended as (
+    select r.*, case when r.completed then trim_scale(
+        round(greatest(least(coalesce(r.cost, r.amount_usd), r.amount_usd), 0), 6))
+      else 0 end as settled
+    from reservation r
+  ),
+  written as (
+    insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+      from_credits, counted, at)
+    select p.phase, e.generation_id, e.round, e.user_id, e.model_id, p.amount, e.price_usd, e.price_unit, e.from_credits,
+      e.counted, v_now
+    from ended e
+    cross join lateral (values
+      ('settle', e.settled, e.completed),
+      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.completed)) as p (phase, amount, applies)
+    where p.applies
+    order by e.generation_id, e.round, p.phase
+    on conflict (generation_id, round, phase) do nothing
+    returning generation_id, round, phase, amount_usd
+  )
+  select jsonb_agg(jsonb_build_object(
+    'generation_id', e.generation_id, 'user_id', e.user_id,
+    'cost_usd', case when e.price_unit is not null then e.settled end,
+    'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
+    'from_credits', e.from_credits,
+    -- Of the two rows of a completed generation, the settlement ends it.
+    'ends', w.phase = 'settle' or not e.completed,
+    'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
+  into v_settled
+  from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
+  -- As in _reserve, the account of the project is looked up after the ledger was written.
+  insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
+  select k.key, sum(s.refund_usd), sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
+    count(*) filter (where k.key <> 'project' and s.ends and s.counted), s.reserved_on, v_now
+  from jsonb_to_recordset(v_settled) as s (
+    user_id uuid, refund_usd numeric, from_credits boolean, ends boolean, counted boolean, reserved_on date)
+  cross join lateral (values ('user:' || s.user_id), (
+    (select a.key from picture_queue.account a where a.key = 'project' and s.refund_usd > 0))) as k (key)
+  where k.key is not null
+  group by k.key, s.reserved_on
+  order by k.key, s.reserved_on;
+  update public.generations g set cost_usd = s.cost_usd
+  from jsonb_to_recordset(v_settled) as s (generation_id uuid, cost_usd numeric, ends boolean)
+  where s.ends and g.id = s.generation_id and g.cost_usd is distinct from s.cost_usd;
+  return coalesce(jsonb_array_length(jsonb_path_query_array(v_settled, '$[*] ? (@.ends == true)')), 0);
+end
+$$;
+
+-- Settles generations that have ended. A failure does not fail the change of the jobs: maintenance settles them later.
+create function picture_queue._settle_ended(p_generation_ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform picture_queue._settle(p_generation_ids);
+exception when others then
+  insert into picture_queue.follow_up (kind, subject) select 'settlement', g from unnest(p_generation_ids) g;
+end
+$$;
+
+-- Settles the generations of these follow-ups.
+create function picture_queue._settle_later(p_ids bigint[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_ids bigint[];
+  v_generations uuid[];
+begin
+  select array_agg(f.id), array_agg(f.subject) into v_ids, v_generations
+  from (
+    select f.id, f.subject from picture_queue.follow_up f
+    where f.id = any (p_ids) and f.kind = 'settlement' order by f.id for update skip locked
+  ) f;
+  perform picture_queue._settle(v_generations);
+  delete from picture_queue.follow_up f where f.id = any (v_ids);
+  return coalesce(cardinality(v_ids), 0);
+end
+$$;
+
+-- Reserves again for generations that were retried after they had ended. Raises the error of a limit if the user or the
+-- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains. It waits
+-- longer for an account than the change of the jobs waits for other rows: starts of the user hold the account.
+create function picture_queue._reserve_again(p_generation_ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '500ms'
+as $$
+declare
+  v_generation record;
+begin
+  for v_generation in
+    select g.id, g.user_id, g.model_id, g.input
+    from public.generations g
+    where g.id = any (p_generation_ids) and not exists (
+      select from picture_queue.ledger l
+      where l.generation_id = g.id and l.phase = 'reserve' and not exists (
+        select from picture_queue.ledger e
+        where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund')))
+    order by g.user_id, g.id
+  loop
+    perform picture_queue._reserve(v_generation.id, v_generation.user_id, v_generation.model_id,
+      coalesce(picture_queue._check_spending(v_generation.user_id, v_generation.model_id, v_generation.input,
+        v_generation.id, null, p_retries => true), '{"amount_usd": 0}'));
+  end loop;
+end
+$$;
+
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted.
+create function picture_queue._update_accounts(p_keys text[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_key text;
+begin
+  delete from picture_queue.account_change c
+  where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
+  for v_key in
+    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+  loop
+    perform picture_queue._add_to_account(v_key, 0, 0, 0);
+  end loop;
+  return cardinality(p_keys);
+end
+$$;
+
+-- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
+-- provider does not count them), or of its seconds, also if it failed. Null if that is not known.
+create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
+returns numeric
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return (
+    select case
+      when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
+        then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
+      when m.price_usd_per_image is not null and p_state = 'succeeded'
+        then case jsonb_typeof(p_metrics -> 'image_count')
+          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
+      when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
+    end
+    from picture_queue.model m cross join picture_queue.setting s where m.model_id = p_model_id);
+end
+$$;
+
+
+-- 414_function_spending.sql
+
+-- Budgets, accounts and the ledger, for operators; the own account, for users.
+
+-- Returns the problem with the key of a budget; null if there is none.
+create function picture_queue._budget_key_problem(p_key text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case when coalesce(p_key, '')
+      !~ '^(project|user:([*]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'
+    then format('key is %s', quote_nullable(left(p_key, 300))) end
+$$;
+
+-- Creates the account of the project, with the sums of the ledger. It waits for transactions that have written to the
+-- ledger, so that none is missing from the sums; _reserve and _settle look for the account after they have written.
+create function picture_queue._open_project_account() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+begin
+  if exists (select from picture_queue.account a where a.key = 'project') then
+    return;
+  end if;
+  lock table picture_queue.ledger in share row exclusive mode;
+  delete from picture_queue.account_change c where c.key = 'project';
+  insert into picture_queue.account (key, day, day_usd, month_usd)
+  select 'project', v_today, coalesce(sum(s.usd) filter (where s.day = v_today), 0), coalesce(sum(s.usd), 0)
+  from (
+    select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
+    from picture_queue.ledger l
+    left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
+    where l.phase = 'reserve'
+  ) s
+  where date_trunc('month', s.day) = date_trunc('month', v_today)
+  on conflict do nothing;
+end
+$$;
+
+-- Creates or changes a budget. A null value removes a field, so that the next budget applies: for a user those of
+-- user:<id>, plan:<name> and user:*, in this order, for each field.
+create function public.set_budget(key text, changes jsonb default '{}') returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_key text := case when key ~* '^user:' then lower(key) else key end;
+begin
+  changes := coalesce(changes, '{}');
+  perform picture_queue._check_fields('', changes, '{
+    "usd_per_day": ["number", 0, 1000000000],
+    "usd_per_month": ["number", 0, 1000000000]
+  }'::jsonb || case when v_key = 'project' then '{}' else '{
+    "per_minute": ["integer", 0, 10000],
+    "per_hour": ["integer", 0, 10000],
+    "max_pending": ["integer", 0, 10000],
+    "needs_credits": ["boolean"],
+    "exempts_service": ["boolean"]
+  }'::jsonb end);
+  perform picture_queue._raise_problem(picture_queue._budget_key_problem(v_key),
+    'a key is project, user:* (each user), user:<id> or plan:<name>');
+  perform picture_queue._open_project_account() where v_key = 'project';
+  perform picture_queue._write_row('picture_queue.budget', 'key', v_key, changes);
+  return (select to_jsonb(b) from picture_queue.budget b where b.key = v_key);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.set_budget is 'Sets what the project, a plan or a user may spend.';
+
+create function public.delete_budget(key text, request_id uuid default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_key text := case when key ~* '^user:' then lower(key) else key end;
+begin
+  if picture_queue._find_answer('delete_budget', request_id::text) is not null then
+    return;
+  end if;
+  perform picture_queue._store_answer('delete_budget', request_id::text, '{}');
+  if not picture_queue._write_row('picture_queue.budget', 'key', v_key, null) then
+    perform picture_queue._raise_error('PQ_UNKNOWN_BUDGET', format('key is %s', quote_nullable(left(key, 200))));
+  end if;
+  delete from picture_queue.account a where v_key = 'project' and a.key = 'project';
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._raise_busy();
+end
+$$;
+comment on function public.delete_budget is 'Deletes a budget.';
+
+create function public.list_budgets(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'));
+  return (
+    select coalesce(jsonb_agg(to_jsonb(b) order by b.key), '[]')
+    from (
+      select * from picture_queue.budget o
+      where o.key > coalesce(filter ->> 'after', '') order by o.key limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) b);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_budgets is 'The budgets of the project, of plans and of users.';
+
+-- Returns the account of a user as the API shows it, also of a user who has none yet.
+create function picture_queue._show_account(p_user_id uuid) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_account jsonb := picture_queue._read_account('user:' || p_user_id);
+begin
+  return jsonb_build_object(
+    'user_id', p_user_id, 'plan', v_account ->> 'plan', 'credits_usd', coalesce(v_account -> 'credits_usd', '0'),
+    'pending', coalesce(v_account -> 'pending', '0'), 'spent_today_usd', coalesce(v_account -> 'day_usd', '0'),
+    'spent_this_month_usd', coalesce(v_account -> 'month_usd', '0'),
+    'budget', picture_queue._user_budget(p_user_id, v_account ->> 'plan'));
+end
+$$;
+
+-- Returns the account of the caller, or with a service key that of any user.
+create function picture_queue.get_account(p_user_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := case when v_is_service then p_user_id else picture_queue._caller_id() end;
+begin
+  if v_user is null and v_is_service then
+    perform picture_queue._raise_problem('user_id is null', 'name the user');
+  elsif v_user is null then
+    perform picture_queue._raise_error('PQ_NOT_AUTHENTICATED', 'the token names no user');
+  elsif p_user_id <> v_user then
+    perform picture_queue._raise_error('PQ_NOT_ALLOWED', format('user_id is %s, which is not the caller', p_user_id),
+      'omit it: the account of the caller is returned');
+  end if;
+  return picture_queue._show_account(v_user);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+
+create function public.get_account(user_id uuid default null) returns jsonb
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.get_account(user_id) $$;
+comment on function public.get_account is 'The credits, the spending and the budget of the caller.';
+
+-- Lists the accounts by user id, of users who have started a generation, or have a plan or credits. filter: plan; limit
+-- and after as in other lists.
+create function public.list_accounts(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'),
+    '{"limit": ["integer", 1, 10000], "after": ["uuid"], "plan": ["text", 63]}');
+  return (
+    select coalesce(jsonb_agg(picture_queue._show_account(substr(a.key, 6)::uuid) order by a.key), '[]')
+    from (
+      select o.key from picture_queue.account o
+      where o.key like 'user:%' and o.key > 'user:' || coalesce(lower(filter ->> 'after'), '')
+        and (filter ->> 'plan' is null or o.plan = filter ->> 'plan')
+      order by o.key limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) a);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_accounts is 'The credits, the spending and the budget of users.';
+
+create function public.set_account(user_id uuid, plan text default null) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._raise_problem(case
+    when user_id is null then 'user_id is null'
+    when plan !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('plan is %s', quote_literal(left(plan, 100))) end);
+  perform picture_queue._lock_account(user_id);
+  update picture_queue.account a set plan = set_account.plan where a.key = 'user:' || set_account.user_id;
+  return picture_queue._show_account(user_id);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy(format('another transaction holds the account of user %s', user_id));
+end
+$$;
+comment on function public.set_account is 'Sets the plan of a user; null: none.';
+
+-- Adds credits to the account of a user; a negative amount takes credits back that are left. A call that repeats an
+-- idempotency key changes nothing.
+create function public.grant_credits(
+  user_id uuid, usd numeric, idempotency_key text default null, note text default null)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_grant record;
+  v_credits numeric;
+begin
+  perform picture_queue._check_isolation();
+  perform picture_queue._raise_problem(case
+    when user_id is null then 'user_id is null'
+    when usd is null or usd = 0 or abs(usd) > 1000000000 or usd <> round(usd, 6)
+      then format('usd is %s, not a number up to 1000000000 with 6 decimals, other than 0', left(usd::text, 50))
+    when length(idempotency_key) not between 1 and 255
+      then format('idempotency_key has %s characters, not 1 to 255', length(idempotency_key))
+    when length(note) > 500 then format('note has %s characters, at most 500 are possible', length(note)) end,
+    'name the user and the amount');
+  perform picture_queue._lock_account(user_id);
+  select l.user_id, l.amount_usd into v_grant from picture_queue.ledger l
+  where l.idempotency_key = grant_credits.idempotency_key;
+  if not found then
+    v_credits := picture_queue._read_account('user:' || user_id) ->> 'credits_usd';
+    if usd < 0 and v_credits + usd < 0 then
+      perform picture_queue._raise_error('PQ_CONFLICT', format('usd is %s, and credits_usd is %s', usd, trim_scale(v_credits)),
+        'take back at most the credits that are left');
+    end if;
+    insert into picture_queue.ledger (phase, user_id, amount_usd, idempotency_key, note, at)
+    values ('grant', user_id, usd, idempotency_key, note, picture_queue._now());
+    perform picture_queue._add_to_account('user:' || user_id, 0, usd, 0);
+  elsif (v_grant.user_id, v_grant.amount_usd) <> (user_id, usd) then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('idempotency_key is %s, of a grant of %s to user %s',
+      quote_literal(left(idempotency_key, 100)), trim_scale(v_grant.amount_usd), v_grant.user_id), 'use a new key for each grant');
+  end if;
+  return picture_queue._show_account(user_id);
+exception
+  when unique_violation then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('idempotency_key is %s, of a grant to another user',
+      quote_literal(left(idempotency_key, 100))), 'use a new key for each grant');
+    return null;
+  when lock_not_available or deadlock_detected then
+    return picture_queue._raise_busy(format('another transaction holds the account of user %s', user_id));
+end
+$$;
+comment on function public.grant_credits is 'Adds credits to the account of a user.';
+
+-- Lists the ledger, newest first. filter: user_id; generation_id; before_id (id of the last row of the previous page);
+-- limit (1 to 1000, default 100).
+create function public.list_ledger(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
+as $$
+begin
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
+    "user_id": ["uuid"],
+    "generation_id": ["uuid"],
+    "before_id": ["integer", 0, 9223372036854775807],
+    "limit": ["integer", 1, 1000]
+  }');
+  return (
+    select coalesce(jsonb_agg(to_jsonb(l) - '{from_credits,counted}'::text[] order by l.id desc), '[]')
+    from (
+      select * from picture_queue.ledger o
+      where o.id < coalesce((filter ->> 'before_id')::bigint, 9223372036854775807)
+        and (filter ->> 'user_id' is null or o.user_id = (filter ->> 'user_id')::uuid)
+        and (filter ->> 'generation_id' is null or o.generation_id = (filter ->> 'generation_id')::uuid)
+      order by o.id desc limit coalesce((filter ->> 'limit')::integer, 100)
+    ) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_ledger is 'The reservations, settlements, refunds and grants, newest first.';
 
 
 -- 420_function_generation.sql
@@ -6648,30 +8072,6 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
-
--- Returns the enabled models with their inputs. capabilities: what the provider of the model can promise, as a worker
--- registered it; null before.
-create function picture_queue.list_models() returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  return (
-    select coalesce(jsonb_agg(jsonb_build_object(
-      'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-      'price_usd_per_image', m.price_usd_per_image, 'capabilities', t.capabilities,
-      'default', m.model_id = s.default_model) order by m.model_id), '[]')
-    from picture_queue.model m cross join picture_queue.setting s
-    left join picture_queue.job_type t on t.name = picture_queue._generation_job_type(m.provider)
-    where m.enabled);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._raise_busy();
-end
-$$;
-
-create function public.list_models() returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.list_models() $$;
-comment on function public.list_models is 'The enabled models, with their inputs.';
 
 
 -- 422_function_gallery.sql
@@ -6774,7 +8174,7 @@ begin
           || p_input::text || ' ' || p_prompt)
         and g.user_id is not distinct from p_user and g.model_version is not distinct from p_version
         and (g.model_id, g.prompt, g.input) = (p_model_id, p_prompt, p_input)
-        and g.status = 'completed' and not g.deleted
+        and g.status = 'completed' and not g.deleted and g.missing_images = '[]'
         and exists (select from public.images i where i.generation_id = g.id)
     )
     select jsonb_build_object('generation_id', e.id, 'job_id', e.job_id, 'status', e.status, 'reused', true)
@@ -7005,6 +8405,267 @@ end
 $$;
 
 
+-- 425_function_model.sql
+
+-- The models of the project.
+
+-- Returns these models (null: all) as list_models shows them. rules: by input, the operator's rules for users of this
+-- plan (null: none). capabilities: what the provider can promise, as a worker registered it; null before.
+create function picture_queue._model_rows(p_model_id text, p_plan text default null) returns setof jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select to_jsonb(m) || jsonb_build_object('default', m.model_id = s.default_model, 'capabilities', (
+    select t.capabilities from picture_queue.job_type t
+    where t.name = picture_queue._generation_job_type(m.kind, m.provider)), 'rules', coalesce((
+    select jsonb_object_agg(r.input, jsonb_strip_nulls(jsonb_build_object('lock', r.locked, 'default', r.preset,
+      'cap', r.cap, 'refuse', case when r.is_refused then 'true' else r.refused_values end)))
+    from picture_queue._input_rules(m.model_id, p_plan, array(
+      select i ->> 'name' from jsonb_array_elements(m.inputs) i where i ->> 'name' <> 'prompt')) r), '{}'))
+  from picture_queue.model m cross join picture_queue.setting s
+  where p_model_id is null or m.model_id = p_model_id
+  order by m.model_id
+$$;
+
+-- Returns the models that generations can use. filter.kind selects a kind. With filter.include_disabled, for service
+-- keys only, it also returns those that are disabled or cannot be offered.
+create function picture_queue.list_models(p_filter jsonb) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_fields('filter.', p_filter, '{
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+    "include_disabled": ["boolean"]
+  }');
+  if (p_filter ->> 'include_disabled')::boolean and not picture_queue._is_service() then
+    perform picture_queue._raise_error('PQ_NOT_ALLOWED', 'filter.include_disabled needs a service key', 'omit it');
+  end if;
+  return (
+    select coalesce(jsonb_agg(m order by m ->> 'model_id'), '[]')
+    from picture_queue._model_rows(null, (
+      select a.plan from picture_queue.account a where a.key = 'user:' || picture_queue._caller_id())) m
+    where ((p_filter ->> 'include_disabled')::boolean or (m ->> 'enabled')::boolean and m ->> 'unavailable_reason' is null)
+      and (p_filter ->> 'kind' is null or m ->> 'kind' = p_filter ->> 'kind' or m -> 'also_kinds' ? (p_filter ->> 'kind')));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+
+create function public.list_models(filter jsonb default '{}') returns jsonb
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.list_models(coalesce(nullif(filter, 'null'), '{}')) $$;
+comment on function public.list_models is 'The models that generations can use, with their inputs.';
+
+-- Returns the problem with an entry of model.inputs; null if there is none.
+create function picture_queue._model_input_problem(p_path text, p_input jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_enum jsonb := nullif(p_input -> 'enum', 'null');
+  v_default jsonb := nullif(p_input -> 'default', 'null');
+  v_problem text := picture_queue._fields_problem(p_path, p_input - 'enum' - 'default', '{
+    "name": ["text", 100],
+    "type": ["choice", "string", "integer", "number", "boolean", "array"],
+    "format": ["choice", "uri"],
+    "required": ["boolean"],
+    "minimum": ["number", -1e18, 1e18],
+    "maximum": ["number", -1e18, 1e18],
+    "description": ["text", 2000, 0]
+  }');
+begin
+  return case
+    when v_problem is not null then v_problem
+    when p_input ->> 'name' is null or p_input ->> 'type' is null then format('%sname and %stype are required', p_path, p_path)
+    when jsonb_typeof(v_enum) <> 'array' or jsonb_array_length(
+        case jsonb_typeof(v_enum) when 'array' then v_enum else '[]' end) > 1000
+      then format('%senum is not a list of up to 1000 values', p_path)
+    -- A file of an example may be a default, and its address is not checked.
+    when v_default is not null and p_input ->> 'format' is null
+      then format('%sdefault is %s and ', p_path, left(v_default::text, 100))
+        || picture_queue._input_problem(p_input - 'minimum' - 'maximum', v_default, 100000)
+  end;
+end
+$$;
+
+-- Returns the problem with the changes of a model; null if there is none.
+create function picture_queue._model_problem(p_changes jsonb, p_is_new boolean) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kinds text[] := '{text-to-image,image-variation,image-edit,upscale,background-removal,vector}';
+  v_inputs jsonb := nullif(p_changes -> 'inputs', 'null');
+  v_problem text;
+begin
+  v_problem := coalesce(
+    'changes ' || picture_queue._json_problem(p_changes, 524288),
+    picture_queue._fields_problem('changes.', p_changes - 'inputs', '{
+      "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+      "also_kinds": ["list", 6, 40],
+      "provider": ["name", 32, "_-"],
+      "official": ["boolean"],
+      "version": ["text", 200],
+      "typical_seconds": ["number", 0, 86400],
+      "price_usd_per_image": ["number", 0, 1000],
+      "max_outputs_param": ["text", 100],
+      "output": ["choice", "uri", "uri[]"],
+      "progress_in_logs": ["choice", "percent", "text", "empty"],
+      "inputs_complete": ["boolean"],
+      "enabled": ["boolean"]
+    }'),
+    case when p_changes ->> 'provider' ~ '[A-Z]'
+      then format('changes.provider is %s, which has capital letters', p_changes -> 'provider') end,
+    case when p_is_new and (v_inputs is null or nullif(p_changes -> 'kind', 'null') is null)
+      then 'changes.kind and changes.inputs are required for a new model' end,
+    case when v_inputs is not null and (not picture_queue._is_list(v_inputs) or jsonb_array_length(v_inputs) > 200)
+      then 'changes.inputs is not a list of up to 200 objects' end);
+  if v_problem is null then
+    select format('changes.also_kinds has %s, which is none of %s', k, array_to_string(v_kinds, ', ')) into v_problem
+    from jsonb_array_elements_text(coalesce(nullif(p_changes -> 'also_kinds', 'null'), '[]')) k where k <> all (v_kinds) limit 1;
+  end if;
+  if v_problem is null then
+    select coalesce(picture_queue._model_input_problem(format('changes.inputs[%s].', i.i - 1), i.input),
+        case when count(*) over (partition by i.input ->> 'name') > 1
+          then format('changes.inputs has %s twice', i.input ->> 'name') end) as problem into v_problem
+    from jsonb_array_elements(coalesce(v_inputs, '[]')) with ordinality as i (input, i)
+    order by problem nulls last limit 1;
+  end if;
+  return v_problem;
+end
+$$;
+
+-- Adds a model of the project, or changes one. changes: the fields to change; null resets a field.
+create function public.set_model(model_id text, changes jsonb) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_changes jsonb := nullif(changes, 'null');
+  v_model record;
+begin
+  perform picture_queue._raise_problem(case
+    when coalesce(model_id, '') !~ '^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$' or length(model_id) > 180
+      then format('model_id is %s', left(quote_nullable(model_id), 200))
+    when v_changes is null then 'changes is null' end, 'a model is owner/name, as in the address of its page at Replicate');
+  select m.kind, m.inputs, m.unavailable_reason, m.model_id = s.default_model as is_default into v_model
+  from picture_queue.setting s cross join picture_queue.model m where m.model_id = set_model.model_id;
+  perform picture_queue._raise_problem(coalesce(picture_queue._model_problem(v_changes, v_model.kind is null), case
+    when v_model.unavailable_reason is not null and v_changes ->> 'enabled' = 'true'
+      then format('changes.enabled is true, and %s cannot be offered: %s', model_id, v_model.unavailable_reason) end),
+    'docs/sql.md describes the fields of a model and of its inputs');
+  if v_model.is_default and v_changes ->> 'enabled' = 'false' then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
+      'set_setting() changes default_model');
+  end if;
+  -- kind and inputs have no default, so an insert needs them even if it ends as an update.
+  perform picture_queue._write_row('picture_queue.model', 'model_id', model_id, v_changes || jsonb_build_object(
+    'kind', coalesce(v_changes ->> 'kind', v_model.kind),
+    'inputs', coalesce(nullif(v_changes -> 'inputs', 'null'), v_model.inputs), 'changed_at', picture_queue._now()));
+  return (select m from picture_queue._model_rows(model_id) m);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.set_model is 'Adds or changes a model of the project.';
+
+
+-- 426_function_input_rule.sql
+
+-- The operator's rules over the inputs of generations.
+
+-- Returns the problem with a rule; null if there is none. A locked or default value must fit each model that has the
+-- input, because users could not correct it.
+create function picture_queue._input_rule_problem(p_model text, p_input text, p_action text, p_value jsonb, p_plan text)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when coalesce(p_model, '') !~ '^[A-Za-z0-9._:/*-]{1,200}$' then format('model is %s', left(quote_nullable(p_model), 200))
+    when coalesce(p_input, '') !~ '^[A-Za-z0-9_.*-]{1,100}$' then format('input is %s', left(quote_nullable(p_input), 200))
+    when p_input = 'prompt' then 'input is prompt, for which the setting max_prompt_length applies'
+    when p_plan !~ '^[A-Za-z0-9_.-]{1,64}$' then format('plan is %s', left(quote_nullable(p_plan), 200))
+    when coalesce(p_action, '') not in ('lock', 'default', 'cap', 'refuse', 'allow')
+      then format('action is %s, not lock, default, cap, refuse or allow', left(quote_nullable(p_action), 100))
+    when p_action in ('lock', 'default') and p_value is null then format('value is null, and %s needs a value', p_action)
+    when p_action = 'cap' and (p_value is null or jsonb_typeof(p_value) <> 'number')
+      then format('value is %s, and cap needs a number', coalesce(left(p_value::text, 100), 'null'))
+    when p_action = 'refuse' and jsonb_typeof(p_value) <> 'array'
+      then format('value is %s, and refuse takes a list of values, or none', left(p_value::text, 100))
+    when p_action = 'allow' and p_value is not null
+      then format('value is %s, and allow takes no value', left(p_value::text, 100))
+    else coalesce('value ' || picture_queue._json_problem(p_value, 8192), (
+      select format('value is %s and %s (%s of %s)', left(p_value::text, 100), p.problem, i.rule ->> 'name', m.model_id)
+      from picture_queue.model m
+      cross join lateral jsonb_array_elements(m.inputs) as i (rule)
+      cross join lateral (select picture_queue._input_problem(i.rule, p_value, s.max_prompt_length) as problem
+        from picture_queue.setting s) p
+      where p_action in ('lock', 'default') and p.problem is not null and i.rule ->> 'name' <> 'prompt'
+        and m.model_id like replace(replace(p_model, '_', '!_'), '*', '%') escape '!'
+        and lower(i.rule ->> 'name') like replace(replace(lower(p_input), '_', '!_'), '*', '%') escape '!'
+      order by m.model_id limit 1)) end
+$$;
+
+-- Sets a rule over an input: lock (only this value), default (the value if none is given), cap (the highest number, the
+-- most entries of a list or characters of a text), refuse (the input, or these values of it), allow (ends less specific
+-- rules). model and input may be patterns with *. plan: the rule applies to users of this plan; null: to all.
+create function public.set_input_rule(
+  model text, input text, action text, value jsonb default null, plan text default null)
+returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._raise_problem(
+    picture_queue._input_rule_problem(model, input, action, nullif(value, 'null'), plan),
+    'a model is owner/name and an input is its name; both may contain *, which stands for any characters');
+  insert into picture_queue.input_rule as o (model, plan, input, action, value)
+  values (set_input_rule.model, set_input_rule.plan, set_input_rule.input, set_input_rule.action,
+    nullif(set_input_rule.value, 'null'))
+  on conflict on constraint input_rule_key do update set value = excluded.value;
+  return jsonb_build_object('model', model, 'plan', plan, 'input', input, 'action', action, 'value', nullif(value, 'null'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.set_input_rule is 'Sets a rule over an input of generations.';
+
+create function public.delete_input_rule(
+  model text, input text, action text, plan text default null, request_id uuid default null)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  if picture_queue._find_answer('delete_input_rule', request_id::text) is not null then
+    return;
+  end if;
+  perform picture_queue._store_answer('delete_input_rule', request_id::text, '{}');
+  delete from picture_queue.input_rule r
+  where r.model = delete_input_rule.model and r.input = delete_input_rule.input
+    and r.action = delete_input_rule.action and r.plan is not distinct from delete_input_rule.plan;
+  if not found then
+    perform picture_queue._raise_error('PQ_UNKNOWN_RULE', format('model is %s, input is %s, action is %s, plan is %s',
+      left(quote_nullable(model), 200), left(quote_nullable(input), 200), left(quote_nullable(action), 100),
+      left(quote_nullable(plan), 100)));
+  end if;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._raise_busy();
+end
+$$;
+comment on function public.delete_input_rule is 'Deletes a rule over an input.';
+
+-- Returns the rules by model, input, plan and action.
+create function public.list_input_rules() returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'model', r.model, 'plan', r.plan, 'input', r.input, 'action', r.action, 'value', r.value)
+      order by r.model, r.input, r.plan, r.action), '[]')
+    from picture_queue.input_rule r);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_input_rules is 'The rules over inputs of generations.';
+
+
 -- 430_function_prediction.sql
 
 -- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
@@ -7013,10 +8674,10 @@ $$;
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
--- live, or succeeded with saved images, if its worker died before the report; owned: the prediction ids of the
--- provider's rows of the last two hours, the newest 10,000 (a prediction that is not among them may be an orphan);
--- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
--- how often each of them may poll.
+-- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
+-- prediction, not of an earlier one; owned: the prediction ids of the provider's rows of the last two hours, the newest
+-- 10,000 (a prediction that is not among them may be an orphan); running: the number of predictions of the provider
+-- that have not ended, up to 10,000, from which the workers derive how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -7043,7 +8704,7 @@ begin
   if not v_resumed then
     insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
     values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
-      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
+      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]' and v_generation.prompt <> ''
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
     returning * into v_row;
@@ -7053,7 +8714,8 @@ begin
     'resumed', v_resumed,
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
-      where i.generation_id = v_generation.id),
+      where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
       where p.provider = v_row.provider and p.prediction_id is not null
@@ -7128,6 +8790,8 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
+    cost_usd = picture_queue._prediction_cost(
+      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
@@ -7138,34 +8802,87 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
-create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
+-- Returns the problem with the images of save_images; null if there is none. A thumbnail is in the folder of its
+-- picture, so that whoever may read the one may read the other.
+create function picture_queue._images_problem(p_images jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not picture_queue._is_list(p_images) or jsonb_array_length(p_images) > 1000 then
+    return 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes, ...}';
+  end if;
+  return (
+    select p.problem
+    from jsonb_array_elements(p_images) with ordinality as i (image, i)
+    cross join lateral (select coalesce(
+      picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
+        "n": ["integer", 1, 2147483647],
+        "path": ["text", 1024],
+        "mime_type": ["text", 255],
+        "width": ["integer", 0, 2147483647],
+        "height": ["integer", 0, 2147483647],
+        "bytes": ["integer", 0, 9223372036854775807],
+        "sha256": ["text", 64, 64],
+        "blurhash": ["text", 200],
+        "thumbnail_path": ["text", 1024]
+      }'),
+      case
+        when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
+          then format('images[%s] lacks n, path or mime_type', i.i - 1)
+        when regexp_replace(i.image ->> 'thumbnail_path', '[^/]*$', '') <> regexp_replace(i.image ->> 'path', '[^/]*$', '')
+          then format('images[%s].thumbnail_path is not in the folder of path', i.i - 1)
+      end) as problem) p
+    where p.problem is not null order by i.i limit 1);
+end
+$$;
+
+-- Returns the problem with the missing images of save_images; null if there is none.
+create function picture_queue._missing_images_problem(p_missing jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_missing is null then
+    return null;
+  elsif not picture_queue._is_list(p_missing) or jsonb_array_length(p_missing) > 1000 then
+    return 'missing is not a list of up to 1000 {n, reason}';
+  end if;
+  return (
+    select p.problem
+    from jsonb_array_elements(p_missing) with ordinality as i (image, i)
+    cross join lateral (select coalesce(
+      picture_queue._fields_problem(format('missing[%s].', i.i - 1), i.image,
+        '{"n": ["integer", 1, 2147483647], "reason": ["text", 2000]}'),
+      case when num_nulls(i.image ->> 'n', i.image ->> 'reason') > 0
+        then format('missing[%s] lacks n or reason', i.i - 1) end) as problem) p
+    where p.problem is not null order by i.i limit 1);
+end
+$$;
+
+-- images: a list of objects with n, path, mime_type, width, height, bytes, sha256, blurhash and thumbnail_path.
+-- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. It is idempotent.
+create function public.save_images(job_id uuid, lease_id uuid, images jsonb, missing jsonb default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job record;
 begin
   v_job := picture_queue._lock_job(job_id, lease_id);
-  perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
-    then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
+  missing := nullif(missing, 'null');
   perform picture_queue._raise_problem(coalesce(
-    picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
-      "n": ["integer", 1, 2147483647],
-      "path": ["text", 1024],
-      "mime_type": ["text", 255],
-      "width": ["integer", 0, 2147483647],
-      "height": ["integer", 0, 2147483647],
-      "bytes": ["integer", 0, 9223372036854775807]
-    }'), case when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
-      then format('images[%s] lacks n, path or mime_type', i.i - 1) end))
-  from jsonb_array_elements(images) with ordinality as i (image, i);
-  insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
-  select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
+    picture_queue._images_problem(images), picture_queue._missing_images_problem(missing)));
+  insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes, sha256, blurhash,
+    thumbnail_path, created_at)
+  select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes, i.sha256,
+    i.blurhash, i.thumbnail_path, picture_queue._now()
   from jsonb_to_recordset(images) as i (
-    n integer, path text, mime_type text, width integer, height integer, bytes bigint)
+    n integer, path text, mime_type text, width integer, height integer, bytes bigint, sha256 text, blurhash text,
+    thumbnail_path text)
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
-    width = excluded.width, height = excluded.height, bytes = excluded.bytes;
+    width = excluded.width, height = excluded.height, bytes = excluded.bytes, sha256 = excluded.sha256,
+    blurhash = excluded.blurhash, thumbnail_path = excluded.thumbnail_path, created_at = excluded.created_at;
+  update public.generations g set missing_images = missing
+  where g.id = v_job.generation_id and g.missing_images <> missing;
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
@@ -7817,7 +9534,7 @@ begin
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
-  execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  perform picture_queue._revoke_grants('picture_queue.' || quote_ident(v_name));
   execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
     v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
 end
@@ -7919,6 +9636,7 @@ begin
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
     where o.name = any (p_tables)
+      and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
@@ -7950,9 +9668,11 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
+    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
-      from picture_queue.setting s
+      from (select s.* from picture_queue.setting s
+        where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
       cross join lateral (values
         ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
       ) as k (status, seconds)
@@ -7965,6 +9685,10 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
+  perform picture_queue._isolate('account', array(
+    select distinct c.key from picture_queue.account_change c
+    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
+    limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
   v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -7978,8 +9702,9 @@ end
 $$;
 
 -- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
--- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+-- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
+-- it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7993,6 +9718,7 @@ declare
   v_ready uuid[];
   v_keys integer;
   v_counts integer;
+  v_settled integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
@@ -8030,8 +9756,13 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
+  v_settled := picture_queue._settle(array(
+    select l.generation_id from picture_queue.ledger l
+    where l.phase = 'reserve' and not exists (
+      select from picture_queue.ledger e
+      where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
   return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
-    'keys', v_keys, 'counts', v_counts);
+    'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;
 
@@ -8069,7 +9800,7 @@ begin
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
-  foreach v_kind in array array['parent', 'child'] loop
+  foreach v_kind in array array['parent', 'child', 'settlement'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
@@ -8551,16 +10282,41 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
--- body.
-create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
-language sql stable rows 200 set search_path = pg_catalog, pg_temp
+-- Finds the privileges on our objects that 900_grants.sql does not grant, a finding for each role and privilege. Other
+-- checks find those of anon and authenticated on functions and rows, including inherited ones.
+create function picture_queue._excess_grants() returns table (detail text, remedy text)
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select p.oid, p.pronamespace = 'public'::regnamespace
-  from pg_catalog.pg_proc p
-  where p.pronamespace = 'picture_queue'::regnamespace
-    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
-      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+  with excess as (
+    select g.role, g.privilege, coalesce('column ' || quote_ident(g."column") || ' of ', '') || g.name as shown,
+      picture_queue._revoke_statement(
+        case when g.is_usual then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
+        as remedy
+    from (
+      select g.*, g."column" is null and case g.kind
+        when 'schema' then g.privilege = 'USAGE' and g.role in ('authenticated', 'service_role')
+        when 'table' then g.privilege = 'SELECT' and (
+          g.role in ('authenticated', 'service_role') and g.name in ('public.job_queue', 'public.generations', 'public.images')
+          or g.role = 'service_role' and g.name in ('public.queue_health', 'public.failed_jobs_recent', 'public.stuck_jobs',
+            'picture_queue.queue', 'picture_queue.worker'))
+        when 'function' then g.role = 'service_role' and (f.is_public
+            or p.proname = any (picture_queue._user_functions() || '{maintain,prune,counts}'::text[]))
+          or g.role = 'authenticated' and p.proname = any (picture_queue._user_functions())
+        else false end as is_usual
+      from picture_queue._grants() g
+      left join picture_queue._our_functions() f on g.kind = 'function' and f.oid = g.object
+      left join pg_catalog.pg_proc p on p.oid = f.oid
+    ) g
+    where (g.is_grantable or not g.is_usual)
+      and not (g.kind = 'function' and not g.is_grantable and g.role in ('public', 'anon', 'authenticated'))
+      and not (g.kind = 'table' and g."column" is null and not g.is_grantable and g.role in ('anon', 'authenticated')
+        and g.privilege in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+        and g.object in (select t.oid from picture_queue._our_tables() t))
+  )
+  select format('role %s has the privilege %s on %s%s', e.role, lower(e.privilege), (array_agg(e.shown order by e.shown))[1],
+      case when count(*) > 1 then format(' and %s others', count(*) - 1) end),
+    string_agg(e.remedy, ' ' order by e.shown)
+  from excess e group by e.role, e.privilege
 $$;
 
 create function picture_queue._check_privileges() returns setof picture_queue.finding
@@ -8592,6 +10348,8 @@ as $$
     union all
     select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
     where not has_schema_privilege('service_role', 'picture_queue', 'usage')
+    union all
+    select e.detail, e.remedy from picture_queue._excess_grants() e
   )
   select 'bad', p.detail, p.remedy from problem p order by p.detail limit 100
 $$;
@@ -8607,17 +10365,6 @@ as $$
   from (
     select round(extract(epoch from picture_queue._now() - nullif(m.round_began_at, '-infinity'))) as age
     from picture_queue.maintenance m) a
-$$;
-
--- Returns a table of an extension; null if there is none. It is not a view, and belongs to a role with all rights of
--- the current role, so that no code of another role runs when it is read.
-create function picture_queue._find_table(p_name text) returns regclass
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return c.oid from pg_catalog.pg_class c
-  where c.oid = to_regclass(p_name) and c.relkind = 'r' and pg_has_role(c.relowner, current_user, 'member');
-end
 $$;
 
 create function picture_queue._check_cron() returns setof picture_queue.finding
@@ -8716,8 +10463,15 @@ create function picture_queue._check_realtime() returns setof picture_queue.find
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
-    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
+    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c
+    where c.oid = picture_queue._find_table('realtime.messages', true)
   )
+  select 'bad', format('events are not sent: realtime.messages is not the table of Realtime, it belongs to the role %s',
+      c.relowner::regrole),
+    format('drop schema realtime cascade; -- after you have checked what %s keeps there', c.relowner::regrole)
+  from pg_catalog.pg_class c
+  where c.oid = to_regclass('realtime.messages') and not exists (select from messages)
+  union all
   select 'bad', 'events are not sent: Realtime was missing when picture-queue was installed',
     'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
   from messages where not exists (select from pg_catalog.pg_proc p
@@ -8729,7 +10483,8 @@ as $$
   union all
   select 'bad', 'users cannot read their own topic: its policy is missing',
     'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
-      || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+      || '(extension = ''broadcast'' and topic = ''pq:user:'' || (select auth.uid())::text '
+      || 'and topic = (select realtime.topic()));'
   from messages m where not exists (select from pg_catalog.pg_policy p
     where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
   union all
@@ -8756,7 +10511,7 @@ as $$
   ) p
   where p.tables is not null
   union all
-  select 'ok', 'there is no Realtime: watches poll', null where not exists (select from messages)
+  select 'ok', 'there is no Realtime: watches poll', null where to_regclass('realtime.messages') is null
 $$;
 
 create function picture_queue._check_storage() returns setof picture_queue.finding
@@ -8765,9 +10520,14 @@ as $$
 declare
   v_public boolean;
 begin
-  -- A view could run code of its owner.
-  if not exists (select from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets') and c.relkind = 'r') then
+  if to_regclass('storage.buckets') is null then
     return query select 'ok', 'there is no Storage: pictures are not stored', null;
+    return;
+  elsif picture_queue._find_table('storage.buckets', true) is null then
+    return query
+    select 'bad', format('storage.buckets is not the table of Storage: it belongs to the role %s', c.relowner::regrole),
+      format('drop schema storage cascade; -- after you have checked what %s keeps there', c.relowner::regrole)
+    from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets');
     return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
@@ -8820,7 +10580,82 @@ end
 $$;
 
 
--- 547_function_doctor_exposure.sql
+-- 547_function_doctor_code.sql
+
+-- Finds code of the project and of other roles that runs inside our functions. It can use temporary objects of a caller
+-- if its function sets no search_path. If it belongs to a role without the rights of our owner, it can get these.
+create function picture_queue._check_code() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with ours (oid) as (select t.oid from picture_queue._our_tables() t),
+  -- The tables whose rows a deletion of ours deletes or changes.
+  written (oid) as (
+    select o.oid from ours o
+    union
+    select c.conrelid from picture_queue._references(array(select o.oid from ours o)) c
+    where c.confdeltype in ('c', 'n', 'd')
+  ),
+  code (shown, function, remedy) as (
+    select format('trigger %I on %s', t.tgname, t.tgrelid::regclass), t.tgfoid,
+      format('drop trigger %I on %s;', t.tgname, t.tgrelid::regclass)
+    from pg_catalog.pg_trigger t where t.tgrelid in (select w.oid from written w) and not t.tgisinternal
+    union all
+    -- Our functions create and drop partitions of the archive.
+    select format('event trigger %I', e.evtname), e.evtfoid, format('drop event trigger %I;', e.evtname)
+    from pg_catalog.pg_event_trigger e where e.evtenabled <> 'D' and e.evtevent <> 'login'
+    union all
+    select pg_describe_object(d.classid, d.objid, d.objsubid), d.refobjid,
+      'drop it, or give its function to the owner of public.job_queue'
+    from (
+      select 'pg_catalog.pg_constraint'::regclass, c.oid from pg_catalog.pg_constraint c
+      where c.contype = 'c' and c.conrelid in (select w.oid from written w)
+      union all
+      select 'pg_catalog.pg_attrdef'::regclass, a.oid from pg_catalog.pg_attrdef a
+      where a.adrelid in (select w.oid from written w)
+      union all
+      select 'pg_catalog.pg_class'::regclass, i.indexrelid from pg_catalog.pg_index i
+      where i.indrelid in (select w.oid from written w)
+    ) as o (class, oid)
+    join pg_catalog.pg_depend d
+      on d.classid = o.class and d.objid = o.oid and d.refclassid = 'pg_catalog.pg_proc'::regclass
+  ),
+  foreign_code as (
+    select c.*, p.proowner, p.oid::regprocedure as name, picture_queue._is_trusted(p.proowner, true) as is_trusted
+    from code c
+    join pg_catalog.pg_proc p on p.oid = c.function
+    join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname not in ('internal', 'c')
+    join pg_catalog.pg_roles r on r.oid = p.proowner
+    -- Functions of extensions, and event triggers of the platform, are not the project's to change.
+    where not exists (select from pg_catalog.pg_depend d
+        where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+      and not (left(c.shown, 5) = 'event' and r.rolsuper and r.rolname <> current_user)
+      and not (picture_queue._sets_safe_path(p.proconfig) and picture_queue._is_trusted(p.proowner, true))
+  )
+  select case when f.is_trusted then 'warn' else 'bad' end, case
+      when f.is_trusted then format('%s may use temporary objects of a caller: its function does not set search_path', f.shown)
+      else format('%s runs code of role %s inside our functions', f.shown, f.proowner::regrole) end, case
+      when f.is_trusted then format('alter function %s set search_path = public, pg_temp;', f.name)
+      else f.remedy end
+  from foreign_code f
+  union all
+  select 'bad', format('table %s of role %s refers to %s: its triggers and indexes would run inside our functions, so no '
+      || 'job is deleted', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass),
+    format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
+  from picture_queue._references(array(select o.oid from ours o)) c
+  join pg_catalog.pg_class t on t.oid = c.conrelid
+  where not picture_queue._is_trusted(t.relowner)
+  union all
+  select 'bad', format('%s refers to table %s of role %s, whose code runs inside our functions when a row is written',
+      c.conrelid::regclass, c.confrelid::regclass, t.relowner::regrole),
+    format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
+  from pg_catalog.pg_constraint c
+  join pg_catalog.pg_class t on t.oid = c.confrelid
+  where c.contype = 'f' and c.conparentid = 0 and c.conrelid in (select w.oid from written w)
+    and not picture_queue._is_trusted(t.relowner, true)
+$$;
+
+
+-- 548_function_doctor_exposure.sql
 
 -- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
 -- functions that they may execute; docs/security.md has the reasons.
@@ -8837,10 +10672,7 @@ as $$
     select 'bad', format('authenticated may execute %s', f.oid::regprocedure),
       format('revoke execute on function %s from public, authenticated;', f.oid::regprocedure)
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
-    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
-      get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,delete_generation,set_favourite,search_generations,_generation_filter,version,_raise_error,_require,
-      _jobs_where,_filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[])
+    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all (picture_queue._user_functions())
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
@@ -8849,11 +10681,7 @@ as $$
     left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
     where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
     union all
-    select 'warn', format('trigger %I on %s may use temporary objects of a caller: its function does not set search_path', t.tgname,
-        t.tgrelid::regclass), format('alter function %s set search_path = public, pg_temp;', t.tgfoid::regprocedure)
-    from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
-    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
-      and not t.tgisinternal and not picture_queue._sets_safe_path(p.proconfig)
+    select c.verdict, c.detail, c.remedy from picture_queue._check_code() c
     union all
     select 'bad', format('role %s bypasses row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
@@ -8891,6 +10719,11 @@ as $$
     select 'warn', 'a user can have any number of running jobs', 'select public.set_limit(''user:*'', 4); -- or another number'
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
+    union all
+    select 'warn', 'a user can start any number of generations',
+      'select public.set_budget(''user:*'', ''{"per_minute": 20, "per_hour": 200, "max_pending": 50}'');'
+    where exists (select from public.generations g where g.user_id is not null)
+      and not exists (select from picture_queue.budget b where b.key = 'user:*' and num_nonnulls(b.per_minute, b.per_hour) > 0)
   )
   select p.verdict, p.detail, p.remedy from problem p order by p.verdict, p.detail
 $$;
@@ -8917,68 +10750,107 @@ for each row when (new.updated_at = old.updated_at) execute function picture_que
 
 -- Written by scripts/build_migration.py from picture_queue/providers/replicate/models.json.
 insert into picture_queue.model
-  (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
-   output, progress_in_logs, inputs)
-select m.id, m.kind, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
-  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs
+  (model_id, kind, also_kinds, official, version, typical_seconds, price_usd_per_image,
+   max_outputs_param, output, progress_in_logs, inputs, inputs_complete, unavailable_reason)
+select m.id, m.kind, m.also_kinds, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
+  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs, m.inputs_complete,
+  m.unavailable_reason
 from jsonb_to_recordset($models$
 [
-{"id": "black-forest-labs/flux-schnell", "kind": "text-to-image", "official": true, "version": "bf53bdb93d739c9c915091cfa5f49ca662d11273a5eb30e7a2ec1939bcf27a00", "typical_seconds": 0.8, "price_usd_per_image": 0.003, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 4}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["1", "0.25"]}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "black-forest-labs/flux-dev", "kind": "text-to-image", "official": true, "version": "0cce3d40843963ebc7b6d976778e977c8f3ae3d0980a37cb5204f8fa0289e3d2", "typical_seconds": 3.2, "price_usd_per_image": 0.025, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 28, "minimum": 1, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 0, "maximum": 10}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["1", "0.25"]}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "black-forest-labs/flux-pro", "kind": "text-to-image", "official": true, "version": "caf8d6bf110808c53bb90767ea81e1bbd0f0690ba37a4a24b27b17e2f9a5c011", "typical_seconds": 14.1, "price_usd_per_image": 0.055, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "2:3", "3:2", "4:5", "5:4", "9:16"]}, {"name": "steps", "type": "integer", "required": false, "default": 25, "minimum": 1, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 2, "maximum": 5}, {"name": "interval", "type": "number", "required": false, "default": 2, "minimum": 1, "maximum": 4}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 5}, {"name": "seed", "type": "integer", "required": false}], "output": "uri", "progress_in_logs": "empty"},
-{"id": "black-forest-labs/flux-1.1-pro", "kind": "text-to-image", "official": true, "version": "96ccd0e758a1796926584ded2246369cdf8eb3d7c34475cf9c442be5e097d926", "typical_seconds": 8.7, "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_prompt", "type": "string", "format": "uri", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"]}, {"name": "width", "type": "integer", "required": false, "minimum": 256, "maximum": 1440}, {"name": "height", "type": "integer", "required": false, "minimum": 256, "maximum": 1440}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 6}, {"name": "seed", "type": "integer", "required": false}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "output": "uri", "progress_in_logs": "text"},
-{"id": "black-forest-labs/flux-1.1-pro-ultra", "kind": "text-to-image", "official": true, "price_usd_per_image": 0.06, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "raw", "type": "boolean", "required": false, "default": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 6}, {"name": "image_prompt", "type": "string", "format": "uri", "required": false}, {"name": "image_prompt_strength", "type": "number", "required": false, "default": 0.1, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}], "output": "uri"},
-{"id": "black-forest-labs/flux-kontext-pro", "kind": "image-edit", "official": true, "version": "0a1381936934845a14efcc9f309ce7d031cb905867878b5c5830280e00e97606", "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_image", "type": "string", "format": "uri", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image", "enum": ["match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["jpg", "png"]}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 0, "maximum": 6}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}], "output": "uri"},
-{"id": "black-forest-labs/flux-kontext-max", "kind": "image-edit", "official": true, "version": "b94039e52f5065899a5f50cc69186801e28d63c74b0a3dafc22ea93bbdf4c36c", "price_usd_per_image": 0.08, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_image", "type": "string", "format": "uri", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image", "enum": ["match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["jpg", "png"]}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 0, "maximum": 6}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}], "output": "uri"},
-{"id": "black-forest-labs/flux-kontext-dev", "kind": "image-edit", "version": "a1408d2c4fd0af9bf22673accc5c066780fb26f50c70564eddf568601969aee8", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_image", "type": "string", "format": "uri", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image"}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 30, "minimum": 4, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 2.5, "minimum": 0, "maximum": 10}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "output": "uri"},
-{"id": "black-forest-labs/flux-2-pro", "kind": "text-to-image", "official": true, "version": "f558a59a8bf126d892ab219846966674f6acc616940c17841aeb242e245952ff", "typical_seconds": 5.6, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_images", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["match_input_image", "custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "1 MP", "enum": ["match_input_image", "0.5 MP", "1 MP", "2 MP", "4 MP"]}, {"name": "width", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "height", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 5}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "output": "uri", "progress_in_logs": "text"},
-{"id": "black-forest-labs/flux-2-max", "kind": "text-to-image", "official": true, "version": "9c23b0aaa98765a9676dbdda58b9c9915627751300747bad54cb1c11b135d3ca", "typical_seconds": 30.8, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_images", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["match_input_image", "custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "1 MP", "enum": ["match_input_image", "0.5 MP", "1 MP", "2 MP", "4 MP"]}, {"name": "width", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "height", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 5}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "output": "uri", "progress_in_logs": "text"},
-{"id": "black-forest-labs/flux-2-klein-9b", "kind": "text-to-image", "version": "963f7b2c4aa2bc7e6377b95759dcf3a21cf175f6e8b0d8c1efe7bf6c8a23b690", "typical_seconds": 0.7, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "images", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "9:16", "3:2", "2:3", "4:3", "3:4", "5:4", "4:5", "21:9", "9:21", "match_input_image"]}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["0.25", "0.5", "1", "2", "4"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 95, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "output": "uri[]", "progress_in_logs": "text"},
-{"id": "black-forest-labs/flux-redux-dev", "kind": "image-variation", "official": true, "version": "96b56814e57dfa601f3f524f82a2b336ef49012cda68828cb37cde66f481b7cb", "price_usd_per_image": 0.025, "max_outputs_param": "num_outputs", "inputs": [{"name": "redux_image", "type": "string", "format": "uri", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 28, "minimum": 1, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 0, "maximum": 10}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "megapixels", "type": "string", "required": false, "default": "1"}], "output": "uri[]"},
-{"id": "black-forest-labs/flux-fill-pro", "kind": "image-edit", "official": true, "version": "9609ba7331ed872c99f81c92c69a9ee52a50d8aba99f636173e0674d997efd0c", "price_usd_per_image": 0.05, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "outpaint", "type": "string", "required": false, "default": "None", "enum": ["None", "Zoom out 1.5x", "Zoom out 2x", "Make square", "Left outpaint", "Right outpaint", "Top outpaint", "Bottom outpaint"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "steps", "type": "integer", "required": false, "default": 50, "minimum": 1, "maximum": 50}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 2, "maximum": 5}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 6}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}], "output": "uri"},
-{"id": "stability-ai/sdxl", "kind": "text-to-image", "official": false, "version": "7762fd07cf82c948538e41f63f77d685e02b063e37e496e96eefd46c929f9bdc", "typical_seconds": 5.0, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "An astronaut riding a rainbow unicorn"}, {"name": "negative_prompt", "type": "string", "required": false, "default": ""}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "width", "type": "integer", "required": false, "default": 1024}, {"name": "height", "type": "integer", "required": false, "default": 1024}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "scheduler", "type": "string", "required": false, "default": "K_EULER", "enum": ["DDIM", "DPMSolverMultistep", "HeunDiscrete", "KarrasDPM", "K_EULER_ANCESTRAL", "K_EULER", "PNDM"]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 50, "minimum": 1, "maximum": 500}, {"name": "guidance_scale", "type": "number", "required": false, "default": 7.5, "minimum": 1, "maximum": 50}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}, {"name": "refine", "type": "string", "required": false, "default": "no_refiner", "enum": ["no_refiner", "expert_ensemble_refiner", "base_image_refiner"]}, {"name": "high_noise_frac", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}, {"name": "refine_steps", "type": "integer", "required": false}, {"name": "apply_watermark", "type": "boolean", "required": false, "default": true}, {"name": "lora_scale", "type": "number", "required": false, "default": 0.6, "minimum": 0, "maximum": 1}, {"name": "replicate_weights", "type": "string", "required": false}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "stability-ai/stable-diffusion-3.5-large", "kind": "text-to-image", "official": true, "version": "feb36d70a9f2791ed9df99f795ea5684da18f52b5f6b488dfdef635ca19d6bd3", "price_usd_per_image": 0.065, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "cfg", "type": "number", "required": false, "default": 5, "minimum": 1, "maximum": 10}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}], "output": "uri"},
-{"id": "stability-ai/stable-diffusion-3.5-medium", "kind": "text-to-image", "official": true, "version": "1323a3a68cbf2b58c708f38fba9557e39d68a77cb287a8d7372ba0443f6f0767", "price_usd_per_image": 0.035, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "cfg", "type": "number", "required": false, "default": 5, "minimum": 1, "maximum": 10}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}], "output": "uri"},
-{"id": "stability-ai/stable-diffusion-3.5-large-turbo", "kind": "text-to-image", "official": true, "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "cfg", "type": "number", "required": false, "default": 1}, {"name": "steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 10}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}, {"name": "output_quality", "type": "integer", "required": false, "default": 90, "maximum": 100}]},
-{"id": "stability-ai/stable-diffusion-3", "kind": "text-to-image", "version": "527d2a6296facb8e47ba1eaf17f142c240c19a30894f437feee9b91cc29d8e4f", "typical_seconds": 2.8, "inputs": [{"name": "prompt", "type": "string", "required": false, "default": ""}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "9:16", "9:21"]}, {"name": "cfg", "type": "number", "required": false, "default": 3.5, "minimum": 0, "maximum": 20}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "steps", "type": "integer", "required": false, "default": 28, "minimum": 1, "maximum": 28}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 90, "minimum": 0, "maximum": 100}, {"name": "seed", "type": "integer", "required": false}, {"name": "negative_prompt", "type": "string", "required": false, "default": ""}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "bytedance/sdxl-lightning-4step", "kind": "text-to-image", "official": false, "version": "5599ed30703defd1d160a25a63321b4dec97101d98b4674bcc56e41f62f35637", "typical_seconds": 0.9, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "self-portrait of a woman, lightning in the background"}, {"name": "negative_prompt", "type": "string", "required": false, "default": "worst quality, low quality"}, {"name": "width", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 1280}, {"name": "height", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 1280}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "scheduler", "type": "string", "required": false, "default": "K_EULER", "enum": ["DDIM", "DPMSolverMultistep", "HeunDiscrete", "KarrasDPM", "K_EULER_ANCESTRAL", "K_EULER", "PNDM", "DPM++2MSDE"]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 10}, {"name": "guidance_scale", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 50}, {"name": "seed", "type": "integer", "required": false}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "ideogram-ai/ideogram-v2", "kind": "text-to-image", "official": true, "version": "d07f7f3ad03f2ec100edeaa91e26ac731d7d00ec369e6a475b80c04bd1101d5d", "typical_seconds": 19.6, "price_usd_per_image": 0.08, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "16:10", "10:16", "3:1", "1:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1024", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "720x1280", "736x1312", "768x1024", "768x1088", "768x1152", "768x1216", "768x1232", "768x1280", "768x1344", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x640", "1024x768", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x768", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1232x768", "1248x832", "1280x704", "1280x720", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design", "Render 3D", "Anime"]}, {"name": "seed", "type": "integer", "required": false}], "output": "uri", "progress_in_logs": "text"},
-{"id": "ideogram-ai/ideogram-v2-turbo", "kind": "text-to-image", "official": true, "version": "fbb188a06a69327a5daa9d82162b31528823d918705aefeeebd17856f856cfac", "typical_seconds": 12.4, "price_usd_per_image": 0.05, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "16:10", "10:16", "3:1", "1:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1024", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "720x1280", "736x1312", "768x1024", "768x1088", "768x1152", "768x1216", "768x1232", "768x1280", "768x1344", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x640", "1024x768", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x768", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1232x768", "1248x832", "1280x704", "1280x720", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design", "Render 3D", "Anime"]}, {"name": "seed", "type": "integer", "required": false}], "output": "uri", "progress_in_logs": "text"},
-{"id": "ideogram-ai/ideogram-v3-turbo", "kind": "text-to-image", "official": true, "typical_seconds": 6.1, "price_usd_per_image": 0.03, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:3", "3:1", "1:2", "2:1", "9:16", "16:9", "10:16", "16:10", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "1:1"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design"]}, {"name": "style_reference_images", "type": "array", "format": "uri", "required": false}, {"name": "style_preset", "type": "string", "required": false, "default": "None"}, {"name": "seed", "type": "integer", "required": false, "maximum": 2147483647}]},
-{"id": "ideogram-ai/ideogram-v3-balanced", "kind": "text-to-image", "official": true, "price_usd_per_image": 0.06, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:3", "3:1", "1:2", "2:1", "9:16", "16:9", "10:16", "16:10", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "1:1"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design"]}, {"name": "style_reference_images", "type": "array", "format": "uri", "required": false}, {"name": "style_preset", "type": "string", "required": false, "default": "None"}, {"name": "seed", "type": "integer", "required": false, "maximum": 2147483647}]},
-{"id": "ideogram-ai/ideogram-v3-quality", "kind": "text-to-image", "official": true, "version": "03944eb99122997251eaa29263ada2fbc2cc943ccd8c27d3c8af453acde737c8", "price_usd_per_image": 0.09, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:3", "3:1", "1:2", "2:1", "9:16", "16:9", "10:16", "16:10", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "1:1"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design"]}, {"name": "style_reference_images", "type": "array", "format": "uri", "required": false}, {"name": "style_preset", "type": "string", "required": false, "default": "None"}, {"name": "seed", "type": "integer", "required": false, "maximum": 2147483647}]},
-{"id": "recraft-ai/recraft-v3", "kind": "text-to-image", "official": true, "version": "e06217725b21e2c059a09b3f44b4aef56574173aee9976c9726bdc0f474d7f46", "typical_seconds": 8.8, "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "size", "type": "string", "required": false, "default": "1024x1024", "enum": ["1024x1024", "1365x1024", "1024x1365", "1536x1024", "1024x1536", "1820x1024", "1024x1820", "1024x2048", "2048x1024", "1434x1024", "1024x1434", "1024x1280", "1280x1024", "1024x1707", "1707x1024"]}, {"name": "style", "type": "string", "required": false, "default": "any", "enum": ["any", "realistic_image", "digital_illustration", "digital_illustration/pixel_art", "digital_illustration/hand_drawn", "digital_illustration/grain", "digital_illustration/infantile_sketch", "digital_illustration/2d_art_poster", "digital_illustration/handmade_3d", "digital_illustration/hand_drawn_outline", "digital_illustration/engraving_color", "digital_illustration/2d_art_poster_2", "realistic_image/b_and_w", "realistic_image/hard_flash", "realistic_image/hdr", "realistic_image/natural_light", "realistic_image/studio_portrait", "realistic_image/enterprise", "realistic_image/motion_blur"]}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "Not set"}], "output": "uri", "progress_in_logs": "text"},
-{"id": "recraft-ai/recraft-v3-svg", "kind": "vector", "official": true, "price_usd_per_image": 0.08, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "size", "type": "string", "required": false, "default": "1024x1024"}, {"name": "style", "type": "string", "required": false, "default": "any"}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "Not set"}], "output": "uri"},
-{"id": "recraft-ai/recraft-crisp-upscale", "kind": "upscale", "official": true, "version": "31c70d9026bbd25ee2b751825e19101e0321b8814c33863c88fe5d0d63c00c82", "price_usd_per_image": 0.006, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "output": "uri"},
-{"id": "recraft-ai/recraft-vectorize", "kind": "vector", "version": "9f71824b45b71f56b576b97149c314989cfabf90b08f0506ffcdc9fa62beb05d", "typical_seconds": 6.7, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "output": "uri", "progress_in_logs": "text"},
-{"id": "recraft-ai/recraft-v4", "kind": "text-to-image", "version": "7f7d8cad0d7b7af205a2b46a4031f8c7084a9857609b9547a9f3c044afe64212", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "Not set"}, {"name": "size", "type": "string", "required": false, "default": "1024x1024"}], "output": "uri"},
-{"id": "google/imagen-4", "kind": "text-to-image", "official": true, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "9:16", "16:9", "3:4", "4:3"]}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}], "output": "uri"},
-{"id": "google/imagen-4-fast", "kind": "text-to-image", "official": true, "price_usd_per_image": 0.02, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "9:16", "16:9", "3:4", "4:3"]}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}], "output": "uri"},
-{"id": "google/imagen-4-ultra", "kind": "text-to-image", "official": true, "version": "eb08b03f79ebc3d4b2542baacca07cc1e0729d24ed1730945555409f0ee30e1a", "price_usd_per_image": 0.06, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "9:16", "16:9", "3:4", "4:3"]}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}], "output": "uri"},
-{"id": "google/nano-banana", "kind": "image-edit", "official": true, "version": "adfd722f0c8b5abd782eac022a625a14fb812951de19618dfc4979f6651a00b4", "typical_seconds": 10.5, "price_usd_per_image": 0.039, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_input", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}, {"name": "aspect_ratio", "type": "string", "required": false, "enum": ["match_input_image", "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"]}], "output": "uri", "progress_in_logs": "text"},
-{"id": "google/nano-banana-pro", "kind": "image-edit", "official": true, "version": "f5318740f60d79bf0c480216aaf9ca7614977553170eacd19ff8cbcda2409ac8", "price_usd_per_image": 0.15, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_input", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image"}, {"name": "resolution", "type": "string", "required": false, "default": "2K", "enum": ["1K", "2K", "4K"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}], "output": "uri"},
-{"id": "bytedance/seedream-3", "kind": "text-to-image", "version": "9b49a0d87ee348c6c53783fc231dbdd65b13d8f90c95d8bd285d06eb745ccfb5", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "seed", "type": "integer", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "16:9"}, {"name": "size", "type": "string", "required": false, "default": "regular", "enum": ["small", "regular", "big"]}, {"name": "width", "type": "integer", "required": false, "default": 2048, "minimum": 512, "maximum": 2048}, {"name": "height", "type": "integer", "required": false, "default": 2048, "minimum": 512, "maximum": 2048}, {"name": "guidance_scale", "type": "number", "required": false, "default": 2.5, "minimum": 1, "maximum": 10}], "output": "uri"},
-{"id": "bytedance/seedream-4", "kind": "text-to-image", "official": true, "version": "3ee3b70df63b39e425ccb0188d3c14961177c11fa20516d9dfd30a868b41b2d5", "typical_seconds": 14.4, "price_usd_per_image": 0.03, "max_outputs_param": "max_images", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_input", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "size", "type": "string", "required": false, "default": "2K", "enum": ["1K", "2K", "4K", "custom"]}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image", "enum": ["match_input_image", "1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3", "21:9"]}, {"name": "width", "type": "integer", "required": false, "default": 2048, "minimum": 1024, "maximum": 4096}, {"name": "height", "type": "integer", "required": false, "default": 2048, "minimum": 1024, "maximum": 4096}, {"name": "sequential_image_generation", "type": "string", "required": false, "default": "disabled", "enum": ["disabled", "auto"]}, {"name": "max_images", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 15}, {"name": "enhance_prompt", "type": "boolean", "required": false, "default": true}], "output": "uri[]"},
-{"id": "qwen/qwen-image", "kind": "text-to-image", "official": true, "price_usd_per_image": 0.025, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "seed", "type": "integer", "required": false}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 0, "maximum": 10}, {"name": "strength", "type": "number", "required": false, "default": 0.9, "minimum": 0, "maximum": 1}, {"name": "image_size", "type": "string", "required": false, "default": "optimize_for_quality", "enum": ["optimize_for_quality", "optimize_for_speed"]}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "16:9", "enum": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3"]}, {"name": "lora_weights", "type": "string", "required": false}, {"name": "lora_scale", "type": "number", "required": false, "default": 1}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "enhance_prompt", "type": "boolean", "required": false, "default": false}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 50}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "output": "uri[]"},
-{"id": "openai/gpt-image-1", "kind": "text-to-image", "official": true, "version": "a6198aeaea27df5f3a9f11335cd61b2031729f9527cd34e6cdb4bb3ee9355b87", "typical_seconds": 45.9, "max_outputs_param": "number_of_images", "inputs": [{"name": "openai_api_key", "type": "string", "required": true}, {"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "3:2", "2:3"]}, {"name": "input_fidelity", "type": "string", "required": false, "default": "low", "enum": ["low", "high"]}, {"name": "input_images", "type": "array", "format": "uri", "required": false}, {"name": "number_of_images", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 10}, {"name": "quality", "type": "string", "required": false, "default": "auto", "enum": ["low", "medium", "high", "auto"]}, {"name": "background", "type": "string", "required": false, "default": "auto", "enum": ["auto", "transparent", "opaque"]}, {"name": "output_compression", "type": "integer", "required": false, "default": 90, "minimum": 0, "maximum": 100}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["png", "jpeg", "webp"]}, {"name": "moderation", "type": "string", "required": false, "default": "auto", "enum": ["auto", "low"]}, {"name": "user_id", "type": "string", "required": false}], "output": "uri[]"},
-{"id": "minimax/image-01", "kind": "text-to-image", "official": true, "version": "928f3bd6ac899108d0ab8cf7f91dfa39a03eda0175e94c9b4cd075776dececf0", "typical_seconds": 30.5, "price_usd_per_image": 0.01, "max_outputs_param": "number_of_images", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9"]}, {"name": "number_of_images", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 9}, {"name": "prompt_optimizer", "type": "boolean", "required": false, "default": true}, {"name": "subject_reference", "type": "string", "format": "uri", "required": false}], "output": "uri[]"},
-{"id": "luma/photon", "kind": "text-to-image", "official": true, "version": "fe142c037cf359764f2058c3a42ef0dc750d908311d02868cbc7769fe800b648", "price_usd_per_image": 0.03, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "16:9", "enum": ["1:1", "3:4", "4:3", "9:16", "16:9", "9:21", "21:9"]}, {"name": "image_reference_url", "type": "string", "format": "uri", "required": false}, {"name": "image_reference_weight", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "style_reference_url", "type": "string", "format": "uri", "required": false}, {"name": "style_reference_weight", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "character_reference_url", "type": "string", "format": "uri", "required": false}, {"name": "seed", "type": "integer", "required": false}], "output": "uri"},
-{"id": "nvidia/sana-sprint-1.6b", "kind": "text-to-image", "version": "6ed1ce77cdc8db65550e76d5ab82556d0cb31ac8ab3c4947b168a0bda7b962e4", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "width", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 4096}, {"name": "height", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 4096}, {"name": "inference_steps", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 4}, {"name": "intermediate_timesteps", "type": "number", "required": false, "default": 1.3, "minimum": 0.5, "maximum": 1.5}, {"name": "guidance_scale", "type": "number", "required": false, "default": 4.5, "minimum": 1, "maximum": 20}, {"name": "seed", "type": "integer", "required": false, "default": -1}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "output": "uri"},
-{"id": "nvidia/sana", "kind": "text-to-image", "official": false, "typical_seconds": 7, "price_usd_per_image": 0.0097, "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "a cyberpunk cat with a neon sign that says \"Sana\""}, {"name": "negative_prompt", "type": "string", "required": false, "default": ""}, {"name": "model_variant", "type": "string", "required": false, "default": "1600M-1024px"}, {"name": "width", "type": "integer", "required": false, "default": 1024}, {"name": "height", "type": "integer", "required": false, "default": 1024}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 18, "minimum": 1}, {"name": "guidance_scale", "type": "number", "required": false, "default": 5, "minimum": 1, "maximum": 20}, {"name": "pag_guidance_scale", "type": "number", "required": false, "default": 2, "minimum": 1, "maximum": 20}, {"name": "seed", "type": "integer", "required": false}]},
-{"id": "ai-forever/kandinsky-2.2", "kind": "text-to-image", "version": "ad9d7879fbffa2874e1d909d1d37d9bc682889cc65b31f7bb00d2362619f194a", "typical_seconds": 9.0, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "A moss covered astronaut with a black background"}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "width", "type": "integer", "required": false, "default": 512, "enum": [384, 512, 576, 640, 704, 768, 960, 1024, 1152, 1280, 1536, 1792, 2048]}, {"name": "height", "type": "integer", "required": false, "default": 512, "enum": [384, 512, 576, 640, 704, 768, 960, 1024, 1152, 1280, 1536, 1792, 2048]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 75, "minimum": 1, "maximum": 500}, {"name": "num_inference_steps_prior", "type": "integer", "required": false, "default": 25, "minimum": 1, "maximum": 500}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpeg", "png"]}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "nightmareai/real-esrgan", "kind": "upscale", "version": "f121d640bd286e1fdc67f9799164c1d5be36ff74576ee11c803ae5b665dd46aa", "price_usd_per_image": 0.002, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "scale", "type": "number", "required": false, "default": 4, "minimum": 0, "maximum": 10}, {"name": "face_enhance", "type": "boolean", "required": false, "default": false}], "output": "uri"},
-{"id": "philz1337x/clarity-upscaler", "kind": "upscale", "official": false, "version": "dfad41707589d68ecdccd1dfa600d55a208f9310748e44bfe35b4a6291453d5e", "typical_seconds": 12.8, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "prompt", "type": "string", "required": false, "default": "masterpiece, best quality, highres, <lora:more_details:0.5> <lora:SDXLrender_v2.0:1>"}, {"name": "negative_prompt", "type": "string", "required": false, "default": "(worst quality, low quality, normal quality:2) JuggernautNegative-neg"}, {"name": "scale_factor", "type": "number", "required": false, "default": 2}, {"name": "dynamic", "type": "number", "required": false, "default": 6, "minimum": 1, "maximum": 50}, {"name": "creativity", "type": "number", "required": false, "default": 0.35, "minimum": 0, "maximum": 1}, {"name": "resemblance", "type": "number", "required": false, "default": 0.6, "minimum": 0, "maximum": 3}, {"name": "tiling_width", "type": "integer", "required": false, "default": 112, "enum": [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256]}, {"name": "tiling_height", "type": "integer", "required": false, "default": 144, "enum": [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256]}, {"name": "sd_model", "type": "string", "required": false, "default": "juggernaut_reborn.safetensors [338b85bc4f]", "enum": ["epicrealism_naturalSinRC1VAE.safetensors [84d76a0328]", "juggernaut_reborn.safetensors [338b85bc4f]", "flat2DAnimerge_v45Sharp.safetensors"]}, {"name": "scheduler", "type": "string", "required": false, "default": "DPM++ 3M SDE Karras", "enum": ["DPM++ 2M Karras", "DPM++ SDE Karras", "DPM++ 2M SDE Exponential", "DPM++ 2M SDE Karras", "Euler a", "Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2M SDE Heun Karras", "DPM++ 2M SDE Heun Exponential", "DPM++ 3M SDE", "DPM++ 3M SDE Karras", "DPM++ 3M SDE Exponential", "DPM fast", "DPM adaptive", "LMS Karras", "DPM2 Karras", "DPM2 a Karras", "DPM++ 2S a Karras", "Restart", "DDIM", "PLMS", "UniPC"]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 18, "minimum": 1, "maximum": 100}, {"name": "seed", "type": "integer", "required": false, "default": 1337}, {"name": "downscaling", "type": "boolean", "required": false, "default": false}, {"name": "downscaling_resolution", "type": "integer", "required": false, "default": 768}, {"name": "lora_links", "type": "string", "required": false, "default": ""}, {"name": "custom_sd_model", "type": "string", "required": false, "default": ""}, {"name": "sharpen", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 10}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "handfix", "type": "string", "required": false, "default": "disabled", "enum": ["disabled", "hands_only", "image_and_hands"]}, {"name": "pattern", "type": "boolean", "required": false, "default": false}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["webp", "jpg", "png"]}], "output": "uri[]", "progress_in_logs": "percent"},
-{"id": "philz1337x/crystal-upscaler", "kind": "upscale", "official": true, "version": "5d917b1444c89ed91055f3052d27e1ad433a1218599a36544510e1dfa9ac26c8", "typical_seconds": 12.0, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "scale_factor", "type": "number", "required": false, "default": 2}, {"name": "creativity", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 10}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["png", "jpg"]}], "output": "uri", "progress_in_logs": "text"},
-{"id": "topazlabs/image-upscale", "kind": "upscale", "version": "2fdc3b86a01d338ae89ad58e5d9241398a8a01de9b0dda41ba8a0434c8a00dc3", "typical_seconds": 12.8, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "enhance_model", "type": "string", "required": false, "default": "Standard V2", "enum": ["Standard V2", "Low Resolution V2", "CGI", "High Fidelity V2", "Text Refine"]}, {"name": "upscale_factor", "type": "string", "required": false, "default": "None", "enum": ["None", "2x", "4x", "6x"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}, {"name": "subject_detection", "type": "string", "required": false, "default": "None", "enum": ["None", "All", "Foreground", "Background"]}, {"name": "face_enhancement", "type": "boolean", "required": false, "default": false}, {"name": "face_enhancement_creativity", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 1}, {"name": "face_enhancement_strength", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}], "output": "uri", "progress_in_logs": "text"},
-{"id": "tencentarc/gfpgan", "kind": "upscale", "version": "0fbacf7afc6c144e5be9767cff80f25aff23e52b0708f17e20f9879b2f21516c", "typical_seconds": 1.7, "inputs": [{"name": "img", "type": "string", "format": "uri", "required": true}, {"name": "version", "type": "string", "required": false, "default": "v1.4", "enum": ["v1.2", "v1.3", "v1.4", "RestoreFormer"]}, {"name": "scale", "type": "number", "required": false, "default": 2}], "output": "uri", "progress_in_logs": "text"},
-{"id": "sczhou/codeformer", "kind": "upscale", "version": "cc4956dd26fa5a7185d5660cc9100fab1b8070a1d1654a8bb5eb6d443b020bb2", "typical_seconds": 21.3, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "codeformer_fidelity", "type": "number", "required": false, "default": 0.5, "minimum": 0, "maximum": 1}, {"name": "background_enhance", "type": "boolean", "required": false, "default": true}, {"name": "face_upsample", "type": "boolean", "required": false, "default": true}, {"name": "upscale", "type": "integer", "required": false, "default": 2}], "output": "uri", "progress_in_logs": "text"},
-{"id": "851-labs/background-remover", "kind": "background-removal", "official": false, "version": "a029dff38972b5fda4ec5d75d7d1cd25aeff621d2cf4946a41055d7db66b80bc", "typical_seconds": 2, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "threshold", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 1}, {"name": "reverse", "type": "boolean", "required": false, "default": false}, {"name": "background_type", "type": "string", "required": false, "default": "rgba"}, {"name": "format", "type": "string", "required": false, "default": "png"}], "output": "uri"},
-{"id": "lucataco/remove-bg", "kind": "background-removal", "official": false, "version": "95fcc2a26d3899cd6c2691c900465aaeff466285a65c14638cc5f36f34befaf1", "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "output": "uri"},
-{"id": "smoretalk/rembg-enhance", "kind": "background-removal", "version": "4067ee2a58f6c161d434a9c077cfa012820b8e076efa2772aa171e26557da919", "typical_seconds": 14.6, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "output": "uri", "progress_in_logs": "text"}
+{"id": "black-forest-labs/flux-schnell", "kind": "text-to-image", "also_kinds": [], "official": true, "version": "bf53bdb93d739c9c915091cfa5f49ca662d11273a5eb30e7a2ec1939bcf27a00", "typical_seconds": 0.8, "price_usd_per_image": 0.003, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 4}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["1", "0.25"]}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "black-forest-labs/flux-dev", "kind": "text-to-image", "also_kinds": ["image-variation"], "official": true, "version": "0cce3d40843963ebc7b6d976778e977c8f3ae3d0980a37cb5204f8fa0289e3d2", "typical_seconds": 3.2, "price_usd_per_image": 0.025, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 28, "minimum": 1, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 0, "maximum": 10}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["1", "0.25"]}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "black-forest-labs/flux-pro", "kind": "text-to-image", "also_kinds": [], "official": true, "version": "caf8d6bf110808c53bb90767ea81e1bbd0f0690ba37a4a24b27b17e2f9a5c011", "typical_seconds": 14.1, "price_usd_per_image": 0.055, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "2:3", "3:2", "4:5", "5:4", "9:16"]}, {"name": "steps", "type": "integer", "required": false, "default": 25, "minimum": 1, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 2, "maximum": 5}, {"name": "interval", "type": "number", "required": false, "default": 2, "minimum": 1, "maximum": 4}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 5}, {"name": "seed", "type": "integer", "required": false}], "inputs_complete": false, "output": "uri", "progress_in_logs": "empty"},
+{"id": "black-forest-labs/flux-1.1-pro", "kind": "text-to-image", "also_kinds": [], "official": true, "version": "96ccd0e758a1796926584ded2246369cdf8eb3d7c34475cf9c442be5e097d926", "typical_seconds": 8.7, "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_prompt", "type": "string", "format": "uri", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"]}, {"name": "width", "type": "integer", "required": false, "minimum": 256, "maximum": 1440}, {"name": "height", "type": "integer", "required": false, "minimum": 256, "maximum": 1440}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 6}, {"name": "seed", "type": "integer", "required": false}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "black-forest-labs/flux-1.1-pro-ultra", "kind": "text-to-image", "also_kinds": [], "official": true, "price_usd_per_image": 0.06, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "raw", "type": "boolean", "required": false, "default": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 6}, {"name": "image_prompt", "type": "string", "format": "uri", "required": false}, {"name": "image_prompt_strength", "type": "number", "required": false, "default": 0.1, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}], "inputs_complete": true, "output": "uri"},
+{"id": "black-forest-labs/flux-kontext-pro", "kind": "image-edit", "also_kinds": ["text-to-image"], "official": true, "version": "0a1381936934845a14efcc9f309ce7d031cb905867878b5c5830280e00e97606", "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_image", "type": "string", "format": "uri", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image", "enum": ["match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["jpg", "png"]}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 0, "maximum": 6}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri"},
+{"id": "black-forest-labs/flux-kontext-max", "kind": "image-edit", "also_kinds": ["text-to-image"], "official": true, "version": "b94039e52f5065899a5f50cc69186801e28d63c74b0a3dafc22ea93bbdf4c36c", "price_usd_per_image": 0.08, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_image", "type": "string", "format": "uri", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image", "enum": ["match_input_image", "1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "4:5", "5:4", "21:9", "9:21", "2:1", "1:2"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["jpg", "png"]}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 0, "maximum": 6}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri"},
+{"id": "black-forest-labs/flux-kontext-dev", "kind": "image-edit", "also_kinds": [], "version": "a1408d2c4fd0af9bf22673accc5c066780fb26f50c70564eddf568601969aee8", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_image", "type": "string", "format": "uri", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image"}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 30, "minimum": 4, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 2.5, "minimum": 0, "maximum": 10}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri"},
+{"id": "black-forest-labs/flux-2-pro", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "f558a59a8bf126d892ab219846966674f6acc616940c17841aeb242e245952ff", "typical_seconds": 5.6, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_images", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["match_input_image", "custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "1 MP", "enum": ["match_input_image", "0.5 MP", "1 MP", "2 MP", "4 MP"]}, {"name": "width", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "height", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 5}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "black-forest-labs/flux-2-max", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "9c23b0aaa98765a9676dbdda58b9c9915627751300747bad54cb1c11b135d3ca", "typical_seconds": 30.8, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "input_images", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["match_input_image", "custom", "1:1", "16:9", "3:2", "2:3", "4:5", "5:4", "9:16", "3:4", "4:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "1 MP", "enum": ["match_input_image", "0.5 MP", "1 MP", "2 MP", "4 MP"]}, {"name": "width", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "height", "type": "integer", "required": false, "minimum": 256, "maximum": 2048}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 5}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "black-forest-labs/flux-2-klein-9b", "kind": "text-to-image", "also_kinds": ["image-edit"], "version": "963f7b2c4aa2bc7e6377b95759dcf3a21cf175f6e8b0d8c1efe7bf6c8a23b690", "typical_seconds": 0.7, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "images", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "9:16", "3:2", "2:3", "4:3", "3:4", "5:4", "4:5", "21:9", "9:21", "match_input_image"]}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["0.25", "0.5", "1", "2", "4"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 95, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "text"},
+{"id": "black-forest-labs/flux-redux-dev", "kind": "image-variation", "also_kinds": [], "official": true, "version": "96b56814e57dfa601f3f524f82a2b336ef49012cda68828cb37cde66f481b7cb", "price_usd_per_image": 0.025, "max_outputs_param": "num_outputs", "inputs": [{"name": "redux_image", "type": "string", "format": "uri", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 28, "minimum": 1, "maximum": 50}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 0, "maximum": 10}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "megapixels", "type": "string", "required": false, "default": "1"}], "inputs_complete": true, "output": "uri[]"},
+{"id": "black-forest-labs/flux-fill-pro", "kind": "image-edit", "also_kinds": [], "official": true, "version": "9609ba7331ed872c99f81c92c69a9ee52a50d8aba99f636173e0674d997efd0c", "price_usd_per_image": 0.05, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "outpaint", "type": "string", "required": false, "default": "None", "enum": ["None", "Zoom out 1.5x", "Zoom out 2x", "Make square", "Left outpaint", "Right outpaint", "Top outpaint", "Bottom outpaint"]}, {"name": "seed", "type": "integer", "required": false}, {"name": "steps", "type": "integer", "required": false, "default": 50, "minimum": 1, "maximum": 50}, {"name": "prompt_upsampling", "type": "boolean", "required": false, "default": false}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 2, "maximum": 5}, {"name": "safety_tolerance", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 6}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}], "inputs_complete": true, "output": "uri"},
+{"id": "stability-ai/sdxl", "kind": "text-to-image", "also_kinds": ["image-variation", "image-edit"], "official": false, "version": "7762fd07cf82c948538e41f63f77d685e02b063e37e496e96eefd46c929f9bdc", "typical_seconds": 5.0, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "An astronaut riding a rainbow unicorn"}, {"name": "negative_prompt", "type": "string", "required": false, "default": ""}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "width", "type": "integer", "required": false, "default": 1024}, {"name": "height", "type": "integer", "required": false, "default": 1024}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "scheduler", "type": "string", "required": false, "default": "K_EULER", "enum": ["DDIM", "DPMSolverMultistep", "HeunDiscrete", "KarrasDPM", "K_EULER_ANCESTRAL", "K_EULER", "PNDM"]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 50, "minimum": 1, "maximum": 500}, {"name": "guidance_scale", "type": "number", "required": false, "default": 7.5, "minimum": 1, "maximum": 50}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}, {"name": "refine", "type": "string", "required": false, "default": "no_refiner", "enum": ["no_refiner", "expert_ensemble_refiner", "base_image_refiner"]}, {"name": "high_noise_frac", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}, {"name": "refine_steps", "type": "integer", "required": false}, {"name": "apply_watermark", "type": "boolean", "required": false, "default": true}, {"name": "lora_scale", "type": "number", "required": false, "default": 0.6, "minimum": 0, "maximum": 1}, {"name": "replicate_weights", "type": "string", "required": false}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "stability-ai/stable-diffusion-3.5-large", "kind": "text-to-image", "also_kinds": ["image-variation"], "official": true, "version": "feb36d70a9f2791ed9df99f795ea5684da18f52b5f6b488dfdef635ca19d6bd3", "price_usd_per_image": 0.065, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "cfg", "type": "number", "required": false, "default": 5, "minimum": 1, "maximum": 10}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}], "inputs_complete": true, "output": "uri"},
+{"id": "stability-ai/stable-diffusion-3.5-medium", "kind": "text-to-image", "also_kinds": ["image-variation"], "official": true, "version": "1323a3a68cbf2b58c708f38fba9557e39d68a77cb287a8d7372ba0443f6f0767", "price_usd_per_image": 0.035, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "cfg", "type": "number", "required": false, "default": 5, "minimum": 1, "maximum": 10}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}], "inputs_complete": true, "output": "uri"},
+{"id": "stability-ai/stable-diffusion-3.5-large-turbo", "kind": "text-to-image", "also_kinds": [], "official": true, "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1"}, {"name": "cfg", "type": "number", "required": false, "default": 1}, {"name": "steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 10}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp"}, {"name": "output_quality", "type": "integer", "required": false, "default": 90, "maximum": 100}], "inputs_complete": false},
+{"id": "stability-ai/stable-diffusion-3", "kind": "text-to-image", "also_kinds": ["image-variation"], "version": "527d2a6296facb8e47ba1eaf17f142c240c19a30894f437feee9b91cc29d8e4f", "typical_seconds": 2.8, "inputs": [{"name": "prompt", "type": "string", "required": false, "default": ""}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "9:16", "9:21"]}, {"name": "cfg", "type": "number", "required": false, "default": 3.5, "minimum": 0, "maximum": 20}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "prompt_strength", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "steps", "type": "integer", "required": false, "default": 28, "minimum": 1, "maximum": 28}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 90, "minimum": 0, "maximum": 100}, {"name": "seed", "type": "integer", "required": false}, {"name": "negative_prompt", "type": "string", "required": false, "default": ""}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "bytedance/sdxl-lightning-4step", "kind": "text-to-image", "also_kinds": [], "official": false, "version": "5599ed30703defd1d160a25a63321b4dec97101d98b4674bcc56e41f62f35637", "typical_seconds": 0.9, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "self-portrait of a woman, lightning in the background"}, {"name": "negative_prompt", "type": "string", "required": false, "default": "worst quality, low quality"}, {"name": "width", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 1280}, {"name": "height", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 1280}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "scheduler", "type": "string", "required": false, "default": "K_EULER", "enum": ["DDIM", "DPMSolverMultistep", "HeunDiscrete", "KarrasDPM", "K_EULER_ANCESTRAL", "K_EULER", "PNDM", "DPM++2MSDE"]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 10}, {"name": "guidance_scale", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 50}, {"name": "seed", "type": "integer", "required": false}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "ideogram-ai/ideogram-v2", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "d07f7f3ad03f2ec100edeaa91e26ac731d7d00ec369e6a475b80c04bd1101d5d", "typical_seconds": 19.6, "price_usd_per_image": 0.08, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "16:10", "10:16", "3:1", "1:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1024", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "720x1280", "736x1312", "768x1024", "768x1088", "768x1152", "768x1216", "768x1232", "768x1280", "768x1344", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x640", "1024x768", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x768", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1232x768", "1248x832", "1280x704", "1280x720", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design", "Render 3D", "Anime"]}, {"name": "seed", "type": "integer", "required": false}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "ideogram-ai/ideogram-v2-turbo", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "fbb188a06a69327a5daa9d82162b31528823d918705aefeeebd17856f856cfac", "typical_seconds": 12.4, "price_usd_per_image": 0.05, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3", "16:10", "10:16", "3:1", "1:3"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1024", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "720x1280", "736x1312", "768x1024", "768x1088", "768x1152", "768x1216", "768x1232", "768x1280", "768x1344", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x640", "1024x768", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x768", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1232x768", "1248x832", "1280x704", "1280x720", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design", "Render 3D", "Anime"]}, {"name": "seed", "type": "integer", "required": false}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "ideogram-ai/ideogram-v3-turbo", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "typical_seconds": 6.1, "price_usd_per_image": 0.03, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:3", "3:1", "1:2", "2:1", "9:16", "16:9", "10:16", "16:10", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "1:1"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design"]}, {"name": "style_reference_images", "type": "array", "format": "uri", "required": false}, {"name": "style_preset", "type": "string", "required": false, "default": "None"}, {"name": "seed", "type": "integer", "required": false, "maximum": 2147483647}], "inputs_complete": false},
+{"id": "ideogram-ai/ideogram-v3-balanced", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "price_usd_per_image": 0.06, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:3", "3:1", "1:2", "2:1", "9:16", "16:9", "10:16", "16:10", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "1:1"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design"]}, {"name": "style_reference_images", "type": "array", "format": "uri", "required": false}, {"name": "style_preset", "type": "string", "required": false, "default": "None"}, {"name": "seed", "type": "integer", "required": false, "maximum": 2147483647}], "inputs_complete": false},
+{"id": "ideogram-ai/ideogram-v3-quality", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "03944eb99122997251eaa29263ada2fbc2cc943ccd8c27d3c8af453acde737c8", "price_usd_per_image": 0.09, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:3", "3:1", "1:2", "2:1", "9:16", "16:9", "10:16", "16:10", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "1:1"]}, {"name": "resolution", "type": "string", "required": false, "default": "None", "enum": ["None", "512x1536", "576x1408", "576x1472", "576x1536", "640x1344", "640x1408", "640x1472", "640x1536", "704x1152", "704x1216", "704x1280", "704x1344", "704x1408", "704x1472", "736x1312", "768x1088", "768x1216", "768x1280", "768x1344", "800x1280", "832x960", "832x1024", "832x1088", "832x1152", "832x1216", "832x1248", "864x1152", "896x960", "896x1024", "896x1088", "896x1120", "896x1152", "960x832", "960x896", "960x1024", "960x1088", "1024x832", "1024x896", "1024x960", "1024x1024", "1088x768", "1088x832", "1088x896", "1088x960", "1120x896", "1152x704", "1152x832", "1152x864", "1152x896", "1216x704", "1216x768", "1216x832", "1248x832", "1280x704", "1280x768", "1280x800", "1312x736", "1344x640", "1344x704", "1344x768", "1408x576", "1408x640", "1408x704", "1472x576", "1472x640", "1472x704", "1536x512", "1536x576", "1536x640"]}, {"name": "magic_prompt_option", "type": "string", "required": false, "default": "Auto", "enum": ["Auto", "On", "Off"]}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "style_type", "type": "string", "required": false, "default": "None", "enum": ["None", "Auto", "General", "Realistic", "Design"]}, {"name": "style_reference_images", "type": "array", "format": "uri", "required": false}, {"name": "style_preset", "type": "string", "required": false, "default": "None"}, {"name": "seed", "type": "integer", "required": false, "maximum": 2147483647}], "inputs_complete": true},
+{"id": "recraft-ai/recraft-v3", "kind": "text-to-image", "also_kinds": [], "official": true, "version": "e06217725b21e2c059a09b3f44b4aef56574173aee9976c9726bdc0f474d7f46", "typical_seconds": 8.8, "price_usd_per_image": 0.04, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "size", "type": "string", "required": false, "default": "1024x1024", "enum": ["1024x1024", "1365x1024", "1024x1365", "1536x1024", "1024x1536", "1820x1024", "1024x1820", "1024x2048", "2048x1024", "1434x1024", "1024x1434", "1024x1280", "1280x1024", "1024x1707", "1707x1024"]}, {"name": "style", "type": "string", "required": false, "default": "any", "enum": ["any", "realistic_image", "digital_illustration", "digital_illustration/pixel_art", "digital_illustration/hand_drawn", "digital_illustration/grain", "digital_illustration/infantile_sketch", "digital_illustration/2d_art_poster", "digital_illustration/handmade_3d", "digital_illustration/hand_drawn_outline", "digital_illustration/engraving_color", "digital_illustration/2d_art_poster_2", "realistic_image/b_and_w", "realistic_image/hard_flash", "realistic_image/hdr", "realistic_image/natural_light", "realistic_image/studio_portrait", "realistic_image/enterprise", "realistic_image/motion_blur"]}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "Not set"}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "recraft-ai/recraft-v3-svg", "kind": "vector", "also_kinds": [], "official": true, "price_usd_per_image": 0.08, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "size", "type": "string", "required": false, "default": "1024x1024"}, {"name": "style", "type": "string", "required": false, "default": "any"}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "Not set"}], "inputs_complete": true, "output": "uri"},
+{"id": "recraft-ai/recraft-crisp-upscale", "kind": "upscale", "also_kinds": [], "official": true, "version": "31c70d9026bbd25ee2b751825e19101e0321b8814c33863c88fe5d0d63c00c82", "price_usd_per_image": 0.006, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "inputs_complete": true, "output": "uri"},
+{"id": "recraft-ai/recraft-vectorize", "kind": "vector", "also_kinds": [], "version": "9f71824b45b71f56b576b97149c314989cfabf90b08f0506ffcdc9fa62beb05d", "typical_seconds": 6.7, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "recraft-ai/recraft-v4", "kind": "text-to-image", "also_kinds": [], "version": "7f7d8cad0d7b7af205a2b46a4031f8c7084a9857609b9547a9f3c044afe64212", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "Not set"}, {"name": "size", "type": "string", "required": false, "default": "1024x1024"}], "inputs_complete": true, "output": "uri"},
+{"id": "google/imagen-4", "kind": "text-to-image", "also_kinds": [], "official": true, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "9:16", "16:9", "3:4", "4:3"]}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}], "inputs_complete": true, "output": "uri"},
+{"id": "google/imagen-4-fast", "kind": "text-to-image", "also_kinds": [], "official": true, "price_usd_per_image": 0.02, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "9:16", "16:9", "3:4", "4:3"]}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}], "inputs_complete": true, "output": "uri"},
+{"id": "google/imagen-4-ultra", "kind": "text-to-image", "also_kinds": [], "official": true, "version": "eb08b03f79ebc3d4b2542baacca07cc1e0729d24ed1730945555409f0ee30e1a", "price_usd_per_image": 0.06, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "9:16", "16:9", "3:4", "4:3"]}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}], "inputs_complete": true, "output": "uri"},
+{"id": "google/nano-banana", "kind": "image-edit", "also_kinds": ["text-to-image"], "official": true, "version": "adfd722f0c8b5abd782eac022a625a14fb812951de19618dfc4979f6651a00b4", "typical_seconds": 10.5, "price_usd_per_image": 0.039, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_input", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}, {"name": "aspect_ratio", "type": "string", "required": false, "enum": ["match_input_image", "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"]}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "google/nano-banana-pro", "kind": "image-edit", "also_kinds": ["text-to-image"], "official": true, "version": "f5318740f60d79bf0c480216aaf9ca7614977553170eacd19ff8cbcda2409ac8", "price_usd_per_image": 0.15, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_input", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image"}, {"name": "resolution", "type": "string", "required": false, "default": "2K", "enum": ["1K", "2K", "4K"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg"}, {"name": "safety_filter_level", "type": "string", "required": false, "default": "block_only_high", "enum": ["block_low_and_above", "block_medium_and_above", "block_only_high"]}], "inputs_complete": true, "output": "uri"},
+{"id": "bytedance/seedream-3", "kind": "text-to-image", "also_kinds": [], "version": "9b49a0d87ee348c6c53783fc231dbdd65b13d8f90c95d8bd285d06eb745ccfb5", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "seed", "type": "integer", "required": false}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "16:9"}, {"name": "size", "type": "string", "required": false, "default": "regular", "enum": ["small", "regular", "big"]}, {"name": "width", "type": "integer", "required": false, "default": 2048, "minimum": 512, "maximum": 2048}, {"name": "height", "type": "integer", "required": false, "default": 2048, "minimum": 512, "maximum": 2048}, {"name": "guidance_scale", "type": "number", "required": false, "default": 2.5, "minimum": 1, "maximum": 10}], "inputs_complete": true, "output": "uri"},
+{"id": "bytedance/seedream-4", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "3ee3b70df63b39e425ccb0188d3c14961177c11fa20516d9dfd30a868b41b2d5", "typical_seconds": 14.4, "price_usd_per_image": 0.03, "max_outputs_param": "max_images", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "image_input", "type": "array", "format": "uri", "required": false, "default": []}, {"name": "size", "type": "string", "required": false, "default": "2K", "enum": ["1K", "2K", "4K", "custom"]}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "match_input_image", "enum": ["match_input_image", "1:1", "4:3", "3:4", "16:9", "9:16", "3:2", "2:3", "21:9"]}, {"name": "width", "type": "integer", "required": false, "default": 2048, "minimum": 1024, "maximum": 4096}, {"name": "height", "type": "integer", "required": false, "default": 2048, "minimum": 1024, "maximum": 4096}, {"name": "sequential_image_generation", "type": "string", "required": false, "default": "disabled", "enum": ["disabled", "auto"]}, {"name": "max_images", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 15}, {"name": "enhance_prompt", "type": "boolean", "required": false, "default": true}], "inputs_complete": true, "output": "uri[]"},
+{"id": "qwen/qwen-image", "kind": "text-to-image", "also_kinds": ["image-variation"], "official": true, "price_usd_per_image": 0.025, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "seed", "type": "integer", "required": false}, {"name": "image", "type": "string", "format": "uri", "required": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "guidance", "type": "number", "required": false, "default": 3, "minimum": 0, "maximum": 10}, {"name": "strength", "type": "number", "required": false, "default": 0.9, "minimum": 0, "maximum": 1}, {"name": "image_size", "type": "string", "required": false, "default": "optimize_for_quality", "enum": ["optimize_for_quality", "optimize_for_speed"]}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "16:9", "enum": ["1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3"]}, {"name": "lora_weights", "type": "string", "required": false}, {"name": "lora_scale", "type": "number", "required": false, "default": 1}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "enhance_prompt", "type": "boolean", "required": false, "default": false}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 50}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}], "inputs_complete": false, "output": "uri[]"},
+{"id": "openai/gpt-image-1", "kind": "text-to-image", "also_kinds": ["image-edit"], "official": true, "version": "a6198aeaea27df5f3a9f11335cd61b2031729f9527cd34e6cdb4bb3ee9355b87", "typical_seconds": 45.9, "max_outputs_param": "number_of_images", "inputs": [{"name": "openai_api_key", "type": "string", "required": true}, {"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "3:2", "2:3"]}, {"name": "input_fidelity", "type": "string", "required": false, "default": "low", "enum": ["low", "high"]}, {"name": "input_images", "type": "array", "format": "uri", "required": false}, {"name": "number_of_images", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 10}, {"name": "quality", "type": "string", "required": false, "default": "auto", "enum": ["low", "medium", "high", "auto"]}, {"name": "background", "type": "string", "required": false, "default": "auto", "enum": ["auto", "transparent", "opaque"]}, {"name": "output_compression", "type": "integer", "required": false, "default": 90, "minimum": 0, "maximum": 100}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["png", "jpeg", "webp"]}, {"name": "moderation", "type": "string", "required": false, "default": "auto", "enum": ["auto", "low"]}, {"name": "user_id", "type": "string", "required": false}], "inputs_complete": true, "output": "uri[]", "unavailable_reason": "it requires an OpenAI key as an input, and inputs are stored with the generation"},
+{"id": "minimax/image-01", "kind": "text-to-image", "also_kinds": [], "official": true, "version": "928f3bd6ac899108d0ab8cf7f91dfa39a03eda0175e94c9b4cd075776dececf0", "typical_seconds": 30.5, "price_usd_per_image": 0.01, "max_outputs_param": "number_of_images", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "4:3", "3:2", "2:3", "3:4", "9:16", "21:9"]}, {"name": "number_of_images", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 9}, {"name": "prompt_optimizer", "type": "boolean", "required": false, "default": true}, {"name": "subject_reference", "type": "string", "format": "uri", "required": false}], "inputs_complete": true, "output": "uri[]"},
+{"id": "luma/photon", "kind": "text-to-image", "also_kinds": ["image-variation"], "official": true, "version": "fe142c037cf359764f2058c3a42ef0dc750d908311d02868cbc7769fe800b648", "price_usd_per_image": 0.03, "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "16:9", "enum": ["1:1", "3:4", "4:3", "9:16", "16:9", "9:21", "21:9"]}, {"name": "image_reference_url", "type": "string", "format": "uri", "required": false}, {"name": "image_reference_weight", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "style_reference_url", "type": "string", "format": "uri", "required": false}, {"name": "style_reference_weight", "type": "number", "required": false, "default": 0.85, "minimum": 0, "maximum": 1}, {"name": "character_reference_url", "type": "string", "format": "uri", "required": false}, {"name": "seed", "type": "integer", "required": false}], "inputs_complete": true, "output": "uri"},
+{"id": "nvidia/sana-sprint-1.6b", "kind": "text-to-image", "also_kinds": [], "version": "6ed1ce77cdc8db65550e76d5ab82556d0cb31ac8ab3c4947b168a0bda7b962e4", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "width", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 4096}, {"name": "height", "type": "integer", "required": false, "default": 1024, "minimum": 256, "maximum": 4096}, {"name": "inference_steps", "type": "integer", "required": false, "default": 2, "minimum": 1, "maximum": 4}, {"name": "intermediate_timesteps", "type": "number", "required": false, "default": 1.3, "minimum": 0.5, "maximum": 1.5}, {"name": "guidance_scale", "type": "number", "required": false, "default": 4.5, "minimum": 1, "maximum": 20}, {"name": "seed", "type": "integer", "required": false, "default": -1}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}], "inputs_complete": true, "output": "uri"},
+{"id": "nvidia/sana", "kind": "text-to-image", "also_kinds": [], "official": false, "typical_seconds": 7, "price_usd_per_image": 0.0097, "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "a cyberpunk cat with a neon sign that says \"Sana\""}, {"name": "negative_prompt", "type": "string", "required": false, "default": ""}, {"name": "model_variant", "type": "string", "required": false, "default": "1600M-1024px"}, {"name": "width", "type": "integer", "required": false, "default": 1024}, {"name": "height", "type": "integer", "required": false, "default": 1024}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 18, "minimum": 1}, {"name": "guidance_scale", "type": "number", "required": false, "default": 5, "minimum": 1, "maximum": 20}, {"name": "pag_guidance_scale", "type": "number", "required": false, "default": 2, "minimum": 1, "maximum": 20}, {"name": "seed", "type": "integer", "required": false}], "inputs_complete": false},
+{"id": "ai-forever/kandinsky-2.2", "kind": "text-to-image", "also_kinds": [], "version": "ad9d7879fbffa2874e1d909d1d37d9bc682889cc65b31f7bb00d2362619f194a", "typical_seconds": 9.0, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": false, "default": "A moss covered astronaut with a black background"}, {"name": "negative_prompt", "type": "string", "required": false}, {"name": "width", "type": "integer", "required": false, "default": 512, "enum": [384, 512, 576, 640, 704, 768, 960, 1024, 1152, 1280, 1536, 1792, 2048]}, {"name": "height", "type": "integer", "required": false, "default": 512, "enum": [384, 512, 576, 640, 704, 768, 960, 1024, 1152, 1280, 1536, 1792, 2048]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 75, "minimum": 1, "maximum": 500}, {"name": "num_inference_steps_prior", "type": "integer", "required": false, "default": 25, "minimum": 1, "maximum": 500}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpeg", "png"]}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "nightmareai/real-esrgan", "kind": "upscale", "also_kinds": [], "version": "f121d640bd286e1fdc67f9799164c1d5be36ff74576ee11c803ae5b665dd46aa", "price_usd_per_image": 0.002, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "scale", "type": "number", "required": false, "default": 4, "minimum": 0, "maximum": 10}, {"name": "face_enhance", "type": "boolean", "required": false, "default": false}], "inputs_complete": true, "output": "uri"},
+{"id": "philz1337x/clarity-upscaler", "kind": "upscale", "also_kinds": [], "official": false, "version": "dfad41707589d68ecdccd1dfa600d55a208f9310748e44bfe35b4a6291453d5e", "typical_seconds": 12.8, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "prompt", "type": "string", "required": false, "default": "masterpiece, best quality, highres, <lora:more_details:0.5> <lora:SDXLrender_v2.0:1>"}, {"name": "negative_prompt", "type": "string", "required": false, "default": "(worst quality, low quality, normal quality:2) JuggernautNegative-neg"}, {"name": "scale_factor", "type": "number", "required": false, "default": 2}, {"name": "dynamic", "type": "number", "required": false, "default": 6, "minimum": 1, "maximum": 50}, {"name": "creativity", "type": "number", "required": false, "default": 0.35, "minimum": 0, "maximum": 1}, {"name": "resemblance", "type": "number", "required": false, "default": 0.6, "minimum": 0, "maximum": 3}, {"name": "tiling_width", "type": "integer", "required": false, "default": 112, "enum": [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256]}, {"name": "tiling_height", "type": "integer", "required": false, "default": 144, "enum": [16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256]}, {"name": "sd_model", "type": "string", "required": false, "default": "juggernaut_reborn.safetensors [338b85bc4f]", "enum": ["epicrealism_naturalSinRC1VAE.safetensors [84d76a0328]", "juggernaut_reborn.safetensors [338b85bc4f]", "flat2DAnimerge_v45Sharp.safetensors"]}, {"name": "scheduler", "type": "string", "required": false, "default": "DPM++ 3M SDE Karras", "enum": ["DPM++ 2M Karras", "DPM++ SDE Karras", "DPM++ 2M SDE Exponential", "DPM++ 2M SDE Karras", "Euler a", "Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2M SDE Heun Karras", "DPM++ 2M SDE Heun Exponential", "DPM++ 3M SDE", "DPM++ 3M SDE Karras", "DPM++ 3M SDE Exponential", "DPM fast", "DPM adaptive", "LMS Karras", "DPM2 Karras", "DPM2 a Karras", "DPM++ 2S a Karras", "Restart", "DDIM", "PLMS", "UniPC"]}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 18, "minimum": 1, "maximum": 100}, {"name": "seed", "type": "integer", "required": false, "default": 1337}, {"name": "downscaling", "type": "boolean", "required": false, "default": false}, {"name": "downscaling_resolution", "type": "integer", "required": false, "default": 768}, {"name": "lora_links", "type": "string", "required": false, "default": ""}, {"name": "custom_sd_model", "type": "string", "required": false, "default": ""}, {"name": "sharpen", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 10}, {"name": "mask", "type": "string", "format": "uri", "required": false}, {"name": "handfix", "type": "string", "required": false, "default": "disabled", "enum": ["disabled", "hands_only", "image_and_hands"]}, {"name": "pattern", "type": "boolean", "required": false, "default": false}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["webp", "jpg", "png"]}], "inputs_complete": true, "output": "uri[]", "progress_in_logs": "percent"},
+{"id": "philz1337x/crystal-upscaler", "kind": "upscale", "also_kinds": [], "official": true, "version": "5d917b1444c89ed91055f3052d27e1ad433a1218599a36544510e1dfa9ac26c8", "typical_seconds": 12.0, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "scale_factor", "type": "number", "required": false, "default": 2}, {"name": "creativity", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 10}, {"name": "output_format", "type": "string", "required": false, "default": "png", "enum": ["png", "jpg"]}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "topazlabs/image-upscale", "kind": "upscale", "also_kinds": [], "version": "2fdc3b86a01d338ae89ad58e5d9241398a8a01de9b0dda41ba8a0434c8a00dc3", "typical_seconds": 12.8, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "enhance_model", "type": "string", "required": false, "default": "Standard V2", "enum": ["Standard V2", "Low Resolution V2", "CGI", "High Fidelity V2", "Text Refine"]}, {"name": "upscale_factor", "type": "string", "required": false, "default": "None", "enum": ["None", "2x", "4x", "6x"]}, {"name": "output_format", "type": "string", "required": false, "default": "jpg", "enum": ["jpg", "png"]}, {"name": "subject_detection", "type": "string", "required": false, "default": "None", "enum": ["None", "All", "Foreground", "Background"]}, {"name": "face_enhancement", "type": "boolean", "required": false, "default": false}, {"name": "face_enhancement_creativity", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 1}, {"name": "face_enhancement_strength", "type": "number", "required": false, "default": 0.8, "minimum": 0, "maximum": 1}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "tencentarc/gfpgan", "kind": "upscale", "also_kinds": [], "version": "0fbacf7afc6c144e5be9767cff80f25aff23e52b0708f17e20f9879b2f21516c", "typical_seconds": 1.7, "inputs": [{"name": "img", "type": "string", "format": "uri", "required": true}, {"name": "version", "type": "string", "required": false, "default": "v1.4", "enum": ["v1.2", "v1.3", "v1.4", "RestoreFormer"]}, {"name": "scale", "type": "number", "required": false, "default": 2}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "sczhou/codeformer", "kind": "upscale", "also_kinds": [], "version": "cc4956dd26fa5a7185d5660cc9100fab1b8070a1d1654a8bb5eb6d443b020bb2", "typical_seconds": 21.3, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "codeformer_fidelity", "type": "number", "required": false, "default": 0.5, "minimum": 0, "maximum": 1}, {"name": "background_enhance", "type": "boolean", "required": false, "default": true}, {"name": "face_upsample", "type": "boolean", "required": false, "default": true}, {"name": "upscale", "type": "integer", "required": false, "default": 2}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"},
+{"id": "851-labs/background-remover", "kind": "background-removal", "also_kinds": [], "official": false, "version": "a029dff38972b5fda4ec5d75d7d1cd25aeff621d2cf4946a41055d7db66b80bc", "typical_seconds": 2, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}, {"name": "threshold", "type": "number", "required": false, "default": 0, "minimum": 0, "maximum": 1}, {"name": "reverse", "type": "boolean", "required": false, "default": false}, {"name": "background_type", "type": "string", "required": false, "default": "rgba"}, {"name": "format", "type": "string", "required": false, "default": "png"}], "inputs_complete": true, "output": "uri"},
+{"id": "lucataco/remove-bg", "kind": "background-removal", "also_kinds": [], "official": false, "version": "95fcc2a26d3899cd6c2691c900465aaeff466285a65c14638cc5f36f34befaf1", "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "inputs_complete": true, "output": "uri"},
+{"id": "smoretalk/rembg-enhance", "kind": "background-removal", "also_kinds": [], "version": "4067ee2a58f6c161d434a9c077cfa012820b8e076efa2772aa171e26557da919", "typical_seconds": 14.6, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "inputs_complete": true, "output": "uri", "progress_in_logs": "text"}
 ]
-$models$) as m (id text, kind text, official boolean, version text, typical_seconds real,
-  price_usd_per_image numeric, max_outputs_param text, output text, progress_in_logs text,
-  inputs jsonb);
+$models$) as m (id text, kind text, also_kinds jsonb, official boolean, version text,
+  typical_seconds real, price_usd_per_image numeric, max_outputs_param text, output text,
+  progress_in_logs text, inputs jsonb, inputs_complete boolean, unavailable_reason text);
+
+
+-- 710_data_input_rules.sql
+
+-- The default rules: users neither turn off safety checks, nor load weights of their own, nor set secrets and
+-- addresses, nor make a generation expensive by its counts, sizes and steps.
+insert into picture_queue.input_rule (model, input, action, value)
+values
+  ('*', 'disable_safety*', 'lock', 'false'),
+  ('*', 'enable_safety*', 'lock', 'true'),
+  ('*', 'safety_checker', 'lock', 'true'),
+  ('*', 'safety_tolerance', 'cap', '2'),
+  ('*', 'safety_filter_level', 'lock', '"block_medium_and_above"'),
+  ('*', 'moderation', 'lock', '"auto"'),
+  ('*', '*lora*', 'refuse', null),
+  ('*', '*_weights', 'refuse', null),
+  ('*', 'custom_sd_model', 'refuse', null),
+  ('*', 'webhook*', 'refuse', null),
+  ('*', '*api_key', 'refuse', null),
+  ('*', '*_token', 'refuse', null),
+  ('*', 'num_outputs', 'cap', '4'),
+  ('*', 'num_images', 'cap', '4'),
+  ('*', 'number_of_images', 'cap', '4'),
+  ('*', 'max_images', 'cap', '4'),
+  ('*', 'width', 'cap', '2048'),
+  ('*', 'height', 'cap', '2048'),
+  ('bytedance/seedream-4', 'width', 'cap', '4096'),
+  ('bytedance/seedream-4', 'height', 'cap', '4096'),
+  ('*', 'downscaling_resolution', 'cap', '2048'),
+  ('*', 'steps', 'cap', '100'),
+  ('*', '*_steps', 'cap', '100'),
+  ('*', '*_steps_prior', 'cap', '100'),
+  ('*', 'scale', 'cap', '4'),
+  ('*', 'scale_factor', 'cap', '4'),
+  ('*', 'upscale', 'cap', '4'),
+  ('*', 'image_input', 'cap', '14'),
+  ('*', 'images', 'cap', '10'),
+  ('*', '*_images', 'cap', '10');
 
 
 -- 800_policies.sql
@@ -8994,15 +10866,9 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, and
--- Postgres lets every role execute a new function.
-revoke all on schema picture_queue from public, anon, authenticated, service_role;
-revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
-revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
-revoke all on
-  public.job_queue, public.generations, public.images,
-  public.queue_health, public.failed_jobs_recent, public.stuck_jobs
-  from public, anon, authenticated, service_role;
+-- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
+-- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+select picture_queue._revoke_grants();
 -- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
 do $$
 declare
@@ -9013,14 +10879,15 @@ begin
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
     delete_generation, set_favourite, list_deleted_generations, record_deleted_files,
-    list_models, begin_prediction, record_prediction, finish_prediction, receive_prediction, save_images, queue_status,
+    list_models, set_model, set_input_rule, delete_input_rule, list_input_rules, begin_prediction, record_prediction,
+    finish_prediction, receive_prediction, save_images, queue_status,
     set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
     set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
     get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,
     resume_schedule, run_schedule, list_schedules, change_jobs, failure_reasons, queue_counts,
-    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs}'::text[]
+    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs, get_account, list_accounts, set_account,
+    grant_credits, set_budget, list_budgets, delete_budget, list_ledger}'::text[]
   loop
-    execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
     execute format('grant execute on function public.%I to service_role', v_function);
   end loop;
 end
@@ -9033,13 +10900,16 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
-  public.job_position, public.explain_jobs, public.delete_generation, public.set_favourite
+  public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
-  picture_queue.job_position, picture_queue.explain_jobs, picture_queue.delete_generation, picture_queue.set_favourite,
-  picture_queue.search_generations, picture_queue._generation_filter, picture_queue._raise_error, picture_queue._require,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.list_models, picture_queue.version,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
+  picture_queue.delete_generation, picture_queue.set_favourite, picture_queue.search_generations,
+  picture_queue._generation_filter,
+  picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
@@ -9055,9 +10925,12 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 -- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
 -- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
 -- change that the event announces. For the same reason it waits only briefly for a lock on the table.
+--
+-- When a user joins a topic, Realtime inserts a row of the topic and selects it with realtime.topic set. The policy
+-- compares both, since a database connection can set realtime.topic itself.
 do $do$
 begin
-  if to_regclass('realtime.messages') is null then
+  if picture_queue._find_table('realtime.messages', true) is null then
     return;
   end if;
   execute $sql$
@@ -9074,7 +10947,8 @@ begin
     $$;
     create policy "picture_queue: read own topics" on realtime.messages
       for select to authenticated
-      using (extension = 'broadcast' and (select realtime.topic()) = 'pq:user:' || (select auth.uid())::text);
+      using (extension = 'broadcast' and topic = 'pq:user:' || (select auth.uid())::text
+        and topic = (select realtime.topic()));
   $sql$;
 end
 $do$;
@@ -9082,18 +10956,31 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- Creates the private bucket of the pictures if the project has Supabase Storage, and a policy that lets users read
--- their own folder in it.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
+-- that let users read their own folder in both, and write to that of the uploads.
 do $do$
 begin
-  if to_regclass('storage.buckets') is null then
+  if picture_queue._find_table('storage.buckets', true) is null then
     return;
   end if;
   execute $sql$
     insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false) on conflict do nothing;
+    insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+    values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id = 'pictures' and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
+    create policy "picture_queue: upload to own folder" on storage.objects
+      for insert to authenticated
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (select picture_queue.may_upload()));
+    create policy "picture_queue: replace own uploads" on storage.objects
+      for update to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text)
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
+    create policy "picture_queue: delete own uploads" on storage.objects
+      for delete to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
   $sql$;
 end
 $do$;
@@ -9102,29 +10989,41 @@ $do$;
 -- 970_pg_cron.sql
 
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled separately.
+-- job, so that it can be rescheduled separately. It calls only a function of the extension, or of a trusted role: the
+-- schema cron may belong to any role.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron.
-  v_schedule regproc := (
-    select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-    where n.nspname = 'cron' and p.proname = 'schedule' limit 1);
+  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron. The types
+  -- of its parameters are, so that no other function of that name fits better.
+  v_call text := (
+    select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
+      p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)
+    from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'cron' and p.proname = 'schedule' and p.pronargs = 3
+      and (picture_queue._is_trusted(p.proowner) or exists (
+        select from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
+        where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid
+          and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'))
+    limit 1);
 begin
-  if v_schedule is null then
+  if v_call is null then
     return 'pg_cron is not installed';
   end if;
-  execute format('select %s($1, $2, $3)', v_schedule)
-  using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
-  execute format('select %s($1, $2, $3)', v_schedule)
-  using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
+  execute v_call using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_call using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end
 $$;
-revoke execute on function picture_queue.schedule_maintenance from public, anon, authenticated, service_role;
+select picture_queue._revoke_grants('picture_queue.schedule_maintenance()');
 select picture_queue.schedule_maintenance();
 
 
 -- Make PostgREST load the new functions.
 notify pgrst, 'reload schema';
+
+select pg_catalog.set_config(
+  'search_path', pg_catalog.current_setting('picture_queue.search_path'), false);

@@ -13,7 +13,8 @@
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
--- its lease; _transition copies the state of the job to generations.
+-- its lease. While the prediction runs, the job may be parked, and receive_prediction applies a webhook of the
+-- provider. _transition copies the state of the job to generations.
 --
 -- Schemas and names. The schema public has the functions, tables and views for users. This schema has the rest, and
 -- the API does not expose it. The name of a function that only our own functions call begins with an underscore.

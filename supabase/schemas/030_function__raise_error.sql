@@ -23,6 +23,8 @@ begin
     ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() shows the existing schedules'),
     ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() returns the id of a batch'),
     ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() shows the existing limits'),
+    ('PQ_UNKNOWN_RULE',       '404', 'no such rule', 'list_input_rules() shows the existing rules'),
+    ('PQ_UNKNOWN_BUDGET',     '404', 'no such budget', 'list_budgets() shows the existing budgets'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
     ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
     ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
@@ -31,6 +33,9 @@ begin
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() shows the inputs of each model'),
     ('PQ_CYCLE',              '422', 'the dependencies form a cycle', 'remove one of the dependencies'),
+    ('PQ_RATE_LIMITED',       '429', 'too many generations', 'wait, then repeat the call'),
+    ('PQ_OVER_BUDGET',        '429', 'the budget is used up', 'wait for the next period, or ask the operator'),
+    ('PQ_NO_CREDIT',          '429', 'not enough credits', 'grant_credits() adds credits'),
     ('PQ_BUSY',               '429', 'the database is busy, repeat the call', 'repeat the call')
   ) as e (code, status, message, hint)
   where e.code = p_code;

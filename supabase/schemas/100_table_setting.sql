@@ -3,6 +3,7 @@ create table picture_queue.setting (
   max_payload_bytes integer not null default 65536,
   max_result_bytes integer not null default 1048576,
   max_prompt_length integer not null default 4000,
+  max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
   timeout_grace_seconds real not null default 30,
@@ -20,8 +21,13 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   keep_generations_days integer,
   default_model text not null default 'black-forest-labs/flux-schnell',
+  strip_metadata boolean not null default true,
+  -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
+  estimate_usd_per_second numeric not null default 0.0014,
   constraint setting_is_in_range check (
-    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    estimate_usd_per_second between 0 and 1
+    and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
+    and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
@@ -39,4 +45,6 @@ comment on column picture_queue.setting.unknown_queue is
   'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
 comment on column picture_queue.setting.keep_generations_days is
   'After how many days finished generations are deleted with their pictures; null: never.';
+comment on column picture_queue.setting.strip_metadata is
+  'Whether workers remove EXIF, comments and other metadata from the pictures that they store.';
 insert into picture_queue.setting default values;

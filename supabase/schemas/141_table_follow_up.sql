@@ -3,16 +3,16 @@
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,  -- the id of the finished parent, of the new child, or of the batch
+  subject uuid not null,  -- of the parent, child, batch or generation
   -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
   -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
   -- often it was checked.
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'settlement'))
 );
 comment on table picture_queue.follow_up is
-  'Work that follows from changes of jobs: children of a finished parent, a new child, the counts of a batch.';
+  'Work that follows from changes of jobs: children of a parent, a new child, counts of a batch, a settlement.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 

@@ -2,6 +2,7 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  kind text not null default 'text-to-image',
   model_id text not null,
   model_version text,
   prompt text not null,
@@ -9,14 +10,20 @@ create table public.generations (
   status text not null default 'pending',
   error text,
   favourite boolean not null default false,
+  missing_images jsonb not null default '[]',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
+  -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
+  cost_usd numeric,
+  cost_is_estimate boolean not null default false,
   deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
+comment on column public.generations.missing_images is
+  'Pictures of a completed generation that were made and could not be stored: a list of {n, reason}.';
 comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
 comment on column public.generations.deleted is
   'Whether it was deleted. The row is hidden then, and removed after its files.';
@@ -36,9 +43,9 @@ create index generations_equal on public.generations (
     || ' ' || prompt));
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
-  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
-  alter prompt set statistics 0, alter error set statistics 0, alter model_version set statistics 0,
-  alter favourite set statistics 0;
+  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
+  alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
+  alter model_version set statistics 0, alter favourite set statistics 0;
 alter index public.generations_words alter column 1 set statistics 0;
 alter index public.generations_equal alter column 1 set statistics 0;
 
@@ -52,13 +59,18 @@ create table public.images (
   width integer,
   height integer,
   bytes bigint,
+  sha256 text,
+  blurhash text,
+  thumbnail_path text,
   created_at timestamptz not null default now(),
   deleted boolean not null default false,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
+comment on column public.images.thumbnail_path is 'The path of a small WebP in the same bucket; null if there is none.';
 create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
   alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
-  alter path set statistics 0;
+  alter path set statistics 0, alter sha256 set statistics 0, alter blurhash set statistics 0,
+  alter thumbnail_path set statistics 0;

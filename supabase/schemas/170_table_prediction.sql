@@ -15,6 +15,7 @@ create table picture_queue.prediction (
   status text,
   error text,
   metrics jsonb,
+  cost_usd numeric,  -- what the provider charges, by the price of the model or by metrics.predict_time
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,

@@ -11,15 +11,36 @@ as $$
 $$;
 
 -- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
--- change.
+-- change. Settles the cost of generations that end, and reserves it again for those that are retried.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
-  update public.generations g
-  set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
-  from public.job_queue j
-  where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
-    and (g.status, g.error) is distinct from (j.status, j.error)
+declare
+  v_ended uuid[];
+  v_retried uuid[];
+begin
+  with changed as (
+    update public.generations g
+    set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
+    from public.job_queue j
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
+      and (g.status, g.error) is distinct from (j.status, j.error)
+    returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
+      b.status in ('completed', 'failed', 'cancelled') as had_ended
+  )
+  select array_agg(c.id) filter (where c.ends and not c.had_ended),
+    array_agg(c.id) filter (where c.had_ended and not c.ends)
+  into v_ended, v_retried
+  from changed c;
+  if v_ended is not null then
+    perform picture_queue._settle_ended(v_ended);
+  end if;
+  if v_retried is not null then
+    perform picture_queue._reserve_again(v_retried);
+  end if;
+end
 $$;
 
 -- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of

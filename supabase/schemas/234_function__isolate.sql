@@ -13,12 +13,12 @@ as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '550
 -- constraints whose names Postgres would refuse or resolve to another constraint.
 --
 -- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
--- could run code of the caller: constraints on tables, and triggers with functions, whose owner does not have all
--- rights of the current role; triggers whose function does not set a search_path that ends with pg_temp, since
--- temporary objects would come first; exclusion constraints, which call functions of an index. A name stands for all
--- constraints of the schema that have it, so one of these is enough to skip it. `set constraints ... immediate` fires
--- each trigger whose state is immediate, and a caller can make a trigger immediate without firing it: so all are
--- deferred before.
+-- could run code of the caller: constraints on tables, foreign keys to tables, and triggers with functions, whose owner
+-- does not have all rights of the current role; triggers whose function does not set a search_path that ends with
+-- pg_temp, since temporary objects would come first; exclusion constraints, which call functions of an index. A name
+-- stands for all constraints of the schema that have it, so one of these is enough to skip it. `set constraints ...
+-- immediate` fires each trigger whose state is immediate, and a caller can make a trigger immediate without firing it:
+-- so all are deferred before.
 create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -33,20 +33,24 @@ declare
     cross join lateral (
       select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
         bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
+          and (o.confrelid = 0 or pg_has_role(k.relowner, current_user, 'member'))
           and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
           and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
       from pg_catalog.pg_constraint o
       left join pg_catalog.pg_class r on r.oid = o.conrelid
+      left join pg_catalog.pg_class k on k.oid = o.confrelid
       left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
       left join pg_catalog.pg_proc p on p.oid = t.tgfoid
       where o.conname = d.conname and o.connamespace = d.connamespace) o
     where o.is_safe and (o.is_ours or v_checks_all)
       and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
+  v_check text := 'set constraints ' || v_names || ' immediate';
+  v_defer text := 'set constraints ' || v_names || ' deferred';
 begin
   if v_names is not null then
     set constraints all deferred;
-    execute 'set constraints ' || v_names || ' immediate';
-    execute 'set constraints ' || v_names || ' deferred';
+    execute v_check;
+    execute v_defer;
   end if;
 end
 $$;
@@ -68,6 +72,8 @@ begin
     when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[])
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
+    when 'settlement' then picture_queue._settle_later(p_subjects::bigint[])
+    when 'account' then picture_queue._update_accounts(p_subjects)
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)

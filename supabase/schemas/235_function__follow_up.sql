@@ -235,7 +235,8 @@ end
 $$;
 
 -- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
--- batch, and the callback is not tried again.
+-- batch, and the callback is not tried again. In a session of a user (cancel_job) any error may come from that
+-- session, for example from its stack depth. So the step fails there, and maintenance tries it again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -260,7 +261,10 @@ begin
           'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
           'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
-      if picture_queue._is_transient(sqlstate) then
+      -- 54: a limit of the session or of the server, such as the stack depth
+      if picture_queue._is_transient(sqlstate) or left(sqlstate, 2) = '54'
+        or current_setting('picture_queue.is_worker', true) = 'false'
+      then
         raise;
       end if;
       get stacked diagnostics v_detail = pg_exception_detail;

@@ -199,7 +199,7 @@ declare
 begin
   return array(
     with placed as (
-      select n as job, n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+      select n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
         case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
       from unnest(p_jobs) n
       left join picture_queue.queue q on q.name = n.queue
@@ -211,13 +211,16 @@ begin
         where p.new_tenant is not null and p.hold is null) l
       left join picture_queue.tenant w on w.name = l.new_tenant
     )
-    select jsonb_populate_record(p.job, jsonb_build_object(
-      'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
+    -- Not by jsonb, which would round the turn to the caller's extra_float_digits.
+    select row(p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
+      p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
+      p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict, p.hold,
+      coalesce(p.new_tenant, p.tenant), p.new_rank, case
       when p.new_tenant is null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - coalesce(p.priority::double precision * p.aging_seconds, 0)
       when l.step is not null then l.last_turn
         + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
-      else 0 end))
+      else 0 end)::picture_queue.new_job
     from placed p
     left join tenants l
       on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null

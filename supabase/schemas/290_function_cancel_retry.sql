@@ -12,7 +12,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then

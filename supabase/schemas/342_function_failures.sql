@@ -53,8 +53,12 @@ comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 -- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
 -- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_discarded integer;
+begin
+  perform picture_queue._check_references();
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
       and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
@@ -64,7 +68,9 @@ as $$
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
   )
-  select count(*)::integer from gone
+  select count(*) into v_discarded from gone;
+  return v_discarded;
+end
 $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
@@ -158,6 +164,9 @@ begin
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter selects every job'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
+  if action = 'discard' and not coalesce(preview, false) then
+    perform picture_queue._check_references();
+  end if;
   foreach v_state in array v_states loop
     v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
       when 'parked' then picture_queue._filter_condition('hold', v_state)

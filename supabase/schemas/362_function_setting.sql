@@ -7,6 +7,7 @@ begin
     "max_payload_bytes": ["integer", 1, 2147483647],
     "max_result_bytes": ["integer", 1, 2147483647],
     "max_prompt_length": ["integer", 1, 2147483647],
+    "max_user_uploads": ["integer", 0, 1000000],
     "timeout_grace_seconds": ["number", 0, 86400],
     "cancel_grace_seconds": ["number", 0, 86400],
     "unknown_queue": ["choice", "create", "refuse"],
@@ -16,10 +17,16 @@ begin
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
     "keep_generations_days": ["integer", 1, 36500],
-    "default_model": ["text", 200]
+    "default_model": ["text", 200],
+    "strip_metadata": ["boolean"],
+    "estimate_usd_per_second": ["number", 0, 1]
   }');
-  if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
-    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+  if not exists (
+    select from picture_queue.model m
+    where m.model_id = coalesce(changes ->> 'default_model', m.model_id) and m.enabled and m.unavailable_reason is null)
+  then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'),
+      'list_models() shows the models that generations can use');
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();

@@ -1,5 +1,6 @@
--- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs.
-create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
+-- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs. p_max_text:
+-- the characters of a text that is neither a URL nor one of a list of values, as the model may read it as a prompt.
+create function picture_queue._input_problem(p_rule jsonb, p_value jsonb, p_max_text integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
@@ -15,10 +16,15 @@ as $$
     when p_rule ->> 'format' = 'uri' and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
-      where u !~ '^https://[^[:space:]]+$')
-      then 'is not an https:// address'
+      where picture_queue._file_problem(u) is not null)
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+    when p_rule -> 'format' is null and exists (
+      select from jsonb_array_elements_text(
+        case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
+      where length(u) > p_max_text)
+      then format('has over %s characters', p_max_text)
     when jsonb_typeof(p_value) = 'number' and (p_value #>> '{}')::numeric < (p_rule ->> 'minimum')::numeric
       then format('is below %s', p_rule ->> 'minimum')
     when jsonb_typeof(p_value) = 'number' and (p_value #>> '{}')::numeric > (p_rule ->> 'maximum')::numeric
@@ -26,44 +32,113 @@ as $$
   end
 $$;
 
+-- Returns how many characters have to be inserted, deleted or replaced to turn one text into the other (the Levenshtein
+-- distance). The texts are names of up to 100 characters.
+create function picture_queue._edit_distance(p_from text, p_to text) returns integer
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_row integer[] := array(select generate_series(0, length(p_to)));  -- v_row[j + 1]: the distance to the first j characters
+  v_diagonal integer;
+  v_above integer;
+begin
+  for i in 1..length(p_from) loop
+    v_diagonal := v_row[1];
+    v_row[1] := i;
+    for j in 1..length(p_to) loop
+      v_above := v_row[j + 1];
+      v_row[j + 1] := least(v_above + 1, v_row[j] + 1,
+        v_diagonal + (substr(p_from, i, 1) <> substr(p_to, j, 1))::integer);
+      v_diagonal := v_above;
+    end loop;
+  end loop;
+  return v_row[length(p_to) + 1];
+end
+$$;
+
+-- Returns the one of these names that the given one probably stands for; null if none is similar: more than a third of
+-- the characters differ, and none begins with the other.
+create function picture_queue._nearest_name(p_given text, p_names text[]) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select n.name
+  from unnest(p_names) as n (name)
+  cross join lateral (select picture_queue._edit_distance(lower(left(p_given, 60)), lower(left(n.name, 60))) as distance) d
+  where d.distance <= greatest(length(n.name), length(left(p_given, 60))) / 3
+    or length(p_given) >= 3 and starts_with(lower(n.name), lower(p_given))
+  order by d.distance, n.name limit 1
+$$;
+
+-- Returns whether a prompt consists of spaces of any width, line breaks, control and format characters only.
+create function picture_queue._is_blank(p_prompt text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
+    || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
+    || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]')
+$$;
+
+-- Returns the problem with the size and form of an input; null if there is none. It bounds the work of the checks that
+-- follow.
+create function picture_queue._input_form_problem(p_input jsonb, p_max_bytes integer) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
+    else coalesce(
+      'input ' || picture_queue._json_problem(p_input, p_max_bytes) || ': pass the URLs of files, not the files',
+      case when (select count(*) from jsonb_object_keys(p_input)) > 100
+        then format('input has %s fields, at most 100 are possible', (select count(*) from jsonb_object_keys(p_input))) end)
+  end
+$$;
+
 -- Refuses a prompt or input that does not fit the model. The error names the field, the value and the rule. If several
--- inputs are invalid, it names the first by name.
-create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
+-- inputs are invalid, it names the first by name. Returns a warning for each input that the model may not have: if its
+-- list of inputs is incomplete, such inputs are passed on unchecked.
+create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
   v_model picture_queue.model;
-  v_takes_prompt boolean;
+  v_prompt jsonb;  -- the entry of the prompt in the inputs of the model; null if it takes none
+  v_names text[];
   v_problem text;
+  v_nearest text;
 begin
   select * into v_setting from picture_queue.setting;
   select * into v_model from picture_queue.model m where m.model_id = p_model_id;
-  v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
+  v_names := array(select r ->> 'name' from jsonb_array_elements(v_model.inputs) r);
+  select r into v_prompt from jsonb_array_elements(v_model.inputs) r where r ->> 'name' = 'prompt';
   v_problem := case
-    when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    -- A prompt of spaces of any width, line breaks, control and format characters is empty.
-    when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
-      || E'\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
-      || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
-    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
+    -- A default of the model must not decide what is drawn. An upscaler, for example, may have a usable default.
+    when (v_prompt ->> 'required' = 'true' or v_prompt is not null and v_model.kind = 'text-to-image')
+      and picture_queue._is_blank(p_prompt) then 'prompt is empty'
+    when v_prompt is null and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is a separate argument'
-    else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass the URLs of files, not the files', (
+    else coalesce(picture_queue._input_form_problem(p_input, v_setting.max_payload_bytes), (
       select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
       from jsonb_each(p_input) e
       left join jsonb_array_elements(v_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model_id
-        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      cross join lateral (select case when r.rule is not null
+          then picture_queue._input_problem(r.rule, e.value, v_setting.max_prompt_length)
+        when v_model.inputs_complete then 'is not an input of ' || p_model_id
+        else picture_queue._input_problem('{}', e.value, v_setting.max_prompt_length) end as problem) p
       where p.problem is not null order by e.key limit 1), (
       select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(v_model.inputs) as r (rule)
       where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
   end;
   if v_problem is not null then
-    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
+    select picture_queue._nearest_name(k, array_remove(v_names, 'prompt')) into v_nearest
+    from jsonb_object_keys(case jsonb_typeof(p_input) when 'object' then p_input else '{}' end) k
+    where v_problem like '%is not an input of%' and k <> all (v_names) order by k limit 1;
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, coalesce(
+      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, array_to_string(v_names, ', ')));
   end if;
+  return (
+    select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
+      left(k, 100), p_model_id, '; did you mean ' || picture_queue._nearest_name(k, v_names) || '?') order by k), '[]')
+    from jsonb_object_keys(p_input) k where k <> all (v_names));
 end
 $$;

@@ -16,27 +16,3 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
-
--- Returns the enabled models with their inputs. capabilities: what the provider of the model can promise, as a worker
--- registered it; null before.
-create function picture_queue.list_models() returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  return (
-    select coalesce(jsonb_agg(jsonb_build_object(
-      'model_id', m.model_id, 'provider', m.provider, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-      'price_usd_per_image', m.price_usd_per_image, 'capabilities', t.capabilities,
-      'default', m.model_id = s.default_model) order by m.model_id), '[]')
-    from picture_queue.model m cross join picture_queue.setting s
-    left join picture_queue.job_type t on t.name = picture_queue._generation_job_type(m.provider)
-    where m.enabled);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._raise_busy();
-end
-$$;
-
-create function public.list_models() returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.list_models() $$;
-comment on function public.list_models is 'The enabled models, with their inputs.';

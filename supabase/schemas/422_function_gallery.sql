@@ -96,7 +96,7 @@ begin
           || p_input::text || ' ' || p_prompt)
         and g.user_id is not distinct from p_user and g.model_version is not distinct from p_version
         and (g.model_id, g.prompt, g.input) = (p_model_id, p_prompt, p_input)
-        and g.status = 'completed' and not g.deleted
+        and g.status = 'completed' and not g.deleted and g.missing_images = '[]'
         and exists (select from public.images i where i.generation_id = g.id)
     )
     select jsonb_build_object('generation_id', e.id, 'job_id', e.job_id, 'status', e.status, 'reused', true)

@@ -4,10 +4,10 @@
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
--- live, or succeeded with saved images, if its worker died before the report; owned: the prediction ids of the
--- provider's rows of the last two hours, the newest 10,000 (a prediction that is not among them may be an orphan);
--- running: the number of predictions of the provider that have not ended, up to 10,000, from which the workers derive
--- how often each of them may poll.
+-- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
+-- prediction, not of an earlier one; owned: the prediction ids of the provider's rows of the last two hours, the newest
+-- 10,000 (a prediction that is not among them may be an orphan); running: the number of predictions of the provider
+-- that have not ended, up to 10,000, from which the workers derive how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -34,7 +34,7 @@ begin
   if not v_resumed then
     insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
     values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
-      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
+      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]' and v_generation.prompt <> ''
         then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
       picture_queue._now(), picture_queue._now())
     returning * into v_row;
@@ -44,7 +44,8 @@ begin
     'resumed', v_resumed,
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
-      where i.generation_id = v_generation.id),
+      where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
       where p.provider = v_row.provider and p.prediction_id is not null
@@ -119,6 +120,8 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
+    cost_usd = picture_queue._prediction_cost(
+      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
@@ -129,34 +132,87 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- images: a list of objects with n, path, mime_type, width, height and bytes. The call is idempotent.
-create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
+-- Returns the problem with the images of save_images; null if there is none. A thumbnail is in the folder of its
+-- picture, so that whoever may read the one may read the other.
+create function picture_queue._images_problem(p_images jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not picture_queue._is_list(p_images) or jsonb_array_length(p_images) > 1000 then
+    return 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes, ...}';
+  end if;
+  return (
+    select p.problem
+    from jsonb_array_elements(p_images) with ordinality as i (image, i)
+    cross join lateral (select coalesce(
+      picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
+        "n": ["integer", 1, 2147483647],
+        "path": ["text", 1024],
+        "mime_type": ["text", 255],
+        "width": ["integer", 0, 2147483647],
+        "height": ["integer", 0, 2147483647],
+        "bytes": ["integer", 0, 9223372036854775807],
+        "sha256": ["text", 64, 64],
+        "blurhash": ["text", 200],
+        "thumbnail_path": ["text", 1024]
+      }'),
+      case
+        when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
+          then format('images[%s] lacks n, path or mime_type', i.i - 1)
+        when regexp_replace(i.image ->> 'thumbnail_path', '[^/]*$', '') <> regexp_replace(i.image ->> 'path', '[^/]*$', '')
+          then format('images[%s].thumbnail_path is not in the folder of path', i.i - 1)
+      end) as problem) p
+    where p.problem is not null order by i.i limit 1);
+end
+$$;
+
+-- Returns the problem with the missing images of save_images; null if there is none.
+create function picture_queue._missing_images_problem(p_missing jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_missing is null then
+    return null;
+  elsif not picture_queue._is_list(p_missing) or jsonb_array_length(p_missing) > 1000 then
+    return 'missing is not a list of up to 1000 {n, reason}';
+  end if;
+  return (
+    select p.problem
+    from jsonb_array_elements(p_missing) with ordinality as i (image, i)
+    cross join lateral (select coalesce(
+      picture_queue._fields_problem(format('missing[%s].', i.i - 1), i.image,
+        '{"n": ["integer", 1, 2147483647], "reason": ["text", 2000]}'),
+      case when num_nulls(i.image ->> 'n', i.image ->> 'reason') > 0
+        then format('missing[%s] lacks n or reason', i.i - 1) end) as problem) p
+    where p.problem is not null order by i.i limit 1);
+end
+$$;
+
+-- images: a list of objects with n, path, mime_type, width, height, bytes, sha256, blurhash and thumbnail_path.
+-- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. It is idempotent.
+create function public.save_images(job_id uuid, lease_id uuid, images jsonb, missing jsonb default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job record;
 begin
   v_job := picture_queue._lock_job(job_id, lease_id);
-  perform picture_queue._raise_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
-    then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
+  missing := nullif(missing, 'null');
   perform picture_queue._raise_problem(coalesce(
-    picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
-      "n": ["integer", 1, 2147483647],
-      "path": ["text", 1024],
-      "mime_type": ["text", 255],
-      "width": ["integer", 0, 2147483647],
-      "height": ["integer", 0, 2147483647],
-      "bytes": ["integer", 0, 9223372036854775807]
-    }'), case when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
-      then format('images[%s] lacks n, path or mime_type', i.i - 1) end))
-  from jsonb_array_elements(images) with ordinality as i (image, i);
-  insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
-  select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
+    picture_queue._images_problem(images), picture_queue._missing_images_problem(missing)));
+  insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes, sha256, blurhash,
+    thumbnail_path, created_at)
+  select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes, i.sha256,
+    i.blurhash, i.thumbnail_path, picture_queue._now()
   from jsonb_to_recordset(images) as i (
-    n integer, path text, mime_type text, width integer, height integer, bytes bigint)
+    n integer, path text, mime_type text, width integer, height integer, bytes bigint, sha256 text, blurhash text,
+    thumbnail_path text)
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
-    width = excluded.width, height = excluded.height, bytes = excluded.bytes;
+    width = excluded.width, height = excluded.height, bytes = excluded.bytes, sha256 = excluded.sha256,
+    blurhash = excluded.blurhash, thumbnail_path = excluded.thumbnail_path, created_at = excluded.created_at;
+  update public.generations g set missing_images = missing
+  where g.id = v_job.generation_id and g.missing_images <> missing;
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;

@@ -58,7 +58,7 @@ begin
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
-  execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  perform picture_queue._revoke_grants('picture_queue.' || quote_ident(v_name));
   execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
     v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
 end
@@ -160,6 +160,7 @@ begin
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
     where o.name = any (p_tables)
+      and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
@@ -191,9 +192,11 @@ begin
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
+    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
-      from picture_queue.setting s
+      from (select s.* from picture_queue.setting s
+        where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
       cross join lateral (values
         ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
       ) as k (status, seconds)
@@ -206,6 +209,10 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
+  perform picture_queue._isolate('account', array(
+    select distinct c.key from picture_queue.account_change c
+    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
+    limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
   v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -219,8 +226,9 @@ end
 $$;
 
 -- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; keys whose jobs are not unblocked; wrong counts of jobs, for which it counts all jobs once. It
--- locks only rows and keys. An operator calls it over a connection to the database; no API role may call it.
+-- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
+-- it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -234,6 +242,7 @@ declare
   v_ready uuid[];
   v_keys integer;
   v_counts integer;
+  v_settled integer;
 begin
   -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
   -- this snapshot is subtracted later.
@@ -271,7 +280,12 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
+  v_settled := picture_queue._settle(array(
+    select l.generation_id from picture_queue.ledger l
+    where l.phase = 'reserve' and not exists (
+      select from picture_queue.ledger e
+      where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
   return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
-    'keys', v_keys, 'counts', v_counts);
+    'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;

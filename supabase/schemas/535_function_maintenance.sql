@@ -29,7 +29,7 @@ begin
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
-  foreach v_kind in array array['parent', 'child'] loop
+  foreach v_kind in array array['parent', 'child', 'settlement'] loop
     v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))

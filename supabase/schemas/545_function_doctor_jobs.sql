@@ -44,16 +44,41 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
--- body.
-create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
-language sql stable rows 200 set search_path = pg_catalog, pg_temp
+-- Finds the privileges on our objects that 900_grants.sql does not grant, a finding for each role and privilege. Other
+-- checks find those of anon and authenticated on functions and rows, including inherited ones.
+create function picture_queue._excess_grants() returns table (detail text, remedy text)
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select p.oid, p.pronamespace = 'public'::regnamespace
-  from pg_catalog.pg_proc p
-  where p.pronamespace = 'picture_queue'::regnamespace
-    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
-      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+  with excess as (
+    select g.role, g.privilege, coalesce('column ' || quote_ident(g."column") || ' of ', '') || g.name as shown,
+      picture_queue._revoke_statement(
+        case when g.is_usual then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
+        as remedy
+    from (
+      select g.*, g."column" is null and case g.kind
+        when 'schema' then g.privilege = 'USAGE' and g.role in ('authenticated', 'service_role')
+        when 'table' then g.privilege = 'SELECT' and (
+          g.role in ('authenticated', 'service_role') and g.name in ('public.job_queue', 'public.generations', 'public.images')
+          or g.role = 'service_role' and g.name in ('public.queue_health', 'public.failed_jobs_recent', 'public.stuck_jobs',
+            'picture_queue.queue', 'picture_queue.worker'))
+        when 'function' then g.role = 'service_role' and (f.is_public
+            or p.proname = any (picture_queue._user_functions() || '{maintain,prune,counts}'::text[]))
+          or g.role = 'authenticated' and p.proname = any (picture_queue._user_functions())
+        else false end as is_usual
+      from picture_queue._grants() g
+      left join picture_queue._our_functions() f on g.kind = 'function' and f.oid = g.object
+      left join pg_catalog.pg_proc p on p.oid = f.oid
+    ) g
+    where (g.is_grantable or not g.is_usual)
+      and not (g.kind = 'function' and not g.is_grantable and g.role in ('public', 'anon', 'authenticated'))
+      and not (g.kind = 'table' and g."column" is null and not g.is_grantable and g.role in ('anon', 'authenticated')
+        and g.privilege in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+        and g.object in (select t.oid from picture_queue._our_tables() t))
+  )
+  select format('role %s has the privilege %s on %s%s', e.role, lower(e.privilege), (array_agg(e.shown order by e.shown))[1],
+      case when count(*) > 1 then format(' and %s others', count(*) - 1) end),
+    string_agg(e.remedy, ' ' order by e.shown)
+  from excess e group by e.role, e.privilege
 $$;
 
 create function picture_queue._check_privileges() returns setof picture_queue.finding
@@ -85,6 +110,8 @@ as $$
     union all
     select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
     where not has_schema_privilege('service_role', 'picture_queue', 'usage')
+    union all
+    select e.detail, e.remedy from picture_queue._excess_grants() e
   )
   select 'bad', p.detail, p.remedy from problem p order by p.detail limit 100
 $$;
@@ -100,17 +127,6 @@ as $$
   from (
     select round(extract(epoch from picture_queue._now() - nullif(m.round_began_at, '-infinity'))) as age
     from picture_queue.maintenance m) a
-$$;
-
--- Returns a table of an extension; null if there is none. It is not a view, and belongs to a role with all rights of
--- the current role, so that no code of another role runs when it is read.
-create function picture_queue._find_table(p_name text) returns regclass
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return c.oid from pg_catalog.pg_class c
-  where c.oid = to_regclass(p_name) and c.relkind = 'r' and pg_has_role(c.relowner, current_user, 'member');
-end
 $$;
 
 create function picture_queue._check_cron() returns setof picture_queue.finding

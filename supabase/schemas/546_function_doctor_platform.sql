@@ -5,8 +5,15 @@ create function picture_queue._check_realtime() returns setof picture_queue.find
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
-    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
+    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c
+    where c.oid = picture_queue._find_table('realtime.messages', true)
   )
+  select 'bad', format('events are not sent: realtime.messages is not the table of Realtime, it belongs to the role %s',
+      c.relowner::regrole),
+    format('drop schema realtime cascade; -- after you have checked what %s keeps there', c.relowner::regrole)
+  from pg_catalog.pg_class c
+  where c.oid = to_regclass('realtime.messages') and not exists (select from messages)
+  union all
   select 'bad', 'events are not sent: Realtime was missing when picture-queue was installed',
     'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
   from messages where not exists (select from pg_catalog.pg_proc p
@@ -18,7 +25,8 @@ as $$
   union all
   select 'bad', 'users cannot read their own topic: its policy is missing',
     'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
-      || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+      || '(extension = ''broadcast'' and topic = ''pq:user:'' || (select auth.uid())::text '
+      || 'and topic = (select realtime.topic()));'
   from messages m where not exists (select from pg_catalog.pg_policy p
     where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
   union all
@@ -45,7 +53,7 @@ as $$
   ) p
   where p.tables is not null
   union all
-  select 'ok', 'there is no Realtime: watches poll', null where not exists (select from messages)
+  select 'ok', 'there is no Realtime: watches poll', null where to_regclass('realtime.messages') is null
 $$;
 
 create function picture_queue._check_storage() returns setof picture_queue.finding
@@ -54,9 +62,14 @@ as $$
 declare
   v_public boolean;
 begin
-  -- A view could run code of its owner.
-  if not exists (select from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets') and c.relkind = 'r') then
+  if to_regclass('storage.buckets') is null then
     return query select 'ok', 'there is no Storage: pictures are not stored', null;
+    return;
+  elsif picture_queue._find_table('storage.buckets', true) is null then
+    return query
+    select 'bad', format('storage.buckets is not the table of Storage: it belongs to the role %s', c.relowner::regrole),
+      format('drop schema storage cascade; -- after you have checked what %s keeps there', c.relowner::regrole)
+    from pg_catalog.pg_class c where c.oid = to_regclass('storage.buckets');
     return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;

@@ -1,12 +1,6 @@
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, and
--- Postgres lets every role execute a new function.
-revoke all on schema picture_queue from public, anon, authenticated, service_role;
-revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
-revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
-revoke all on
-  public.job_queue, public.generations, public.images,
-  public.queue_health, public.failed_jobs_recent, public.stuck_jobs
-  from public, anon, authenticated, service_role;
+-- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
+-- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+select picture_queue._revoke_grants();
 -- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
 do $$
 declare
@@ -17,14 +11,15 @@ begin
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
     delete_generation, set_favourite, list_deleted_generations, record_deleted_files,
-    list_models, begin_prediction, record_prediction, finish_prediction, receive_prediction, save_images, queue_status,
+    list_models, set_model, set_input_rule, delete_input_rule, list_input_rules, begin_prediction, record_prediction,
+    finish_prediction, receive_prediction, save_images, queue_status,
     set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
     set_limit, delete_limit, list_limits, pause_key, resume_key, set_tenant, list_tenants, enqueue_batch,
     get_batch, send_event, log_job, get_job_history, set_schedule, delete_schedule, pause_schedule,
     resume_schedule, run_schedule, list_schedules, change_jobs, failure_reasons, queue_counts,
-    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs}'::text[]
+    desired_workers, maintain_jobs, queue_doctor, job_position, explain_jobs, get_account, list_accounts, set_account,
+    grant_credits, set_budget, list_budgets, delete_budget, list_ledger}'::text[]
   loop
-    execute format('revoke execute on function public.%I from public, anon, authenticated', v_function);
     execute format('grant execute on function public.%I to service_role', v_function);
   end loop;
 end
@@ -37,13 +32,16 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
-  public.job_position, public.explain_jobs, public.delete_generation, public.set_favourite
+  public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.list_models, picture_queue.version,
-  picture_queue.job_position, picture_queue.explain_jobs, picture_queue.delete_generation, picture_queue.set_favourite,
-  picture_queue.search_generations, picture_queue._generation_filter, picture_queue._raise_error, picture_queue._require,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.list_models, picture_queue.version,
+  picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
+  picture_queue.delete_generation, picture_queue.set_favourite, picture_queue.search_generations,
+  picture_queue._generation_filter,
+  picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;

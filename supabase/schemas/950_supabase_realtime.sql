@@ -1,9 +1,12 @@
 -- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
 -- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
 -- change that the event announces. For the same reason it waits only briefly for a lock on the table.
+--
+-- When a user joins a topic, Realtime inserts a row of the topic and selects it with realtime.topic set. The policy
+-- compares both, since a database connection can set realtime.topic itself.
 do $do$
 begin
-  if to_regclass('realtime.messages') is null then
+  if picture_queue._find_table('realtime.messages', true) is null then
     return;
   end if;
   execute $sql$
@@ -20,7 +23,8 @@ begin
     $$;
     create policy "picture_queue: read own topics" on realtime.messages
       for select to authenticated
-      using (extension = 'broadcast' and (select realtime.topic()) = 'pq:user:' || (select auth.uid())::text);
+      using (extension = 'broadcast' and topic = 'pq:user:' || (select auth.uid())::text
+        and topic = (select realtime.topic()));
   $sql$;
 end
 $do$;

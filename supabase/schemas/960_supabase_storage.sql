@@ -1,15 +1,28 @@
--- Creates the private bucket of the pictures if the project has Supabase Storage, and a policy that lets users read
--- their own folder in it.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
+-- that let users read their own folder in both, and write to that of the uploads.
 do $do$
 begin
-  if to_regclass('storage.buckets') is null then
+  if picture_queue._find_table('storage.buckets', true) is null then
     return;
   end if;
   execute $sql$
     insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false) on conflict do nothing;
+    insert into storage.buckets (id, name, public, file_size_limit, allowed_mime_types)
+    values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id = 'pictures' and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
+    create policy "picture_queue: upload to own folder" on storage.objects
+      for insert to authenticated
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (select picture_queue.may_upload()));
+    create policy "picture_queue: replace own uploads" on storage.objects
+      for update to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text)
+      with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
+    create policy "picture_queue: delete own uploads" on storage.objects
+      for delete to authenticated
+      using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
   $sql$;
 end
 $do$;

@@ -1,23 +1,32 @@
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled separately.
+-- job, so that it can be rescheduled separately. It calls only a function of the extension, or of a trusted role: the
+-- schema cron may belong to any role.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron.
-  v_schedule regproc := (
-    select p.oid from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
-    where n.nspname = 'cron' and p.proname = 'schedule' limit 1);
+  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron. The types
+  -- of its parameters are, so that no other function of that name fits better.
+  v_call text := (
+    select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
+      p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)
+    from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'cron' and p.proname = 'schedule' and p.pronargs = 3
+      and (picture_queue._is_trusted(p.proowner) or exists (
+        select from pg_catalog.pg_depend d
+        join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
+        where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid
+          and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'))
+    limit 1);
 begin
-  if v_schedule is null then
+  if v_call is null then
     return 'pg_cron is not installed';
   end if;
-  execute format('select %s($1, $2, $3)', v_schedule)
-  using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
-  execute format('select %s($1, $2, $3)', v_schedule)
-  using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
+  execute v_call using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_call using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end
 $$;
-revoke execute on function picture_queue.schedule_maintenance from public, anon, authenticated, service_role;
+select picture_queue._revoke_grants('picture_queue.schedule_maintenance()');
 select picture_queue.schedule_maintenance();

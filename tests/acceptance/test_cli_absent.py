@@ -16,6 +16,8 @@ UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 # For each command: arguments with a missing object, and a part of the expected error.
 MISSING_OBJECT = {
     "batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
+    "budgets delete": [(("plan:nope",), "No such budget: KEY is 'plan:nope'")],
+    "budgets show": [(("plan:nope",), "No such budget: KEY is 'plan:nope'")],
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
@@ -50,13 +52,17 @@ MISSING_OBJECT = {
     "local reset": [
         (("--data-dir", "nope", "--yes"), "There is no stack in this directory: --data-dir is nope")
     ],
-    "models": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models disable": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models enable": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models refresh": [(("nope",), "does not offer that model: MODEL is 'nope'")],
+    "models show": [(("nope",), "does not offer that model: MODEL is 'nope'")],
     "queues drain": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues pause": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues purge": [(("nope", "--yes"), "No such queue: QUEUE is 'nope'")],
     "queues resume": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues show": [(("nope",), "No such queue: QUEUE is 'nope'")],
     "queues workers": [(("nope",), "No such queue: QUEUE is 'nope'")],
+    "rules delete": [(("nope", "x", "cap"), "No such rule: MODEL is 'nope'")],
     "schedules delete": [(("nope",), "No such schedule: NAME is ")],
     "schedules pause": [(("nope",), "No such schedule: NAME is ")],
     "schedules resume": [(("nope",), "No such schedule: NAME is ")],
@@ -69,7 +75,10 @@ WITHOUT_MISSING_OBJECT = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
-    *("maintain", "migrate", "queues list", "queues set", "schedules list", "schedules set"),
+    *("maintain", "migrate", "models add", "models list", "queues list", "queues set"),
+    *("rules list", "rules set", "schedules list", "schedules set"),
+    *("accounts grant", "accounts ledger", "accounts list", "accounts set", "accounts show"),
+    *("budgets list", "budgets set"),
     *("settings set", "settings show", "tenants list", "tenants set", "worker"),
 }
 

@@ -182,6 +182,38 @@ def test_tenant_weights_are_set(cli: Cli, queue: str) -> None:
     assert queue in cli("tenants", "list").stdout
 
 
+def test_a_budget_is_set_shown_and_deleted(cli: Cli, queue: str) -> None:
+    key = f"plan:{queue}"
+    set_ = cli("budgets", "set", key, "usd_per_day=0.5", "per_minute=5", "needs_credits=true")
+    assert ("0.5" in set_.stdout, "yes" in set_.stdout) == (True, True), set_.output
+    shown = parse_json(cli("budgets", "show", key, "--json"))
+    assert (shown["usd_per_day"], shown["per_minute"], shown["max_pending"]) == (0.5, 5, None)
+    parse_json(cli("budgets", "set", key, "per_minute=default", "--json"))
+    (budget,) = [row for row in parse_json(cli("budgets", "list", "--json")) if row["key"] == key]
+    assert (budget["per_minute"], budget["needs_credits"]) == (None, True)
+    assert queue in cli("budgets", "list").stdout
+    refused = cli("budgets", "set", key, "per_minute=-1")
+    assert (refused.exit_code, "per_minute is -1, not 0 to 10000" in refused.stderr) == (3, True)
+    assert parse_json(cli("budgets", "delete", key, "--json")) == {"key": key, "deleted": True}
+    assert cli("budgets", "delete", key).exit_code == 4
+
+
+def test_an_account_gets_a_plan_and_credits(cli: Cli, queue: str) -> None:
+    user = str(uuid4())
+    assert parse_json(cli("accounts", "set", user, "--plan", queue, "--json"))["plan"] == queue
+    for _ in range(2):
+        granted = cli("accounts", "grant", user, "5", "--idempotency-key", user, "--json")
+        assert parse_json(granted)["credits_usd"] == 5
+    assert "5" in cli("accounts", "show", user).stdout
+    (account,) = parse_json(cli("accounts", "list", "--plan", queue, "--json"))
+    assert (account["user_id"], account["pending"]) == (user, 0)
+    assert user in cli("accounts", "list", "--plan", queue).stdout
+    (entry,) = parse_json(cli("accounts", "ledger", "--user-id", user, "--json"))
+    assert (entry["phase"], entry["amount_usd"]) == ("grant", 5)
+    assert "grant" in cli("accounts", "ledger", "--user-id", user).stdout
+    assert cli("accounts", "ledger", "--generation-id", str(uuid4())).stdout == ""
+
+
 def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
     schedule = parse_json(
         cli(

@@ -22,9 +22,14 @@ VALID_VALUES = {
     "jobs": "[]",
     "values": "max_attempts=3",
     "settings": "max_attempts=3",
+    "limits": "per_minute=5",
     "weight": "1",
+    "usd": "1",
     "payload": "{}",
-    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id", "generation_id"), UNKNOWN_ID),
+    "action": "allow",
+    **dict.fromkeys(
+        ("job_id", "job_ids", "target_id", "batch_id", "generation_id", "user"), UNKNOWN_ID
+    ),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
 FIXED_OPTIONS = {
@@ -39,6 +44,8 @@ FIXED_OPTIONS = {
     "local reset": ("--yes",),
     "local start": ("--port", "99999"),
     "migrate": ("--preview",),
+    "models add": ("--yes",),
+    "models refresh": ("--yes",),
     "queues purge": ("--yes",),
     "schedules set": ("--cron", "@yearly", "--paused"),
     "watch": ("--timeout", "1s"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from picture_queue.local import stack as local
@@ -46,9 +47,14 @@ def data_home() -> Iterator[Path]:
 def test_the_example_finds_the_embedded_stack(serve, data_home):
     with LocalSupabase(data_home / "picture-queue" / "local", durable=False) as stack:
         with serve(XDG_DATA_HOME=str(data_home)) as server:
-            first = server.stdout.readline()
+            lines = [server.stdout.readline() for _ in range(3)]
+            addresses = [line.split()[-1] for line in lines[1:]]
+            pages = [httpx.get(address).status_code for address in addresses]
             server.terminate()
-        assert first == f"Pictures of {stack.api_url}\n"
+        assert lines[0] == f"Pictures of {stack.api_url}\n"
+        # Another user may listen on the same port of ::1, which is also `localhost`.
+        assert all(address.startswith("http://127.0.0.1:") for address in addresses)
+        assert pages == [200, 200]
 
 
 def test_the_example_prints_how_to_start_a_missing_stack(serve, tmp_path):

@@ -10,6 +10,8 @@ from uuid import UUID
 import pytest
 
 from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue.generations.image_metadata import CleanedImage
+from picture_queue.generations.picture_file import PictureContent
 from picture_queue.generations.store import GenerationStore, expect_storage
 from picture_queue.records import Image
 from tests.client.api import Answer, Api, hang, send_endlessly
@@ -144,3 +146,62 @@ async def test_a_bucket_that_the_key_cannot_see_is_a_settings_error(api):
             await expect_storage(pq)
         assert api.paths == ["GET /storage/v1/bucket/pictures"]
         await expect_storage(pq)
+
+
+THUMBNAIL = IMAGE.model_copy(update={"thumbnail_path": "a/1.thumbnail.webp"})
+
+
+def test_the_thumbnail_or_else_the_picture_is_downloaded(api, tmp_path):
+    api.answers = [Answer(body=b"small"), Answer(body=b"large"), Answer(body=b"small")]
+    with PictureQueue(api.url, "key") as pq:
+        assert pq.generations.download(THUMBNAIL, thumbnail=True) == b"small"
+        assert pq.generations.download(IMAGE, thumbnail=True) == b"large"
+        saved = pq.generations.save(THUMBNAIL, tmp_path / "a.webp", thumbnail=True)
+    assert saved.read_bytes() == b"small"
+    assert api.paths == [
+        "GET /storage/v1/object/pictures/a/1.thumbnail.webp",
+        f"GET /storage/v1/{OBJECT}",
+        "GET /storage/v1/object/pictures/a/1.thumbnail.webp",
+    ]
+
+
+def test_urls_of_several_pictures_are_signed_in_one_call(api):
+    signed = [
+        {"path": "a/1.thumbnail.webp", "signedURL": "/object/sign/t?token=1", "error": None},
+        {"path": IMAGE.path, "signedURL": None, "error": "Either the object does not exist"},
+    ]
+    api.answers = [Answer(body=json.dumps(signed).encode())]
+    with PictureQueue(api.url, "key") as pq:
+        urls = pq.generations.urls(
+            [THUMBNAIL, IMAGE, THUMBNAIL], thumbnail=True, expires_in=60, download=True
+        )
+        assert pq.generations.urls([]) == []
+    first = f"{api.url}/storage/v1/object/sign/t?token=1&download="
+    assert urls == [first, None, first]
+    assert api.paths == ["POST /storage/v1/object/sign/pictures"]
+    assert json.loads(api.received[1]) == {
+        "paths": ["a/1.thumbnail.webp", IMAGE.path, "a/1.thumbnail.webp"],
+        "expiresIn": 60,
+    }
+
+
+def test_a_url_can_ask_for_a_download(api):
+    api.answers = [Answer(body=SIGNED)]
+    with PictureQueue(api.url, "key") as pq:
+        url = pq.generations.url(IMAGE, download=True)
+    assert url == f"{api.url}/storage/v1/{SIGN}?token=t&download="
+
+
+async def test_a_large_picture_is_sent_in_parts_and_again_after_a_failure(api):
+    """The length is declared, since Storage does not limit the size of a body without it."""
+    data = bytes(range(256)) * 20_000
+    content = PictureContent(data, CleanedImage([(0, 5_000_000), b"end"], 1, 1))
+    api.answers = [storage_error(503), Answer(body=b"{}")]
+    async with AsyncPictureQueue(api.url, "key") as pq:
+        store = GenerationStore(pq._backend, UUID(int=1), UUID(int=2))
+        await store.upload(IMAGE.path, content, "image/png")
+    headers, sent = api.received
+    assert sent == data[:5_000_000] + b"end"
+    assert headers["content-length"] == "5000003"
+    assert "transfer-encoding" not in headers
+    assert len(api.paths) == 2

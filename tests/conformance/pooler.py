@@ -1,6 +1,8 @@
 """A real PgBouncer in transaction mode, in front of a database."""
 
 import os
+import pwd
+import secrets
 import shutil
 import socket
 import subprocess
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import urlsplit
 
 INSTALL_COMMAND = "apt-get install pgbouncer"
@@ -19,7 +22,8 @@ _CONFIGURATION = """
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
-auth_type = any
+auth_type = scram-sha-256
+auth_file = {users}
 pool_mode = transaction
 default_pool_size = 3
 server_reset_query =
@@ -41,8 +45,11 @@ def run_pgbouncer(url: str) -> Iterator[str]:
         port = listener.getsockname()[1]
     server = urlsplit(url)
     name = server.path.lstrip("/") or "postgres"
+    # Every user of the machine can reach the port and read command lines.
+    password = secrets.token_urlsafe()
     with TemporaryDirectory(prefix="pooler-") as directory:
-        file = Path(directory) / "pgbouncer.ini"
+        file, users = Path(directory) / "pgbouncer.ini", Path(directory) / "users.txt"
+        users.write_text(f'"{server.username}" "{password}"\n')
         file.write_text(
             _CONFIGURATION.format(
                 name=name,
@@ -51,15 +58,22 @@ def run_pgbouncer(url: str) -> Iterator[str]:
                 user=server.username,
                 password=server.password,
                 port=port,
+                users=users,
             )
         )
-        # PgBouncer refuses to run as root.
-        as_nobody = ("-u", "nobody") if os.getuid() == 0 else ()
-        Path(directory).chmod(0o755)
-        process = subprocess.Popen([program, *as_nobody, file], stderr=subprocess.DEVNULL)
+        identity: dict[str, Any] = {}
+        if os.getuid() == 0:
+            # PgBouncer refuses to run as root.
+            nobody = pwd.getpwnam("nobody")
+            identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        for path in (file, users, Path(directory)):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+            if identity:
+                os.chown(path, identity["user"], identity["group"])
+        process = subprocess.Popen([program, file], stderr=subprocess.DEVNULL, **identity)
         try:
             _wait_until_listening(port)
-            yield f"postgresql://{server.username}:any@127.0.0.1:{port}/{name}"
+            yield f"postgresql://{server.username}:{password}@127.0.0.1:{port}/{name}"
         finally:
             process.terminate()
             process.wait(10)

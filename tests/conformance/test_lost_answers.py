@@ -230,3 +230,25 @@ async def test_a_repetition_before_the_commit_of_the_first_call_raises_busy(stac
         await db.execute("select delete_limit($1, $2)", f"x:{queue}", request)
     finally:
         await other.close(timeout=5)
+
+
+async def test_a_repeated_start_of_a_generation_reserves_once(service, lose_response):
+    user = uuid4()
+    await service.budgets.set(f"user:{user}", needs_credits=True, per_minute=1)
+    lose_response("grant_credits")
+    calls = lose_response("start_generation")
+    assert (await service.accounts.grant(user, 0.005)).credits_usd == 0.005
+    started = await service.generations.start("a cat", user_id=user)
+    assert (calls["grant_credits"], calls["start_generation"]) == (2, 2)
+    entries = await service.accounts.ledger(user_id=user)
+    assert [entry.phase for entry in entries] == ["reserve", "grant"]
+    assert (await service.accounts.get(user)).credits_usd == 0.002
+    await service.generations.cancel(started.id)
+
+
+async def test_a_repeated_delete_of_a_budget_succeeds(service, lose_response):
+    key = f"plan:{uuid4().hex}"
+    await service.budgets.set(key, per_minute=1)
+    calls = lose_response("delete_budget")
+    await service.budgets.delete(key)
+    assert calls["delete_budget"] == 2

@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from psycopg.rows import dict_row
@@ -19,7 +21,7 @@ from tests.conformance.matrix.answer import (
 )
 from tests.conformance.matrix.case import Case, ExpectedError, our_error
 from tests.conformance.matrix.interfaces import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync
-from tests.conformance.matrix.javascript import Chromium, Node
+from tests.conformance.matrix.javascript import Chromium, Node, _Site
 from tests.conformance.matrix.ours import our_clients
 from tests.conformance.matrix.project import open_project
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column, compare, run
@@ -91,6 +93,32 @@ def test_a_pooler_in_transaction_mode_answers_like_plain_http(project, stack, pl
         pytest.fail(f"PgBouncer is missing: {pooler.INSTALL_COMMAND}", pytrace=False)
     with pooler.run_pgbouncer(stack.db_url) as address:
         assert find_differences(project, Psycopg("pgbouncer", address), plain_http) == ""
+
+
+def test_the_keys_of_the_browser_are_at_an_address_that_others_cannot_guess():
+    with _Site(b"script", {"key": "sesame"}) as address, httpx.Client(trust_env=False) as http:
+        origin = address.rsplit("/", 2)[0]
+        assert len(address) > len(origin) + 40
+        for path in ("", "/", "/task", "/script.js", "/x/task"):
+            assert http.get(origin + path).status_code == 404
+        assert http.post(f"{origin}/answers", json={}).status_code == 404
+        assert http.get(f"{address}task").json() == {"key": "sesame"}
+        assert http.get(f"{address}script.js").text == "script"
+
+
+@pytest.mark.extra
+def test_node_loads_no_package_of_another_user(node, tmp_path):
+    """Earlier, /tmp/node_modules came before NODE_PATH in a clone below /tmp."""
+    for directory, name in ((tmp_path, "foreign"), (tmp_path / "clone", "mine")):
+        package = directory / "node_modules" / name
+        package.mkdir(parents=True)
+        (package / "index.js").write_text(f'console.log("{name}")')
+    tmp_path.chmod(0o1777)
+    script = tmp_path / "clone" / "script.cjs"
+    script.write_text('require("mine"); require("foreign")')
+    done = subprocess.run([node, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "mine\n")
+    assert "Cannot find module 'foreign'" in done.stderr
 
 
 # --- Detection of differences ---

@@ -1,7 +1,9 @@
 """A real pooler in transaction mode, where each statement may use another session."""
 
 import asyncio
+import re
 
+import asyncpg
 import pytest
 
 from picture_queue import AsyncPictureQueue, PictureQueue, Worker, WorkerSettings
@@ -20,6 +22,14 @@ def pooled(stack):
         pytest.fail(f"PgBouncer is missing: {pooler.INSTALL_COMMAND}", pytrace=False)
     with pooler.run_pgbouncer(stack.db_url) as address:
         yield address
+
+
+async def test_the_pooler_refuses_a_wrong_password(pooled):
+    # Every user of the machine can reach it.
+    with pytest.raises(asyncpg.PostgresError):
+        await asyncpg.connect(re.sub(":[^:@]*@", ":any@", pooled), timeout=10)
+    connection = await asyncpg.connect(pooled, timeout=10)
+    await connection.close()
 
 
 async def test_concurrent_calls_get_their_own_answers(pooled, queue):

@@ -117,7 +117,7 @@ async def test_a_create_with_a_refused_token_does_not_fail_the_job_for_good(
     with raises_verdict(verdict, kind) as raised:
         await world.run(generation)
     if isinstance(raised.verdict, RateLimited):
-        assert raised.verdict.key == "provider:replicate", "all jobs of this type would fail"
+        assert raised.verdict.key == "provider:replicate", "all jobs of the provider would fail"
     assert [row.state for row in world.db.rows] == ["failed"]
     await world.run(generation)
     assert len(await world.paid()) == 1

@@ -17,9 +17,9 @@ from picture_queue import (
     Worker,
     WorkerSettings,
 )
-from picture_queue.errors import ConnectionFailed, InvalidArgument, StaleLease
+from picture_queue.errors import ConnectionFailed, InvalidArgument, SettingsError, StaleLease
 from picture_queue.generations.builtin import add_generations
-from picture_queue.generations.handler import image_handler, job_type_of
+from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type_of
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.providers import errors
 from picture_queue.providers.function import FunctionProvider
@@ -253,9 +253,16 @@ async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None
         return crashing.calls
 
     points = await attempt(own, own.generation(), float("inf"))
-    assert {"create", "record", "get", "wait", "download", "upload", "save_images", "finish"} <= {
-        point.split()[1] for point in points
-    }
+    assert {
+        "create",
+        "record",
+        "get",
+        "wait",
+        "download_into",
+        "upload",
+        "save_images",
+        "finish",
+    } <= {point.split()[1] for point in points}
     for crash_at in range(len(points)):
         each = OwnWorld()
         generation = each.generation()
@@ -324,7 +331,7 @@ async def test_a_worker_without_the_provider_does_not_claim_the_job(
     started = await service.generations.start("a boat", model_id="own/boat")
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     async with new_worker(replicate=replicate) as worker:
-        assert worker.job_types == ("generate-image",)
+        assert set(worker.job_types) == set(JOB_TYPES.values())
         other = await service.generations.start("a boat")
         await service.jobs.result(other.job_id, timeout=30)
         waiting = (await service.health()).job_types_without_worker
@@ -379,8 +386,34 @@ async def test_the_models_show_their_provider(service, new_worker, stack, db) ->
 
 async def test_the_job_of_a_name_is_the_same_in_sql_and_python(db) -> None:
     for name in ("replicate", "boats"):
-        found = await db.fetchval("select picture_queue._generation_job_type($1)", name)
-        assert found == job_type_of(name)
+        for kind in JOB_TYPES:
+            found = await db.fetchval(
+                "select picture_queue._generation_job_type($1, $2)", kind, name
+            )
+            assert found == job_type_of(name, kind)
+
+
+async def test_a_worker_without_a_client_uses_that_of_its_run(
+    service, new_worker, stack, monkeypatch
+) -> None:
+    for name, value in (("SUPABASE_URL", stack.api_url), ("SUPABASE_KEY", stack.secret_key)):
+        monkeypatch.setenv(name, value)
+    worker = Worker(settings=WorkerSettings(shutdown_grace=0, poll_interval=0.05))
+    add_generations(worker, providers={"boats": drawing.draw})
+    for _ in range(2):  # each run has its own client
+        started = await service.generations.start("a boat", model_id="own/boat")
+        async with worker:
+            await service.jobs.result(started.job_id, timeout=30)
+
+
+async def test_a_worker_whose_client_cannot_store_pictures_does_not_start(monkeypatch) -> None:
+    for name in ("SUPABASE_URL", "SUPABASE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PICTURE_QUEUE_DATABASE_URL", "postgresql://localhost/nowhere")
+    worker = Worker()
+    add_generations(worker, providers={"boats": drawing.draw})
+    with pytest.raises(SettingsError, match="SUPABASE_URL is not set"):
+        await worker.start()
 
 
 async def test_add_generations_refuses_a_missing_or_a_second_provider(service) -> None:

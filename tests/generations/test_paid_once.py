@@ -37,7 +37,7 @@ async def test_the_list_of_crash_points_is_complete() -> None:
     steps = {call.split()[1] for call in calls}
     assert steps >= {
         "begin", "progress", "create", "record", "get",
-        "download", "upload", "save_images", "finish",
+        "download_into", "upload", "save_images", "finish",
     }  # fmt: skip
     assert {call.split()[0] for call in calls} == {"before", "after"}
     assert calls.index("after create") < calls.index("before record") < calls.index("before get")

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from picture_queue.generations.image_info import read_image
+from picture_queue.generations.progress import estimate_percent
 from picture_queue.local.simulator import SimulatorSettings
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import ReplicateClient
@@ -65,11 +66,27 @@ async def test_progress_increases_and_reaches_100_only_at_the_end() -> None:
     assert len(set(job.shown)) == len(job.shown)
 
 
-async def test_a_model_without_progress_leaves_the_percentage_at_0() -> None:
-    world = World(SimulatorSettings(seconds=0.1))
+async def test_the_progress_of_a_model_that_reports_none_is_an_estimate() -> None:
+    world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
         job = Job()
         await world.run(Generation("black-forest-labs/flux-1.1-pro", {"prompt": "a boat"}), job)
+    percents = [percent for percent, message in job.shown if message == "generating (estimated)"]
+    assert percents == sorted(percents)
+    assert 0 < percents[-1] < 10  # it typically takes 8.7 seconds
+
+
+def test_an_estimate_never_reaches_100() -> None:
+    ages = (0, 1, 4, 8, 16, 10_000)
+    assert [estimate_percent(age, 8) for age in ages] == [0, 13, 45, 70, 91, 95]
+
+
+async def test_a_model_without_a_known_run_time_leaves_the_percentage_at_0() -> None:
+    world = World(SimulatorSettings(seconds=0.1))
+    async with world.http:
+        job = Job()
+        given = {"prompt": "a boat", "input_image": "https://example.com/a.png"}
+        await world.run(Generation("black-forest-labs/flux-kontext-max", given), job)
     assert {percent for percent, _ in job.shown} == {0}
     assert (0, "generating") in job.shown
 
@@ -128,12 +145,11 @@ class _CountingClient:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def download(self, link: str) -> bytes:
+    async def download_into(self, link: str, sink: Any) -> None:
         self._active += 1
         self.peak = max(self.peak, self._active)
-        data = await self._client.download(link)
+        await self._client.download_into(link, sink)
         self._active -= 1
-        return data
 
 
 def test_the_repr_of_a_row_omits_the_prompt() -> None:

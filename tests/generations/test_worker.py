@@ -166,7 +166,7 @@ async def test_a_cancel_of_the_job_stops_the_prediction(
 async def test_without_a_token_generations_stay_pending_with_a_log_message(service, queue, caplog):
     worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
     watch(worker)
-    assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text
+    assert "REPLICATE_API_TOKEN is not set: generate-image, " in caplog.text
     assert worker.job_types == ()
     started = await service.generations.start("a lighthouse")
     async with worker:

@@ -22,7 +22,7 @@ from picture_queue.providers.base import Provider
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
 from picture_queue.providers.replicate.provider import ReplicateProvider
-from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
 SCHNELL, DEV, SDXL = (
     "black-forest-labs/flux-schnell",
@@ -57,6 +57,7 @@ class Generation:
     user_id: UUID | None = field(default_factory=uuid4)
     provider: str = "replicate"
     id: UUID = field(default_factory=uuid4)
+    missing_images: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Database:
@@ -68,6 +69,7 @@ class Database:
         self.images: dict[UUID, dict[int, SavedImage]] = {}
         self.leases: dict[UUID, UUID] = {}
         self.recorded = asyncio.Event()
+        self.strip_metadata = True
 
     def of(self, generation: Generation) -> list[Row]:
         return [row for row in self.rows if row.generation_id == generation.id]
@@ -95,6 +97,7 @@ class Store:
                 "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
+                "strip_metadata": self._db.strip_metadata,
             }
         )
 
@@ -117,13 +120,20 @@ class Store:
         if row.state in ("creating", "created"):
             row.state, row.error, row.metrics = state, error, metrics
 
-    async def upload(self, path: str, data: bytes, content_type: str) -> None:
+    async def upload(
+        self, path: str, content: Any, content_type: str, timeout: float = 120
+    ) -> None:
         self._check()
+        data = content if isinstance(content, bytes) else b"".join(content.chunks())
         self._db.files[path] = (data, content_type)
 
-    async def save_images(self, images: Sequence[SavedImage]) -> None:
+    async def save_images(
+        self, images: Sequence[SavedImage], missing: Sequence[MissingImage] | None = None
+    ) -> None:
         self._check()
         self._db.images.setdefault(self._generation.id, {}).update({i.n: i for i in images})
+        if missing is not None:
+            self._generation.missing_images = [image.model_dump() for image in missing]
 
     def _new_row(self) -> Row:
         generation = self._generation
@@ -368,8 +378,9 @@ class FakeDownloads:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def download(self, link: str) -> bytes:
-        return self._data
+    async def download_into(self, link: str, sink: Any) -> None:
+        sink.clear()
+        await sink.write(self._data)
 
 
 @dataclass

@@ -42,6 +42,27 @@ class Miscounting(Raw):
 main(Miscounting)
 """
 
+SPYING_DRIVER = """
+import sys
+sys.path.insert(0, {peers!r})
+import asyncpg
+from driver import main
+from raw import Raw
+
+class Spying(Raw):
+    def __init__(self, dsn):
+        super().__init__(dsn)
+        assert dsn and not any("@" in word for word in sys.argv), sys.argv
+
+    async def setup(self):
+        connection = await asyncpg.connect(self.dsn)
+        assert await connection.fetchval("show is_superuser") == "off"
+        await connection.close()
+        await super().setup()
+
+main(Spying)
+"""
+
 
 @pytest.fixture
 async def server(stack):
@@ -53,8 +74,8 @@ async def server(stack):
 
 async def measure_system(server, system, jobs=300):
     await server.create(f"template_{system.name}")
-    template = f"--dsn={server.dsn(f'template_{system.name}')}"
-    process = await asyncio.create_subprocess_exec(*system.command, "setup", template)
+    environment = system.environ(PEER_DSN=server.dsn(f"template_{system.name}", "postgres"))
+    process = await asyncio.create_subprocess_exec(*system.command, "setup", env=environment)
     assert await process.wait() == 0
     async with open_bench(server, system, UNFINISHED) as found:
         await found.run("prefill", n=jobs)
@@ -79,6 +100,15 @@ async def test_a_figure_with_a_repeated_and_a_missing_job_is_refused(server, tmp
     program.write_text(MISCOUNTING_DRIVER.format(peers=str(BENCH / "peers")))
     with pytest.raises(InvalidMeasurement, match="299 of 300"):
         await measure_system(server, System("miscounting", (sys.executable, str(program))))
+
+
+async def test_a_compared_system_gets_no_superuser_and_no_password_on_its_command_line(
+    server, tmp_path
+):
+    program = tmp_path / "spying.py"
+    program.write_text(SPYING_DRIVER.format(peers=str(BENCH / "peers")))
+    figures = await measure_system(server, System("spying", (sys.executable, str(program))))
+    assert figures["rate"] > 0
 
 
 def test_workloads_with_different_round_counts_are_compared_by_medians():

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import pwd
+import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -23,8 +25,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 BIN = Path("/usr/lib/postgresql/15/bin")
 CONTROL = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    "listen_addresses": "",  # Its superuser can run programs, so other users must not reach it.
     "shared_preload_libraries": "pg_cron",
     "cron.database_name": "postgres",
     "cron.use_background_workers": "on",  # Without this setting pg_cron connects with a password.
@@ -42,38 +43,42 @@ def url() -> Iterator[str]:
     """The address of a new project with pg_cron, for the role `postgres`."""
     if not CONTROL.exists():
         pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))
-    # Postgres refuses to run as root; Debian's package has created this user.
-    user = "postgres" if os.getuid() == 0 else None
-    if user:
-        shutil.chown(directory, user)
-    options = ("-A", "trust", "-U", "supabase_admin", "--no-sync")
-    initdb = [BIN / "initdb", "-D", directory, *options]
-    subprocess.run(initdb, check=True, user=user, cwd="/", capture_output=True, timeout=60)
-    settings = SETTINGS | {"port": str(port)}
+    directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))  # closed to other users
+    password = secrets.token_urlsafe()
+    (directory / "password").write_text(password)
+    identity: dict[str, Any] = {}
+    if os.getuid() == 0:
+        # Postgres refuses to run as root; Debian's package has created this user.
+        user = pwd.getpwnam("postgres")
+        identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        for path in (directory, directory / "password"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+    data = directory / "data"
+    options = ("-A", "scram-sha-256", "-U", "supabase_admin", "--no-sync")
+    initdb = [BIN / "initdb", "-D", data, "--pwfile", directory / "password", *options]
+    subprocess.run(initdb, check=True, cwd="/", capture_output=True, timeout=60, **identity)
+    settings = SETTINGS | {"unix_socket_directories": str(directory)}
     server = subprocess.Popen(
         [
             BIN / "postgres",
-            *("-D", directory),
+            *("-D", data),
             *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
         ],
-        user=user,
         cwd="/",
         stderr=subprocess.DEVNULL,
+        **identity,
     )
+    place = f"{password}@/postgres?host={quote(str(directory), safe='')}"
     try:
-        admin = f"postgresql://supabase_admin@127.0.0.1:{port}/postgres"
-        asyncio.run(_prepare(admin))
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        asyncio.run(_prepare(f"postgresql://supabase_admin:{place}", password))
+        yield f"postgresql://postgres:{place}"
     finally:
         server.terminate()
         server.wait(30)
         shutil.rmtree(directory)
 
 
-async def _prepare(admin: str) -> None:
+async def _prepare(admin: str, password: str) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
@@ -83,7 +88,7 @@ async def _prepare(admin: str) -> None:
                 if "cannot connect" not in str(error):
                     raise
                 await asyncio.sleep(0.05)
-    await execute(admin, GRANTS)
+    await execute(admin, f"{GRANTS}alter role postgres password '{password}'")
 
 
 async def test_the_doctor_reports_failed_runs_of_pg_cron(

@@ -24,7 +24,7 @@ import picture_queue
 from picture_queue.errors import LocalStackError
 from picture_queue.local import stack as local
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.ownership import expect_safe_path, open_own
+from picture_queue.local.ownership import expect_safe_path, make_safe_directory, open_own
 from picture_queue.local.paths import cache_dir, service_user
 from picture_queue.local.runtime import runtime_for
 from picture_queue.local.stack import LocalSupabase
@@ -83,6 +83,110 @@ def test_a_directory_of_another_user_is_refused(open_directory: Path):
         with pytest.raises(LocalStackError, match=r"belongs to nobody, and you are root"):
             action(data)
     expect_refused(data, "belongs to nobody", "owner nobody, mode 0755", "--data-dir")
+
+
+@needs_root
+def test_a_directory_that_appears_after_the_check_is_refused(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another user renames the directory away for the moment of the check, and back again."""
+    data = DataDir(open_directory / "data")
+    data.path.mkdir(mode=0o755)
+    os.chown(data.path, NOBODY + 1, NOBODY + 1)
+    monkeypatch.setattr(DataDir, "exists", lambda self: True)
+    with pytest.raises(LocalStackError, match="The data directory belongs to"):
+        data.prepare(service_user())
+    info = data.path.stat()
+    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (NOBODY + 1, 0o755)
+    monkeypatch.setattr(DataDir, "exists", lambda self: False)
+    with pytest.raises(LocalStackError, match="was replaced during the start"):
+        data.prepare(service_user())
+
+
+@needs_root
+def test_secrets_of_another_user_are_not_read(open_directory: Path):
+    """Another user exchanges the directory after the check, for one with secrets of theirs."""
+    data = DataDir(open_directory / "data")
+    data.path.mkdir(mode=0o755)
+    for path in (data.path / "secrets.json", data.path / "state.json"):
+        path.write_text("{}")
+        os.chown(path, NOBODY + 1, NOBODY + 1)
+    os.chown(data.path, NOBODY + 1, NOBODY + 1)
+    for read in (data.secrets, data.read_state, data.daemon):
+        with pytest.raises(LocalStackError, match="The data directory belongs to"):
+            read()
+
+
+def test_the_daemon_enters_only_its_own_closed_directory(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = os.getcwd()
+    data = DataDir(open_directory / "data")
+    data.path.mkdir(mode=0o755)
+    with pytest.raises(LocalStackError, match="open to others"):
+        data.enter()
+    data.path.chmod(0o700)
+    if IS_ROOT:
+        os.chown(data.path, NOBODY, NOBODY)
+        with pytest.raises(LocalStackError, match="belongs to another user"):
+            data.enter()
+        os.chown(data.path, 0, 0)
+    link = DataDir(open_directory / "link")
+    link.path.symlink_to(data.path)
+    with pytest.raises(LocalStackError, match="cannot be used"):
+        link.enter()
+    assert os.getcwd() == before
+    monkeypatch.chdir(open_directory)
+    data.enter()
+    assert os.getcwd() == str(data.path)
+
+
+@needs_root
+def test_a_new_directory_that_is_exchanged_for_a_symlink_keeps_the_target(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Earlier, the mode was set by path, so that any file of root became readable for all."""
+    target = open_directory / "target"
+    target.mkdir(mode=0o700)
+    place = open_directory / "place"
+    mkdir = os.mkdir
+
+    def exchange(path: str | Path, *args: int, **options: int) -> None:
+        mkdir(path, *args, **options)
+        if Path(path).name == "place":
+            place.rmdir()
+            place.symlink_to(target)
+
+    monkeypatch.setattr(os, "mkdir", exchange)
+    with pytest.raises(OSError, match="place"):
+        make_safe_directory(place / "below")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700 and os.listdir(target) == []
+
+
+@needs_root
+def test_a_missing_parent_that_another_user_creates_is_refused(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first check found no directory, so that it could not check its owner."""
+    target = open_directory / "target"
+    target.mkdir()
+    (open_directory / "shared").mkdir()
+    (open_directory / "shared").chmod(0o1777)
+    parent = open_directory / "shared" / "parent"
+    expect_safe_path(parent / "cache")
+    parent.symlink_to(target)
+    os.chown(parent, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(LocalStackError, match="Other users can replace"):
+        make_safe_directory(parent / "cache")
+    assert os.listdir(target) == []
+
+
+def test_a_relative_path_is_checked_too(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    (open_directory / "open").mkdir()
+    (open_directory / "open").chmod(0o777)
+    monkeypatch.chdir(open_directory / "open")
+    with pytest.raises(LocalStackError, match="Other users can replace"):
+        expect_safe_path(Path("cache"))
 
 
 @pytest.mark.skipif(IS_ROOT, reason="root may use every directory")
@@ -355,14 +459,14 @@ def test_the_cache_is_closed_to_others_from_the_start(
     # With umask 0, another user could otherwise add a directory before the mode is set.
     modes = []
 
-    def record(path: Path, mode: int) -> None:
-        modes.append(stat.S_IMODE(path.stat().st_mode))
+    def record(directory: int, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(directory).st_mode))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(open_directory / "cache"))
     before = os.umask(0)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "chmod", record)
+            patch.setattr(os, "fchmod", record)
             cache_dir()
     finally:
         os.umask(before)

@@ -226,14 +226,19 @@ async def _add_files(world: World) -> None:
     )
     assert created.status == 200, created
     for bucket, name in stored_files(world):
-        stored = await world.ask(
-            "service",
-            "POST",
-            f"/storage/v1/object/{bucket}/{name}",
-            content=SECRET.encode(),
-            headers={"content-type": "image/png", "x-upsert": "true"},
-        )
-        assert stored.status == 200, stored
+        await store_file(world, bucket, name)
+
+
+async def store_file(world: World, bucket: str, name: str) -> None:
+    """Store a file with the secret text, in place of an existing one."""
+    stored = await world.ask(
+        "service",
+        "POST",
+        f"/storage/v1/object/{bucket}/{name}",
+        content=SECRET.encode(),
+        headers={"content-type": "image/png", "x-upsert": "true"},
+    )
+    assert stored.status == 200, stored
 
 
 def owner_image_path(world: World) -> str:
@@ -246,5 +251,6 @@ def stored_files(world: World) -> list[tuple[str, str]]:
     return [
         ("pictures", owner_image_path(world)),
         ("pictures", f"nobody/{SECRET}.png"),
+        ("uploads", owner_image_path(world)),
         (world["bucket"], owner_image_path(world)),
     ]

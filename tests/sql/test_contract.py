@@ -30,6 +30,14 @@ FUNCTIONS = {
     ),
     "enqueue_jobs": ("jobs, request_id=", "service"),
     "delete_limit": ("key, request_id=", "service"),
+    "delete_budget": ("key, request_id=", "service"),
+    "get_account": ("user_id=", "user"),
+    "grant_credits": ("user_id, usd, idempotency_key=, note=", "service"),
+    "list_accounts": ("filter=", "service"),
+    "list_budgets": ("filter=", "service"),
+    "list_ledger": ("filter=", "service"),
+    "set_account": ("user_id, plan=", "service"),
+    "set_budget": ("key, changes=", "service"),
     "drain_queue": ("queue", "service"),
     "enqueue_batch": ("jobs, callback=, batch_id=, metadata=, request_id=", "service"),
     "change_jobs": ("action, filter, preview=, request_id=", "service"),
@@ -80,7 +88,11 @@ FUNCTIONS = {
     "list_deleted_generations": ("generation_ids", "service"),
     "record_deleted_files": ("generation_ids", "service"),
     "list_jobs": ("filter=", "user"),
-    "list_models": ("", "user"),
+    "list_models": ("filter=", "user"),
+    "set_model": ("model_id, changes", "service"),
+    "set_input_rule": ("model, input, action, value=, plan=", "service"),
+    "delete_input_rule": ("model, input, action, plan=, request_id=", "service"),
+    "list_input_rules": ("", "service"),
     "picture_queue_version": ("", "user"),
     "queue_status": ("", "service"),
     "record_prediction": ("job_id, lease_id, prediction, prediction_id", "service"),
@@ -88,7 +100,7 @@ FUNCTIONS = {
     "report_jobs": ("outcomes, claim=", "service"),
     "report_progress": ("job_id, lease_id, progress, message=", "service"),
     "retry_job": ("job_id, request_id=", "service"),
-    "save_images": ("job_id, lease_id, images", "service"),
+    "save_images": ("job_id, lease_id, images, missing=", "service"),
     "start_generation": ("prompt, model_id=, input=, options=", "user"),
     "unregister_worker": ("worker", "service"),
 }
@@ -227,7 +239,10 @@ async def test_sql_and_python_have_the_same_catalogue(db):
     models = json.loads(path.read_text("utf-8"))
     offered = await db.value("select list_models()")
     assert len(models) >= 15
-    assert {model["model_id"] for model in offered} == {model["id"] for model in models}
+    unavailable = {model["id"] for model in models if model["unavailable_reason"]}
+    assert {model["model_id"] for model in offered} | unavailable == {m["id"] for m in models}
+    every = await db.value("""select list_models('{"include_disabled": true}')""")
+    assert {m["model_id"] for m in every if m["unavailable_reason"]} == unavailable
 
 
 async def test_maintenance_is_scheduled_only_with_pg_cron(db):

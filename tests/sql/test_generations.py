@@ -209,9 +209,13 @@ async def offer_model(db, provider):
 async def test_the_job_of_a_generation_names_its_provider(db):
     model = await offer_model(db, "my-gpu")
     own = await db.job((await db.value(START, "a cat", model, {}, {}))["job_id"])
-    assert (own["job_type"], own["limit_keys"]) == ("generate-image:my-gpu", ["provider:my-gpu"])
+    assert (own["job_type"], own["limit_keys"]) == (
+        "generate-image:my-gpu",
+        ["provider:my-gpu", "model:my-gpu/model"],
+    )
     other = await db.job((await db.value(START, "a cat", MODEL, {}, {}))["job_id"])
-    assert (other["job_type"], other["limit_keys"]) == ("generate-image", ["provider:replicate"])
+    assert other["job_type"] == "generate-image"
+    assert other["limit_keys"] == ["provider:replicate", f"model:{MODEL}"]
     key = {"idempotency_key": uuid4().hex}
     first = await db.value(START, "a cat", model, {}, key)
     assert await db.value(START, "a cat", MODEL, {}, key) == first, "the key is of both providers"
@@ -310,3 +314,91 @@ async def test_functions_of_the_worker_require_a_valid_lease(db, call):
     _, job = await start_and_claim_generation(db)
     refused = await db.refusal(f"select {call}", UUID(job["id"]), uuid4())
     assert refused.message.startswith("PQ_STALE_LEASE: ")
+
+
+HASH = "0123456789abcdef" * 4
+IMAGE = {"n": 1, "path": "shared/x/1.png", "mime_type": "image/png"}
+COMPLETE = {
+    **IMAGE,
+    "width": 8,
+    "height": 8,
+    "bytes": 70,
+    "sha256": HASH,
+    "blurhash": "L1Eyb[~qj[~q~qofayofWBWBofj[",
+    "thumbnail_path": "shared/x/1.thumbnail.webp",
+}
+
+
+async def test_images_have_a_checksum_a_blurhash_and_a_thumbnail(db):
+    started, job = await start_and_claim_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    await db.run("select save_images($1, $2, $3)", *ids, [COMPLETE])
+    generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+    (image,) = generation["images"]
+    assert COMPLETE.items() <= image.items()
+    await db.run("select save_images($1, $2, $3)", *ids, [IMAGE])
+    generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+    assert (generation["images"][0]["thumbnail_path"], generation["missing_images"]) == (None, [])
+
+
+async def test_missing_images_are_kept_until_others_are_given(db):
+    started, job = await start_and_claim_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    missing = [{"n": 2, "reason": "The output is not a picture."}]
+    for given, expected in ((missing, missing), (None, missing), ([], [])):
+        await db.run("select save_images($1, $2, '[]', $3)", *ids, given)
+        generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+        assert generation["missing_images"] == expected
+        begun = await db.value("select begin_prediction($1, $2)", *ids)
+        assert begun["generation"]["missing_images"] == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "missing", "problem"),
+    [
+        ([{**IMAGE, "sha256": "abc"}], None, "images[0].sha256 has 3 characters, not 64 to 64"),
+        ([{**IMAGE, "blurhash": "x" * 201}], None, "images[0].blurhash has 201 characters"),
+        ([IMAGE, {**IMAGE, "n": 0}], None, "images[1].n is 0, not 1"),
+        ([{**IMAGE, "thumbnail_path": "y/1.webp"}], None, "images[0].thumbnail_path is not in"),
+        ([{**IMAGE, "thumbnail": "y"}], None, "images[0].thumbnail is not known"),
+        ([{"n": 1, "path": "a"}], None, "images[0] lacks n, path or mime_type"),
+        ({}, None, "images is not a list"),
+        ([], {}, "missing is not a list"),
+        ([], [{"n": 2}], "missing[0] lacks n or reason"),
+        ([], [{"n": 2, "reason": "a" * 2001}], "missing[0].reason has 2001 characters"),
+        ([], [7], "missing is not a list"),
+        ([], [{"n": 2, "reason": "a"}] * 1001, "missing is not a list of up to 1000"),
+    ],
+)
+async def test_images_that_do_not_fit_are_refused(db, images, missing, problem):
+    _, job = await start_and_claim_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    refused = await db.refusal("select save_images($1, $2, $3, $4)", *ids, images, missing)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail.startswith(problem)
+
+
+async def test_images_of_an_earlier_prediction_are_not_those_of_a_new_one(db):
+    _, job = await start_and_claim_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
+    await db.run("select save_images($1, $2, $3)", *ids, [IMAGE])
+    resumed = await db.value("select begin_prediction($1, $2)", *ids)
+    assert [image["n"] for image in resumed["images"]] == [1]
+    await db.run("select finish_prediction($1, $2, $3, 'canceled')", *ids, row)
+    await db.run("update public.images set created_at = created_at - interval '1 second'")
+    begun = await db.value("select begin_prediction($1, $2)", *ids)
+    assert (begun["resumed"], begun["images"]) == (False, [])
+    await db.run("select save_images($1, $2, $3)", *ids, [COMPLETE])
+    resumed = await db.value("select begin_prediction($1, $2)", *ids)
+    assert [image["sha256"] for image in resumed["images"]] == [HASH]
+
+
+async def test_the_setting_decides_about_metadata(db):
+    _, job = await start_and_claim_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    for value, expected in ((None, True), (False, False), (True, True)):
+        await db.value("select set_setting($1)", {"strip_metadata": value})
+        assert (await db.value("select begin_prediction($1, $2)", *ids))[
+            "strip_metadata"
+        ] is expected

@@ -125,7 +125,8 @@ FILTER = {
 DOCUMENTS: dict[str, list[Any]] = {
     "jobs": [[JOB], [{"job_type": "odd"}]],
     "callback": [JOB, {"job_type": "odd"}],
-    "changes": [POLICY, {"fair_share": True, "aging_seconds": 1, "events": "none"}],
+    "changes": [{"usd_per_day": 1, "per_minute": 5}, POLICY,
+        {"fair_share": True, "aging_seconds": 1, "events": "none"}],
     "claim": [{"worker": "odd", "queues": ["odd"], "job_types": ["odd"], "max_jobs": 1,
         "lease_seconds": 9, "request_id": UUIDS[0], "weights": [1], "start_jobs": 1}],
     "filter": [FILTER, {"status": "pending"}, {"queue": "odd"}],
@@ -189,6 +190,9 @@ ODD = {
     "text[]": arrays(TEXTS),
     "integer": st.sampled_from(["0", "1", "-1", "50", "1001", "2147483647", "'-2147483648'"]),
     "real": REALS.map(quote_literal),
+    "numeric": st.sampled_from(
+        ["'NaN'", "'Infinity'", "1e400", "0.0000001", "0", "-1", "5", "1e9"]
+    ),
     "real[]": arrays(REALS).filter(lambda found: "x" not in found),
     "boolean": st.sampled_from(["true", "false"]),
     "uuid": st.sampled_from(UUIDS).map(quote_literal),

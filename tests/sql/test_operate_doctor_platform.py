@@ -142,9 +142,9 @@ OPEN_BUCKETS = (
             "authenticated may execute picture_queue._transition(",
         ),
         (
-            "alter function public.list_models() set search_path = ''",
+            "alter function public.list_models(jsonb) set search_path = ''",
             "bad",
-            'list_models() can use types and tables of its caller: its search_path is ""',
+            'list_models(jsonb) can use types and tables of its caller: its search_path is ""',
         ),
         (
             "alter function picture_queue._caller_id() reset search_path",

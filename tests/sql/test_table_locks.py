@@ -19,6 +19,8 @@ CALLS = {
     "claim_next_job": "claim_next_job('{name}')",
     "complete_job": "complete_job('{job}', '1', null, '{lease}')",
     "delete_generation": "delete_generation('{ended}')",
+    "delete_budget": "delete_budget('plan:{name}', gen_random_uuid())",
+    "delete_input_rule": "delete_input_rule('m/{name}', 'k', 'refuse')",
     "delete_limit": "delete_limit('k:{name}', gen_random_uuid())",
     "delete_schedule": "delete_schedule('{name}')",
     "desired_workers": "desired_workers('{name}')",
@@ -30,18 +32,24 @@ CALLS = {
     "explain_jobs": "explain_jobs('{{{job},{pending},{parked},{failed}}}')",
     "failure_reasons": "failure_reasons('{{}}')",
     "finish_prediction": "finish_prediction('{job}', '{lease}', '{prediction}', 'failed')",
+    "get_account": "get_account('{user}')",
     "receive_prediction": "receive_prediction('{prediction}', 'p', 'succeeded', 50, 'm')",
     "get_batch": "get_batch('{batch}')",
     "get_generation": "get_generation('{generation}')",
     "get_job": "get_job('{job}')",
     "get_job_history": "get_job_history('{failed}')",
     "get_settings": "get_settings()",
+    "grant_credits": "grant_credits('{user}', 5)",
     "heartbeat_jobs": """heartbeat_jobs('w-{name}', '[{{"job_id": "{job}", "lease_id": "{lease}"}},
         {{"job_id": "{second_job}", "lease_id": "{second_lease}"}}]')""",
     "job_position": "job_position('{pending}')",
     "list_deleted_generations": "list_deleted_generations('{{{ended}}}')",
     "list_generations": """list_generations('{{"search": "cat"}}')""",
+    "list_accounts": "list_accounts()",
+    "list_budgets": "list_budgets()",
+    "list_input_rules": "list_input_rules()",
     "list_jobs": "list_jobs()",
+    "list_ledger": "list_ledger()",
     "list_limits": "list_limits()",
     "list_models": "list_models()",
     "list_queues": "list_queues()",
@@ -74,7 +82,11 @@ CALLS = {
         '[{{"n": 1, "path": "a", "mime_type": "b"}}]')""",
     "send_event": "send_event('{name}', '1', 'once')",
     "set_favourite": "set_favourite('{ended}')",
+    "set_account": "set_account('{user}', 'free')",
+    "set_budget": "set_budget('user:{user}', '{{\"per_minute\": 5}}')",
+    "set_input_rule": "set_input_rule('s/{name}', 'k', 'refuse')",
     "set_limit": "set_limit('k:{name}', 2)",
+    "set_model": """set_model('m/{name}', '{{"kind": "upscale", "inputs": []}}')""",
     "set_queue": "set_queue('{name}', '{{\"fair_share\": true}}')",
     "set_schedule": """set_schedule('{name}', '{{"every_seconds": 9, "job_type": "t"}}')""",
     "set_setting": "set_setting('{{\"max_attempts\": 4}}')",
@@ -87,10 +99,12 @@ RETURNS_TABLE_ROW = {"claim_next_job"}
 SETUP = """
 declare
   v_name text := $1;
-  v_ids jsonb := jsonb_build_object('name', v_name);
+  v_ids jsonb := jsonb_build_object('name', v_name, 'user', gen_random_uuid());
   v_job jsonb;
 begin
   perform set_limit('k:' || v_name, 1, 100, 60), set_tenant(v_name, 3),
+    set_input_rule('m/' || v_name, 'k', 'refuse'),
+    set_budget('plan:' || v_name, '{"per_minute": 9}'),
     register_worker('w-' || v_name, array[v_name], '{"t": {}, "p": {}}');
   v_ids := v_ids || jsonb_build_object(
     'ended', start_generation('a dog') -> 'generation_id',

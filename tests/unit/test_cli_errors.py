@@ -32,6 +32,7 @@ CODES = {
     errors.ScheduleNotFound: 4,
     errors.BatchNotFound: 4,
     errors.LimitNotFound: 4,
+    errors.RuleNotFound: 4,
     errors.NotAuthenticated: 5,
     errors.AuthenticationFailed: 5,
     errors.NotAllowed: 5,

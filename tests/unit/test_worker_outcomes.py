@@ -307,8 +307,8 @@ def test_a_single_failure_in_an_exception_group_is_unwrapped():
 def test_an_exception_with_counts_false_does_not_use_up_an_attempt():
     assert outcome_of_raised(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
     error = replicate.TooManyRequests("429")
-    error.pause_key = "type:generate-image"
-    assert outcome_of_raised(error) == Snoozed(10.0, pause_key="type:generate-image")
+    error.pause_key = "provider:replicate"
+    assert outcome_of_raised(error) == Snoozed(10.0, pause_key="provider:replicate")
 
 
 # --- Delays: limits of the database ---

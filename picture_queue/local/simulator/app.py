@@ -139,21 +139,22 @@ async def _model(request: Request) -> Response:
     model = models().get(f"{owner}/{name}")
     if model is None:
         return not_found()
-    properties = {
-        known.name: {
-            key: value
-            for key, value in known.model_dump(exclude={"name", "required", "unknown"}).items()
-            if value is not None
-        }
-        for known in model.inputs
-    }
-    schema = {
+    file = {"type": "string", "format": "uri"}
+    properties = {}
+    for known in model.inputs:
+        given = known.model_dump(exclude={"name", "required", "unknown"})
+        properties[known.name] = {key: value for key, value in given.items() if value is not None}
+        if known.type == "array" and properties[known.name].pop("format", None):
+            properties[known.name]["items"] = file
+    schema: dict[str, object] = {
         "Input": {
             "type": "object",
             "properties": properties,
             "required": [known.name for known in model.inputs if known.required],
         }
     }
+    if model.output is not None:
+        schema["Output"] = file if model.output == "uri" else {"type": "array", "items": file}
     return answer(
         {
             "url": f"https://replicate.com/{owner}/{name}",

@@ -43,6 +43,7 @@ class CatalogModel(BaseModel):
     Attributes:
         id: Name of the model at Replicate, ``owner/name``.
         kind: Main purpose of the model, such as ``text-to-image`` or ``upscale``.
+        also_kinds: Further purposes of the model.
         official: True if the model is called by its name, False if it is called by ``version``;
             None if that is not known.
         version: Hash of the last known version; used only if ``official`` is not True.
@@ -51,23 +52,28 @@ class CatalogModel(BaseModel):
         price_usd_per_image: List price; None if the model is not priced per image, or if sources
             disagree.
         max_outputs_param: Name of the input that sets the number of pictures.
+        inputs_complete: False if the model may have inputs that are not listed.
         output: Type of the output of the last known version, ``uri`` or ``uri[]``; other versions
             may differ.
         progress_in_logs: Format of the progress in the logs of that example prediction.
+        unavailable_reason: The reason why projects cannot offer the model; None if they can.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
     kind: str
+    also_kinds: tuple[str, ...] = ()
     official: bool | None
     version: str | None
     typical_seconds: float | None
     price_usd_per_image: float | None
     max_outputs_param: str | None
     inputs: tuple[ModelInput, ...]
+    inputs_complete: bool = True
     output: Literal["uri", "uri[]"] | None
     progress_in_logs: Literal["percent", "text", "empty"] | None
+    unavailable_reason: str | None = None
     notes: str | None = None
 
     def input(self, name: str) -> ModelInput | None:

@@ -34,6 +34,7 @@ from tenacity import (
 from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
 from picture_queue.providers import errors
+from picture_queue.providers.base import MemorySink, OutputSink
 from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.providers.replicate.errors import from_response
 from picture_queue.providers.replicate.prediction import Prediction
@@ -279,11 +280,33 @@ class ReplicateClient:
             raise errors.ServiceUnavailable("Replicate sent an unreadable secret")
         return key
 
+    async def get_model(self, model: str, version: str | None = None) -> dict[str, Any]:
+        """Read a model, or one of its versions, as the API describes it.
+
+        Raises:
+            ResourceNotFound: There is no such model or version, or it is private.
+            ReplicateError: The call failed for the reason that the class states.
+        """
+        path = f"/models/{quote(model)}"
+        if version is not None:
+            path += f"/versions/{_quote_segment(version)}"
+        answer = await self._send_with_retries("GET", path)
+        if not isinstance(answer, dict):
+            raise errors.ServiceUnavailable("Replicate sent an unreadable model")
+        return answer
+
     async def download(self, link: str) -> bytes:
-        """Download one output file into memory.
+        """Download one output file into memory; see `download_into`."""
+        sink = MemorySink()
+        await self.download_into(link, sink)
+        return bytes(sink.data)
+
+    async def download_into(self, link: str, sink: OutputSink) -> None:
+        """Download one output file.
 
         Args:
             link: A URL or ``data:`` URI in the ``output`` of a prediction.
+            sink: The place to which the file is written.
 
         Raises:
             OutputExpired: The file was deleted.
@@ -292,7 +315,7 @@ class ReplicateClient:
         """
         authorization, rules = self._headers["Authorization"], self.rules
         retry = self._retrying(_if_transient)
-        return await retry(download, self._client(), link, rules, authorization, self._timeout)
+        await retry(download, self._client(), link, rules, authorization, self._timeout, sink)
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:

@@ -11,6 +11,7 @@ import dataclasses
 import ipaddress
 import json
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -18,6 +19,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import httpx
 
 from picture_queue.providers import errors
+from picture_queue.providers.base import OutputSink
 from picture_queue.providers.replicate.errors import from_response
 
 DELIVERY = "replicate.delivery"
@@ -53,8 +55,9 @@ async def download(
     rules: DownloadRules,
     authorization: str,
     timeout: httpx.Timeout,
-) -> bytes:
-    """Download one file into memory.
+    sink: OutputSink,
+) -> None:
+    """Download one file.
 
     Args:
         http: The HTTP client to use.
@@ -62,6 +65,7 @@ async def download(
         rules: The rules for downloads.
         authorization: Authorization header, for a host of ``replicate.delivery`` that answers 401.
         timeout: Timeouts of each request.
+        sink: The place to which the file is written. It is cleared first.
 
     Raises:
         OutputExpired: The server answered 404 or 410.
@@ -69,10 +73,11 @@ async def download(
         OutputError: The server answered with another error.
         ServiceUnavailable: The server answered 429 or 5xx, or the connection was lost.
     """
+    sink.clear()
     if link.startswith("data:"):
-        return await asyncio.to_thread(_decode_data_uri, link, rules.max_bytes)
+        return await sink.write(await asyncio.to_thread(_decode_data_uri, link, rules.max_bytes))
     try:
-        return await _fetch(http, link, rules, authorization, timeout)
+        await _fetch(http, link, rules, authorization, timeout, sink)
     except (ValueError, httpx.InvalidURL):
         # The parsers of URLs, redirects and host names (idna) raise different errors.
         raise errors.OutputRefused("The URL of the output is invalid") from None
@@ -84,7 +89,8 @@ async def _fetch(
     rules: DownloadRules,
     authorization: str,
     timeout: httpx.Timeout,
-) -> bytes:
+    sink: OutputSink,
+) -> None:
     headers = {"Accept-Encoding": "identity"}
     for _ in range(_MAX_REDIRECTS + 1):
         httpx.URL(link)  # raises if httpx refuses a link that urlsplit accepts
@@ -100,7 +106,7 @@ async def _fetch(
                 elif response.status_code == 401 and _may_get_token(url, headers):
                     headers["Authorization"] = authorization
                 else:
-                    return await _read(response, rules.max_bytes)
+                    return await _read(response, rules.max_bytes, sink)
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
                 f"The output could not be downloaded from {url.hostname}",
@@ -109,7 +115,7 @@ async def _fetch(
     raise errors.OutputRefused("The output is behind too many redirects")
 
 
-async def _read(response: httpx.Response, limit: int) -> bytes:
+async def _read(response: httpx.Response, limit: int, sink: OutputSink) -> None:
     status = response.status_code
     if status in (404, 410):
         raise errors.OutputExpired("The output was deleted", status=status)
@@ -123,12 +129,13 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
         )
     if status != 200:
         raise errors.OutputError(f"The host of the output answered {status}", status=status)
-    data = await read_body(response, limit)
-    if data is None:
+    try:
+        async for chunk in _chunks(response, limit):
+            await sink.write(chunk)
+    except _TooLarge:
         raise errors.OutputRefused(
             "The output is too large", detail=f"It is larger than {limit} bytes"
-        )
-    return data
+        ) from None
 
 
 # httpx decompresses these encodings in pieces of at most 64 KiB, which become at most 64 MiB. Other
@@ -142,18 +149,32 @@ async def read_body(response: httpx.Response, limit: int) -> bytes | None:
     Raises:
         httpx.DecodingError: The body has an encoding other than those in ``ENCODINGS``, or several.
     """
+    data = bytearray()
+    try:
+        async for chunk in _chunks(response, limit):
+            data += chunk
+    except _TooLarge:
+        return None
+    return bytes(data)
+
+
+class _TooLarge(Exception):
+    """A body is larger than its limit."""
+
+
+async def _chunks(response: httpx.Response, limit: int) -> AsyncIterator[bytes]:
     encoding = response.headers.get("content-encoding", "").lower()
     if encoding.strip() not in ("", "identity", "gzip", "deflate"):
         raise httpx.DecodingError(f"the response has the encoding {encoding[:40]}")
     length = response.headers.get("content-length", "")
     if not encoding and length.isdecimal() and (len(length) > 18 or int(length) > limit):
-        return None
-    data = bytearray()
+        raise _TooLarge
+    size = 0
     async for chunk in response.aiter_bytes():
-        data += chunk
-        if len(data) > limit:
-            return None
-    return bytes(data)
+        size += len(chunk)
+        if size > limit:
+            raise _TooLarge
+        yield chunk
 
 
 def _decode_data_uri(uri: str, limit: int) -> bytes:

@@ -56,6 +56,11 @@ def has_requested_deadline(prediction: Prediction, request: PredictionRequest) -
 
 
 def _has_input(prediction: Prediction, request: PredictionRequest) -> bool:
-    # The API may add defaults, but it does not change the inputs of the request.
+    # The API may add defaults, but it does not change the inputs of the request. The URL of a file
+    # is signed anew for each request.
     missing = object()
-    return all(prediction.input.get(key, missing) == value for key, value in request.input.items())
+    return all(
+        prediction.input.get(key, missing) == value
+        for key, value in request.input.items()
+        if key not in request.file_inputs
+    )

@@ -77,6 +77,9 @@ class ReplicateProvider(base.Provider):
     async def download(self, output: str) -> bytes:
         return await self._client.download(output)
 
+    async def download_into(self, output: str, sink: base.OutputSink) -> None:
+        await self._client.download_into(output, sink)
+
     def classify(self, prediction: base.Prediction) -> errors.ProviderError:
         return from_failure(prediction.error)
 

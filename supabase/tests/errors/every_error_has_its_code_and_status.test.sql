@@ -1,5 +1,5 @@
 begin;
-select plan(23);
+select plan(27);
 
 select enqueue_job('t', queue => 'q', job_id => '00000000-0000-0000-0000-000000000001', options => '{"unique": {}}');
 select claim_jobs('w', '{q}', '{t}', 1);
@@ -26,6 +26,11 @@ select throws_ok($$ select enqueue_job('other', job_id => '00000000-0000-0000-00
 select throws_ok($$ select enqueue_job('t', jsonb_build_object('x', repeat('y', 70000))) $$, 'PT413', 'PQ_TOO_LARGE: too large', 'a payload of 70,000 characters is too large');
 select throws_ok($$ select start_generation('', options => '{"user_id": "00000000-0000-0000-0000-000000000001"}') $$, 'PT422', 'PQ_INVALID_INPUT: the input does not fit the model', 'an empty prompt is an invalid input');
 select throws_ok($$ select enqueue_job('t', job_id => '00000000-0000-0000-0000-000000000003', options => '{"depends_on": ["00000000-0000-0000-0000-000000000003"]}') $$, 'PT422', 'PQ_CYCLE: the dependencies form a cycle', 'a job that depends on itself is a cycle');
+select throws_ok($$ select delete_budget('plan:none') $$, 'PT404', 'PQ_UNKNOWN_BUDGET: no such budget', 'a plan without a budget is an unknown budget');
+select set_budget('user:00000000-0000-0000-0000-000000000001', '{"per_minute": 0}'), set_budget('user:00000000-0000-0000-0000-000000000002', '{"usd_per_day": 0}'), set_budget('user:00000000-0000-0000-0000-000000000003', '{"needs_credits": true}');
+select throws_ok($$ select start_generation('a', options => '{"user_id": "00000000-0000-0000-0000-000000000001"}') $$, 'PT429', 'PQ_RATE_LIMITED: too many generations', 'a rate of zero permits no start');
+select throws_ok($$ select start_generation('a', options => '{"user_id": "00000000-0000-0000-0000-000000000002"}') $$, 'PT429', 'PQ_OVER_BUDGET: the budget is used up', 'a budget of zero is used up');
+select throws_ok($$ select start_generation('a', options => '{"user_id": "00000000-0000-0000-0000-000000000003"}') $$, 'PT429', 'PQ_NO_CREDIT: not enough credits', 'a user without a grant has no credits');
 set local role authenticated;
 select set_config('request.jwt.claims', '{"role": "authenticated"}', true);
 select throws_ok($$ select start_generation('a') $$, 'PT401', 'PQ_NOT_AUTHENTICATED: sign in first', 'a token without a user is not authenticated');

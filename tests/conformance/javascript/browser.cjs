@@ -3,10 +3,10 @@
 const { run } = require('./calls.cjs')
 
 async function main() {
-  const task = await (await fetch('/task')).json()
+  const task = await (await fetch('task')).json()
   return { answers: await run(task) }
 }
 
 main()
   .catch((error) => ({ failed: String(error && error.stack) }))
-  .then((result) => fetch('/answers', { method: 'POST', body: JSON.stringify(result) }))
+  .then((result) => fetch('answers', { method: 'POST', body: JSON.stringify(result) }))

@@ -56,6 +56,7 @@ WRONG: dict[str, tuple[Json, ExpectedError]] = {
     "uuid": ("seven", NOT_A_VALUE),
     "integer": ("many", NOT_A_VALUE),
     "real": ("much", NOT_A_VALUE),
+    "numeric": ("much", NOT_A_VALUE),
     "boolean": ("perhaps", NOT_A_VALUE),
     "timestamp with time zone": ("soon", NOT_A_TIME),
     "text[]": (7, NOT_A_VALUE),
@@ -230,7 +231,7 @@ def _wrong(function: Function) -> Variants:
 #: The values of the placeholders, by name.
 Names = dict[str, Json]
 #: Placeholders whose names begin with these get a new text as value; all others get a new UUID.
-_TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text")
+_TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text", "plan")
 _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 
 
@@ -256,6 +257,7 @@ def _resolve(name: str, names: Names) -> Json:
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::?\d\d)?|Z)?")
+_WAIT = re.compile(r"retry_after is [\d.]+ s")
 #: Fields that count or measure the whole project.
 _VOLATILE = {"seq", "duration_seconds", "rank", "turn"}
 
@@ -277,6 +279,7 @@ def normalise(value: Json, names: Names, key: str = "") -> Json:
         for name, known in names.items():
             if isinstance(known, str) and len(known) > 8:
                 value = value.replace(known, f"${name}")
+        value = _WAIT.sub("retry_after is <number> s", value)
         return _TIME.sub("<time>", _UUID.sub("<uuid>", value))
     if key in _VOLATILE and isinstance(value, int | float):
         return "<number>"
@@ -306,7 +309,7 @@ def matches(expected: Json, answer: Json) -> bool:
 def only(key: str, value: str) -> View:
     """Select the items of a list with this value."""
     return lambda answer, names: [
-        item for item in answer if item.get(key) == names.get(value[1:], value)
+        item for item in answer if item.get(key) == fill_placeholders(value, names)
     ]
 
 

@@ -9,6 +9,7 @@ from tests.conformance.matrix.case import Case, our_error
 from tests.conformance.matrix.setups import PROMPT, TYPE
 
 _ITEM = {"job_type": TYPE, "queue": "$queue"}
+_FOR_ACCOUNT = {"prompt": PROMPT, "options": {"user_id": "$account"}}
 _UNIQUE = {"unique": {"by": ["n"], "on_conflict": "replace"}}
 
 
@@ -76,7 +77,16 @@ _CASES = [
     ),
     _case("PQ_UNKNOWN_SCHEDULE", "run_schedule", {"name": "$name"}),
     _case("PQ_UNKNOWN_BATCH", "enqueue_job", {**_ITEM, "options": {"batch_id": "$batch"}}),
+    _case(
+        "PQ_UNKNOWN_RULE",
+        "delete_input_rule",
+        {"model": "$key", "input": "scale", "action": "cap"},
+    ),
     _case("PQ_UNKNOWN_LIMIT", "delete_limit", {"key": "$key"}),
+    _case("PQ_UNKNOWN_BUDGET", "delete_budget", {"key": "plan:$plan"}),
+    _case("PQ_RATE_LIMITED", "start_generation", _FOR_ACCOUNT, "used rate"),
+    _case("PQ_OVER_BUDGET", "start_generation", _FOR_ACCOUNT, "used budget"),
+    _case("PQ_NO_CREDIT", "start_generation", _FOR_ACCOUNT, "no credits"),
     _case("PQ_CONFLICT", "enqueue_job", {"job_type": "another", "job_id": "$job"}, "pending"),
     _case(
         "PQ_CONFLICT", "enqueue_job", {**_ITEM, "options": {"batch_id": "$batch"}}, "finished batch"

@@ -1,14 +1,31 @@
 """Cases of the functions for queues, limits, tenants, schedules and the project."""
 
 from picture_queue import _rpc
-from tests.conformance.matrix.case import INVALID, Function, field_types, fields, only, our_error
+from tests.conformance.matrix.case import (
+    INVALID,
+    Function,
+    Json,
+    Names,
+    field_types,
+    fields,
+    only,
+    our_error,
+    without,
+)
 from tests.conformance.matrix.setups import TYPE
 
 _MAP = {"a": 1}
 _NO_QUEUE = our_error("PQ_UNKNOWN_QUEUE")
+_NO_BUDGET = our_error("PQ_UNKNOWN_BUDGET")
 _NO_SCHEDULE = our_error("PQ_UNKNOWN_SCHEDULE")
 _LATER = "2099-01-01T00:00:00+00:00"
 _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
+
+
+def _ledger_of_account(answer: Json, names: Names) -> Json:
+    """Select the rows of the user, without their ids."""
+    rows = only("user_id", "$account")(answer, names)
+    return fields("user_id", "phase", "amount_usd", "generation_id", "note")(rows, names)
 
 
 def _queue_function(name: str, right: object, setup: str, repeated: object = ...) -> Function:
@@ -177,6 +194,94 @@ QUEUES = [
         right={"key": "$key", "paused": False, "resume_at": None},
         null={"key": INVALID},
         wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "paused": False})},
+    ),
+    Function(
+        "set_budget",
+        "service",
+        "key text, changes jsonb=",
+        args={"key": "plan:$plan", "changes": {"usd_per_day": 2.5}},
+        right={"key": "plan:$plan", "usd_per_day": 2.5, "per_minute": None},
+        absent={"changes": {"key": "plan:$plan", "usd_per_day": None}},
+        null={"key": INVALID},
+        wrong={"key": (_MAP, INVALID), "changes": ([1], INVALID)},
+    ),
+    Function(
+        "delete_budget",
+        "service",
+        "key text, request_id uuid=",
+        args={"key": "plan:$plan"},
+        setup="budget",
+        right=None,
+        repeated=_NO_BUDGET,
+        null={"key": _NO_BUDGET},
+        wrong={"key": (["a"], _NO_BUDGET)},
+    ),
+    Function(
+        "list_budgets",
+        "service",
+        "filter jsonb=",
+        read_only=True,
+        args={"filter": {"limit": 10000}},
+        wrong={"filter": ([1], INVALID)},
+        setup="budget",
+        right=[{"key": "plan:$plan", "usd_per_day": 1, "max_pending": None}],
+        view=only("key", "plan:$plan"),
+    ),
+    Function(
+        "set_account",
+        "service",
+        "user_id uuid, plan text=",
+        args={"user_id": "$account", "plan": "free"},
+        right={"user_id": "$account", "plan": "free", "credits_usd": 0, "pending": 0},
+        absent={"plan": {"user_id": "$account", "plan": None}},
+        null={"user_id": INVALID},
+        wrong={"plan": (_MAP, INVALID)},
+    ),
+    Function(
+        "grant_credits",
+        "service",
+        "user_id uuid, usd numeric, idempotency_key text=, note text=",
+        args={"user_id": "$account", "usd": 2.5, "idempotency_key": "$text", "note": "paid"},
+        right={"user_id": "$account", "credits_usd": 2.5},
+        null={"user_id": INVALID, "usd": INVALID},
+        wrong={
+            "idempotency_key": ({"a": "$text"}, {"credits_usd": 2.5}),
+            "note": (7, {"credits_usd": 2.5}),
+        },
+    ),
+    Function(
+        "get_account",
+        "user",
+        "user_id uuid=",
+        read_only=True,
+        args={"user_id": "$ada"},
+        right={"user_id": "$ada", "plan": None, "credits_usd": 0, "budget": ...},
+        # These depend on the cases before.
+        view=without("pending", "spent_today_usd", "spent_this_month_usd"),
+        foreign=our_error("PQ_NOT_ALLOWED"),
+        absent={"user_id": INVALID},
+    ),
+    Function(
+        "list_accounts",
+        "service",
+        "filter jsonb=",
+        read_only=True,
+        args={"filter": {"limit": 10000}},
+        wrong={"filter": ([1], INVALID)},
+        setup="credits",
+        right=[{"user_id": "$account", "credits_usd": 5, "plan": None}],
+        view=only("user_id", "$account"),
+    ),
+    Function(
+        "list_ledger",
+        "service",
+        "filter jsonb=",
+        read_only=True,
+        args={"filter": {"user_id": "$account"}},
+        wrong={"filter": ([1], INVALID)},
+        setup="credits",
+        right=[{"user_id": "$account", "phase": "grant", "amount_usd": 5, "generation_id": None}],
+        view=_ledger_of_account,
     ),
     Function(
         "set_tenant",

@@ -21,6 +21,16 @@ _LEASE_ARGS = {"job_id": "$job", "lease_id": "$lease"}
 #: The errors if one of these two arguments is null.
 _NULL_LEASE_ERRORS = {"job_id": NO_JOB, "lease_id": _STALE}
 
+_NO_RULE = our_error("PQ_UNKNOWN_RULE")
+_NEW_MODEL = {"kind": "upscale", "inputs": [{"name": "image", "type": "string"}]}
+_RULE = {
+    "model": "$key",
+    "input": "scale",
+    "action": "cap",
+    "value": 2,
+    "plan": None,
+}
+
 WORKERS = [
     Function(
         "register_worker",
@@ -270,11 +280,70 @@ GENERATIONS = [
     Function(
         "list_models",
         "user",
+        "filter jsonb=",
+        read_only=True,
+        args={"filter": {"kind": "text-to-image"}},
+        right=[{"model_id": "black-forest-labs/flux-schnell", "kind": "text-to-image"}],
+        foreign=[{"model_id": "black-forest-labs/flux-schnell"}],
+        wrong={"filter": ([1], INVALID)},
+        view=only("model_id", "black-forest-labs/flux-schnell"),
+    ),
+    Function(
+        "set_model",
+        "service",
+        "model_id text, changes jsonb",
+        args={"model_id": "conformance/$key", "changes": _NEW_MODEL},
+        right={"model_id": "conformance/$key", **_NEW_MODEL, "enabled": True},
+        null={"model_id": INVALID, "changes": INVALID},
+        wrong={"model_id": (_MAP, INVALID), "changes": ([1], INVALID)},
+        view=without("changed_at"),
+    ),
+    Function(
+        "set_input_rule",
+        "service",
+        "model text, input text, action text, value jsonb=, plan text=",
+        args={
+            "model": "$key",
+            "input": "scale",
+            "action": "cap",
+            "value": 2,
+            "plan": "free",
+        },
+        right={**_RULE, "plan": "free"},
+        absent={"value": INVALID, "plan": {**_RULE, "plan": None}},
+        null={"model": INVALID, "input": INVALID, "action": INVALID},
+        wrong={
+            "model": (_MAP, INVALID),
+            "input": (_MAP, INVALID),
+            "action": (_MAP, INVALID),
+            "value": ("two", INVALID),
+            "plan": (_MAP, INVALID),
+        },
+    ),
+    Function(
+        "delete_input_rule",
+        "service",
+        "model text, input text, action text, plan text=, request_id uuid=",
+        args={"model": "$key", "input": "scale", "action": "cap"},
+        setup="input rule",
+        right=None,
+        repeated=_NO_RULE,
+        null={"model": _NO_RULE, "input": _NO_RULE, "action": _NO_RULE},
+        wrong={
+            "model": (_MAP, _NO_RULE),
+            "input": (_MAP, _NO_RULE),
+            "action": (_MAP, _NO_RULE),
+            "plan": ("free", _NO_RULE),
+        },
+    ),
+    Function(
+        "list_input_rules",
+        "service",
         "",
         read_only=True,
-        right=[{"model_id": "black-forest-labs/flux-schnell"}],
-        foreign=[{"model_id": "black-forest-labs/flux-schnell"}],
-        view=only("model_id", "black-forest-labs/flux-schnell"),
+        setup="input rule",
+        right=[_RULE],
+        view=only("model", "$key"),
     ),
     Function(
         "begin_prediction",
@@ -290,7 +359,7 @@ GENERATIONS = [
         },
         repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
         null=_NULL_LEASE_ERRORS,
-        view=without("owned", "running"),
+        view=without("owned", "running", "age_seconds"),
     ),
     Function(
         "record_prediction",
@@ -347,7 +416,7 @@ GENERATIONS = [
     Function(
         "save_images",
         "service",
-        "job_id uuid, lease_id uuid, images jsonb",
+        "job_id uuid, lease_id uuid, images jsonb, missing jsonb=",
         args={
             **_LEASE_ARGS,
             "images": [
@@ -358,12 +427,16 @@ GENERATIONS = [
                     "width": 8,
                     "height": 8,
                     "bytes": 70,
+                    "sha256": "0123456789abcdef" * 4,
+                    "blurhash": "L1Eyb[~qj[~q~qofayofWBWBofj[",
+                    "thumbnail_path": "$ada/$generation/1.thumbnail.webp",
                 }
             ],
+            "missing": [{"n": 2, "reason": "The output is not a picture."}],
         },
         setup="prediction",
         right=None,
-        null={**_NULL_LEASE_ERRORS, "images": INVALID},
-        wrong={"images": ("1.png", INVALID)},
+        null={**_NULL_LEASE_ERRORS, "images": INVALID, "missing": None},
+        wrong={"images": ("1.png", INVALID), "missing": ("2", INVALID)},
     ),
 ]

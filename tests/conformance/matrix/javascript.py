@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import secrets
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +19,7 @@ from tests.conformance.matrix.answer import Answer, Request, error_answer
 from tests.conformance.matrix.project import Project
 
 SOURCES = Path(__file__).parent.parent / "javascript"
+_OWN_MODULES = Path(__file__).parents[3] / "scripts" / "own_modules.cjs"
 _TIMEOUT = 120  # The timeout of all calls together, in seconds.
 _CHROMIUM = (
     "--headless",
@@ -47,6 +50,18 @@ class _SupabaseJs:
     def skip_reason(self, role: str) -> str | None:
         return None
 
+    def _copy_sources(self, directory: Path) -> Path:
+        """Copy the scripts to a directory of their own, with its packages, and return the copy.
+
+        Node and esbuild search all directories above a script. Below /tmp, another user may have
+        created `node_modules` or `package.json` there.
+        """
+        sources = directory / "sources"
+        shutil.copytree(SOURCES, sources)
+        (sources / "node_modules").symlink_to(self._modules)
+        (sources / "package.json").write_text("{}")
+        return sources
+
     async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
         return await asyncio.to_thread(self._run, project, requests)
 
@@ -60,15 +75,16 @@ class Node(_SupabaseJs):
     name = "supabase-js node"
 
     def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
-        done = subprocess.run(
-            [self._program, SOURCES / "node.cjs"],
-            input=json.dumps(_task(project, requests)),
-            env={**os.environ, "NODE_PATH": str(self._modules)},
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
+        with TemporaryDirectory(prefix="conformance-") as directory:
+            script = self._copy_sources(Path(directory)) / "node.cjs"
+            done = subprocess.run(
+                [self._program, "--require", _OWN_MODULES, script],
+                input=json.dumps(_task(project, requests)),
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT,
+                check=False,
+            )
         if done.returncode:
             raise AssertionError(f"node: {done.stderr}")
         return _answers(json.loads(done.stdout))
@@ -84,8 +100,11 @@ class Chromium(_SupabaseJs):
             site = _Site(self._bundle_script(Path(directory)), _task(project, requests))
             with site as address, (Path(directory) / "chromium.log").open("w+b") as log:
                 profile = f"--user-data-dir={directory}/profile"
+                # The address is not an argument, because other users see arguments in `ps`.
+                start = Path(directory) / "start.html"
+                start.write_text(f'<meta http-equiv="refresh" content="0; url={address}">')
                 browser = subprocess.Popen(
-                    [self._program, *_CHROMIUM, profile, address], stdout=log, stderr=log
+                    [self._program, *_CHROMIUM, profile, start.as_uri()], stdout=log, stderr=log
                 )
                 try:
                     results = site.results.get(timeout=_TIMEOUT)
@@ -102,10 +121,12 @@ class Chromium(_SupabaseJs):
     def _bundle_script(self, directory: Path) -> bytes:
         bundle = directory / "browser.js"
         esbuild = self._modules / ".bin" / "esbuild"
+        sources = self._copy_sources(directory)
         subprocess.run(
-            [esbuild, SOURCES / "browser.cjs", "--bundle", "--log-level=warning",
-             f"--outfile={bundle}"],
-            env={**os.environ, "NODE_PATH": str(self._modules)},
+            [esbuild, sources / "browser.cjs", "--bundle", "--log-level=warning",
+             "--tsconfig-raw={}", f"--outfile={bundle}"],
+            env={name: value for name, value in os.environ.items() if name != "NODE_PATH"},
+            cwd=sources,
             timeout=_TIMEOUT,
             check=True,
         )  # fmt: skip
@@ -113,15 +134,20 @@ class Chromium(_SupabaseJs):
 
 
 class _Site:
-    """A web server with a page, its script and its task. It receives the results of the page."""
+    """A web server with a page, its script and its task. It receives the results of the page.
+
+    The task contains keys, and every user of the machine can reach the server. So all paths begin
+    with a secret.
+    """
 
     def __init__(self, script: bytes, task: dict[str, Any]) -> None:
         self.results: Queue[dict[str, Any]] = Queue()
-        page = b'<!doctype html><title>conformance</title><script src="/script.js"></script>'
+        page = b'<!doctype html><title>conformance</title><script src="script.js"></script>'
+        self._root = root = f"/{secrets.token_urlsafe()}/"
         pages = {
-            "/": ("text/html", page),
-            "/script.js": ("text/javascript", script),
-            "/task": ("application/json", json.dumps(task).encode()),
+            root: ("text/html", page),
+            f"{root}script.js": ("text/javascript", script),
+            f"{root}task": ("application/json", json.dumps(task).encode()),
         }
         results = self.results
 
@@ -135,8 +161,11 @@ class _Site:
                 self.wfile.write(body)
 
             def do_POST(self) -> None:
-                results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(204)
+                if self.path == f"{root}answers":
+                    results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                    self.send_response(204)
+                else:
+                    self.send_response(404)
                 self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -147,7 +176,7 @@ class _Site:
 
     def __enter__(self) -> str:
         self._thread.start()
-        return f"http://127.0.0.1:{self._server.server_port}/"
+        return f"http://127.0.0.1:{self._server.server_port}{self._root}"
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()

@@ -72,6 +72,14 @@ METHODS: dict[str, Method] = {
     "resume_key": lambda pq, args: pq.limits.resume(**args),
     "set_tenant": lambda pq, args: pq.tenants.set(**args),
     "list_tenants": lambda pq, args: pq.tenants.list(**args["filter"]),
+    "set_budget": lambda pq, args: pq.budgets.set(args["key"], **args["changes"]),
+    "delete_budget": lambda pq, args: pq.budgets.delete(**args),
+    "list_budgets": lambda pq, args: pq.budgets.list(**args["filter"]),
+    "set_account": lambda pq, args: pq.accounts.set(**args),
+    "grant_credits": lambda pq, args: pq.accounts.grant(**args),
+    "get_account": lambda pq, args: pq.accounts.get(**args),
+    "list_accounts": lambda pq, args: pq.accounts.list(**args["filter"]),
+    "list_ledger": lambda pq, args: pq.accounts.ledger(**args["filter"]),
     "set_schedule": _set_schedule,
     "list_schedules": lambda pq, args: pq.schedules.list(**args["filter"]),
     "pause_schedule": lambda pq, args: pq.schedules.pause(**args),
@@ -89,7 +97,11 @@ METHODS: dict[str, Method] = {
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
     "set_favourite": lambda pq, args: pq.generations.set_favourite(**args),
     "delete_generation": lambda pq, args: pq.generations.delete(**args),
-    "list_models": lambda pq, args: pq.models.list(),
+    "list_models": lambda pq, args: pq.models.list(**args.get("filter", {})),
+    "set_model": lambda pq, args: pq.models.set(args["model_id"], **args["changes"]),
+    "set_input_rule": lambda pq, args: pq.rules.set(**args),
+    "delete_input_rule": lambda pq, args: pq.rules.delete(**args),
+    "list_input_rules": lambda pq, args: pq.rules.list(),
 }
 #: Cases with an argument that the method lacks: an id that it creates itself, or an unknown filter.
 _NO_METHOD_CASES = (

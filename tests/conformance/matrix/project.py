@@ -24,7 +24,10 @@ _NAME_COLUMNS = {
     "schedule": "name",
     "tenant": "name",
     "limit_rule": "key",
+    "budget": "key",
     "limit_key": "key",
+    "input_rule": "model",
+    "model": "model_id",
     "queue": "name",
 }
 
@@ -112,6 +115,10 @@ class Project:
                 self.caller.call("resume_key", {"key": key})
                 with suppress(CallFailed):
                     self.caller.call("delete_limit", {"key": key})
+                for plan in (None, "free"):
+                    rule = {"model": key, "input": "scale", "action": "cap", "plan": plan}
+                    with suppress(CallFailed):
+                        self.caller.call("delete_input_rule", rule)
 
     def close(self) -> None:
         """Close the connections."""
@@ -200,6 +207,9 @@ def open_project(stack: Any) -> Project:
     anon, service = stack.anon_key, stack.service_role_key
     caller = ServiceCaller(stack, optional("db_url"))
     users = {name: _sign_up(caller.http, stack.api_url, anon) for name in ("ada", "bob")}
+    for user, _ in users.values():  # The cases start many generations.
+        rates = {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 10_000}
+        caller.call("set_budget", {"key": f"user:{user}", "changes": rates})
     tokens = {"anon": anon, "service": service}
     tokens |= {name: token for name, (_, token) in users.items()}
     secret = optional("jwt_secret")

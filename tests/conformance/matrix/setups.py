@@ -69,6 +69,15 @@ _UNIQUE = {
     "options": {"unique": {"by": ["n"], "on_conflict": "replace"}},
 }
 
+
+def _plan(**changes: Any) -> list[Step]:
+    """Return the calls that give a new user a plan with a budget."""
+    return [
+        step("set_budget", {"key": "plan:$plan", "changes": changes}),
+        step("set_account", {"user_id": "$account", "plan": "$plan"}),
+    ]
+
+
 SETUPS: dict[str, list[Step]] = {
     "": [],
     "queue": [step("set_queue", {"queue": "$queue"})],
@@ -100,6 +109,17 @@ SETUPS: dict[str, list[Step]] = {
     ],
     "finished batch": [step("enqueue_batch", {"jobs": [], "batch_id": "$batch"})],
     "limit": [step("set_limit", {"key": "$key", "max_running": 5})],
+    "input rule": [
+        step(
+            "set_input_rule",
+            {"model": "$key", "input": "scale", "action": "cap", "value": 2},
+        )
+    ],
+    "budget": [step("set_budget", {"key": "plan:$plan", "changes": {"usd_per_day": 1}})],
+    "credits": [step("grant_credits", {"user_id": "$account", "usd": 5})],
+    "no credits": _plan(needs_credits=True),
+    "used budget": _plan(usd_per_day=0),
+    "used rate": _plan(per_minute=0),
     "paused key": [step("pause_key", {"key": "$key"})],
     "tenant": [step("set_tenant", {"tenant": "$tenant", "weight": 2})],
     "schedule": [

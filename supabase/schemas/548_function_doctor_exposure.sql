@@ -13,10 +13,7 @@ as $$
     select 'bad', format('authenticated may execute %s', f.oid::regprocedure),
       format('revoke execute on function %s from public, authenticated;', f.oid::regprocedure)
     from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
-    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
-      get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
-      explain_jobs,delete_generation,set_favourite,search_generations,_generation_filter,version,_raise_error,_require,
-      _jobs_where,_filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[])
+    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all (picture_queue._user_functions())
     union all
     select 'bad', format('%s can use types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
@@ -25,11 +22,7 @@ as $$
     left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
     where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
     union all
-    select 'warn', format('trigger %I on %s may use temporary objects of a caller: its function does not set search_path', t.tgname,
-        t.tgrelid::regclass), format('alter function %s set search_path = public, pg_temp;', t.tgfoid::regprocedure)
-    from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
-    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
-      and not t.tgisinternal and not picture_queue._sets_safe_path(p.proconfig)
+    select c.verdict, c.detail, c.remedy from picture_queue._check_code() c
     union all
     select 'bad', format('role %s bypasses row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
@@ -67,6 +60,11 @@ as $$
     select 'warn', 'a user can have any number of running jobs', 'select public.set_limit(''user:*'', 4); -- or another number'
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
+    union all
+    select 'warn', 'a user can start any number of generations',
+      'select public.set_budget(''user:*'', ''{"per_minute": 20, "per_hour": 200, "max_pending": 50}'');'
+    where exists (select from public.generations g where g.user_id is not null)
+      and not exists (select from picture_queue.budget b where b.key = 'user:*' and num_nonnulls(b.per_minute, b.per_hour) > 0)
   )
   select p.verdict, p.detail, p.remedy from problem p order by p.verdict, p.detail
 $$;

@@ -1,0 +1,64 @@
+# Written by scripts/unasync.py from picture_queue/_async/rules.py: edit that file.
+
+"""Rules over the inputs of generations."""
+
+import builtins
+
+from pydantic import JsonValue
+
+from picture_queue._rpc import rules as _rpc
+from picture_queue._transport.backend_sync import Backend
+from picture_queue.records import InputRule, RuleAction
+
+
+class Rules:
+    """The operator's rules over the inputs of generations; every method needs a service key.
+
+    Of several rules with the same action for an input, the most specific applies: a rule with a
+    plan before one without, then by the model, then by the input.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def list(self) -> builtins.list[InputRule]:
+        """Return the rules, sorted by model and input."""
+        return self._backend.call(_rpc.list_input_rules())
+
+    def set(
+        self,
+        model: str,
+        input: str,
+        action: RuleAction | str,
+        value: JsonValue = None,
+        *,
+        plan: str | None = None,
+    ) -> InputRule:
+        """Set a rule. It applies to generations that are started from now on.
+
+        Args:
+            model: The model, or a pattern in which ``*`` stands for any characters.
+            input: The name of the input, or such a pattern.
+            action: ``lock`` (only this value), ``default`` (the value if none is given), ``cap``
+                (the highest number, the most entries or characters), ``refuse`` (the input, or
+                a list of its values) or ``allow`` (ends all less specific rules except defaults).
+            value: The value of the rule.
+            plan: The plan of the users to whom the rule applies; None: all users.
+
+        Returns:
+            The rule.
+
+        Raises:
+            InvalidArgument: A value is invalid, or does not fit a model that has the input.
+        """
+        return self._backend.call(_rpc.set_input_rule(model, input, action, value, plan))
+
+    def delete(
+        self, model: str, input: str, action: RuleAction | str, *, plan: str | None = None
+    ) -> None:
+        """Delete a rule.
+
+        Raises:
+            RuleNotFound: There is no such rule.
+        """
+        self._backend.call(_rpc.delete_input_rule(model, input, action, plan))

@@ -1,0 +1,83 @@
+-- What users and the project may spend on generations, what they have spent, and the books of it.
+--
+-- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the actual cost and
+-- refunds the rest. Each is a row of the ledger, and the ledger is never pruned. The account of a user has the sums. A
+-- start locks the account, so that no limit is exceeded. A generation that ends does not lock it: it appends a row to
+-- account_change, which the next start of the user, or maintenance, adds to the account.
+
+create table picture_queue.budget (
+  key text primary key,
+  usd_per_day numeric,
+  usd_per_month numeric,
+  per_minute integer,
+  per_hour integer,
+  max_pending integer,
+  needs_credits boolean,
+  exempts_service boolean,
+  constraint budget_key_is_known
+    check (key ~ '^(project|user:([*]|[0-9a-f-]{36})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'),
+  constraint budget_is_in_range check (
+    least(usd_per_day, usd_per_month, per_minute, per_hour, max_pending) >= 0
+    and greatest(per_minute, per_hour, max_pending) <= 10000 and greatest(usd_per_day, usd_per_month) <= 1000000000
+  ),
+  constraint project_budget_has_amounts_only
+    check (key <> 'project' or num_nonnulls(per_minute, per_hour, max_pending, needs_credits, exempts_service) = 0)
+);
+comment on table picture_queue.budget is
+  'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
+comment on column picture_queue.budget.exempts_service is
+  'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
+-- A signed-in user whom nobody knows cannot spend without a limit.
+insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
+
+-- The account of the project exists while the project has a budget.
+create table picture_queue.account (
+  key text primary key,  -- user:<id>, or project
+  plan text,
+  credits_usd numeric not null default 0,
+  pending integer not null default 0,  -- generations that count for max_pending
+  day date not null,  -- the latest day (UTC) with a start, and the cost of its generations
+  day_usd numeric not null default 0,
+  month_usd numeric not null default 0,  -- of the month of that day
+  constraint account_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$')
+) with (fillfactor = 50);
+comment on table picture_queue.account is 'The plan, the credits and the spending of each user, and of the project.';
+
+create table picture_queue.account_change (
+  key text not null,
+  usd numeric not null,  -- refunded
+  credits_usd numeric not null,  -- returned to the credits
+  pending integer not null,  -- ended generations
+  reserved_on date not null,
+  at timestamptz not null
+);
+comment on table picture_queue.account_change is 'Refunds of ended generations that are not added to an account yet.';
+create index account_change_key on picture_queue.account_change (key);
+
+create table picture_queue.ledger (
+  id bigint generated always as identity primary key,
+  phase text not null,
+  generation_id uuid,  -- no foreign key: the ledger outlives generations
+  round integer,  -- 1, and one more for each retry of a failed or cancelled generation
+  user_id uuid,
+  model_id text,
+  amount_usd numeric not null,
+  price_usd numeric,  -- of a picture or of a second
+  price_unit text,
+  from_credits boolean not null default false,
+  counted boolean not null default false,  -- for per_minute, per_hour and max_pending
+  idempotency_key text unique,
+  note text,
+  at timestamptz not null,
+  unique (generation_id, round, phase),
+  constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
+  constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
+  constraint ledger_amount_is_positive check (amount_usd >= 0 or phase = 'grant'),
+  constraint ledger_row_has_subject check (
+    case when phase = 'grant' then user_id is not null else num_nulls(generation_id, round) = 0 end
+  )
+);
+comment on table picture_queue.ledger is
+  'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
+create index ledger_owned on picture_queue.ledger (user_id, id);
+create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and round = 1 and counted;

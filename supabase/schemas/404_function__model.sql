@@ -1,0 +1,47 @@
+-- Returns the job type of the generations of a kind and a provider. Each provider has its own types, since a worker
+-- claims only the types that it has a handler for. So a worker without the provider never claims the job.
+create function picture_queue._generation_job_type(p_kind text, p_provider text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case p_kind
+      when 'text-to-image' then 'generate-image'
+      when 'image-variation' then 'vary-image'
+      when 'image-edit' then 'edit-image'
+      when 'upscale' then 'upscale-image'
+      when 'background-removal' then 'remove-background'
+      when 'vector' then 'vectorize-image'
+    end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
+$$;
+
+-- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
+-- Null in p_model_id stands for the default model.
+create function picture_queue._resolve_model(
+  p_model_id text, p_kind text, out model_id text, out kind text, out provider text)
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_model record;
+begin
+  select m.* into v_model from picture_queue.model m
+  where m.model_id = coalesce(p_model_id, (select s.default_model from picture_queue.setting s));
+  if not found then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
+  elsif v_model.unavailable_reason is not null then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL',
+      format('model_id is %L, which is not offered: %s', v_model.model_id, v_model.unavailable_reason));
+  elsif not v_model.enabled then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL',
+      format('model_id is %L, which this project has disabled', v_model.model_id));
+  elsif p_kind <> v_model.kind and not v_model.also_kinds ? p_kind then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('options.kind is %s, and %s does %s', p_kind, v_model.model_id,
+        concat_ws(', ', v_model.kind, (select string_agg(k, ', ') from jsonb_array_elements_text(v_model.also_kinds) k))),
+      format('models of this kind: %s', (
+        select string_agg(m.model_id, ', ' order by m.model_id) from picture_queue.model m
+        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
+  end if;
+  model_id := v_model.model_id;
+  provider := v_model.provider;
+  kind := coalesce(p_kind, v_model.kind);
+end
+$$;

@@ -1,0 +1,286 @@
+-- Checks and reservations when a generation starts.
+
+-- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
+-- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
+create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_cost jsonb;
+begin
+  select jsonb_build_object(
+    'amount_usd', coalesce(trim_scale(round(n.outputs * case when m.price_usd_per_image is not null then m.price_usd_per_image
+      else m.typical_seconds::numeric * s.estimate_usd_per_second end, 6)), 0),
+    'price_usd', coalesce(m.price_usd_per_image, case when m.typical_seconds > 0 then s.estimate_usd_per_second end),
+    'price_unit', case when m.price_usd_per_image is not null then 'image' when m.typical_seconds > 0 then 'second' end)
+  into v_cost
+  from picture_queue.model m
+  cross join picture_queue.setting s
+  left join lateral (
+    select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
+    where r.rule ->> 'name' = m.max_outputs_param limit 1) d on true
+  cross join lateral (
+    select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
+      as outputs
+    from (select coalesce(p_input -> m.max_outputs_param, d.value) as value) o) n
+  where m.model_id = p_model_id;
+  return v_cost;
+end
+$$;
+
+-- Returns the account with this key as of now: its row and the changes that are not added yet. A day or month that has
+-- ended counts no more. Null if there is no account.
+create function picture_queue._read_account(p_key text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+  v_account jsonb;
+begin
+  select jsonb_build_object('key', a.key, 'plan', a.plan, 'day', d.day,
+    'credits_usd', a.credits_usd + c.credits_usd, 'pending', a.pending - c.pending,
+    'day_usd', case when a.day = d.day then a.day_usd else 0 end - c.day_usd,
+    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end - c.month_usd)
+  into v_account
+  from picture_queue.account a
+  cross join lateral (select greatest(a.day, v_today) as day) d
+  cross join lateral (
+    select coalesce(sum(o.credits_usd), 0) as credits_usd, coalesce(sum(o.pending), 0) as pending,
+      coalesce(sum(o.usd) filter (where o.reserved_on = d.day), 0) as day_usd,
+      coalesce(sum(o.usd) filter (where date_trunc('month', o.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
+    from picture_queue.account_change o where o.key = a.key) c
+  where a.key = p_key;
+  return v_account;
+end
+$$;
+
+-- Adds to an account that the caller has locked, together with up to a thousand of its changes.
+create function picture_queue._add_to_account(p_key text, p_usd numeric, p_credits_usd numeric, p_pending integer)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_today date := (picture_queue._now() at time zone 'UTC')::date;
+begin
+  with taken as (
+    delete from picture_queue.account_change c
+    where c.ctid = any (array(select o.ctid from picture_queue.account_change o where o.key = p_key limit 1000))
+    returning c.usd, c.credits_usd, c.pending, c.reserved_on
+  )
+  update picture_queue.account a
+  set day = d.day, credits_usd = a.credits_usd + p_credits_usd + c.credits_usd, pending = a.pending + p_pending - c.pending,
+    day_usd = case when a.day = d.day then a.day_usd else 0 end + p_usd - c.day_usd,
+    month_usd = case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end
+      + p_usd - c.month_usd
+  from picture_queue.account l
+  cross join lateral (select greatest(l.day, v_today) as day) d
+  cross join lateral (
+    select coalesce(sum(t.credits_usd), 0) as credits_usd, coalesce(sum(t.pending), 0) as pending,
+      coalesce(sum(t.usd) filter (where t.reserved_on = d.day), 0) as day_usd,
+      coalesce(sum(t.usd) filter (where date_trunc('month', t.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
+    from taken t) c
+  where a.key = p_key and l.key = p_key;
+end
+$$;
+
+-- Locks the account of a user until the transaction ends, and creates it if needed. The caller reads it in a later
+-- statement, which sees all that the holders of the lock before it have committed.
+create function picture_queue._lock_account(p_user_id uuid) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  perform from picture_queue.account a where a.key = 'user:' || p_user_id for no key update;
+  if not found then
+    insert into picture_queue.account (key, day)
+    values ('user:' || p_user_id, (picture_queue._now() at time zone 'UTC')::date) on conflict do nothing;
+    perform from picture_queue.account a where a.key = 'user:' || p_user_id for no key update;
+  end if;
+end
+$$;
+
+-- Returns the budget of a user, without the fields that have no value. A field of the budget of the user takes
+-- precedence over that of the plan, and this over that of user:*.
+create function picture_queue._user_budget(p_user_id uuid, p_plan text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return (coalesce((select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'user:*'), '{}')
+    || coalesce((select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'plan:' || p_plan), '{}')
+    || coalesce((
+      select jsonb_strip_nulls(to_jsonb(b)) from picture_queue.budget b where b.key = 'user:' || p_user_id), '{}')) - 'key';
+end
+$$;
+
+-- Raises an error of a limit. DETAIL ends with the time at which the call may succeed, if it is known.
+create function picture_queue._raise_limit(p_code text, p_detail text, p_hint text, p_retry_at timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_seconds numeric := round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3);
+begin
+  perform picture_queue._raise_error(p_code, p_detail || case when v_seconds is null then ''
+    else format('; retry_after is %s s, at %s', v_seconds,
+      to_char(p_retry_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) end, p_hint);
+end
+$$;
+
+-- Refuses a generation that exceeds an amount of a budget. p_account: the account as of now. End users are not told
+-- how much the project spends.
+create function picture_queue._check_amounts(p_account jsonb, p_budget jsonb, p_amount numeric, p_unit text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_field text;
+  v_day date := p_account ->> 'day';
+  v_spent numeric;
+  v_hidden boolean := p_account ->> 'key' = 'project' and not picture_queue._is_service();
+begin
+  foreach v_field in array '{usd_per_month,usd_per_day}'::text[] loop
+    v_spent := p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end;
+    if p_budget ->> v_field is null then
+      continue;
+    elsif p_unit is null then
+      perform picture_queue._raise_error('PQ_OVER_BUDGET', 'the cost of this model is not known, and a budget is set',
+        'choose a model that has a price or typical_seconds in list_models()');
+    elsif v_spent + p_amount > (p_budget ->> v_field)::numeric then
+      perform picture_queue._raise_limit('PQ_OVER_BUDGET',
+        case when v_hidden then format('%s of the project is used up', v_field)
+          else format('%s is %s, of which %s is spent, and this generation costs %s', v_field, p_budget ->> v_field,
+            trim_scale(v_spent), trim_scale(p_amount)) end,
+        'wait for the next period, choose a cheaper model or fewer pictures, or ask the operator for a larger budget',
+        case v_field when 'usd_per_day' then v_day + 1 else (date_trunc('month', v_day) + interval '1 month')::date end
+          ::timestamp at time zone 'UTC');
+    end if;
+  end loop;
+end
+$$;
+
+-- Refuses a start that exceeds the rates or max_pending of a user.
+create function picture_queue._check_rates(p_user_id uuid, p_account jsonb, p_budget jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_field text;
+  v_rate integer;
+  v_period interval;
+  v_first timestamptz;
+begin
+  if (p_account ->> 'pending')::integer >= (p_budget ->> 'max_pending')::integer then
+    perform picture_queue._raise_error('PQ_RATE_LIMITED',
+      format('max_pending is %s, and %s generations have not ended', p_budget ->> 'max_pending', p_account ->> 'pending'),
+      'wait until a generation has ended, or cancel one');
+  end if;
+  foreach v_field in array '{per_hour,per_minute}'::text[] loop
+    v_rate := p_budget ->> v_field;
+    v_period := case v_field when 'per_hour' then '1 hour' else '1 minute' end;
+    -- The start that is the first of the last v_rate; another start is possible a period after it.
+    v_first := case when v_rate > 0 then (
+      select l.at from picture_queue.ledger l
+      where l.user_id = p_user_id and l.phase = 'reserve' and l.round = 1 and l.counted and l.at > v_now - v_period
+      order by l.at desc offset v_rate - 1 limit 1) end;
+    if v_rate = 0 or v_first is not null then
+      perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
+        'last %s', v_field, v_rate, case v_field when 'per_hour' then 'hour' else 'minute' end),
+        'wait, or ask the operator for a higher rate', v_first + v_period);
+    end if;
+  end loop;
+end
+$$;
+
+-- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
+-- until the transaction ends. Returns the expected cost for _reserve. p_input: all inputs as the provider will get
+-- them. A call that repeats another, which has committed in the meantime, is not refused. p_retries: an ended
+-- generation is retried, which no rate limits.
+create function picture_queue._check_spending(
+  p_user_id uuid, p_model_id text, p_input jsonb, p_generation_id uuid, p_job_type text,
+  p_idempotency_key text default null, p_retries boolean default false)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_cost jsonb := picture_queue._cost(p_model_id, p_input);
+  v_amount numeric := v_cost ->> 'amount_usd';
+  v_account jsonb;
+  v_budget jsonb;
+  v_counted boolean;
+begin
+  if p_user_id is null then
+    return v_cost;
+  end if;
+  -- With a fixed snapshot a limit could be exceeded.
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user_id);
+  v_account := picture_queue._read_account('user:' || p_user_id);
+  v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
+  v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
+  v_cost := v_cost || jsonb_build_object(
+    'counted', v_counted, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+  if not p_retries and (
+    exists (select from public.generations g where g.id = p_generation_id)
+    or p_idempotency_key is not null and exists (
+      select from public.job_queue j
+      where j.idempotency_key = p_idempotency_key and j.job_type = p_job_type and j.user_id = p_user_id))
+  then
+    return v_cost || '{"unchecked": true}';
+  end if;
+  if v_counted and not p_retries then
+    perform picture_queue._check_rates(p_user_id, v_account, v_budget);
+  end if;
+  perform picture_queue._check_amounts(v_account, v_budget, v_amount, v_cost ->> 'price_unit');
+  if not (v_cost ->> 'from_credits')::boolean then
+    return v_cost;
+  elsif v_cost ->> 'price_unit' is null then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
+      'choose a model that has a price or typical_seconds in list_models()');
+  elsif (v_account ->> 'credits_usd')::numeric < v_amount then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
+      trim_scale((v_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
+  end if;
+  return v_cost;
+end
+$$;
+
+-- Reserves the expected cost of a generation that was inserted: writes the ledger, and adds to the accounts of the user
+-- and of the project. Refuses the generation if the project has a budget that it exceeds. The account of the project is
+-- locked last, since all starts of the project wait for it.
+create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_amount numeric := p_cost ->> 'amount_usd';
+  v_counted boolean := coalesce((p_cost ->> 'counted')::boolean, false);
+  v_from_credits boolean := coalesce((p_cost ->> 'from_credits')::boolean, false);
+begin
+  if (p_cost ->> 'unchecked')::boolean then
+    perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
+  end if;
+  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+    from_credits, counted, at)
+  values ('reserve', p_generation_id, 1 + coalesce((
+      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
+    p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
+    picture_queue._now());
+  update public.generations g
+  set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
+    cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)
+  where g.id = p_generation_id and p_cost ->> 'price_unit' is not null;
+  if p_user_id is not null then
+    perform picture_queue._add_to_account('user:' || p_user_id, v_amount,
+      case when v_from_credits then -v_amount else 0 end, v_counted::integer);
+  end if;
+  -- set_budget locks the ledger while it creates the account of the project. So this transaction, which has written to
+  -- the ledger, either is included in the sums of the new account, or sees the account here.
+  perform from picture_queue.account a where a.key = 'project' for no key update;
+  if found then
+    perform picture_queue._check_isolation();
+    perform picture_queue._check_amounts(picture_queue._read_account('project'), (
+      select to_jsonb(b) from picture_queue.budget b where b.key = 'project'), v_amount, p_cost ->> 'price_unit');
+    perform picture_queue._add_to_account('project', v_amount, 0, 0);
+  end if;
+end
+$$;

@@ -1,0 +1,173 @@
+"""Pictures that users upload, and generations that use them."""
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from PIL import Image
+
+from picture_queue import JobStatus, Worker, WorkerSettings, errors
+from picture_queue.generations.builtin import builtin_worker
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.settings import ReplicateSettings
+
+UPSCALER = "nightmareai/real-esrgan"
+SETTINGS = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.1, max_pixels=2_000_000)
+
+
+def picture(kind: str = "png", size: tuple[int, int] = (20, 20)) -> bytes:
+    data = BytesIO()
+    Image.new("RGB", size, "red").save(data, kind)
+    return data.getvalue()
+
+
+@pytest.fixture
+def picture_worker(stack: Any, service: Any) -> Callable[[], Worker]:
+    def create() -> Worker:
+        replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+        settings = WorkerSettings(shutdown_grace=0, poll_interval=0.1)
+        return builtin_worker(service, settings, replicate, SETTINGS)
+
+    return create
+
+
+@pytest.fixture
+async def received(stack: Any) -> Callable[[], Any]:
+    """Return a function that returns the input of the newest prediction."""
+
+    async def read() -> dict[str, Any]:
+        url = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/predictions")
+        async with httpx.AsyncClient(headers={"apikey": stack.secret_key}, timeout=10) as http:
+            return (await http.get(url)).json()[-1]["input"]
+
+    return read
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+async def test_a_user_can_upscale_an_uploaded_picture(ada, picture_worker, received, kind):
+    file = await ada.pq.generations.upload(picture(kind), user_id=ada.id)
+    assert file.startswith(f"storage:uploads/{ada.id}/")
+    started = await ada.pq.generations.start("", UPSCALER, {"image": file})
+    async with picture_worker():
+        await ada.pq.jobs.result(started.job_id, timeout=30)
+    url = (await received())["image"]
+    async with httpx.AsyncClient(timeout=10) as http:
+        answer = await http.get(url)  # signed, so that the provider needs no key
+    assert answer.content == picture(kind)
+    # The signed URL is not stored: it would outlive the generation.
+    assert (await ada.pq.generations.get(started.id)).input == {"image": file}
+
+
+async def test_a_file_can_be_uploaded_from_a_path(ada, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    for path in (tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert (await ada.pq.generations.upload(path, user_id=ada.id)).endswith(".png")
+
+
+async def test_a_picture_of_an_earlier_generation_can_be_used(ada, picture_worker):
+    first = await ada.pq.generations.start("a boat", input={"megapixels": "0.25"})
+    async with picture_worker():
+        await ada.pq.jobs.result(first.job_id, timeout=30)
+        (image,) = (await ada.pq.generations.get(first.id)).images
+        second = await ada.pq.generations.start(
+            "", UPSCALER, {"image": f"storage:pictures/{image.path}"}
+        )
+        await ada.pq.jobs.result(second.job_id, timeout=30)
+
+
+async def test_a_user_cannot_use_or_read_or_write_files_of_another(ada, bob):
+    file = await ada.pq.generations.upload(picture(), user_id=ada.id)
+    with pytest.raises(errors.InvalidInput, match="is not a file of the user"):
+        await bob.pq.generations.start("", UPSCALER, {"image": file})
+    with pytest.raises(errors.PictureQueueError):
+        await bob.pq.generations.upload(picture(), user_id=ada.id)
+    for call in (
+        bob.supabase.storage.from_("uploads").download,
+        bob.supabase.storage.from_("uploads").info,
+    ):
+        with pytest.raises(Exception, match=r"(?i)not.found|400"):
+            await call(file.removeprefix("storage:uploads/"))
+    assert await bob.supabase.storage.from_("uploads").list(str(ada.id)) == []
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "storage:uploads/{user}",
+        "storage:uploads/{user}/../{other}/a.png",
+        "storage:uploads/{user}/..",
+        "storage:uploads//a.png",
+        "storage:uploads/{user}/a%2fb.png",
+        "storage:secrets/{user}/a.png",
+        "storage:/uploads/{user}/a.png",
+        "storage:uploads/{user}/" + "a" * 500,
+        "http://example.com/a.png",
+    ],
+)
+async def test_an_invalid_reference_is_refused(ada, file):
+    file = file.format(user=ada.id, other=uuid4())
+    with pytest.raises(errors.InvalidInput):
+        await ada.pq.generations.start("", UPSCALER, {"image": file})
+
+
+async def test_a_text_that_names_a_file_of_another_user_is_refused(ada, bob):
+    file = await ada.pq.generations.upload(picture(), user_id=ada.id)
+    with pytest.raises(errors.InvalidInput, match="is not a file of the user"):
+        await bob.pq.generations.start("a boat", "stability-ai/sdxl", {"negative_prompt": file})
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (None, "does not exist"),
+        (picture(size=(2000, 1500)), "has 3000000 pixels"),
+        (b"\x89PNG\r\n\x1a\nnonsense", "is not a PNG"),
+    ],
+)
+async def test_a_missing_or_unusable_file_fails_the_generation_without_a_prediction(
+    ada, picture_worker, db, data, reason
+):
+    if data is None:
+        file = f"storage:uploads/{ada.id}/missing.png"
+    else:
+        file = await ada.pq.generations.upload(data, user_id=ada.id)
+    started = await ada.pq.generations.start("", UPSCALER, {"image": file})
+    async with picture_worker():
+        with pytest.raises(errors.JobFailed):
+            await ada.pq.jobs.result(started.job_id, timeout=30)
+    generation = await ada.pq.generations.get(started.id)
+    assert generation.status is JobStatus.FAILED
+    assert generation.error is not None
+    assert reason in generation.error
+    rows = "select prediction_id from picture_queue.prediction where generation_id = $1"
+    assert [row["prediction_id"] for row in await db.fetch(rows, started.id)] == [None]
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"<svg/>", b"\xff\xd8\xff" * 4_000_000])
+async def test_a_file_of_another_type_or_size_is_refused_before_the_upload(ada, data):
+    with pytest.raises(errors.InvalidArgument, match="bytes"):
+        await ada.pq.generations.upload(data, user_id=ada.id)
+
+
+async def test_storage_refuses_large_files_and_other_types_itself(ada):
+    bucket = ada.supabase.storage.from_("uploads")
+    for data, kind in ((b"<svg/>", "image/svg+xml"), (b"x" * 11_000_000, "image/png")):
+        with pytest.raises(Exception, match=r"(?i)mime|large|exceeded"):
+            await bucket.upload(f"{ada.id}/a.png", data, {"content-type": kind})
+
+
+async def test_a_user_has_a_limited_number_of_uploaded_files(ada, bob, service):
+    await service.settings.set(max_user_uploads=2)
+    try:
+        for _ in range(2):
+            file = await ada.pq.generations.upload(picture(), user_id=ada.id)
+        with pytest.raises(errors.PictureQueueError):
+            await ada.pq.generations.upload(picture(), user_id=ada.id)
+        await bob.pq.generations.upload(picture(), user_id=bob.id)
+        await ada.supabase.storage.from_("uploads").remove([file.removeprefix("storage:uploads/")])
+        await ada.pq.generations.upload(picture(), user_id=ada.id)
+    finally:
+        await service.settings.set(max_user_uploads=None)

@@ -1,0 +1,316 @@
+"""The operator's rules over inputs, and the models of a project."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+SCHNELL = "black-forest-labs/flux-schnell"
+SDXL = "stability-ai/sdxl"
+TURBO = "stability-ai/stable-diffusion-3.5-large-turbo"  # its list of inputs is incomplete
+CLARITY = "philz1337x/clarity-upscaler"
+START = "select start_generation($1, $2, $3, $4)"
+SET = "select set_input_rule($1, $2, $3, $4, $5)"
+APPLY = "select picture_queue._apply_input_rules($1, $2, $3)"
+
+
+async def sent(db: Any, model: str, given: dict[str, Any]) -> Any:
+    """Start a generation and return the input that its prediction would get."""
+    started = await db.value(START, "a cat", model, given, {})
+    return await db.value(
+        "select input from generations where id = $1", UUID(started["generation_id"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "problem"),
+    [
+        (SCHNELL, {"disable_safety_checker": True}, "project permits only false"),
+        (TURBO, {"Disable_Safety_Checker": True}, "project permits only false"),
+        (TURBO, {"enable_safety_checker": False}, "project permits only true"),
+        ("black-forest-labs/flux-pro", {"safety_tolerance": 5}, "maximum of this project"),
+        (
+            "google/imagen-4",
+            {"safety_filter_level": "block_low_and_above"},
+            'project permits only "block_medium_and_above"',
+        ),
+        (SDXL, {"replicate_weights": "https://example.com/w.tar"}, "not permitted in this project"),
+        (SDXL, {"lora_scale": 0.5}, "not permitted in this project"),
+        ("qwen/qwen-image", {"lora_weights": "me/w"}, "not permitted in this project"),
+        ("qwen/qwen-image", {"extra_lora": "me/w"}, "not permitted in this project"),
+        (CLARITY, {"lora_links": "https://x"}, "not permitted in this project"),
+        (CLARITY, {"custom_sd_model": "https://x"}, "not permitted in this project"),
+        (TURBO, {"webhook": "https://example.com"}, "not permitted in this project"),
+        (TURBO, {"webhook_events_filter": ["logs"]}, "not permitted in this project"),
+        (TURBO, {"openai_api_key": "sk-1"}, "not permitted in this project"),
+        (TURBO, {"hf_token": "hf_1"}, "not permitted in this project"),
+        ("minimax/image-01", {"number_of_images": 9}, "maximum of this project"),
+        ("bytedance/seedream-4", {"max_images": 15}, "maximum of this project"),
+        (SDXL, {"width": 100_000}, "maximum of this project"),
+        (SDXL, {"height": 2049}, "maximum of this project"),
+        (SDXL, {"num_inference_steps": 500}, "maximum of this project"),
+        (SDXL, {"refine_steps": 101}, "maximum of this project"),
+        ("qwen/qwen-image", {"num_inference_steps": 1_000_000}, "maximum of this project"),
+        (CLARITY, {"scale_factor": 16}, "maximum of this project"),
+        (SDXL, {"negative_prompt": "x" * 4001}, "has over 4000 characters"),
+        (TURBO, {"unlisted": "x" * 4001}, "has over 4000 characters"),
+        (
+            "black-forest-labs/flux-2-pro",
+            {"input_images": ["https://example.com/a.png"] * 11},
+            "has 11 entries, this project permits 10",
+        ),
+    ],
+)
+async def test_a_user_cannot_set_what_the_operator_pays_or_is_liable_for(db, model, given, problem):
+    """Cases S4 and W21: these inputs were accepted."""
+    await db.act_as("authenticated", uuid4())
+    required = {"image": "https://example.com/a.png"} if model == CLARITY else {}
+    refused = await db.refusal(START, "a cat", model, {**required, **given}, {})
+    (name,) = given
+    assert refused.message == "PQ_INVALID_INPUT: the input does not fit the model"
+    assert refused.detail.startswith(f"input.{name} is ")
+    assert problem in refused.detail
+    assert refused.hint
+
+
+async def test_a_service_key_may_only_change_the_rule(db):
+    given = {"disable_safety_checker": True}
+    assert (await db.refusal(START, "a cat", SCHNELL, given, {})).message.startswith("PQ_INVALID")
+    await db.value("select delete_input_rule('*', 'disable_safety*', 'lock')")
+    assert await sent(db, SCHNELL, given) == given
+
+
+async def test_a_form_may_send_the_defaults_of_the_model(db):
+    given = {"disable_safety_checker": False, "lora_scale": 0.6, "num_outputs": 1}
+    assert await sent(db, SDXL, given) == {"num_outputs": 1}
+
+
+async def test_a_locked_value_that_the_model_lacks_as_a_default_is_sent(db):
+    model = "google/imagen-4-fast"
+    expected = {"safety_filter_level": "block_medium_and_above"}
+    for given in ({}, {"safety_filter_level": "block_only_high"}, expected):
+        assert await sent(db, model, given) == expected
+
+
+async def test_a_default_of_the_project_is_sent_if_none_is_given(db):
+    await db.value(SET, SCHNELL, "output_format", "default", "png", None)
+    assert await sent(db, SCHNELL, {}) == {"output_format": "png"}
+    assert await sent(db, SCHNELL, {"output_format": "webp"}) == {"output_format": "webp"}
+
+
+async def test_a_default_of_the_model_above_a_cap_is_lowered(db):
+    await db.value(SET, SDXL, "num_inference_steps", "cap", 30, None)
+    for given in ({}, {"num_inference_steps": 50}):  # 50 is the default of the model
+        assert await sent(db, SDXL, given) == {"num_inference_steps": 30}
+    assert await sent(db, SDXL, {"num_inference_steps": 20}) == {"num_inference_steps": 20}
+
+
+async def test_single_values_can_be_refused(db):
+    model = "google/nano-banana-pro"
+    await db.value(SET, model, "resolution", "refuse", ["4K"], None)
+    refused = await db.refusal(START, "a cat", model, {"resolution": "4K"}, {})
+    assert refused.detail == (
+        'input.resolution is "4K" and is a value that this project does not permit'
+    )
+    assert (await sent(db, model, {"resolution": "1K"}))["resolution"] == "1K"
+
+
+async def test_the_most_specific_rule_applies(db):
+    async def highest(plan: str | None) -> int:
+        found = 0
+        for number in (1, 2, 3, 4):
+            try:
+                async with db.connection.transaction():
+                    await db.value(APPLY, SCHNELL, plan, {"num_outputs": number})
+                    found = number
+            except Exception:
+                return found
+        return found
+
+    assert await highest(None) == 4
+    for model, name, value, plan in (
+        ("*", "num_*", 1, None),
+        ("*", "num_outputs", 2, None),
+    ):
+        await db.value(SET, model, name, "cap", value, plan)
+    assert await highest(None) == 2
+    await db.value(SET, "black-forest-labs/*", "num_outputs", "cap", 3, None)
+    assert await highest(None) == 3
+    await db.value(SET, SCHNELL, "*", "cap", 1, None)
+    assert await highest(None) == 1
+    await db.value(SET, "*", "num_outputs", "cap", 2, "studio")
+    assert (await highest("studio"), await highest("free"), await highest(None)) == (2, 1, 1)
+    await db.value(SET, "*", "num_outputs", "allow", None, "pro")
+    assert (await highest("pro"), await highest("studio")) == (4, 2)
+
+
+async def test_a_plan_can_be_allowed_what_others_are_refused(db):
+    given = {"replicate_weights": "https://example.com/w.tar"}
+    await db.value(SET, SDXL, "replicate_weights", "allow", None, "studio")
+    assert await db.value(APPLY, SDXL, "studio", given) == given
+    for plan in (None, "free"):
+        refused = await db.refusal(APPLY, SDXL, plan, given)
+        assert "is not permitted in this project" in refused.detail
+
+
+async def test_an_underscore_in_a_pattern_stands_for_itself(db):
+    await db.value(SET, "*", "num_outputsX", "refuse", None, None)
+    await db.value(SET, "*", "gofast", "refuse", None, None)
+    given = {"num_outputs": 2, "go_fast": False}
+    assert await sent(db, SCHNELL, given) == given
+
+
+@pytest.mark.parametrize(
+    ("args", "detail"),
+    [
+        (("", "x", "refuse", None, None), "model is ''"),
+        (("a b", "x", "refuse", None, None), "model is 'a b'"),
+        (("*", "x y", "refuse", None, None), "input is 'x y'"),
+        (("*", "prompt", "refuse", None, None), "input is prompt, for which the setting"),
+        (("*", "x", "forbid", None, None), "action is 'forbid', not lock, default, cap, refuse"),
+        (("*", "x", "lock", None, None), "value is null, and lock needs a value"),
+        (("*", "x", "cap", "many", None), 'value is "many", and cap needs a number'),
+        (("*", "x", "refuse", 1, None), "value is 1, and refuse takes a list of values, or none"),
+        (("*", "x", "allow", 1, None), "value is 1, and allow takes no value"),
+        (("*", "x", "refuse", None, "a b"), "plan is 'a b'"),
+        (("*", "x", "lock", "x" * 9000, None), "value has 9002 bytes, the limit is 8192"),
+        (
+            (SCHNELL, "output_format", "lock", "bmp", None),
+            f'value is "bmp" and is not one of webp, jpg, png (output_format of {SCHNELL})',
+        ),
+    ],
+)
+async def test_a_rule_that_cannot_apply_is_refused(db, args, detail):
+    refused = await db.refusal(SET, *args)
+    assert refused.message.startswith(("PQ_INVALID_ARGUMENT: ", "PQ_TOO_LARGE: "))
+    assert refused.detail.startswith(detail)
+
+
+async def test_a_rule_is_replaced_listed_and_deleted(db):
+    for value in (3, 2):
+        rule = await db.value(SET, SCHNELL, "num_outputs", "cap", value, "free")
+    assert rule == {
+        "model": SCHNELL,
+        "input": "num_outputs",
+        "action": "cap",
+        "value": 2,
+        "plan": "free",
+    }
+    assert [r for r in await db.value("select list_input_rules()") if r["plan"]] == [rule]
+    delete = "select delete_input_rule($1, 'num_outputs', 'cap', $2, $3)"
+    request = uuid4()
+    for _ in range(2):
+        await db.run(delete, SCHNELL, "free", request)
+    refused = await db.refusal(delete, SCHNELL, "free", uuid4())
+    assert (refused.sqlstate, refused.message) == ("PT404", "PQ_UNKNOWN_RULE: no such rule")
+
+
+async def test_a_hundred_fields_are_the_most_that_an_input_has(db):
+    given = {f"field{n}": n for n in range(101)}
+    refused = await db.refusal(START, "a cat", TURBO, given, {})
+    assert refused.detail == "input has 101 fields, at most 100 are possible"
+
+
+async def test_list_models_shows_the_rules_by_input(db):
+    models = {row["model_id"]: row for row in await db.value("select list_models()")}
+    assert models[SCHNELL]["rules"] == {
+        "disable_safety_checker": {"lock": False},
+        "num_inference_steps": {"cap": 100},
+        "num_outputs": {"cap": 4},
+    }
+    assert models[SDXL]["rules"]["replicate_weights"] == {"refuse": True}
+
+
+async def test_users_see_only_the_models_that_they_can_use(db):
+    await db.value("select set_model($1, $2)", SDXL, {"enabled": False})
+    await db.act_as("authenticated", uuid4())
+    shown = {row["model_id"] for row in await db.value("select list_models()")}
+    assert not shown & {SDXL, "openai/gpt-image-1"}
+    assert len(shown) == 50
+    upscalers = await db.value("""select list_models('{"kind": "upscale"}')""")
+    assert CLARITY in [row["model_id"] for row in upscalers]
+    assert {row["kind"] for row in upscalers} == {"upscale"}
+    refused = await db.refusal("""select list_models('{"include_disabled": true}')""")
+    assert refused.message.startswith("PQ_NOT_ALLOWED: ")
+    refused = await db.refusal(START, "a cat", SDXL, {}, {})
+    assert refused.detail == f"model_id is '{SDXL}', which this project has disabled"
+
+
+async def test_a_model_of_the_project_can_be_added_and_used(db):
+    changes = {
+        "kind": "upscale",
+        "official": False,
+        "version": "a" * 64,
+        "inputs": [
+            {"name": "image", "type": "string", "format": "uri", "required": True},
+            {"name": "strength", "type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
+            {"name": "mode", "type": "string", "enum": ["fast", "good"]},
+        ],
+        "output": "uri",
+        "price_usd_per_image": 0.01,
+    }
+    added = await db.value("select set_model($1, $2)", "me/mine", changes)
+    assert {**added, **changes} == added
+    assert (added["enabled"], added["unavailable_reason"]) == (True, None)
+    given = {"image": "https://example.com/a.png", "strength": 0.2}
+    started = await db.value(START, "", "me/mine", given, {})
+    assert (await db.job(started["job_id"]))["job_type"] == "upscale-image"
+    refused = await db.refusal(START, "", "me/mine", {**given, "mode": "bad"}, {})
+    assert refused.detail == 'input.mode is "bad" and is not one of fast, good'
+    changed = await db.value("select set_model($1, $2)", "me/mine", {"price_usd_per_image": None})
+    assert (changed["price_usd_per_image"], changed["inputs"]) == (None, changes["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "detail"),
+    [
+        ("mine", {}, "model_id is 'mine'"),
+        ("me/../mine", {}, "model_id is 'me/../mine'"),
+        ("me/mine", {}, "changes.kind and changes.inputs are required for a new model"),
+        ("me/mine", {"kind": "video", "inputs": []}, 'changes.kind is "video", not text-to-image'),
+        (SCHNELL, {"colour": 1}, "changes.colour is not known"),
+        (SCHNELL, {"also_kinds": ["video"]}, "changes.also_kinds has video, which is none of"),
+        (SCHNELL, {"inputs": [1]}, "changes.inputs is not a list of up to 200 objects"),
+        (SCHNELL, {"inputs": [{"name": "x"}]}, "changes.inputs[0].name and "),
+        (SCHNELL, {"inputs": [{"name": "x", "type": "map"}]}, 'changes.inputs[0].type is "map"'),
+        (
+            SCHNELL,
+            {"inputs": [{"name": "x", "type": "integer", "default": "a"}]},
+            'changes.inputs[0].default is "a" and is not a whole number',
+        ),
+        (SCHNELL, {"inputs": [{"name": "x", "type": "string"}] * 2}, "changes.inputs has x twice"),
+        (
+            "openai/gpt-image-1",
+            {"enabled": True},
+            "changes.enabled is true, and openai/gpt-image-1 cannot be offered: it requires",
+        ),
+    ],
+)
+async def test_an_invalid_model_is_refused(db, model, changes, detail):
+    refused = await db.refusal("select set_model($1, $2)", model, changes)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT: ")
+    assert refused.detail.startswith(detail)
+
+
+async def test_the_default_model_stays_usable(db):
+    refused = await db.refusal("select set_model($1, $2)", SCHNELL, {"enabled": False})
+    assert refused.message.startswith("PQ_CONFLICT: ")
+    for unusable in ("openai/gpt-image-1", "nobody/nothing"):
+        refused = await db.refusal("select set_setting($1)", {"default_model": unusable})
+        assert refused.message.startswith("PQ_UNKNOWN_MODEL: ")
+
+
+async def test_a_repeated_start_with_another_kind_returns_the_first_generation(db):
+    options = {"idempotency_key": uuid4().hex}
+    model = "black-forest-labs/flux-dev"
+    first = await db.value(START, "a cat", model, {}, options)
+    again = await db.value(START, "a cat", model, {}, {**options, "kind": "image-variation"})
+    assert again == first
+
+
+async def test_a_model_with_a_prompt_of_its_own_needs_none(db):
+    image = {"image": "https://example.com/a.png"}
+    started = await db.value(START, "", CLARITY, image, {})
+    assert started["status"] == "pending"
+    refused = await db.refusal(START, "", SDXL, {}, {})  # it would draw its own example
+    assert refused.detail == "prompt is empty"
