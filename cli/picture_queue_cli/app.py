@@ -16,6 +16,7 @@ from picture_queue_cli import (
     enqueue,
     events,
     generate,
+    generations,
     health,
     jobs,
     limits,
@@ -88,6 +89,7 @@ def _add_command(panel: str, command: Callable[..., None], example: str) -> None
 
 _add_command(_PICTURES, demo.demo, "demo --prompt 'A cat'")
 _add_command(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
+app.add_typer(generations.app, name="generations", rich_help_panel=_PICTURES)
 app.add_typer(models.app, name="models", rich_help_panel=_PICTURES)
 app.add_typer(rules.app, name="rules", rich_help_panel=_PICTURES)
 _add_command(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")

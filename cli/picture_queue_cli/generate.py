@@ -62,6 +62,9 @@ def generate(
             help="Use this kind of the model, if it has several.",
         ),
     ] = None,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Return an equal finished picture if there is one.")
+    ] = False,
     out: OutDirectory = DEFAULT_DIRECTORY,
     user_id: Annotated[
         UUID | None,
@@ -86,6 +89,7 @@ def generate(
         "input": model_input,
         "kind": kind,
         "user_id": user_id,
+        "reuse": reuse,
     }
     run(_generate(ctx, request, out if watch else None, timeout, as_json))
 
@@ -135,8 +139,9 @@ async def _follow_and_save(
     as_json: bool,
 ) -> None:
     """Follow a generation, save its pictures and print their paths."""
-    info(f"Generation {started.id}")
-    last = await follow(pq, started.job_id, started.id, timeout)
+    info(f"Generation {started.id}" + (", which had finished before" if started.reused else ""))
+    # The job of a reused generation may have been pruned.
+    last = None if started.reused else await follow(pq, started.job_id, started.id, timeout)
     generation = await pq.generations.get(started.id)
     paths = await save_pictures(pq, generation, out)
     if as_json:

@@ -14,9 +14,11 @@ from picture_queue import errors
 _FUNCTION = re.compile(r"\b([a-z]+(?:_[a-z]+)+)\(\)")
 # The command for each SQL function that a hint may name.
 COMMANDS = {
+    "cancel_generation": "jobs cancel",
     "cancel_job": "jobs cancel",
     "change_jobs": "jobs retry",
     "claim_jobs": "worker",
+    "delete_generation": "generations delete",
     "delete_budget": "budgets delete",
     "delete_input_rule": "rules delete",
     "delete_limit": "limits delete",
@@ -27,6 +29,7 @@ COMMANDS = {
     "get_account": "accounts show",
     "get_job": "jobs show",
     "get_settings": "settings show",
+    "list_generations": "generations list",
     "list_input_rules": "rules list",
     "grant_credits": "accounts grant",
     "list_accounts": "accounts list",
@@ -47,6 +50,7 @@ COMMANDS = {
     "resume_key": "limits resume",
     "resume_queue": "queues resume",
     "retry_job": "jobs retry",
+    "set_favourite": "generations favourite",
     "set_account": "accounts set",
     "set_budget": "budgets set",
     "set_input_rule": "rules set",
@@ -71,8 +75,9 @@ _PARAMETERS = {
     "delay_seconds": ("delay",),
     "every_seconds": ("every",),
     "expires_in_seconds": ("expires_in",),
+    "favourite": ("favourites",),
     "job_id": ("job_id", "job_ids", "target_id"),
-    "generation_id": ("target_id",),
+    "generation_id": ("target_id", "generation_id"),
     "lease_seconds": ("lease",),
     "limit_keys": ("limit_key",),
     "max_workers": ("max_workers",),

@@ -58,6 +58,7 @@ class AsyncGenerations:
         idempotency_key: str | None = None,
         user_id: UUID | str | None = None,
         priority: int | None = None,
+        reuse: bool = False,
     ) -> StartedGeneration:
         """Start a generation and return without waiting for its pictures.
 
@@ -73,6 +74,8 @@ class AsyncGenerations:
             idempotency_key: A repeated call with the same key returns the first generation.
             user_id: The owner, which only a service key may set; None: the signed-in user, if any.
             priority: A generation with a higher priority runs first; only a service key may set it.
+            reuse: Return an equal generation of the same owner that has completed, if there is one,
+                and start none. Equal are the model and its version, the prompt, and all inputs.
 
         Returns:
             The ids of the generation and its job, and warnings about unknown inputs.
@@ -95,6 +98,7 @@ class AsyncGenerations:
             idempotency_key=idempotency_key,
             user_id=user_id,
             priority=priority,
+            reuse=reuse,
         )
         return await self._backend.call(rpc)
 
@@ -110,21 +114,66 @@ class AsyncGenerations:
         self,
         *,
         status: JobStatus | str | None = None,
+        model_id: str | None = None,
+        favourite: bool | None = None,
+        search: str | None = None,
+        user_id: UUID | str | None = None,
         limit: int = 100,
-        before: datetime | None = None,
+        before: datetime | Generation | None = None,
     ) -> builtins.list[Generation]:
         """Return generations with their images.
 
         Args:
             status: State of the generations to return; None: any state.
+            model_id: The id of their model.
+            favourite: True: only favourites; False: only others.
+            search: Words that the prompt has, in any order. Case does not matter.
+            user_id: The owner, for a service key; None: all owners.
             limit: Maximum number of results, up to 1000.
-            before: ``created_at`` of the last generation of the previous page.
+            before: The last generation of the previous page; or a time, to list older generations.
 
         Returns:
             The generations, newest first.
+
+        Raises:
+            InvalidArgument: A filter is invalid; the error names it and its value.
         """
-        rpc = _rpc.list_generations(status=status, limit=limit, before=before)
+        rpc = _rpc.list_generations(
+            status=status,
+            model_id=model_id,
+            favourite=favourite,
+            search=search,
+            user_id=user_id,
+            limit=limit,
+            before=before,
+        )
         return await self._backend.call(rpc)
+
+    async def set_favourite(self, generation_id: UUID | str, favourite: bool = True) -> Generation:
+        """Mark a generation as a favourite, or unmark it.
+
+        Args:
+            generation_id: The id of the generation.
+            favourite: False to unmark it.
+
+        Returns:
+            The generation.
+
+        Raises:
+            GenerationNotFound: No such generation, or it belongs to another user.
+        """
+        return await self._backend.call(_rpc.set_favourite(generation_id, favourite))
+
+    async def delete(self, generation_id: UUID | str) -> None:
+        """Delete a generation with its pictures.
+
+        It is hidden at once. A worker then deletes the files, and the row is removed after them.
+
+        Raises:
+            GenerationNotFound: No such generation, or it belongs to another user.
+            JobRunning: The generation has not finished; cancel it first.
+        """
+        await self._backend.call(_rpc.delete_generation(generation_id))
 
     async def cancel(self, generation_id: UUID | str) -> CancelRequest:
         """Cancel a generation at once if it is pending; ask its worker to stop if it is running.

@@ -13,8 +13,12 @@ from picture_queue._rpc.budgets import delete_budget, list_budgets, set_budget
 from picture_queue._rpc.events import send_event
 from picture_queue._rpc.generations import (
     cancel_generation,
+    delete_generation,
     get_generation,
+    list_deleted_generations,
     list_generations,
+    record_deleted_files,
+    set_favourite,
     start_generation,
 )
 from picture_queue._rpc.jobs import (
@@ -88,6 +92,7 @@ __all__ = [
     "change_jobs",
     "claim_jobs",
     "delete_budget",
+    "delete_generation",
     "delete_input_rule",
     "delete_limit",
     "delete_schedule",
@@ -110,6 +115,7 @@ __all__ = [
     "job_position",
     "list_accounts",
     "list_budgets",
+    "list_deleted_generations",
     "list_generations",
     "list_input_rules",
     "list_jobs",
@@ -130,6 +136,7 @@ __all__ = [
     "queue_doctor",
     "queue_status",
     "receive_prediction",
+    "record_deleted_files",
     "record_prediction",
     "register_worker",
     "report_jobs",
@@ -143,6 +150,7 @@ __all__ = [
     "send_event",
     "set_account",
     "set_budget",
+    "set_favourite",
     "set_input_rule",
     "set_limit",
     "set_model",

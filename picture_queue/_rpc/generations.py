@@ -1,16 +1,23 @@
 """Calls about generations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from picture_queue._ids import new_id
-from picture_queue._rpc.base import Rpc, keep_none, omit_none, row_parser
-from picture_queue.records import CancelRequest, Generation, JobStatus, StartedGeneration
+from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing, row_parser
+from picture_queue.records import (
+    CancelRequest,
+    DeletedGeneration,
+    Generation,
+    JobStatus,
+    StartedGeneration,
+)
 
 _parse_generations = row_parser(Generation)
+_parse_deleted = row_parser(DeletedGeneration)
 
 
 def start_generation(
@@ -23,6 +30,7 @@ def start_generation(
     scheduled_for: datetime | None = None,
     idempotency_key: str | None = None,
     priority: int | None = None,
+    reuse: bool = False,
 ) -> Rpc[StartedGeneration]:
     options = omit_none(
         # If there is an idempotency key, the database finds the row of the first call by this key.
@@ -32,6 +40,7 @@ def start_generation(
         scheduled_for=scheduled_for,
         idempotency_key=idempotency_key,
         priority=priority,
+        reuse=reuse or None,
     )
     params = omit_none(prompt=prompt, model_id=model_id, input=input or {}, options=options)
     return Rpc(
@@ -48,13 +57,45 @@ def get_generation(generation_id: UUID | str) -> Rpc[Generation]:
 def list_generations(
     *,
     status: JobStatus | str | None = None,
+    model_id: str | None = None,
+    favourite: bool | None = None,
+    search: str | None = None,
+    user_id: UUID | str | None = None,
     limit: int = 100,
-    before: datetime | None = None,
+    before: datetime | Generation | None = None,
 ) -> Rpc[list[Generation]]:
-    filter_ = omit_none(status=status, limit=limit, before=before)
+    last = before if isinstance(before, Generation) else None
+    filter_ = omit_none(
+        status=status,
+        model_id=model_id,
+        favourite=favourite,
+        search=search,
+        user_id=user_id,
+        limit=limit,
+        before=last.created_at if last else before,
+        before_id=last.id if last else None,
+    )
     return Rpc("list_generations", {"filter": filter_}, _parse_generations)
 
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
     params = keep_none(generation_id=generation_id, request_id=new_id())
     return Rpc("cancel_generation", params, CancelRequest.model_validate)
+
+
+def set_favourite(generation_id: UUID | str, favourite: bool) -> Rpc[Generation]:
+    params = keep_none(generation_id=generation_id, favourite=favourite)
+    return Rpc("set_favourite", params, Generation.model_validate)
+
+
+def delete_generation(generation_id: UUID | str) -> Rpc[None]:
+    params = keep_none(generation_id=generation_id, request_id=new_id())
+    return Rpc("delete_generation", params, parse_nothing)
+
+
+def list_deleted_generations(ids: Sequence[UUID]) -> Rpc[list[DeletedGeneration]]:
+    return Rpc("list_deleted_generations", keep_none(generation_ids=list(ids)), _parse_deleted)
+
+
+def record_deleted_files(ids: Sequence[UUID]) -> Rpc[None]:
+    return Rpc("record_deleted_files", keep_none(generation_ids=list(ids)), parse_nothing)

@@ -9,7 +9,7 @@ from picture_queue.records import Finding, Health, Maintenance, Version
 
 _FINDINGS = TypeAdapter(list[Finding])
 #: Version of the SQL interface that this client needs; see the SQL function picture_queue_version.
-CONTRACT = 5
+CONTRACT = 6
 
 
 def picture_queue_version() -> Rpc[Version]:

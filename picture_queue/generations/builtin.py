@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue.errors import InvalidArgument
+from picture_queue.generations.delete_pictures import add_deletion
 from picture_queue.generations.handler import JOB_TYPES, image_handler, job_type_of
 from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.settings import HandlerSettings
@@ -30,6 +31,8 @@ def builtin_worker(
 ) -> Worker:
     """Create a worker with the handlers of all kinds of generations, such as ``generate-image``.
 
+    It also deletes the files of deleted generations.
+
     Without a Replicate token the handlers are not registered: jobs of generations stay pending, and
     `health` reports them.
 
@@ -45,6 +48,8 @@ def builtin_worker(
             "REPLICATE_API_TOKEN is not set: %s jobs stay pending until a worker starts with it",
             ", ".join(JOB_TYPES.values()),
         )
+        if client._backend.api is not None:
+            add_deletion(worker, client)
     else:
         add_generations(worker, client, replicate, handling)
     return worker
@@ -60,6 +65,8 @@ def add_generations(
     moderation: Moderation | None = None,
 ) -> None:
     """Register the handlers of all kinds of generations of each provider on your own worker.
+
+    The worker also gets the handler that deletes the files of deleted generations.
 
     Args:
         worker: A worker that is not running yet. It closes the providers when it stops.
@@ -110,3 +117,4 @@ def add_generations(
             worker.handler(job_type, timeout=TIMEOUT)(handler)
             worker._registry.set_capabilities(job_type, asdict(provider.capabilities))
         worker.after_stop(provider.aclose)
+    add_deletion(worker, client)

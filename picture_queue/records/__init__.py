@@ -5,6 +5,7 @@ from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch
 from picture_queue.records.budgets import Budget
 from picture_queue.records.generations import (
+    DeletedGeneration,
     Generation,
     Image,
     MissingImage,
@@ -68,6 +69,7 @@ __all__ = [
     "CancelRequest",
     "Changed",
     "ClaimedJob",
+    "DeletedGeneration",
     "DesiredWorkers",
     "Enqueued",
     "EnqueuedBatch",

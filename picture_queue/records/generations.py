@@ -55,7 +55,9 @@ class Generation(Record):
 
     Attributes:
         kind: The kind of the generation, such as ``text-to-image``, which decides its job type.
+        model_version: The version that the model had in the catalogue at the start.
         input: The inputs that are sent to the model, after the rules of the project were applied.
+        favourite: True if its owner has marked it.
         images: The stored pictures.
         missing_images: Pictures of a completed generation that could not be stored.
     """
@@ -65,10 +67,12 @@ class Generation(Record):
     job_id: UUID
     kind: str = "text-to-image"
     model_id: str
+    model_version: str | None = None
     prompt: str
     input: dict[str, JsonValue]
     status: JobStatus
     error: str | None
+    favourite: bool = False
     images: tuple[Image, ...] = ()
     missing_images: tuple[MissingImage, ...] = ()
     created_at: datetime
@@ -84,9 +88,19 @@ class StartedGeneration(Record):
 
     Attributes:
         warnings: Inputs that the project does not know and passes on unchecked.
+        reused: True if it is an equal generation that had finished before the call.
     """
 
     id: UUID
     job_id: UUID
     status: JobStatus
     warnings: tuple[str, ...] = ()
+    reused: bool = False
+
+
+class DeletedGeneration(Record):
+    """A deleted generation whose files still exist: their folder, and the paths of its images."""
+
+    generation_id: UUID
+    folder: str
+    paths: tuple[str, ...]

@@ -31,6 +31,7 @@ class Setting(Record):
     keep_failed_seconds: float
     archive: bool
     keep_archive_months: int
+    keep_generations_days: int | None = None
     default_model: str
     strip_metadata: bool
     estimate_usd_per_second: float

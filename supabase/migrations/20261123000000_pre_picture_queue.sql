@@ -378,6 +378,7 @@ create table picture_queue.setting (
   keep_failed_seconds real not null default 2592000,
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
+  keep_generations_days integer,
   default_model text not null default 'black-forest-labs/flux-schnell',
   strip_metadata boolean not null default true,
   -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
@@ -393,6 +394,7 @@ create table picture_queue.setting (
     and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
     and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
     and backoff_jitter between 0 and 1
+    and keep_generations_days between 1 and 36500
   ),
   constraint setting_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
   constraint setting_unknown_queue_is_known check (unknown_queue in ('create', 'refuse'))
@@ -400,6 +402,8 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
+comment on column picture_queue.setting.keep_generations_days is
+  'After how many days finished generations are deleted with their pictures; null: never.';
 comment on column picture_queue.setting.strip_metadata is
   'Whether workers remove EXIF, comments and other metadata from the pictures that they store.';
 insert into picture_queue.setting default values;
@@ -917,10 +921,12 @@ create table public.generations (
   job_id uuid not null,
   kind text not null default 'text-to-image',
   model_id text not null,
+  model_version text,
   prompt text not null,
   input jsonb not null default '{}',
   status text not null default 'pending',
   error text,
+  favourite boolean not null default false,
   missing_images jsonb not null default '[]',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -928,18 +934,37 @@ create table public.generations (
   -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
   cost_usd numeric,
   cost_is_estimate boolean not null default false,
+  deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 comment on column public.generations.missing_images is
   'Pictures of a completed generation that were made and could not be stored: a list of {n, reason}.';
-create index generations_owned on public.generations (user_id, created_at desc);
+comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
+comment on column public.generations.deleted is
+  'Whether it was deleted. The row is hidden then, and removed after its files.';
+-- deleted is a boolean, since the planner takes `deleted_at is null` for rare until the table is analyzed.
+create index generations_owned on public.generations (user_id, created_at desc, id desc);
+create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
+create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
+-- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
+-- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
+create index generations_words on public.generations
+using gin ((to_tsvector('simple'::regconfig, left(prompt, 20000)) || coalesce(user_id::text, '')::tsvector))
+with (fastupdate = off);
+-- options.reuse finds an equal generation by this hash.
+create index generations_equal on public.generations (
+  md5(coalesce(user_id::text, '') || ' ' || model_id || ' ' || coalesce(model_version, '') || ' ' || input::text
+    || ' ' || prompt));
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
-  alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0;
+  alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
+  alter model_version set statistics 0, alter favourite set statistics 0;
+alter index public.generations_words alter column 1 set statistics 0;
+alter index public.generations_equal alter column 1 set statistics 0;
 
 create table public.images (
   id uuid primary key default gen_random_uuid(),
@@ -955,6 +980,7 @@ create table public.images (
   blurhash text,
   thumbnail_path text,
   created_at timestamptz not null default now(),
+  deleted boolean not null default false,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );
@@ -1153,6 +1179,26 @@ create index prediction_generation on picture_queue.prediction (generation_id, c
 create index prediction_recent on picture_queue.prediction (provider, created_at) where prediction_id is not null;
 
 
+-- 172_table_deleted_generation.sql
+
+-- A generation is deleted in three steps. First it is marked as deleted, which hides it, and a job is enqueued that
+-- deletes its files. The worker deletes the files and calls record_deleted_files. Maintenance then deletes the row. So
+-- no file remains without a row that names it, whatever fails in between.
+create table picture_queue.deleted_generation (
+  generation_id uuid primary key references public.generations (id) on delete cascade,
+  deleted_at timestamptz not null,
+  -- The job that deletes the files.
+  job_id uuid,
+  -- When to enqueue another job if that one has ended and the files are not deleted.
+  enqueue_at timestamptz not null,
+  -- When to delete the row; null: the files are not deleted yet.
+  remove_at timestamptz
+);
+comment on table picture_queue.deleted_generation is 'Deleted generations whose row, and perhaps files, still exist.';
+create index deleted_generation_enqueue on picture_queue.deleted_generation (enqueue_at) where remove_at is null;
+create index deleted_generation_remove on picture_queue.deleted_generation (remove_at) where remove_at is not null;
+
+
 -- 180_table_history.sql
 
 -- All changes of state except claim and complete, which the row of the job shows. The actions fail, back_off and expire
@@ -1319,7 +1365,8 @@ create function picture_queue._user_functions() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
-    cancel_generation,list_models,job_position,explain_jobs,get_account,may_upload,version,_raise_error,_require,_jobs_where,
+    cancel_generation,list_models,job_position,explain_jobs,get_account,may_upload,delete_generation,set_favourite,
+    search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
 
@@ -1950,6 +1997,9 @@ begin
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
+    when 'delete_generation' then picture_queue._delete_generations(p_subjects::uuid[])
+    when 'delete_files' then picture_queue._enqueue_deletions(p_subjects::uuid[])
+    when 'remove_generation' then picture_queue._remove_generations(p_subjects::uuid[])
     when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
@@ -5192,7 +5242,8 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp s
 as $$
 begin
   return picture_queue._require((
-    select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
+    select picture_queue._with_images(g) from public.generations g
+    where g.id = get_generation.generation_id and not g.deleted),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
@@ -5200,26 +5251,41 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status; limit (1 to 1000, default 100); before (created_at of the last row
--- of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that the
+-- prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before (created_at of the last row of the
+-- previous page) and before_id (its id, which separates rows of the same time). A page ends after limit rows, or with
+-- the row that makes it larger than 8 MiB.
+--
+-- With custom plans the planner sees which conditions are given, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_generation jsonb;
   v_generations jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
+  v_found uuid[];
 begin
-  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
-    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
-    "limit": ["integer", 1, 1000],
-    "before": ["moment"]
-  }');
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), picture_queue._generation_filter());
+  if filter ->> 'before' is null and filter ->> 'before_id' is not null then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('filter.before_id is %s without filter.before', filter ->> 'before_id'),
+      'pass created_at and id of the last generation of the previous page');
+  elsif filter ->> 'search' is not null then
+    v_found := picture_queue.search_generations(filter);
+  end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
-    where (filter ->> 'status' is null or g.status = filter ->> 'status')
-      and g.created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
-    order by g.created_at desc, g.id limit coalesce((filter ->> 'limit')::bigint, 100)
+    where not g.deleted
+      and (filter ->> 'search' is null or g.id = any (v_found))
+      and (filter ->> 'status' is null or g.status = filter ->> 'status')
+      and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
+      and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
+      and (filter ->> 'user_id' is null or g.user_id = (filter ->> 'user_id')::uuid)
+      and (g.created_at, g.id) < (coalesce((filter ->> 'before')::timestamptz, 'infinity'),
+        coalesce((filter ->> 'before_id')::uuid, '00000000-0000-0000-0000-000000000000'))
+    order by g.created_at desc, g.id desc limit coalesce((filter ->> 'limit')::bigint, 100)
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);
@@ -5518,7 +5584,7 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 -- oldest_client_contract: clients written for this contract or a later one work with these functions.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('version', '0.1.0', 'contract', 5, 'oldest_client_contract', 1) $$;
+as $$ select jsonb_build_object('version', '0.1.0', 'contract', 6, 'oldest_client_contract', 1) $$;
 
 create function public.picture_queue_version() returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
@@ -5546,6 +5612,7 @@ begin
     "keep_failed_seconds": ["number", 60, 3153600000],
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
+    "keep_generations_days": ["integer", 1, 36500],
     "default_model": ["text", 200],
     "strip_metadata": ["boolean"],
     "estimate_usd_per_second": ["number", 0, 1]
@@ -7152,6 +7219,7 @@ begin
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
     "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+    "reuse": ["boolean"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
   }');
@@ -7186,6 +7254,7 @@ $$;
 
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -7198,6 +7267,8 @@ declare
   v_model record;
   v_input jsonb;
   v_warnings jsonb;
+  v_version text;
+  v_reusable jsonb;
   v_job jsonb;
   v_job_row record;
 begin
@@ -7217,6 +7288,12 @@ begin
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
+  v_version := (select m.version from picture_queue.model m where m.model_id = v_model.model_id);
+  v_reusable := picture_queue._find_reusable(
+    p_options, v_user, v_model.model_id, v_version, coalesce(p_prompt, ''), v_input);
+  if v_reusable is not null then
+    return v_reusable;
+  end if;
 
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
@@ -7234,9 +7311,9 @@ begin
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
-      (id, user_id, job_id, kind, model_id, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, coalesce(p_prompt, ''), v_input,
-      v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+      (id, user_id, job_id, kind, model_id, model_version, prompt, input, status, created_at, updated_at)
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, v_version,
+      coalesce(p_prompt, ''), v_input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
     perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
@@ -8007,6 +8084,337 @@ $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
 
+-- 422_function_gallery.sql
+
+-- The gallery: search, favourites, reuse of equal pictures, and the deletion of generations with their files.
+
+-- Returns the rules for the filter of list_generations, in the format of _check_fields.
+create function picture_queue._generation_filter() returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select '{
+    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
+    "model_id": ["text", 200],
+    "favourite": ["boolean"],
+    "user_id": ["uuid"],
+    "search": ["text", 1000],
+    "limit": ["integer", 1, 1000],
+    "before": ["moment"],
+    "before_id": ["uuid"]
+  }'::jsonb
+$$;
+
+-- Returns the ids of the generations that fit the filter, which has search, the newest first. For a user it searches
+-- the user's own generations, for a service key those of filter.user_id, or all. It runs with the rights of the owner
+-- of the tables, since row level security does not permit the use of the index of words before the check of the owner.
+--
+-- If the words are frequent, the newest rows contain a page of them. Otherwise few rows have them, and the index of
+-- words finds these. The planner has no statistics of prompts, and could not choose between the two.
+create function picture_queue.search_generations(p_filter jsonb) returns uuid[]
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_custom_plan set seq_page_cost = 100
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_owner uuid := case when v_is_service then (p_filter ->> 'user_id')::uuid else picture_queue._caller_id() end;
+  v_words tsquery := plainto_tsquery('simple'::regconfig, left(p_filter ->> 'search', 1000));
+  v_limit bigint := coalesce((p_filter ->> 'limit')::bigint, 100);
+  v_before timestamptz := coalesce((p_filter ->> 'before')::timestamptz, 'infinity');
+  v_before_id uuid := coalesce((p_filter ->> 'before_id')::uuid, '00000000-0000-0000-0000-000000000000');
+  v_ids uuid[];
+begin
+  if v_owner is null and not v_is_service then
+    return '{}';
+  elsif coalesce(numnode(v_words), 0) = 0 then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('filter.search is %s, which has no word', to_jsonb(left(p_filter ->> 'search', 100))),
+      'words consist of letters and digits');
+  end if;
+  v_ids := array(
+    select n.id
+    from (
+      select g.* from public.generations g
+      where (v_owner is null or g.user_id = v_owner) and not g.deleted
+        and (g.created_at, g.id) < (v_before, v_before_id)
+      order by g.created_at desc, g.id desc limit greatest(v_limit * 2, 500)) n
+    where to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
+      and (p_filter ->> 'status' is null or n.status = p_filter ->> 'status')
+      and (p_filter ->> 'model_id' is null or n.model_id = p_filter ->> 'model_id')
+      and (p_filter ->> 'favourite' is null or n.favourite = (p_filter ->> 'favourite')::boolean)
+    order by n.created_at desc, n.id desc limit v_limit);
+  if cardinality(v_ids) = v_limit then
+    return v_ids;
+  end if;
+  if v_owner is not null then
+    v_words := v_words && quote_literal(v_owner)::tsquery;
+  end if;
+  return array(
+    with matching as materialized (
+      select g.id, g.created_at from public.generations g
+      where (to_tsvector('simple'::regconfig, left(g.prompt, 20000)) || coalesce(g.user_id::text, '')::tsvector) @@ v_words
+        and (v_owner is null or g.user_id is not distinct from v_owner) and not g.deleted
+        and (p_filter ->> 'status' is null or g.status = p_filter ->> 'status')
+        and (p_filter ->> 'model_id' is null or g.model_id = p_filter ->> 'model_id')
+        and (p_filter ->> 'favourite' is null or g.favourite = (p_filter ->> 'favourite')::boolean)
+        and (g.created_at, g.id) < (v_before, v_before_id)
+    )
+    select m.id from matching m order by m.created_at desc, m.id desc limit v_limit);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._raise_busy('another transaction has locked a table that this call reads');
+end
+$$;
+
+-- Returns the answer of start_generation for an equal generation that has finished, if options.reuse is true: same
+-- owner, model, version of the model, prompt and input (with the seed). Null if there is none. The index has the hash;
+-- the other conditions are written so that the planner uses no other index.
+create function picture_queue._find_reusable(
+  p_options jsonb, p_user uuid, p_model_id text, p_version text, p_prompt text, p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  if (p_options ->> 'reuse')::boolean is not true then
+    return null;
+  end if;
+  return (
+    with equal as materialized (
+      select g.id, g.job_id, g.status, g.finished_at from public.generations g
+      where md5(coalesce(g.user_id::text, '') || ' ' || g.model_id || ' ' || coalesce(g.model_version, '') || ' '
+          || g.input::text || ' ' || g.prompt)
+        = md5(coalesce(p_user::text, '') || ' ' || p_model_id || ' ' || coalesce(p_version, '') || ' '
+          || p_input::text || ' ' || p_prompt)
+        and g.user_id is not distinct from p_user and g.model_version is not distinct from p_version
+        and (g.model_id, g.prompt, g.input) = (p_model_id, p_prompt, p_input)
+        and g.status = 'completed' and not g.deleted and g.missing_images = '[]'
+        and exists (select from public.images i where i.generation_id = g.id)
+    )
+    select jsonb_build_object('generation_id', e.id, 'job_id', e.job_id, 'status', e.status, 'reused', true)
+    from equal e order by e.finished_at desc limit 1);
+end
+$$;
+
+-- Marks or unmarks a generation of the caller as a favourite.
+create function picture_queue.set_favourite(p_generation_id uuid, p_favourite boolean) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_is_favourite boolean;
+begin
+  perform picture_queue._check_isolation();
+  select g.favourite into v_is_favourite from public.generations g
+  where g.id = p_generation_id and (picture_queue._is_service() or g.user_id = picture_queue._caller_id())
+    and not g.deleted
+  for update;
+  if not found then
+    perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
+  end if;
+  update public.generations g set favourite = p_favourite where g.id = p_generation_id and v_is_favourite <> p_favourite;
+exception when others then
+  perform picture_queue._translate_error(
+    sqlstate, sqlerrm, format('generation %s is locked by another transaction', p_generation_id));
+  raise;
+end
+$$;
+
+create function public.set_favourite(generation_id uuid, favourite boolean default true) returns jsonb
+language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform picture_queue.set_favourite(generation_id, coalesce(favourite, true));
+  return public.get_generation(generation_id);
+end
+$$;
+comment on function public.set_favourite is 'Marks a generation of the caller as a favourite, or unmarks it.';
+
+-- Enqueues jobs that delete the files of deleted generations, 100 generations each, unless such a job is not finished
+-- yet. A failed job is retried for about a day; maintenance then enqueues another. Returns the number of generations.
+create function picture_queue._enqueue_deletions(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ids uuid[] := array(
+    select d.generation_id from picture_queue.deleted_generation d
+    where d.generation_id = any (p_ids) and d.remove_at is null
+    order by d.generation_id for update skip locked);
+  v_due uuid[] := array(
+    select d.generation_id from picture_queue.deleted_generation d
+    where d.generation_id = any (v_ids) and not exists (
+      select from public.job_queue j where j.id = d.job_id and j.finished_at is null)
+    order by d.generation_id);
+  v_job jsonb;
+begin
+  update picture_queue.deleted_generation d set enqueue_at = picture_queue._now() + interval '1 day'
+  where d.generation_id = any (v_ids);
+  while v_due <> '{}' loop
+    v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
+      'job_type', 'delete-pictures', 'payload', jsonb_build_object('generation_ids', v_due[:100]), 'max_attempts', 30,
+      'options', '{"backoff": {"policy": "exponential", "base_seconds": 5, "cap_seconds": 3600}}'::jsonb)), true) -> 0;
+    update picture_queue.deleted_generation d set job_id = (v_job ->> 'job_id')::uuid
+    where d.generation_id = any (v_due[:100]);
+    v_due := v_due[101:];
+  end loop;
+  return cardinality(v_ids);
+end
+$$;
+
+-- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
+-- It skips those that are locked, deleted already, or whose job has not finished. Returns the number of generations.
+create function picture_queue._delete_generations(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ids uuid[] := array(
+    select g.id from public.generations g
+    where g.id = any (p_ids) and not g.deleted and (g.status in ('completed', 'failed', 'cancelled')
+      or not exists (select from public.job_queue j where j.id = g.job_id))
+    order by g.id for update skip locked);
+begin
+  update public.generations g set deleted = true where g.id = any (v_ids);
+  update public.images i set deleted = true where i.generation_id = any (v_ids);
+  insert into picture_queue.deleted_generation (generation_id, deleted_at, enqueue_at)
+  select d.id, picture_queue._now(), picture_queue._now() from unnest(v_ids) as d (id);
+  perform picture_queue._enqueue_deletions(v_ids);
+  return cardinality(v_ids);
+end
+$$;
+
+-- Deletes a generation of the caller. The rows are hidden at once; a worker deletes the files, and maintenance then
+-- deletes the rows. A generation whose job has not finished is refused. A call that repeats a request id returns the
+-- answer of the first, although the row may be gone.
+create function picture_queue.delete_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := picture_queue._caller_id();
+  v_request text := concat_ws('/', coalesce(v_user::text, 'service'), p_generation_id || '/' || p_request_id);
+  v_answer jsonb := jsonb_build_object('generation_id', p_generation_id, 'deleted', true);
+  v_generation record;
+begin
+  perform picture_queue._check_isolation();
+  -- Users may call this function, and a session may have set the parameter itself.
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
+  select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
+  where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
+  if v_generation.deleted or exists (
+    select from picture_queue.answer a where a.call = 'delete_generation' and a.id = v_request)
+  then
+    return v_answer;
+  elsif v_generation.id is null then
+    perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
+  elsif picture_queue._delete_generations(array[p_generation_id]) = 0 then
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('generation %s is %s', p_generation_id, v_generation.status),
+      'cancel_generation() first, or wait until it has finished');
+  end if;
+  perform picture_queue._fire_deferred();
+  insert into picture_queue.answer (call, id, answer, at)
+  select 'delete_generation', v_request, v_answer, picture_queue._now() where p_request_id is not null
+  on conflict do nothing;
+  return v_answer;
+exception when others then
+  perform picture_queue._translate_error(
+    sqlstate, sqlerrm, format('generation %s is locked by another transaction', p_generation_id));
+  raise;
+end
+$$;
+
+create function public.delete_generation(generation_id uuid, request_id uuid default null) returns jsonb
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.delete_generation(generation_id, request_id) $$;
+comment on function public.delete_generation is 'Deletes a finished generation of the caller with its pictures.';
+
+-- For the worker: returns of these generations those that are deleted and whose files are not, with the folder of their
+-- files and the paths of their images.
+create function public.list_deleted_generations(generation_ids uuid[]) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._raise_problem(case when generation_ids is null or cardinality(generation_ids) > 1000
+    then 'generation_ids is not a list of up to 1000 uuids' end, 'pass fewer ids');
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'generation_id', g.id, 'folder', coalesce(g.user_id::text, 'shared') || '/' || g.id,
+      'paths', array(select i.path from public.images i where i.generation_id = g.id order by i.n)) order by g.id), '[]')
+    from picture_queue.deleted_generation d
+    join public.generations g on g.id = d.generation_id
+    where d.generation_id = any (generation_ids) and d.remove_at is null and g.deleted);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.list_deleted_generations is 'Deleted generations whose files still exist.';
+
+-- For the worker: records that the files of deleted generations are deleted. Maintenance then deletes their rows, once
+-- their predictions are two hours old: begin_prediction returns the predictions of two hours, so that a worker does not
+-- take one for the lost prediction of another generation. Returns the number of generations.
+create function public.record_deleted_files(generation_ids uuid[]) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_recorded integer;
+begin
+  perform picture_queue._check_isolation();
+  perform picture_queue._raise_problem(case when generation_ids is null or cardinality(generation_ids) > 1000
+    then 'generation_ids is not a list of up to 1000 uuids' end, 'pass fewer ids');
+  update picture_queue.deleted_generation d
+  set remove_at = greatest(picture_queue._now(), (
+    select max(p.created_at) + interval '2 hours' from picture_queue.prediction p where p.generation_id = d.generation_id))
+  where d.generation_id = any (array(
+    select o.generation_id from picture_queue.deleted_generation o
+    where o.generation_id = any (generation_ids) and o.remove_at is null order by o.generation_id for update));
+  get diagnostics v_recorded = row_count;
+  return jsonb_build_object('recorded', v_recorded);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._raise_busy();
+end
+$$;
+comment on function public.record_deleted_files is 'Records that the files of deleted generations are deleted.';
+
+-- Deletes the rows of generations whose files are deleted. Returns the number of generations.
+create function picture_queue._remove_generations(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows integer;
+begin
+  delete from public.generations g
+  where g.id = any (array(
+    select o.id from public.generations o
+    where o.id = any (p_ids) and o.deleted order by o.id for update skip locked));
+  get diagnostics v_rows = row_count;
+  return v_rows;
+end
+$$;
+
+-- Deletes generations that are older than keep_generations_days, enqueues jobs again for files that were not deleted,
+-- and deletes the rows of those that were, up to p_limit each. Returns the numbers of generations.
+create function picture_queue._prune_generations(p_limit integer) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_days integer := (select s.keep_generations_days from picture_queue.setting s);
+begin
+  return jsonb_build_object(
+    'deleted_generations', picture_queue._isolate('delete_generation', array(
+      select g.id::text from public.generations g
+      where v_days is not null and not g.deleted and g.created_at < v_now - make_interval(days => v_days)
+        and g.status in ('completed', 'failed', 'cancelled')
+        and g.id::text not in (select picture_queue._failed_subjects('delete_generation'))
+      order by g.created_at, g.id limit p_limit), p_limit),
+    'enqueued_deletions', picture_queue._isolate('delete_files', array(
+      select d.generation_id::text from picture_queue.deleted_generation d
+      where d.remove_at is null and d.enqueue_at <= v_now
+        and d.generation_id::text not in (select picture_queue._failed_subjects('delete_files'))
+      order by d.enqueue_at limit p_limit), p_limit),
+    'removed_generations', picture_queue._isolate('remove_generation', array(
+      select d.generation_id::text from picture_queue.deleted_generation d
+      where d.remove_at <= v_now
+        and d.generation_id::text not in (select picture_queue._failed_subjects('remove_generation'))
+      order by d.remove_at limit p_limit), p_limit));
+end
+$$;
+
+
 -- 425_function_model.sql
 
 -- The models of the project.
@@ -8291,7 +8699,7 @@ declare
   v_resumed boolean;
 begin
   v_job := picture_queue._lock_job(job_id, lease_id);
-  select * into v_generation from public.generations g where g.id = v_job.generation_id;
+  select * into v_generation from public.generations g where g.id = v_job.generation_id and not g.deleted;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
   end if;
@@ -9261,6 +9669,7 @@ declare
   v_start timestamptz := picture_queue._now();
   v_batch integer;
   v_pruned integer := 0;
+  v_generations jsonb;
   v_done jsonb;
 begin
   -- One call at a time, since two calls would wait for each other's locks on partitions of the archive.
@@ -9291,11 +9700,13 @@ begin
     select distinct c.key from picture_queue.account_change c
     where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
     limit 1000), 1000);
-  v_done := jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
+  v_generations := picture_queue._prune_generations(1000);
+  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._isolate('partition', array(
       select o.name from picture_queue._old_partitions() o
-      where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0);
+      where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
+      or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
   return v_done;
 end
@@ -10459,9 +10870,9 @@ values
 create policy "picture_queue: read own jobs" on public.job_queue
   for select to authenticated using ((select auth.uid()) = user_id);
 create policy "picture_queue: read own generations" on public.generations
-  for select to authenticated using ((select auth.uid()) = user_id);
+  for select to authenticated using ((select auth.uid()) = user_id and not deleted);
 create policy "picture_queue: read own images" on public.images
-  for select to authenticated using ((select auth.uid()) = user_id);
+  for select to authenticated using ((select auth.uid()) = user_id and not deleted);
 
 
 -- 900_grants.sql
@@ -10478,6 +10889,7 @@ begin
     enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
+    delete_generation, set_favourite, list_deleted_generations, record_deleted_files,
     list_models, set_model, set_input_rule, delete_input_rule, list_input_rules, begin_prediction, record_prediction,
     finish_prediction, receive_prediction, save_images, queue_status,
     set_setting, get_settings, set_queue, list_queues, pause_queue, resume_queue, drain_queue, purge_queue,
@@ -10499,13 +10911,15 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
-  public.job_position, public.explain_jobs, public.get_account
+  public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
 -- The functions that these call with the caller's privileges. They take the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
+  picture_queue.delete_generation, picture_queue.set_favourite, picture_queue.search_generations,
+  picture_queue._generation_filter,
   picture_queue._raise_error, picture_queue._require,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._reason,
   picture_queue._with_images, picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem

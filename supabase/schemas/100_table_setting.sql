@@ -19,6 +19,7 @@ create table picture_queue.setting (
   keep_failed_seconds real not null default 2592000,
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
+  keep_generations_days integer,
   default_model text not null default 'black-forest-labs/flux-schnell',
   strip_metadata boolean not null default true,
   -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
@@ -34,6 +35,7 @@ create table picture_queue.setting (
     and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
     and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
     and backoff_jitter between 0 and 1
+    and keep_generations_days between 1 and 36500
   ),
   constraint setting_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
   constraint setting_unknown_queue_is_known check (unknown_queue in ('create', 'refuse'))
@@ -41,6 +43,8 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'Whether an enqueue to an unknown queue creates the queue (create) or is refused (refuse).';
+comment on column picture_queue.setting.keep_generations_days is
+  'After how many days finished generations are deleted with their pictures; null: never.';
 comment on column picture_queue.setting.strip_metadata is
   'Whether workers remove EXIF, comments and other metadata from the pictures that they store.';
 insert into picture_queue.setting default values;

@@ -4,10 +4,12 @@ create table public.generations (
   job_id uuid not null,
   kind text not null default 'text-to-image',
   model_id text not null,
+  model_version text,
   prompt text not null,
   input jsonb not null default '{}',
   status text not null default 'pending',
   error text,
+  favourite boolean not null default false,
   missing_images jsonb not null default '[]',
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -15,18 +17,37 @@ create table public.generations (
   -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
   cost_usd numeric,
   cost_is_estimate boolean not null default false,
+  deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
 comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
 comment on column public.generations.missing_images is
   'Pictures of a completed generation that were made and could not be stored: a list of {n, reason}.';
-create index generations_owned on public.generations (user_id, created_at desc);
+comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
+comment on column public.generations.deleted is
+  'Whether it was deleted. The row is hidden then, and removed after its files.';
+-- deleted is a boolean, since the planner takes `deleted_at is null` for rare until the table is analyzed.
+create index generations_owned on public.generations (user_id, created_at desc, id desc);
+create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
+create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
+-- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
+-- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
+create index generations_words on public.generations
+using gin ((to_tsvector('simple'::regconfig, left(prompt, 20000)) || coalesce(user_id::text, '')::tsvector))
+with (fastupdate = off);
+-- options.reuse finds an equal generation by this hash.
+create index generations_equal on public.generations (
+  md5(coalesce(user_id::text, '') || ' ' || model_id || ' ' || coalesce(model_version, '') || ' ' || input::text
+    || ' ' || prompt));
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
-  alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0;
+  alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
+  alter model_version set statistics 0, alter favourite set statistics 0;
+alter index public.generations_words alter column 1 set statistics 0;
+alter index public.generations_equal alter column 1 set statistics 0;
 
 create table public.images (
   id uuid primary key default gen_random_uuid(),
@@ -42,6 +63,7 @@ create table public.images (
   blurhash text,
   thumbnail_path text,
   created_at timestamptz not null default now(),
+  deleted boolean not null default false,
   constraint n_is_positive check (n >= 1),
   unique (generation_id, n)
 );

@@ -117,7 +117,8 @@ language plpgsql stable security invoker set search_path = pg_catalog, pg_temp s
 as $$
 begin
   return picture_queue._require((
-    select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
+    select picture_queue._with_images(g) from public.generations g
+    where g.id = get_generation.generation_id and not g.deleted),
     'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
@@ -125,26 +126,41 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status; limit (1 to 1000, default 100); before (created_at of the last row
--- of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that the
+-- prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before (created_at of the last row of the
+-- previous page) and before_id (its id, which separates rows of the same time). A page ends after limit rows, or with
+-- the row that makes it larger than 8 MiB.
+--
+-- With custom plans the planner sees which conditions are given, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_generation jsonb;
   v_generations jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
+  v_found uuid[];
 begin
-  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
-    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
-    "limit": ["integer", 1, 1000],
-    "before": ["moment"]
-  }');
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), picture_queue._generation_filter());
+  if filter ->> 'before' is null and filter ->> 'before_id' is not null then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('filter.before_id is %s without filter.before', filter ->> 'before_id'),
+      'pass created_at and id of the last generation of the previous page');
+  elsif filter ->> 'search' is not null then
+    v_found := picture_queue.search_generations(filter);
+  end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
-    where (filter ->> 'status' is null or g.status = filter ->> 'status')
-      and g.created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
-    order by g.created_at desc, g.id limit coalesce((filter ->> 'limit')::bigint, 100)
+    where not g.deleted
+      and (filter ->> 'search' is null or g.id = any (v_found))
+      and (filter ->> 'status' is null or g.status = filter ->> 'status')
+      and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
+      and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
+      and (filter ->> 'user_id' is null or g.user_id = (filter ->> 'user_id')::uuid)
+      and (g.created_at, g.id) < (coalesce((filter ->> 'before')::timestamptz, 'infinity'),
+        coalesce((filter ->> 'before_id')::uuid, '00000000-0000-0000-0000-000000000000'))
+    order by g.created_at desc, g.id desc limit coalesce((filter ->> 'limit')::bigint, 100)
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);

@@ -2,7 +2,7 @@
 -- oldest_client_contract: clients written for this contract or a later one work with these functions.
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select jsonb_build_object('version', '0.1.0', 'contract', 5, 'oldest_client_contract', 1) $$;
+as $$ select jsonb_build_object('version', '0.1.0', 'contract', 6, 'oldest_client_contract', 1) $$;
 
 create function public.picture_queue_version() returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp

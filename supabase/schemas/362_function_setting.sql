@@ -16,6 +16,7 @@ begin
     "keep_failed_seconds": ["number", 60, 3153600000],
     "archive": ["boolean"],
     "keep_archive_months": ["integer", 1, 2147483647],
+    "keep_generations_days": ["integer", 1, 36500],
     "default_model": ["text", 200],
     "strip_metadata": ["boolean"],
     "estimate_usd_per_second": ["number", 0, 1]

@@ -10,6 +10,7 @@ begin
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
     "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+    "reuse": ["boolean"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
   }');
@@ -44,6 +45,7 @@ $$;
 
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -56,6 +58,8 @@ declare
   v_model record;
   v_input jsonb;
   v_warnings jsonb;
+  v_version text;
+  v_reusable jsonb;
   v_job jsonb;
   v_job_row record;
 begin
@@ -75,6 +79,12 @@ begin
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
+  v_version := (select m.version from picture_queue.model m where m.model_id = v_model.model_id);
+  v_reusable := picture_queue._find_reusable(
+    p_options, v_user, v_model.model_id, v_version, coalesce(p_prompt, ''), v_input);
+  if v_reusable is not null then
+    return v_reusable;
+  end if;
 
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
@@ -92,9 +102,9 @@ begin
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
-      (id, user_id, job_id, kind, model_id, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, coalesce(p_prompt, ''), v_input,
-      v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+      (id, user_id, job_id, kind, model_id, model_version, prompt, input, status, created_at, updated_at)
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, v_version,
+      coalesce(p_prompt, ''), v_input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
     perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(

@@ -19,7 +19,7 @@ declare
   v_resumed boolean;
 begin
   v_job := picture_queue._lock_job(job_id, lease_id);
-  select * into v_generation from public.generations g where g.id = v_job.generation_id;
+  select * into v_generation from public.generations g where g.id = v_job.generation_id and not g.deleted;
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
   end if;

@@ -21,6 +21,16 @@ MISSING_OBJECT = {
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
+    "generations delete": [
+        ((UNKNOWN_ID, "--yes"), f"No such generation: GENERATION_ID is {UNKNOWN_ID}")
+    ],
+    "generations favourite": [
+        ((UNKNOWN_ID,), f"No such generation: GENERATION_ID is {UNKNOWN_ID}")
+    ],
+    "generations list": [
+        (("--before", UNKNOWN_ID), f"No such generation: generation_id is {UNKNOWN_ID}")
+    ],
+    "generations show": [((UNKNOWN_ID,), f"No such generation: GENERATION_ID is {UNKNOWN_ID}")],
     "jobs cancel": [
         ((UNKNOWN_ID,), f"No such job: JOB_ID is {UNKNOWN_ID}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),

@@ -27,13 +27,16 @@ VALID_VALUES = {
     "usd": "1",
     "payload": "{}",
     "action": "allow",
-    **dict.fromkeys(("job_id", "job_ids", "target_id", "batch_id", "user"), UNKNOWN_ID),
+    **dict.fromkeys(
+        ("job_id", "job_ids", "target_id", "batch_id", "generation_id", "user"), UNKNOWN_ID
+    ),
 }
 # Without these options a command would wait, prompt, start a program, or fail for another reason.
 FIXED_OPTIONS = {
     "adopt": ("--preview",),
     "demo": ("--model", "nobody/nothing"),
     "generate": ("--no-watch",),
+    "generations delete": ("--yes",),
     "jobs cancel": ("--yes",),
     "jobs discard": ("--yes",),
     "jobs retry": ("--yes",),

@@ -56,7 +56,9 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "job_position": lambda w: {"job_id": w["pending"]},
     "explain_jobs": lambda w: {"job_ids": [w["pending"], w["running"], w["failed"]]},
     "get_generation": lambda w: {"generation_id": w["generation"]},
-    "list_generations": lambda w: {"filter": {"limit": 10, "before": "2999-01-01T00:00:00Z"}},
+    "list_generations": lambda w: {
+        "filter": {"limit": 10, "before": "2999-01-01T00:00:00Z", "search": "dog"}
+    },
     "start_generation": lambda w: {
         "prompt": "a dog",
         "model_id": "black-forest-labs/flux-schnell",
@@ -66,7 +68,11 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "get_account": lambda w: {"user_id": w.users["owner"]},
     "cancel_job": lambda w: {"job_id": w["spare"]},
     "cancel_generation": lambda w: {"generation_id": w["other_generation"]},
+    "set_favourite": lambda w: {"generation_id": w["generation"]},
+    "delete_generation": lambda w: {"generation_id": w["ended_generation"]},
     # For the service key.
+    "list_deleted_generations": lambda w: {"generation_ids": [w["ended_generation"]]},
+    "record_deleted_files": lambda w: {"generation_ids": [w["ended_generation"]]},
     "enqueue_job": lambda w: {**_item(w), "user_id": w.users["owner"], "scheduled_for": None},
     "enqueue_jobs": lambda w: {"jobs": [_item(w)]},
     "enqueue_batch": lambda w: {

@@ -153,7 +153,8 @@ async def test_the_api_description_lists_only_usable_objects(world: World, role:
         assert {name.removeprefix("/rpc/") for name in paths if "/rpc/" in name} == {
             "get_job", "list_jobs", "job_position", "explain_jobs", "cancel_job", "get_generation",
             "list_generations", "cancel_generation", "start_generation", "list_models",
-            "picture_queue_version", "get_account",
+            "picture_queue_version", "set_favourite", "delete_generation",
+            "get_account",
         }  # fmt: skip
         assert {name[1:] for name in paths if "/rpc/" not in name} == {*TABLES}
 

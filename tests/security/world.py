@@ -137,6 +137,9 @@ async def _add_generations(world: World) -> None:
             )
             (job,) = (job for job in jobs if job["id"] == started["job_id"])
             world.ids["generation_lease"] = job["lease_id"]
+    ended = await world.do("owner", "start_generation", prompt=world.prompt)
+    world.ids["ended_generation"] = ended["generation_id"]
+    await world.do("owner", "cancel_generation", generation_id=ended["generation_id"])
     under = {"job_id": world["generation_job"], "lease_id": world["generation_lease"]}
     begun = await world.do("service", "begin_prediction", **under)
     world.ids["prediction"] = begun["prediction"]["id"]

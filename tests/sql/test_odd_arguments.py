@@ -141,10 +141,12 @@ DOCUMENTS: dict[str, list[Any]] = {
     "schedule": [{"every_seconds": 60, "timezone": "UTC", "missed": "all", "paused": True, **JOB},
         {"cron": "0 0 * * *", "timezone": "Europe/Berlin", "job_type": "odd"}],
 }  # fmt: skip
+ENDED_GENERATION = "00000000-0000-4000-8000-00000000e0de"
 #: Valid values of the other parameters, in SQL.
 PARAMETERS = {
     "action": ["'retry'", "'cancel'", "'discard'"],
-    "generation_id": [f"'{UUIDS[4]}'"],
+    "generation_id": [f"'{UUIDS[4]}'", f"'{ENDED_GENERATION}'"],
+    "generation_ids": [f"array['{UUIDS[4]}']::uuid[]"],
     "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'"],
     "job_id": [f"'{RUNNING}'", f"'{PENDING}'", GENERATION_JOB],
     "job_ids": [f"array['{RUNNING}', '{PENDING}']::uuid[]"],
@@ -254,6 +256,11 @@ def calls(draw: st.DrawFn, functions: list[tuple[str, list[list[str]]]]) -> str:
 def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(own_database) as connection:
         connection.execute(WORLD)
+        connection.execute(
+            "insert into generations (id, job_id, model_id, prompt, status) "
+            "values (%s, gen_random_uuid(), 'm', 'a cat', 'completed')",
+            [ENDED_GENERATION],
+        )
         yield connection
         connection.rollback()
 

@@ -224,7 +224,16 @@ async def test_a_key_with_blocked_jobs_keeps_its_count_or_its_next_check(db, lim
 
 async def test_housekeeping_runs_once_a_minute(db):
     await db.run("update picture_queue.maintenance set prune_at = '-infinity'")
-    housekeeping_keys = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
+    housekeeping_keys = {
+        "aggregated",
+        "pruned",
+        "deleted_rows",
+        "dropped_partitions",
+        "more",
+        "deleted_generations",
+        "enqueued_deletions",
+        "removed_generations",
+    }
     step_keys = {
         "promoted",
         "swept",

@@ -18,6 +18,7 @@ CALLS = {
     "claim_jobs": "claim_jobs('w', '{{{name}}}', '{{t,p}}', 5)",
     "claim_next_job": "claim_next_job('{name}')",
     "complete_job": "complete_job('{job}', '1', null, '{lease}')",
+    "delete_generation": "delete_generation('{ended}')",
     "delete_budget": "delete_budget('plan:{name}', gen_random_uuid())",
     "delete_input_rule": "delete_input_rule('m/{name}', 'k', 'refuse')",
     "delete_limit": "delete_limit('k:{name}', gen_random_uuid())",
@@ -42,9 +43,10 @@ CALLS = {
     "heartbeat_jobs": """heartbeat_jobs('w-{name}', '[{{"job_id": "{job}", "lease_id": "{lease}"}},
         {{"job_id": "{second_job}", "lease_id": "{second_lease}"}}]')""",
     "job_position": "job_position('{pending}')",
+    "list_deleted_generations": "list_deleted_generations('{{{ended}}}')",
+    "list_generations": """list_generations('{{"search": "cat"}}')""",
     "list_accounts": "list_accounts()",
     "list_budgets": "list_budgets()",
-    "list_generations": "list_generations()",
     "list_input_rules": "list_input_rules()",
     "list_jobs": "list_jobs()",
     "list_ledger": "list_ledger()",
@@ -63,6 +65,7 @@ CALLS = {
     "queue_counts": "queue_counts()",
     "queue_doctor": "queue_doctor(now())",
     "queue_status": "queue_status()",
+    "record_deleted_files": "record_deleted_files('{{{deleted}}}')",
     "record_prediction": "record_prediction('{job}', '{lease}', '{prediction}', 'p-{name}')",
     "register_worker": """register_worker('w-{name}', '{{{name}}}', '{{"t-{name}": {{}}}}')""",
     "report_jobs": """report_jobs('[
@@ -78,6 +81,7 @@ CALLS = {
     "save_images": """save_images('{job}', '{lease}',
         '[{{"n": 1, "path": "a", "mime_type": "b"}}]')""",
     "send_event": "send_event('{name}', '1', 'once')",
+    "set_favourite": "set_favourite('{ended}')",
     "set_account": "set_account('{user}', 'free')",
     "set_budget": "set_budget('user:{user}', '{{\"per_minute\": 5}}')",
     "set_input_rule": "set_input_rule('s/{name}', 'k', 'refuse')",
@@ -102,6 +106,12 @@ begin
     set_input_rule('m/' || v_name, 'k', 'refuse'),
     set_budget('plan:' || v_name, '{"per_minute": 9}'),
     register_worker('w-' || v_name, array[v_name], '{"t": {}, "p": {}}');
+  v_ids := v_ids || jsonb_build_object(
+    'ended', start_generation('a dog') -> 'generation_id',
+    'deleted', start_generation('a fox') -> 'generation_id');
+  perform cancel_generation((v_ids ->> 'ended')::uuid),
+    cancel_generation((v_ids ->> 'deleted')::uuid),
+    delete_generation((v_ids ->> 'deleted')::uuid);
   perform set_schedule(v_name, '{"every_seconds": 60, "job_type": "t"}');
   v_ids := v_ids || start_generation('a cat');
   v_job := claim_jobs('w-' || v_name, '{default}', '{generate-image}', 1, 3600) -> 0;

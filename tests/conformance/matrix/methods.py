@@ -95,6 +95,8 @@ METHODS: dict[str, Method] = {
     "get_generation": lambda pq, args: pq.generations.get(**args),
     "list_generations": lambda pq, args: pq.generations.list(**args["filter"]),
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
+    "set_favourite": lambda pq, args: pq.generations.set_favourite(**args),
+    "delete_generation": lambda pq, args: pq.generations.delete(**args),
     "list_models": lambda pq, args: pq.models.list(**args.get("filter", {})),
     "set_model": lambda pq, args: pq.models.set(args["model_id"], **args["changes"]),
     "set_input_rule": lambda pq, args: pq.rules.set(**args),

@@ -140,6 +140,11 @@ SETUPS: dict[str, list[Step]] = {
     "settings": [step("get_settings", {}, months="keep_archive_months")],
     "generation": _GENERATION,
     "cancelled generation": [*_GENERATION, step("cancel_job", {"job_id": "$job"})],
+    "deleted generation": [
+        *_GENERATION,
+        step("cancel_job", {"job_id": "$job"}),
+        step("delete_generation", {"generation_id": "$generation"}),
+    ],
     "running generation": _RUNNING_GENERATION,
     "prediction": _PREDICTION,
     "unique running": [

@@ -1,0 +1,162 @@
+"""``picture-queue generations``: list, show, mark and delete generations."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from picture_queue_cli.commands import Commands
+from picture_queue_cli.options import (
+    STATUSES,
+    JsonFlag,
+    YesFlag,
+    choice_option,
+    confirm,
+    id_option,
+    number_option,
+    text_option,
+)
+from picture_queue_cli.parsing import EXAMPLE_ID, parse_uuid
+from picture_queue_cli.project import connect
+from picture_queue_cli.render import (
+    format_age,
+    info,
+    local_time,
+    one_line,
+    out,
+    pairs,
+    plain,
+    print_json,
+    print_line,
+    status_text,
+    styled,
+    table,
+)
+
+if TYPE_CHECKING:
+    from picture_queue.records import Generation
+
+app = Commands(
+    help="List, mark and delete generations.", example="generations list --search lighthouse"
+)
+
+GenerationId = Annotated[
+    UUID, typer.Argument(metavar="GENERATION_ID", parser=parse_uuid, help="Name the generation.")
+]
+_MAX_PROMPT_LENGTH = 50  # characters of a prompt in the table
+
+
+@app.command("list", example="generations list --search 'red lighthouse'")
+def list_generations(
+    ctx: typer.Context,
+    *,
+    search: text_option("Select prompts with these words.") = None,  # type: ignore[valid-type]
+    status: choice_option("Select this status.", values=STATUSES) = None,  # type: ignore[valid-type]
+    model: text_option("Select this model.", metavar="MODEL") = None,  # type: ignore[valid-type]
+    favourites: Annotated[
+        bool | None,
+        typer.Option("--favourites/--no-favourites", help="Select favourites, or only others."),
+    ] = None,
+    user_id: id_option("Select this owner; needs a service key.") = None,  # type: ignore[valid-type]
+    before: id_option("Select those older than this generation.") = None,  # type: ignore[valid-type]
+    limit: number_option("List at most this many.", low=1, high=1000) = 20,  # type: ignore[valid-type]
+    as_json: JsonFlag = False,
+) -> None:
+    """List generations, newest first."""
+    with connect(ctx) as pq:
+        found = pq.generations.list(
+            status=status,
+            model_id=model,
+            favourite=favourites,
+            search=search,
+            user_id=user_id,
+            limit=limit,
+            before=None if before is None else pq.generations.get(before),
+        )
+    if as_json:
+        print_json([plain(generation) for generation in found])
+        return
+    if not found:
+        info("No generation matches.")
+        return
+    shown = table("id", "prompt", "status", "pictures", "", "created", right=("pictures",))
+    for one in found:
+        prompt = one_line(one.prompt)
+        if len(prompt) > _MAX_PROMPT_LENGTH:
+            prompt = prompt[: _MAX_PROMPT_LENGTH - 1] + "…"
+        shown.add_row(
+            str(one.id),
+            styled(prompt),
+            status_text(one.status),
+            str(len(one.images)),
+            "favourite" if one.favourite else "",
+            format_age(one.created_at),
+        )
+    out().print(shown)
+
+
+@app.command(example=f"generations show {EXAMPLE_ID}")
+def show(ctx: typer.Context, generation_id: GenerationId, *, as_json: JsonFlag = False) -> None:
+    """Show a generation and its pictures."""
+    with connect(ctx) as pq:
+        found = pq.generations.get(generation_id)
+    if as_json:
+        print_json(plain(found))
+    else:
+        out().print(pairs(_details(found)))
+
+
+def _details(found: "Generation") -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "prompt": found.prompt,
+        "model": found.model_id,
+        "version": found.model_version,
+        "input": json.dumps(found.input, ensure_ascii=False),
+        "status": status_text(found.status),
+        "error": found.error,
+        "favourite": "yes" if found.favourite else None,
+        "user": found.user_id,
+        "job": found.job_id,
+        "pictures": "\n".join(image.path for image in found.images) or None,
+        "created": local_time(found.created_at),
+        "finished": local_time(found.finished_at),
+    }
+
+
+@app.command(example=f"generations favourite {EXAMPLE_ID}")
+def favourite(
+    ctx: typer.Context,
+    generation_id: GenerationId,
+    *,
+    remove: Annotated[bool, typer.Option("--remove", help="Unmark it.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Mark a generation as a favourite, or unmark it."""
+    with connect(ctx) as pq:
+        found = pq.generations.set_favourite(generation_id, not remove)
+    if as_json:
+        print_json(plain(found))
+    else:
+        print_line(f"{found.id}: {'a favourite' if found.favourite else 'not a favourite'}")
+
+
+@app.command(example=f"generations delete {EXAMPLE_ID}")
+def delete(
+    ctx: typer.Context,
+    generation_id: GenerationId,
+    *,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete a generation with its pictures."""
+    with connect(ctx) as pq:
+        if not yes:
+            found = pq.generations.get(generation_id)
+            confirm(f"Delete {found.id} with {len(found.images)} pictures?")
+        pq.generations.delete(generation_id)
+    if as_json:
+        print_json({"generation_id": generation_id, "deleted": True})
+    else:
+        info(f"{generation_id} was deleted.")
