@@ -6843,7 +6843,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_file ~ '^https://[^[:space:]]+$' then null
-    when length(p_file) > 500 or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
+    when coalesce(length(p_file) > 500, true) or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
       then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
   end
 $$;
@@ -6880,6 +6880,9 @@ declare
   v_user text := picture_queue._caller_id();
   v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
 begin
+  if picture_queue._find_table('storage.objects', true) is null then
+    return false;
+  end if;
   return (
     select count(*) < v_limit
     from (
@@ -7035,8 +7038,11 @@ begin
   end if;
   return (
     select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
-      left(k, 100), p_model_id, '; did you mean ' || picture_queue._nearest_name(k, v_names) || '?') order by k), '[]')
-    from jsonb_object_keys(p_input) k where k <> all (v_names));
+      left(u.k, 100), p_model_id,
+      -- The search for a similar name takes milliseconds.
+      case when u.n <= 3 then '; did you mean ' || picture_queue._nearest_name(u.k, v_names) || '?' end) order by u.k), '[]')
+    from (
+      select k, row_number() over (order by k) as n from jsonb_object_keys(p_input) k where k <> all (v_names)) u);
 end
 $$;
 
@@ -7103,15 +7109,24 @@ begin
   value := p_given;
   problem := case
     when p_is_refused then 'is not permitted in this project'
-    when p_refused_values @> p_given then 'is a value that this project does not permit'
+    when exists (
+      select from jsonb_array_elements(p_refused_values) r
+      where r = p_given or jsonb_typeof(p_given) = 'array' and exists (
+        select from jsonb_array_elements(p_given) g where g = r))
+      then 'is a value that this project does not permit'
     when p_given <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
     else case jsonb_typeof(p_given)
       when 'number' then case when (p_given #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
       when 'array' then case when jsonb_array_length(p_given) > v_cap
         then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap) end
-      when 'string' then case when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
-        then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
+      when 'string' then case
+        -- Some providers convert texts to numbers.
+        when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
+          then (p_given #>> '{}')::numeric > v_cap end
+          then format('is above %s, the maximum of this project', v_cap)
+        when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
+          then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
     end end;
 end
 $$;
@@ -7283,7 +7298,7 @@ begin
   v_input := picture_queue._apply_input_rules(v_model.model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
-  perform picture_queue._check_file_owner(v_input, v_user);
+  perform picture_queue._check_file_owner(p_input, v_user);  -- an operator's default may be a file of the operator
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
@@ -7457,7 +7472,8 @@ create function picture_queue._raise_limit(p_code text, p_detail text, p_hint te
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_seconds numeric := round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3);
+  v_seconds numeric := case when p_retry_at is not null
+    then round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3) end;
 begin
   perform picture_queue._raise_error(p_code, p_detail || case when v_seconds is null then ''
     else format('; retry_after is %s s, at %s', v_seconds,
@@ -7639,12 +7655,14 @@ declare
   v_now timestamptz := picture_queue._now();
   v_settled jsonb;
 begin
+  -- A retry that is not committed yet must not keep a reservation that is settled here.
+  perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
     select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
       when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
       when 'second' then l.price_usd * (
         select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
-        where p.generation_id = l.generation_id and p.state = 'succeeded' and p.created_at >= l.at
+        where p.generation_id = l.generation_id and p.state = 'succeeded'
           and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
     from picture_queue.ledger l
     left join public.generations g on g.id = l.generation_id
@@ -7742,6 +7760,11 @@ as $$
 declare
   v_generation record;
 begin
+  -- All users are locked before the project, as in a start.
+  perform picture_queue._lock_account(u.user_id)
+  from (
+    select distinct g.user_id from public.generations g
+    where g.id = any (p_generation_ids) and g.user_id is not null order by g.user_id offset 0) u;
   for v_generation in
     select g.id, g.user_id, g.model_id, g.input
     from public.generations g
@@ -7820,7 +7843,9 @@ as $$
 declare
   v_today date := (picture_queue._now() at time zone 'UTC')::date;
 begin
-  if exists (select from picture_queue.account a where a.key = 'project') then
+  -- This waits for a transaction that deletes the account.
+  perform from picture_queue.account a where a.key = 'project' for update;
+  if found then
     return;
   end if;
   lock table picture_queue.ledger in share row exclusive mode;
@@ -7831,7 +7856,7 @@ begin
     select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
     from picture_queue.ledger l
     left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
-    where l.phase = 'reserve'
+    where l.phase = 'reserve' and l.at >= date_trunc('month', v_today::timestamp) at time zone 'UTC'
   ) s
   where date_trunc('month', s.day) = date_trunc('month', v_today)
   on conflict do nothing;
@@ -8794,15 +8819,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_row record;
+  v_metrics jsonb := case when picture_queue._json_problem(metrics, 16384) is null then metrics end;
 begin
   v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
-    metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
-    cost_usd = picture_queue._prediction_cost(
-      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
+    metrics = v_metrics,
+    cost_usd = picture_queue._prediction_cost(p.model_id, p.input, finish_prediction.state, v_metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.

@@ -8,7 +8,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_file ~ '^https://[^[:space:]]+$' then null
-    when length(p_file) > 500 or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
+    when coalesce(length(p_file) > 500, true) or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
       then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
   end
 $$;
@@ -45,6 +45,9 @@ declare
   v_user text := picture_queue._caller_id();
   v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
 begin
+  if picture_queue._find_table('storage.objects', true) is null then
+    return false;
+  end if;
   return (
     select count(*) < v_limit
     from (

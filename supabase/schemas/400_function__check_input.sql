@@ -138,7 +138,10 @@ begin
   end if;
   return (
     select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
-      left(k, 100), p_model_id, '; did you mean ' || picture_queue._nearest_name(k, v_names) || '?') order by k), '[]')
-    from jsonb_object_keys(p_input) k where k <> all (v_names));
+      left(u.k, 100), p_model_id,
+      -- The search for a similar name takes milliseconds.
+      case when u.n <= 3 then '; did you mean ' || picture_queue._nearest_name(u.k, v_names) || '?' end) order by u.k), '[]')
+    from (
+      select k, row_number() over (order by k) as n from jsonb_object_keys(p_input) k where k <> all (v_names)) u);
 end
 $$;

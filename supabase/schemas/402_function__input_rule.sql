@@ -58,15 +58,24 @@ begin
   value := p_given;
   problem := case
     when p_is_refused then 'is not permitted in this project'
-    when p_refused_values @> p_given then 'is a value that this project does not permit'
+    when exists (
+      select from jsonb_array_elements(p_refused_values) r
+      where r = p_given or jsonb_typeof(p_given) = 'array' and exists (
+        select from jsonb_array_elements(p_given) g where g = r))
+      then 'is a value that this project does not permit'
     when p_given <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
     else case jsonb_typeof(p_given)
       when 'number' then case when (p_given #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
       when 'array' then case when jsonb_array_length(p_given) > v_cap
         then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap) end
-      when 'string' then case when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
-        then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
+      when 'string' then case
+        -- Some providers convert texts to numbers.
+        when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
+          then (p_given #>> '{}')::numeric > v_cap end
+          then format('is above %s, the maximum of this project', v_cap)
+        when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
+          then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
     end end;
 end
 $$;

@@ -74,7 +74,7 @@ begin
   v_input := picture_queue._apply_input_rules(v_model.model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
-  perform picture_queue._check_file_owner(v_input, v_user);
+  perform picture_queue._check_file_owner(p_input, v_user);  -- an operator's default may be a file of the operator
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');

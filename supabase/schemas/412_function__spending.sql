@@ -118,7 +118,8 @@ create function picture_queue._raise_limit(p_code text, p_detail text, p_hint te
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_seconds numeric := round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3);
+  v_seconds numeric := case when p_retry_at is not null
+    then round(greatest(extract(epoch from p_retry_at - picture_queue._now()), 0.001), 3) end;
 begin
   perform picture_queue._raise_error(p_code, p_detail || case when v_seconds is null then ''
     else format('; retry_after is %s s, at %s', v_seconds,

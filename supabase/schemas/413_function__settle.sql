@@ -10,12 +10,14 @@ declare
   v_now timestamptz := picture_queue._now();
   v_settled jsonb;
 begin
+  -- A retry that is not committed yet must not keep a reservation that is settled here.
+  perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
     select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
       when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
       when 'second' then l.price_usd * (
         select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
-        where p.generation_id = l.generation_id and p.state = 'succeeded' and p.created_at >= l.at
+        where p.generation_id = l.generation_id and p.state = 'succeeded'
           and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
     from picture_queue.ledger l
     left join public.generations g on g.id = l.generation_id
@@ -113,6 +115,11 @@ as $$
 declare
   v_generation record;
 begin
+  -- All users are locked before the project, as in a start.
+  perform picture_queue._lock_account(u.user_id)
+  from (
+    select distinct g.user_id from public.generations g
+    where g.id = any (p_generation_ids) and g.user_id is not null order by g.user_id offset 0) u;
   for v_generation in
     select g.id, g.user_id, g.model_id, g.input
     from public.generations g

@@ -17,7 +17,9 @@ as $$
 declare
   v_today date := (picture_queue._now() at time zone 'UTC')::date;
 begin
-  if exists (select from picture_queue.account a where a.key = 'project') then
+  -- This waits for a transaction that deletes the account.
+  perform from picture_queue.account a where a.key = 'project' for update;
+  if found then
     return;
   end if;
   lock table picture_queue.ledger in share row exclusive mode;
@@ -28,7 +30,7 @@ begin
     select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
     from picture_queue.ledger l
     left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
-    where l.phase = 'reserve'
+    where l.phase = 'reserve' and l.at >= date_trunc('month', v_today::timestamp) at time zone 'UTC'
   ) s
   where date_trunc('month', s.day) = date_trunc('month', v_today)
   on conflict do nothing;

@@ -114,15 +114,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_row record;
+  v_metrics jsonb := case when picture_queue._json_problem(metrics, 16384) is null then metrics end;
 begin
   v_row := picture_queue._lock_prediction(job_id, lease_id, prediction);
   perform picture_queue._raise_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
-    metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
-    cost_usd = picture_queue._prediction_cost(
-      p.model_id, p.input, finish_prediction.state, finish_prediction.metrics),
+    metrics = v_metrics,
+    cost_usd = picture_queue._prediction_cost(p.model_id, p.input, finish_prediction.state, v_metrics),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.

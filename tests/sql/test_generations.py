@@ -123,7 +123,7 @@ async def test_each_entry_of_a_list_of_images_is_validated(db):
     model = "black-forest-labs/flux-2-pro"
     bad = {"input_images": ["https://example.com/a.png", "ftp://example.com/b.png"]}
     refused = await db.refusal(START, "a cat", model, bad, {})
-    assert "is not an https:// address" in refused.detail
+    assert "is neither an https:// address nor storage:" in refused.detail
 
 
 async def test_an_unknown_model_is_refused(db):
