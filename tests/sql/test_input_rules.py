@@ -52,6 +52,8 @@ async def sent(db: Any, model: str, given: dict[str, Any]) -> Any:
         (SDXL, {"refine_steps": 101}, "maximum of this project"),
         ("qwen/qwen-image", {"num_inference_steps": 1_000_000}, "maximum of this project"),
         (CLARITY, {"scale_factor": 16}, "maximum of this project"),
+        (TURBO, {"num_outputs": "8"}, "maximum of this project"),
+        (TURBO, {"width": " 9e3 "}, "maximum of this project"),
         (SDXL, {"negative_prompt": "x" * 4001}, "has over 4000 characters"),
         (TURBO, {"unlisted": "x" * 4001}, "has over 4000 characters"),
         (
@@ -113,6 +115,36 @@ async def test_single_values_can_be_refused(db):
         'input.resolution is "4K" and is a value that this project does not permit'
     )
     assert (await sent(db, model, {"resolution": "1K"}))["resolution"] == "1K"
+
+
+async def test_a_refused_value_is_refused_in_a_list_too(db):
+    model, bad = "black-forest-labs/flux-2-pro", "https://bad.example/a.png"
+    await db.value("select set_input_rule($1, 'input_images', 'refuse', $2)", model, [bad])
+    await db.act_as("authenticated", uuid4())
+    for images in ([bad], ["https://good.example/a.png", bad]):
+        refused = await db.refusal(START, "a cat", model, {"input_images": images}, {})
+        assert "does not permit" in refused.detail
+    await db.value(START, "a cat", model, {"input_images": []}, {})
+    await db.value(START, "a cat", model, {"input_images": ["https://good.example/a.png"]}, {})
+
+
+async def test_a_default_of_the_operator_may_be_a_file_of_the_operator(db):
+    model, file = "google/nano-banana", f"storage:uploads/{uuid4()}/logo.png"
+    await db.value("select set_input_rule($1, 'image_input', 'default', $2)", model, [file])
+    await db.act_as("authenticated", uuid4())
+    await db.value(START, "a cat", model, {}, {})
+    refused = await db.refusal(START, "a cat", model, {"image_input": [file]}, {})
+    assert "is not a file of the user" in refused.detail
+    refused = await db.refusal(START, "a cat", model, {"image_input": [None]}, {})
+    assert refused.message.startswith("PQ_INVALID_INPUT")
+
+
+async def test_a_user_who_may_start_nothing_is_not_told_when_to_try_again(db):
+    await db.value("select set_budget('user:*', $1)", {"per_minute": 0})
+    await db.act_as("authenticated", uuid4())
+    refused = await db.refusal(START, "a cat", SCHNELL, {}, {})
+    assert refused.message.startswith("PQ_RATE_LIMITED")
+    assert "retry_after" not in refused.detail
 
 
 async def test_the_most_specific_rule_applies(db):
