@@ -44,8 +44,7 @@ async def store_images(
     Each picture is stored on its own: one that is refused does not keep the others from being
     stored. It is tried twice, and then it is missing. A repeated call stores only the pictures that
     no earlier call has stored. There may be fewer pictures than requested, since some models
-    withhold individual
-    pictures, and the moderation of the project may refuse some.
+    withhold individual pictures, and the moderation of the project may refuse some.
 
     Args:
         begun: The row of the prediction, with its generation.
@@ -80,7 +79,15 @@ async def store_images(
         await asyncio.sleep(settings.recheck_delay)
         refused = await storage.store_missing(outputs)
     if not storage.images:
-        raise next(iter(refused.values()))
+        # The caller retries after an OutputError, and a refusal of the moderation is final. So a
+        # refused picture must not keep the others from being tried again.
+        raise min(
+            refused.values(),
+            key=lambda error: (
+                not isinstance(error, errors.OutputError),
+                isinstance(error, errors.ContentRefused),
+            ),
+        )
     images = [storage.images[n] for n in sorted(storage.images)]
     missing = [MissingImage(n=n, reason=error.public) for n, error in sorted(refused.items())]
     return StoredImages(images, missing)

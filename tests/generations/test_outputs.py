@@ -4,6 +4,7 @@ import io
 import re
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from picture_queue.errors import InvalidArgument, ServerError, TooLarge
 from picture_queue.generations import picture_file
 from picture_queue.generations.handler import image_handler
+from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.picture_file import PictureFile
 from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
@@ -78,6 +80,21 @@ async def test_a_picture_that_is_odd_once_is_stored(world: World) -> None:
     result = await world.run(world.generation(num_outputs=2), client=outputs)
     assert numbers(result["images"]) == [1, 2]
     assert result["missing_images"] == []
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_picture_that_is_odd_once_is_stored_beside_a_refused_one(
+    world: World, refused: int
+) -> None:
+    outputs = Outputs(world, {3 - refused: [errors.OutputExpired("404"), create_png()]})
+    settings = replace(FAST, moderation=refuse_number(refused))
+    result = await world.run(world.generation(num_outputs=2), settings=settings, client=outputs)
+    assert numbers(result["images"]) == [3 - refused]
+    assert result["missing_images"] == [{"n": refused, "reason": "no"}]
+
+
+def refuse_number(n: int) -> Moderation:
+    return Moderation(moderate_image=lambda picture: "no" if picture.n == n else None)
 
 
 async def test_an_expired_picture_is_missing_if_others_are_stored(world: World) -> None:
