@@ -114,6 +114,8 @@ class _OutputStorage:
         self._folder = f"{owner}/{begun.generation.id}"
         #: The stored pictures by their number.
         self.images = {image.n: image for image in begun.images}
+        #: The refusals of the moderation by the numbers of their pictures. They are final.
+        self._refused: dict[int, errors.ProviderError] = {}
 
     async def store_missing(self, outputs: Sequence[str]) -> dict[int, errors.ProviderError]:
         """Store the pictures that are not stored yet.
@@ -124,7 +126,8 @@ class _OutputStorage:
         Raises:
             Exception: A picture cannot be stored now. The rows of the others are written.
         """
-        numbers = [n for n in range(1, len(outputs) + 1) if n not in self.images]
+        decided = self.images.keys() | self._refused.keys()
+        numbers = [n for n in range(1, len(outputs) + 1) if n not in decided]
         outcomes = await asyncio.gather(
             *(self._store_one(n, outputs[n - 1]) for n in numbers), return_exceptions=True
         )
@@ -134,7 +137,8 @@ class _OutputStorage:
             if isinstance(outcome, SavedImage):
                 self.images[n] = outcome
             elif isinstance(outcome, errors.ProviderError) and self._is_final(outcome):
-                refused[n] = outcome
+                is_moderated = isinstance(outcome, errors.ContentRefused)
+                (self._refused if is_moderated else refused)[n] = outcome
                 _log.warning("generation %s: image %d: %s", self._begun.generation.id, n, outcome)
             else:
                 failures.append(outcome)
@@ -145,7 +149,7 @@ class _OutputStorage:
             if self.images:
                 await self._store.save_images(list(self.images.values()))
             raise failures[0]
-        return refused
+        return self._refused | refused
 
     def _is_final(self, error: errors.ProviderError) -> bool:
         """Return whether a picture cannot be stored, or is given up to deliver the others."""
