@@ -98,6 +98,13 @@ class PredictionManager:
                     return begun, prediction
             if prediction := await self._find_lost(begun):
                 return begun, prediction
+            begun = await self._begin()
+            if begun.prediction.prediction_id is not None:  # a webhook has recorded it
+                if prediction := await self._attach_to_recorded(
+                    begun, begun.prediction.prediction_id
+                ):
+                    return begun, prediction
+                continue
             _log.warning("prediction %s: its outcome is unknown; creating another", row.id)
             await self._store.finish(row.id, "lost", error="No prediction was found")
             self._lost.append(begun)
