@@ -214,7 +214,7 @@ class PredictionManager:
             await self._cancel_identified(begun, set(begun.owned))
             return
         try:
-            await self.provider.cancel(prediction_id)
+            self.prediction = await self.provider.cancel(prediction_id)
         except (
             errors.RequestRefused,
             errors.Unauthorized,
@@ -224,7 +224,7 @@ class PredictionManager:
             # The prediction costs money until it ends, so a single unexpected answer is not final.
             _log.warning("prediction %s: cancelling it again after: %s", prediction_id, error)
             await asyncio.sleep(min(self._settings.recheck_delay, _CANCEL_DELAY))
-            await self.provider.cancel(prediction_id)
+            self.prediction = await self.provider.cancel(prediction_id)
 
     async def finish(
         self, begun: BegunPrediction, state: FinalState, error: str | None = None
