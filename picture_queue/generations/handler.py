@@ -219,6 +219,8 @@ class _GenerationRun:
             typical_seconds = None if prints_percent else model.typical_seconds
             await self._progress.show_prediction(prediction, age, typical_seconds)
             if schedule.should_park(age):
+                # The next attempt does not know which rows this one has given up as lost.
+                await self._manager.cancel_duplicates(prediction)
                 raise Park(schedule.parked_interval(), f"prediction:{begun.prediction.id}")
             interval = schedule.next_interval(prediction, age)
             await self._manager.provider.wait(prediction.id, interval)

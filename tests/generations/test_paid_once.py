@@ -1,6 +1,7 @@
 """A generation pays for one prediction, even if workers crash or responses are lost."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +13,7 @@ from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
 from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.worker import PermanentFailure, Retry
+from picture_queue.worker import Park, PermanentFailure, Retry
 
 from .world import (
     FAST,
@@ -147,6 +148,19 @@ async def test_a_duplicate_that_appears_late_is_cancelled() -> None:
             await task
         assert await world.paid() == [foreign.id]
         assert [row.state for row in world.db.rows] == ["lost", "canceled"]
+
+
+async def test_a_duplicate_is_cancelled_before_the_job_is_parked() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        late, job = _LateClient(world.client), Job()
+        settings = replace(FAST, park_after=0.5)
+        task = asyncio.create_task(world.run(world.generation(), job, settings, late))
+        await job.running.wait()
+        await late.send_late_create()
+        with pytest.raises(Park):
+            await task
+        assert await world.paid() == [world.db.rows[1].prediction_id]
 
 
 async def test_a_failed_search_for_duplicates_is_logged(
