@@ -174,9 +174,16 @@ class _OutputStorage:
                     ) from error
                 await self._moderate(n, content, info)
                 path = f"{self._folder}/{n}.{info.extension}"
-                thumbnail, _ = await asyncio.gather(
-                    self._make_thumbnail(info, content), self._upload(n, path, content, info)
+                # Both end before the file is closed, even if one fails.
+                thumbnail, uploaded = await asyncio.gather(
+                    self._make_thumbnail(info, content),
+                    self._upload(n, path, content, info),
+                    return_exceptions=True,
                 )
+                if isinstance(uploaded, BaseException):
+                    raise uploaded
+                if isinstance(thumbnail, BaseException):
+                    raise thumbnail
             thumbnail_path = await self._store_thumbnail(n, thumbnail)
         return SavedImage(
             n=n,

@@ -1,5 +1,6 @@
 """Each output is stored on its own, in a safe form and without metadata."""
 
+import asyncio
 import io
 import re
 import tracemalloc
@@ -213,6 +214,27 @@ async def test_a_thumbnail_that_cannot_be_stored_is_left_out(world: World) -> No
         thumbnails.close()
     (image,) = result["images"]
     assert (image["thumbnail_path"], image["blurhash"]) == (None, None)
+
+
+class _SlowThumbnails:
+    """A maker of thumbnails that reads the picture a while after the start."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def make(self, chunks: Any, size: int) -> None:
+        await asyncio.sleep(0.1)
+        self.sizes.append(sum(len(chunk) for chunk in chunks))
+
+
+async def test_a_picture_stays_open_for_its_thumbnail_after_a_failed_upload(world: World) -> None:
+    store = _Uploads(world, world.generation(), lambda path: TooLarge("413"))
+    thumbnails: Any = _SlowThumbnails()
+    handler = image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)
+    with raises_verdict(PermanentFailure, errors.OutputRefused):
+        await handler({}, Job())
+    assert len(thumbnails.sizes) == 2, "the picture is tried twice"
+    assert min(thumbnails.sizes) > 0
 
 
 def with_exif(orientation: int) -> bytes:
