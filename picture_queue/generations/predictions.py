@@ -60,6 +60,7 @@ class PredictionManager:
         self._settings = settings
         self._lost: list[BegunPrediction] = []
         self.begun: BegunPrediction | None = None
+        self._created = 0.0
         self._provider: Provider | None = None
         self.prediction: Prediction | None = None
 
@@ -69,6 +70,11 @@ class PredictionManager:
         if self._provider is None:
             raise RuntimeError("the row has no provider yet")
         return self._provider
+
+    @property
+    def age(self) -> float:
+        """Seconds since the creation of the row, by the clock of the database."""
+        return asyncio.get_running_loop().time() - self._created
 
     async def find_or_create(self) -> tuple[BegunPrediction, Prediction | None]:
         """Attach to the prediction of this generation, or create it.
@@ -141,6 +147,8 @@ class PredictionManager:
                 hint="Start a worker that registers it with add_generations",
             )
         self.begun = begun
+        # Time of the event loop, since the clock of the worker may be wrong.
+        self._created = asyncio.get_running_loop().time() - begun.age_seconds
         return begun
 
     async def _attach_to_recorded(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from picture_queue._log import Log
@@ -34,6 +33,7 @@ class StoredImages(NamedTuple):
 async def store_images(
     begun: BegunPrediction,
     prediction: Prediction,
+    age: float,
     provider: Provider,
     store: GenerationStore,
     settings: HandlerSettings,
@@ -49,6 +49,7 @@ async def store_images(
     Args:
         begun: The row of the prediction, with its generation.
         prediction: The succeeded prediction, as the provider returns it.
+        age: Seconds since the creation of the row, by the clock of the database.
         provider: The provider of the prediction.
         store: The store to which the pictures are uploaded.
         settings: The settings of the handler.
@@ -71,7 +72,7 @@ async def store_images(
             "The prediction succeeded without a picture",
             public="The image service returned no picture.",
         )
-    storage = _OutputStorage(begun, provider, store, settings, thumbnails)
+    storage = _OutputStorage(begun, age, provider, store, settings, thumbnails)
     refused = await storage.store_missing(outputs)
     if storage.images and any(isinstance(e, errors.OutputError) for e in refused.values()):
         # A single unexpected answer must not lose a picture.
@@ -99,6 +100,7 @@ class _OutputStorage:
     def __init__(
         self,
         begun: BegunPrediction,
+        age: float,
         provider: Provider,
         store: GenerationStore,
         settings: HandlerSettings,
@@ -107,6 +109,7 @@ class _OutputStorage:
         self._provider = provider
         self._store = store
         self._begun = begun
+        self._is_old = age > settings.outage_tolerance
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
@@ -153,11 +156,9 @@ class _OutputStorage:
 
     def _is_final(self, error: errors.ProviderError) -> bool:
         """Return whether a picture cannot be stored, or is given up to deliver the others."""
-        age = datetime.now(UTC) - self._begun.prediction.created_at
         is_outage = isinstance(error, errors.ServiceUnavailable)
-        is_old = age.total_seconds() > self._settings.outage_tolerance
         is_refused = isinstance(error, errors.OutputError | errors.ContentRefused)
-        return is_refused or (is_outage and is_old)
+        return is_refused or (is_outage and self._is_old)
 
     async def _store_one(self, n: int, output: str) -> SavedImage:
         async with self._slots:

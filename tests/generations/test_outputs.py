@@ -21,6 +21,7 @@ from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.picture_file import PictureFile
 from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
+from picture_queue.records import BegunPrediction
 from picture_queue.worker import PermanentFailure, Retry, Snooze
 
 from .world import FAST, FakeDownloads, Generation, Job, Store, World, providers_of, raises_verdict
@@ -147,6 +148,23 @@ async def test_a_lasting_outage_of_all_pictures_uses_up_attempts(world: World) -
     world.db.rows[0].created_at = datetime.now(UTC) - timedelta(hours=2)
     with raises_verdict(Retry, errors.ServiceUnavailable):
         await world.run(generation, client=outputs)
+
+
+class _OtherClock(Store):
+    """A store whose database has a clock two hours behind that of the worker."""
+
+    async def begin(self) -> BegunPrediction:
+        begun = await super().begin()
+        created_at = begun.prediction.created_at - timedelta(hours=2)
+        row = begun.prediction.model_copy(update={"created_at": created_at})
+        return begun.model_copy(update={"prediction": row})
+
+
+async def test_the_clock_of_the_worker_does_not_end_an_outage(world: World) -> None:
+    store = _OtherClock(world.db, world.generation(num_outputs=2))
+    client: Any = Outputs(world, {2: [errors.ServiceUnavailable("503")]})
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
+        await image_handler(providers_of(client), lambda _: store, FAST)({}, Job())
 
 
 async def test_a_result_that_was_not_reported_still_names_what_is_missing(world: World) -> None:
