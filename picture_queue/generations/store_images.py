@@ -60,13 +60,16 @@ async def store_images(
 
     Raises:
         ContentRefused: The moderation of the project refused all pictures.
-        OutputExpired: The provider has deleted the output.
+        OutputExpired: The provider has deleted the output, and no picture is stored.
         OutputRefused: The output is empty, or contains no picture that can be stored.
         ServiceUnavailable: A picture cannot be downloaded now. The others are stored.
     """
     outputs = prediction.outputs[:_MAX_OUTPUTS]
     if prediction.output_deleted and not outputs:
-        raise errors.OutputExpired("The provider has deleted the output")
+        expired = errors.OutputExpired("The provider has deleted the output")
+        if not begun.images:
+            raise expired
+        return _stored_before(begun, prediction, expired.public)
     if not outputs:
         raise errors.OutputRefused(
             "The prediction succeeded without a picture",
@@ -92,6 +95,18 @@ async def store_images(
     images = [storage.images[n] for n in sorted(storage.images)]
     missing = [MissingImage(n=n, reason=error.public) for n, error in sorted(refused.items())]
     return StoredImages(images, missing)
+
+
+def _stored_before(begun: BegunPrediction, prediction: Prediction, reason: str) -> StoredImages:
+    """Return the pictures that earlier calls have stored; all others are missing."""
+    images = sorted(begun.images, key=lambda image: image.n)
+    count = prediction.metrics.get("image_count")
+    made = min(count, _MAX_OUTPUTS) if isinstance(count, int) else 0
+    stored = {image.n for image in images}
+    numbers = range(1, max(made, *stored) + 1)
+    return StoredImages(
+        images, [MissingImage(n=n, reason=reason) for n in numbers if n not in stored]
+    )
 
 
 class _OutputStorage:

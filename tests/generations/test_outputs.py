@@ -24,7 +24,17 @@ from picture_queue.providers import errors
 from picture_queue.records import BegunPrediction
 from picture_queue.worker import PermanentFailure, Retry, Snooze
 
-from .world import FAST, FakeDownloads, Generation, Job, Store, World, providers_of, raises_verdict
+from .world import (
+    FAST,
+    FakeDownloads,
+    Generation,
+    Job,
+    Store,
+    UnusualClient,
+    World,
+    providers_of,
+    raises_verdict,
+)
 
 NOT_A_PICTURE = b"<html>nothing here</html>"
 
@@ -148,6 +158,27 @@ async def test_a_lasting_outage_of_all_pictures_uses_up_attempts(world: World) -
     world.db.rows[0].created_at = datetime.now(UTC) - timedelta(hours=2)
     with raises_verdict(Retry, errors.ServiceUnavailable):
         await world.run(generation, client=outputs)
+
+
+@pytest.mark.parametrize("knows_count", [True, False])
+async def test_stored_pictures_are_delivered_after_the_output_was_deleted(
+    world: World, knows_count: bool
+) -> None:
+    generation = world.generation(num_outputs=4)
+    outage = errors.ServiceUnavailable("503")
+    outputs = Outputs(world, {1: [outage], 4: [outage]})
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
+        await world.run(generation, client=outputs)
+    metrics = {"image_count": 4} if knows_count else {}
+    client = UnusualClient(
+        world.client, status="succeeded", output=None, data_removed=True, metrics=metrics
+    )
+    result = await world.run(generation, client=client)
+    assert numbers(result["images"]) == [2, 3]
+    assert numbers(result["missing_images"]) == ([1, 4] if knows_count else [1])
+    assert "deleted it before it could be fetched" in result["missing_images"][0]["reason"]
+    assert result["missing_images"] == generation.missing_images
+    assert [row.state for row in world.db.rows] == ["succeeded"]
 
 
 class _OtherClock(Store):
