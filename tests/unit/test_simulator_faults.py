@@ -227,14 +227,14 @@ async def test_all_webhooks_share_a_client_which_the_last_one_closes(
     assert [client.is_closed for client in clients] == [True, True]
 
 
-async def test_an_invalid_url_of_a_webhook_is_not_accepted() -> None:
+@pytest.mark.parametrize("url", ["http://receiver:port/", "http://[::1]:99999/", "http://xn--a/"])
+async def test_an_invalid_url_of_a_webhook_is_not_accepted(url: str) -> None:
     simulator = Simulator(SimulatorSettings(seconds=0))
     sender = WebhookSender("whsec_" + "B" * 32, time.time)
     prediction: Prediction = simulator.create(models()[SCHNELL], SMALL, None, {})
-    subscription = Subscription("http://receiver:99999/")
     body = prediction.as_json(time.time(), "http://simulator")
     async with sender._client() as http:
-        assert not await sender._deliver(http, subscription, body)
+        assert not await sender._deliver(http, Subscription(url), body)
 
 
 async def test_a_late_webhook_arrives_after_its_delay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ class WebhookSender:
         try:
             async with self._slots:
                 response = await http.post(url, content=text.encode(), headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except Exception:  # for an invalid URL also errors that are not of httpx
             return False
         return response.is_success
 
