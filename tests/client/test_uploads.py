@@ -74,7 +74,7 @@ async def test_a_picture_of_an_earlier_generation_can_be_used(ada, picture_worke
         await ada.pq.jobs.result(first.job_id, timeout=30)
         (image,) = (await ada.pq.generations.get(first.id)).images
         second = await ada.pq.generations.start(
-            "", UPSCALER, {"image": f"storage:pictures/{image.path}"}
+            "", UPSCALER, {"image": f"storage:pictures/{image.path}", "scale": 2}
         )
         await ada.pq.jobs.result(second.job_id, timeout=30)
 
