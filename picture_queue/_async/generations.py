@@ -315,13 +315,13 @@ class AsyncGenerations:
             InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
             NotAllowed: The user id is not that of the token.
         """
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()  # noqa: ASYNC240
+        data = picture if isinstance(picture, bytes) else _read_upload(Path(picture))
         kind = next((kind for magic, kind in _UPLOAD_KINDS if magic.match(data)), None)
         if kind is None or len(data) > _MAX_UPLOAD_BYTES:
             raise InvalidArgument(
-                f"The picture has {len(data)} bytes and is not a PNG, JPEG or WebP file"
-                if kind is None
-                else f"The picture has {len(data)} bytes, the limit is {_MAX_UPLOAD_BYTES}",
+                f"The picture has more than {_MAX_UPLOAD_BYTES} bytes"
+                if len(data) > _MAX_UPLOAD_BYTES
+                else f"The picture has {len(data)} bytes and is not a PNG, JPEG or WebP file",
                 hint="Pass the bytes or the path of a PNG, JPEG or WebP file of up to 10 MiB",
             )
         path = f"{_UPLOADS}/{user_id}/{new_id()}.{kind}"
@@ -342,6 +342,12 @@ async def signed_url(backend: AsyncBackend, path: str, seconds: int, download: b
     answer = await backend.storage(call)
     signed = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
     return _full_url(backend, signed, download)
+
+
+def _read_upload(path: Path) -> bytes:
+    """Read a file to upload, but only one byte more than the limit permits."""
+    with path.open("rb") as file:
+        return file.read(_MAX_UPLOAD_BYTES + 1)
 
 
 def _full_url(backend: AsyncBackend, path: str, download: bool) -> str:

@@ -5,7 +5,6 @@ It obtains one prediction, waits until it has ended, and stores its pictures.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from picture_queue._log import Log
@@ -171,8 +170,7 @@ class _GenerationRun:
         elif begun is not None and isinstance(error, errors.ServiceUnavailable):
             # The prediction is paid for, so this job keeps it. Other jobs may succeed, so they are
             # not paused.
-            age = datetime.now(UTC) - begun.prediction.created_at
-            counts = age.total_seconds() > self._settings.outage_tolerance
+            counts = self._manager.age > self._settings.outage_tolerance
             if prediction is not None and prediction.status == "succeeded":
                 public = "The picture was made and waits to be stored."
         if counts:
@@ -219,6 +217,8 @@ class _GenerationRun:
             typical_seconds = None if prints_percent else model.typical_seconds
             await self._progress.show_prediction(prediction, age, typical_seconds)
             if schedule.should_park(age):
+                # The next attempt does not know which rows this one has given up as lost.
+                await self._manager.cancel_duplicates(prediction)
                 raise Park(schedule.parked_interval(), f"prediction:{begun.prediction.id}")
             interval = schedule.next_interval(prediction, age)
             await self._manager.provider.wait(prediction.id, interval)
@@ -263,13 +263,13 @@ class _GenerationRun:
         storage = self._manager.provider, self._store, self._settings, self._thumbnails
         try:
             try:
-                stored = await store_images(begun, prediction, *storage)
+                stored = await store_images(begun, prediction, self._manager.age, *storage)
             except errors.OutputError as error:
                 # The prediction is paid for, so a single unexpected answer must not end it.
                 _log.warning("job %s: downloading the output again: %s", self._job.id, error)
                 await asyncio.sleep(self._settings.recheck_delay)
                 prediction = await self._manager.attach(begun, prediction.id)
-                stored = await store_images(begun, prediction, *storage)
+                stored = await store_images(begun, prediction, self._manager.age, *storage)
         except (errors.OutputError, errors.ContentRefused) as error:
             await self._manager.finish(begun, "failed", str(error))
             raise

@@ -10,6 +10,7 @@ from picture_queue.records import BegunPrediction
 
 _SCHEME = "storage:"
 _UPLOADS = "uploads/"
+_EXTENSIONS = ("png", "jpg", "webp")  # of the pictures that may be uploaded
 
 
 async def sign_files(
@@ -48,7 +49,7 @@ async def sign_files(
 
 def _check_picture(name: str, data: bytes, max_pixels: int) -> None:
     info = read_image(data)
-    if info is None:
+    if info is None or info.extension not in _EXTENSIONS:
         raise _rejected(name, "is not a PNG, JPEG or WebP picture")
     if info.pixels > max_pixels:
         raise _rejected(name, f"has {info.pixels} pixels, the limit is {max_pixels}")

@@ -60,6 +60,7 @@ class PredictionManager:
         self._settings = settings
         self._lost: list[BegunPrediction] = []
         self.begun: BegunPrediction | None = None
+        self._created = 0.0
         self._provider: Provider | None = None
         self.prediction: Prediction | None = None
 
@@ -69,6 +70,11 @@ class PredictionManager:
         if self._provider is None:
             raise RuntimeError("the row has no provider yet")
         return self._provider
+
+    @property
+    def age(self) -> float:
+        """Seconds since the creation of the row, by the clock of the database."""
+        return asyncio.get_running_loop().time() - self._created
 
     async def find_or_create(self) -> tuple[BegunPrediction, Prediction | None]:
         """Attach to the prediction of this generation, or create it.
@@ -98,6 +104,13 @@ class PredictionManager:
                     return begun, prediction
             if prediction := await self._find_lost(begun):
                 return begun, prediction
+            begun = await self._begin()
+            if begun.prediction.prediction_id is not None:  # a webhook has recorded it
+                if prediction := await self._attach_to_recorded(
+                    begun, begun.prediction.prediction_id
+                ):
+                    return begun, prediction
+                continue
             _log.warning("prediction %s: its outcome is unknown; creating another", row.id)
             await self._store.finish(row.id, "lost", error="No prediction was found")
             self._lost.append(begun)
@@ -134,6 +147,8 @@ class PredictionManager:
                 hint="Start a worker that registers it with add_generations",
             )
         self.begun = begun
+        # Time of the event loop, since the clock of the worker may be wrong.
+        self._created = asyncio.get_running_loop().time() - begun.age_seconds
         return begun
 
     async def _attach_to_recorded(
@@ -207,7 +222,7 @@ class PredictionManager:
             await self._cancel_identified(begun, set(begun.owned))
             return
         try:
-            await self.provider.cancel(prediction_id)
+            self.prediction = await self.provider.cancel(prediction_id)
         except (
             errors.RequestRefused,
             errors.Unauthorized,
@@ -217,7 +232,7 @@ class PredictionManager:
             # The prediction costs money until it ends, so a single unexpected answer is not final.
             _log.warning("prediction %s: cancelling it again after: %s", prediction_id, error)
             await asyncio.sleep(min(self._settings.recheck_delay, _CANCEL_DELAY))
-            await self.provider.cancel(prediction_id)
+            self.prediction = await self.provider.cancel(prediction_id)
 
     async def finish(
         self, begun: BegunPrediction, state: FinalState, error: str | None = None

@@ -35,8 +35,9 @@ class HandlerSettings:
         default_pause: Length of the pause if the provider limits the rate of calls without a
             ``Retry-After``, or cannot be reached.
         outage_tolerance: Age of a prediction up to which an outage (of the provider, of the host
-            of the output, or of the project) does not use up an attempt of the job. The default is
-            an hour, because Replicate keeps the output for an hour.
+            of the output, or of the project) does not use up an attempt of the job. Pictures that
+            cannot be stored by then are missing. The default is 50 minutes, because Replicate
+            deletes the output after an hour.
         max_parallel: Maximum number of pictures that are stored at the same time.
         max_pixels: Maximum number of pixels of a picture, by default 16384 x 16384. A viewer needs
             4 bytes for each. For an animation, the pixels of all frames count.
@@ -56,7 +57,7 @@ class HandlerSettings:
     recheck_delay: float = 15.0
     cancel_timeout: float = 10.0
     default_pause: float = 10.0
-    outage_tolerance: float = 3600.0
+    outage_tolerance: float = 3000.0
     max_parallel: int = 4
     max_pixels: int = 2**28
     thumbnail_size: int = 512

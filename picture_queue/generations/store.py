@@ -1,4 +1,4 @@
-"""The rows and files of a generation, which are written under the lease of its job."""
+"""The rows of a generation, which are written under the lease of its job, and its files."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -52,8 +52,9 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
 class GenerationStore:
     """The rows and files of the generation of one job.
 
-    All methods are idempotent. After the end of the lease they raise `StaleLease` and change
-    nothing, since another worker may have the job.
+    All methods are idempotent. After the end of the lease, those that read or write rows raise
+    `StaleLease` and change nothing, since another worker may have the job. Those that read or write
+    files (`upload`, `read_file`, `sign_file`) do not check the lease.
 
     Args:
         backend: The backend of the project.

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from picture_queue._log import Log
@@ -34,6 +33,7 @@ class StoredImages(NamedTuple):
 async def store_images(
     begun: BegunPrediction,
     prediction: Prediction,
+    age: float,
     provider: Provider,
     store: GenerationStore,
     settings: HandlerSettings,
@@ -44,12 +44,12 @@ async def store_images(
     Each picture is stored on its own: one that is refused does not keep the others from being
     stored. It is tried twice, and then it is missing. A repeated call stores only the pictures that
     no earlier call has stored. There may be fewer pictures than requested, since some models
-    withhold individual
-    pictures, and the moderation of the project may refuse some.
+    withhold individual pictures, and the moderation of the project may refuse some.
 
     Args:
         begun: The row of the prediction, with its generation.
         prediction: The succeeded prediction, as the provider returns it.
+        age: Seconds since the creation of the row, by the clock of the database.
         provider: The provider of the prediction.
         store: The store to which the pictures are uploaded.
         settings: The settings of the handler.
@@ -60,19 +60,22 @@ async def store_images(
 
     Raises:
         ContentRefused: The moderation of the project refused all pictures.
-        OutputExpired: The provider has deleted the output.
+        OutputExpired: The provider has deleted the output, and no picture is stored.
         OutputRefused: The output is empty, or contains no picture that can be stored.
         ServiceUnavailable: A picture cannot be downloaded now. The others are stored.
     """
     outputs = prediction.outputs[:_MAX_OUTPUTS]
     if prediction.output_deleted and not outputs:
-        raise errors.OutputExpired("The provider has deleted the output")
+        expired = errors.OutputExpired("The provider has deleted the output")
+        if not begun.images:
+            raise expired
+        return _stored_before(begun, prediction, expired.public)
     if not outputs:
         raise errors.OutputRefused(
             "The prediction succeeded without a picture",
             public="The image service returned no picture.",
         )
-    storage = _OutputStorage(begun, provider, store, settings, thumbnails)
+    storage = _OutputStorage(begun, age, provider, store, settings, thumbnails)
     refused = await storage.store_missing(outputs)
     if storage.images and any(isinstance(e, errors.OutputError) for e in refused.values()):
         # A single unexpected answer must not lose a picture.
@@ -80,10 +83,30 @@ async def store_images(
         await asyncio.sleep(settings.recheck_delay)
         refused = await storage.store_missing(outputs)
     if not storage.images:
-        raise next(iter(refused.values()))
+        # The caller retries after an OutputError, and a refusal of the moderation is final. So a
+        # refused picture must not keep the others from being tried again.
+        raise min(
+            refused.values(),
+            key=lambda error: (
+                not isinstance(error, errors.OutputError),
+                isinstance(error, errors.ContentRefused),
+            ),
+        )
     images = [storage.images[n] for n in sorted(storage.images)]
     missing = [MissingImage(n=n, reason=error.public) for n, error in sorted(refused.items())]
     return StoredImages(images, missing)
+
+
+def _stored_before(begun: BegunPrediction, prediction: Prediction, reason: str) -> StoredImages:
+    """Return the pictures that earlier calls have stored; all others are missing."""
+    images = sorted(begun.images, key=lambda image: image.n)
+    count = prediction.metrics.get("image_count")
+    made = min(count, _MAX_OUTPUTS) if isinstance(count, int) else 0
+    stored = {image.n for image in images}
+    numbers = range(1, max(made, *stored) + 1)
+    return StoredImages(
+        images, [MissingImage(n=n, reason=reason) for n in numbers if n not in stored]
+    )
 
 
 class _OutputStorage:
@@ -92,6 +115,7 @@ class _OutputStorage:
     def __init__(
         self,
         begun: BegunPrediction,
+        age: float,
         provider: Provider,
         store: GenerationStore,
         settings: HandlerSettings,
@@ -100,6 +124,7 @@ class _OutputStorage:
         self._provider = provider
         self._store = store
         self._begun = begun
+        self._is_old = age > settings.outage_tolerance
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
@@ -107,6 +132,8 @@ class _OutputStorage:
         self._folder = f"{owner}/{begun.generation.id}"
         #: The stored pictures by their number.
         self.images = {image.n: image for image in begun.images}
+        #: The refusals of the moderation by the numbers of their pictures. They are final.
+        self._refused: dict[int, errors.ProviderError] = {}
 
     async def store_missing(self, outputs: Sequence[str]) -> dict[int, errors.ProviderError]:
         """Store the pictures that are not stored yet.
@@ -117,7 +144,8 @@ class _OutputStorage:
         Raises:
             Exception: A picture cannot be stored now. The rows of the others are written.
         """
-        numbers = [n for n in range(1, len(outputs) + 1) if n not in self.images]
+        decided = self.images.keys() | self._refused.keys()
+        numbers = [n for n in range(1, len(outputs) + 1) if n not in decided]
         outcomes = await asyncio.gather(
             *(self._store_one(n, outputs[n - 1]) for n in numbers), return_exceptions=True
         )
@@ -127,7 +155,8 @@ class _OutputStorage:
             if isinstance(outcome, SavedImage):
                 self.images[n] = outcome
             elif isinstance(outcome, errors.ProviderError) and self._is_final(outcome):
-                refused[n] = outcome
+                is_moderated = isinstance(outcome, errors.ContentRefused)
+                (self._refused if is_moderated else refused)[n] = outcome
                 _log.warning("generation %s: image %d: %s", self._begun.generation.id, n, outcome)
             else:
                 failures.append(outcome)
@@ -138,15 +167,13 @@ class _OutputStorage:
             if self.images:
                 await self._store.save_images(list(self.images.values()))
             raise failures[0]
-        return refused
+        return self._refused | refused
 
     def _is_final(self, error: errors.ProviderError) -> bool:
         """Return whether a picture cannot be stored, or is given up to deliver the others."""
-        age = datetime.now(UTC) - self._begun.prediction.created_at
         is_outage = isinstance(error, errors.ServiceUnavailable)
-        is_old = age.total_seconds() > self._settings.outage_tolerance
         is_refused = isinstance(error, errors.OutputError | errors.ContentRefused)
-        return is_refused or (is_outage and is_old)
+        return is_refused or (is_outage and self._is_old)
 
     async def _store_one(self, n: int, output: str) -> SavedImage:
         async with self._slots:
@@ -163,9 +190,16 @@ class _OutputStorage:
                     ) from error
                 await self._moderate(n, content, info)
                 path = f"{self._folder}/{n}.{info.extension}"
-                thumbnail, _ = await asyncio.gather(
-                    self._make_thumbnail(info, content), self._upload(n, path, content, info)
+                # Both end before the file is closed, even if one fails.
+                thumbnail, uploaded = await asyncio.gather(
+                    self._make_thumbnail(info, content),
+                    self._upload(n, path, content, info),
+                    return_exceptions=True,
                 )
+                if isinstance(uploaded, BaseException):
+                    raise uploaded
+                if isinstance(thumbnail, BaseException):
+                    raise thumbnail
             thumbnail_path = await self._store_thumbnail(n, thumbnail)
         return SavedImage(
             n=n,

@@ -17,6 +17,7 @@ ProviderError
 │   ├── Interrupted      the provider lost the machine, was too busy, or had another fault
 │   ├── Misconfigured    the request was built incorrectly
 │   ├── DeadlinePassed   the prediction did not end before its deadline
+│   ├── NotStarted       the prediction did not start before its deadline
 │   └── StoppedOutside   the prediction was cancelled outside of picture-queue
 ├── OutputError          the prediction succeeded, but its pictures cannot be downloaded
 │   ├── OutputExpired    the provider deleted the output

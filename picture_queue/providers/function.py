@@ -254,7 +254,8 @@ class FunctionProvider(base.Provider):
         except BaseException as error:  # also SystemExit, which would stop the event loop
             if deadline.expired():
                 run.reached_deadline = True
-                self._end(run, "canceled")
+                has_started = run.reporter.read().has_started
+                self._end(run, "canceled" if has_started else "aborted")
             else:
                 self._fail(run, executor, error)
         else:

@@ -1,5 +1,6 @@
 """Pictures that users upload, and generations that use them."""
 
+import tracemalloc
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -73,7 +74,7 @@ async def test_a_picture_of_an_earlier_generation_can_be_used(ada, picture_worke
         await ada.pq.jobs.result(first.job_id, timeout=30)
         (image,) = (await ada.pq.generations.get(first.id)).images
         second = await ada.pq.generations.start(
-            "", UPSCALER, {"image": f"storage:pictures/{image.path}"}
+            "", UPSCALER, {"image": f"storage:pictures/{image.path}", "scale": 2}
         )
         await ada.pq.jobs.result(second.job_id, timeout=30)
 
@@ -150,6 +151,20 @@ async def test_a_missing_or_unusable_file_fails_the_generation_without_a_predict
 async def test_a_file_of_another_type_or_size_is_refused_before_the_upload(ada, data):
     with pytest.raises(errors.InvalidArgument, match="bytes"):
         await ada.pq.generations.upload(data, user_id=ada.id)
+
+
+async def test_a_large_file_is_not_read_as_a_whole(ada, tmp_path):
+    path = tmp_path / "large.png"
+    with path.open("wb") as file:
+        file.write(picture())
+        file.truncate(2**30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(errors.InvalidArgument, match="more than 10485760 bytes"):
+            await ada.pq.generations.upload(path, user_id=ada.id)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
 
 
 async def test_storage_refuses_large_files_and_other_types_itself(ada):

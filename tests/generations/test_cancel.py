@@ -42,6 +42,14 @@ async def test_a_cancel_stops_the_prediction() -> None:
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
+async def test_the_metrics_of_a_cancelled_prediction_are_stored() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        await stop_while_running(world, cancel=True)
+        assert world.db.rows[0].metrics == (await world.predictions())[0]["metrics"]
+        assert world.db.rows[0].metrics["predict_time"] >= 0
+
+
 async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:

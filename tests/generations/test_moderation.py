@@ -17,6 +17,7 @@ from picture_queue.worker import PermanentFailure
 from picture_queue.worker.outcomes import Failed
 from picture_queue.worker.verdicts import from_error
 
+from .test_outputs import Outputs, create_png
 from .world import FAST, SCHNELL, World, raises_verdict
 
 REASON = "No boats, please."
@@ -100,6 +101,22 @@ async def test_a_refused_picture_is_not_stored(world: World) -> None:
     }
     assert seen[0].request.prompt == "a boat"
     assert seen[0].data[8:12] == b"WEBP"
+
+
+async def test_a_refused_picture_is_not_tried_again_with_a_broken_one(world: World) -> None:
+    seen: list[int] = []
+
+    def moderate_image(picture: PictureToModerate) -> str | None:
+        seen.append(picture.n)
+        return REASON if picture.n == 1 else None
+
+    outputs: dict[int, list[Any]] = {2: [errors.OutputExpired("404"), create_png()]}
+    client = Outputs(world, outputs)
+    settings = moderated(moderate_image=moderate_image)
+    result = await world.run(world.generation(num_outputs=3), settings=settings, client=client)
+    assert [image["n"] for image in result["images"]] == [2, 3]
+    assert result["missing_images"] == [{"n": 1, "reason": REASON}]
+    assert (sorted(seen), client.downloads.count(1)) == ([1, 2, 3], 1)
 
 
 async def test_a_generation_whose_pictures_are_all_refused_fails(world: World) -> None:

@@ -1,9 +1,11 @@
 """Each output is stored on its own, in a safe form and without metadata."""
 
+import asyncio
 import io
 import re
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -15,12 +17,24 @@ from PIL import Image
 from picture_queue.errors import InvalidArgument, ServerError, TooLarge
 from picture_queue.generations import picture_file
 from picture_queue.generations.handler import image_handler
+from picture_queue.generations.moderation import Moderation
 from picture_queue.generations.picture_file import PictureFile
 from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
+from picture_queue.records import BegunPrediction
 from picture_queue.worker import PermanentFailure, Retry, Snooze
 
-from .world import FAST, FakeDownloads, Generation, Job, Store, World, providers_of, raises_verdict
+from .world import (
+    FAST,
+    FakeDownloads,
+    Generation,
+    Job,
+    Store,
+    UnusualClient,
+    World,
+    providers_of,
+    raises_verdict,
+)
 
 NOT_A_PICTURE = b"<html>nothing here</html>"
 
@@ -80,6 +94,21 @@ async def test_a_picture_that_is_odd_once_is_stored(world: World) -> None:
     assert result["missing_images"] == []
 
 
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_picture_that_is_odd_once_is_stored_beside_a_refused_one(
+    world: World, refused: int
+) -> None:
+    outputs = Outputs(world, {3 - refused: [errors.OutputExpired("404"), create_png()]})
+    settings = replace(FAST, moderation=refuse_number(refused))
+    result = await world.run(world.generation(num_outputs=2), settings=settings, client=outputs)
+    assert numbers(result["images"]) == [3 - refused]
+    assert result["missing_images"] == [{"n": refused, "reason": "no"}]
+
+
+def refuse_number(n: int) -> Moderation:
+    return Moderation(moderate_image=lambda picture: "no" if picture.n == n else None)
+
+
 async def test_an_expired_picture_is_missing_if_others_are_stored(world: World) -> None:
     outputs = Outputs(world, {1: [errors.OutputExpired("gone")]})
     result = await world.run(world.generation(num_outputs=2), client=outputs)
@@ -129,6 +158,44 @@ async def test_a_lasting_outage_of_all_pictures_uses_up_attempts(world: World) -
     world.db.rows[0].created_at = datetime.now(UTC) - timedelta(hours=2)
     with raises_verdict(Retry, errors.ServiceUnavailable):
         await world.run(generation, client=outputs)
+
+
+@pytest.mark.parametrize("knows_count", [True, False])
+async def test_stored_pictures_are_delivered_after_the_output_was_deleted(
+    world: World, knows_count: bool
+) -> None:
+    generation = world.generation(num_outputs=4)
+    outage = errors.ServiceUnavailable("503")
+    outputs = Outputs(world, {1: [outage], 4: [outage]})
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
+        await world.run(generation, client=outputs)
+    metrics = {"image_count": 4} if knows_count else {}
+    client = UnusualClient(
+        world.client, status="succeeded", output=None, data_removed=True, metrics=metrics
+    )
+    result = await world.run(generation, client=client)
+    assert numbers(result["images"]) == [2, 3]
+    assert numbers(result["missing_images"]) == ([1, 4] if knows_count else [1])
+    assert "deleted it before it could be fetched" in result["missing_images"][0]["reason"]
+    assert result["missing_images"] == generation.missing_images
+    assert [row.state for row in world.db.rows] == ["succeeded"]
+
+
+class _OtherClock(Store):
+    """A store whose database has a clock two hours behind that of the worker."""
+
+    async def begin(self) -> BegunPrediction:
+        begun = await super().begin()
+        created_at = begun.prediction.created_at - timedelta(hours=2)
+        row = begun.prediction.model_copy(update={"created_at": created_at})
+        return begun.model_copy(update={"prediction": row})
+
+
+async def test_the_clock_of_the_worker_does_not_end_an_outage(world: World) -> None:
+    store = _OtherClock(world.db, world.generation(num_outputs=2))
+    client: Any = Outputs(world, {2: [errors.ServiceUnavailable("503")]})
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
+        await image_handler(providers_of(client), lambda _: store, FAST)({}, Job())
 
 
 async def test_a_result_that_was_not_reported_still_names_what_is_missing(world: World) -> None:
@@ -196,6 +263,27 @@ async def test_a_thumbnail_that_cannot_be_stored_is_left_out(world: World) -> No
         thumbnails.close()
     (image,) = result["images"]
     assert (image["thumbnail_path"], image["blurhash"]) == (None, None)
+
+
+class _SlowThumbnails:
+    """A maker of thumbnails that reads the picture a while after the start."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    async def make(self, chunks: Any, size: int) -> None:
+        await asyncio.sleep(0.1)
+        self.sizes.append(sum(len(chunk) for chunk in chunks))
+
+
+async def test_a_picture_stays_open_for_its_thumbnail_after_a_failed_upload(world: World) -> None:
+    store = _Uploads(world, world.generation(), lambda path: TooLarge("413"))
+    thumbnails: Any = _SlowThumbnails()
+    handler = image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)
+    with raises_verdict(PermanentFailure, errors.OutputRefused):
+        await handler({}, Job())
+    assert len(thumbnails.sizes) == 2, "the picture is tried twice"
+    assert min(thumbnails.sizes) > 0
 
 
 def with_exif(orientation: int) -> bytes:

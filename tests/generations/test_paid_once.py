@@ -1,6 +1,7 @@
 """A generation pays for one prediction, even if workers crash or responses are lost."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,7 +13,7 @@ from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
 from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
-from picture_queue.worker import PermanentFailure, Retry
+from picture_queue.worker import Park, PermanentFailure, Retry
 
 from .world import (
     FAST,
@@ -82,6 +83,48 @@ async def test_a_create_without_a_prediction_is_marked_as_lost(world: World) -> 
     await assert_paid_once(world, generation)
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+async def test_a_prediction_that_a_webhook_recorded_during_the_search_is_used(
+    world: World, lost: int
+) -> None:
+    await world.set_fault(kind="lose_answer", count=1)
+    generation = world.generation(num_outputs=2)
+    client: Any = _WebhookDuringSearch(world, generation, lost)
+    await world.run(generation, client=client)
+    assert [row.state for row in world.db.rows] == ["lost"] * (lost - 1) + ["succeeded"]
+    await assert_paid_once(world, generation)
+
+
+class _WebhookDuringSearch:
+    """A client whose list is behind; a webhook records the prediction after the last search.
+
+    The first creates do not reach Replicate.
+    """
+
+    def __init__(self, world: World, generation: Generation, lost: int) -> None:
+        self._world = world
+        self._generation = generation
+        self._unreached = lost - 1
+        self._searches = 2 * lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world.client, name)
+
+    async def create(self, *args: Any, **options: Any) -> Any:
+        if self._unreached:
+            self._unreached -= 1
+            raise errors.OutcomeUnknown("The answer to a create was lost")
+        return await self._world.client.create(*args, **options)
+
+    async def created_between(self, *args: Any, **options: Any) -> Any:
+        self._searches -= 1
+        if self._searches == 0:
+            (prediction,) = await self._world.predictions()
+            row = self._world.db.of(self._generation)[-1]
+            row.prediction_id, row.state = prediction["id"], "created"
+        return []
+
+
 async def test_repeatedly_lost_creates_end_the_attempt(world: World) -> None:
     await world.set_fault(kind="server_error", count=3)
     with raises_verdict(Retry, errors.OutcomeUnknown):
@@ -105,6 +148,19 @@ async def test_a_duplicate_that_appears_late_is_cancelled() -> None:
             await task
         assert await world.paid() == [foreign.id]
         assert [row.state for row in world.db.rows] == ["lost", "canceled"]
+
+
+async def test_a_duplicate_is_cancelled_before_the_job_is_parked() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        late, job = _LateClient(world.client), Job()
+        settings = replace(FAST, park_after=0.5)
+        task = asyncio.create_task(world.run(world.generation(), job, settings, late))
+        await job.running.wait()
+        await late.send_late_create()
+        with pytest.raises(Park):
+            await task
+        assert await world.paid() == [world.db.rows[1].prediction_id]
 
 
 async def test_a_failed_search_for_duplicates_is_logged(

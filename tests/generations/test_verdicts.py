@@ -209,7 +209,7 @@ async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, ki
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
     assert job.shown[-1][1] == "The picture was made and waits to be stored."
-    # After an hour the attempts count, so that the job ends.
+    # After 50 minutes the attempts count, so that the job ends.
     await world.set_fault(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
         await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))

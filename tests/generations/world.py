@@ -328,7 +328,7 @@ async def assert_paid_once(world: World, generation: Generation) -> None:
 class UnusualClient:
     """A client that returns an unusual prediction at the first poll."""
 
-    def __init__(self, client: ReplicateClient, **odd: str) -> None:
+    def __init__(self, client: ReplicateClient, **odd: Any) -> None:
         self._client = client
         self._odd = {"status": "processing", **odd}
         self._polls = 0

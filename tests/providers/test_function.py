@@ -226,6 +226,19 @@ async def test_a_plain_function_is_stopped_by_its_next_progress() -> None:
     assert function.ended == ["cancelled", "drawn"]
 
 
+async def test_a_run_that_never_started_is_aborted_at_its_deadline() -> None:
+    function = _Blocking()
+    provider = FunctionProvider(function)
+    await provider.create(request(prompt="x"))
+    assert await asyncio.to_thread(function.started.wait, 20)
+    waiting = await provider.create(request(timeout=0.05, prompt="x"))
+    await provider.wait(waiting.id, 20)
+    ended = await provider.get(waiting.id)
+    assert (ended.status, ended.reached_deadline) == ("aborted", True)
+    function.go_on.set()
+    await provider.aclose()
+
+
 async def test_one_plain_function_runs_at_a_time_by_default() -> None:
     running, most = 0, 0
     lock = threading.Lock()

@@ -18,7 +18,7 @@ from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.local.simulator.faults import Call, CallFault, Fault, PredictionFault
 from picture_queue.local.simulator.state import Prediction, Simulator
 from picture_queue.local.simulator.subjects import SUBJECTS
-from picture_queue.local.simulator.webhooks import WebhookSender, subscribe
+from picture_queue.local.simulator.webhooks import Subscription, WebhookSender, subscribe
 from picture_queue.providers.replicate.catalog import models
 
 SCHNELL = "black-forest-labs/flux-schnell"
@@ -203,6 +203,38 @@ async def test_webhooks_are_repeated_shuffled_forged_or_lost(
 ) -> None:
     received, _ = await deliver(kinds, monkeypatch)
     assert [status for status, _ in received] == expected
+
+
+async def test_all_webhooks_share_a_client_which_the_last_one_closes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulator = Simulator(SimulatorSettings(seconds=0.2))
+    sender = WebhookSender("whsec_" + "B" * 32, time.time)
+    receiver, real = Receiver(sender.secret), httpx.AsyncClient
+    clients: list[httpx.AsyncClient] = []
+
+    def create(**_: Any) -> httpx.AsyncClient:
+        clients.append(real(transport=receiver))
+        return clients[-1]
+
+    monkeypatch.setattr(httpx, "AsyncClient", create)
+    for _ in range(2):
+        for _ in range(3):
+            prediction: Prediction = simulator.create(models()[SCHNELL], SMALL, None, {})
+            sender.send(prediction, Subscription("http://receiver/"), "http://simulator")
+        await asyncio.gather(*sender._tasks)
+    assert len(receiver.received) == 6
+    assert [client.is_closed for client in clients] == [True, True]
+
+
+@pytest.mark.parametrize("url", ["http://receiver:port/", "http://[::1]:99999/", "http://xn--a/"])
+async def test_an_invalid_url_of_a_webhook_is_not_accepted(url: str) -> None:
+    simulator = Simulator(SimulatorSettings(seconds=0))
+    sender = WebhookSender("whsec_" + "B" * 32, time.time)
+    prediction: Prediction = simulator.create(models()[SCHNELL], SMALL, None, {})
+    body = prediction.as_json(time.time(), "http://simulator")
+    async with sender._client() as http:
+        assert not await sender._deliver(http, Subscription(url), body)
 
 
 async def test_a_late_webhook_arrives_after_its_delay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ import asyncio
 import base64
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -85,6 +86,8 @@ class WebhookSender:
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(_MAX_DELIVERIES)
+        self._http: httpx.AsyncClient | None = None
+        self._http_users = 0
 
     def send(self, prediction: Prediction, subscription: Subscription, base_url: str) -> None:
         """Send the webhooks of a prediction, in the background."""
@@ -97,10 +100,25 @@ class WebhookSender:
         for task in self._tasks:
             task.cancel()
 
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Yield the client of all deliveries, which the last one closes."""
+        if self._http is None:
+            self._http = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        http = self._http
+        self._http_users += 1
+        try:
+            yield http
+        finally:
+            self._http_users -= 1
+            if self._http_users == 0:
+                self._http = None
+                await http.aclose()
+
     async def _send_all(
         self, prediction: Prediction, subscription: Subscription, base_url: str
     ) -> None:
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
+        async with self._client() as http:
 
             async def deliver(body: dict[str, Any] | None = None) -> bool:
                 shown = body or prediction.as_json(self._clock(), base_url)
@@ -167,7 +185,7 @@ class WebhookSender:
         try:
             async with self._slots:
                 response = await http.post(url, content=text.encode(), headers=headers)
-        except httpx.HTTPError:
+        except Exception:  # for an invalid URL also errors that are not of httpx
             return False
         return response.is_success
 

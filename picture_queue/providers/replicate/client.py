@@ -272,7 +272,7 @@ class ReplicateClient:
         """Read the secret with which Replicate signs the webhooks of the account.
 
         Raises:
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         answer = await self._send_with_retries("GET", "/webhooks/default/secret")
         key = answer.get("key") if isinstance(answer, dict) else None
@@ -285,7 +285,7 @@ class ReplicateClient:
 
         Raises:
             ResourceNotFound: There is no such model or version, or it is private.
-            ReplicateError: The call failed for the reason that the class states.
+            ProviderError: The call failed for the reason that the class states.
         """
         path = f"/models/{quote(model)}"
         if version is not None:

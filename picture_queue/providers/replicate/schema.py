@@ -87,7 +87,7 @@ async def fetch_model(
     Raises:
         ResourceNotFound: There is no such model or version, or it is private.
         RequestRefused: The model has no version, or no schema.
-        ReplicateError: The call failed for the reason that the class states.
+        ProviderError: The call failed for the reason that the class states.
     """
     model = await client.get_model(model_id)
     latest = await client.get_model(model_id, version) if version else model.get("latest_version")
