@@ -81,6 +81,8 @@ def generate(
 ) -> None:
     """Generate a picture, follow its progress and save it."""
     model_input = parse_pairs(inputs or [], "--input")
+    if not prompt and model is None:  # the default model needs one
+        raise typer.BadParameter("is missing", param_hint="PROMPT")
     if watch:
         make_directory(out)
     request = {

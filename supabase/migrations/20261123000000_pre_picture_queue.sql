@@ -8578,7 +8578,7 @@ begin
   perform picture_queue._raise_problem(case
     when coalesce(model_id, '') !~ '^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$' or length(model_id) > 180
       then format('model_id is %s', left(quote_nullable(model_id), 200))
-    when v_changes is null then 'changes is null' end, 'a model is owner/name, as in the address of its page at Replicate');
+    when jsonb_typeof(v_changes) is distinct from 'object' then 'changes is not an object' end, 'a model is owner/name, as in the address of its page at Replicate');
   select m.kind, m.inputs, m.unavailable_reason, m.model_id = s.default_model as is_default into v_model
   from picture_queue.setting s cross join picture_queue.model m where m.model_id = set_model.model_id;
   perform picture_queue._raise_problem(coalesce(picture_queue._model_problem(v_changes, v_model.kind is null), case

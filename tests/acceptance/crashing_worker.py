@@ -53,7 +53,7 @@ async def main() -> None:
         "storage",
         lambda self, call, deadline: "read" if call.method == "GET" else "upload",
     )
-    for name in ("create", "get", "download"):
+    for name in ("create", "get", "download_into"):
         wrap_method(ReplicateClient, name, lambda *_, name=name: name)
     lease = 600.0 if KILL_POINT else 30.0  # The test expires the leases of dead workers itself.
     settings = WorkerSettings(lease=lease, poll_interval=0.2, concurrency=50)

@@ -21,7 +21,7 @@ STEPS = (
     "record_prediction",
     "report_progress",
     "get",
-    "download",
+    "download_into",
     "upload",
     "save_images",
     "finish_prediction",

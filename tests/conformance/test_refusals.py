@@ -69,6 +69,26 @@ class FailingCalls:
     async def unknown_limit(self) -> None:
         await self.pq.limits.delete(self.kind)
 
+    async def unknown_rule(self) -> None:
+        await self.pq.rules.delete(f"{self.kind}/model", "steps", "cap")
+
+    async def unknown_budget(self) -> None:
+        await self.pq.budgets.delete(f"plan:{self.kind}")
+
+    async def start_with_budget(self, **budget: Any) -> None:
+        user_id = str(uuid4())
+        await self.pq.budgets.set(f"user:{user_id}", **budget)
+        await self.call("start_generation", prompt="a", options={"user_id": user_id})
+
+    async def rate_limited(self) -> None:
+        await self.start_with_budget(per_minute=0)
+
+    async def over_budget(self) -> None:
+        await self.start_with_budget(usd_per_day=0)
+
+    async def no_credit(self) -> None:
+        await self.start_with_budget(needs_credits=True)
+
     async def conflict(self) -> None:
         existing = await self.enqueue()
         await self.pq.jobs.enqueue("another", queue=self.queue, job_id=existing.id)

@@ -167,7 +167,7 @@ async def test_without_a_token_generations_stay_pending_with_a_log_message(servi
     worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
     watch(worker)
     assert "REPLICATE_API_TOKEN is not set: generate-image, " in caplog.text
-    assert worker.job_types == ()
+    assert worker.job_types == ("delete-pictures",)
     started = await service.generations.start("a lighthouse")
     async with worker:
         await worker._signals.idle.next()
