@@ -139,7 +139,7 @@ async def test_a_default_of_the_operator_may_be_a_file_of_the_operator(db):
     assert refused.message.startswith("PQ_INVALID_INPUT")
 
 
-async def test_a_user_who_may_start_nothing_is_not_told_when_to_try_again(db):
+async def test_a_user_without_a_budget_gets_no_time_for_another_try(db):
     await db.value("select set_budget('user:*', $1)", {"per_minute": 0})
     await db.act_as("authenticated", uuid4())
     refused = await db.refusal(START, "a cat", SCHNELL, {}, {})
