@@ -7489,12 +7489,12 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_field text;
-  v_day date := p_account ->> 'day';
+  v_day date := (p_account ->> 'day')::date;
   v_spent numeric;
   v_hidden boolean := p_account ->> 'key' = 'project' and not picture_queue._is_service();
 begin
   foreach v_field in array '{usd_per_month,usd_per_day}'::text[] loop
-    v_spent := p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end;
+    v_spent := (p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end)::numeric;
     if p_budget ->> v_field is null then
       continue;
     elsif p_unit is null then
@@ -7531,8 +7531,8 @@ begin
       'wait until a generation has ended, or cancel one');
   end if;
   foreach v_field in array '{per_hour,per_minute}'::text[] loop
-    v_rate := p_budget ->> v_field;
-    v_period := case v_field when 'per_hour' then '1 hour' else '1 minute' end;
+    v_rate := (p_budget ->> v_field)::integer;
+    v_period := case v_field when 'per_hour' then interval '1 hour' else interval '1 minute' end;
     -- The start that is the first of the last v_rate; another start is possible a period after it.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
@@ -7559,7 +7559,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_cost jsonb := picture_queue._cost(p_model_id, p_input);
-  v_amount numeric := v_cost ->> 'amount_usd';
+  v_amount numeric := (v_cost ->> 'amount_usd')::numeric;
   v_account jsonb;
   v_budget jsonb;
   v_counted boolean;
@@ -7607,7 +7607,7 @@ create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_m
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_amount numeric := p_cost ->> 'amount_usd';
+  v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
   v_counted boolean := coalesce((p_cost ->> 'counted')::boolean, false);
   v_from_credits boolean := coalesce((p_cost ->> 'from_credits')::boolean, false);
 begin
@@ -8034,7 +8034,7 @@ begin
   select l.user_id, l.amount_usd into v_grant from picture_queue.ledger l
   where l.idempotency_key = grant_credits.idempotency_key;
   if not found then
-    v_credits := picture_queue._read_account('user:' || user_id) ->> 'credits_usd';
+    v_credits := (picture_queue._read_account('user:' || user_id) ->> 'credits_usd')::numeric;
     if usd < 0 and v_credits + usd < 0 then
       perform picture_queue._raise_error('PQ_CONFLICT', format('usd is %s, and credits_usd is %s', usd, trim_scale(v_credits)),
         'take back at most the credits that are left');
@@ -8149,7 +8149,7 @@ declare
   v_ids uuid[];
 begin
   if v_owner is null and not v_is_service then
-    return '{}';
+    return '{}'::uuid[];
   elsif coalesce(numnode(v_words), 0) = 0 then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('filter.search is %s, which has no word', to_jsonb(left(p_filter ->> 'search', 100))),
@@ -8186,6 +8186,7 @@ begin
     select m.id from matching m order by m.created_at desc, m.id desc limit v_limit);
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy('another transaction has locked a table that this call reads');
+  return null;
 end
 $$;
 
@@ -8526,7 +8527,7 @@ create function picture_queue._model_problem(p_changes jsonb, p_is_new boolean) 
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_kinds text[] := '{text-to-image,image-variation,image-edit,upscale,background-removal,vector}';
+  v_kinds text[] := '{text-to-image,image-variation,image-edit,upscale,background-removal,vector}'::text[];
   v_inputs jsonb := nullif(p_changes -> 'inputs', 'null');
   v_problem text;
 begin
@@ -8969,7 +8970,8 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_order constant jsonb := '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}';
+  v_order constant jsonb :=
+    '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}'::jsonb;
   v_row picture_queue.prediction;
   v_is_new boolean;
 begin
@@ -8987,7 +8989,7 @@ begin
   if not found or v_row.state not in ('creating', 'created')
     or v_row.prediction_id <> receive_prediction.prediction_id
   then
-    return '{"outcome": "ignored", "woken": 0}';
+    return '{"outcome": "ignored", "woken": 0}'::jsonb;
   end if;
   v_is_new := coalesce((v_order ->> receive_prediction.status)::integer > (v_order ->> v_row.status)::integer, true);
   if v_is_new then
@@ -9006,7 +9008,7 @@ begin
   return jsonb_build_object('outcome', case when v_is_new then 'applied' else 'repeated' end, 'woken', 0);
 exception
   when unique_violation then  -- another row has recorded this prediction
-    return '{"outcome": "ignored", "woken": 0}';
+    return '{"outcome": "ignored", "woken": 0}'::jsonb;
   when others then
     perform picture_queue._translate_error(
       sqlstate, sqlerrm, format('another transaction holds prediction %s or its job', prediction));

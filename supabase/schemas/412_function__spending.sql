@@ -135,12 +135,12 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_field text;
-  v_day date := p_account ->> 'day';
+  v_day date := (p_account ->> 'day')::date;
   v_spent numeric;
   v_hidden boolean := p_account ->> 'key' = 'project' and not picture_queue._is_service();
 begin
   foreach v_field in array '{usd_per_month,usd_per_day}'::text[] loop
-    v_spent := p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end;
+    v_spent := (p_account ->> case v_field when 'usd_per_day' then 'day_usd' else 'month_usd' end)::numeric;
     if p_budget ->> v_field is null then
       continue;
     elsif p_unit is null then
@@ -177,8 +177,8 @@ begin
       'wait until a generation has ended, or cancel one');
   end if;
   foreach v_field in array '{per_hour,per_minute}'::text[] loop
-    v_rate := p_budget ->> v_field;
-    v_period := case v_field when 'per_hour' then '1 hour' else '1 minute' end;
+    v_rate := (p_budget ->> v_field)::integer;
+    v_period := case v_field when 'per_hour' then interval '1 hour' else interval '1 minute' end;
     -- The start that is the first of the last v_rate; another start is possible a period after it.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
@@ -205,7 +205,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_cost jsonb := picture_queue._cost(p_model_id, p_input);
-  v_amount numeric := v_cost ->> 'amount_usd';
+  v_amount numeric := (v_cost ->> 'amount_usd')::numeric;
   v_account jsonb;
   v_budget jsonb;
   v_counted boolean;
@@ -253,7 +253,7 @@ create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_m
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_amount numeric := p_cost ->> 'amount_usd';
+  v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
   v_counted boolean := coalesce((p_cost ->> 'counted')::boolean, false);
   v_from_credits boolean := coalesce((p_cost ->> 'from_credits')::boolean, false);
 begin

@@ -208,7 +208,7 @@ begin
   select l.user_id, l.amount_usd into v_grant from picture_queue.ledger l
   where l.idempotency_key = grant_credits.idempotency_key;
   if not found then
-    v_credits := picture_queue._read_account('user:' || user_id) ->> 'credits_usd';
+    v_credits := (picture_queue._read_account('user:' || user_id) ->> 'credits_usd')::numeric;
     if usd < 0 and v_credits + usd < 0 then
       perform picture_queue._raise_error('PQ_CONFLICT', format('usd is %s, and credits_usd is %s', usd, trim_scale(v_credits)),
         'take back at most the credits that are left');

@@ -36,7 +36,7 @@ declare
   v_ids uuid[];
 begin
   if v_owner is null and not v_is_service then
-    return '{}';
+    return '{}'::uuid[];
   elsif coalesce(numnode(v_words), 0) = 0 then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('filter.search is %s, which has no word', to_jsonb(left(p_filter ->> 'search', 100))),
@@ -73,6 +73,7 @@ begin
     select m.id from matching m order by m.created_at desc, m.id desc limit v_limit);
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy('another transaction has locked a table that this call reads');
+  return null;
 end
 $$;
 

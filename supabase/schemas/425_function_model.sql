@@ -82,7 +82,7 @@ create function picture_queue._model_problem(p_changes jsonb, p_is_new boolean) 
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_kinds text[] := '{text-to-image,image-variation,image-edit,upscale,background-removal,vector}';
+  v_kinds text[] := '{text-to-image,image-variation,image-edit,upscale,background-removal,vector}'::text[];
   v_inputs jsonb := nullif(p_changes -> 'inputs', 'null');
   v_problem text;
 begin

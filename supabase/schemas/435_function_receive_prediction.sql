@@ -38,7 +38,8 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_order constant jsonb := '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}';
+  v_order constant jsonb :=
+    '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}'::jsonb;
   v_row picture_queue.prediction;
   v_is_new boolean;
 begin
@@ -56,7 +57,7 @@ begin
   if not found or v_row.state not in ('creating', 'created')
     or v_row.prediction_id <> receive_prediction.prediction_id
   then
-    return '{"outcome": "ignored", "woken": 0}';
+    return '{"outcome": "ignored", "woken": 0}'::jsonb;
   end if;
   v_is_new := coalesce((v_order ->> receive_prediction.status)::integer > (v_order ->> v_row.status)::integer, true);
   if v_is_new then
@@ -75,7 +76,7 @@ begin
   return jsonb_build_object('outcome', case when v_is_new then 'applied' else 'repeated' end, 'woken', 0);
 exception
   when unique_violation then  -- another row has recorded this prediction
-    return '{"outcome": "ignored", "woken": 0}';
+    return '{"outcome": "ignored", "woken": 0}'::jsonb;
   when others then
     perform picture_queue._translate_error(
       sqlstate, sqlerrm, format('another transaction holds prediction %s or its job', prediction));
