@@ -35,7 +35,7 @@ def generate(
     ctx: typer.Context,
     prompt: Annotated[
         str, typer.Argument(help="Describe the picture; empty for models without a prompt.")
-    ] = "",
+    ],
     *,
     model: Annotated[
         str | None,
@@ -81,8 +81,6 @@ def generate(
 ) -> None:
     """Generate a picture, follow its progress and save it."""
     model_input = parse_pairs(inputs or [], "--input")
-    if not prompt and model is None:  # the default model needs one
-        raise typer.BadParameter("is missing", param_hint="PROMPT")
     if watch:
         make_directory(out)
     request = {

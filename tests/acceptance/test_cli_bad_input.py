@@ -45,8 +45,8 @@ def count_rows(rpc: Rpc) -> Callable[[], tuple[int, int]]:
             4,
             ("--model is 'nobody/nothing'", "`picture-queue models`"),
         ),
-        (("",), 2, ("PROMPT: '' is blank",)),
-        (("  ",), 2, ("PROMPT: ' ' is blank",)),
+        (("",), 3, ("PROMPT is empty",)),
+        (("  ",), 3, ("PROMPT is empty",)),
         (("x" * 10_001,), 3, ("error: PROMPT has 10001 characters, the limit is",)),
         (
             ("cat", "--model", SCHNELL, "--input", "num_outputs=5"),

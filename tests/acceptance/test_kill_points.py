@@ -49,7 +49,7 @@ async def predictions_at_replicate(stack, prompt):
     async with httpx.AsyncClient(headers={"apikey": stack.secret_key}, timeout=10) as http:
         listed = (await http.get(address)).raise_for_status().json()
     listed = listed.get("results", listed) if isinstance(listed, dict) else listed
-    return [item for item in listed if item["input"]["prompt"] == prompt]
+    return [item for item in listed if item["input"].get("prompt") == prompt]
 
 
 @pytest.mark.timeout(180)

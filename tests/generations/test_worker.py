@@ -171,7 +171,7 @@ async def test_without_a_token_generations_stay_pending_with_a_log_message(servi
     started = await service.generations.start("a lighthouse")
     async with worker:
         await worker._signals.idle.next()
-        waiting = (await service.health()).job_types_without_worker
-        assert "generate-image" in [item.job_type for item in waiting]
+        (explained,) = await service.jobs.explain([started.job_id])
+        assert explained.reason == "no_worker"
     assert (await service.jobs.get(started.job_id)).status is JobStatus.PENDING
     await service.generations.cancel(started.id)

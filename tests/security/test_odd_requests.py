@@ -206,7 +206,7 @@ class RequestSender:
         content: bytes,
         headers: dict[str, str] | None = None,
         query: dict[str, str] | None = None,
-        segments: tuple[bytes, ...] = (b"fuzz", b"fuzz"),
+        segments: tuple[bytes, ...] = (b"fuzz", b"fuzz", b"fuzz"),
     ) -> None:
         """Check that a request is answered without a 500; 501 is permitted."""
         method, pattern = route
@@ -283,7 +283,7 @@ def test_a_malformed_value_is_refused(odd: RequestSender, route: Any):
     body=BODIES,
     headers=HEADERS,
     query=QUERIES,
-    segments=st.tuples(SEGMENTS, SEGMENTS),
+    segments=st.tuples(SEGMENTS, SEGMENTS, SEGMENTS),
 )
 @settings(
     max_examples=20_000 if LONG else 400,
@@ -300,7 +300,7 @@ def test_malformed_requests_cause_no_500(
     body: dict[str, Any],
     headers: dict[str, str],
     query: dict[str, str],
-    segments: tuple[bytes, bytes],
+    segments: tuple[bytes, bytes, bytes],
 ):
     odd.expect_no_server_error(route, role, json.dumps(body).encode(), headers, query, segments)
 

@@ -312,7 +312,7 @@ async def test_no_deferred_foreign_key_to_a_table_of_another_role_is_checked(
         await db.execute("set local role postgres")
         await db.execute(
             f"""alter table {table} add constraint evil_key foreign key (user_id)
-            references evil.account deferrable initially deferred"""
+            references evil.account deferrable initially deferred not valid"""
         )
         await set_claims(db, "service_role")
         await db.execute("set local role service_role")

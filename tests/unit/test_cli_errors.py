@@ -137,7 +137,7 @@ def test_an_unexpected_exception_is_not_caught() -> None:
         (["jobs", "list", "--limit", "0"], "--limit"),
         (["jobs", "list", "--status", "odd"], "--status"),
         (["jobs", "show", "no-uuid"], "JOB_ID"),
-        (["generate"], "PROMPT: is missing."),
+        (["generate"], "PROMPT is missing."),
         (["jobs", "list", "--tag"], "--tag needs a value."),
         (["jobs", "list", "--tag", "a", "--tag", "b"], "--tag: given 2 times"),
         (["jobs", "reasons", "--status", "pending"], "--status: pending jobs have not failed"),

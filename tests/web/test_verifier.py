@@ -67,7 +67,7 @@ async def test_a_recorded_webhook_is_accepted_or_refused_as_recorded(name, monke
         sign(BODY + " "),
         sign(secret=OTHER),
         sign(age=330),
-        sign(age=-900),
+        sign(age=-90_000),
     ],
 )
 async def test_a_webhook_without_a_valid_signature_is_refused(headers):
