@@ -172,6 +172,7 @@ async def test_without_a_token_generations_stay_pending_with_a_log_message(servi
     async with worker:
         await worker._signals.idle.next()
         (explained,) = await service.jobs.explain([started.job_id])
-        assert explained.reason == "no_worker"
+        # Workers of other tests count for a minute after their end.
+        assert explained.reason in ("no_worker", "waiting_for_worker")
     assert (await service.jobs.get(started.job_id)).status is JobStatus.PENDING
     await service.generations.cancel(started.id)

@@ -255,22 +255,26 @@ async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
 async def test_a_connection_beyond_the_limit_is_closed_and_logged_once(
     port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Two descriptors for each connection, since the client is in this process too.
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    monkeypatch.setattr(servers, "_DESCRIPTOR_LIMIT", lowest_free + 4)
+    # Two descriptors for each connection, since the client is in this process too. Between the free
+    # ones there may be others in use.
+    free = [os.dup(0) for _ in range(5)]
+    for descriptor in free:
+        os.close(descriptor)
+    monkeypatch.setattr(servers, "_DESCRIPTOR_LIMIT", free[-1])
     monkeypatch.setattr(servers._HttpProtocol, "_warned_at", float("-inf"))
     caplog.set_level(logging.WARNING, servers.__name__)
     kept = [await _open(port) for _ in range(2)]
-    for stream in kept:
-        stream[1].write(GET)
-        await _read_answer(stream)
-    for _ in range(2):
-        await _expect_closed(await _open(port))
+    try:
+        for stream in kept:
+            stream[1].write(GET)
+            await _read_answer(stream)
+        for _ in range(2):
+            await _expect_closed(await _open(port))
+    finally:
+        for _, writer in kept:
+            writer.close()
+            await writer.wait_closed()
     assert len(caplog.records) == 1 and "closing new connections" in caplog.text
-    for _, writer in kept:
-        writer.close()
-        await writer.wait_closed()
 
 
 def test_the_daemon_raises_a_low_limit_of_open_files() -> None:
