@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from picture_queue._log import Log
-from picture_queue._text import clean
 from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations._tasks import run_to_end
 from picture_queue.generations.input_files import sign_files
@@ -295,7 +294,7 @@ class PredictionManager:
                 self._settings.max_pixels,
             )
         except Exception as error:
-            await self._store.finish(begun.prediction.id, "failed", error=clean(str(error)))
+            await self._store.finish(begun.prediction.id, "failed", error=str(error))
             raise
         try:
             prediction = await self.provider.create(replace(request, input=signed))

@@ -7,12 +7,14 @@ from uuid import UUID
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._async.generations import BUCKET, signed_url
 from picture_queue._rpc import predictions as _rpc
+from picture_queue._text import storable
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
 from picture_queue.generations.picture_file import PictureContent
 from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
+_MAX_ERROR = 8192  # characters of an error that the database stores
 #: Seconds to store a file, including retries.
 _UPLOAD_TIMEOUT = 120.0
 
@@ -94,11 +96,13 @@ class GenerationStore:
         Args:
             row_id: The id of the row.
             state: The final state; ``lost`` if the outcome is unknown and no prediction was found.
-            error: The error for operators; the owner never sees it.
+            error: The error for operators; the owner never sees it. It may be any text: characters
+                that a database cannot store are replaced.
             metrics: The metrics that the provider returned.
         """
+        text = None if error is None else storable(error, _MAX_ERROR)
         await self._backend.call(
-            _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
+            _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, text, metrics)
         )
 
     async def upload(
