@@ -5,9 +5,10 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
 -- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
--- prediction, not of an earlier one; owned: the prediction ids of the provider's rows of the last two hours, the newest
--- 10,000 (a prediction that is not among them may be an orphan); running: the number of predictions of the last
--- hour that have not ended, up to 10,000, from which the workers derive how often each of them may poll.
+-- prediction, not of an earlier one; owned: for a row without an id, the prediction ids of the provider's rows of the
+-- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); running: the number of
+-- predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often each of them
+-- may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -46,11 +47,11 @@ begin
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
-    'owned', to_jsonb(array(
+    'owned', case when v_row.state = 'creating' then to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
       where p.provider = v_row.provider and p.prediction_id is not null
         and p.created_at > picture_queue._now() - interval '2 hours'
-      order by p.created_at desc limit 10000)),
+      order by p.created_at desc limit 10000)) else '[]' end,
     'running', (select count(*) from (
       select from picture_queue.prediction p
       where p.provider = v_row.provider and p.state in ('creating', 'created')

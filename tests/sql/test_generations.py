@@ -175,6 +175,9 @@ async def test_an_unfinished_prediction_is_returned_again(db):
     await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, row)
     refused = await db.refusal("select record_prediction($1, $2, $3, 'p2')", *ids, row)
     assert refused.message.startswith("PQ_CONFLICT: ")
+    # Each poll of a parked job calls this, and only a search needs the ids of other rows.
+    recorded = await db.value("select begin_prediction($1, $2)", *ids)
+    assert (recorded["prediction"]["prediction_id"], recorded["owned"]) == ("p1", [])
 
     await db.run("select finish_prediction($1, $2, $3, 'failed', 'boom')", *ids, row)
     fresh = await db.value("select begin_prediction($1, $2)", *ids)
