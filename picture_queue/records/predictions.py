@@ -94,8 +94,8 @@ class BegunPrediction(Record):
         prediction: A new row, or the unfinished row of an earlier attempt.
         age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
-        owned: Ids of the provider's predictions of the last two hours that belong to a row; only for
-            a row in the state ``creating``, whose prediction may have to be searched for.
+        owned: Ids of the provider's predictions of the last two hours that belong to a row. Empty
+            unless this row is in the state ``creating``: only then a search may need them.
         images: Images of the prediction that are already saved.
         strip_metadata: True if metadata is to be removed from the pictures.
         running: Number of predictions of the project that have not ended, up to 10,000.
