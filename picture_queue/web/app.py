@@ -36,6 +36,9 @@ def create_app(
     Its routes are ``POST /webhooks/replicate``, which accepts only signed webhooks of Replicate,
     and ``GET /healthz`` and ``GET /readyz``, which are open and return only a status.
 
+    Its lifespan closes its connections. Starlette does not run the lifespan of a mounted app, so
+    run ``app.router.lifespan_context(app)`` in that of the outer app.
+
     Args:
         client: A client with a service key; None: one from the environment, which the app closes.
         replicate: The token of Replicate, and the secret of its webhooks; None: from the
