@@ -1,7 +1,7 @@
 """Functions to run coroutines that asyncio does not provide."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,3 +29,31 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
         if task.done() and not task.cancelled():
             task.exception()  # marks it as retrieved, so that asyncio does not log it
         raise
+
+
+async def finish_after_cancel(
+    work: Coroutine[Any, Any, T], is_wanted: Callable[[], bool], timeout: float
+) -> T:
+    """Run a coroutine and return its result even if the caller is cancelled in the meantime.
+
+    Args:
+        work: The coroutine.
+        is_wanted: Called at a cancellation of the caller; False: the coroutine is cancelled too.
+        timeout: Maximum seconds from the cancellation to the end of the coroutine; then it is
+            cancelled too.
+
+    Raises:
+        asyncio.CancelledError: The coroutine was cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if is_wanted():
+            await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_CANCEL_TIMEOUT)
+        if not task.done():
+            raise
+        return task.result()

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from picture_queue._log import Log
 from picture_queue.errors import Busy, ConnectionFailed, StaleLease
+from picture_queue.generations._tasks import finish_after_cancel
 from picture_queue.generations.poll_schedule import PollSchedule
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
@@ -43,6 +44,9 @@ JOB_TYPES = {
 
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
+
+#: Seconds to store the pictures after a cancel. The worker waits 25 seconds for the handler.
+_STORE_TIMEOUT = 20.0
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -192,10 +196,11 @@ class _GenerationRun:
             error = await self._fail(begun, prediction)
             await self._manager.cancel_duplicates(prediction)
             raise error
-        stored = await self._store_images(begun, prediction)
-        await self._manager.finish(begun, "succeeded")
-        await self._manager.cancel_duplicates(prediction)
-        return _result(stored)
+        # The prediction is paid for, and the owner of a cancelled generation gets a refund. So a
+        # cancel that arrives while the pictures are being stored comes too late.
+        return await finish_after_cancel(
+            self._deliver(begun, prediction), lambda: self._job.cancel_requested, _STORE_TIMEOUT
+        )
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue.
@@ -256,6 +261,13 @@ class _GenerationRun:
         state = _FINAL_STATES.get(prediction.status, "failed")
         await self._manager.finish(begun, state, prediction.error or str(error))
         return error
+
+    async def _deliver(self, begun: BegunPrediction, prediction: Prediction) -> dict[str, Any]:
+        """Store the pictures, finish the row of their prediction, and return the job's result."""
+        stored = await self._store_images(begun, prediction)
+        await self._manager.finish(begun, "succeeded")
+        await self._manager.cancel_duplicates(prediction)
+        return _result(stored)
 
     async def _store_images(self, begun: BegunPrediction, prediction: Prediction) -> StoredImages:
         """Download and store the pictures and write their rows."""

@@ -137,3 +137,42 @@ async def test_a_cancel_ends_even_if_the_prediction_cannot_be_stopped(
         await stop_while_running(world, cancel=True)
         assert "was not cancelled" in caplog.text
         assert [row.state for row in world.db.rows] == ["created"]
+
+
+@pytest.mark.parametrize("cancel", [True, False], ids=["cancelled", "released"])
+async def test_only_a_release_stops_the_storing_of_paid_pictures(cancel: bool) -> None:
+    world = World(SimulatorSettings(seconds=0))
+    async with world.http:
+        generation, job = world.generation(num_outputs=2), Job()
+        gate = AnswerGate(Store(world.db, generation), "upload")
+        handler = image_handler(providers_of(world.client), lambda _: gate, FAST)
+        task = asyncio.create_task(handler({}, job))
+        await gate.has_effect.wait()
+        job.cancel_requested = cancel
+        task.cancel()
+        await asyncio.sleep(0)
+        gate.may_answer.set()
+        if cancel:
+            assert len((await task)["images"]) == 2
+            assert [row.state for row in world.db.rows] == ["succeeded"]
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert [row.state for row in world.db.rows] == ["created"]
+
+
+async def test_a_cancel_waits_for_the_storing_of_pictures_only_for_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("picture_queue.generations.handler._STORE_TIMEOUT", 0.05)
+    world = World(SimulatorSettings(seconds=0))
+    async with world.http:
+        generation, job = world.generation(), Job()
+        gate = AnswerGate(Store(world.db, generation), "upload")
+        handler = image_handler(providers_of(world.client), lambda _: gate, FAST)
+        task = asyncio.create_task(handler({}, job))
+        await gate.has_effect.wait()
+        job.cancel_requested = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
