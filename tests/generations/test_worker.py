@@ -10,8 +10,8 @@ import pytest
 from picture_queue import AsyncPictureQueue, JobCancelled, JobStatus, Worker, WorkerSettings
 from picture_queue.generations.builtin import builtin_worker
 from picture_queue.generations.settings import HandlerSettings
-from picture_queue.providers.replicate.client import RetryPolicy
 from picture_queue.providers.replicate.download import DownloadRules
+from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.settings import ReplicateSettings
 
 from ..faults.proxy import Proxy
@@ -76,7 +76,7 @@ async def test_a_throttled_account_pauses_all_generations(stack, service, new_bu
 
 async def test_an_outage_of_replicate_does_not_use_up_attempts(stack, service, db, monkeypatch):
     policy = RetryPolicy(max_attempts=2, first_wait=0.01)
-    monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
+    monkeypatch.setattr("picture_queue.providers.replicate.http.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
     # The worker downloads images from the simulator directly, not through the proxy.
     rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
@@ -120,7 +120,7 @@ async def test_a_wrong_address_of_replicate_is_shown_in_log_and_job(
     service, caplog, monkeypatch, db, url
 ):
     policy = RetryPolicy(max_attempts=1)
-    monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
+    monkeypatch.setattr("picture_queue.providers.replicate.http.RetryPolicy", lambda: policy)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
     watch(worker)

@@ -20,7 +20,8 @@ from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.providers import errors
 from picture_queue.providers.base import Provider
 from picture_queue.providers.replicate.catalog import models
-from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.provider import ReplicateProvider
 from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 

@@ -14,7 +14,8 @@ import pytest
 import respx
 
 from picture_queue.providers import errors
-from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient
+from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.prediction import Prediction
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"

@@ -13,8 +13,9 @@ import respx
 
 from picture_queue.providers import errors
 from picture_queue.providers.replicate import download as download_module
-from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.download import DownloadRules
+from picture_queue.providers.replicate.http import RetryPolicy
 
 LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
 SUBDOMAIN_LINK = "https://pbxt.replicate.delivery/abc/out-0.png"

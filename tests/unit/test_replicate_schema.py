@@ -13,7 +13,8 @@ import respx
 from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.providers import errors
 from picture_queue.providers.replicate.catalog import models
-from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient
+from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.schema import (
     FetchedModel,
     describe_changes,
