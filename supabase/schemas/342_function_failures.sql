@@ -102,7 +102,7 @@ begin
     from requested r
   ) a;
   perform picture_queue._transition(v_changes);
-  perform picture_queue._wake(v_queues, 'cancel');
+  perform picture_queue._wake_workers(v_queues, 'cancel');
   return cardinality(p_ids);
 end
 $$;
@@ -132,7 +132,7 @@ begin
   perform picture_queue._transition((
     select array_agg(picture_queue._change(d.child_id, 'wait'))
     from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
-  perform picture_queue._wake(v_queues, 'enqueue');
+  perform picture_queue._wake_workers(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
   perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');

@@ -58,7 +58,7 @@ begin
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
   if found then
-    perform picture_queue._wake((
+    perform picture_queue._wake_workers((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
 exception when lock_not_available or deadlock_detected then

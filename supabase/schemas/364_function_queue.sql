@@ -129,7 +129,7 @@ begin
   perform picture_queue._write_row('picture_queue.queue', 'name', queue,
     '{"paused_until": null, "pause_reason": null, "draining": false}');
   perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
-  perform picture_queue._wake(array[queue], 'enqueue');
+  perform picture_queue._wake_workers(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();

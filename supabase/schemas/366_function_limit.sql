@@ -32,7 +32,7 @@ begin
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
-    'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
+    'counted', not exists (select from picture_queue._uncounted_jobs(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
@@ -149,7 +149,7 @@ begin
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
-  perform picture_queue._plan_keys(array[p_key]);
+  perform picture_queue._plan_unblocking(array[p_key]);
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then

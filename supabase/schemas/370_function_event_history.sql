@@ -36,7 +36,7 @@ declare
 begin
   v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
-    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+    when not picture_queue._is_object_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
     when exists (select from jsonb_array_elements(lines) e
       where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))

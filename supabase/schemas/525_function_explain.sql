@@ -97,10 +97,10 @@ begin
     'is_full', l.paused_until is null and l.capacity <= 0,
     'free_at', case when l.paused_until is null then l.free_at end)), '{}')
   into v_keys
-  from picture_queue._limits(array(
+  from picture_queue._key_states(array(
     select distinct k
     from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
+    cross join lateral unnest(picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
     where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
     -- Most workers of a project have the same queues and job types.
@@ -113,7 +113,7 @@ begin
   return query
   select j.id, r.rank, r.reason, r.until, r.detail, r.more
   from public.job_queue j
-  cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
+  cross join lateral (select picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
   left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
     select k.key, s.until, (

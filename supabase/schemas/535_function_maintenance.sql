@@ -114,7 +114,7 @@ declare
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- lets _fire_deferred check constraints on all tables
+  perform set_config('picture_queue.is_worker', 'true', true);  -- lets _check_deferred_constraints check constraints on all tables
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then

@@ -187,7 +187,7 @@ as $$
     union all
     select count(*), 'limit keys that have capacity, but whose waiting jobs are not unblocked'
     from picture_queue._blocking_keys(1000) as k (key)
-    left join picture_queue._limits(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
+    left join picture_queue._key_states(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)

@@ -8,7 +8,7 @@ as $$
   written (oid) as (
     select o.oid from ours o
     union
-    select c.conrelid from picture_queue._references(array(select o.oid from ours o)) c
+    select c.conrelid from picture_queue._foreign_keys_to(array(select o.oid from ours o)) c
     where c.confdeltype in ('c', 'n', 'd')
   ),
   code (shown, function, remedy) as (
@@ -57,7 +57,7 @@ as $$
   select 'bad', format('table %s of role %s refers to %s: its triggers and indexes would run inside our functions, so no '
       || 'job is deleted', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass),
     format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
-  from picture_queue._references(array(select o.oid from ours o)) c
+  from picture_queue._foreign_keys_to(array(select o.oid from ours o)) c
   join pg_catalog.pg_class t on t.oid = c.conrelid
   where not picture_queue._is_trusted(t.relowner)
   union all
