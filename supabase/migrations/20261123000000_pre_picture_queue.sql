@@ -42,7 +42,7 @@ select
 --   locked, and does not wait for the others.
 --
 -- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
--- limit key, 1903326070 an external event, 1903326071 the aggregation of counts, 1903326072 a lease, 1903326073 a
+-- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
 -- worker.
 do $$
 begin
@@ -5121,16 +5121,16 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_others: rules for keys that the caller handles itself. Users may execute this
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
 -- function, since it reads no table.
-create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
+create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
   v_where text;
 begin
-  perform picture_queue._check_fields('filter.', v_filter, p_others || '{
+  perform picture_queue._check_fields('filter.', v_filter, p_caller_rules || '{
     "job_ids": ["uuids", 10000],
     "queue": ["text", 2000],
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
@@ -5149,7 +5149,7 @@ begin
     "finished_after": ["moment"]
   }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(v_filter) e where e.value <> 'null' and not p_others ? e.key;
+  from jsonb_each(v_filter) e where e.value <> 'null' and not p_caller_rules ? e.key;
   return 'true' || coalesce(v_where, '');
 end
 $$;
@@ -5189,7 +5189,7 @@ $$;
 
 -- 340_function_read.sql
 
--- Readers run with the caller's rights: row level security decides which rows they see.
+-- The functions in this file run with the rights of the caller: row level security decides which rows the caller sees.
 create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5202,17 +5202,17 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the
--- last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of
+-- the last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- The query is written so that the planner's choice of an index does not depend on statistics:
--- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
---   of the other conditions.
--- - For a time of finishing or a hold the planner finds the partial index.
+-- - If the filter has an owner, a batch or ids, it reads the index of that column. `offset 0` keeps the planner from
+--   using an index of the other conditions.
+-- - If the filter has a finishing time or a hold, the planner chooses its partial index.
 -- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all
---   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the one
---   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
---   since a running job may be newer than all others.
+--   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the
+--   range before, so that rare jobs are found in few steps. The first range has no upper bound unless the filter has
+--   before_seq, since a running job may be newer than all other jobs.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -5225,17 +5225,17 @@ declare
   v_lower bigint := 0;
   v_span bigint := v_limit * 4;
   v_owner text := filter ->> 'user_id';
-  v_others jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
+  v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text;
+  v_listed_where text;
   v_queues text[];
   v_from text;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  -- If ours is the only policy for reads, users see only their own jobs, so the owner's index is enough. A project may
-  -- have added policies that show them more.
+  -- If our policy is the only one for reads, users see only their own jobs, so read the index by owner. A project may
+  -- have added policies that show users more jobs.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
   then
@@ -5250,11 +5250,11 @@ begin
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
     v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_listed := picture_queue._jobs_where(v_others - 'queue') || v_range;
-    v_where := picture_queue._jobs_where(v_others) || v_range;
+    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range;
+    v_where := picture_queue._jobs_where(v_listed_filter) || v_range;
     select format('(%s) j', string_agg(case when s.hold is null
         then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
-          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed)
+          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed_where)
         else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
       ' union all ')) into v_from
     from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
@@ -5295,7 +5295,7 @@ end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- Returns a generation with its images. It runs with the caller's rights, so users may execute it.
+-- Returns a generation with its images. Users may execute this function, since it runs with the rights of the caller.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -5317,12 +5317,12 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that the
--- prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before (created_at of the last row of the
--- previous page) and before_id (its id, which separates rows of the same time). A page ends after limit rows, or with
--- the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that
+-- the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at and
+-- id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows, or
+-- with the row that makes it larger than 8 MiB.
 --
--- With custom plans the planner sees which conditions are given, so that it can use the index of the favourites.
+-- With custom plans the planner sees which conditions the filter has, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan
@@ -5331,7 +5331,7 @@ declare
   v_generation jsonb;
   v_generations jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
-  v_found uuid[];
+  v_matching_ids uuid[];
 begin
   perform picture_queue._check_fields('filter.', nullif(filter, 'null'), picture_queue._generation_filter());
   if filter ->> 'before' is null and filter ->> 'before_id' is not null then
@@ -5339,12 +5339,12 @@ begin
       format('filter.before_id is %s without filter.before', filter ->> 'before_id'),
       'pass created_at and id of the last generation of the previous page');
   elsif filter ->> 'search' is not null then
-    v_found := picture_queue.search_generations(filter);
+    v_matching_ids := picture_queue.search_generations(filter);
   end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
     where not g.deleted
-      and (filter ->> 'search' is null or g.id = any (v_found))
+      and (filter ->> 'search' is null or g.id = any (v_matching_ids))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
       and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
@@ -5418,9 +5418,9 @@ end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
--- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
--- they need its status. Returns the number of deleted jobs.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller has locked the
+-- jobs. Batches keep their counts. A job is kept while it has children that are not resolved yet, since these need its
+-- status. Returns the number of deleted jobs.
 create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5428,23 +5428,23 @@ declare
   v_discarded integer;
 begin
   perform picture_queue._check_references();
-  with gone as (
+  with deleted as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
       and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
     returning j.queue, j.status
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
+    select d.queue, d.status, null, -count(*), picture_queue._now() from deleted d group by d.queue, d.status
   )
-  select count(*) into v_discarded from gone;
+  select count(*) into v_discarded from deleted;
   return v_discarded;
 end
 $$;
 
--- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
--- claimed once more. So is a pending one that has a prediction, for example after a snooze, since the handler must
--- cancel the prediction. Returns the number of jobs.
+-- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
+-- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
+-- too, since its handler must cancel the prediction. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5476,8 +5476,9 @@ begin
 end
 $$;
 
--- Retries locked jobs. Of several jobs with the same unique key only the newest is retried, and none of them if another
--- job has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
+-- Retries locked jobs. Of several jobs with the same unique key it retries only the newest, and none if the key
+-- belongs to another job now. A job whose parents have not finished waits for them again. Returns the number of
+-- retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5509,19 +5510,20 @@ exception when unique_violation then
 end
 $$;
 
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
--- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. The answer has matched (counted up to
--- 100,000), changed, and more: whether another call is needed, since jobs are left or the time ran out after an error.
--- preview only counts. An empty filter is refused, since it would select every job. Each state has a query of its own:
--- with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
+-- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
+-- finished jobs. Locked jobs are skipped. The answer has matched (counted up to 100,000), changed, and more: whether
+-- another call is needed, because jobs are left, or because the time was used up after an error. With preview the call
+-- only counts. An empty filter is refused, since it would select every job. Each state has its own query: with one
+-- query for all states, Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
-  v_where text := picture_queue._jobs_where(filter, v_rules);
+  v_limit_rule jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
+  v_where text := picture_queue._jobs_where(filter, v_limit_rule);
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
   v_states text[] := case action
     when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
@@ -5547,7 +5549,7 @@ begin
     perform picture_queue._check_references();
   end if;
   foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
+    v_where := picture_queue._jobs_where(filter, v_limit_rule) || ' and ' || case v_state
       when 'parked' then picture_queue._filter_condition('hold', v_state)
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
       else picture_queue._filter_condition('status', v_state) end;
@@ -5604,8 +5606,8 @@ begin
           "recover": ["choice", "list", "id", "none"]
         }')) as problem) p
       where p.problem is not null limit 1)));
-  -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
-  -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
+  -- Do not write unchanged policies, so that a worker that restarts waits for no row lock. Lock the rows in the order
+  -- of their names, to avoid deadlocks; `offset 0` keeps the planner from changing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
   from (
     select p.*
@@ -5624,7 +5626,8 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- Removes a worker. If it holds the lease of maintenance, the lease ends, and a message tells another worker to
+-- acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5646,8 +5649,8 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 
 -- 360_function_version.sql
 
--- Returns the version of the SQL, its contract, a number that rises when a function is added or changed, and
--- oldest_client_contract: clients written for this contract or a later one work with these functions.
+-- Returns version (of the SQL), contract (a number that rises when a function is added or changed) and
+-- oldest_client_contract (clients that were written for this contract or a later one work with these functions).
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 6, 'oldest_client_contract', 1) $$;
@@ -5660,7 +5663,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- changes: settings by name; null resets one to its default.
+-- Changes settings of the project. changes: the settings by name; null resets a setting to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5725,8 +5728,8 @@ as $$
 $$;
 
 -- Inserts or updates the row whose column p_key_column is p_key, with values that the caller has checked. A null value
--- sets the column to its default; p_changes null deletes the row. All columns are written in one statement, since check
--- constraints may concern several of them. Returns whether a row was inserted, updated or deleted.
+-- sets the column to its default. If p_changes is null, it deletes the row. One statement writes all columns, since a
+-- check constraint may concern several columns. Returns whether a row was inserted, updated or deleted.
 create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
 returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -5755,8 +5758,9 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
--- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if there is none, and changes its settings; null resets a setting to its default. If fair_share or
+-- aging_seconds changes, the jobs of the queue get new places in the order of claims: the oldest 10,000 at once, the
+-- others by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5811,8 +5815,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_fields), or the queue with that name, with counts of their unfinished
--- jobs. The changes of the counts are added up once for all queues.
+-- Returns a page of the queues, sorted by name (_check_fields has the filter), or only the queue p_queue, with counts
+-- of unfinished jobs.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5838,7 +5842,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Returns one queue; refuses an unknown one.
+-- Returns one queue; refuses an unknown name.
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5851,7 +5855,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- Returns the problem with the end of a pause; null if there is none. Clients cannot read a time after 9998.
+-- Returns the problem with the end of a pause; null if there is none. It refuses times after 9998, which clients
+-- cannot read.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5897,7 +5902,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- A call cancels the oldest 10,000 jobs; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5934,18 +5939,18 @@ comment on function public.purge_queue is 'Cancels the pending jobs of a queue.'
 
 -- 365_function__reorder.sql
 
--- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
+-- New places in the order of claims for the jobs of a queue whose fair_share or aging_seconds was changed.
 
 -- Updates the place (rank, turn, tenant) of jobs to the current order of their queue, as _assign_order computes it for
--- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
--- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
--- jobs.
+-- new jobs. The caller has locked the jobs. A job whose place already fits that order keeps it. Under fair_share the
+-- tenants take turns from the head of the queue, and the jobs of each tenant stay in the order of seq. Returns the
+-- number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
-      case when q.fair_share then coalesce(j.tenant, o.name) else nullif(j.tenant, o.name) end as tenant
+      case when q.fair_share then coalesce(j.tenant, default_tenant.tenant) else nullif(j.tenant, default_tenant.tenant) end as tenant
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
@@ -5953,13 +5958,13 @@ as $$
         extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
           - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
-    -- The tenant under fair_share of a job that was enqueued without one.
-    cross join lateral (select coalesce(j.user_id::text, '') as name) o
-    -- Under fair_share a turn is a small number above 0, otherwise a Unix time of over a billion: a turn shows to which
-    -- of the two orders it belongs.
+    -- The tenant that a job without a tenant gets under fair_share.
+    cross join lateral (select coalesce(j.user_id::text, '') as tenant) default_tenant
+    -- The turn of a job shows which order it fits: under fair_share a turn is a small number above 0, otherwise a Unix
+    -- time above a billion.
     where j.id = any (p_ids) and (j.rank <> p.rank or case
       when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
-      else j.tenant = o.name or abs(j.turn - p.turn) > 1 end)
+      else j.tenant = default_tenant.tenant or abs(j.turn - p.turn) > 1 end)
   ),
   tenant_state as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
@@ -5985,8 +5990,8 @@ as $$
 $$;
 
 -- Gives the next p_limit jobs of these queues their new places, in order of seq; running jobs too, since they may be
--- retried. It skips locked jobs, and records a job that cannot be updated in failed_step. A second pass, a minute after
--- the change, finds both. Returns the number of jobs examined.
+-- retried. It skips locked jobs, and records jobs that cannot be updated in failed_step. A second pass, a minute after
+-- the change of the queue, processes these jobs again. Returns the number of jobs examined.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -6017,7 +6022,7 @@ begin
     perform picture_queue._isolate('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
-    -- If the time ran out, reorder_after stays as it is: the next call begins with the same jobs.
+    -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
@@ -6048,9 +6053,9 @@ as $$
 $$;
 
 -- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
--- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
--- them: if this call counted them, their rows would stay locked until the caller commits. Jobs of claims in progress
--- are counted within a second or two.
+-- may start in any period. Jobs that run already count. If the key has such jobs, no other job of the key starts until
+-- maintenance has counted them: if this call counted them, their rows would stay locked until the caller commits. Jobs
+-- that a claim is starting at this moment are counted within two seconds.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -6076,8 +6081,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
--- key before.
+-- Returns the first p_limit keys that block jobs, in alphabetical order. One index search finds each key, and skips
+-- the remaining jobs of the previous key.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -6125,8 +6130,8 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
--- have jobs to unblock at a later time.
+-- Returns a page of the limits, sorted by key (_check_fields has the filter), or only the limit of p_key. It includes
+-- keys that have a rule, are paused, or have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6166,7 +6171,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or that jobs wait for.';
 
--- Pauses a key until p_until (null: resumes it). Raises PQ_BUSY if the key is locked for two seconds.
+-- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
+-- locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6175,7 +6181,7 @@ begin
   perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
-  for v_try in 1..40 loop
+  for v_try in 1..40 loop  -- each try waits for up to 50 milliseconds
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
       perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
@@ -6192,7 +6198,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- The pause ends at resume_at, or with resume_key. Running jobs continue.
+-- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -6203,7 +6209,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6239,9 +6245,9 @@ comment on function public.list_tenants is 'The tenants that have a weight.';
 
 -- 368_function_batch.sql
 
--- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
--- batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a request_id
--- returns the answer of the first.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload
+-- gets batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a
+-- request_id returns the answer of the first call.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
@@ -6286,7 +6292,7 @@ begin
         coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
-  -- A batch without jobs is finished at once: its callback is due.
+  -- A batch without jobs has finished at once, so enqueue its callback.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
@@ -6302,7 +6308,7 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  -- Changes of the counts that are still in follow_up are added here.
+  -- Add the changes of the counts that maintenance has not moved from follow_up to the batch yet.
   return picture_queue._require((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
@@ -6324,8 +6330,8 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 
 -- 370_function_event_history.sql
 
--- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
--- replaces the first; with the same event_id it is a repeated call and changes nothing.
+-- Sends an external event. If no job is parked on the event, it is kept for a day, for jobs that park later. A second
+-- event of the same name replaces the first. A second call with the same event_id is a repetition and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -6353,7 +6359,7 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- The last 200 lines of a job are kept.
+-- Appends lines to the log of a job, and keeps the last 200.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -6375,7 +6381,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Skip the lines that an earlier call, whose answer was lost, has written.
+    -- Skip the lines that an earlier call with a lost answer has written.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -6394,8 +6400,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- Returns the history of a job: its changes of state (claims are derived from the attempts they began), its failed
--- attempts with their internal detail, and its log.
+-- Returns the history of a job: its changes of state, its failed attempts with their internal detail, and its log.
+-- Claims are not recorded; they are derived from started_at of the attempts.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6416,11 +6422,13 @@ begin
         union all
         select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
         from picture_queue.history h
+        -- The row of the action park already shows the claim of a job that was woken.
         where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
         union all
         select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
         from picture_queue.history h where h.job_id = v_job.id
         union all
+        -- 9e18 sorts these rows after those of the history.
         select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
         where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
         union all
@@ -6445,13 +6453,14 @@ comment on function public.get_job_history is 'The timeline, failed attempts and
 
 -- 375_function__cron.sql
 
--- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week;
--- each with names, lists, ranges and steps. Both 0 and 7 are Sunday. The arrays hold the matching numbers, ascending.
+-- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week.
+-- A field may have lists, ranges and steps; months and weekdays may have names. Both 0 and 7 are Sunday. The arrays
+-- hold the matching numbers, ascending.
 --
--- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. When
--- daylight saving skips such a time, it runs at the moment of the change; when the time occurs twice, it runs once, at
--- the first. Other expressions, such as */15, run at each matching minute of the local clock.
--- is_either: neither day field begins with a star, so a day matches if either of the two fields does.
+-- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. If
+-- daylight saving skips such a time, the schedule runs at the moment of the change; if such a time occurs twice, the
+-- schedule runs once, at the first. Other expressions, such as */15, run at each matching minute of the local clock.
+-- is_either: neither day field begins with a star, so a day matches if it matches at least one of the two fields.
 create type picture_queue.cron as (
   minutes integer[],
   hours integer[],
@@ -6462,7 +6471,8 @@ create type picture_queue.cron as (
   is_either boolean
 );
 
--- Returns the numbers that one field of an expression matches, ascending. p_names: names of the numbers from p_low on.
+-- Returns the numbers that one field of an expression matches, ascending. p_names: the names of the numbers, beginning
+-- with p_low.
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
@@ -6543,7 +6553,8 @@ $$;
 
 -- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
 -- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
--- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
+-- the change. The local clock shows such a time once, twice (if the clock is set back) or never (if it is set
+-- forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6554,24 +6565,24 @@ declare
   v_minute integer;
   v_before timestamptz;  -- a moment before the day, and one after it
   v_after timestamptz;
-  v_old interval;  -- the UTC offset at these moments
-  v_new interval;
+  v_old_offset interval;  -- the UTC offset at these moments
+  v_new_offset interval;
   v_next timestamptz;
 begin
-  -- From the day before on, since the clock may be set back past midnight.
-  for v_n in -1..(v_passed + interval '8 years')::date - v_passed::date loop
-    v_day := v_passed::date + v_n;
+  -- Begin a day earlier, since the clock may be set back past midnight.
+  for v_day_offset in -1..(v_passed + interval '8 years')::date - v_passed::date loop
+    v_day := v_passed::date + v_day_offset;
     continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
       then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
       else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
       end;
     v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
     v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
-    v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
-    v_new := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
-    if v_old = v_new then
+    v_old_offset := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
+    v_new_offset := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    if v_old_offset = v_new_offset then
       v_minute := floor(extract(epoch from v_passed - v_day) / 60);
-      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old) at time zone 'UTC' into v_next
+      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old_offset) at time zone 'UTC' into v_next
       from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
     else
       select min(c.at) into v_next
@@ -6579,16 +6590,16 @@ begin
       cross join unnest(v_cron.minutes) m
       cross join lateral (select v_day + make_interval(mins => h * 60 + m) as local) t
       cross join lateral (
-        select (t.local - v_old) at time zone 'UTC' as old_at, (t.local - v_new) at time zone 'UTC' as new_at) u
+        select (t.local - v_old_offset) at time zone 'UTC' as old_at, (t.local - v_new_offset) at time zone 'UTC' as new_at) u
       cross join lateral (
         select u.old_at at time zone p_timezone = t.local as is_old, u.new_at at time zone p_timezone = t.local as is_new) k
       cross join lateral unnest(array[
         case when k.is_old then u.old_at end,
         case when k.is_new and not (v_cron.is_fixed and k.is_old) then u.new_at end,
-        -- The clock skips this time: it runs at the moment of the change.
+        -- The clock skips this time, so the schedule runs at the moment of the change.
         case when v_cron.is_fixed and not (k.is_old or k.is_new) then (
           select min(g) from generate_series(u.new_at, u.old_at, interval '1 minute') g
-          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new) end]) as c (at)
+          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new_offset) end]) as c (at)
       where c.at > p_after;
     end if;
     if v_next is not null then
@@ -6602,11 +6613,11 @@ $$;
 
 -- 376_function__schedule.sql
 
--- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers see it: the row is
--- locked, and the job's id is a hash of the name and the tick.
+-- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers do maintenance at
+-- once: the row of the schedule is locked, and the id of the job is a hash of name and tick.
 
--- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
--- from created_at, so they never drift.
+-- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds from
+-- created_at, so that the ticks do not drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -6623,10 +6634,9 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
---   all: every due tick, the oldest first; at most p_limit, and the others stay due
---   once: only the latest due tick
---   skip: only the latest due tick, and only if it is under two minutes late. That much is allowed, because without a
---     worker only pg_cron does maintenance, once a minute.
+-- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
+-- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
+-- pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -6645,7 +6655,8 @@ begin
     end loop;
     return;
   end if;
-  -- A binary search for the latest tick, since very many may have been missed. Two ticks are a second apart, or more.
+  -- Search the latest tick by bisection, since very many ticks may have been missed. Ticks are at least a second
+  -- apart.
   while v_end - v_latest >= interval '1 second' loop
     v_tick := picture_queue._schedule_next(p_schedule, v_latest + (v_end - v_latest) / 2);
     if v_tick <= p_now then
@@ -6671,10 +6682,11 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
--- An error of one schedule is written to its last_error, and the other schedules still run. A refused tick is not tried
--- again, unless the error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same
--- unique job. At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
+-- Enqueues the jobs of those of these schedules that are due, and sets the next tick of each; locked schedules are
+-- skipped. An error of one schedule is written to its last_error, and the other schedules still run. If the job of a
+-- tick is refused, the tick is not tried again, unless the error is transient. The lock timeout bounds the wait for an
+-- open transaction that enqueues the same unique job. At most p_limit jobs are enqueued, divided among the schedules.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -6730,7 +6742,7 @@ begin
 end
 $$;
 
--- Returns a schedule; refuses an unknown one.
+-- Returns a schedule; refuses an unknown name.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6745,13 +6757,14 @@ $$;
 
 -- 377_function_schedule.sql
 
--- Fields that are not given get their defaults, except that a paused schedule stays paused.
+-- Creates or replaces a schedule. Fields that are missing get their defaults, except that a paused schedule stays
+-- paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_given jsonb := schedule;
+  v_fields jsonb := schedule;
   v_timezone jsonb;
   v_new jsonb;
   v_old jsonb;
@@ -6759,17 +6772,17 @@ declare
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_fields
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(case
     when name is null or picture_queue._value_problem(to_jsonb(name), '["name", 128, "_.:-"]') is not null
       then format('name is %s', coalesce(to_jsonb(left(name, 200)), 'null'))
     when jsonb_typeof(schedule) is distinct from 'object' then 'schedule is not an object'
-    when (v_given ? 'cron') = (v_given ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    when (v_fields ? 'cron') = (v_fields ? 'every_seconds') then 'one of cron and every_seconds is needed'
     else coalesce(
       picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_given) e
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_fields) e
         where e.key in ('cron', 'every_seconds', 'timezone', 'missed', 'paused')), '{
           "cron": ["text", 2147483647, 0],
           "every_seconds": ["number", 1, 31536000],
@@ -6780,23 +6793,23 @@ begin
         select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
         from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
           ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-        where v_given #>> k.path is not null limit 1))
+        where v_fields #>> k.path is not null limit 1))
   end, 'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
     'options such as delay_seconds, expires_in_seconds and unique');
-  -- The name of the zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are refused: they ignore
-  -- summer time, and Postgres reads the sign of an offset the other way round.
-  v_timezone := picture_queue._require(case when coalesce(v_given ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
+  -- Store the name of the zone as pg_timezone_names writes it. Refuse abbreviations (CEST) and offsets (UTC+3): they
+  -- ignore daylight saving, and Postgres reads the sign of such an offset in the opposite direction.
+  v_timezone := picture_queue._require(case when coalesce(v_fields ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z
-      where lower(z.name) = lower(v_given ->> 'timezone')) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_given ->> 'timezone', 100)),
+      where lower(z.name) = lower(v_fields ->> 'timezone')) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_fields ->> 'timezone', 100)),
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
   v_new := jsonb_build_object(
     'name', name,
-    'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
-    'every_seconds', (v_given ->> 'every_seconds')::double precision,
+    'cron', regexp_replace(btrim(v_fields ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
+    'every_seconds', (v_fields ->> 'every_seconds')::double precision,
     'timezone', v_timezone,
-    'missed', coalesce(v_given ->> 'missed', 'once'),
-    'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
+    'missed', coalesce(v_fields ->> 'missed', 'once'),
+    'job', v_fields - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
@@ -6809,7 +6822,7 @@ begin
 
   select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
   v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
-    'paused', coalesce(v_given -> 'paused', v_old -> 'paused', 'false'));
+    'paused', coalesce(v_fields -> 'paused', v_old -> 'paused', 'false'));
   if v_old is null or v_old || v_new <> v_old then
     v_next := case
       when (v_new ->> 'paused')::boolean then null
@@ -6850,7 +6863,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Resumes a schedule. Ticks during the pause do not count as missed. set_schedule validates the schedule again.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6860,7 +6873,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- The call is idempotent if the caller passes a job_id.
+-- Enqueues a job of a schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6876,7 +6889,7 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists schedules by name. A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9087,10 +9100,10 @@ comment on function public.receive_prediction is 'Applies a webhook of a provide
 
 -- 490_function__counts.sql
 
--- Counts that never read all jobs: they add up the rows of depth and depth_change, and use short index scans.
+-- Counts without reading all jobs: the functions add up the rows of depth and depth_change, and use short index scans.
 
 -- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
--- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
+-- the first 16 priorities. These include jobs that no worker takes, since such jobs stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -9115,8 +9128,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- Returns the counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes
--- are not aggregated yet; the hour begins with a full minute.
+-- Returns the counts of each queue. finished_last_minute is exact, since the changes of the last minute are not
+-- aggregated yet; finished_last_hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -9152,8 +9165,9 @@ as $$
         and c.status in ('completed', 'failed', 'cancelled')) f
     group by f.queue
   ),
-  -- This counts failed jobs, not failures: jobs that were retried since are not counted. It reads the newest 10,000.
-  day as materialized (
+  -- Jobs that failed in the last day, among the newest 10,000 failed jobs. A job that was retried since is not
+  -- counted.
+  last_day as materialized (
     select f.queue, count(*) as n
     from (
       select j.queue from public.job_queue j
@@ -9165,21 +9179,21 @@ as $$
   select d.queue, d.pending, d.scheduled, d.blocked, d.waiting, d.processing, d.parked, d.completed, d.failed, d.cancelled,
     case when d.pending > 0 then
       round(greatest(extract(epoch from t.now - picture_queue._oldest_due(d.queue)), 0), 3) end,
-    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(y.n, 0),
+    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(failed.n, 0),
     (select count(*) from picture_queue.worker w
       where w.queues @> array[d.queue] and w.seen_at > t.now - interval '1 minute')
   from depths d
   cross join t
   left join finished f on f.queue = d.queue
-  left join day y on y.queue = d.queue
+  left join last_day failed on failed.queue = d.queue
   order by d.queue
 $$;
 
 
 -- 500_views.sql
 
--- One row for each queue: its pending and running jobs, and those that failed in the last day and were not retried
--- since. It reads the counts and the newest failed jobs.
+-- One row for each queue: the counts of its pending and running jobs, and of the jobs that failed in the last day and
+-- were not retried since.
 create view public.queue_health with (security_invoker = true) as
 select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
   coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers
@@ -9205,8 +9219,8 @@ comment on view public.stuck_jobs is 'Jobs that have run for over ten minutes, o
 -- 510_function_health.sql
 
 -- Returns an overview for operators: the queues, the workers of the last minute, and the job types with pending jobs
--- for which no worker has a handler, the first 1,000 of each. Such jobs stay at the head of their queue, so only the
--- first 5,000 jobs of each queue are read.
+-- for which no worker has a handler, at most 1,000 of each. Jobs without a worker stay at the head of their queue, so
+-- it reads only the first 5,000 jobs of each queue.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -9273,8 +9287,8 @@ end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- Returns the position of a job of the caller in its queue, from 1 to 10,000 (with at_least: or further back); null if
--- the job cannot be claimed, because it has a hold, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000. at_least is true if the job may be
+-- further back. The position is null if the job cannot be claimed, because it has a hold, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9307,9 +9321,9 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
--- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
--- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all
--- queues.
+-- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Jobs that are
+-- due, but not promoted yet, count as well, since without a worker nothing promotes them. If only a schedule or a
+-- limit key is due, one worker is recommended. queue null: all queues.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -9364,12 +9378,12 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 
 -- 525_function_explain.sql
 
--- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
--- show the reasons.
+-- The reasons why jobs do not run. For each job, the functions read a bounded number of rows by indexes, so that lists
+-- of jobs can show the reasons.
 
--- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
--- recent.
+-- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main reason has the
+-- lowest rank. p_user_id: the calling user; null for a service key, which sees internal details. p_idle_since: the
+-- beginning of the last round of maintenance if that was over 10 seconds ago, otherwise null.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -9380,6 +9394,7 @@ declare
 begin
   return query
   select j.id, r.rank, r.reason, nullif(r.until, 'infinity'), r.detail, r.more
+  -- f: the failed step of the job; h: its latest change; l: its lease; p: its unfinished parents; r: the reasons.
   from public.job_queue j
   left join lateral (
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
@@ -9440,13 +9455,13 @@ begin
         when h.snooze_detail is not null then format('A handler postponed it: %s', left(h.snooze_detail, 500))
         else 'It is scheduled for later.' end,
       jsonb_build_object('error', case when h.is_retry then j.error else left(h.snooze_detail, 500) end))
-  ) as r (rank, holds, reason, until, detail, more)
-  where j.id = any (p_ids) and r.holds;
+  ) as r (rank, applies, reason, until, detail, more)
+  where j.id = any (p_ids) and r.applies;
 end
 $$;
 
--- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. For a key that is not
--- the user's own, a user learns only that it is full or paused, but no numbers.
+-- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own key (user:<id>), a user learns only that it is full or paused, but no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -9454,7 +9469,7 @@ set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_orphans text[];  -- queue and job type of the jobs that no worker seen in the last minute takes
+  v_without_worker text[];  -- pairs of queue and job type that no worker seen in the last minute takes
   v_keys jsonb;  -- the state of each key of the jobs that has a limit or a pause
 begin
   select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
@@ -9472,7 +9487,7 @@ begin
     -- Most workers of a project have the same queues and job types.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
   )
-  select array_agg(p.queue || ' ' || p.job_type) into v_orphans
+  select array_agg(p.queue || ' ' || p.job_type) into v_without_worker
   from (select distinct j.queue, j.job_type from public.job_queue j where j.id = any (p_ids)) p
   where not exists (select from alive a where p.queue = any (a.queues) and p.job_type = any (a.job_types));
 
@@ -9500,7 +9515,7 @@ begin
   cross join lateral (values
     (4, q.name is not null, 'queue_paused', nullif(q.paused_until, 'infinity'), format('Queue %s is paused.', j.queue),
       jsonb_build_object('queue', j.queue, 'pause_reason', case when p_user_id is null then q.pause_reason end)),
-    (5, j.queue || ' ' || j.job_type = any (v_orphans), 'no_worker', null,
+    (5, j.queue || ' ' || j.job_type = any (v_without_worker), 'no_worker', null,
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
@@ -9517,8 +9532,8 @@ begin
         else format('It waits for its turn under limit key %s.', own.key) end,
       coalesce(own.state - '{is_paused,paused_until,is_full,free_at}'::text[], '{}')
         || jsonb_build_object('key', own.key))
-  ) as r (rank, holds, reason, until, detail, more)
-  where j.id = any (p_ids) and r.holds;
+  ) as r (rank, applies, reason, until, detail, more)
+  where j.id = any (p_ids) and r.applies;
 end
 $$;
 
@@ -9532,8 +9547,8 @@ declare
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz;
   v_ids uuid[];  -- the jobs of the caller
-  v_reasons jsonb;  -- by job
-  v_found jsonb;  -- by job
+  v_reasons jsonb;  -- for each job id: the list of its reasons
+  v_found jsonb;  -- for each job id: the answer
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
@@ -9579,9 +9594,9 @@ comment on function public.explain_jobs is 'Explains why each of up to 1,000 job
 
 -- 530_function_housekeeping.sql
 
--- Housekeeping: the counts are aggregated every five seconds, and old rows are pruned every minute, by the worker that
--- does the maintenance; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the
--- rest to the next call.
+-- Housekeeping: the worker that does the maintenance aggregates the counts every five seconds, and prunes old rows
+-- every minute; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the rest to
+-- the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
@@ -9623,19 +9638,20 @@ begin
 end
 $$;
 
--- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which does
--- not wait for readers of the archive. A detached partition keeps its name, so the new one gets another name.
+-- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which
+-- does not wait for readers of the archive. If a detached partition has the name of the month, the new partition gets
+-- a name with a number.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
-  v_n integer := 1;
+  v_suffix integer := 1;
 begin
   while to_regtype(format('picture_queue.%I', v_name)) is not null or to_regclass(format('picture_queue.%I', v_name)) is not null loop
-    v_n := v_n + 1;
-    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_n;
+    v_suffix := v_suffix + 1;
+    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_suffix;
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
@@ -9659,8 +9675,8 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. A step of _isolate: a partition that a session reads, or on which a view depends, is
--- recorded in failed_step. Returns the number of dropped partitions.
+-- Drops partitions of the archive. It is a step of _isolate, which records a partition in failed_step if a session
+-- reads it, or if a view depends on it. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -9675,8 +9691,8 @@ end
 $$;
 
 -- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
--- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
--- jobs.
+-- partitions of the archive. The idempotency key and the unique key of a deleted job can be used again. Returns the
+-- number of deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -9711,17 +9727,18 @@ begin
 end
 $$;
 
--- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
+-- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the total number of deleted
+-- rows.
 create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rows integer;
-  v_all integer := 0;
+  v_deleted integer := 0;
   v_table text;
-  v_old text;
+  v_condition text;
 begin
-  for v_table, v_old in
+  for v_table, v_condition in
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
@@ -9736,7 +9753,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Every change of the row takes the lock of the key.
+      -- Delete only rows whose key is not locked: every change of such a row holds the lock.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -9744,18 +9761,19 @@ begin
       and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
-      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
+      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_condition)
     using picture_queue._now(), p_limit;
     get diagnostics v_rows = row_count;
-    v_all := v_all + v_rows;
+    v_deleted := v_deleted + v_rows;
   end loop;
-  return v_all;
+  return v_deleted;
 end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls it, and
--- pg_cron in a separate job. Returns the numbers of deleted rows, and in more whether there is more to prune.
+-- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
+-- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
+-- prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -9766,14 +9784,15 @@ declare
   v_generations jsonb;
   v_done jsonb;
 begin
-  -- One call at a time, since two calls would wait for each other's locks on partitions of the archive.
+  -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
-    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
+    -- While a table of another role refers to public.job_queue, all jobs are kept (_check_references); queue_doctor()
+    -- reports the table.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
       from (select s.* from picture_queue.setting s
@@ -9806,10 +9825,10 @@ begin
 end
 $$;
 
--- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
--- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
--- it over a connection to the database; no API role may call it.
+-- Repairs the inconsistencies that queue_doctor() finds: wrong numbers of running jobs of limit keys, if the key is
+-- not locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; and wrong counts of jobs, for which it reads all jobs once. It locks only rows and keys, not tables. An
+-- operator calls it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9818,14 +9837,14 @@ declare
     select k.key from picture_queue.limit_key k
     union
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
-  v_wrong text[];
-  v_missing integer[];
-  v_ready uuid[];
+  v_wrong_keys text[];
+  v_differences integer[];
+  v_ready_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- Use one statement, so that running jobs, their numbers and freed_key come from one snapshot. A job that ends after
   -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_locked) and f.n > 0
@@ -9839,19 +9858,19 @@ begin
     ) s on s.key = k.key
     group by k.key
   )
-  select array_agg(c.key), array_agg(c.n) into v_wrong, v_missing from counted c where c.n <> 0;
-  perform picture_queue._add_running(v_wrong, v_missing);
+  select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
+  perform picture_queue._add_running(v_wrong_keys, v_differences);
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready := array(
+  v_ready_children := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready);
+  perform picture_queue._resolve_dependents(v_ready_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
-  -- In one statement, so that jobs and counts have one snapshot.
+  -- Use one statement, so that jobs and counts come from one snapshot.
   insert into picture_queue.depth_change (queue, status, hold, n, at)
   select c.queue, c.status, c.hold, sum(c.n), '-infinity'
   from (
@@ -9866,7 +9885,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;
@@ -9874,12 +9893,13 @@ $$;
 
 -- 535_function_maintenance.sql
 
--- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
+-- Maintenance: work that is due and that no other call triggers, and housekeeping, which keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes follow-ups and
--- events, recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that
--- fails does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions
--- have locked do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
+-- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
+-- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
+-- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
+-- Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -9941,8 +9961,8 @@ begin
 end
 $$;
 
--- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the time of the next scan
--- (sweep_at) depends on their number.
+-- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
+-- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -9968,10 +9988,10 @@ end
 $$;
 
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
--- seconds that each of its calls extends. A caller without a name runs a round if no worker holds the lease, but does
--- not acquire it. With p_force the lease is ignored; that is the default here, for pg_cron, but not in maintain_jobs.
--- Returns leased (true if the round was done, also for a caller without a name), the number of subjects of each step,
--- and next_in (the seconds until the next call).
+-- seconds that each of its calls extends. A call without p_worker runs a round if no worker holds the lease, but does
+-- not acquire the lease. With p_force the lease is ignored; this is the default here, for pg_cron, but not in
+-- maintain_jobs. Returns leased (whether the round was done, also for a call without p_worker), the number of subjects
+-- of each step, and next_in (the seconds until the next call).
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -9985,14 +10005,14 @@ declare
   v_does_housekeeping boolean;
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
-  v_size integer;
+  v_step_size integer;
   v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- lets _check_deferred_constraints check constraints on all tables
+  perform set_config('picture_queue.is_worker', 'true', true);  -- _check_deferred_constraints then checks all tables
   select * into v_state from picture_queue.maintenance;
-  v_size := case when p_force then 1000 else v_state.step_size end;
+  v_step_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
@@ -10000,14 +10020,14 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Another round is running. If the last recorded round began over ten seconds ago, this one runs concurrently: each
+  -- Another round is running. If the last recorded round began over ten seconds ago, run this round all the same: each
   -- step skips locked rows.
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
-  -- other. A round that cannot lock the row of the state cannot record housekeeping, so it does the due work as well.
-  -- So due work waits for one round at most.
+  -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
+  -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
@@ -10019,7 +10039,7 @@ begin
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
-    v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    v_done := v_done || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
     -- A transaction that adds work due before v_next wakes the worker that holds the lease.
     v_next := least(v_now + interval '2 seconds',
@@ -10030,14 +10050,14 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
-  -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
+  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
-    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
-      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
+    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_step_size / 4, 10)
+      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_step_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
     -- Run the step again at once if rows are left.
@@ -10069,17 +10089,17 @@ comment on function public.maintain_jobs is
 
 -- 540_function_doctor.sql
 
--- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
--- number of rows.
+-- The doctor (queue_doctor) finds problems and proposes remedies. Each check is a function that returns findings and
+-- reads a bounded number of rows.
 create type picture_queue.finding as (
   verdict text,            -- ok, warn, bad
   detail text,
-  remedy text              -- a statement to paste, or a sentence
+  remedy text              -- a statement to run, or a sentence
 );
 
--- Runs all checks. A check without findings gives a finding that is ok. A check that raises an error gives a warning,
--- for example because it waits no longer than 0.1 seconds for a locked table. client_time: the time of the caller's
--- clock.
+-- Runs all checks. A check without findings gives a finding with the verdict ok. A check that raises an error gives a
+-- warning; for example, it waits at most 0.1 seconds for a locked table. client_time: the time of the clock of the
+-- caller.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -10138,7 +10158,7 @@ end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; returns findings with their remedies.';
 
--- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
+-- Finds old snapshots: while a session holds one, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10155,6 +10175,7 @@ as $$
     select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
     from pg_catalog.pg_prepared_xacts p where p.database = current_database()
     union all
+    -- The age of a slot is unknown; an hour makes the finding bad.
     select format('inactive replication slot %L', r.slot_name), interval '1 hour',
       format('select pg_drop_replication_slot(%L);', r.slot_name)
     from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
@@ -10164,7 +10185,8 @@ as $$
   order by h.age desc
 $$;
 
--- Finds sessions that have held an advisory lock of ours for ten seconds. Ours hold them for one transaction.
+-- Finds sessions that have held an advisory lock of the queue for ten seconds. Our functions hold such locks only
+-- until their transaction ends.
 create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10180,6 +10202,7 @@ as $$
   order by h.age desc limit 10
 $$;
 
+-- Finds tables that vacuum does not keep free of dead rows.
 create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10193,8 +10216,8 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with the
--- indexes.
+-- Finds missing indexes of job_queue, without which calls read the whole table. A test compares this list with the
+-- schema.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10227,8 +10250,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Finds orphaned rows among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that their table is
--- never read as a whole.
+-- Finds orphaned rows among the first 10,000 of each kind. It searches jobs by id and without joins, so that Postgres
+-- never reads the whole table of jobs.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -10277,11 +10300,12 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 jobs, in one statement and so in one snapshot.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. It uses one statement, so that both come
+-- from one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with counted (state, n, really) as (
+  with counted (state, n, actual) as (
     select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
       when 'pending' then (select count(*) from (select from public.job_queue j
         where j.status = 'pending' and j.hold is null limit 20001) c)
@@ -10301,12 +10325,12 @@ as $$
     ) d
   )
   select 'bad', format('the count of %s jobs is %s, the real number is %s', c.state, c.n,
-    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'unknown')), 'select picture_queue.repair();'
-  from counted c where c.n < 0 or c.really <> c.n order by c.state
+    coalesce(case when c.actual > 20000 then 'over 20000' else c.actual::text end, 'unknown')), 'select picture_queue.repair();'
+  from counted c where c.n < 0 or c.actual <> c.n order by c.state
 $$;
 
 -- Finds jobs and partitions of the archive that pruning should have deleted: jobs a day after the end of their
--- retention, partitions after the end of theirs. Also finds detached partitions whose month has a new partition.
+-- retention, and partitions after keep_archive_months. It also finds detached partitions of the archive.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10387,15 +10411,16 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Finds the privileges on our objects that 900_grants.sql does not grant, a finding for each role and privilege. Other
--- checks find those of anon and authenticated on functions and rows, including inherited ones.
+-- Finds the privileges on our objects that 900_grants.sql does not grant, one finding for each role and privilege. It
+-- leaves out the privileges of anon and authenticated on functions and tables, which other checks find, including
+-- inherited privileges.
 create function picture_queue._excess_grants() returns table (detail text, remedy text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with excess as (
     select g.role, g.privilege, coalesce('column ' || quote_ident(g."column") || ' of ', '') || g.name as shown,
       picture_queue._revoke_statement(
-        case when g.is_usual then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
+        case when g.is_expected then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
         as remedy
     from (
       select g.*, g."column" is null and case g.kind
@@ -10407,12 +10432,12 @@ as $$
         when 'function' then g.role = 'service_role' and (f.is_public
             or p.proname = any (picture_queue._user_functions() || '{maintain,prune,counts}'::text[]))
           or g.role = 'authenticated' and p.proname = any (picture_queue._user_functions())
-        else false end as is_usual
+        else false end as is_expected
       from picture_queue._grants() g
       left join picture_queue._our_functions() f on g.kind = 'function' and f.oid = g.object
       left join pg_catalog.pg_proc p on p.oid = f.oid
     ) g
-    where (g.is_grantable or not g.is_usual)
+    where (g.is_grantable or not g.is_expected)
       and not (g.kind = 'function' and not g.is_grantable and g.role in ('public', 'anon', 'authenticated'))
       and not (g.kind = 'table' and g."column" is null and not g.is_grantable and g.role in ('anon', 'authenticated')
         and g.privilege in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
@@ -10492,8 +10517,8 @@ begin
 end
 $$;
 
--- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
--- schedules whose latest tick enqueued no job.
+-- Finds steps that failed for a job, batch, key or schedule; refused callbacks; and schedules whose latest tick
+-- enqueued no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10561,7 +10586,8 @@ $$;
 
 -- 546_function_doctor_platform.sql
 
--- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be missing, so they are looked up by name.
+-- The doctor's checks of Realtime, Storage and pg_cron. Tables of these may be missing, so the checks look them up by
+-- name.
 
 -- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
@@ -10657,7 +10683,8 @@ create function picture_queue._check_cron_runs() returns setof picture_queue.fin
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Their names are not in the text of the query, since a linter would report missing tables without pg_cron.
+  -- The names of the tables are not in the text of the query, since without pg_cron a linter would report missing
+  -- tables.
   v_jobs regclass := picture_queue._find_table('cron.job');
   v_runs regclass := picture_queue._find_table('cron.job_run_details');
 begin
@@ -10687,13 +10714,13 @@ $$;
 
 -- 547_function_doctor_code.sql
 
--- Finds code of the project and of other roles that runs inside our functions. It can use temporary objects of a caller
--- if its function sets no search_path. If it belongs to a role without the rights of our owner, it can get these.
+-- Finds code of the project and of other roles that runs inside our functions. A function that sets no search_path can
+-- use temporary objects of a caller. A function of a role without the rights of our owner can get these rights.
 create function picture_queue._check_code() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with ours (oid) as (select t.oid from picture_queue._our_tables() t),
-  -- The tables whose rows a deletion of ours deletes or changes.
+  -- The tables whose rows our deletions delete or change (cascade, set null, set default).
   written (oid) as (
     select o.oid from ours o
     union
@@ -10730,7 +10757,7 @@ as $$
     join pg_catalog.pg_proc p on p.oid = c.function
     join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname not in ('internal', 'c')
     join pg_catalog.pg_roles r on r.oid = p.proowner
-    -- Functions of extensions, and event triggers of the platform, are not the project's to change.
+    -- Leave out functions of extensions and event triggers of the platform, since the project cannot change them.
     where not exists (select from pg_catalog.pg_depend d
         where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
       and not (left(c.shown, 5) = 'event' and r.rolsuper and r.rolname <> current_user)
@@ -10762,8 +10789,8 @@ $$;
 
 -- 548_function_doctor_exposure.sql
 
--- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
--- functions that they may execute; docs/security.md has the reasons.
+-- The doctor's check of the access of users, who must not reach more than their own rows. 900_grants.sql grants the
+-- functions that users may execute; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10802,7 +10829,8 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    -- Permissive policies are combined with OR, so one without a condition on the topic or bucket also applies to ours.
+    -- Permissive policies are combined with OR, so a policy without a condition on the topic or bucket also opens our
+    -- topics and buckets.
     select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
       format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
     from (values
@@ -10922,8 +10950,8 @@ $models$) as m (id text, kind text, also_kinds jsonb, official boolean, version 
 
 -- 710_data_input_rules.sql
 
--- The default rules: users neither turn off safety checks, nor load weights of their own, nor set secrets and
--- addresses, nor make a generation expensive by its counts, sizes and steps.
+-- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and webhook
+-- addresses. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
 insert into picture_queue.input_rule (model, input, action, value)
 values
   ('*', 'disable_safety*', 'lock', 'false'),
@@ -10971,10 +10999,12 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
--- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+-- All privileges are explicit, since the default privileges of new objects differ: old projects grant everything to
+-- the API roles, new projects grant nothing, a project may grant anything to its own roles, and Postgres lets every
+-- role execute a new function.
 select picture_queue._revoke_grants();
--- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
+-- Service keys may execute each function of the API. Other roles may execute only the functions that are granted
+-- below.
 do $$
 declare
   v_function text;
@@ -11007,7 +11037,8 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
--- The functions that these call with the caller's privileges. They take the caller's identity from the token.
+-- Private functions that the functions above call with the privileges of the caller. They take the identity of the
+-- caller from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
   picture_queue.list_models, picture_queue.version,
@@ -11027,12 +11058,12 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 
 -- 950_supabase_realtime.sql
 
--- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
--- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
--- change that the event announces. For the same reason it waits only briefly for a lock on the table.
+-- If Realtime is installed, _broadcast writes the events to realtime.messages with one insert, and the server of
+-- Realtime sends them after the commit. An error becomes a warning, since an event is only a hint: a failure must not
+-- undo the change that the event announces. For the same reason the insert waits only briefly for a lock on the table.
 --
--- When a user joins a topic, Realtime inserts a row of the topic and selects it with realtime.topic set. The policy
--- compares both, since a database connection can set realtime.topic itself.
+-- When a user joins a topic, Realtime sets realtime.topic, inserts a row with the topic, and selects that row as the
+-- user. The policy compares the topic of the row as well, since a database connection can set realtime.topic itself.
 do $do$
 begin
   if picture_queue._find_table('realtime.messages', true) is null then
@@ -11061,8 +11092,8 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
--- that let users read their own folder in both, and write to that of the uploads.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
+-- users can read their own folder in both buckets, and write to their own folder in the bucket uploads.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -11094,14 +11125,14 @@ $do$;
 -- 970_pg_cron.sql
 
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled separately. It calls only a function of the extension, or of a trusted role: the
--- schema cron may belong to any role.
+-- job, so that it can be rescheduled separately. It calls cron.schedule only if that function belongs to the extension
+-- or to a trusted role, since the schema cron may belong to any role.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron. The types
-  -- of its parameters are, so that no other function of that name fits better.
+  -- The name of the function is not in the text of the query, since without pg_cron a linter would report a missing
+  -- function. The casts to the parameter types keep Postgres from choosing another function of that name.
   v_call text := (
     select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
       p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)

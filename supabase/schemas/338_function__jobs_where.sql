@@ -1,15 +1,15 @@
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_others: rules for keys that the caller handles itself. Users may execute this
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
 -- function, since it reads no table.
-create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
+create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
   v_where text;
 begin
-  perform picture_queue._check_fields('filter.', v_filter, p_others || '{
+  perform picture_queue._check_fields('filter.', v_filter, p_caller_rules || '{
     "job_ids": ["uuids", 10000],
     "queue": ["text", 2000],
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
@@ -28,7 +28,7 @@ begin
     "finished_after": ["moment"]
   }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(v_filter) e where e.value <> 'null' and not p_others ? e.key;
+  from jsonb_each(v_filter) e where e.value <> 'null' and not p_caller_rules ? e.key;
   return 'true' || coalesce(v_where, '');
 end
 $$;
