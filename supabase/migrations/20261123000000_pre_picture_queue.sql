@@ -11,33 +11,39 @@ select
 
 -- picture-queue: a job queue inside your own Postgres.
 --
--- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
--- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at a provider.
+-- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim is an *attempt*
+-- and grants a *lease*, which heartbeats extend. A *generation* is a request for pictures; it has one job, and its
+-- *images* come from *predictions* at a provider.
 --
--- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
--- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
--- when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition permits, and
--- _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is recorded as
--- follow-ups. maintain_jobs, which one worker calls in a loop, processes these, due jobs, expired leases and
--- schedules.
+-- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers.
+-- claim_jobs picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and
+-- report_jobs when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition
+-- permits, and _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is
+-- recorded as follow-ups. One worker calls maintain_jobs in a loop. It processes the follow-ups, jobs that are due,
+-- expired leases and schedules.
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
 -- its lease. While the prediction runs, the job may be parked, and receive_prediction applies a webhook of the
 -- provider. _transition copies the state of the job to generations.
 --
--- Schemas and names. The schema public has the functions, tables and views for users. This schema has the rest, and
--- the API does not expose it. The name of a function that only our own functions call begins with an underscore.
--- Parameters of public functions have no prefix, those of private functions have p_, variables have v_.
+-- Schemas and names. The schema public has the functions, tables and views for users. The schema picture_queue has the
+-- rest, and the API does not expose it. The name of a function that only our own functions call begins with an
+-- underscore. Parameters of public functions have no prefix, those of private functions have p_, variables have v_.
 --
--- Idioms. Sessions cache plans, and a plan may be made while a table is empty and used when it is full. With these
--- forms such a plan uses the right index:
--- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is empty;
--- - `where id = any (array)` in addition to a join or instead of it: the rows are looked up by their ids;
--- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
--- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
--- - `= any (array(select … for update skip locked))`: the statement changes only unlocked rows, and waits for no lock.
+-- Idioms. Sessions cache plans. A plan may be made while a table is empty, and be used when the table is full. With
+-- the following forms such a plan still uses the right index:
+-- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is
+--   empty;
+-- - `where id = any (array)` in addition to a join or instead of a join: the plan finds the rows by their primary key;
+-- - `offset 0` in a subselect: the planner does not merge the subselect into the outer query, and evaluates it once;
+-- - `(select true from … limit 1)` instead of exists: the plan searches an index for each row, and never makes a join;
+-- - `= any (array(select … for update skip locked))`: the statement changes only rows that no other transaction has
+--   locked, and does not wait for the others.
+--
+-- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
+-- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
+-- worker.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then
@@ -70,8 +76,8 @@ create type picture_queue.change as (
   lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
--- A job after a change of state. It has only these columns, since whole rows are slower to pass; the few callers that
--- need other columns read the row again.
+-- A job after a change of state. Only a few columns are passed, since passing whole rows is slower; the few callers
+-- that need other columns read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
@@ -80,32 +86,32 @@ create type picture_queue.moved as (
   lease_id uuid
 );
 
--- A claim as a worker requests it; _claim sets is_limited and has_failed.
+-- A claim as a worker requests it; _claim sets has_limits and has_failed_starts.
 create type picture_queue.claim as (
   worker text,
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- the default if job type and queue set none; null: that of picture_queue.setting
-  lease_id uuid,           -- also the id of the request: a repeated call has the same
+  lease_seconds real,      -- for jobs whose type and queue set no lease; null: the default of the project
+  lease_id uuid,           -- also the id of the request: a repeated call has the same id
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
   is_legacy boolean,       -- the caller sends no heartbeats
   confirms_start boolean,  -- the worker confirms each start; a lease that expires before that costs no attempt
-  is_limited boolean,      -- there are limits or paused keys
-  has_failed boolean       -- starts of some jobs have failed
+  has_limits boolean,      -- the project has limit rules or paused keys
+  has_failed_starts boolean -- the start of some job has failed (failed_step)
 );
 
 -- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
   moved picture_queue.moved[],
-  announced boolean,       -- some are in queues that send events
-  long_lived boolean,      -- the history of some may be above its limit
-  has_generation boolean,  -- some belong to a generation
+  sends_events boolean,    -- some jobs are in queues that send events
+  has_long_history boolean, -- some jobs may have more than 50 rows of history
+  has_generation boolean,  -- some jobs belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
   was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
-  takes_turn boolean,      -- some get a turn after the last job of their tenant
+  takes_turn boolean,      -- some jobs get a turn after the last job of their tenant
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
-  batches jsonb            -- batch_id, from and to of each change in a batch
+  batches jsonb            -- for each change of a job in a batch: batch_id, from (old status), to (new status)
 );
 
 -- How an attempt ended, as a worker reports it.
@@ -122,19 +128,19 @@ create type picture_queue.outcome as (
   duration_seconds real,
   event text,              -- for parked: the event that wakes the job
   pause_key text,          -- a limit key or queue to pause until the next attempt
-  i bigint                 -- its position in the report, from 1
+  i bigint                 -- the position in the report, from 1
 );
 
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, its slots
-  blocked_on text          -- one of the keys, which is full or paused
+  keys text[],             -- for _admit: all limit keys of the job; returned by _admit: the limited keys, its slots
+  blocked_on text          -- the key that is full or paused; null: the job may start
 );
 
 -- A job to be inserted: an item of an enqueue, with all defaults filled in.
 create type picture_queue.new_job as (
-  i integer,               -- its position in the call
+  i integer,               -- the position in the call, from 1
   job_id uuid,
   job_type text,
   queue text,
@@ -183,9 +189,9 @@ $$;
 
 -- 020_function__now.sql
 
--- Returns the current time. All functions use it, and tests replace it to set the time. It is stable, so that an index
--- can be searched with it. A function with a set search_path cannot be inlined; without inlining, PL/pgSQL takes a
--- third of the time of SQL.
+-- Returns the current time. All functions call _now instead of now(), and tests replace it to set the time. It is
+-- stable, so that its result can be searched in an index. A function with a set search_path cannot be inlined; a call
+-- of PL/pgSQL that is not inlined takes a third of the time of a call of SQL.
 create function picture_queue._now() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
@@ -193,8 +199,8 @@ as $$ begin return clock_timestamp(); end $$;
 
 -- 030_function__raise_error.sql
 
--- Raises the error with this code. Its message is fixed, since PostgREST copies it into the HTTP reason phrase. DETAIL
--- has the field and the value, HINT the fix (null: the default hint of the code).
+-- Raises the error with this code. Each code has a fixed message, since PostgREST copies the message into the HTTP
+-- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code).
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -237,12 +243,14 @@ begin
   raise exception using
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
+    -- format() writes a null value as an empty text.
     detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
     hint = coalesce(p_hint, v_hint);
 end
 $$;
 
--- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT for this problem; does nothing if the problem is null.
+-- Raises PQ_TOO_LARGE for a problem of size (its text ends with the limit in bytes), PQ_INVALID_ARGUMENT for any other
+-- problem. Does nothing if the problem is null.
 create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names consist of letters, digits and _ . - (job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
@@ -260,9 +268,9 @@ end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds a lock that the caller needs. Every function of the API that reads
--- or changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and an exception handler
--- that calls this. Such a function has no parameter or variable of a table's row type, because Postgres would lock that
--- table before the handler can catch the error.
+-- or changes a table has the clause `set lock_timeout = '2s'`, which holds until the function returns, and an
+-- exception handler that calls _raise_busy. Such a function has no parameter or variable of a table's row type,
+-- because Postgres would lock that table before the handler can catch the error.
 create function picture_queue._raise_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -273,27 +281,29 @@ begin
 end
 $$;
 
--- Raises one of our errors in place of another error; exception handlers `when others` call it. If the error is one of
--- ours, or that of a read-only transaction (PostgREST answers a GET with 405 for it), the function returns, and the
--- handler raises the error again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
--- public.job_queue, public.generations or public.images may raise any error.
-create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+-- Raises one of our errors in place of another error; exception handlers `when others` call it. The function returns,
+-- and the handler raises the error again, if the error is one of ours, or the error of a read-only transaction
+-- (25006), for which PostgREST answers a GET with 405. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a
+-- trigger of the project on public.job_queue, public.generations or public.images may raise any error.
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_sqlstate like 'PT%' or p_sqlstate = '25006' then
     return;
   elsif picture_queue._is_transient(p_sqlstate) then
-    -- With a fixed snapshot a repeated call in the same transaction fails again.
+    -- In repeatable read and serializable, a repeated call in the same transaction fails again. So name the isolation
+    -- level instead of PQ_BUSY.
     perform picture_queue._check_isolation() where p_sqlstate = '40001';
-    perform picture_queue._raise_busy(p_busy);
+    perform picture_queue._raise_busy(p_busy_detail);
   end if;
   perform picture_queue._raise_error('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
     'check your own triggers and constraints on public.job_queue, public.generations and public.images');
 end
 $$;
 
--- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
+-- Refuses repeatable read and serializable: with their fixed snapshot a limit could be exceeded, or a job leased
+-- twice.
 create function picture_queue._check_isolation() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -306,7 +316,8 @@ begin
 end
 $$;
 
--- Returns the value; raises the error with this code if it is null. It reads no table, so users may call it.
+-- Returns the value; raises the error with this code if the value is null. Users may execute this function, since it
+-- reads no table.
 create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -319,9 +330,9 @@ begin
 end
 $$;
 
--- Returns whether the value is a list of objects, which jsonb_to_recordset requires. This is ten times as fast as a
--- function in SQL, which Postgres would plan at each call.
-create function picture_queue._is_list(p_value jsonb) returns boolean
+-- Returns whether the value is a list of objects, which jsonb_to_recordset requires. PL/pgSQL is ten times as fast
+-- here as SQL, which Postgres would plan at each call.
+create function picture_queue._is_object_list(p_value jsonb) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -334,8 +345,8 @@ $$;
 -- 040_function__caller.sql
 
 -- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token and with the rights of service_role or of the owner of the tables. The token
--- decides, and the role of the session: in a security definer function current_user is the owner.
+-- direct connection without a token and with the rights of service_role or of the owner of the tables. It reads the
+-- token and the role of the session, but not current_user, which in a security definer function is the owner.
 create function picture_queue._is_service() returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -381,7 +392,7 @@ create table picture_queue.setting (
   keep_generations_days integer,
   default_model text not null default 'black-forest-labs/flux-schnell',
   strip_metadata boolean not null default true,
-  -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
+  -- The price of a second of the hardware (A100 80 GB). It estimates the cost of models that have no price per picture.
   estimate_usd_per_second numeric not null default 0.0014,
   constraint setting_is_in_range check (
     estimate_usd_per_second between 0 and 1
@@ -441,9 +452,11 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
-  -- After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.
+  -- Maintenance reorders the jobs after a change of fair_share or aging_seconds. Jobs up to this seq have their new
+  -- rank and turn; null: all jobs have them.
   reorder_after bigint,
-  -- When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.
+  -- When to reorder all jobs once more, since transactions that were open at the change may have enqueued some in the
+  -- old order.
   reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
@@ -460,12 +473,12 @@ create table picture_queue.queue (
 );
 comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
 comment on column picture_queue.queue.events is
-  'Which events are sent: none, status, or progress (of status and progress).';
+  'Which events are sent: none, status (changes of status), or progress (changes of status and of progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
   'The seconds of waiting that raise the priority by one; null: waiting does not raise it.';
 comment on column picture_queue.queue.breaker_failures is
-  'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
+  'The number of failures in a row for one reason after which the queue is paused for breaker_seconds; null: never.';
 comment on column picture_queue.queue.paused_until is
   'No job is claimed until this time; infinity: until the queue is resumed.';
 comment on column picture_queue.queue.draining is 'Whether new jobs are refused; the jobs of the queue are still run.';
@@ -491,7 +504,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
-  capabilities jsonb,  -- of a job type of generations: what its provider can promise; null: not known
+  capabilities jsonb,  -- for job types of generations: what the provider supports, as its workers register it; null: unknown
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -512,14 +525,15 @@ create table picture_queue.worker (
   job_types text[] not null,
   idle boolean not null default false,
   seen_at timestamptz not null default now(),
-  -- The position in each queue ([rank, turn, seq]) at which the claims of the worker begin their scan; valid until
-  -- positions_until. So they skip index entries of jobs that the worker cannot claim.
+  -- The position in each queue ([rank, turn, seq]) at which claims of the worker begin to scan the index, until
+  -- positions_until. They skip the entries before it, which are dead or belong to jobs that the worker cannot claim.
   start_positions jsonb,
   positions_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, their queues and job types, and when they called last.';
 -- A claim looks up its worker; an enqueue looks up an idle worker with a recent heartbeat. Both scans begin at the
--- newest row version, and so do not read dead versions that an old snapshot keeps from vacuum.
+-- newest version of the row. So they do not read the dead versions that vacuum cannot remove while an old snapshot
+-- exists.
 create index worker_newest on picture_queue.worker (name, seen_at desc);
 create index worker_idle on picture_queue.worker (seen_at) where idle;
 
@@ -527,10 +541,10 @@ create index worker_idle on picture_queue.worker (seen_at) where idle;
 -- 140_table_job_queue.sql
 
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
--- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which would cost as much as the rest of an enqueue. Instead, the table
--- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
--- invalid rows.
+-- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each
+-- constraint again in every statement that writes a row, which would take as long as the rest of an enqueue. Instead,
+-- the table picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor()
+-- reports invalid rows.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -562,7 +576,7 @@ create table public.job_queue (
   parked_on text,
   -- The time at which the job parked last. An event wakes only jobs that parked before it was sent.
   parked_at timestamptz,
-  event jsonb,
+  event jsonb,  -- the payload of the external event that woke the job
   unique_key text,
   unique_states text[],
   unique_until timestamptz,
@@ -598,9 +612,9 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: on a full page, Postgres would search for equal entries and find none, which costs half a microsecond
--- per new job.
+-- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so
+-- deduplication is off: on a full page, Postgres would search for equal entries and find none, which costs half a
+-- microsecond per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- Scheduled and parked jobs by the time at which they become claimable.
@@ -611,7 +625,7 @@ create index job_queue_leased on public.job_queue (lease_id)
 -- Finds the last turn of a tenant in queues with fair_share.
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
--- Blocked jobs of a limit key in the order of claims, and unblocked ones that are not claimed yet.
+-- Blocked jobs of a limit key in the order of claims, and unblocked jobs that are not claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
 create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';
@@ -646,14 +660,15 @@ alter table public.job_queue
 -- 141_table_follow_up.sql
 
 -- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
--- same transaction processes the first few, maintenance the rest, in bounded steps. A failed step stops no other.
+-- same transaction processes the first few, maintenance the rest, in bounded steps. If a step fails, the others still
+-- run.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,  -- of the parent, child, batch or generation
-  -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
-  -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
-  -- often it was checked.
+  subject uuid not null,  -- the id of the parent, child, batch or generation
+  -- For a batch: by how much its counts change. For a child: a transaction that finished a parent before the child was
+  -- committed did not see the child. So maintenance checks the child until all transactions with ids below "before"
+  -- have ended; "checks" counts the checks.
   data jsonb,
   due_at timestamptz not null default '-infinity',
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'settlement'))
@@ -695,11 +710,11 @@ create table picture_queue.maintenance (
   round_began_at timestamptz not null default '-infinity',
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
   next_round_at timestamptz not null default '-infinity',
-  sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs, next
-  prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  was_housekeeping boolean not null default false,  -- the latest round aggregated and pruned; the next does not
-  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
+  sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases
+  aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs
+  prune_at timestamptz not null default '-infinity',  -- when to delete old rows
+  was_housekeeping boolean not null default false,  -- whether the latest round aggregated and pruned; if so, the next does not
+  step_size integer not null default 100  -- the number of subjects in a step: it grows after quick rounds and shrinks after slow ones
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';
@@ -743,9 +758,9 @@ create index batch_callback on picture_queue.batch (finished_at)
 
 -- 144_table_limit.sql
 
--- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
--- enqueue, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a key
--- takes precedence over that of its kind.
+-- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and the keys that its
+-- enqueue names, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a
+-- key takes precedence over that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -754,8 +769,8 @@ create table picture_queue.limit_rule (
   created_at timestamptz not null default now(),
   -- Whether the jobs that were running when the rule was set have been counted. Until then no job of these keys starts.
   counted boolean not null default false,
-  -- When to search again for running jobs that are not counted: claims that began before the rule may start some of
-  -- them.
+  -- When to search again for running jobs that are not counted: claims that began before the rule was set may still
+  -- start some.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
@@ -764,15 +779,15 @@ create table picture_queue.limit_rule (
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
--- A transaction that changes a row, or reads it to decide which jobs may start, holds the advisory lock of the key
--- (_lock_keys). Because of that lock each key has one row, so no unique index is needed. version rises with each
--- change: the newest row version comes first in the index, even while an old snapshot keeps the versions before it from
--- being cleaned up.
+-- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. version
+-- rises with each change: the newest row version comes first in the index, even while an old snapshot keeps the
+-- versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
-  pause_reason text,  -- why a handler paused it; null if an operator did
+  pause_reason text,  -- from the handler that paused the key; null if an operator paused it
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
@@ -787,7 +802,7 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 
 -- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
--- at this time. Rows are appended, so that a transaction that ends a job does not wait for the lock of the key.
+-- at this time. Rows are only appended, so that a transaction that ends a job does not wait for the lock of the key.
 -- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
@@ -796,7 +811,8 @@ create table picture_queue.freed_key (
 );
 comment on table picture_queue.freed_key is
   'When to unblock jobs of limit keys: jobs of the key have ended, or its pause or period ends.';
--- Claims read recent rows only, so index entries that an old snapshot keeps from vacuum cost nothing.
+-- Claims read only recent rows by this index. So they do not read old entries that vacuum cannot remove while an old
+-- snapshot exists.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 
@@ -811,7 +827,7 @@ comment on table picture_queue.tenant is 'The weights of tenants in queues with 
 -- 146_table_schedule.sql
 
 -- Schedules of recurring jobs: by a cron expression in a time zone, or at an interval counted from created_at. The
--- column job is an item of enqueue_jobs without the fields that belong to one job only.
+-- column job is an item of enqueue_jobs without the fields that only one job can have, such as job_id.
 create table picture_queue.schedule (
   name text primary key,
   cron text,
@@ -852,22 +868,22 @@ create table picture_queue.log (
   message text not null,
   constraint level_is_known check (level in ('debug', 'info', 'warning', 'error'))
 );
-comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.';
+comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each job.';
 create index log_job on picture_queue.log (job_id, id);
 
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
-  -- When the event was sent; if no job was parked on it then, when it woke the first jobs that parked later. It does
-  -- not wake jobs that park after this time.
+  -- The time at which the event was sent. If no job was parked on the event then, it becomes the time at which
+  -- maintenance or a report first finds parked jobs. The event wakes only jobs that parked before this time.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
+comment on table picture_queue.signal is 'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
 create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
--- The answers of calls with an id, so that a call whose answer was lost can be repeated.
+-- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
 create table picture_queue.answer (
   call text not null,
   id text not null,
@@ -881,8 +897,8 @@ create index answer_at on picture_queue.answer (at);
 
 -- 148_table_depth.sql
 
--- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
--- readers add up both tables. So the counts are exact, no query counts jobs, and no caller waits for the lock of a
+-- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds these to depth, and
+-- queries add up both tables. So the counts are exact, no query reads all jobs, and no caller waits for the lock of a
 -- counter.
 create table picture_queue.depth (
   queue text not null,
@@ -1201,8 +1217,8 @@ create index deleted_generation_remove on picture_queue.deleted_generation (remo
 
 -- 180_table_history.sql
 
--- All changes of state except claim and complete, which the row of the job shows. The actions fail, back_off and expire
--- are failed attempts. The table is internal: owners see only job_queue.error.
+-- All changes of state except claim and complete, since the row of the job shows these two. The actions fail, back_off
+-- and expire end a failed attempt. The table is internal: owners see only job_queue.error.
 create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -1217,7 +1233,7 @@ create table picture_queue.history (
   error text,
   detail text
 );
-comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each.';
+comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each job.';
 create index history_job on picture_queue.history (job_id, id);
 
 
@@ -1255,9 +1271,9 @@ create index archive_owned on picture_queue.archive (user_id) where user_id is n
 
 -- 190_table_state_transition.sql
 
--- The state machine: an action moves a job from one state to another; without a row for the state of the job, it does
--- nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason outside of the
--- job subtracts it again.
+-- The state machine: an action moves a job from one state to another. An action that has no row for the state of the
+-- job does nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason
+-- outside of the job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -1290,7 +1306,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
   ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
   ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
-  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its limit key has no capacity
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a limit key of the job has no capacity
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished
@@ -1321,10 +1337,10 @@ $$;
 
 -- Enable row level security and set the replica identity of each table above.
 --
--- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql).
--- Replica identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one.
--- For a table without a primary key, the whole row is the identity. Postgres writes it to the WAL for updates and
--- deletes only. A primary key would cost each insert an index entry; every enqueue, claim and report inserts a row into
+-- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql). Replica
+-- identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one. For a
+-- table without a primary key, the whole row is the identity, which Postgres writes to the WAL for updates and deletes
+-- only. A primary key would add an index entry to each insert, and every enqueue, claim and report inserts a row into
 -- depth_change.
 do $$
 declare
@@ -1348,8 +1364,8 @@ $$;
 
 -- The privileges of other roles on our objects.
 
--- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
--- body.
+-- Returns the functions of picture-queue. In the schema public, these are the functions of our owner whose body refers
+-- to our objects.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -1370,8 +1386,8 @@ as $$
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
 
--- Returns every privilege on our objects that a role other than the owner has, with the words of a GRANT statement.
--- Left out are types, which every role may use, and privileges that come from membership in a role.
+-- Returns every privilege on our objects that a role other than the owner has, with the words of a GRANT statement. It
+-- leaves out types, which every role may use, and privileges that a role has as a member of another role.
 create function picture_queue._grants() returns table (
   object oid, kind text, name text, "column" name, role text, privilege text, is_grantable boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
@@ -1404,7 +1420,8 @@ as $$
   where a.grantee <> o.owner
 $$;
 
--- Returns the statement that revokes privileges which _grants returned.
+-- Returns the statement that revokes a privilege. The arguments are columns of _grants; p_column is null except for a
+-- privilege on a column.
 create function picture_queue._revoke_statement(
   p_privilege text, p_column text, p_kind text, p_name text, p_role text)
 returns text
@@ -1414,8 +1431,9 @@ as $$
     p_role)
 $$;
 
--- Revokes all privileges of other roles on our objects, or on the one with this name (as in _grants). The default
--- privileges of a project may give any role privileges on each new object, so this comes before our own grants.
+-- Revokes all privileges of other roles on our objects, or on the object with this name (as _grants writes it). It is
+-- called before our own grants, since the default privileges of a project may give any role privileges on each new
+-- object.
 create function picture_queue._revoke_grants(p_name text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1434,33 +1452,34 @@ $$;
 
 -- 197_function__trust.sql
 
--- Code of other roles, which our functions must not run. `set search_path` without `local` in such code overrides the
--- search_path of the function inside which it runs, and stays after it. The next operator of our function would then be
--- looked up in a schema of that role, and run with the rights of our owner.
+-- Our functions must not run code of other roles, such as triggers. If such code executes `set search_path` without
+-- `local`, the new search_path also holds for the rest of our function. Postgres would then find the next operator of
+-- our function in a schema of the other role, and run it with the rights of our owner.
 
--- Returns whether code of a role may run inside our functions: it has all rights of the current role, which is our
--- owner. With p_is_platform the roles of Supabase are trusted as well, whose names begin with supabase_.
-create function picture_queue._is_trusted(p_role oid, p_is_platform boolean default false) returns boolean
+-- Returns whether code of a role may run inside our functions: the role has all rights of the current role, which is
+-- our owner. With p_trusts_platform, the roles of Supabase, whose names begin with supabase_, are trusted too.
+create function picture_queue._is_trusted(p_role oid, p_trusts_platform boolean default false) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(pg_has_role(p_role, current_user, 'member'), false) or p_is_platform and coalesce(
+  select coalesce(pg_has_role(p_role, current_user, 'member'), false) or p_trusts_platform and coalesce(
     (select left(r.rolname, 9) = 'supabase_' from pg_catalog.pg_roles r where r.oid = p_role), false)
 $$;
 
--- Returns a table of an extension or of the platform; null if there is none. It is not a view, and belongs to a trusted
--- role, so that no code of another role runs when it is read or written.
-create function picture_queue._find_table(p_name text, p_is_platform boolean default false) returns regclass
+-- Returns a table of an extension or of the platform; null if there is no such table, or if code of another role would
+-- run when it is read or written: it is a view, or belongs to a role that is not trusted.
+create function picture_queue._find_table(p_name text, p_trusts_platform boolean default false) returns regclass
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return c.oid from pg_catalog.pg_class c
-  where c.oid = to_regclass(p_name) and c.relkind in ('r', 'p') and picture_queue._is_trusted(c.relowner, p_is_platform);
+  where c.oid = to_regclass(p_name) and c.relkind in ('r', 'p') and picture_queue._is_trusted(c.relowner, p_trusts_platform);
 end
 $$;
 
--- Returns the foreign keys whose tables a deletion of rows of these tables reads or changes: those that refer to these
--- tables, and those that refer to a table whose rows are deleted or changed with them.
-create function picture_queue._references(p_tables oid[]) returns setof pg_catalog.pg_constraint
+-- Returns the foreign keys that Postgres follows when rows of these tables are deleted: the foreign keys that refer to
+-- these tables, and, where a deletion cascades (cascade, set null, set default), the foreign keys that refer to the
+-- next table.
+create function picture_queue._foreign_keys_to(p_tables oid[]) returns setof pg_catalog.pg_constraint
 language sql stable rows 20 set search_path = pg_catalog, pg_temp
 as $$
   with recursive reached (constraint_oid, next_table) as (
@@ -1474,20 +1493,20 @@ as $$
   select c from pg_catalog.pg_constraint c where c.oid in (select r.constraint_oid from reached r)
 $$;
 
--- Returns why rows of these tables must not be deleted: a table of another role refers to them, so that its triggers or
--- the functions of its indexes would run. Returns null if there is none.
+-- Returns why rows of these tables must not be deleted: a table of another role refers to them, and its triggers or
+-- the functions of its indexes would run. Returns null if no such table refers to them.
 create function picture_queue._untrusted_reference(p_tables oid[]) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select format('table %s of role %s refers to %s', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass)
-  from picture_queue._references(p_tables) c
+  from picture_queue._foreign_keys_to(p_tables) c
   join pg_catalog.pg_class t on t.oid = c.conrelid
   where not picture_queue._is_trusted(t.relowner)
   order by 1 limit 1
 $$;
 
--- Refuses to delete jobs while a table of another role refers to them. The lock, which a deletion takes anyway, keeps
--- others from adding such a foreign key until the end of the transaction.
+-- Refuses to delete jobs while a table of another role refers to them. Until the end of the transaction, the lock
+-- keeps other roles from adding such a foreign key; a deletion takes the same lock.
 create function picture_queue._check_references() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1505,9 +1524,9 @@ $$;
 
 -- 200_function__backoff.sql
 
--- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at most
--- the cap, times a random factor from 1 - jitter to 1 + jitter, so that jobs that failed together are not retried
--- together. Each value is resolved in this order: job, job type, queue, project.
+-- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at
+-- most the cap, multiplied by a random factor from 1 - jitter to 1 + jitter. The factor spreads the retries of jobs
+-- that failed at the same time. Each value is resolved in this order: job, job type, queue, project.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -1531,11 +1550,11 @@ $$;
 
 -- 205_function__answer.sql
 
--- Answers of calls that must not be made twice: a call that repeats the id of an earlier call returns the earlier
+-- Answers of calls that must take effect only once: a call with the request id of an earlier call returns the earlier
 -- answer.
 
--- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
--- first call that has not committed yet.
+-- Returns the answer that an earlier call with this id gave; null if there was none, or if the id is null. If the
+-- earlier call is still in progress, it waits until that transaction ends.
 create function picture_queue._find_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -1550,7 +1569,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has inserted the row.
+-- Stores the answer for repeated calls, if the call has an id, and returns the answer. _find_answer has inserted the
+-- row.
 create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1565,7 +1585,7 @@ $$;
 
 -- 210_function__broadcast.sql
 
--- Sends events over Realtime. This version does nothing, so that the core runs on any Postgres;
+-- Sends events over Realtime. This version does nothing, so that the queue runs on a Postgres without Realtime;
 -- 950_supabase_realtime.sql replaces it where Realtime is installed.
 create function picture_queue._broadcast(p_events picture_queue.event[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -1578,8 +1598,8 @@ $$;
 
 -- 220_function__emit.sql
 
--- Sends an event for each of these jobs, on the topic of its owner, or on that of the job if it has no owner. The event
--- holds the visible state of the job without its result.
+-- Sends an event for each of these jobs, on the topic of the owner, or on the topic of the job if the job has no
+-- owner. The event holds the visible state of the job without its result.
 create function picture_queue._emit(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1606,10 +1626,10 @@ begin
 end
 $$;
 
--- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
--- by an enqueue or otherwise) it sends the message only if a worker of the queue is idle. Workers that use the API
--- receive it over Realtime, workers with a database connection by NOTIFY.
-create function picture_queue._wake(p_queues text[], p_reason text) returns void
+-- Wakes the workers of these queues, with one message for each queue. The reason 'enqueue' stands for all ways by
+-- which jobs become claimable; it sends the message only if a worker of the queue is idle, with a call in the last
+-- minute. Workers that use the API receive it over Realtime, workers with a database connection by NOTIFY.
+create function picture_queue._wake_workers(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1636,11 +1656,11 @@ $$;
 -- 230_function__transition.sql
 
 -- Makes all changes of state except claims (_start), many at a time. It skips a change that
--- picture_queue.state_transition does not permit, and one that names a lease which is not in force; it returns only the
--- jobs that it changed. An expired lease is in force until maintenance sweeps it. Unless every change names its lease,
--- the caller must hold the row locks, taken in the order of ids or with skip locked. The function writes the rows,
--- their history (of all actions but complete), the counts and the events. It records work for other jobs as follow-ups,
--- and processes the first of them at once unless p_does_follow_ups is false.
+-- picture_queue.state_transition does not permit, and a change that names a lease which is not in force; it returns
+-- only the jobs that it changed. An expired lease stays in force until maintenance sweeps it. Unless every change
+-- names its lease, the caller must hold the row locks, taken in the order of ids or with skip locked. The function
+-- writes the rows, their history (of all actions but complete), the counts and the events. It records work for other
+-- jobs as follow-ups, and processes the first 20 at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1655,8 +1675,8 @@ begin
     return null;
   end if;
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
-  -- Rarely, fewer jobs changed than requested. If a trigger that returns null prevented a change, raise an error:
-  -- otherwise the change would be tried again forever without a message.
+  -- Rarely, fewer jobs changed than requested. If a permitted change did not happen, a trigger of the project returned
+  -- null. Then raise an error: without one, the caller would repeat the change forever.
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
@@ -1664,12 +1684,12 @@ begin
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
       and j.id not in (select m.id from unnest(v_applied.moved) m))
   then
-    raise exception 'a trigger on public.job_queue left the job as it was';
+    raise exception 'a trigger on public.job_queue prevented the change of a job';
   elsif v_applied.moved is null then
     return null;
   end if;
-  -- This statement runs after the change, so it sees children that were committed in the meantime. To look up each job
-  -- costs a tenth of a report; this is skipped while the table of dependencies is empty.
+  -- This statement runs after the change, so it sees children that were committed in the meantime. The search takes a
+  -- tenth of the time of a report, so it is skipped while the table is empty.
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
@@ -1683,13 +1703,13 @@ begin
   if num_nonnulls(v_applied.ended, v_applied.was_blocked) > 0 then
     perform picture_queue._record_freed_keys(v_applied.ended, v_applied.was_blocked);
   end if;
-  if v_applied.long_lived then
+  if v_applied.has_long_history then
     perform picture_queue._trim_history(v_ids);
   end if;
   if v_applied.has_generation then
     perform picture_queue._mirror_generations(v_ids);
   end if;
-  if v_applied.announced then
+  if v_applied.sends_events then
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
@@ -1699,7 +1719,8 @@ begin
 end
 $$;
 
--- Changes the rows, and writes their history and the counts. Returns the changed jobs and the further steps they need.
+-- Changes the rows, and writes their history and the counts. Returns the changed jobs, and which further steps of
+-- _transition they need.
 create function picture_queue._apply_changes(p_changes picture_queue.change[], p_ids uuid[], p_now timestamptz)
 returns picture_queue.applied
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1736,7 +1757,8 @@ begin
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
-      -- With offset 0 these are evaluated once for each change, not once for each column that depends on them.
+      -- With offset 0 Postgres evaluates these conditions once for each change, not once for each column that uses
+      -- them.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
@@ -1800,8 +1822,9 @@ as $$
     select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
 $$;
 
--- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
--- change. Settles the cost of generations that end, and reserves it again for those that are retried.
+-- Copies the state of these jobs to their generations. If another transaction keeps a generation locked for over 10
+-- milliseconds, the change fails. Settles the cost of generations that end, and reserves the cost of retried
+-- generations again.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '10ms'
@@ -1833,9 +1856,9 @@ begin
 end
 $$;
 
--- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of
--- jobs that stopped running (p_ended), and the blocked_on of jobs that moved, but were not started, blocked or
--- unblocked (p_was_blocked): such a job may have been unblocked for a slot that it does not take.
+-- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. For jobs that stopped
+-- running (p_ended), these are their slots. For jobs that changed, but were not started, blocked or unblocked
+-- (p_was_blocked), it is their blocked_on: such a job may have been unblocked for a slot that it does not take.
 create function picture_queue._record_freed_keys(p_ended uuid[], p_was_blocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1854,7 +1877,7 @@ begin
     returning key
   )
   select array_agg(f.key) into v_keys from freed f;
-  -- There may be no claim for a while, since workers that found no job wait to be woken.
+  -- Wake maintenance, since idle workers, which found no job, do not claim until a message wakes them.
   if exists (
     select from unnest(v_keys) as k (key)
     where (select true from public.job_queue j
@@ -1865,9 +1888,9 @@ begin
 end
 $$;
 
--- Returns the turn after which the next job of a tenant is placed: that of its last claimable job, but at least that of
--- the first claimable job of the queue (start-time fair queueing). p_except: jobs that are about to get a turn. Two
--- concurrent enqueues may assign the same turn twice, which is harmless.
+-- Returns the turn after which the next job of a tenant is placed: the turn of its last claimable job, but at least
+-- the turn of the first claimable job of the queue (start-time fair queueing). It ignores the jobs in p_except, which
+-- are about to get a turn. Two concurrent enqueues may assign the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_except uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -1910,7 +1933,7 @@ $$;
 
 -- 234_function__isolate.sql
 
--- Steps that process many subjects, so that a failure of one does not stop the others.
+-- Steps that process many subjects, such as jobs. If the step fails for one subject, it is still done for the others.
 
 -- Returns whether a retry may succeed: after a deadlock or serialization failure (40), a lack of resources (53), a lock
 -- timeout (55P03), an object in use (55006), or PQ_BUSY.
@@ -1919,63 +1942,65 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT429') $$;
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
--- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
--- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
--- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
--- constraints whose names Postgres would refuse or resolve to another constraint.
+-- the whole transaction at its commit. The function checks the constraints on our tables. In a transaction of a
+-- worker, if the project has a trigger on our tables, it checks the constraints on all tables, since the trigger may
+-- write to any table. For other callers it does not: their transaction may have written rows that satisfy a constraint
+-- only later. It skips constraints whose names Postgres would refuse or resolve to another constraint.
 --
--- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
--- could run code of the caller: constraints on tables, foreign keys to tables, and triggers with functions, whose owner
--- does not have all rights of the current role; triggers whose function does not set a search_path that ends with
--- pg_temp, since temporary objects would come first; exclusion constraints, which call functions of an index. A name
--- stands for all constraints of the schema that have it, so one of these is enough to skip it. `set constraints ...
--- immediate` fires each trigger whose state is immediate, and a caller can make a trigger immediate without firing it:
--- so all are deferred before.
-create function picture_queue._fire_deferred() returns void
+-- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So the function
+-- skips every constraint that could run code of the caller: a constraint if the owner of its table, of the table to
+-- which it refers, or of its trigger function does not have all rights of the current role; a trigger whose function
+-- does not set a search_path that ends with pg_temp, since temporary objects would come first; an exclusion
+-- constraint, which calls functions of an index. A name stands for all constraints of a schema that have this name, so
+-- it is skipped if one of them is unsafe. `set constraints ... immediate` also fires triggers that the caller has made
+-- immediate without firing them. So all constraints are deferred first.
+create function picture_queue._check_deferred_constraints() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_ours regclass[] := array['public.job_queue'::regclass, 'public.generations'::regclass];
+  v_our_tables regclass[] := array['public.job_queue'::regclass, 'public.generations'::regclass];
   v_checks_all boolean := current_setting('picture_queue.is_worker', true) = 'true' and exists (
     select from pg_catalog.pg_trigger t
-    where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at');
+    where t.tgrelid = any (v_our_tables) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at');
   v_names text := (
-    select string_agg(format('%s.%I', d.connamespace::regnamespace, d.conname), ', ')
-    from (select distinct c.connamespace, c.conname from pg_catalog.pg_constraint c where c.condeferred) d
+    select string_agg(format('%s.%I', names.connamespace::regnamespace, names.conname), ', ')
+    from (select distinct c.connamespace, c.conname from pg_catalog.pg_constraint c where c.condeferred) names
     cross join lateral (
-      select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
-        bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
-          and (o.confrelid = 0 or pg_has_role(k.relowner, current_user, 'member'))
+      select bool_or(c.conrelid = any (v_our_tables) or t.tgrelid = any (v_our_tables)) as is_ours,
+        -- Types: f foreign key, p primary key, u unique, t trigger.
+        bool_and(c.condeferred and pg_has_role(constrained.relowner, current_user, 'member')
+          and (c.confrelid = 0 or pg_has_role(referenced.relowner, current_user, 'member'))
           and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
-          and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
-      from pg_catalog.pg_constraint o
-      left join pg_catalog.pg_class r on r.oid = o.conrelid
-      left join pg_catalog.pg_class k on k.oid = o.confrelid
-      left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
+          and (c.contype in ('f', 'p', 'u') or c.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
+      from pg_catalog.pg_constraint c
+      left join pg_catalog.pg_class constrained on constrained.oid = c.conrelid
+      left join pg_catalog.pg_class referenced on referenced.oid = c.confrelid
+      left join pg_catalog.pg_trigger t on t.tgconstraint = c.oid
       left join pg_catalog.pg_proc p on p.oid = t.tgfoid
-      where o.conname = d.conname and o.connamespace = d.connamespace) o
-    where o.is_safe and (o.is_ours or v_checks_all)
-      and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
-  v_check text := 'set constraints ' || v_names || ' immediate';
-  v_defer text := 'set constraints ' || v_names || ' deferred';
+      where c.conname = names.conname and c.connamespace = names.connamespace) checked
+    where checked.is_safe and (checked.is_ours or v_checks_all)
+      and has_schema_privilege(names.connamespace, 'usage') and not pg_is_other_temp_schema(names.connamespace));
+  v_check_statement text := 'set constraints ' || v_names || ' immediate';
+  v_defer_statement text := 'set constraints ' || v_names || ' deferred';
 begin
   if v_names is not null then
     set constraints all deferred;
-    execute v_check;
-    execute v_defer;
+    execute v_check_statement;
+    execute v_defer_statement;
   end if;
 end
 $$;
 
--- Returns whether a function with these settings finds no temporary object of its caller before others: its search_path
--- ends with pg_temp. Without pg_temp, Postgres searches temporary tables and types first.
+-- Returns whether a function with these settings (proconfig) finds temporary objects of its caller last: its
+-- search_path ends with pg_temp. If the path does not contain pg_temp, Postgres searches temporary tables and types
+-- first.
 create function picture_queue._sets_safe_path(p_settings text[]) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$ begin return coalesce(p_settings::text ~ 'search_path=[^=]*, *pg_temp"', false); end $$;
 
--- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
--- the number processed.
-create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
+-- Runs the step of this kind for these subjects. Some steps process up to p_limit jobs of the subjects. Returns the
+-- number of subjects or jobs that the step processed.
+create function picture_queue._run_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -2008,8 +2033,9 @@ begin
 end
 $$;
 
--- Returns whether isolated steps have used up their time: the deadline of the round of maintenance, or two seconds of a
--- statement in which a step has failed. If a table is locked, each half of a split list would wait for the lock again.
+-- Returns whether isolated steps have used up their time: the deadline of the round of maintenance has passed, or a
+-- step has failed in this statement, which has run for two seconds. Without the second bound, each half of a split
+-- list would wait again for a locked table.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -2018,16 +2044,16 @@ as $$
       and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
--- Runs a step for up to 1,000 subjects at once, since their rows are held in memory. A longer list, and a list for
--- which the step fails, is split in half, down to the one subject that fails. That subject is written to failed_step,
--- and callers skip it until its retry_at. All others are processed while there is time (_is_out_of_time). Returns the
--- number of subjects processed.
+-- Runs a step for up to 1,000 subjects at once, a bound on the memory for their rows. It splits a longer list, and a
+-- list for which the step fails, in half, down to the one subject that fails. That subject is written to failed_step,
+-- and callers skip it until its retry_at. The others are processed until the time is used up (_is_out_of_time).
+-- Returns the number of subjects processed.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer := coalesce(cardinality(p_subjects), 0);
-  v_done integer;
+  v_processed integer;
   v_error text;
   v_detail text;
 begin
@@ -2036,11 +2062,11 @@ begin
   end if;
   if v_count <= 1000 then
     begin
-      v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
-      perform picture_queue._fire_deferred();
+      v_processed := picture_queue._run_step(p_kind, p_subjects, p_limit);
+      perform picture_queue._check_deferred_constraints();
       delete from picture_queue.failed_step f where f.ctid = any (array(
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
-      return v_done;
+      return v_processed;
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := concat_ws(': ', sqlerrm, nullif(v_detail, ''));
@@ -2066,11 +2092,11 @@ begin
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
-  null;  -- another transaction is recording it
+  null;  -- another transaction records a failure of this subject
 end
 $$;
 
--- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
+-- Returns the subjects that a step of this kind skips until their retry_at, because it failed for them.
 create function picture_queue._failed_subjects(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2092,7 +2118,7 @@ declare
     where m.next_round_at > p_at + interval '50 milliseconds');
 begin
   if v_queues <> '{}' then
-    perform picture_queue._wake(v_queues[:1], 'maintain');
+    perform picture_queue._wake_workers(v_queues[:1], 'maintain');
   end if;
 end
 $$;
@@ -2101,13 +2127,13 @@ $$;
 -- 235_function__follow_up.sql
 
 -- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
--- follow-ups (for kind batch: the ids of batches), does a bounded part of the work, never waits for a row, and deletes
--- the follow-ups that are done.
+-- follow-ups (for kind batch: the ids of batches), does a bounded part of the work, never waits for a locked row, and
+-- deletes the follow-ups that are done.
 
--- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
--- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
--- rest, and for batches that another transaction has locked. If p_does_follow_ups is false, it does neither: the caller
--- or the next round of maintenance processes them.
+-- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id,
+-- from and to of each change). Processes the first 20 at once, so that chains and batches continue without delay, and
+-- wakes maintenance for the others, among them batches that another transaction has locked. If p_does_follow_ups is
+-- false, it only records them: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
@@ -2152,7 +2178,8 @@ begin
 end
 $$;
 
--- Resolves up to p_limit dependents: children of finished parents, and descendants of children that end with a parent.
+-- Resolves up to p_limit dependents: the children of finished parents, and, if a child ends because its parent failed,
+-- the children of that child, and so on.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2162,9 +2189,9 @@ declare
   v_parents uuid[];
   v_children text[];
   v_resolved integer;
-  v_left integer := p_limit;
+  v_limit_left integer := p_limit;
 begin
-  while v_ids <> '{}' and v_left > 0 loop
+  while v_ids <> '{}' and v_limit_left > 0 loop
     select array_agg(f.id), array_agg(f.subject) into v_locked_ids, v_parents
     from (
       select f.id, f.subject from picture_queue.follow_up f
@@ -2177,35 +2204,36 @@ begin
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
         where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
-        limit v_left for update of c skip locked) d
-      limit v_left);
-    v_resolved := picture_queue._isolate('resolve', v_children, v_left);
-    v_left := v_left - greatest(cardinality(v_children), 1);
+        limit v_limit_left for update of c skip locked) d
+      limit v_limit_left);
+    v_resolved := picture_queue._isolate('resolve', v_children, v_limit_left);
+    v_limit_left := v_limit_left - greatest(cardinality(v_children), 1);
     -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_locked_ids) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- The rest of the children are locked, or their change failed: try again in 0.2 seconds.
-    if v_resolved = 0 or v_left > 0 then
+    -- The remaining children are locked, or their change failed: try again in 0.2 seconds.
+    if v_resolved = 0 or v_limit_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
       where f.id = any (v_locked_ids);
     end if;
-    -- Next, the follow-ups of children that ended, for their own children. New follow-ups have the default -infinity.
+    -- Continue with the follow-ups of the children that ended. New follow-ups have the default due_at, -infinity.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
   end loop;
-  return p_limit - v_left;
+  return p_limit - v_limit_left;
 end
 $$;
 
--- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
--- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows
--- of children are locked before their links are counted, so two parents that finish at once cannot each leave the child
--- to the other. p_does_follow_ups is passed to _transition, for the follow-ups of children that end. It is false for
--- _resolve_parents, which processes these itself, and for callers that leave them to the next round of maintenance.
--- Returns the number of children that were not locked.
+-- Deletes the links of these children to finished parents. A child without other links becomes claimable. A child
+-- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped.
+-- The rows of children are locked before their links are searched. Without the locks, if two parents finish at once,
+-- each transaction would see the link to the other parent, and the child would wait forever. p_does_follow_ups is
+-- passed to _transition: whether to process the follow-ups of children that end. It is false for _resolve_parents,
+-- which processes them itself, and for callers that leave them to the next round of maintenance. Returns the number of
+-- children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_does_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2225,15 +2253,15 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- An object rather than a join, since a join of thousands of children would compare each pair. If several parents
-  -- failed, the reason names the one with the lowest id: in an object the last value of a key wins, hence the
-  -- descending order.
+  -- A JSON object, since a join would compare each pair of thousands of children. If several parents of a child
+  -- failed, the reason names the parent with the lowest id: of equal keys an object has the last, hence the descending
+  -- order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_endings
   from resolved s
-  -- `offset 0`, so that the planner finds the job by its id even if it expects few failed jobs.
+  -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
 
@@ -2247,16 +2275,16 @@ begin
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
   v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
-  perform picture_queue._wake(
+  perform picture_queue._wake_workers(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
 
 -- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and
--- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
--- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
--- missed the child.
+-- a transaction that finishes a parent before the enqueue commits does not see the child. The step checks a child
+-- again, at growing intervals, until all transactions that were in progress at the first check have ended. Every later
+-- transaction sees the child.
 create function picture_queue._resolve_new_dependents(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2274,23 +2302,23 @@ begin
   delete from picture_queue.follow_up f
   where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
-      -- The child is locked, or its change failed.
+      -- If such a link is left, the child is locked, or its change failed.
       select from picture_queue.dependency d
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = f.subject and (p.id is null or p.finished_at is not null))
     or not exists (select from picture_queue.dependency d where d.child_id = f.subject));
   update picture_queue.follow_up f
   set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
-      'looks', coalesce((f.data ->> 'looks')::integer, 0) + 1),
-    due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'looks')::integer, 0), 9))
+      'checks', coalesce((f.data ->> 'checks')::integer, 0) + 1),
+    due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'checks')::integer, 0), 9))
   where f.id = any (v_locked_ids);
   return coalesce(cardinality(v_locked_ids), 0);
 end
 $$;
 
--- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
--- batch that another transaction has locked, for example to add jobs to it, is skipped; its follow-ups are merged into
--- one, since many may accumulate.
+-- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks.
+-- A batch that another transaction has locked, for example to add jobs to it, is skipped; many follow-ups of a locked
+-- batch may accumulate, so they are merged into one.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2337,8 +2365,8 @@ end
 $$;
 
 -- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
--- batch, and the callback is not tried again. In a session of a user (cancel_job) any error may come from that
--- session, for example from its stack depth. So the step fails there, and maintenance tries it again.
+-- batch, and the callback is not tried again. In a session of a user (cancel_job), the session itself may cause any
+-- error, for example by its max_stack_depth. So there the step fails instead, and maintenance tries it again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2347,7 +2375,7 @@ declare
   v_job jsonb;
   v_error text;
   v_detail text;
-  v_done integer := 0;
+  v_enqueued integer := 0;
 begin
   for v_batch in
     select b.* from picture_queue.batch b
@@ -2375,21 +2403,21 @@ begin
     update picture_queue.batch b
     set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error
     where b.id = v_batch.id;
-    v_done := v_done + 1;
+    v_enqueued := v_enqueued + 1;
   end loop;
-  return v_done;
+  return v_enqueued;
 end
 $$;
 
 
 -- 240_function__move_jobs.sql
 
--- Moves jobs that the caller has chosen and locked. The kind is the reason: promote (they are due), sweep (their lease
--- expired), abandon (they were not started before expires_at), unblock (their key has capacity), wake (their event was
--- sent), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
--- ends. It does not count if the worker has not confirmed the start, in the row or in lease_extension. After 20 such
--- claims in a row it counts all the same, since the job may kill its workers before they confirm. Returns the number
--- of moved jobs.
+-- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
+-- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
+-- wake (their event was sent), purge (their queue is purged). A job whose lease expired keeps its count of attempts,
+-- so that a job that kills each of its workers fails in the end. The attempt is not counted if the worker has not
+-- confirmed the start, in the row or in lease_extension. After 20 unconfirmed claims in a row it is counted, since the
+-- job may kill its workers before they confirm. Returns the number of changed jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2402,11 +2430,11 @@ begin
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
         when 'sweep' then case
-          -- A job that was cancelled while parked is claimed once more to undo its work. If the start of that claim was
-          -- not confirmed, the job is released, to be claimed again, rather than cancelled.
-          when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and u.is_unstarted) is not true
+          -- A job that was cancelled while parked is claimed once more to undo its work. If no worker confirmed the
+          -- start of that claim, release the job, so that it is claimed again, rather than cancel it.
+          when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and start.is_unconfirmed) is not true
             then 'cancel'
-          when u.is_unstarted then 'release'
+          when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'purge' then 'cancel'
         else p_kind
@@ -2422,10 +2450,10 @@ begin
     from public.job_queue j
     cross join lateral (
       select j.unconfirmed_claims between 1 and 20 and not exists (
-        select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) as is_unstarted
-      offset 0) u
+        select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) as is_unconfirmed
+      offset 0) start
     where j.id = any (p_ids)));
-  perform picture_queue._wake(
+  perform picture_queue._wake_workers(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);
 end
@@ -2435,14 +2463,14 @@ $$;
 -- 245_function__limit.sql
 
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
--- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). Jobs of a key without
--- capacity are set to blocked, so that other jobs can run and no claim reads the blocked jobs again. The table
--- freed_key says which keys to process, and when: a transaction that ends a job appends the keys of the job; one that
--- blocks a job appends the time at which its key may have capacity. _unblock_keys subtracts the ended jobs and unblocks
--- waiting ones, in the next claim or in maintenance.
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). It sets jobs of a
+-- key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the keys
+-- to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks a
+-- job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
+-- subtracts the ended jobs from the counts, and unblocks jobs.
 
--- Returns the limit keys of a job.
-create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+-- Returns all keys of a job to which limits may apply, whether or not they have a rule.
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
@@ -2452,9 +2480,9 @@ $$;
 
 -- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
 -- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; it is too small
--- while ends of jobs are not visible yet.
-create function picture_queue._limits(p_keys text[])
+-- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large. It is too small
+-- while transactions that end jobs have not committed yet.
+create function picture_queue._key_states(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
   capacity integer, free_at timestamptz)
@@ -2464,28 +2492,29 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows of freed_key were subtracted already, or were committed late; the next round of maintenance subtracts
-  -- these.
+  -- Maintenance has already subtracted older rows of freed_key; those that were committed late it subtracts in its
+  -- next round.
   v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
   select r.key, r.max_running, r.rate, r.period_seconds, r.paused_until, r.running,
     case when r.paused_until is not null or not r.counted then 0
-      else least(r.max_running - r.running, r.rate - s.n) end::integer,
+      else least(r.max_running - r.running, r.rate - starts.n) end::integer,
     case when r.paused_until is not null then r.paused_until when not r.counted then v_now + interval '1 second'
-      when s.n >= r.rate then s.first_at + make_interval(secs => r.period_seconds) end
+      when starts.n >= r.rate then starts.first_at + make_interval(secs => r.period_seconds) end
   from (
-    select a.key, o.max_running, o.rate, o.period_seconds, coalesce(o.counted, true) as counted, k.paused_until,
-      coalesce(k.running, 0) - coalesce((
-        select sum(f.n)::integer from picture_queue.freed_key f where f.key = a.key and f.at > v_since), 0) as running
-    from unnest(p_keys) as a (key)
+    select asked.key, rule.max_running, rule.rate, rule.period_seconds, coalesce(rule.counted, true) as counted,
+      state.paused_until, coalesce(state.running, 0) - coalesce((
+        select sum(f.n)::integer from picture_queue.freed_key f where f.key = asked.key and f.at > v_since), 0) as running
+    from unnest(p_keys) as asked (key)
     left join lateral (
       select l.* from picture_queue.limit_rule l
-      where l.key = any (array[a.key, split_part(a.key, ':', 1) || ':*']) order by l.key <> a.key limit 1) o on true
+      where l.key = any (array[asked.key, split_part(asked.key, ':', 1) || ':*'])
+      order by l.key <> asked.key limit 1) rule on true
     left join lateral (
       select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
-      from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
-    where o.key is not null or k.paused_until is not null
+      from picture_queue.limit_key l where l.key = asked.key order by l.version desc limit 1) state on true
+    where rule.key is not null or state.paused_until is not null
   ) r
   cross join lateral (
     select count(*) as n, min(l.at) as first_at
@@ -2494,13 +2523,14 @@ begin
       where r.rate is not null and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
       order by o.at desc limit r.rate
     ) l
-  ) s;
+  ) starts;
 end
 $$;
 
--- Locks keys until the transaction ends, and returns the locked keys. All callers take the locks in the same order, and
--- wait up to 50 milliseconds for each. If a wait times out, the function takes only the locks that are free. The keys
--- share 1,024 locks, so that no transaction takes more. Keys with the same lock can delay each other, without an error.
+-- Locks keys until the transaction ends, and returns the locked keys. All callers take the locks in the same order,
+-- and wait up to 50 milliseconds for each. If a wait times out, the function takes only the locks that are free. The
+-- keys share 1,024 locks, so that no transaction takes more. Transactions on keys with the same lock may wait for each
+-- other; this causes no error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -2533,7 +2563,8 @@ declare
   v_count integer;
 begin
   for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
-    -- Find the row by its ctid, since an old snapshot may keep other versions of it.
+    -- Find the newest version of the row, and update it by ctid: while an old snapshot exists, the index has many dead
+    -- versions.
     update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
     where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
     if not found then
@@ -2544,11 +2575,11 @@ end
 $$;
 
 -- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time. A key without capacity gets
--- the time at which its pause or the period of its rate ends. A key with capacity for which jobs wait gets the time in
--- one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest: the latest
--- time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end of a job
--- gives it capacity.
-create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
+-- the time at which its pause or the period of its rate ends. A key that has capacity and blocked jobs is processed
+-- again in one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest:
+-- the latest time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end
+-- of a job can give it capacity.
+create function picture_queue._plan_unblocking(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -2559,7 +2590,7 @@ begin
     insert into picture_queue.freed_key (key, n, at)
     select k.key, 0, l.at
     from unnest(p_keys) as k (key)
-    left join picture_queue._limits(p_keys) c on c.key = k.key
+    left join picture_queue._key_states(p_keys) c on c.key = k.key
     cross join lateral (
       select least(p_latest, case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
@@ -2574,11 +2605,12 @@ begin
 end
 $$;
 
--- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
--- type as many as may start, minus the jobs that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; if too many were unblocked, claims block them again. For a key that
--- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and the hundred that
--- follow a random pair of some worker. Keys that are locked wait for the next call.
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each pair of queue
+-- and job type as many as may start, minus the jobs that were unblocked before and are not claimed yet. It counts each
+-- pair separately, so that jobs of a paused queue, or of a type without a worker, do not hold back others. If it
+-- unblocks too many in total, claims block them again. If a key blocks jobs of many pairs, the function examines the
+-- first hundred pairs, and the hundred pairs that follow a random pair of some worker. It leaves locked keys to the
+-- next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2602,7 +2634,7 @@ begin
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
       -- Find the pairs of queue and job type, each by one search in the index.
-      select k.key, o.queue, o.job_type, 1 as n
+      select k.key, found.queue, found.job_type, 1 as n
       from unnest(v_keys) as k (key)
       cross join (
         values ('', '')
@@ -2610,50 +2642,51 @@ begin
         (select w.queues[1 + floor(random() * cardinality(w.queues))],
             w.job_types[1 + floor(random() * cardinality(w.job_types))]
           from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1)
-      ) as b (queue, job_type)
+      ) as first_pair (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
-          and (j.queue, j.job_type) >= (b.queue, b.job_type)
-        order by j.queue, j.job_type limit 1) o
+          and (j.queue, j.job_type) >= (first_pair.queue, first_pair.job_type)
+        order by j.queue, j.job_type limit 1) found
       union all
-      select p.key, o.queue, o.job_type, p.n + 1
+      select p.key, found.queue, found.job_type, p.n + 1
       from pair p
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
           and (j.queue, j.job_type) > (p.queue, p.job_type)
-        order by j.queue, j.job_type limit 1) o
+        order by j.queue, j.job_type limit 1) found
       where p.n < 100
     )
-    select d.id::text
+    select chosen.id::text
     from (
-      -- About a thousand jobs in total, for any number of pairs.
+      -- Unblock about a thousand jobs in total, for any number of pairs.
       select p.key, p.queue, p.job_type, greatest(least(c.capacity, 1 + 1000 / count(*) over ()), 0) as n
       from (select distinct o.key, o.queue, o.job_type from pair o) p
-      left join picture_queue._limits(v_keys) c on c.key = p.key
-    ) s
+      left join picture_queue._key_states(v_keys) c on c.key = p.key
+    ) share
     cross join lateral (
       select j.id from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
-        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
+      where j.status = 'pending' and j.blocked_on = share.key and j.hold = 'blocked' and j.queue = share.queue
+        and j.job_type = share.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
-      limit greatest(0, s.n - (
-        -- A job not claimed for three seconds (its row is locked, or its start fails) does not hold back others.
-        select count(*) filter (where u.updated_at > v_now - interval '3 seconds')
+      limit greatest(0, share.n - (
+        -- Unblocked jobs count for three seconds only: a job whose row is locked, or whose start fails, must not hold
+        -- back others.
+        select count(*) filter (where unblocked.updated_at > v_now - interval '3 seconds')
         from (
           select o.updated_at from public.job_queue o
-          where o.status = 'pending' and o.blocked_on = s.key and o.hold is null
-            and o.queue = s.queue and o.job_type = s.job_type
-          order by o.blocked_on, o.hold, o.queue, o.job_type limit s.n) u))
+          where o.status = 'pending' and o.blocked_on = share.key and o.hold is null
+            and o.queue = share.queue and o.job_type = share.job_type
+          order by o.blocked_on, o.hold, o.queue, o.job_type limit share.n) unblocked))
       for update skip locked
-    ) d), 10000);
-  perform picture_queue._plan_keys(v_keys);
+    ) chosen), 10000);
+  perform picture_queue._plan_unblocking(v_keys);
   return cardinality(v_keys);
 end
 $$;
 
--- Unblocks jobs of up to a hundred keys that block jobs and have a recent row in freed_key that is due.
+-- Unblocks jobs of up to a hundred keys that have blocked jobs, and a recent row in freed_key whose time has come.
 create function picture_queue._unblock_freed_keys() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2666,7 +2699,7 @@ begin
       select distinct f.key from picture_queue.freed_key f
       where f.at > (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
     ) k
-    -- The limit makes Postgres look each key up, rather than join the keys with all blocked jobs.
+    -- With the limit, Postgres searches the index for each key, rather than join the keys with all blocked jobs.
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
@@ -2675,35 +2708,36 @@ begin
 end
 $$;
 
--- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before
--- the rule existed, or in a claim that did not see it yet.
-create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
+-- Returns the running jobs that are not counted yet under keys of these rules, with these keys. Such a job started
+-- before the rule existed, or in a claim that did not see the rule yet.
+create function picture_queue._uncounted_jobs(p_rules text[]) returns table (job_id uuid, keys text[])
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select j.id, array_agg(distinct k)
   from public.job_queue j
-  cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+  cross join lateral unnest(picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
   where j.status = 'processing' and j.hold is null and k <> all (coalesce(j.slots, '{}'))
     and (k = any (p_rules) or split_part(k, ':', 1) || ':*' = any (p_rules))
   group by j.id
 $$;
 
--- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
--- under the rule. A locked job blocks its key for at most ten seconds; after that, this job may exceed the limit. For
--- ten seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
+-- Counts, under their keys, up to p_limit of the jobs that _uncounted_jobs returns. Until all are counted, no job
+-- starts under the rule. A locked job delays the jobs of its key for at most ten seconds; after that, the key may have
+-- one more job than the limit. For ten seconds after the rule was set, the jobs are searched repeatedly, since claims
+-- that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted(p_rules) u));
+  v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted_jobs(p_rules) u));
   v_keys text[];
   v_counts integer[];
   v_found integer;
 begin
   with uncounted as (
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
-    from picture_queue._uncounted(p_rules) u
+    from picture_queue._uncounted_jobs(p_rules) u
     join public.job_queue j on j.id = u.job_id
     -- Check again under the lock of the job: it may have ended or been counted in the meantime.
     where u.keys && v_locked and j.status = 'processing' and j.hold is null and not coalesce(j.slots, '{}') && u.keys
@@ -2721,7 +2755,7 @@ begin
     count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
-      exists (select from picture_queue._uncounted(array[o.key])) as has_uncounted
+      exists (select from picture_queue._uncounted_jobs(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;
@@ -2732,13 +2766,13 @@ $$;
 
 -- 246_function__admit.sql
 
--- Decides which of these locked jobs may start, p_max_jobs at most. Each limited key ranks its jobs in the order of the
--- list; a job may start if its place under each of its keys is within the capacity of the key. The function counts
--- these jobs as running and returns them with their limited keys; the caller must start them. It blocks jobs with a key
--- that has no capacity at all. The others stay pending: jobs before them take the capacity, or another transaction has
--- locked one of their keys. If a claim has picked 5,000 candidates, which is the maximum, a key that another
--- transaction has locked counts as full, and its jobs are blocked, since the claim would find no jobs behind them. Keys
--- stay locked until the transaction ends.
+-- Returns the jobs of this list that may start, p_max_jobs at most, with their limited keys. The caller has locked the
+-- jobs, and must start those that are returned, since they are counted as running. Each limited key numbers its jobs
+-- in the order of the list; a job may start if its number under each of its keys is within the capacity of the key. A
+-- job with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before
+-- them take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
+-- which is the maximum, a locked key counts as full, and its jobs are blocked: otherwise the next claim would pick the
+-- same jobs, and never those behind them. Keys stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -2748,7 +2782,7 @@ declare
   v_limited text[];
   v_locked text[];
   v_capacity jsonb;  -- for each key that this transaction has locked; no job of a key without an entry starts
-  v_rated text[];  -- keys that have a rate
+  v_rate_keys text[];  -- keys that have a rate
   v_starting picture_queue.candidate[];
   v_blocked picture_queue.candidate[];
   v_keys text[];
@@ -2764,8 +2798,8 @@ begin
   end if;
   v_locked := picture_queue._lock_keys(v_limited);
   select coalesce(jsonb_object_agg(l.key, l.capacity), '{}'), array_agg(l.key) filter (where l.rate is not null)
-  into v_capacity, v_rated
-  from picture_queue._limits(v_locked) l;
+  into v_capacity, v_rate_keys
+  from picture_queue._key_states(v_locked) l;
   with place as (
     select c.n, c.id, k.key,
       coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
@@ -2774,32 +2808,33 @@ begin
     -- A key that a job names twice takes one slot.
     left join lateral (select distinct u.key from unnest(c.keys) as u (key) where u.key = any (v_limited)) k on true
   ),
-  judged as (
+  decided as (
     select p.n, row(p.id, array_agg(p.key) filter (where p.key is not null),
         min(p.key) filter (where p.capacity <= 0))::picture_queue.candidate as candidate,
       bool_and(p.key is null or coalesce(p.place <= p.capacity, false)) as fits
     from place p group by p.n, p.id
   )
-  select (array_agg(g.candidate order by g.n) filter (where g.fits))[:p_max_jobs],
-    array_agg(g.candidate) filter (where (g.candidate).blocked_on is not null)
+  select (array_agg(d.candidate order by d.n) filter (where d.fits))[:p_max_jobs],
+    array_agg(d.candidate) filter (where (d.candidate).blocked_on is not null)
   into v_starting, v_blocked
-  from judged g;
+  from decided d;
   select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
   from (select k, count(*)::integer from unnest(v_starting) c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
-  if v_rated is not null then
+  if v_rate_keys is not null then
     insert into picture_queue.start (key, at)
-    select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
+    select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rate_keys);
   end if;
   if v_blocked is not null then
-    -- Process the key for which such a job was unblocked again, since the job does not take its slot.
+    -- Such a job may have been unblocked for another key, whose slot it does not take now. So process that key again.
     insert into picture_queue.freed_key (key, n)
     select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
-    -- A transaction that changes the rule may not see these jobs yet: process the keys again when they are visible.
-    perform picture_queue._plan_keys(
+    -- A concurrent transaction that changes the rule may not see that these jobs are blocked. So process the keys
+    -- again when this transaction has committed.
+    perform picture_queue._plan_unblocking(
       array(select distinct b.blocked_on from unnest(v_blocked) b), v_now + interval '1 second');
   end if;
   return v_starting;
@@ -2813,8 +2848,8 @@ $$;
 -- of the policies of job types. A stored item that it has accepted can be enqueued later.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
--- able to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads
--- a number beyond 1e308 as Infinity.
+-- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
+-- JavaScript reads a number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -2827,8 +2862,8 @@ begin
   elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
     return 'is nested deeper than 100 levels';
   end if;
-  -- A number beyond 1e308 has over 300 digits, so one of them is at a multiple of 300 bytes. To examine these bytes
-  -- takes a tenth of the time of reading all numbers.
+  -- A number beyond 1e308 has over 300 digits, so one of them is at a multiple of 300 bytes. Examining only these
+  -- bytes takes a tenth of the time of reading all numbers.
   for i in 1..v_bytes / 300 loop
     if get_byte(v_text, i * 300 - 1) between 48 and 57 then
       return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
@@ -2839,10 +2874,11 @@ begin
 end
 $$;
 
--- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters; the minimum, by default 1), name (characters, and those allowed besides
--- letters and digits), list (entries, characters of an entry), uuids (entries), choice (the values), object (bytes,
--- optional); or uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- Returns the problem with a value under a rule; null if the value fits. A rule is a list: a kind and its bounds.
+-- number and integer: lowest, highest; text: highest number of characters, lowest (default 1); name: highest number of
+-- characters, the characters allowed besides letters and digits; list: highest number of entries, highest number of
+-- characters of an entry; uuids: highest number of entries; choice: the values; object: highest number of bytes
+-- (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2856,7 +2892,7 @@ begin
   -- One statement for each kind: in a single statement the planner would try the casts of other kinds.
   case v_kind
     when 'number' then
-      -- The text of a number that is closer to zero than a real can hold is longer than 40 characters.
+      -- A number closer to zero than a real can hold has a text of more than 40 characters.
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
@@ -2928,9 +2964,9 @@ begin
 end
 $$;
 
--- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
--- it. The default rules are those of the filter of a list by name. limit: how many rows a page has, 10,000 at most and
--- by default; after: the name of the last row of the previous page.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. Users may execute this function,
+-- since it reads no table. The default rules are for filters of lists that are sorted by name. limit: the number of
+-- rows of a page, at most 10,000, which is also the default; after: the name of the last row of the previous page.
 create function picture_queue._check_fields(
   p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 returns void
@@ -2946,8 +2982,8 @@ begin
 end
 $$;
 
--- Returns the problem with the options of a job; null if there is none. A name in unique.by that is not a key of the
--- payload, for example a mistyped one, would make different jobs equal, so it is refused.
+-- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
+-- key of the payload, such as a misspelt key: without a value, different jobs would count as equal.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2999,16 +3035,18 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot become unique again, since an equal job may have been enqueued.
+    -- A job that is not unique while it runs cannot be unique again when it has finished, since an equal job may have
+    -- been enqueued in the meantime.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job with an error
--- that names its position, the field and the value. p_name: the name of the argument, if it is not an entry of jobs.
--- p_first: if p_jobs is a part of a call, the position of its first job.
+-- Returns the jobs that a caller describes as JSON, with types and defaults. Refuses the first invalid job with an
+-- error that names its position, the field and the value. p_name: the name of the argument that describes the job,
+-- such as a callback; null: the argument is jobs. p_first: the position of the first job of p_jobs in the call, if
+-- p_jobs is only a part of the call.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -3032,12 +3070,12 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- the latter: for example an array in an array
+  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: for example an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
   if v_error is not null and v_count > 1 then
-    -- A value has the wrong type, and the error does not say which: check each half.
+    -- A value has the wrong type, but the error does not name the job: check each half.
     for v_half in 0..1 loop
       perform picture_queue._check_jobs(
         jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
@@ -3078,11 +3116,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with types and defaults, and the position of the first invalid one (bad). A
--- job of a first-in, first-out queue gets its rank and turn here, the others in _assign_order. is_plain: all have a
--- rank, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
--- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
--- no regular expression has a count such as {0,127}.
+-- Returns the jobs that a caller describes as JSON, with types and defaults. A job of a first-in, first-out queue gets
+-- its rank and turn here, other jobs in _assign_order. is_plain: all jobs have a rank, and none has parents or a
+-- batch. is_keyed: the caller has set the id, the idempotency key or the uniqueness of some. bad: the position of the
+-- first invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed,
+-- fields are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -3096,6 +3134,7 @@ declare
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
+  -- e: the fields of a job as the caller set them; t: its type; q: its queue; o: its options; r: derived values.
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
@@ -3144,7 +3183,7 @@ begin
   ) e
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
-  -- `offset 0`, so that the options are read only of jobs that have some.
+  -- With `offset 0` the options are read only for jobs that have some.
   left join lateral (
     select r.*, u.*
     from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
@@ -3165,7 +3204,8 @@ $$;
 
 -- 250_function__enqueue.sql
 
--- Returns, of jobs that share an id or a key, the first: the others are duplicates of it in the next round.
+-- Returns only the first of the jobs that share an id or a key. The next round of _enqueue treats the others as
+-- duplicates of the first.
 create function picture_queue._first_of_duplicates(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3186,38 +3226,39 @@ $$;
 
 -- Enqueues jobs, all or none. Returns the id and the outcome of each, in the order of the call: created; existing (a
 -- job with the same id, idempotency key or unique key exists); replaced or debounced. For a single job it sends an
--- event; for many it only wakes the workers of their queues. p_internal: the jobs are callbacks of batches, which a
--- draining queue accepts, and for which an unknown queue is always created.
-create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
+-- event; for many it only wakes the workers of their queues. p_is_callback: the jobs are callbacks of batches. A
+-- draining queue accepts them, and an unknown queue is created for them, whatever the setting unknown_queue.
+create function picture_queue._enqueue(p_jobs jsonb, p_is_callback boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
+  v_rest picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
   v_next picture_queue.new_job[];
-  v_plain boolean;
-  v_keyed boolean;
+  v_is_plain boolean;
+  v_is_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
   v_exists boolean;
-  v_left integer;
+  v_rest_before integer;
   v_failures integer := 0;
   v_table text;
   v_index text;
 begin
-  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
+  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_is_plain, v_is_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
-  elsif not v_plain then
+  elsif not v_is_plain then
     -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
-    if v_keyed then
+    if v_is_keyed then
       v_found := picture_queue._find_existing(v_jobs);
     end if;
-    v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
+    v_jobs := picture_queue._prepare_jobs(v_jobs, v_found, p_is_callback);
   end if;
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
-  if not v_keyed then
-    -- No existing job can conflict, so no subtransaction is needed: a trigger may enqueue 100,000 jobs one by one.
+  if not v_is_keyed then
+    -- No existing job can conflict, so do not use a subtransaction: a trigger of the project may enqueue 100,000 jobs
+    -- one by one, and each subtransaction takes a transaction id.
     perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
@@ -3225,18 +3266,19 @@ begin
   v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
-      -- The duplicate of a unique job may be gone when it is looked up; then the unique job is tried again.
-      v_left := cardinality(v_rest);
+      -- When it is looked up, the existing job may not have the unique key any more. Then try to insert the new job
+      -- again.
+      v_rest_before := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
-      v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
+      v_failures := case when cardinality(v_rest) < v_rest_before then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
-        perform picture_queue._raise_busy('a job with the same id or key comes and goes');
+        perform picture_queue._raise_busy('other transactions create and end jobs with the same id or key');
       end if;
       v_next := picture_queue._first_of_duplicates(v_rest);
     end if;
-    begin  -- `on conflict` would make the enqueue of each new row a tenth slower
+    begin  -- not `on conflict`, which would make each enqueue a tenth slower
       perform picture_queue._insert_jobs(v_next);
       v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
       v_failures := 0;
@@ -3251,7 +3293,7 @@ begin
   if cardinality(v_jobs) = 1 and v_found = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
-  if not v_plain then
+  if not v_is_plain then
     update picture_queue.batch b set total = b.total + c.n
     from (
       select n.batch_id, count(*) as n from unnest(v_jobs) n
@@ -3272,9 +3314,9 @@ begin
 end
 $$;
 
--- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the order
--- of claims. Jobs that exist already (p_found) are not checked.
-create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
+-- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the
+-- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_found) are not checked.
+create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_is_callback boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3291,10 +3333,10 @@ declare
   v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
   v_bad record;
 begin
-  if v_draining is not null and not p_internal then
+  if v_draining is not null and not p_is_callback then
     perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
       'resume_queue() ends draining');
-  elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
+  elsif v_unknown <> '{}' and not p_is_callback and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() creates a queue; list_queues() shows the existing queues');
   elsif v_unknown <> '{}' then
@@ -3323,8 +3365,8 @@ begin
 end
 $$;
 
--- Returns the unique key of a job: it is equal for jobs with the same type, owner and values of the payload (of the
--- keys in p_by; null: of all).
+-- Returns the unique key of a job: jobs with the same type, the same owner, and the same values of these keys of the
+-- payload (null: of all keys) have the same unique key.
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -3338,7 +3380,8 @@ begin
 end
 $$;
 
--- Returns the value without trailing zeros in its numbers: 1.0 and 1.00 become 1, since jsonb compares them as equal.
+-- Returns the value without trailing zeros in its numbers: 1.0 and 1.00 become 1, since they are equal as jsonb, but
+-- not as text.
 create function picture_queue._trim_numbers(p_value jsonb) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -3356,8 +3399,9 @@ end
 $$;
 
 -- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
--- so that a job enqueued for later comes after those enqueued before it is due. Aging turns priority into a head start
--- in seconds; fair share places a job after the last turn of its tenant (_last_turn).
+-- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each step of
+-- priority moves the turn forward by aging_seconds. With fair share, the turn comes after the last turn of the tenant
+-- (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3378,7 +3422,8 @@ begin
         where p.new_tenant is not null and p.hold is null) l
       left join picture_queue.tenant w on w.name = l.new_tenant
     )
-    -- Not by jsonb, which would round the turn to the caller's extra_float_digits.
+    -- Build a row instead of using jsonb_populate_record: jsonb would round the turn to the extra_float_digits of the
+    -- caller.
     select row(p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
       p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
       p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict, p.hold,
@@ -3395,7 +3440,7 @@ begin
 end
 $$;
 
--- Inserts the rows, writes the counts, and wakes workers.
+-- Inserts the jobs, writes the counts, and wakes workers.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -3425,13 +3470,13 @@ begin
   select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled'), sum(t.n)
   into v_queues, v_due, v_written from total t;
   if coalesce(v_written, 0) <> cardinality(p_jobs) then
-    raise exception 'a trigger on public.job_queue left out a job';
+    raise exception 'a trigger on public.job_queue prevented the insert of a job';
   end if;
   if v_due < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_due);
   end if;
   if v_queues is not null then
-    perform picture_queue._wake(v_queues, 'enqueue');
+    perform picture_queue._wake_workers(v_queues, 'enqueue');
   end if;
 end
 $$;
@@ -3439,11 +3484,12 @@ $$;
 
 -- 252_function__enqueue_parents.sql
 
--- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no cycle can
--- form.
+-- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So dependencies
+-- never form a cycle.
 
 -- Refuses unknown parents, and marks the jobs that have to wait. Parents are not locked, since an enqueue in a long
--- transaction would delay their heartbeats and reports: see _resolve_new_dependents.
+-- transaction would delay their heartbeats and reports. So a parent may finish in the meantime;
+-- _resolve_new_dependents handles this case.
 create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3454,7 +3500,7 @@ begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  -- An object rather than a join, since a join of thousands of jobs would compare each pair.
+  -- A JSON object, since a join would compare each pair of thousands of jobs.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
@@ -3481,8 +3527,8 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those with a finished parent. If a parent in the call is a duplicate of
--- an existing job (p_found), the existing job is the parent; it may have finished long ago.
+-- Links new jobs to their parents, and resolves the jobs that have a finished parent. If a parent in the call is a
+-- duplicate of an existing job (p_found), the existing job becomes the parent; it may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_found jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3527,18 +3573,18 @@ $$;
 
 -- Duplicates: new jobs with the id or a key of an existing job.
 
--- Returns the existing jobs with the id or the idempotency key of new jobs, as answers by position in the call. Each
--- search reads one index entry, even if other types or users have the same key.
+-- Returns the existing jobs that have the id or the idempotency key of a new job: an object of answers by position in
+-- the call. Each search reads one index entry, even if jobs of other types or users have the same key.
 create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_found jsonb;
-  v_other uuid;
+  v_conflicting uuid;
 begin
   select coalesce(jsonb_object_agg(f.i, jsonb_build_object('job_id', f.id, 'outcome', 'existing')), '{}'),
     (array_agg(f.id) filter (where f.is_other))[1]
-  into v_found, v_other
+  into v_found, v_conflicting
   from (
     select n.i, coalesce(x.id, k.id) as id,
       x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
@@ -3554,16 +3600,16 @@ begin
     ) k on x.id is null
     where coalesce(x.id, k.id) is not null
   ) f;
-  if v_other is not null then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_other),
+  if v_conflicting is not null then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
       'make a new uuid for each job');
   end if;
   return v_found;
 end
 $$;
 
--- Returns whether an id or a key of new jobs is in use. The check is cheap; without it, an insert of many jobs would be
--- done twice if one of them is a duplicate.
+-- Returns whether an id or a key of new jobs is in use. This check is cheap. Without it, one duplicate among many jobs
+-- would make the insert fail, and all rows would be inserted twice.
 create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
@@ -3584,8 +3630,8 @@ begin
 end
 $$;
 
--- Returns answers, by position in the call, for new jobs that have a duplicate. It omits a job whose unique key has
--- become free; the caller tries that job again.
+-- Returns answers, by position in the call, for new jobs that are duplicates of existing jobs. It omits a job whose
+-- unique key has become free; the caller inserts that job.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3598,8 +3644,8 @@ begin
   if v_unique = '{}' then
     return v_found;
   end if;
-  -- End the uniqueness of jobs whose period is over. Here and below each key is looked up separately, since a join that
-  -- was planned while the table was empty compares each pair.
+  -- End the uniqueness of jobs whose period is over. Here and below, a lateral subselect searches the index for each
+  -- key, since a join that was planned while the table was empty compares each pair.
   update public.job_queue j set unique_states = '{}'
   where j.unique_until <= picture_queue._now() and j.id = any (array(
     select u.id from unnest(v_unique) n
@@ -3621,21 +3667,22 @@ end
 $$;
 
 -- Updates existing pending jobs from new duplicates with this on_conflict: everything but parents and batch (replace),
--- or the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
--- running job is refused; debouncing a running or finished job changes nothing. Returns the ids of the locked jobs.
+-- or the payload and the time (debounce). If an existing job has several such duplicates, the last one counts. To
+-- replace a running job is refused; to debounce a running or finished job changes nothing. Returns the ids of the
+-- existing jobs, which it locks.
 create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_replace boolean := p_kind = 'replace';
+  v_replaces boolean := p_kind = 'replace';
   v_new picture_queue.new_job[] := array(
     select l.n from (
       select distinct on (n.unique_key) n, n.on_conflict from unnest(p_jobs) n
       where n.on_conflict in ('replace', p_kind) order by n.unique_key, n.i desc
     ) l
     where l.on_conflict = p_kind);
-  v_old jsonb;
+  v_old_queues jsonb;
   v_ids uuid[] := array(
     select u.id from unnest(v_new) n
     cross join lateral (
@@ -3648,12 +3695,12 @@ begin
     return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
-  into v_old, v_ids, v_running
+  into v_old_queues, v_ids, v_running
   from (
     select u.id, u.queue, u.status from public.job_queue u
     where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
-  if v_replace and v_running is not null then
+  if v_replaces and v_running is not null then
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore keeps it; with states ["pending"] a running job does not conflict');
   end if;
@@ -3662,21 +3709,21 @@ begin
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        -- In a first-in, first-out queue, a job that is due keeps its turn.
+        -- In a first-in, first-out queue, a job that is due keeps its place.
         select n.queue, n.metadata, n.tags, n.priority, n.rank,
           case when n.hold is null and exists (select from picture_queue.queue q
               where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
             then least(j.turn, n.turn) else n.turn end,
-          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replace
+          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replaces
         union all
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
-          j.backoff, j.max_attempts, j.expires_at where not v_replace),
+          j.backoff, j.max_attempts, j.expires_at where not v_replaces),
       unique_until = n.unique_until,
-      -- The time of a job that waits for its parents applies when they have finished.
+      -- A job that waits for its parents keeps the new time until they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
-    returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
+    returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old_queues ->> j.id::text as old_queue
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -3688,12 +3735,12 @@ begin
   select array_agg(picture_queue._change(r.id,
       case when r.run_at > v_now then 'delay' when r.hold = 'scheduled' then 'promote' else 'unblock' end, null,
       case when r.run_at > v_now then r.run_at end))
-      filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replace),
+      filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replaces),
     array_agg(distinct r.queue)
   into v_changes, v_queues
   from updated r;
   perform picture_queue._transition(v_changes);
-  perform picture_queue._wake(v_queues, 'enqueue');
+  perform picture_queue._wake_workers(v_queues, 'enqueue');
   return v_ids;
 end
 $$;
@@ -3701,21 +3748,21 @@ $$;
 
 -- 258_function__start.sql
 
--- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
+-- The second and third part of a claim: start the picked jobs under a lease, and read them for the worker.
 
 -- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
--- the ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, but with fewer
--- statements, since each statement adds to the latency of a claim. It writes no history: the row has the worker and the
--- start time.
+-- the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions, but
+-- with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has the
+-- worker and the start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_candidates picture_queue.candidate[] := case when p_claim.is_limited
+  v_candidates picture_queue.candidate[] := case when p_claim.has_limits
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
-  v_special uuid[];
+  v_extra_ids uuid[];  -- jobs with a generation or a long history, which need further steps
   v_may_defer boolean;
 begin
   with started as (
@@ -3753,44 +3800,44 @@ begin
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
-    -- Whether there may be deferred constraints. This is checked in the statement that changes the rows: creating such
-    -- a trigger waits for its table lock, so none is missed.
+    -- Whether there may be deferred constraints. The statement that changes the rows also checks this: a transaction
+    -- that creates such a constraint waits for the table lock of the statement, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
-  into v_ids, v_special, v_may_defer
+  into v_ids, v_extra_ids, v_may_defer
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
-    raise exception 'a trigger on public.job_queue left the job as it was';
-  elsif v_special is not null then
-    perform picture_queue._trim_history(v_special), picture_queue._mirror_generations(v_special);
+    raise exception 'a trigger on public.job_queue prevented the change of a job';
+  elsif v_extra_ids is not null then
+    perform picture_queue._trim_history(v_extra_ids), picture_queue._mirror_generations(v_extra_ids);
   end if;
   if v_may_defer then
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts jobs. If that fails, it tries fewer at a time, down to the job whose start fails; it records that job in
--- failed_step and skips it. Once starts have failed for 20 milliseconds, each further failure also skips half of the
--- jobs that are left, so that the last ones are tried. The lock_timeout is short, since each try waits for a locked
--- table.
+-- Starts jobs. If the start of all jobs together fails, it starts fewer at a time, down to the job whose start fails;
+-- it records that job in failed_step and skips it. After the first 20 milliseconds of failures, each further failure
+-- also skips half of the remaining jobs, so that the last jobs of the list are tried as well. The lock_timeout is
+-- short, since each try waits again for a locked table.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
-  v_left picture_queue.claim := p_claim;
+  v_remaining picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
   v_next integer := 1;  -- the position of the first job not tried yet
-  v_size integer := cardinality(p_candidates);  -- the number of jobs to try together
+  v_size integer := cardinality(p_candidates);  -- the number of jobs to start together
   v_until timestamptz;
 begin
   ids := '{}'::uuid[];
-  while v_next <= cardinality(p_candidates) and v_left.max_jobs > 0 loop
+  while v_next <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
     begin
-      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_left);
-      v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_remaining);
+      v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
       v_next := v_next + v_size;
       v_size := v_size * 2;
     exception when others then
@@ -3807,7 +3854,8 @@ end
 $$;
 
 -- Returns the jobs under a lease of a worker, in the form that the worker gets. Optional fields are added only if at
--- least one differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
+-- least one differs from its default. p_order: the ids in the order in which a claim by weights picked them; null:
+-- order by rank, turn, seq.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -3853,14 +3901,15 @@ $$;
 -- 260_function__claim.sql
 
 -- A claim (_claim) has three parts: _pick chooses and locks jobs, _start starts them, and _leased_jobs reads the jobs
--- under the lease. A repeated call only reads them. A claim does no work for other jobs, except that it unblocks jobs
--- whose limit key has capacity: maintenance promotes, sweeps and resolves dependents.
+-- under the lease. A repeated call does only the last part. A claim does no work for other jobs, except that it
+-- unblocks jobs whose limit key has capacity: maintenance does the rest, such as promoting and sweeping.
 
--- Picks and locks the first p_limit claimable jobs of these queues, in the order rank, turn, seq. With weights it mixes
--- the queues at random: the gaps between the jobs of a queue are exponentially distributed, with the weight as the
--- rate. So each queue gets its share, in claims of one job as well as of many. Up to p_limit jobs of each queue stay
--- locked until the transaction ends, and other claims skip them. Jobs past expires_at, which maintenance fails, and
--- jobs whose start failed recently are left out. p_positions: where to begin in each queue.
+-- Picks and locks the first p_limit claimable jobs of these queues, in the order rank, turn, seq. With weights it
+-- mixes the queues at random: the gaps between the jobs of a queue are exponentially distributed, with the weight as
+-- the rate. So each queue gets its share, whether claims are for one job or for many. Up to p_limit jobs of each queue
+-- stay locked until the transaction ends, and other claims skip them. Jobs past expires_at, which maintenance fails,
+-- and jobs whose start failed recently are left out. p_positions: the position in each queue at which to begin
+-- (worker.start_positions).
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3882,22 +3931,23 @@ begin
         over (partition by w.name order by c.n)
       limit p_limit);
   elsif cardinality(p_queues) > 1 then
-    return picture_queue._pick_of_several(p_claim, p_queues, p_positions, p_limit);
+    return picture_queue._pick_from_queues(p_claim, p_queues, p_positions, p_limit);
   end if;
   return array(
-    -- The keys that _keys returns. A function call for each job would cost more than picking the job.
-    select row(j.id, case when p_claim.is_limited then array['global', 'queue:' || j.queue, 'type:' || j.job_type]
+    -- The same keys as _limit_keys returns. A function call for each job would take longer than picking the job.
+    select row(j.id, case when p_claim.has_limits then array['global', 'queue:' || j.queue, 'type:' || j.job_type]
       || case when j.user_id is not null then array['user:' || j.user_id] end || j.limit_keys end, null)::picture_queue.candidate
     from public.job_queue j
     where j.queue = p_queues[1] and j.status = 'pending' and j.hold is null
       and (j.rank, j.turn, j.seq) >= (v_rank, v_turn, v_seq)
       and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-      -- A late repetition of a call must not lease a job again under the lease id of its last attempt: a report of that
-      -- attempt would be accepted.
+      -- A repeated call that arrives late must not lease a job again under the lease id of its last attempt: a late
+      -- report of that attempt would be accepted.
       and j.lease_id is distinct from p_claim.lease_id
       and (j.expires_at is null or j.expires_at > v_now)
-      -- One lookup for each job, however many starts of other jobs have failed.
-      and (not p_claim.has_failed or coalesce((
+      -- Search failed_step for each job, so that the time does not depend on the number of other jobs whose start
+      -- failed.
+      and (not p_claim.has_failed_starts or coalesce((
         select f.retry_at <= v_now from picture_queue.failed_step f
         where f.kind = 'claim' and f.subject = j.id::text), true))
     order by j.rank, j.turn, j.seq limit p_limit
@@ -3906,10 +3956,10 @@ end
 $$;
 
 -- Does the same as _pick for several queues without weights. It lists the first jobs without locking them, and then
--- locks jobs in this order until it has enough. So it locks only jobs that it returns. A job that is locked and not
--- returned could not be claimed by others, and a caller of claim_next_job may keep its transaction open while the job
--- runs. If too many of the listed jobs are locked or left out, it lists more.
-create function picture_queue._pick_of_several(
+-- locks jobs in this order until it has enough. So it locks only jobs that it returns. If it locked more jobs, other
+-- workers could not claim them until the end of the transaction, and a caller of claim_next_job may keep its
+-- transaction open while the job runs. If too many of the listed jobs are locked or left out, it lists more.
+create function picture_queue._pick_from_queues(
   p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3935,15 +3985,16 @@ begin
       ) l
       order by l.rank, l.turn, l.seq limit v_size);
     v_picked := array(
-      select row(j.id, case when p_claim.is_limited
-        then picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
+      select row(j.id, case when p_claim.has_limits
+        then picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
       from unnest(v_listed) with ordinality as l (id, n)
       join public.job_queue j on j.id = l.id
-      -- The case makes the planner find each job by its id rather than by its queue, since p_queues may be long.
+      -- The case expression keeps the planner from using an index on these columns; it finds each job by its id, since
+      -- p_queues may be long.
       where case when j.queue = any (p_queues) and j.status = 'pending' and j.hold is null
           and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
-        then not p_claim.has_failed or coalesce((
+        then not p_claim.has_failed_starts or coalesce((
           select f.retry_at <= v_now from picture_queue.failed_step f
           where f.kind = 'claim' and f.subject = j.id::text), true) end
       order by l.n limit p_limit
@@ -3956,10 +4007,10 @@ end
 $$;
 
 -- Stores where the next claims of a worker begin in each queue. _claim calls it after it has read many index entries
--- without a job for this worker (dead entries that an old snapshot keeps, or jobs of other types). The position is that
--- of the first job that the worker can run, or of the last job of the queue if there is none. The claims of this worker
--- begin there for up to 5 seconds; jobs before the position (a retry, a higher priority) wait until then. p_read: the
--- number of entries that were read.
+-- without a job for this worker (dead entries that an old snapshot keeps, or jobs of other types). The position is
+-- that of the first job that the worker can run, or of the last job of the queue if there is none. The claims of this
+-- worker begin there for 5 microseconds for each entry that was read (p_read), at most for 5 seconds; jobs before the
+-- position (a retry, a higher priority) wait until then.
 create function picture_queue._store_start_positions(p_claim picture_queue.claim, p_open_queues text[], p_read bigint)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3989,7 +4040,8 @@ begin
 end
 $$;
 
--- Writes the row of a worker. A locked row is left unchanged, since a claim must not wait for it.
+-- Writes the row of a worker. If another transaction has locked the row, it stays unchanged, since a claim must not
+-- wait.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -4010,50 +4062,51 @@ end
 $$;
 
 -- Picks jobs and starts them. If not all picked jobs start, because of a limit or because their start fails, it picks
--- more, until enough jobs have started or there are no others (is_last). If it has picked 5,000 or a second has passed
--- before that, it stops and tells workers to claim again.
+-- more, until enough jobs have started, or no jobs are left (is_last). If it has picked 5,000 jobs, or a second has
+-- passed, it stops and sends a message that tells workers to claim again.
 create function picture_queue._pick_and_start(
   p_claim picture_queue.claim, p_queues text[], p_positions jsonb, out ids uuid[], out is_last boolean)
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_left picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
+  v_remaining picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
   v_pick_size integer := p_claim.max_jobs;
   v_picked picture_queue.candidate[];
   v_started record;
-  v_last uuid[];  -- the ids of the previous pick, in their order
+  v_previous_ids uuid[];  -- the ids of the previous pick, sorted
   v_total_picked integer := 0;
 begin
   ids := '{}'::uuid[];
   loop
-    v_picked := picture_queue._pick(v_left, p_queues, p_positions, v_pick_size);
+    v_picked := picture_queue._pick(v_remaining, p_queues, p_positions, v_pick_size);
     is_last := v_picked = '{}';
     exit when is_last;
-    v_started := picture_queue._start_isolated(v_picked, v_left);
+    v_started := picture_queue._start_isolated(v_picked, v_remaining);
     ids := ids || v_started.ids;
-    v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
-    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+    v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
+    -- All picked jobs have started, or enough jobs, or none of the same jobs as in the previous pick.
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_remaining.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
-        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_last;
-    -- Jobs that were just blocked occupied places under other keys. Without them, other jobs of this pick may start in
-    -- the next round.
-    v_last := array(select c.id from unnest(v_picked) c order by c.id);
+        and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_previous_ids;
+    -- The next round may start other jobs of this pick: the jobs that were just blocked were numbered under their
+    -- other keys, too (_admit).
+    v_previous_ids := array(select c.id from unnest(v_picked) c order by c.id);
     v_total_picked := v_total_picked + cardinality(v_picked);
     if v_total_picked >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
       or v_started.has_skipped and cardinality(v_picked) < v_pick_size
     then
-      perform picture_queue._wake(p_queues, 'again');
+      perform picture_queue._wake_workers(p_queues, 'again');
       exit;
     end if;
     v_pick_size := least(greatest(v_pick_size * 4, 20), 5000);
-    v_left.has_failed := true;  -- a start may have failed in this round
+    v_remaining.has_failed_starts := true;  -- a start may have failed in this round
   end loop;
 end
 $$;
 
 -- Leases jobs to a worker and returns them. The id of the request is the id of the lease, so a repeated call returns
--- the jobs that are still under this lease: none if the lease has expired, but was not swept yet. If no job runs under
--- this lease any more, the call is a new claim.
+-- the jobs that are still under this lease: an empty list if the lease has expired, but was not swept yet. If no job
+-- runs under this lease any more, the call is a new claim.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -4061,9 +4114,9 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_claim picture_queue.claim := p_claim;
-  -- The number of index entries that the transaction has read; at the end, the number that this claim has read.
+  -- The number of index entries that the transaction has read so far; later, the number that this claim has read.
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;  -- the state of the worker, its queues and the limits
+  v_context record;  -- the state of the worker, its queues and the limits
   v_started record;
   v_is_full boolean;  -- whether as many jobs started as the worker wants
 begin
@@ -4071,53 +4124,54 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   -- One statement, since each statement adds to the latency of a claim by an idle worker.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, q.names as queues, q.is_announced,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, q.names as queues, q.sends_events,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker)
       as is_repeated,
     exists (select from picture_queue.limit_rule)
-      or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
-    exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
+      or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as has_limits,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed_starts,
     w.idle, case when w.is_same and w.positions_until > v_now then w.start_positions end as positions,
     w.is_same and w.seen_at > v_now - interval '5 seconds' as is_current
-  into v_known
+  into v_context
   from picture_queue.setting s
   cross join (
     select coalesce(array_agg(q.name) filter (where coalesce(q.paused_until <= v_now, true)), '{}') as names,
-      bool_or(q.events <> 'none') as is_announced
+      bool_or(q.events <> 'none') as sends_events
     from picture_queue.queue q where p_claim.queues is null or q.name = any (p_claim.queues)) q
   left join lateral (
     select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_same
     from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
-  if v_known.is_repeated then
+  if v_context.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
-  v_claim.lease_seconds := v_known.lease_seconds;
-  v_claim.is_limited := v_known.is_limited;
-  v_claim.has_failed := v_known.has_failed;
-  if v_known.is_limited then
+  v_claim.lease_seconds := v_context.lease_seconds;
+  v_claim.has_limits := v_context.has_limits;
+  v_claim.has_failed_starts := v_context.has_failed_starts;
+  if v_context.has_limits then
     perform picture_queue._unblock_freed_keys();
   end if;
-  v_started := picture_queue._pick_and_start(v_claim, v_known.queues, v_known.positions);
+  v_started := picture_queue._pick_and_start(v_claim, v_context.queues, v_context.positions);
   v_is_full := cardinality(v_started.ids) = p_claim.max_jobs;
-  if v_started.ids <> '{}' and v_known.is_announced then
+  if v_started.ids <> '{}' and v_context.sends_events then
     perform picture_queue._emit(v_started.ids);
   end if;
-  -- Write the row when the worker becomes idle, otherwise every 5 seconds. In between the row may still say idle, which
-  -- only causes needless wake-ups.
-  if not coalesce(p_claim.is_legacy or v_known.is_current and (v_known.idle or v_is_full), false) then
+  -- Write the row of the worker when it becomes idle, otherwise every 5 seconds. In between, idle may still be true
+  -- for a busy worker, which only causes needless wake-ups.
+  if not coalesce(p_claim.is_legacy or v_context.is_current and (v_context.idle or v_is_full), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, not v_is_full);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  -- With limits, jobs that this claim blocked may be before the position, and would have to wait once unblocked.
-  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_started.is_last) then
-    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read);
+  -- After 20,000 entries without a job for this worker. With limits only if no job is left: jobs that this claim
+  -- blocked may come before the position, and would have to wait when they are unblocked.
+  if v_read > p_claim.max_jobs + 20000 and (not v_context.has_limits or v_started.is_last) then
+    perform picture_queue._store_start_positions(p_claim, v_context.queues, v_read);
   end if;
   return case when v_started.ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
-  -- A lock timeout also occurs if the first call with this id has not ended. A deadlock is possible, since even `skip
-  -- locked` waits for a row that another transaction changed after this one had read it.
+  -- A lock timeout also occurs if the first call with this request id is still in progress. A deadlock is possible,
+  -- since even `skip locked` waits for a row that another transaction changed after this statement began.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
@@ -4126,7 +4180,7 @@ $$;
 
 -- 270_function__report.sql
 
--- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
+-- Converts the reported outcomes to their type. Refuses the whole report, before anything is written, if an outcome is
 -- malformed.
 create function picture_queue._read_outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -4135,7 +4189,7 @@ declare
   v_outcomes picture_queue.outcome[];
 begin
   perform picture_queue._raise_problem(
-    case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
+    case when not picture_queue._is_object_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
       select row(o.*)::picture_queue.outcome
@@ -4143,8 +4197,7 @@ begin
         detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
         with ordinality o);
   exception when data_exception then
-    -- A value has the wrong type. The error is caught here, since a trigger of the project may raise the same one
-    -- later.
+    -- A value has the wrong type. Catch the error here, since later a trigger of the project may raise the same error.
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   perform picture_queue._raise_problem((
@@ -4159,7 +4212,7 @@ begin
           or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
           then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
         when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-        -- Null is tested first: a function call for each outcome would cost a quarter of the report.
+        -- Null is tested first: a function call for each outcome would take a quarter of the time of the report.
         when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
           then format('pause_key is %s', g.item -> 'pause_key')
         -- Clients cannot read a time outside of this range, nor a list of jobs with such a time.
@@ -4169,7 +4222,7 @@ begin
           then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
       end as problem
     ) p
-    -- Most outcomes have no field to check. This condition finds them faster than the checks would.
+    -- Most outcomes have no field to check; this condition excludes them faster than the checks would.
     where (o.outcome = 'completed' and num_nonnulls(o.job_id, o.lease_id) = 2
         and num_nonnulls(o.event, o.pause_key, o.run_at, o.delay_seconds) = 0) is not true
       and p.problem is not null
@@ -4178,9 +4231,10 @@ begin
 end
 $$;
 
--- Writes the outcomes of attempts, fenced by their leases. Returns for each, in the order of the call: ok; repeated
--- (this lease reported before; nothing changes); stale (the lease ended; nothing changes). If a lease has several
--- outcomes, the first counts. A result above the limit fails its job, since a repeated report would have the same size.
+-- Writes the outcomes of attempts whose lease is in force. Returns for each outcome, in the order of the call: ok;
+-- repeated (this lease reported before; nothing changes); stale (the lease ended; nothing changes). If a lease has
+-- several outcomes, the first counts. A job whose result is above the size limit fails, since a repeated report would
+-- have the same size.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -4212,7 +4266,7 @@ begin
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
-    perform picture_queue._after_report(v_outcomes, v_moved);
+    perform picture_queue._apply_report_effects(v_outcomes, v_moved);
   end if;
   select to_jsonb(array(
       select jsonb_build_object(
@@ -4220,42 +4274,42 @@ begin
         'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
         'status', coalesce(m.status, j.status))
       from unnest(v_outcomes) o
-      -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+      -- If a report names two leases of a job, the lease in the row is valid; the other is stale.
       left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
-    -- Whether there may be deferred constraints. This is checked after the change: creating such a trigger waits for
-    -- the table lock of the update, so none is missed.
+    -- Whether there may be deferred constraints. This is checked after the change: a transaction that creates such a
+    -- constraint waits for the table lock of the update, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
   into v_answer, v_may_defer;
   if v_may_defer then
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return v_answer;
 end
 $$;
 
 -- Writes outcomes one by one. The answer is busy for a locked job, and refused, with the error, for an outcome that
--- cannot be written. Outcomes that are left after two seconds are answered with busy, too.
+-- cannot be written. After two seconds, the answer for all remaining outcomes is busy.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_item jsonb;
-  v_i bigint;
+  v_position bigint;
   v_answers jsonb[] := '{}'::jsonb[];
   v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
-  for v_item, v_i in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
+  for v_item, v_position in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
     if clock_timestamp() > v_started + interval '2 seconds' then
       v_answers := v_answers || array(
         select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
-          'error', 'PQ_BUSY: the outcomes before it took two seconds')
-        from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) where o.i >= v_i order by o.i);
+          'error', 'PQ_BUSY: the outcomes before this one took two seconds')
+        from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) where o.i >= v_position order by o.i);
       exit;
     end if;
     begin
@@ -4277,9 +4331,9 @@ begin
 end
 $$;
 
--- Returns the changes for reported outcomes, and locks the jobs until the transaction ends. A job with a cancel request
--- is cancelled whatever its outcome, with two exceptions: a job that completed, and a job that was claimed to undo the
--- work it did before it parked, if its worker stops and releases it.
+-- Returns the changes for reported outcomes, and locks the jobs until the transaction ends. A job with a cancel
+-- request is cancelled whatever its outcome, with two exceptions: a job that completed; and a job that was cancelled
+-- while parked and claimed once more to undo its work, if its worker stops and releases it.
 create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_max_bytes integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -4288,12 +4342,12 @@ declare
   v_now timestamptz := picture_queue._now();
 begin
   return (with held as materialized (
-    select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
-      j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
+    select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancel_requested,
+      j.cancel_requested_at < j.started_at as undoes_work, j.attempt < j.max_attempts as has_attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
   reported as (
-    select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
+    select distinct on (o.job_id) o.*, h.cancel_requested, h.undoes_work, h.has_attempts_left,
       case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_max_bytes) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
@@ -4302,9 +4356,9 @@ begin
   decided as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
-        when a.outcome = 'released' and a.undoes then 'release'
-        when a.outcome = 'cancelled' or a.cancelled then 'cancel'
-        when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
+        when a.outcome = 'released' and a.undoes_work then 'release'
+        when a.outcome = 'cancelled' or a.cancel_requested then 'cancel'
+        when a.outcome = 'failed' and coalesce(a.retryable, true) and a.has_attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'
         when a.outcome = 'snoozed' then 'snooze'
         when a.outcome = 'released' then 'release'
@@ -4317,23 +4371,23 @@ begin
         coalesce(d.delay_seconds, case d.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
           when 'snooze' then 0
-          -- No time for a park without a delay: only its event or a cancel wakes the job.
+          -- A job that parks without a delay gets no time: only its event or a cancel request wakes it.
           end))) end,
       d.result,
       case when d.action in ('fail', 'back_off') then case
         when d.problem like '% bytes, the limit is %'
           then 'The result is larger than the project allows (setting max_result_bytes).'
         when d.problem is not null then 'The result ' || d.problem
-        else coalesce(left(d.error, 2000), 'The job failed without saying why.') end end,
+        else coalesce(left(d.error, 2000), 'The job failed without an error text.') end end,
       d.detail, d.duration_seconds, null,
       case when d.action = 'park' then coalesce(d.event, d.job_id::text) end, false)::picture_queue.change)
   from decided d);
 end
 $$;
 
--- Applies the effects of outcomes beyond their jobs: it delivers an event that was sent before its job parked; pauses a
--- limit key or queue ('queue:…'), unless it is paused for longer; and checks the breakers.
-create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
+-- Applies the further effects of outcomes: it wakes jobs whose event was sent before they parked; pauses a limit key
+-- or queue ('queue:…') until the time of the outcome, unless it is paused for longer; and checks the breakers.
+create function picture_queue._apply_report_effects(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -4344,7 +4398,8 @@ declare
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
-    -- send_event takes the same locks, so the second of the two sees what the first has done.
+    -- send_event takes the same lock of an event, so the later of the two transactions sees the changes of the earlier
+    -- one.
     perform pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
     from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(v_events) e order by hash offset 0) h;
     perform picture_queue._wake_parked(v_events);
@@ -4362,7 +4417,8 @@ begin
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
-      -- A locked queue or key is left unchanged; the next outcome with this pause_key pauses it.
+      -- If another transaction has locked the queue or key, it stays unchanged; the next outcome with this pause_key
+      -- pauses it.
       if v_pause.key like 'queue:%' then
         update picture_queue.queue q
         set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
@@ -4374,15 +4430,15 @@ begin
         update picture_queue.limit_key k
         set paused_until = v_pause.until, pause_reason = v_pause.reason, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
-        perform picture_queue._plan_keys(array[v_pause.key]);
+        perform picture_queue._plan_unblocking(array[v_pause.key]);
       end if;
     end loop;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    -- Postponed jobs are left out, since they may still have the error of an earlier attempt. So are failures that
-    -- another attempt cannot repair: they concern one job, and a user could pause the queue for all with bad inputs.
+    -- Leave out postponed jobs, since they may still have the error of an earlier attempt. Leave out errors that are
+    -- not retryable: they concern one job, and a user could pause the queue for all users with bad inputs.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
@@ -4391,8 +4447,8 @@ begin
 end
 $$;
 
--- Counts failures in a row for the same reason, in queues with a breaker, and pauses the queue when there are too many.
--- After the pause, one more failure for that reason pauses it again; a completed job resets the count.
+-- Counts failures in a row for the same reason, in queues with breaker_failures, and pauses the queue when it has that
+-- many. After the pause, one more failure for that reason pauses it again; a completed job resets the count.
 create function picture_queue._check_breakers(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -4431,7 +4487,7 @@ $$;
 -- 280_function__lease.sql
 
 -- Locks a job and returns its row. Raises PQ_UNKNOWN_JOB if there is no such job, and PQ_STALE_LEASE if the lease is
--- not in force. p_needs_lease false: a lease is not required.
+-- not in force. If p_needs_lease is false, a lease is not required.
 create function picture_queue._lock_job(p_job_id uuid, p_lease_id uuid default null, p_needs_lease boolean default true)
 returns public.job_queue
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -4452,13 +4508,14 @@ begin
 end
 $$;
 
--- Extends the leases in force (also those that expired and were not swept), and records that their jobs have started.
--- Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases has the
--- one that is not in force. A job with a cancel request, or past its timeout, keeps its lease until its grace has
--- passed; then the heartbeat lets the lease expire and returns it as lost, but a report is accepted until the sweep. A
--- job cancelled while parked is claimed once more, so that its handler can undo its work; its grace begins at that
--- claim. A lease is extended in the table lease_extension if another transaction has locked the row of the job, or if
--- p_extension_only is true. The call waits no longer than lock_timeout.
+-- Extends the leases in force, including expired leases that were not swept yet, and records that their jobs have
+-- started. Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases
+-- has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is extended only
+-- until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease expires and counts
+-- as lost, but a report is accepted until the sweep. A job that was cancelled while parked is claimed once more, so
+-- that its handler can undo its work; its grace period begins at that claim. A lease is extended in the table
+-- lease_extension if another transaction has locked the row of the job, or if p_extension_only is true. The call waits
+-- no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -4467,16 +4524,16 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[];
-  v_free uuid[];
-  v_extended uuid[];
-  v_ends timestamptz[];
+  v_row_locked_ids uuid[];
+  v_extended_ids uuid[];
+  v_lease_ends timestamptz[];
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_free := case when p_extension_only then '{}' else
+  v_row_locked_ids := case when p_extension_only then '{}' else
     array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked) end;
   with held as (
-    select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
+    select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_row_locked_ids) as has_row_lock, least(
         v_now + make_interval(secs => j.lease_seconds),
         case when j.cancel_requested_at is not null then
           greatest(j.cancel_requested_at, j.started_at) + make_interval(secs => s.cancel_grace_seconds) end,
@@ -4491,7 +4548,7 @@ begin
   ),
   extensions as (
     insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
-    select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
+    select h.id, h.lease_id, h.lease_ends_at from held h where not h.has_row_lock order by h.id
     on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at
   )
   select jsonb_build_object(
@@ -4499,24 +4556,24 @@ begin
     'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
     || jsonb_strip_nulls(jsonb_build_object(
       'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o)))),
-    array_agg(h.id) filter (where h.is_free), array_agg(greatest(h.lease_ends_at, v_now)) filter (where h.is_free)
-  into v_answer, v_extended, v_ends
+    array_agg(h.id) filter (where h.has_row_lock), array_agg(greatest(h.lease_ends_at, v_now)) filter (where h.has_row_lock)
+  into v_answer, v_extended_ids, v_lease_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
-  -- With p_extension_only there is no update at all: a `create index` locks the table even against an update of no
-  -- rows.
-  if v_extended <> '{}' then
+  -- With p_extension_only there is no update: while a `create index` runs, even an update of no rows would wait for
+  -- the table lock.
+  if v_extended_ids <> '{}' then
     update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
-    from unnest(v_extended, v_ends) as h (id, ends_at)
-    where j.id = any (v_extended) and j.id = h.id;
+    from unnest(v_extended_ids, v_lease_ends) as h (id, ends_at)
+    where j.id = any (v_extended_ids) and j.id = h.id;
   end if;
-  -- For rows that were not locked, the lease in the row replaces that in lease_extension, which may end later, since a
-  -- cancel can shorten a lease.
+  -- The rows that were just updated have the end of their leases, so delete their extensions. An extension may end
+  -- later than the lease in the row, since a cancel request can shorten the lease.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
-      select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
+      select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_row_locked_ids) for update skip locked));
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;
@@ -4528,7 +4585,7 @@ $$;
 
 -- Cancels a job of the caller: a pending job at once; a running job is asked to stop, which its worker learns with the
 -- next heartbeat; a parked job is claimed once more, so that its handler can undo what it started. The call is
--- idempotent. A call that repeats a request id returns the answer of the first, although the job may have ended since.
+-- idempotent. A call that repeats a request id returns the answer of the first call, even if the job has ended since.
 create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4539,8 +4596,8 @@ declare
   v_changes boolean;
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  -- Set the parameter to false, since the session of a user may have set it to true.
+  perform set_config('picture_queue.is_worker', 'false', true);  -- read by _check_deferred_constraints and _enqueue_callbacks
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
@@ -4555,11 +4612,11 @@ begin
   v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
   if v_changes then
     perform picture_queue._cancel_jobs(array[p_job_id]);
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
   into v_answer from public.job_queue j where j.id = p_job_id;
-  -- Stores the answer only if the call changed the job, so that repeated calls with new ids do not fill the table.
+  -- Store the answer only if the call changed the job, so that repeated calls with new ids do not fill the table.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
@@ -4569,11 +4626,11 @@ exception when others then
 end
 $$;
 
--- Wakes the jobs that were parked on an event when it was sent. If there were none, the event is kept, and wakes the
--- jobs that are parked on it at the first call that finds one; it then counts as sent at that time. An event is kept
--- until all its jobs are awake: maintenance wakes those that this call leaves, because they are beyond the first
--- thousand, locked, or their change failed. A job that is woken and parks again waits for the next event. Returns the
--- number of woken jobs.
+-- Wakes the jobs that were parked on an event when it was sent. If there were none, the event is kept. The first later
+-- call that finds a job parked on the event sets sent_at to the time of that call, and wakes the jobs. An event is
+-- kept until all its jobs are awake: maintenance wakes the jobs that this call leaves because they are beyond the
+-- first thousand, or locked, or because their change failed. A job that is woken and parks again waits for the next
+-- event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4615,7 +4672,7 @@ create function picture_queue._send_event(p_name text, p_payload jsonb) returns 
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- The lock that a job takes when it parks on the event.
+  -- A report that parks a job on the event takes the same lock.
   perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
@@ -4628,8 +4685,9 @@ $$;
 
 -- 300_function_enqueue.sql
 
--- Returns whether the project may have added something to job_queue that can refuse an insert: a rule or check; an
--- index (ours are 14); a column (ours are 49); a type of its own or with a length; a not-null constraint (ours are 18).
+-- Returns whether the project may have changed job_queue so that an insert can be refused: it has a rule or check
+-- constraint; more than our 14 indexes, 49 columns or 18 not-null constraints; or a column whose type is defined by
+-- the project (its oid is at least 16384) or has a length.
 create function picture_queue._has_project_constraints() returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4642,7 +4700,8 @@ begin
 end
 $$;
 
--- A call with an idempotency_key, or with a job_id of the caller, can be repeated: it returns the existing job.
+-- Enqueues one job and returns its id. A call with an idempotency_key, or with a job_id, can be repeated: it returns
+-- the id of the existing job.
 create function public.enqueue_job(
   job_type text,
   payload jsonb default '{}',
@@ -4668,19 +4727,21 @@ declare
   v_queue text := queue;
   v_max_attempts integer;
   v_events text;
-  v_wakes boolean;
+  v_has_idle_worker boolean;
   v_has_trigger boolean;
   v_may_raise boolean;
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
-  -- Wait for table locks only here: an exception handler around the insert would use up a transaction id for each job.
+  -- Wait for table locks only here, before the insert: an exception handler around the insert would take a transaction
+  -- id for each job.
   begin
     lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
     if v_queue is null then
       v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
     end if;
-    -- Subselects instead of joins, and variables instead of a record: with so few rows, setting up the plan costs most.
+    -- Subselects instead of joins, and variables instead of a record: with so few rows, starting the plan takes most
+    -- of the time.
     select coalesce(
         (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
       q.events, (
@@ -4690,7 +4751,7 @@ begin
       -- Whether there is an insert trigger (bit 4), such as that of a foreign key: it may change the row or refuse it.
       exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0),
       job_id is not null or picture_queue._has_project_constraints()
-    into v_max_attempts, v_events, v_wakes, v_has_trigger, v_may_raise
+    into v_max_attempts, v_events, v_has_idle_worker, v_has_trigger, v_may_raise
     from picture_queue.setting s
     left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
       and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
@@ -4698,8 +4759,8 @@ begin
   exception when lock_not_available or deadlock_detected then
     perform picture_queue._raise_busy();
   end;
-  -- The common case: a job without options for a first-in, first-out queue. It takes a third of the time of _enqueue
-  -- (94 and 324 µs of CPU time on the server), and accepts only jobs that _enqueue accepts.
+  -- The common case: a job without options for a first-in, first-out queue. This branch takes a third of the CPU time
+  -- of _enqueue (94 instead of 324 µs), and accepts only jobs that _enqueue accepts.
   if v_events is not null and not v_has_trigger then
     if v_may_raise then
       begin
@@ -4711,10 +4772,11 @@ begin
         when lock_not_available or deadlock_detected then
           perform picture_queue._raise_busy('another transaction writes a job with the same id');
         when others then
-          v_is_new := false;  -- the job exists, or the project refuses it: see below
+          v_is_new := false;  -- the job exists, or the project refuses it: enqueue_jobs below answers
       end;
     else
-      -- No subtransaction, since a trigger may enqueue 100,000 jobs one by one.
+      -- No subtransaction: a trigger of the project may enqueue 100,000 jobs one by one, and each subtransaction takes
+      -- a transaction id.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
@@ -4725,8 +4787,8 @@ begin
       if v_events <> 'none' then
         perform picture_queue._emit(array[v_id]);
       end if;
-      if v_wakes then
-        perform picture_queue._wake(array[v_queue], 'enqueue');
+      if v_has_idle_worker then
+        perform picture_queue._wake_workers(array[v_queue], 'enqueue');
       end if;
       return v_id;
     end if;
@@ -4741,8 +4803,8 @@ end
 $$;
 comment on function public.enqueue_job is 'Enqueues one job and returns its id.';
 
--- Enqueues many jobs, all or none, and returns the id and the outcome of each. A call that repeats a request_id returns
--- the answer of the first.
+-- Enqueues many jobs, all or none, and returns the id and the outcome of each. A call that repeats a request_id
+-- returns the answer of the first call.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
@@ -4764,9 +4826,10 @@ comment on function public.enqueue_jobs is 'Enqueues many jobs in one call; retu
 -- 310_function_claim.sql
 
 -- Claims one job for a caller that sends no heartbeats, under a lease of at least ten minutes. The lease is marked
--- legacy: complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the
--- last 5 seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does
--- no maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
+-- legacy: complete_job may end it without its lease_id. If nothing can be claimed and the last round of maintenance
+-- began more than 5 seconds ago, it does the work that is due and claims again, since the project may have no worker
+-- that does maintenance. Otherwise it does no maintenance: the transaction of the caller may stay open while the job
+-- runs, and would keep the locks of maintenance.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4790,11 +4853,11 @@ end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
--- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
--- jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and queue set no
--- lease (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without
--- weights, jobs of all queues are claimed by priority.
+-- Leases up to max_jobs jobs of these types to a worker. Jobs that a worker prefetches count under limits as running
+-- jobs do. confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id
+-- returns the jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and
+-- queue set no lease (null: the setting of the project). weights has one number for each queue: its share of the jobs.
+-- Without weights, jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -4823,7 +4886,7 @@ begin
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
   end);
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   return picture_queue._claim(v_claim);
 end
 $$;
@@ -4832,27 +4895,27 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy ones, whose lease was not
--- extended: another transaction is extending it, or there was no time left. If a list of leases cannot be extended
--- together, each half of it is tried, down to the lease at fault. A lease whose row cannot be written is extended in
--- lease_extension; after half a second, so are all leases that are left. A malformed entry counts as lost. If none can
--- be extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
+-- Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, whose lease was not
+-- extended because another transaction is extending it or the time was used up. If a list of leases cannot be extended
+-- together, each half is tried, down to the lease that causes the error. A lease whose row cannot be written is
+-- extended in lease_extension; after half a second, all remaining leases are. A malformed entry counts as lost. If no
+-- lease can be extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all entries are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_lists jsonb[] := array[leases];  -- the lists that are left
+  v_lists jsonb[] := array[leases];  -- the lists that are not tried yet
   v_list jsonb;
   v_count integer;
   v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
-  v_busy jsonb := '[]'::jsonb;  -- the ids of the jobs that were busy
+  v_busy jsonb := '[]'::jsonb;  -- the ids of busy jobs
   v_problem text;
-  v_one jsonb;
+  v_list_answer jsonb;
   v_answer jsonb;
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   perform picture_queue._raise_problem(
     case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
   while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
@@ -4861,7 +4924,7 @@ begin
     v_count := jsonb_array_length(v_list);
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
+        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
       exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
         if v_count > 1 then
           v_lists := array[
@@ -4869,9 +4932,9 @@ begin
             jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
           continue;
         end if;
-        v_one := picture_queue._heartbeat(worker, v_list, true);
+        v_list_answer := picture_queue._heartbeat(worker, v_list, true);
       end;
-      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
+      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_list_answer -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception
       when data_exception then
@@ -4889,15 +4952,16 @@ begin
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
   v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed, 'busy', v_busy);
+  -- lost_leases and busy are left out if they are empty.
   return v_answer - array(select k from unnest('{lost_leases,busy}'::text[]) k where v_answer -> k = '[]');
 end
 $$;
 comment on function public.heartbeat_jobs is
-  'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
+  'Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, to be named again.';
 
--- It emits at most two progress events per job and second, but always those for 0 and 100. The row always holds the
--- newest value. It waits for a locked row only briefly, since a waiting call occupies a connection of its worker or of
--- the API that other calls need.
+-- Writes the progress of a job under its lease. It sends at most two progress events per job and second, but always
+-- those for 0 and 100. It waits for a locked row for at most 10 milliseconds, since a waiting call occupies a
+-- connection of the worker or of the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -4925,7 +4989,7 @@ begin
   if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
     perform picture_queue._emit(array[job_id]);
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
@@ -4936,9 +5000,9 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
 -- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
--- one by one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed
--- value PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo
--- the report: claim_error has its text.
+-- one by one, so that one does not delay the others. If the report has a single outcome, a locked job raises PQ_BUSY,
+-- and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An error of the
+-- claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -4949,7 +5013,7 @@ declare
   v_detail text;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then
@@ -4972,7 +5036,7 @@ begin
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
-      -- An error without one of our codes: a parameter has the wrong type.
+      -- An error without one of our codes means that a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
         || concat_ws(': ', sqlerrm, nullif(v_detail, ''));
     end;
@@ -5022,7 +5086,8 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- The job gets one more attempt if none is left. A pending job stays as it is, so the call can be repeated.
+-- Makes a failed or cancelled job pending again, with one more attempt if it has none left. A pending job stays
+-- unchanged, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5038,10 +5103,10 @@ begin
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('the unique key of job %s belongs to another job now', job_id),
       'cancel the other job first');
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   return picture_queue._store_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
@@ -5054,17 +5119,18 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- 338_function__jobs_where.sql
 
--- Returns the SQL condition for a filter, on job_queue as j. The condition becomes part of the text of a query, so that
--- each filter gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
--- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
-create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
+-- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
+-- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
+-- function, since it reads no table.
+create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
   v_where text;
 begin
-  perform picture_queue._check_fields('filter.', v_filter, p_others || '{
+  perform picture_queue._check_fields('filter.', v_filter, p_caller_rules || '{
     "job_ids": ["uuids", 10000],
     "queue": ["text", 2000],
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
@@ -5083,13 +5149,13 @@ begin
     "finished_after": ["moment"]
   }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(v_filter) e where e.value <> 'null' and not p_others ? e.key;
+  from jsonb_each(v_filter) e where e.value <> 'null' and not p_caller_rules ? e.key;
   return 'true' || coalesce(v_where, '');
 end
 $$;
 
--- Returns the condition for one key. It adds conditions that are always true for such jobs, so that the planner can use
--- the partial indexes.
+-- Returns the condition for one key of a filter. It adds conditions that follow from this one, so that the planner can
+-- use the partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5123,7 +5189,7 @@ $$;
 
 -- 340_function_read.sql
 
--- Readers run with the caller's rights: row level security decides which rows they see.
+-- The functions in this file run with the rights of the caller: row level security decides which rows the caller sees.
 create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5136,17 +5202,17 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the
--- last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of
+-- the last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- The query is written so that the planner's choice of an index does not depend on statistics:
--- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
---   of the other conditions.
--- - For a time of finishing or a hold the planner finds the partial index.
+-- - If the filter has an owner, a batch or ids, it reads the index of that column. `offset 0` keeps the planner from
+--   using an index of the other conditions.
+-- - If the filter has a finishing time or a hold, the planner chooses its partial index.
 -- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all
---   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the one
---   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
---   since a running job may be newer than all others.
+--   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the
+--   range before, so that rare jobs are found in few steps. The first range has no upper bound unless the filter has
+--   before_seq, since a running job may be newer than all other jobs.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -5159,17 +5225,17 @@ declare
   v_lower bigint := 0;
   v_span bigint := v_limit * 4;
   v_owner text := filter ->> 'user_id';
-  v_others jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
+  v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text;
+  v_listed_where text;
   v_queues text[];
   v_from text;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  -- If ours is the only policy for reads, users see only their own jobs, so the owner's index is enough. A project may
-  -- have added policies that show them more.
+  -- If our policy is the only one for reads, users see only their own jobs, so read the index by owner. A project may
+  -- have added policies that show users more jobs.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
   then
@@ -5184,11 +5250,11 @@ begin
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
     v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_listed := picture_queue._jobs_where(v_others - 'queue') || v_range;
-    v_where := picture_queue._jobs_where(v_others) || v_range;
+    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range;
+    v_where := picture_queue._jobs_where(v_listed_filter) || v_range;
     select format('(%s) j', string_agg(case when s.hold is null
         then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
-          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed)
+          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed_where)
         else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
       ' union all ')) into v_from
     from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
@@ -5229,7 +5295,7 @@ end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- Returns a generation with its images. It runs with the caller's rights, so users may execute it.
+-- Returns a generation with its images. Users may execute this function, since it runs with the rights of the caller.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -5251,12 +5317,12 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that the
--- prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before (created_at of the last row of the
--- previous page) and before_id (its id, which separates rows of the same time). A page ends after limit rows, or with
--- the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that
+-- the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at and
+-- id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows, or
+-- with the row that makes it larger than 8 MiB.
 --
--- With custom plans the planner sees which conditions are given, so that it can use the index of the favourites.
+-- With custom plans the planner sees which conditions the filter has, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan
@@ -5265,7 +5331,7 @@ declare
   v_generation jsonb;
   v_generations jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
-  v_found uuid[];
+  v_matching_ids uuid[];
 begin
   perform picture_queue._check_fields('filter.', nullif(filter, 'null'), picture_queue._generation_filter());
   if filter ->> 'before' is null and filter ->> 'before_id' is not null then
@@ -5273,12 +5339,12 @@ begin
       format('filter.before_id is %s without filter.before', filter ->> 'before_id'),
       'pass created_at and id of the last generation of the previous page');
   elsif filter ->> 'search' is not null then
-    v_found := picture_queue.search_generations(filter);
+    v_matching_ids := picture_queue.search_generations(filter);
   end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
     where not g.deleted
-      and (filter ->> 'search' is null or g.id = any (v_found))
+      and (filter ->> 'search' is null or g.id = any (v_matching_ids))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
       and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
@@ -5352,9 +5418,9 @@ end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
--- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
--- they need its status. Returns the number of deleted jobs.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller has locked the
+-- jobs. Batches keep their counts. A job is kept while it has children that are not resolved yet, since these need its
+-- status. Returns the number of deleted jobs.
 create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5362,23 +5428,23 @@ declare
   v_discarded integer;
 begin
   perform picture_queue._check_references();
-  with gone as (
+  with deleted as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
       and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
     returning j.queue, j.status
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
+    select d.queue, d.status, null, -count(*), picture_queue._now() from deleted d group by d.queue, d.status
   )
-  select count(*) into v_discarded from gone;
+  select count(*) into v_discarded from deleted;
   return v_discarded;
 end
 $$;
 
--- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
--- claimed once more. So is a pending one that has a prediction, for example after a snooze, since the handler must
--- cancel the prediction. Returns the number of jobs.
+-- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
+-- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
+-- too, since its handler must cancel the prediction. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5405,13 +5471,14 @@ begin
     from requested r
   ) a;
   perform picture_queue._transition(v_changes);
-  perform picture_queue._wake(v_queues, 'cancel');
+  perform picture_queue._wake_workers(v_queues, 'cancel');
   return cardinality(p_ids);
 end
 $$;
 
--- Retries locked jobs. Of several jobs with the same unique key only the newest is retried, and none of them if another
--- job has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
+-- Retries locked jobs. Of several jobs with the same unique key it retries only the newest, and none if the key
+-- belongs to another job now. A job whose parents have not finished waits for them again. Returns the number of
+-- retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -5435,7 +5502,7 @@ begin
   perform picture_queue._transition((
     select array_agg(picture_queue._change(d.child_id, 'wait'))
     from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
-  perform picture_queue._wake(v_queues, 'enqueue');
+  perform picture_queue._wake_workers(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
   perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
@@ -5443,19 +5510,20 @@ exception when unique_violation then
 end
 $$;
 
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
--- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. The answer has matched (counted up to
--- 100,000), changed, and more: whether another call is needed, since jobs are left or the time ran out after an error.
--- preview only counts. An empty filter is refused, since it would select every job. Each state has a query of its own:
--- with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
+-- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
+-- finished jobs. Locked jobs are skipped. The answer has matched (counted up to 100,000), changed, and more: whether
+-- another call is needed, because jobs are left, or because the time was used up after an error. With preview the call
+-- only counts. An empty filter is refused, since it would select every job. Each state has its own query: with one
+-- query for all states, Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
-  v_where text := picture_queue._jobs_where(filter, v_rules);
+  v_limit_rule jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
+  v_where text := picture_queue._jobs_where(filter, v_limit_rule);
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
   v_states text[] := case action
     when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
@@ -5481,7 +5549,7 @@ begin
     perform picture_queue._check_references();
   end if;
   foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
+    v_where := picture_queue._jobs_where(filter, v_limit_rule) || ' and ' || case v_state
       when 'parked' then picture_queue._filter_condition('hold', v_state)
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
       else picture_queue._filter_condition('status', v_state) end;
@@ -5538,8 +5606,8 @@ begin
           "recover": ["choice", "list", "id", "none"]
         }')) as problem) p
       where p.problem is not null limit 1)));
-  -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
-  -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
+  -- Do not write unchanged policies, so that a worker that restarts waits for no row lock. Lock the rows in the order
+  -- of their names, to avoid deadlocks; `offset 0` keeps the planner from changing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
   from (
     select p.*
@@ -5558,7 +5626,8 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- Removes a worker. If it holds the lease of maintenance, the lease ends, and a message tells another worker to
+-- acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5568,7 +5637,7 @@ begin
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
   if found then
-    perform picture_queue._wake((
+    perform picture_queue._wake_workers((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
 exception when lock_not_available or deadlock_detected then
@@ -5580,8 +5649,8 @@ comment on function public.unregister_worker is 'Removes a worker that has stopp
 
 -- 360_function_version.sql
 
--- Returns the version of the SQL, its contract, a number that rises when a function is added or changed, and
--- oldest_client_contract: clients written for this contract or a later one work with these functions.
+-- Returns version (of the SQL), contract (a number that rises when a function is added or changed) and
+-- oldest_client_contract (clients that were written for this contract or a later one work with these functions).
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 6, 'oldest_client_contract', 1) $$;
@@ -5594,7 +5663,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- changes: settings by name; null resets one to its default.
+-- Changes settings of the project. changes: the settings by name; null resets a setting to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5659,8 +5728,8 @@ as $$
 $$;
 
 -- Inserts or updates the row whose column p_key_column is p_key, with values that the caller has checked. A null value
--- sets the column to its default; p_changes null deletes the row. All columns are written in one statement, since check
--- constraints may concern several of them. Returns whether a row was inserted, updated or deleted.
+-- sets the column to its default. If p_changes is null, it deletes the row. One statement writes all columns, since a
+-- check constraint may concern several columns. Returns whether a row was inserted, updated or deleted.
 create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
 returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -5689,8 +5758,9 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
--- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if there is none, and changes its settings; null resets a setting to its default. If fair_share or
+-- aging_seconds changes, the jobs of the queue get new places in the order of claims: the oldest 10,000 at once, the
+-- others by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5745,8 +5815,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_fields), or the queue with that name, with counts of their unfinished
--- jobs. The changes of the counts are added up once for all queues.
+-- Returns a page of the queues, sorted by name (_check_fields has the filter), or only the queue p_queue, with counts
+-- of unfinished jobs.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5772,7 +5842,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Returns one queue; refuses an unknown one.
+-- Returns one queue; refuses an unknown name.
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5785,7 +5855,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- Returns the problem with the end of a pause; null if there is none. Clients cannot read a time after 9998.
+-- Returns the problem with the end of a pause; null if there is none. It refuses times after 9998, which clients
+-- cannot read.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5818,7 +5889,7 @@ begin
   perform picture_queue._write_row('picture_queue.queue', 'name', queue,
     '{"paused_until": null, "pause_reason": null, "draining": false}');
   perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
-  perform picture_queue._wake(array[queue], 'enqueue');
+  perform picture_queue._wake_workers(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -5831,7 +5902,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- A call cancels the oldest 10,000 jobs; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5868,18 +5939,18 @@ comment on function public.purge_queue is 'Cancels the pending jobs of a queue.'
 
 -- 365_function__reorder.sql
 
--- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
+-- New places in the order of claims for the jobs of a queue whose fair_share or aging_seconds was changed.
 
 -- Updates the place (rank, turn, tenant) of jobs to the current order of their queue, as _assign_order computes it for
--- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
--- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
--- jobs.
+-- new jobs. The caller has locked the jobs. A job whose place already fits that order keeps it. Under fair_share the
+-- tenants take turns from the head of the queue, and the jobs of each tenant stay in the order of seq. Returns the
+-- number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
-      case when q.fair_share then coalesce(j.tenant, o.name) else nullif(j.tenant, o.name) end as tenant
+      case when q.fair_share then coalesce(j.tenant, default_tenant.tenant) else nullif(j.tenant, default_tenant.tenant) end as tenant
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
@@ -5887,13 +5958,13 @@ as $$
         extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
           - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
-    -- The tenant under fair_share of a job that was enqueued without one.
-    cross join lateral (select coalesce(j.user_id::text, '') as name) o
-    -- Under fair_share a turn is a small number above 0, otherwise a Unix time of over a billion: a turn shows to which
-    -- of the two orders it belongs.
+    -- The tenant that a job without a tenant gets under fair_share.
+    cross join lateral (select coalesce(j.user_id::text, '') as tenant) default_tenant
+    -- The turn of a job shows which order it fits: under fair_share a turn is a small number above 0, otherwise a Unix
+    -- time above a billion.
     where j.id = any (p_ids) and (j.rank <> p.rank or case
       when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
-      else j.tenant = o.name or abs(j.turn - p.turn) > 1 end)
+      else j.tenant = default_tenant.tenant or abs(j.turn - p.turn) > 1 end)
   ),
   tenant_state as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
@@ -5919,8 +5990,8 @@ as $$
 $$;
 
 -- Gives the next p_limit jobs of these queues their new places, in order of seq; running jobs too, since they may be
--- retried. It skips locked jobs, and records a job that cannot be updated in failed_step. A second pass, a minute after
--- the change, finds both. Returns the number of jobs examined.
+-- retried. It skips locked jobs, and records jobs that cannot be updated in failed_step. A second pass, a minute after
+-- the change of the queue, processes these jobs again. Returns the number of jobs examined.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5951,7 +6022,7 @@ begin
     perform picture_queue._isolate('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
-    -- If the time ran out, reorder_after stays as it is: the next call begins with the same jobs.
+    -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
@@ -5982,9 +6053,9 @@ as $$
 $$;
 
 -- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
--- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
--- them: if this call counted them, their rows would stay locked until the caller commits. Jobs of claims in progress
--- are counted within a second or two.
+-- may start in any period. Jobs that run already count. If the key has such jobs, no other job of the key starts until
+-- maintenance has counted them: if this call counted them, their rows would stay locked until the caller commits. Jobs
+-- that a claim is starting at this moment are counted within two seconds.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -6001,7 +6072,7 @@ begin
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
-    'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
+    'counted', not exists (select from picture_queue._uncounted_jobs(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
@@ -6010,8 +6081,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
--- key before.
+-- Returns the first p_limit keys that block jobs, in alphabetical order. One index search finds each key, and skips
+-- the remaining jobs of the previous key.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -6059,8 +6130,8 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
--- have jobs to unblock at a later time.
+-- Returns a page of the limits, sorted by key (_check_fields has the filter), or only the limit of p_key. It includes
+-- keys that have a rule, are paused, or have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6100,7 +6171,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or that jobs wait for.';
 
--- Pauses a key until p_until (null: resumes it). Raises PQ_BUSY if the key is locked for two seconds.
+-- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
+-- locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6109,7 +6181,7 @@ begin
   perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
-  for v_try in 1..40 loop
+  for v_try in 1..40 loop  -- each try waits for up to 50 milliseconds
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
       perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
@@ -6118,7 +6190,7 @@ begin
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
-  perform picture_queue._plan_keys(array[p_key]);
+  perform picture_queue._plan_unblocking(array[p_key]);
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
@@ -6126,7 +6198,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- The pause ends at resume_at, or with resume_key. Running jobs continue.
+-- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -6137,7 +6209,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6173,9 +6245,9 @@ comment on function public.list_tenants is 'The tenants that have a weight.';
 
 -- 368_function_batch.sql
 
--- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
--- batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a request_id
--- returns the answer of the first.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload
+-- gets batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a
+-- request_id returns the answer of the first call.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
@@ -6220,7 +6292,7 @@ begin
         coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
-  -- A batch without jobs is finished at once: its callback is due.
+  -- A batch without jobs has finished at once, so enqueue its callback.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
@@ -6236,7 +6308,7 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  -- Changes of the counts that are still in follow_up are added here.
+  -- Add the changes of the counts that maintenance has not moved from follow_up to the batch yet.
   return picture_queue._require((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
@@ -6258,8 +6330,8 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 
 -- 370_function_event_history.sql
 
--- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
--- replaces the first; with the same event_id it is a repeated call and changes nothing.
+-- Sends an external event. If no job is parked on the event, it is kept for a day, for jobs that park later. A second
+-- event of the same name replaces the first. A second call with the same event_id is a repetition and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -6287,7 +6359,7 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- The last 200 lines of a job are kept.
+-- Appends lines to the log of a job, and keeps the last 200.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -6296,7 +6368,7 @@ declare
 begin
   v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
-    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+    when not picture_queue._is_object_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
     when exists (select from jsonb_array_elements(lines) e
       where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
@@ -6309,7 +6381,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Skip the lines that an earlier call, whose answer was lost, has written.
+    -- Skip the lines that an earlier call with a lost answer has written.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -6328,8 +6400,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- Returns the history of a job: its changes of state (claims are derived from the attempts they began), its failed
--- attempts with their internal detail, and its log.
+-- Returns the history of a job: its changes of state, its failed attempts with their internal detail, and its log.
+-- Claims are not recorded; they are derived from started_at of the attempts.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6350,11 +6422,13 @@ begin
         union all
         select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
         from picture_queue.history h
+        -- The row of the action park already shows the claim of a job that was woken.
         where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
         union all
         select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
         from picture_queue.history h where h.job_id = v_job.id
         union all
+        -- 9e18 sorts these rows after those of the history.
         select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
         where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
         union all
@@ -6379,13 +6453,14 @@ comment on function public.get_job_history is 'The timeline, failed attempts and
 
 -- 375_function__cron.sql
 
--- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week;
--- each with names, lists, ranges and steps. Both 0 and 7 are Sunday. The arrays hold the matching numbers, ascending.
+-- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week.
+-- A field may have lists, ranges and steps; months and weekdays may have names. Both 0 and 7 are Sunday. The arrays
+-- hold the matching numbers, ascending.
 --
--- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. When
--- daylight saving skips such a time, it runs at the moment of the change; when the time occurs twice, it runs once, at
--- the first. Other expressions, such as */15, run at each matching minute of the local clock.
--- is_either: neither day field begins with a star, so a day matches if either of the two fields does.
+-- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. If
+-- daylight saving skips such a time, the schedule runs at the moment of the change; if such a time occurs twice, the
+-- schedule runs once, at the first. Other expressions, such as */15, run at each matching minute of the local clock.
+-- is_either: neither day field begins with a star, so a day matches if it matches at least one of the two fields.
 create type picture_queue.cron as (
   minutes integer[],
   hours integer[],
@@ -6396,7 +6471,8 @@ create type picture_queue.cron as (
   is_either boolean
 );
 
--- Returns the numbers that one field of an expression matches, ascending. p_names: names of the numbers from p_low on.
+-- Returns the numbers that one field of an expression matches, ascending. p_names: the names of the numbers, beginning
+-- with p_low.
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
@@ -6477,7 +6553,8 @@ $$;
 
 -- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
 -- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
--- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
+-- the change. The local clock shows such a time once, twice (if the clock is set back) or never (if it is set
+-- forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6488,24 +6565,24 @@ declare
   v_minute integer;
   v_before timestamptz;  -- a moment before the day, and one after it
   v_after timestamptz;
-  v_old interval;  -- the UTC offset at these moments
-  v_new interval;
+  v_old_offset interval;  -- the UTC offset at these moments
+  v_new_offset interval;
   v_next timestamptz;
 begin
-  -- From the day before on, since the clock may be set back past midnight.
-  for v_n in -1..(v_passed + interval '8 years')::date - v_passed::date loop
-    v_day := v_passed::date + v_n;
+  -- Begin a day earlier, since the clock may be set back past midnight.
+  for v_day_offset in -1..(v_passed + interval '8 years')::date - v_passed::date loop
+    v_day := v_passed::date + v_day_offset;
     continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
       then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
       else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
       end;
     v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
     v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
-    v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
-    v_new := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
-    if v_old = v_new then
+    v_old_offset := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
+    v_new_offset := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    if v_old_offset = v_new_offset then
       v_minute := floor(extract(epoch from v_passed - v_day) / 60);
-      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old) at time zone 'UTC' into v_next
+      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old_offset) at time zone 'UTC' into v_next
       from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
     else
       select min(c.at) into v_next
@@ -6513,16 +6590,16 @@ begin
       cross join unnest(v_cron.minutes) m
       cross join lateral (select v_day + make_interval(mins => h * 60 + m) as local) t
       cross join lateral (
-        select (t.local - v_old) at time zone 'UTC' as old_at, (t.local - v_new) at time zone 'UTC' as new_at) u
+        select (t.local - v_old_offset) at time zone 'UTC' as old_at, (t.local - v_new_offset) at time zone 'UTC' as new_at) u
       cross join lateral (
         select u.old_at at time zone p_timezone = t.local as is_old, u.new_at at time zone p_timezone = t.local as is_new) k
       cross join lateral unnest(array[
         case when k.is_old then u.old_at end,
         case when k.is_new and not (v_cron.is_fixed and k.is_old) then u.new_at end,
-        -- The clock skips this time: it runs at the moment of the change.
+        -- The clock skips this time, so the schedule runs at the moment of the change.
         case when v_cron.is_fixed and not (k.is_old or k.is_new) then (
           select min(g) from generate_series(u.new_at, u.old_at, interval '1 minute') g
-          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new) end]) as c (at)
+          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new_offset) end]) as c (at)
       where c.at > p_after;
     end if;
     if v_next is not null then
@@ -6536,11 +6613,11 @@ $$;
 
 -- 376_function__schedule.sql
 
--- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers see it: the row is
--- locked, and the job's id is a hash of the name and the tick.
+-- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers do maintenance at
+-- once: the row of the schedule is locked, and the id of the job is a hash of name and tick.
 
--- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
--- from created_at, so they never drift.
+-- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds from
+-- created_at, so that the ticks do not drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -6557,10 +6634,9 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
---   all: every due tick, the oldest first; at most p_limit, and the others stay due
---   once: only the latest due tick
---   skip: only the latest due tick, and only if it is under two minutes late. That much is allowed, because without a
---     worker only pg_cron does maintenance, once a minute.
+-- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
+-- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
+-- pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -6579,7 +6655,8 @@ begin
     end loop;
     return;
   end if;
-  -- A binary search for the latest tick, since very many may have been missed. Two ticks are a second apart, or more.
+  -- Search the latest tick by bisection, since very many ticks may have been missed. Ticks are at least a second
+  -- apart.
   while v_end - v_latest >= interval '1 second' loop
     v_tick := picture_queue._schedule_next(p_schedule, v_latest + (v_end - v_latest) / 2);
     if v_tick <= p_now then
@@ -6605,10 +6682,11 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
--- An error of one schedule is written to its last_error, and the other schedules still run. A refused tick is not tried
--- again, unless the error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same
--- unique job. At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
+-- Enqueues the jobs of those of these schedules that are due, and sets the next tick of each; locked schedules are
+-- skipped. An error of one schedule is written to its last_error, and the other schedules still run. If the job of a
+-- tick is refused, the tick is not tried again, unless the error is transient. The lock timeout bounds the wait for an
+-- open transaction that enqueues the same unique job. At most p_limit jobs are enqueued, divided among the schedules.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -6664,7 +6742,7 @@ begin
 end
 $$;
 
--- Returns a schedule; refuses an unknown one.
+-- Returns a schedule; refuses an unknown name.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6679,13 +6757,14 @@ $$;
 
 -- 377_function_schedule.sql
 
--- Fields that are not given get their defaults, except that a paused schedule stays paused.
+-- Creates or replaces a schedule. Fields that are missing get their defaults, except that a paused schedule stays
+-- paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_given jsonb := schedule;
+  v_fields jsonb := schedule;
   v_timezone jsonb;
   v_new jsonb;
   v_old jsonb;
@@ -6693,17 +6772,17 @@ declare
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_fields
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(case
     when name is null or picture_queue._value_problem(to_jsonb(name), '["name", 128, "_.:-"]') is not null
       then format('name is %s', coalesce(to_jsonb(left(name, 200)), 'null'))
     when jsonb_typeof(schedule) is distinct from 'object' then 'schedule is not an object'
-    when (v_given ? 'cron') = (v_given ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    when (v_fields ? 'cron') = (v_fields ? 'every_seconds') then 'one of cron and every_seconds is needed'
     else coalesce(
       picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_given) e
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_fields) e
         where e.key in ('cron', 'every_seconds', 'timezone', 'missed', 'paused')), '{
           "cron": ["text", 2147483647, 0],
           "every_seconds": ["number", 1, 31536000],
@@ -6714,23 +6793,23 @@ begin
         select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
         from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
           ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-        where v_given #>> k.path is not null limit 1))
+        where v_fields #>> k.path is not null limit 1))
   end, 'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
     'options such as delay_seconds, expires_in_seconds and unique');
-  -- The name of the zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are refused: they ignore
-  -- summer time, and Postgres reads the sign of an offset the other way round.
-  v_timezone := picture_queue._require(case when coalesce(v_given ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
+  -- Store the name of the zone as pg_timezone_names writes it. Refuse abbreviations (CEST) and offsets (UTC+3): they
+  -- ignore daylight saving, and Postgres reads the sign of such an offset in the opposite direction.
+  v_timezone := picture_queue._require(case when coalesce(v_fields ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z
-      where lower(z.name) = lower(v_given ->> 'timezone')) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_given ->> 'timezone', 100)),
+      where lower(z.name) = lower(v_fields ->> 'timezone')) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_fields ->> 'timezone', 100)),
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
   v_new := jsonb_build_object(
     'name', name,
-    'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
-    'every_seconds', (v_given ->> 'every_seconds')::double precision,
+    'cron', regexp_replace(btrim(v_fields ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
+    'every_seconds', (v_fields ->> 'every_seconds')::double precision,
     'timezone', v_timezone,
-    'missed', coalesce(v_given ->> 'missed', 'once'),
-    'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
+    'missed', coalesce(v_fields ->> 'missed', 'once'),
+    'job', v_fields - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
@@ -6743,7 +6822,7 @@ begin
 
   select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
   v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
-    'paused', coalesce(v_given -> 'paused', v_old -> 'paused', 'false'));
+    'paused', coalesce(v_fields -> 'paused', v_old -> 'paused', 'false'));
   if v_old is null or v_old || v_new <> v_old then
     v_next := case
       when (v_new ->> 'paused')::boolean then null
@@ -6784,7 +6863,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Resumes a schedule. Ticks during the pause do not count as missed. set_schedule validates the schedule again.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6794,7 +6873,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- The call is idempotent if the caller passes a job_id.
+-- Enqueues a job of a schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -6810,7 +6889,7 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists schedules by name. A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -8318,7 +8397,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints
   select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
   where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
   if v_generation.deleted or exists (
@@ -8331,7 +8410,7 @@ begin
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('generation %s is %s', p_generation_id, v_generation.status),
       'cancel_generation() first, or wait until it has finished');
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   insert into picture_queue.answer (call, id, answer, at)
   select 'delete_generation', v_request, v_answer, picture_queue._now() where p_request_id is not null
   on conflict do nothing;
@@ -8551,7 +8630,7 @@ begin
       then format('changes.provider is %s, which has capital letters', p_changes -> 'provider') end,
     case when p_is_new and (v_inputs is null or nullif(p_changes -> 'kind', 'null') is null)
       then 'changes.kind and changes.inputs are required for a new model' end,
-    case when v_inputs is not null and (not picture_queue._is_list(v_inputs) or jsonb_array_length(v_inputs) > 200)
+    case when v_inputs is not null and (not picture_queue._is_object_list(v_inputs) or jsonb_array_length(v_inputs) > 200)
       then 'changes.inputs is not a list of up to 200 objects' end);
   if v_problem is null then
     select format('changes.also_kinds has %s, which is none of %s', k, array_to_string(v_kinds, ', ')) into v_problem
@@ -8846,7 +8925,7 @@ create function picture_queue._images_problem(p_images jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if not picture_queue._is_list(p_images) or jsonb_array_length(p_images) > 1000 then
+  if not picture_queue._is_object_list(p_images) or jsonb_array_length(p_images) > 1000 then
     return 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes, ...}';
   end if;
   return (
@@ -8881,7 +8960,7 @@ as $$
 begin
   if p_missing is null then
     return null;
-  elsif not picture_queue._is_list(p_missing) or jsonb_array_length(p_missing) > 1000 then
+  elsif not picture_queue._is_object_list(p_missing) or jsonb_array_length(p_missing) > 1000 then
     return 'missing is not a list of up to 1000 {n, reason}';
   end if;
   return (
@@ -9021,10 +9100,10 @@ comment on function public.receive_prediction is 'Applies a webhook of a provide
 
 -- 490_function__counts.sql
 
--- Counts that never read all jobs: they add up the rows of depth and depth_change, and use short index scans.
+-- Counts without reading all jobs: the functions add up the rows of depth and depth_change, and use short index scans.
 
 -- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
--- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
+-- the first 16 priorities. These include jobs that no worker takes, since such jobs stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -9049,8 +9128,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- Returns the counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes
--- are not aggregated yet; the hour begins with a full minute.
+-- Returns the counts of each queue. finished_last_minute is exact, since the changes of the last minute are not
+-- aggregated yet; finished_last_hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -9086,8 +9165,9 @@ as $$
         and c.status in ('completed', 'failed', 'cancelled')) f
     group by f.queue
   ),
-  -- This counts failed jobs, not failures: jobs that were retried since are not counted. It reads the newest 10,000.
-  day as materialized (
+  -- Jobs that failed in the last day, among the newest 10,000 failed jobs. A job that was retried since is not
+  -- counted.
+  last_day as materialized (
     select f.queue, count(*) as n
     from (
       select j.queue from public.job_queue j
@@ -9099,21 +9179,21 @@ as $$
   select d.queue, d.pending, d.scheduled, d.blocked, d.waiting, d.processing, d.parked, d.completed, d.failed, d.cancelled,
     case when d.pending > 0 then
       round(greatest(extract(epoch from t.now - picture_queue._oldest_due(d.queue)), 0), 3) end,
-    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(y.n, 0),
+    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(failed.n, 0),
     (select count(*) from picture_queue.worker w
       where w.queues @> array[d.queue] and w.seen_at > t.now - interval '1 minute')
   from depths d
   cross join t
   left join finished f on f.queue = d.queue
-  left join day y on y.queue = d.queue
+  left join last_day failed on failed.queue = d.queue
   order by d.queue
 $$;
 
 
 -- 500_views.sql
 
--- One row for each queue: its pending and running jobs, and those that failed in the last day and were not retried
--- since. It reads the counts and the newest failed jobs.
+-- One row for each queue: the counts of its pending and running jobs, and of the jobs that failed in the last day and
+-- were not retried since.
 create view public.queue_health with (security_invoker = true) as
 select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
   coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers
@@ -9139,8 +9219,8 @@ comment on view public.stuck_jobs is 'Jobs that have run for over ten minutes, o
 -- 510_function_health.sql
 
 -- Returns an overview for operators: the queues, the workers of the last minute, and the job types with pending jobs
--- for which no worker has a handler, the first 1,000 of each. Such jobs stay at the head of their queue, so only the
--- first 5,000 jobs of each queue are read.
+-- for which no worker has a handler, at most 1,000 of each. Jobs without a worker stay at the head of their queue, so
+-- it reads only the first 5,000 jobs of each queue.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -9207,8 +9287,8 @@ end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- Returns the position of a job of the caller in its queue, from 1 to 10,000 (with at_least: or further back); null if
--- the job cannot be claimed, because it has a hold, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000. at_least is true if the job may be
+-- further back. The position is null if the job cannot be claimed, because it has a hold, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9241,9 +9321,9 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
--- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
--- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all
--- queues.
+-- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Jobs that are
+-- due, but not promoted yet, count as well, since without a worker nothing promotes them. If only a schedule or a
+-- limit key is due, one worker is recommended. queue null: all queues.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -9298,12 +9378,12 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 
 -- 525_function_explain.sql
 
--- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
--- show the reasons.
+-- The reasons why jobs do not run. For each job, the functions read a bounded number of rows by indexes, so that lists
+-- of jobs can show the reasons.
 
--- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
--- recent.
+-- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main reason has the
+-- lowest rank. p_user_id: the calling user; null for a service key, which sees internal details. p_idle_since: the
+-- beginning of the last round of maintenance if that was over 10 seconds ago, otherwise null.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -9314,6 +9394,7 @@ declare
 begin
   return query
   select j.id, r.rank, r.reason, nullif(r.until, 'infinity'), r.detail, r.more
+  -- f: the failed step of the job; h: its latest change; l: its lease; p: its unfinished parents; r: the reasons.
   from public.job_queue j
   left join lateral (
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
@@ -9374,13 +9455,13 @@ begin
         when h.snooze_detail is not null then format('A handler postponed it: %s', left(h.snooze_detail, 500))
         else 'It is scheduled for later.' end,
       jsonb_build_object('error', case when h.is_retry then j.error else left(h.snooze_detail, 500) end))
-  ) as r (rank, holds, reason, until, detail, more)
-  where j.id = any (p_ids) and r.holds;
+  ) as r (rank, applies, reason, until, detail, more)
+  where j.id = any (p_ids) and r.applies;
 end
 $$;
 
--- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. For a key that is not
--- the user's own, a user learns only that it is full or paused, but no numbers.
+-- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own key (user:<id>), a user learns only that it is full or paused, but no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -9388,7 +9469,7 @@ set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_orphans text[];  -- queue and job type of the jobs that no worker seen in the last minute takes
+  v_without_worker text[];  -- pairs of queue and job type that no worker seen in the last minute takes
   v_keys jsonb;  -- the state of each key of the jobs that has a limit or a pause
 begin
   select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
@@ -9397,23 +9478,23 @@ begin
     'is_full', l.paused_until is null and l.capacity <= 0,
     'free_at', case when l.paused_until is null then l.free_at end)), '{}')
   into v_keys
-  from picture_queue._limits(array(
+  from picture_queue._key_states(array(
     select distinct k
     from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
+    cross join lateral unnest(picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
     where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
     -- Most workers of a project have the same queues and job types.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
   )
-  select array_agg(p.queue || ' ' || p.job_type) into v_orphans
+  select array_agg(p.queue || ' ' || p.job_type) into v_without_worker
   from (select distinct j.queue, j.job_type from public.job_queue j where j.id = any (p_ids)) p
   where not exists (select from alive a where p.queue = any (a.queues) and p.job_type = any (a.job_types));
 
   return query
   select j.id, r.rank, r.reason, r.until, r.detail, r.more
   from public.job_queue j
-  cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
+  cross join lateral (select picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
   left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
     select k.key, s.until, (
@@ -9434,7 +9515,7 @@ begin
   cross join lateral (values
     (4, q.name is not null, 'queue_paused', nullif(q.paused_until, 'infinity'), format('Queue %s is paused.', j.queue),
       jsonb_build_object('queue', j.queue, 'pause_reason', case when p_user_id is null then q.pause_reason end)),
-    (5, j.queue || ' ' || j.job_type = any (v_orphans), 'no_worker', null,
+    (5, j.queue || ' ' || j.job_type = any (v_without_worker), 'no_worker', null,
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
@@ -9451,8 +9532,8 @@ begin
         else format('It waits for its turn under limit key %s.', own.key) end,
       coalesce(own.state - '{is_paused,paused_until,is_full,free_at}'::text[], '{}')
         || jsonb_build_object('key', own.key))
-  ) as r (rank, holds, reason, until, detail, more)
-  where j.id = any (p_ids) and r.holds;
+  ) as r (rank, applies, reason, until, detail, more)
+  where j.id = any (p_ids) and r.applies;
 end
 $$;
 
@@ -9466,8 +9547,8 @@ declare
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz;
   v_ids uuid[];  -- the jobs of the caller
-  v_reasons jsonb;  -- by job
-  v_found jsonb;  -- by job
+  v_reasons jsonb;  -- for each job id: the list of its reasons
+  v_found jsonb;  -- for each job id: the answer
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
@@ -9513,9 +9594,9 @@ comment on function public.explain_jobs is 'Explains why each of up to 1,000 job
 
 -- 530_function_housekeeping.sql
 
--- Housekeeping: the counts are aggregated every five seconds, and old rows are pruned every minute, by the worker that
--- does the maintenance; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the
--- rest to the next call.
+-- Housekeeping: the worker that does the maintenance aggregates the counts every five seconds, and prunes old rows
+-- every minute; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the rest to
+-- the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
@@ -9557,19 +9638,20 @@ begin
 end
 $$;
 
--- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which does
--- not wait for readers of the archive. A detached partition keeps its name, so the new one gets another name.
+-- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which
+-- does not wait for readers of the archive. If a detached partition has the name of the month, the new partition gets
+-- a name with a number.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
-  v_n integer := 1;
+  v_suffix integer := 1;
 begin
   while to_regtype(format('picture_queue.%I', v_name)) is not null or to_regclass(format('picture_queue.%I', v_name)) is not null loop
-    v_n := v_n + 1;
-    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_n;
+    v_suffix := v_suffix + 1;
+    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_suffix;
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
@@ -9593,8 +9675,8 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. A step of _isolate: a partition that a session reads, or on which a view depends, is
--- recorded in failed_step. Returns the number of dropped partitions.
+-- Drops partitions of the archive. It is a step of _isolate, which records a partition in failed_step if a session
+-- reads it, or if a view depends on it. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -9609,8 +9691,8 @@ end
 $$;
 
 -- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
--- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
--- jobs.
+-- partitions of the archive. The idempotency key and the unique key of a deleted job can be used again. Returns the
+-- number of deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -9645,17 +9727,18 @@ begin
 end
 $$;
 
--- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
+-- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the total number of deleted
+-- rows.
 create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rows integer;
-  v_all integer := 0;
+  v_deleted integer := 0;
   v_table text;
-  v_old text;
+  v_condition text;
 begin
-  for v_table, v_old in
+  for v_table, v_condition in
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
@@ -9670,7 +9753,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Every change of the row takes the lock of the key.
+      -- Delete only rows whose key is not locked: every change of such a row holds the lock.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -9678,18 +9761,19 @@ begin
       and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
-      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
+      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_condition)
     using picture_queue._now(), p_limit;
     get diagnostics v_rows = row_count;
-    v_all := v_all + v_rows;
+    v_deleted := v_deleted + v_rows;
   end loop;
-  return v_all;
+  return v_deleted;
 end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls it, and
--- pg_cron in a separate job. Returns the numbers of deleted rows, and in more whether there is more to prune.
+-- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
+-- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
+-- prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -9700,14 +9784,15 @@ declare
   v_generations jsonb;
   v_done jsonb;
 begin
-  -- One call at a time, since two calls would wait for each other's locks on partitions of the archive.
+  -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
-    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
+    -- While a table of another role refers to public.job_queue, all jobs are kept (_check_references); queue_doctor()
+    -- reports the table.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
       from (select s.* from picture_queue.setting s
@@ -9740,10 +9825,10 @@ begin
 end
 $$;
 
--- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
--- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
--- it over a connection to the database; no API role may call it.
+-- Repairs the inconsistencies that queue_doctor() finds: wrong numbers of running jobs of limit keys, if the key is
+-- not locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; and wrong counts of jobs, for which it reads all jobs once. It locks only rows and keys, not tables. An
+-- operator calls it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9752,14 +9837,14 @@ declare
     select k.key from picture_queue.limit_key k
     union
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
-  v_wrong text[];
-  v_missing integer[];
-  v_ready uuid[];
+  v_wrong_keys text[];
+  v_differences integer[];
+  v_ready_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- Use one statement, so that running jobs, their numbers and freed_key come from one snapshot. A job that ends after
   -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_locked) and f.n > 0
@@ -9773,19 +9858,19 @@ begin
     ) s on s.key = k.key
     group by k.key
   )
-  select array_agg(c.key), array_agg(c.n) into v_wrong, v_missing from counted c where c.n <> 0;
-  perform picture_queue._add_running(v_wrong, v_missing);
+  select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
+  perform picture_queue._add_running(v_wrong_keys, v_differences);
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready := array(
+  v_ready_children := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready);
+  perform picture_queue._resolve_dependents(v_ready_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
-  -- In one statement, so that jobs and counts have one snapshot.
+  -- Use one statement, so that jobs and counts come from one snapshot.
   insert into picture_queue.depth_change (queue, status, hold, n, at)
   select c.queue, c.status, c.hold, sum(c.n), '-infinity'
   from (
@@ -9800,7 +9885,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;
@@ -9808,12 +9893,13 @@ $$;
 
 -- 535_function_maintenance.sql
 
--- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
+-- Maintenance: work that is due and that no other call triggers, and housekeeping, which keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes follow-ups and
--- events, recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that
--- fails does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions
--- have locked do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
+-- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
+-- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
+-- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
+-- Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -9875,8 +9961,8 @@ begin
 end
 $$;
 
--- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the time of the next scan
--- (sweep_at) depends on their number.
+-- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
+-- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -9902,10 +9988,10 @@ end
 $$;
 
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
--- seconds that each of its calls extends. A caller without a name runs a round if no worker holds the lease, but does
--- not acquire it. With p_force the lease is ignored; that is the default here, for pg_cron, but not in maintain_jobs.
--- Returns leased (true if the round was done, also for a caller without a name), the number of subjects of each step,
--- and next_in (the seconds until the next call).
+-- seconds that each of its calls extends. A call without p_worker runs a round if no worker holds the lease, but does
+-- not acquire the lease. With p_force the lease is ignored; this is the default here, for pg_cron, but not in
+-- maintain_jobs. Returns leased (whether the round was done, also for a call without p_worker), the number of subjects
+-- of each step, and next_in (the seconds until the next call).
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -9919,14 +10005,14 @@ declare
   v_does_housekeeping boolean;
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
-  v_size integer;
+  v_step_size integer;
   v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- lets _fire_deferred check constraints on all tables
+  perform set_config('picture_queue.is_worker', 'true', true);  -- _check_deferred_constraints then checks all tables
   select * into v_state from picture_queue.maintenance;
-  v_size := case when p_force then 1000 else v_state.step_size end;
+  v_step_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
@@ -9934,14 +10020,14 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Another round is running. If the last recorded round began over ten seconds ago, this one runs concurrently: each
+  -- Another round is running. If the last recorded round began over ten seconds ago, run this round all the same: each
   -- step skips locked rows.
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
-  -- other. A round that cannot lock the row of the state cannot record housekeeping, so it does the due work as well.
-  -- So due work waits for one round at most.
+  -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
+  -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
@@ -9953,7 +10039,7 @@ begin
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
-    v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    v_done := v_done || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
     -- A transaction that adds work due before v_next wakes the worker that holds the lease.
     v_next := least(v_now + interval '2 seconds',
@@ -9964,14 +10050,14 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
-  -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
+  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
-    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
-      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
+    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_step_size / 4, 10)
+      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_step_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
     -- Run the step again at once if rows are left.
@@ -10003,17 +10089,17 @@ comment on function public.maintain_jobs is
 
 -- 540_function_doctor.sql
 
--- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
--- number of rows.
+-- The doctor (queue_doctor) finds problems and proposes remedies. Each check is a function that returns findings and
+-- reads a bounded number of rows.
 create type picture_queue.finding as (
   verdict text,            -- ok, warn, bad
   detail text,
-  remedy text              -- a statement to paste, or a sentence
+  remedy text              -- a statement to run, or a sentence
 );
 
--- Runs all checks. A check without findings gives a finding that is ok. A check that raises an error gives a warning,
--- for example because it waits no longer than 0.1 seconds for a locked table. client_time: the time of the caller's
--- clock.
+-- Runs all checks. A check without findings gives a finding with the verdict ok. A check that raises an error gives a
+-- warning; for example, it waits at most 0.1 seconds for a locked table. client_time: the time of the clock of the
+-- caller.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -10072,7 +10158,7 @@ end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; returns findings with their remedies.';
 
--- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
+-- Finds old snapshots: while a session holds one, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10089,6 +10175,7 @@ as $$
     select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
     from pg_catalog.pg_prepared_xacts p where p.database = current_database()
     union all
+    -- The age of a slot is unknown; an hour makes the finding bad.
     select format('inactive replication slot %L', r.slot_name), interval '1 hour',
       format('select pg_drop_replication_slot(%L);', r.slot_name)
     from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
@@ -10098,7 +10185,8 @@ as $$
   order by h.age desc
 $$;
 
--- Finds sessions that have held an advisory lock of ours for ten seconds. Ours hold them for one transaction.
+-- Finds sessions that have held an advisory lock of the queue for ten seconds. Our functions hold such locks only
+-- until their transaction ends.
 create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10114,6 +10202,7 @@ as $$
   order by h.age desc limit 10
 $$;
 
+-- Finds tables that vacuum does not keep free of dead rows.
 create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10127,8 +10216,8 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with the
--- indexes.
+-- Finds missing indexes of job_queue, without which calls read the whole table. A test compares this list with the
+-- schema.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10161,8 +10250,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Finds orphaned rows among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that their table is
--- never read as a whole.
+-- Finds orphaned rows among the first 10,000 of each kind. It searches jobs by id and without joins, so that Postgres
+-- never reads the whole table of jobs.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -10192,7 +10281,7 @@ as $$
     union all
     select count(*), 'limit keys that have capacity, but whose waiting jobs are not unblocked'
     from picture_queue._blocking_keys(1000) as k (key)
-    left join picture_queue._limits(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
+    left join picture_queue._key_states(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
@@ -10211,11 +10300,12 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 jobs, in one statement and so in one snapshot.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. It uses one statement, so that both come
+-- from one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with counted (state, n, really) as (
+  with counted (state, n, actual) as (
     select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
       when 'pending' then (select count(*) from (select from public.job_queue j
         where j.status = 'pending' and j.hold is null limit 20001) c)
@@ -10235,12 +10325,12 @@ as $$
     ) d
   )
   select 'bad', format('the count of %s jobs is %s, the real number is %s', c.state, c.n,
-    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'unknown')), 'select picture_queue.repair();'
-  from counted c where c.n < 0 or c.really <> c.n order by c.state
+    coalesce(case when c.actual > 20000 then 'over 20000' else c.actual::text end, 'unknown')), 'select picture_queue.repair();'
+  from counted c where c.n < 0 or c.actual <> c.n order by c.state
 $$;
 
 -- Finds jobs and partitions of the archive that pruning should have deleted: jobs a day after the end of their
--- retention, partitions after the end of theirs. Also finds detached partitions whose month has a new partition.
+-- retention, and partitions after keep_archive_months. It also finds detached partitions of the archive.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10321,15 +10411,16 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Finds the privileges on our objects that 900_grants.sql does not grant, a finding for each role and privilege. Other
--- checks find those of anon and authenticated on functions and rows, including inherited ones.
+-- Finds the privileges on our objects that 900_grants.sql does not grant, one finding for each role and privilege. It
+-- leaves out the privileges of anon and authenticated on functions and tables, which other checks find, including
+-- inherited privileges.
 create function picture_queue._excess_grants() returns table (detail text, remedy text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with excess as (
     select g.role, g.privilege, coalesce('column ' || quote_ident(g."column") || ' of ', '') || g.name as shown,
       picture_queue._revoke_statement(
-        case when g.is_usual then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
+        case when g.is_expected then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
         as remedy
     from (
       select g.*, g."column" is null and case g.kind
@@ -10341,12 +10432,12 @@ as $$
         when 'function' then g.role = 'service_role' and (f.is_public
             or p.proname = any (picture_queue._user_functions() || '{maintain,prune,counts}'::text[]))
           or g.role = 'authenticated' and p.proname = any (picture_queue._user_functions())
-        else false end as is_usual
+        else false end as is_expected
       from picture_queue._grants() g
       left join picture_queue._our_functions() f on g.kind = 'function' and f.oid = g.object
       left join pg_catalog.pg_proc p on p.oid = f.oid
     ) g
-    where (g.is_grantable or not g.is_usual)
+    where (g.is_grantable or not g.is_expected)
       and not (g.kind = 'function' and not g.is_grantable and g.role in ('public', 'anon', 'authenticated'))
       and not (g.kind = 'table' and g."column" is null and not g.is_grantable and g.role in ('anon', 'authenticated')
         and g.privilege in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
@@ -10426,8 +10517,8 @@ begin
 end
 $$;
 
--- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
--- schedules whose latest tick enqueued no job.
+-- Finds steps that failed for a job, batch, key or schedule; refused callbacks; and schedules whose latest tick
+-- enqueued no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10495,7 +10586,8 @@ $$;
 
 -- 546_function_doctor_platform.sql
 
--- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be missing, so they are looked up by name.
+-- The doctor's checks of Realtime, Storage and pg_cron. Tables of these may be missing, so the checks look them up by
+-- name.
 
 -- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
@@ -10591,7 +10683,8 @@ create function picture_queue._check_cron_runs() returns setof picture_queue.fin
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Their names are not in the text of the query, since a linter would report missing tables without pg_cron.
+  -- The names of the tables are not in the text of the query, since without pg_cron a linter would report missing
+  -- tables.
   v_jobs regclass := picture_queue._find_table('cron.job');
   v_runs regclass := picture_queue._find_table('cron.job_run_details');
 begin
@@ -10621,17 +10714,17 @@ $$;
 
 -- 547_function_doctor_code.sql
 
--- Finds code of the project and of other roles that runs inside our functions. It can use temporary objects of a caller
--- if its function sets no search_path. If it belongs to a role without the rights of our owner, it can get these.
+-- Finds code of the project and of other roles that runs inside our functions. A function that sets no search_path can
+-- use temporary objects of a caller. A function of a role without the rights of our owner can get these rights.
 create function picture_queue._check_code() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with ours (oid) as (select t.oid from picture_queue._our_tables() t),
-  -- The tables whose rows a deletion of ours deletes or changes.
+  -- The tables whose rows our deletions delete or change (cascade, set null, set default).
   written (oid) as (
     select o.oid from ours o
     union
-    select c.conrelid from picture_queue._references(array(select o.oid from ours o)) c
+    select c.conrelid from picture_queue._foreign_keys_to(array(select o.oid from ours o)) c
     where c.confdeltype in ('c', 'n', 'd')
   ),
   code (shown, function, remedy) as (
@@ -10664,7 +10757,7 @@ as $$
     join pg_catalog.pg_proc p on p.oid = c.function
     join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname not in ('internal', 'c')
     join pg_catalog.pg_roles r on r.oid = p.proowner
-    -- Functions of extensions, and event triggers of the platform, are not the project's to change.
+    -- Leave out functions of extensions and event triggers of the platform, since the project cannot change them.
     where not exists (select from pg_catalog.pg_depend d
         where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
       and not (left(c.shown, 5) = 'event' and r.rolsuper and r.rolname <> current_user)
@@ -10680,7 +10773,7 @@ as $$
   select 'bad', format('table %s of role %s refers to %s: its triggers and indexes would run inside our functions, so no '
       || 'job is deleted', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass),
     format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
-  from picture_queue._references(array(select o.oid from ours o)) c
+  from picture_queue._foreign_keys_to(array(select o.oid from ours o)) c
   join pg_catalog.pg_class t on t.oid = c.conrelid
   where not picture_queue._is_trusted(t.relowner)
   union all
@@ -10696,8 +10789,8 @@ $$;
 
 -- 548_function_doctor_exposure.sql
 
--- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
--- functions that they may execute; docs/security.md has the reasons.
+-- The doctor's check of the access of users, who must not reach more than their own rows. 900_grants.sql grants the
+-- functions that users may execute; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -10736,7 +10829,8 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    -- Permissive policies are combined with OR, so one without a condition on the topic or bucket also applies to ours.
+    -- Permissive policies are combined with OR, so a policy without a condition on the topic or bucket also opens our
+    -- topics and buckets.
     select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
       format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
     from (values
@@ -10856,8 +10950,8 @@ $models$) as m (id text, kind text, also_kinds jsonb, official boolean, version 
 
 -- 710_data_input_rules.sql
 
--- The default rules: users neither turn off safety checks, nor load weights of their own, nor set secrets and
--- addresses, nor make a generation expensive by its counts, sizes and steps.
+-- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and webhook
+-- addresses. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
 insert into picture_queue.input_rule (model, input, action, value)
 values
   ('*', 'disable_safety*', 'lock', 'false'),
@@ -10905,10 +10999,12 @@ create policy "picture_queue: read own images" on public.images
 
 -- 900_grants.sql
 
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
--- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+-- All privileges are explicit, since the default privileges of new objects differ: old projects grant everything to
+-- the API roles, new projects grant nothing, a project may grant anything to its own roles, and Postgres lets every
+-- role execute a new function.
 select picture_queue._revoke_grants();
--- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
+-- Service keys may execute each function of the API. Other roles may execute only the functions that are granted
+-- below.
 do $$
 declare
   v_function text;
@@ -10941,7 +11037,8 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
--- The functions that these call with the caller's privileges. They take the caller's identity from the token.
+-- Private functions that the functions above call with the privileges of the caller. They take the identity of the
+-- caller from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
   picture_queue.list_models, picture_queue.version,
@@ -10961,12 +11058,12 @@ grant execute on function picture_queue.maintain, picture_queue.prune, picture_q
 
 -- 950_supabase_realtime.sql
 
--- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
--- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
--- change that the event announces. For the same reason it waits only briefly for a lock on the table.
+-- If Realtime is installed, _broadcast writes the events to realtime.messages with one insert, and the server of
+-- Realtime sends them after the commit. An error becomes a warning, since an event is only a hint: a failure must not
+-- undo the change that the event announces. For the same reason the insert waits only briefly for a lock on the table.
 --
--- When a user joins a topic, Realtime inserts a row of the topic and selects it with realtime.topic set. The policy
--- compares both, since a database connection can set realtime.topic itself.
+-- When a user joins a topic, Realtime sets realtime.topic, inserts a row with the topic, and selects that row as the
+-- user. The policy compares the topic of the row as well, since a database connection can set realtime.topic itself.
 do $do$
 begin
   if picture_queue._find_table('realtime.messages', true) is null then
@@ -10995,8 +11092,8 @@ $do$;
 
 -- 960_supabase_storage.sql
 
--- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
--- that let users read their own folder in both, and write to that of the uploads.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
+-- users can read their own folder in both buckets, and write to their own folder in the bucket uploads.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -11028,14 +11125,14 @@ $do$;
 -- 970_pg_cron.sql
 
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled separately. It calls only a function of the extension, or of a trusted role: the
--- schema cron may belong to any role.
+-- job, so that it can be rescheduled separately. It calls cron.schedule only if that function belongs to the extension
+-- or to a trusted role, since the schema cron may belong to any role.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron. The types
-  -- of its parameters are, so that no other function of that name fits better.
+  -- The name of the function is not in the text of the query, since without pg_cron a linter would report a missing
+  -- function. The casts to the parameter types keep Postgres from choosing another function of that name.
   v_call text := (
     select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
       p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)

@@ -1,32 +1,38 @@
 -- picture-queue: a job queue inside your own Postgres.
 --
--- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim
--- is an *attempt* and grants a *lease*, which heartbeats extend. A *generation* is a request for
--- pictures; it has one job, and its *images* come from *predictions* at a provider.
+-- Nouns. A *job* has a type and a payload and belongs to a *queue*. A *worker* claims jobs; each claim is an *attempt*
+-- and grants a *lease*, which heartbeats extend. A *generation* is a request for pictures; it has one job, and its
+-- *images* come from *predictions* at a provider.
 --
--- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers. claim_jobs
--- picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and report_jobs
--- when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition permits, and
--- _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is recorded as
--- follow-ups. maintain_jobs, which one worker calls in a loop, processes these, due jobs, expired leases and
--- schedules.
+-- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers.
+-- claim_jobs picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and
+-- report_jobs when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition
+-- permits, and _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is
+-- recorded as follow-ups. One worker calls maintain_jobs in a loop. It processes the follow-ups, jobs that are due,
+-- expired leases and schedules.
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
 -- its lease. While the prediction runs, the job may be parked, and receive_prediction applies a webhook of the
 -- provider. _transition copies the state of the job to generations.
 --
--- Schemas and names. The schema public has the functions, tables and views for users. This schema has the rest, and
--- the API does not expose it. The name of a function that only our own functions call begins with an underscore.
--- Parameters of public functions have no prefix, those of private functions have p_, variables have v_.
+-- Schemas and names. The schema public has the functions, tables and views for users. The schema picture_queue has the
+-- rest, and the API does not expose it. The name of a function that only our own functions call begins with an
+-- underscore. Parameters of public functions have no prefix, those of private functions have p_, variables have v_.
 --
--- Idioms. Sessions cache plans, and a plan may be made while a table is empty and used when it is full. With these
--- forms such a plan uses the right index:
--- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is empty;
--- - `where id = any (array)` in addition to a join or instead of it: the rows are looked up by their ids;
--- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
--- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
--- - `= any (array(select … for update skip locked))`: the statement changes only unlocked rows, and waits for no lock.
+-- Idioms. Sessions cache plans. A plan may be made while a table is empty, and be used when the table is full. With
+-- the following forms such a plan still uses the right index:
+-- - `set seq_page_cost = 100` on functions that are called often: the plan uses an index even while the table is
+--   empty;
+-- - `where id = any (array)` in addition to a join or instead of a join: the plan finds the rows by their primary key;
+-- - `offset 0` in a subselect: the planner does not merge the subselect into the outer query, and evaluates it once;
+-- - `(select true from … limit 1)` instead of exists: the plan searches an index for each row, and never makes a join;
+-- - `= any (array(select … for update skip locked))`: the statement changes only rows that no other transaction has
+--   locked, and does not wait for the others.
+--
+-- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
+-- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
+-- worker.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then

@@ -12,8 +12,8 @@ create type picture_queue.change as (
   lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
--- A job after a change of state. It has only these columns, since whole rows are slower to pass; the few callers that
--- need other columns read the row again.
+-- A job after a change of state. Only a few columns are passed, since passing whole rows is slower; the few callers
+-- that need other columns read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
@@ -22,32 +22,32 @@ create type picture_queue.moved as (
   lease_id uuid
 );
 
--- A claim as a worker requests it; _claim sets is_limited and has_failed.
+-- A claim as a worker requests it; _claim sets has_limits and has_failed_starts.
 create type picture_queue.claim as (
   worker text,
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  lease_seconds real,      -- the default if job type and queue set none; null: that of picture_queue.setting
-  lease_id uuid,           -- also the id of the request: a repeated call has the same
+  lease_seconds real,      -- for jobs whose type and queue set no lease; null: the default of the project
+  lease_id uuid,           -- also the id of the request: a repeated call has the same id
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
   is_legacy boolean,       -- the caller sends no heartbeats
   confirms_start boolean,  -- the worker confirms each start; a lease that expires before that costs no attempt
-  is_limited boolean,      -- there are limits or paused keys
-  has_failed boolean       -- starts of some jobs have failed
+  has_limits boolean,      -- the project has limit rules or paused keys
+  has_failed_starts boolean -- the start of some job has failed (failed_step)
 );
 
 -- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
   moved picture_queue.moved[],
-  announced boolean,       -- some are in queues that send events
-  long_lived boolean,      -- the history of some may be above its limit
-  has_generation boolean,  -- some belong to a generation
+  sends_events boolean,    -- some jobs are in queues that send events
+  has_long_history boolean, -- some jobs may have more than 50 rows of history
+  has_generation boolean,  -- some jobs belong to a generation
   ended uuid[],            -- jobs that ran under limit keys and no longer do
   was_blocked uuid[],      -- jobs with blocked_on whose action was neither block nor unblock
-  takes_turn boolean,      -- some get a turn after the last job of their tenant
+  takes_turn boolean,      -- some jobs get a turn after the last job of their tenant
   due_at timestamptz,      -- when the first of the scheduled and parked jobs is due
-  batches jsonb            -- batch_id, from and to of each change in a batch
+  batches jsonb            -- for each change of a job in a batch: batch_id, from (old status), to (new status)
 );
 
 -- How an attempt ended, as a worker reports it.
@@ -64,19 +64,19 @@ create type picture_queue.outcome as (
   duration_seconds real,
   event text,              -- for parked: the event that wakes the job
   pause_key text,          -- a limit key or queue to pause until the next attempt
-  i bigint                 -- its position in the report, from 1
+  i bigint                 -- the position in the report, from 1
 );
 
 -- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- before _admit: all limit keys of the job; after it: those with a limit, its slots
-  blocked_on text          -- one of the keys, which is full or paused
+  keys text[],             -- for _admit: all limit keys of the job; returned by _admit: the limited keys, its slots
+  blocked_on text          -- the key that is full or paused; null: the job may start
 );
 
 -- A job to be inserted: an item of an enqueue, with all defaults filled in.
 create type picture_queue.new_job as (
-  i integer,               -- its position in the call
+  i integer,               -- the position in the call, from 1
   job_id uuid,
   job_type text,
   queue text,

@@ -1,5 +1,5 @@
--- Raises the error with this code. Its message is fixed, since PostgREST copies it into the HTTP reason phrase. DETAIL
--- has the field and the value, HINT the fix (null: the default hint of the code).
+-- Raises the error with this code. Each code has a fixed message, since PostgREST copies the message into the HTTP
+-- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code).
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -42,12 +42,14 @@ begin
   raise exception using
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
+    -- format() writes a null value as an empty text.
     detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
     hint = coalesce(p_hint, v_hint);
 end
 $$;
 
--- Raises PQ_TOO_LARGE or PQ_INVALID_ARGUMENT for this problem; does nothing if the problem is null.
+-- Raises PQ_TOO_LARGE for a problem of size (its text ends with the limit in bytes), PQ_INVALID_ARGUMENT for any other
+-- problem. Does nothing if the problem is null.
 create function picture_queue._raise_problem(p_problem text, p_hint text default
   'names consist of letters, digits and _ . - (job types also :); payload and metadata are JSON objects; '
   'durations are in seconds, times are ISO 8601 from 1970 to 9998')
@@ -65,9 +67,9 @@ end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds a lock that the caller needs. Every function of the API that reads
--- or changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and an exception handler
--- that calls this. Such a function has no parameter or variable of a table's row type, because Postgres would lock that
--- table before the handler can catch the error.
+-- or changes a table has the clause `set lock_timeout = '2s'`, which holds until the function returns, and an
+-- exception handler that calls _raise_busy. Such a function has no parameter or variable of a table's row type,
+-- because Postgres would lock that table before the handler can catch the error.
 create function picture_queue._raise_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -78,27 +80,29 @@ begin
 end
 $$;
 
--- Raises one of our errors in place of another error; exception handlers `when others` call it. If the error is one of
--- ours, or that of a read-only transaction (PostgREST answers a GET with 405 for it), the function returns, and the
--- handler raises the error again. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a trigger of the project on
--- public.job_queue, public.generations or public.images may raise any error.
-create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+-- Raises one of our errors in place of another error; exception handlers `when others` call it. The function returns,
+-- and the handler raises the error again, if the error is one of ours, or the error of a read-only transaction
+-- (25006), for which PostgREST answers a GET with 405. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a
+-- trigger of the project on public.job_queue, public.generations or public.images may raise any error.
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_sqlstate like 'PT%' or p_sqlstate = '25006' then
     return;
   elsif picture_queue._is_transient(p_sqlstate) then
-    -- With a fixed snapshot a repeated call in the same transaction fails again.
+    -- In repeatable read and serializable, a repeated call in the same transaction fails again. So name the isolation
+    -- level instead of PQ_BUSY.
     perform picture_queue._check_isolation() where p_sqlstate = '40001';
-    perform picture_queue._raise_busy(p_busy);
+    perform picture_queue._raise_busy(p_busy_detail);
   end if;
   perform picture_queue._raise_error('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
     'check your own triggers and constraints on public.job_queue, public.generations and public.images');
 end
 $$;
 
--- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
+-- Refuses repeatable read and serializable: with their fixed snapshot a limit could be exceeded, or a job leased
+-- twice.
 create function picture_queue._check_isolation() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -111,7 +115,8 @@ begin
 end
 $$;
 
--- Returns the value; raises the error with this code if it is null. It reads no table, so users may call it.
+-- Returns the value; raises the error with this code if the value is null. Users may execute this function, since it
+-- reads no table.
 create function picture_queue._require(p_value jsonb, p_code text, p_detail text, p_hint text default null)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -124,9 +129,9 @@ begin
 end
 $$;
 
--- Returns whether the value is a list of objects, which jsonb_to_recordset requires. This is ten times as fast as a
--- function in SQL, which Postgres would plan at each call.
-create function picture_queue._is_list(p_value jsonb) returns boolean
+-- Returns whether the value is a list of objects, which jsonb_to_recordset requires. PL/pgSQL is ten times as fast
+-- here as SQL, which Postgres would plan at each call.
+create function picture_queue._is_object_list(p_value jsonb) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin

@@ -1,6 +1,6 @@
 -- Returns whether the caller acts for the project rather than for one of its users: with a service key, or over a
--- direct connection without a token and with the rights of service_role or of the owner of the tables. The token
--- decides, and the role of the session: in a security definer function current_user is the owner.
+-- direct connection without a token and with the rights of service_role or of the owner of the tables. It reads the
+-- token and the role of the session, but not current_user, which in a security definer function is the owner.
 create function picture_queue._is_service() returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -22,7 +22,7 @@ create table picture_queue.setting (
   keep_generations_days integer,
   default_model text not null default 'black-forest-labs/flux-schnell',
   strip_metadata boolean not null default true,
-  -- The price of a second of the hardware (A100 80 GB), for models that have no price per picture.
+  -- The price of a second of the hardware (A100 80 GB). It estimates the cost of models that have no price per picture.
   estimate_usd_per_second numeric not null default 0.0014,
   constraint setting_is_in_range check (
     estimate_usd_per_second between 0 and 1

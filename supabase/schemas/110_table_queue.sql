@@ -15,9 +15,11 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
-  -- After a change of the order of claims: jobs up to this seq have their new place. null: all jobs have it.
+  -- Maintenance reorders the jobs after a change of fair_share or aging_seconds. Jobs up to this seq have their new
+  -- rank and turn; null: all jobs have them.
   reorder_after bigint,
-  -- When to examine all jobs once more, for jobs enqueued by transactions that were open at the change.
+  -- When to reorder all jobs once more, since transactions that were open at the change may have enqueued some in the
+  -- old order.
   reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
@@ -34,12 +36,12 @@ create table picture_queue.queue (
 );
 comment on table picture_queue.queue is 'The queues and their policies; null: the default in setting applies.';
 comment on column picture_queue.queue.events is
-  'Which events are sent: none, status, or progress (of status and progress).';
+  'Which events are sent: none, status (changes of status), or progress (changes of status and of progress).';
 comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
 comment on column picture_queue.queue.aging_seconds is
   'The seconds of waiting that raise the priority by one; null: waiting does not raise it.';
 comment on column picture_queue.queue.breaker_failures is
-  'After how many failures in a row for one reason the queue is paused for breaker_seconds.';
+  'The number of failures in a row for one reason after which the queue is paused for breaker_seconds; null: never.';
 comment on column picture_queue.queue.paused_until is
   'No job is claimed until this time; infinity: until the queue is resumed.';
 comment on column picture_queue.queue.draining is 'Whether new jobs are refused; the jobs of the queue are still run.';

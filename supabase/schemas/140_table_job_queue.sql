@@ -1,8 +1,8 @@
 -- The jobs. lease_id stays on the row after a report has ended the lease, so that a repeated report is recognised;
--- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each of them
--- again in every statement that writes a row, which would cost as much as the rest of an enqueue. Instead, the table
--- picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor() reports
--- invalid rows.
+-- lease_expires_at shows whether a lease is in force. The table has no check constraints: Postgres parses each
+-- constraint again in every statement that writes a row, which would take as long as the rest of an enqueue. Instead,
+-- the table picture_queue.state_transition, the input checks and _transition keep invalid rows out, and queue_doctor()
+-- reports invalid rows.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -34,7 +34,7 @@ create table public.job_queue (
   parked_on text,
   -- The time at which the job parked last. An event wakes only jobs that parked before it was sent.
   parked_at timestamptz,
-  event jsonb,
+  event jsonb,  -- the payload of the external event that woke the job
   unique_key text,
   unique_states text[],
   unique_until timestamptz,
@@ -70,9 +70,9 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so they are not
--- deduplicated: on a full page, Postgres would search for equal entries and find none, which costs half a microsecond
--- per new job.
+-- The claimable jobs, in the order of claims. All entries of this index and of job_queue_listed differ, so
+-- deduplication is off: on a full page, Postgres would search for equal entries and find none, which costs half a
+-- microsecond per new job.
 create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- Scheduled and parked jobs by the time at which they become claimable.
@@ -83,7 +83,7 @@ create index job_queue_leased on public.job_queue (lease_id)
 -- Finds the last turn of a tenant in queues with fair_share.
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
--- Blocked jobs of a limit key in the order of claims, and unblocked ones that are not claimed yet.
+-- Blocked jobs of a limit key in the order of claims, and unblocked jobs that are not claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
 create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';

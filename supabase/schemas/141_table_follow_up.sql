@@ -1,12 +1,13 @@
 -- Work for other jobs that follows from a change of a job. The rows are written in the transaction of the change. The
--- same transaction processes the first few, maintenance the rest, in bounded steps. A failed step stops no other.
+-- same transaction processes the first few, maintenance the rest, in bounded steps. If a step fails, the others still
+-- run.
 create table picture_queue.follow_up (
   id bigint generated always as identity primary key,
   kind text not null,
-  subject uuid not null,  -- of the parent, child, batch or generation
-  -- For a batch: by how much its counts change. For a child: a parent that finished before the enqueue was committed
-  -- did not see it, so the child is checked until all transactions with ids below "before" have ended. "looks" is how
-  -- often it was checked.
+  subject uuid not null,  -- the id of the parent, child, batch or generation
+  -- For a batch: by how much its counts change. For a child: a transaction that finished a parent before the child was
+  -- committed did not see the child. So maintenance checks the child until all transactions with ids below "before"
+  -- have ended; "checks" counts the checks.
   data jsonb,
   due_at timestamptz not null default '-infinity',
   constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'settlement'))
@@ -48,11 +49,11 @@ create table picture_queue.maintenance (
   round_began_at timestamptz not null default '-infinity',
   -- When the next round is to begin. Work that becomes due earlier wakes the worker that holds the lease.
   next_round_at timestamptz not null default '-infinity',
-  sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases next
-  aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs, next
-  prune_at timestamptz not null default '-infinity',  -- when to delete old rows next
-  was_housekeeping boolean not null default false,  -- the latest round aggregated and pruned; the next does not
-  step_size integer not null default 100  -- how many subjects a step takes: more after quick rounds, else fewer
+  sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases
+  aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs
+  prune_at timestamptz not null default '-infinity',  -- when to delete old rows
+  was_housekeeping boolean not null default false,  -- whether the latest round aggregated and pruned; if so, the next does not
+  step_size integer not null default 100  -- the number of subjects in a step: it grows after quick rounds and shrinks after slow ones
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';

@@ -1,6 +1,6 @@
--- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those named at its
--- enqueue, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a key
--- takes precedence over that of its kind.
+-- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and the keys that its
+-- enqueue names, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a
+-- key takes precedence over that of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -9,8 +9,8 @@ create table picture_queue.limit_rule (
   created_at timestamptz not null default now(),
   -- Whether the jobs that were running when the rule was set have been counted. Until then no job of these keys starts.
   counted boolean not null default false,
-  -- When to search again for running jobs that are not counted: claims that began before the rule may start some of
-  -- them.
+  -- When to search again for running jobs that are not counted: claims that began before the rule was set may still
+  -- start some.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
@@ -19,15 +19,15 @@ create table picture_queue.limit_rule (
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
--- A transaction that changes a row, or reads it to decide which jobs may start, holds the advisory lock of the key
--- (_lock_keys). Because of that lock each key has one row, so no unique index is needed. version rises with each
--- change: the newest row version comes first in the index, even while an old snapshot keeps the versions before it from
--- being cleaned up.
+-- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. version
+-- rises with each change: the newest row version comes first in the index, even while an old snapshot keeps the
+-- versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
-  pause_reason text,  -- why a handler paused it; null if an operator did
+  pause_reason text,  -- from the handler that paused the key; null if an operator paused it
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
@@ -42,7 +42,7 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 
 -- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
--- at this time. Rows are appended, so that a transaction that ends a job does not wait for the lock of the key.
+-- at this time. Rows are only appended, so that a transaction that ends a job does not wait for the lock of the key.
 -- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
@@ -51,7 +51,8 @@ create table picture_queue.freed_key (
 );
 comment on table picture_queue.freed_key is
   'When to unblock jobs of limit keys: jobs of the key have ended, or its pause or period ends.';
--- Claims read recent rows only, so index entries that an old snapshot keeps from vacuum cost nothing.
+-- Claims read only recent rows by this index. So they do not read old entries that vacuum cannot remove while an old
+-- snapshot exists.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 

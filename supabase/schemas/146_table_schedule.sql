@@ -1,5 +1,5 @@
 -- Schedules of recurring jobs: by a cron expression in a time zone, or at an interval counted from created_at. The
--- column job is an item of enqueue_jobs without the fields that belong to one job only.
+-- column job is an item of enqueue_jobs without the fields that only one job can have, such as job_id.
 create table picture_queue.schedule (
   name text primary key,
   cron text,

@@ -7,22 +7,22 @@ create table picture_queue.log (
   message text not null,
   constraint level_is_known check (level in ('debug', 'info', 'warning', 'error'))
 );
-comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.';
+comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each job.';
 create index log_job on picture_queue.log (job_id, id);
 
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
-  -- When the event was sent; if no job was parked on it then, when it woke the first jobs that parked later. It does
-  -- not wake jobs that park after this time.
+  -- The time at which the event was sent. If no job was parked on the event then, it becomes the time at which
+  -- maintenance or a report first finds parked jobs. The event wakes only jobs that parked before this time.
   sent_at timestamptz not null,
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
+comment on table picture_queue.signal is 'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
 create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
--- The answers of calls with an id, so that a call whose answer was lost can be repeated.
+-- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
 create table picture_queue.answer (
   call text not null,
   id text not null,

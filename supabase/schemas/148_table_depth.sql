@@ -1,5 +1,5 @@
--- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds them to depth, and
--- readers add up both tables. So the counts are exact, no query counts jobs, and no caller waits for the lock of a
+-- The number of jobs in each state. _transition appends changes to depth_change, maintenance adds these to depth, and
+-- queries add up both tables. So the counts are exact, no query reads all jobs, and no caller waits for the lock of a
 -- counter.
 create table picture_queue.depth (
   queue text not null,

@@ -1,6 +1,6 @@
--- The state machine: an action moves a job from one state to another; without a row for the state of the job, it does
--- nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason outside of the
--- job subtracts it again.
+-- The state machine: an action moves a job from one state to another. An action that has no row for the state of the
+-- job does nothing. attempt_delta: a claim adds one to the attempts; an action that ends the attempt for a reason
+-- outside of the job subtracts it again.
 create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
@@ -33,7 +33,7 @@ insert into picture_queue.state_transition (action, from_status, from_hold, to_s
   ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
   ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
   ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
-  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- its limit key has no capacity
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a limit key of the job has no capacity
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
   ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before its parents have finished

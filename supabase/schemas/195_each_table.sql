@@ -9,10 +9,10 @@ $$;
 
 -- Enable row level security and set the replica identity of each table above.
 --
--- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql).
--- Replica identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one.
--- For a table without a primary key, the whole row is the identity. Postgres writes it to the WAL for updates and
--- deletes only. A primary key would cost each insert an index entry; every enqueue, claim and report inserts a row into
+-- Row level security: API roles without BYPASSRLS see no rows of a table without a policy (800_policies.sql). Replica
+-- identity: under a publication `for all tables`, Postgres refuses updates and deletes of a table without one. For a
+-- table without a primary key, the whole row is the identity, which Postgres writes to the WAL for updates and deletes
+-- only. A primary key would add an index entry to each insert, and every enqueue, claim and report inserts a row into
 -- depth_change.
 do $$
 declare

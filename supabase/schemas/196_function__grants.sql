@@ -1,7 +1,7 @@
 -- The privileges of other roles on our objects.
 
--- Returns the functions of picture-queue. Those in public are recognised by their owner and by references in their
--- body.
+-- Returns the functions of picture-queue. In the schema public, these are the functions of our owner whose body refers
+-- to our objects.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -22,8 +22,8 @@ as $$
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
 
--- Returns every privilege on our objects that a role other than the owner has, with the words of a GRANT statement.
--- Left out are types, which every role may use, and privileges that come from membership in a role.
+-- Returns every privilege on our objects that a role other than the owner has, with the words of a GRANT statement. It
+-- leaves out types, which every role may use, and privileges that a role has as a member of another role.
 create function picture_queue._grants() returns table (
   object oid, kind text, name text, "column" name, role text, privilege text, is_grantable boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
@@ -56,7 +56,8 @@ as $$
   where a.grantee <> o.owner
 $$;
 
--- Returns the statement that revokes privileges which _grants returned.
+-- Returns the statement that revokes a privilege. The arguments are columns of _grants; p_column is null except for a
+-- privilege on a column.
 create function picture_queue._revoke_statement(
   p_privilege text, p_column text, p_kind text, p_name text, p_role text)
 returns text
@@ -66,8 +67,9 @@ as $$
     p_role)
 $$;
 
--- Revokes all privileges of other roles on our objects, or on the one with this name (as in _grants). The default
--- privileges of a project may give any role privileges on each new object, so this comes before our own grants.
+-- Revokes all privileges of other roles on our objects, or on the object with this name (as _grants writes it). It is
+-- called before our own grants, since the default privileges of a project may give any role privileges on each new
+-- object.
 create function picture_queue._revoke_grants(p_name text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -1,6 +1,6 @@
--- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at most
--- the cap, times a random factor from 1 - jitter to 1 + jitter, so that jobs that failed together are not retried
--- together. Each value is resolved in this order: job, job type, queue, project.
+-- Returns the seconds until the next attempt of a job: the delay of the policy (constant, linear, exponential), at
+-- most the cap, multiplied by a random factor from 1 - jitter to 1 + jitter. The factor spreads the retries of jobs
+-- that failed at the same time. Each value is resolved in this order: job, job type, queue, project.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$

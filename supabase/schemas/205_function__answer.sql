@@ -1,8 +1,8 @@
--- Answers of calls that must not be made twice: a call that repeats the id of an earlier call returns the earlier
+-- Answers of calls that must take effect only once: a call with the request id of an earlier call returns the earlier
 -- answer.
 
--- Returns the answer that the call with this id gave before; null if the call is new, or has no id. It waits for a
--- first call that has not committed yet.
+-- Returns the answer that an earlier call with this id gave; null if there was none, or if the id is null. If the
+-- earlier call is still in progress, it waits until that transaction ends.
 create function picture_queue._find_answer(p_call text, p_id text) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -17,7 +17,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Stores the answer for repetitions of the call, if it has an id, and returns it. _find_answer has inserted the row.
+-- Stores the answer for repeated calls, if the call has an id, and returns the answer. _find_answer has inserted the
+-- row.
 create function picture_queue._store_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

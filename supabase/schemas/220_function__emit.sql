@@ -1,5 +1,5 @@
--- Sends an event for each of these jobs, on the topic of its owner, or on that of the job if it has no owner. The event
--- holds the visible state of the job without its result.
+-- Sends an event for each of these jobs, on the topic of the owner, or on the topic of the job if the job has no
+-- owner. The event holds the visible state of the job without its result.
 create function picture_queue._emit(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -26,10 +26,10 @@ begin
 end
 $$;
 
--- Wakes the workers of these queues, with one message for each queue. For the reason 'enqueue' (jobs became claimable,
--- by an enqueue or otherwise) it sends the message only if a worker of the queue is idle. Workers that use the API
--- receive it over Realtime, workers with a database connection by NOTIFY.
-create function picture_queue._wake(p_queues text[], p_reason text) returns void
+-- Wakes the workers of these queues, with one message for each queue. The reason 'enqueue' stands for all ways by
+-- which jobs become claimable; it sends the message only if a worker of the queue is idle, with a call in the last
+-- minute. Workers that use the API receive it over Realtime, workers with a database connection by NOTIFY.
+create function picture_queue._wake_workers(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare

@@ -1,9 +1,9 @@
 -- Makes all changes of state except claims (_start), many at a time. It skips a change that
--- picture_queue.state_transition does not permit, and one that names a lease which is not in force; it returns only the
--- jobs that it changed. An expired lease is in force until maintenance sweeps it. Unless every change names its lease,
--- the caller must hold the row locks, taken in the order of ids or with skip locked. The function writes the rows,
--- their history (of all actions but complete), the counts and the events. It records work for other jobs as follow-ups,
--- and processes the first of them at once unless p_does_follow_ups is false.
+-- picture_queue.state_transition does not permit, and a change that names a lease which is not in force; it returns
+-- only the jobs that it changed. An expired lease stays in force until maintenance sweeps it. Unless every change
+-- names its lease, the caller must hold the row locks, taken in the order of ids or with skip locked. The function
+-- writes the rows, their history (of all actions but complete), the counts and the events. It records work for other
+-- jobs as follow-ups, and processes the first 20 at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -18,8 +18,8 @@ begin
     return null;
   end if;
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
-  -- Rarely, fewer jobs changed than requested. If a trigger that returns null prevented a change, raise an error:
-  -- otherwise the change would be tried again forever without a message.
+  -- Rarely, fewer jobs changed than requested. If a permitted change did not happen, a trigger of the project returned
+  -- null. Then raise an error: without one, the caller would repeat the change forever.
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
@@ -27,12 +27,12 @@ begin
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
       and j.id not in (select m.id from unnest(v_applied.moved) m))
   then
-    raise exception 'a trigger on public.job_queue left the job as it was';
+    raise exception 'a trigger on public.job_queue prevented the change of a job';
   elsif v_applied.moved is null then
     return null;
   end if;
-  -- This statement runs after the change, so it sees children that were committed in the meantime. To look up each job
-  -- costs a tenth of a report; this is skipped while the table of dependencies is empty.
+  -- This statement runs after the change, so it sees children that were committed in the meantime. The search takes a
+  -- tenth of the time of a report, so it is skipped while the table is empty.
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
@@ -46,13 +46,13 @@ begin
   if num_nonnulls(v_applied.ended, v_applied.was_blocked) > 0 then
     perform picture_queue._record_freed_keys(v_applied.ended, v_applied.was_blocked);
   end if;
-  if v_applied.long_lived then
+  if v_applied.has_long_history then
     perform picture_queue._trim_history(v_ids);
   end if;
   if v_applied.has_generation then
     perform picture_queue._mirror_generations(v_ids);
   end if;
-  if v_applied.announced then
+  if v_applied.sends_events then
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
@@ -62,7 +62,8 @@ begin
 end
 $$;
 
--- Changes the rows, and writes their history and the counts. Returns the changed jobs and the further steps they need.
+-- Changes the rows, and writes their history and the counts. Returns the changed jobs, and which further steps of
+-- _transition they need.
 create function picture_queue._apply_changes(p_changes picture_queue.change[], p_ids uuid[], p_now timestamptz)
 returns picture_queue.applied
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -99,7 +100,8 @@ begin
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
-      -- With offset 0 these are evaluated once for each change, not once for each column that depends on them.
+      -- With offset 0 Postgres evaluates these conditions once for each change, not once for each column that uses
+      -- them.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,

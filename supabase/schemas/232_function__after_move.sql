@@ -10,8 +10,9 @@ as $$
     select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
 $$;
 
--- Copies the state of these jobs to their generations. A generation that is locked for over 10 milliseconds fails the
--- change. Settles the cost of generations that end, and reserves it again for those that are retried.
+-- Copies the state of these jobs to their generations. If another transaction keeps a generation locked for over 10
+-- milliseconds, the change fails. Settles the cost of generations that end, and reserves the cost of retried
+-- generations again.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '10ms'
@@ -43,9 +44,9 @@ begin
 end
 $$;
 
--- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. These are the slots of
--- jobs that stopped running (p_ended), and the blocked_on of jobs that moved, but were not started, blocked or
--- unblocked (p_was_blocked): such a job may have been unblocked for a slot that it does not take.
+-- Appends limit keys to freed_key, so that the next claim or maintenance unblocks other jobs. For jobs that stopped
+-- running (p_ended), these are their slots. For jobs that changed, but were not started, blocked or unblocked
+-- (p_was_blocked), it is their blocked_on: such a job may have been unblocked for a slot that it does not take.
 create function picture_queue._record_freed_keys(p_ended uuid[], p_was_blocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -64,7 +65,7 @@ begin
     returning key
   )
   select array_agg(f.key) into v_keys from freed f;
-  -- There may be no claim for a while, since workers that found no job wait to be woken.
+  -- Wake maintenance, since idle workers, which found no job, do not claim until a message wakes them.
   if exists (
     select from unnest(v_keys) as k (key)
     where (select true from public.job_queue j
@@ -75,9 +76,9 @@ begin
 end
 $$;
 
--- Returns the turn after which the next job of a tenant is placed: that of its last claimable job, but at least that of
--- the first claimable job of the queue (start-time fair queueing). p_except: jobs that are about to get a turn. Two
--- concurrent enqueues may assign the same turn twice, which is harmless.
+-- Returns the turn after which the next job of a tenant is placed: the turn of its last claimable job, but at least
+-- the turn of the first claimable job of the queue (start-time fair queueing). It ignores the jobs in p_except, which
+-- are about to get a turn. Two concurrent enqueues may assign the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_except uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100

@@ -1,4 +1,4 @@
--- Steps that process many subjects, so that a failure of one does not stop the others.
+-- Steps that process many subjects, such as jobs. If the step fails for one subject, it is still done for the others.
 
 -- Returns whether a retry may succeed: after a deadlock or serialization failure (40), a lack of resources (53), a lock
 -- timeout (55P03), an object in use (55006), or PQ_BUSY.
@@ -7,63 +7,65 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53') or p_sqlstate in ('55P03', '55006', 'PT429') $$;
 
 -- Checks deferred constraints of the project at once. An error then fails the step of the job that caused it, and not
--- the whole transaction at its commit. It checks the constraints on our tables. In a transaction of a worker, if the
--- project has a trigger on our tables, it checks those on all tables, since the trigger may write to any table. It does
--- not do so for other callers, whose transaction may have written rows that satisfy a constraint only later. It skips
--- constraints whose names Postgres would refuse or resolve to another constraint.
+-- the whole transaction at its commit. The function checks the constraints on our tables. In a transaction of a
+-- worker, if the project has a trigger on our tables, it checks the constraints on all tables, since the trigger may
+-- write to any table. For other callers it does not: their transaction may have written rows that satisfy a constraint
+-- only later. It skips constraints whose names Postgres would refuse or resolve to another constraint.
 --
--- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So it skips whatever
--- could run code of the caller: constraints on tables, foreign keys to tables, and triggers with functions, whose owner
--- does not have all rights of the current role; triggers whose function does not set a search_path that ends with
--- pg_temp, since temporary objects would come first; exclusion constraints, which call functions of an index. A name
--- stands for all constraints of the schema that have it, so one of these is enough to skip it. `set constraints ...
--- immediate` fires each trigger whose state is immediate, and a caller can make a trigger immediate without firing it:
--- so all are deferred before.
-create function picture_queue._fire_deferred() returns void
+-- The code of a constraint runs with our search_path, and before Postgres 18 as the current role. So the function
+-- skips every constraint that could run code of the caller: a constraint if the owner of its table, of the table to
+-- which it refers, or of its trigger function does not have all rights of the current role; a trigger whose function
+-- does not set a search_path that ends with pg_temp, since temporary objects would come first; an exclusion
+-- constraint, which calls functions of an index. A name stands for all constraints of a schema that have this name, so
+-- it is skipped if one of them is unsafe. `set constraints ... immediate` also fires triggers that the caller has made
+-- immediate without firing them. So all constraints are deferred first.
+create function picture_queue._check_deferred_constraints() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_ours regclass[] := array['public.job_queue'::regclass, 'public.generations'::regclass];
+  v_our_tables regclass[] := array['public.job_queue'::regclass, 'public.generations'::regclass];
   v_checks_all boolean := current_setting('picture_queue.is_worker', true) = 'true' and exists (
     select from pg_catalog.pg_trigger t
-    where t.tgrelid = any (v_ours) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at');
+    where t.tgrelid = any (v_our_tables) and not t.tgisinternal and t.tgname <> 'job_queue_updated_at');
   v_names text := (
-    select string_agg(format('%s.%I', d.connamespace::regnamespace, d.conname), ', ')
-    from (select distinct c.connamespace, c.conname from pg_catalog.pg_constraint c where c.condeferred) d
+    select string_agg(format('%s.%I', names.connamespace::regnamespace, names.conname), ', ')
+    from (select distinct c.connamespace, c.conname from pg_catalog.pg_constraint c where c.condeferred) names
     cross join lateral (
-      select bool_or(o.conrelid = any (v_ours) or t.tgrelid = any (v_ours)) as is_ours,
-        bool_and(o.condeferred and pg_has_role(r.relowner, current_user, 'member')
-          and (o.confrelid = 0 or pg_has_role(k.relowner, current_user, 'member'))
+      select bool_or(c.conrelid = any (v_our_tables) or t.tgrelid = any (v_our_tables)) as is_ours,
+        -- Types: f foreign key, p primary key, u unique, t trigger.
+        bool_and(c.condeferred and pg_has_role(constrained.relowner, current_user, 'member')
+          and (c.confrelid = 0 or pg_has_role(referenced.relowner, current_user, 'member'))
           and coalesce(pg_has_role(p.proowner, current_user, 'member'), true)
-          and (o.contype in ('f', 'p', 'u') or o.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
-      from pg_catalog.pg_constraint o
-      left join pg_catalog.pg_class r on r.oid = o.conrelid
-      left join pg_catalog.pg_class k on k.oid = o.confrelid
-      left join pg_catalog.pg_trigger t on t.tgconstraint = o.oid
+          and (c.contype in ('f', 'p', 'u') or c.contype = 't' and picture_queue._sets_safe_path(p.proconfig))) as is_safe
+      from pg_catalog.pg_constraint c
+      left join pg_catalog.pg_class constrained on constrained.oid = c.conrelid
+      left join pg_catalog.pg_class referenced on referenced.oid = c.confrelid
+      left join pg_catalog.pg_trigger t on t.tgconstraint = c.oid
       left join pg_catalog.pg_proc p on p.oid = t.tgfoid
-      where o.conname = d.conname and o.connamespace = d.connamespace) o
-    where o.is_safe and (o.is_ours or v_checks_all)
-      and has_schema_privilege(d.connamespace, 'usage') and not pg_is_other_temp_schema(d.connamespace));
-  v_check text := 'set constraints ' || v_names || ' immediate';
-  v_defer text := 'set constraints ' || v_names || ' deferred';
+      where c.conname = names.conname and c.connamespace = names.connamespace) checked
+    where checked.is_safe and (checked.is_ours or v_checks_all)
+      and has_schema_privilege(names.connamespace, 'usage') and not pg_is_other_temp_schema(names.connamespace));
+  v_check_statement text := 'set constraints ' || v_names || ' immediate';
+  v_defer_statement text := 'set constraints ' || v_names || ' deferred';
 begin
   if v_names is not null then
     set constraints all deferred;
-    execute v_check;
-    execute v_defer;
+    execute v_check_statement;
+    execute v_defer_statement;
   end if;
 end
 $$;
 
--- Returns whether a function with these settings finds no temporary object of its caller before others: its search_path
--- ends with pg_temp. Without pg_temp, Postgres searches temporary tables and types first.
+-- Returns whether a function with these settings (proconfig) finds temporary objects of its caller last: its
+-- search_path ends with pg_temp. If the path does not contain pg_temp, Postgres searches temporary tables and types
+-- first.
 create function picture_queue._sets_safe_path(p_settings text[]) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$ begin return coalesce(p_settings::text ~ 'search_path=[^=]*, *pg_temp"', false); end $$;
 
--- Runs the step of this kind for these subjects, for up to p_limit of their jobs where the step takes a limit. Returns
--- the number processed.
-create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
+-- Runs the step of this kind for these subjects. Some steps process up to p_limit jobs of the subjects. Returns the
+-- number of subjects or jobs that the step processed.
+create function picture_queue._run_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -96,8 +98,9 @@ begin
 end
 $$;
 
--- Returns whether isolated steps have used up their time: the deadline of the round of maintenance, or two seconds of a
--- statement in which a step has failed. If a table is locked, each half of a split list would wait for the lock again.
+-- Returns whether isolated steps have used up their time: the deadline of the round of maintenance has passed, or a
+-- step has failed in this statement, which has run for two seconds. Without the second bound, each half of a split
+-- list would wait again for a locked table.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -106,16 +109,16 @@ as $$
       and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
--- Runs a step for up to 1,000 subjects at once, since their rows are held in memory. A longer list, and a list for
--- which the step fails, is split in half, down to the one subject that fails. That subject is written to failed_step,
--- and callers skip it until its retry_at. All others are processed while there is time (_is_out_of_time). Returns the
--- number of subjects processed.
+-- Runs a step for up to 1,000 subjects at once, a bound on the memory for their rows. It splits a longer list, and a
+-- list for which the step fails, in half, down to the one subject that fails. That subject is written to failed_step,
+-- and callers skip it until its retry_at. The others are processed until the time is used up (_is_out_of_time).
+-- Returns the number of subjects processed.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer := coalesce(cardinality(p_subjects), 0);
-  v_done integer;
+  v_processed integer;
   v_error text;
   v_detail text;
 begin
@@ -124,11 +127,11 @@ begin
   end if;
   if v_count <= 1000 then
     begin
-      v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
-      perform picture_queue._fire_deferred();
+      v_processed := picture_queue._run_step(p_kind, p_subjects, p_limit);
+      perform picture_queue._check_deferred_constraints();
       delete from picture_queue.failed_step f where f.ctid = any (array(
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
-      return v_done;
+      return v_processed;
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := concat_ws(': ', sqlerrm, nullif(v_detail, ''));
@@ -154,11 +157,11 @@ begin
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
-  null;  -- another transaction is recording it
+  null;  -- another transaction records a failure of this subject
 end
 $$;
 
--- Returns the subjects for which a step of this kind failed and which are skipped until their retry_at.
+-- Returns the subjects that a step of this kind skips until their retry_at, because it failed for them.
 create function picture_queue._failed_subjects(p_kind text) returns setof text
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -180,7 +183,7 @@ declare
     where m.next_round_at > p_at + interval '50 milliseconds');
 begin
   if v_queues <> '{}' then
-    perform picture_queue._wake(v_queues[:1], 'maintain');
+    perform picture_queue._wake_workers(v_queues[:1], 'maintain');
   end if;
 end
 $$;

@@ -1,11 +1,11 @@
 -- Follow-ups: work for other jobs that follows from a change of jobs. Each kind has a step that takes the ids of
--- follow-ups (for kind batch: the ids of batches), does a bounded part of the work, never waits for a row, and deletes
--- the follow-ups that are done.
+-- follow-ups (for kind batch: the ids of batches), does a bounded part of the work, never waits for a locked row, and
+-- deletes the follow-ups that are done.
 
--- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
--- and to of each change). Processes the first 20, so that chains and batches are quick, and wakes maintenance for the
--- rest, and for batches that another transaction has locked. If p_does_follow_ups is false, it does neither: the caller
--- or the next round of maintenance processes them.
+-- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id,
+-- from and to of each change). Processes the first 20 at once, so that chains and batches continue without delay, and
+-- wakes maintenance for the others, among them batches that another transaction has locked. If p_does_follow_ups is
+-- false, it only records them: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
   p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
@@ -50,7 +50,8 @@ begin
 end
 $$;
 
--- Resolves up to p_limit dependents: children of finished parents, and descendants of children that end with a parent.
+-- Resolves up to p_limit dependents: the children of finished parents, and, if a child ends because its parent failed,
+-- the children of that child, and so on.
 create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -60,9 +61,9 @@ declare
   v_parents uuid[];
   v_children text[];
   v_resolved integer;
-  v_left integer := p_limit;
+  v_limit_left integer := p_limit;
 begin
-  while v_ids <> '{}' and v_left > 0 loop
+  while v_ids <> '{}' and v_limit_left > 0 loop
     select array_agg(f.id), array_agg(f.subject) into v_locked_ids, v_parents
     from (
       select f.id, f.subject from picture_queue.follow_up f
@@ -75,35 +76,36 @@ begin
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
         where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
-        limit v_left for update of c skip locked) d
-      limit v_left);
-    v_resolved := picture_queue._isolate('resolve', v_children, v_left);
-    v_left := v_left - greatest(cardinality(v_children), 1);
+        limit v_limit_left for update of c skip locked) d
+      limit v_limit_left);
+    v_resolved := picture_queue._isolate('resolve', v_children, v_limit_left);
+    v_limit_left := v_limit_left - greatest(cardinality(v_children), 1);
     -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_locked_ids) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- The rest of the children are locked, or their change failed: try again in 0.2 seconds.
-    if v_resolved = 0 or v_left > 0 then
+    -- The remaining children are locked, or their change failed: try again in 0.2 seconds.
+    if v_resolved = 0 or v_limit_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
       where f.id = any (v_locked_ids);
     end if;
-    -- Next, the follow-ups of children that ended, for their own children. New follow-ups have the default -infinity.
+    -- Continue with the follow-ups of the children that ended. New follow-ups have the default due_at, -infinity.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
   end loop;
-  return p_limit - v_left;
+  return p_limit - v_limit_left;
 end
 $$;
 
--- Deletes the links of these children to finished parents. A child without further links becomes ready. A child whose
--- parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped. The rows
--- of children are locked before their links are counted, so two parents that finish at once cannot each leave the child
--- to the other. p_does_follow_ups is passed to _transition, for the follow-ups of children that end. It is false for
--- _resolve_parents, which processes these itself, and for callers that leave them to the next round of maintenance.
--- Returns the number of children that were not locked.
+-- Deletes the links of these children to finished parents. A child without other links becomes claimable. A child
+-- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped.
+-- The rows of children are locked before their links are searched. Without the locks, if two parents finish at once,
+-- each transaction would see the link to the other parent, and the child would wait forever. p_does_follow_ups is
+-- passed to _transition: whether to process the follow-ups of children that end. It is false for _resolve_parents,
+-- which processes them itself, and for callers that leave them to the next round of maintenance. Returns the number of
+-- children that were not locked.
 create function picture_queue._resolve_dependents(p_children uuid[], p_does_follow_ups boolean default false)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -123,15 +125,15 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- An object rather than a join, since a join of thousands of children would compare each pair. If several parents
-  -- failed, the reason names the one with the lowest id: in an object the last value of a key wins, hence the
-  -- descending order.
+  -- A JSON object, since a join would compare each pair of thousands of children. If several parents of a child
+  -- failed, the reason names the parent with the lowest id: of equal keys an object has the last, hence the descending
+  -- order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_endings
   from resolved s
-  -- `offset 0`, so that the planner finds the job by its id even if it expects few failed jobs.
+  -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
 
@@ -145,16 +147,16 @@ begin
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
   v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
-  perform picture_queue._wake(
+  perform picture_queue._wake_workers(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
 
 -- Resolves new children whose parents finished while the children were enqueued: an enqueue does not lock parents, and
--- a parent that finishes before the enqueue commits does not see the child. It checks a child again, at growing
--- intervals, until all transactions have ended that were in progress at the first check: after that no parent can have
--- missed the child.
+-- a transaction that finishes a parent before the enqueue commits does not see the child. The step checks a child
+-- again, at growing intervals, until all transactions that were in progress at the first check have ended. Every later
+-- transaction sees the child.
 create function picture_queue._resolve_new_dependents(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -172,23 +174,23 @@ begin
   delete from picture_queue.follow_up f
   where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
-      -- The child is locked, or its change failed.
+      -- If such a link is left, the child is locked, or its change failed.
       select from picture_queue.dependency d
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = f.subject and (p.id is null or p.finished_at is not null))
     or not exists (select from picture_queue.dependency d where d.child_id = f.subject));
   update picture_queue.follow_up f
   set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
-      'looks', coalesce((f.data ->> 'looks')::integer, 0) + 1),
-    due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'looks')::integer, 0), 9))
+      'checks', coalesce((f.data ->> 'checks')::integer, 0) + 1),
+    due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'checks')::integer, 0), 9))
   where f.id = any (v_locked_ids);
   return coalesce(cardinality(v_locked_ids), 0);
 end
 $$;
 
--- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks. A
--- batch that another transaction has locked, for example to add jobs to it, is skipped; its follow-ups are merged into
--- one, since many may accumulate.
+-- Adds the recorded changes to the counts of these batches, sets or clears their finished_at, and enqueues callbacks.
+-- A batch that another transaction has locked, for example to add jobs to it, is skipped; many follow-ups of a locked
+-- batch may accumulate, so they are merged into one.
 create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -235,8 +237,8 @@ end
 $$;
 
 -- Enqueues the callback of each of these finished batches once. If a callback is refused, the error is written to the
--- batch, and the callback is not tried again. In a session of a user (cancel_job) any error may come from that
--- session, for example from its stack depth. So the step fails there, and maintenance tries it again.
+-- batch, and the callback is not tried again. In a session of a user (cancel_job), the session itself may cause any
+-- error, for example by its max_stack_depth. So there the step fails instead, and maintenance tries it again.
 create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -245,7 +247,7 @@ declare
   v_job jsonb;
   v_error text;
   v_detail text;
-  v_done integer := 0;
+  v_enqueued integer := 0;
 begin
   for v_batch in
     select b.* from picture_queue.batch b
@@ -273,8 +275,8 @@ begin
     update picture_queue.batch b
     set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error
     where b.id = v_batch.id;
-    v_done := v_done + 1;
+    v_enqueued := v_enqueued + 1;
   end loop;
-  return v_done;
+  return v_enqueued;
 end
 $$;

@@ -1,12 +1,12 @@
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
--- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). Jobs of a key without
--- capacity are set to blocked, so that other jobs can run and no claim reads the blocked jobs again. The table
--- freed_key says which keys to process, and when: a transaction that ends a job appends the keys of the job; one that
--- blocks a job appends the time at which its key may have capacity. _unblock_keys subtracts the ended jobs and unblocks
--- waiting ones, in the next claim or in maintenance.
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). It sets jobs of a
+-- key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the keys
+-- to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks a
+-- job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
+-- subtracts the ended jobs from the counts, and unblocks jobs.
 
--- Returns the limit keys of a job.
-create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+-- Returns all keys of a job to which limits may apply, whether or not they have a rule.
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
@@ -16,9 +16,9 @@ $$;
 
 -- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
 -- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large; it is too small
--- while ends of jobs are not visible yet.
-create function picture_queue._limits(p_keys text[])
+-- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large. It is too small
+-- while transactions that end jobs have not committed yet.
+create function picture_queue._key_states(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
   capacity integer, free_at timestamptz)
@@ -28,28 +28,29 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Older rows of freed_key were subtracted already, or were committed late; the next round of maintenance subtracts
-  -- these.
+  -- Maintenance has already subtracted older rows of freed_key; those that were committed late it subtracts in its
+  -- next round.
   v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
   select r.key, r.max_running, r.rate, r.period_seconds, r.paused_until, r.running,
     case when r.paused_until is not null or not r.counted then 0
-      else least(r.max_running - r.running, r.rate - s.n) end::integer,
+      else least(r.max_running - r.running, r.rate - starts.n) end::integer,
     case when r.paused_until is not null then r.paused_until when not r.counted then v_now + interval '1 second'
-      when s.n >= r.rate then s.first_at + make_interval(secs => r.period_seconds) end
+      when starts.n >= r.rate then starts.first_at + make_interval(secs => r.period_seconds) end
   from (
-    select a.key, o.max_running, o.rate, o.period_seconds, coalesce(o.counted, true) as counted, k.paused_until,
-      coalesce(k.running, 0) - coalesce((
-        select sum(f.n)::integer from picture_queue.freed_key f where f.key = a.key and f.at > v_since), 0) as running
-    from unnest(p_keys) as a (key)
+    select asked.key, rule.max_running, rule.rate, rule.period_seconds, coalesce(rule.counted, true) as counted,
+      state.paused_until, coalesce(state.running, 0) - coalesce((
+        select sum(f.n)::integer from picture_queue.freed_key f where f.key = asked.key and f.at > v_since), 0) as running
+    from unnest(p_keys) as asked (key)
     left join lateral (
       select l.* from picture_queue.limit_rule l
-      where l.key = any (array[a.key, split_part(a.key, ':', 1) || ':*']) order by l.key <> a.key limit 1) o on true
+      where l.key = any (array[asked.key, split_part(asked.key, ':', 1) || ':*'])
+      order by l.key <> asked.key limit 1) rule on true
     left join lateral (
       select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
-      from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
-    where o.key is not null or k.paused_until is not null
+      from picture_queue.limit_key l where l.key = asked.key order by l.version desc limit 1) state on true
+    where rule.key is not null or state.paused_until is not null
   ) r
   cross join lateral (
     select count(*) as n, min(l.at) as first_at
@@ -58,13 +59,14 @@ begin
       where r.rate is not null and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
       order by o.at desc limit r.rate
     ) l
-  ) s;
+  ) starts;
 end
 $$;
 
--- Locks keys until the transaction ends, and returns the locked keys. All callers take the locks in the same order, and
--- wait up to 50 milliseconds for each. If a wait times out, the function takes only the locks that are free. The keys
--- share 1,024 locks, so that no transaction takes more. Keys with the same lock can delay each other, without an error.
+-- Locks keys until the transaction ends, and returns the locked keys. All callers take the locks in the same order,
+-- and wait up to 50 milliseconds for each. If a wait times out, the function takes only the locks that are free. The
+-- keys share 1,024 locks, so that no transaction takes more. Transactions on keys with the same lock may wait for each
+-- other; this causes no error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -97,7 +99,8 @@ declare
   v_count integer;
 begin
   for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
-    -- Find the row by its ctid, since an old snapshot may keep other versions of it.
+    -- Find the newest version of the row, and update it by ctid: while an old snapshot exists, the index has many dead
+    -- versions.
     update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
     where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
     if not found then
@@ -108,11 +111,11 @@ end
 $$;
 
 -- Plans when _unblock_keys processes keys again, by rows of freed_key with a future time. A key without capacity gets
--- the time at which its pause or the period of its rate ends. A key with capacity for which jobs wait gets the time in
--- one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest: the latest
--- time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end of a job
--- gives it capacity.
-create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
+-- the time at which its pause or the period of its rate ends. A key that has capacity and blocked jobs is processed
+-- again in one second, since one call does not unblock all jobs, and unblocked jobs may not be claimed yet. p_latest:
+-- the latest time for each key. Without p_latest a key gets no row if an earlier time is planned, or if only the end
+-- of a job can give it capacity.
+create function picture_queue._plan_unblocking(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -123,7 +126,7 @@ begin
     insert into picture_queue.freed_key (key, n, at)
     select k.key, 0, l.at
     from unnest(p_keys) as k (key)
-    left join picture_queue._limits(p_keys) c on c.key = k.key
+    left join picture_queue._key_states(p_keys) c on c.key = k.key
     cross join lateral (
       select least(p_latest, case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
@@ -138,11 +141,12 @@ begin
 end
 $$;
 
--- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each queue and job
--- type as many as may start, minus the jobs that were unblocked before and are not claimed yet. So a paused queue, or a
--- type without a worker, does not hold back others; if too many were unblocked, claims block them again. For a key that
--- blocks jobs of many pairs of queue and type, the function examines the first hundred pairs, and the hundred that
--- follow a random pair of some worker. Keys that are locked wait for the next call.
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for keys with capacity: of each pair of queue
+-- and job type as many as may start, minus the jobs that were unblocked before and are not claimed yet. It counts each
+-- pair separately, so that jobs of a paused queue, or of a type without a worker, do not hold back others. If it
+-- unblocks too many in total, claims block them again. If a key blocks jobs of many pairs, the function examines the
+-- first hundred pairs, and the hundred pairs that follow a random pair of some worker. It leaves locked keys to the
+-- next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -166,7 +170,7 @@ begin
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
       -- Find the pairs of queue and job type, each by one search in the index.
-      select k.key, o.queue, o.job_type, 1 as n
+      select k.key, found.queue, found.job_type, 1 as n
       from unnest(v_keys) as k (key)
       cross join (
         values ('', '')
@@ -174,50 +178,51 @@ begin
         (select w.queues[1 + floor(random() * cardinality(w.queues))],
             w.job_types[1 + floor(random() * cardinality(w.job_types))]
           from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1)
-      ) as b (queue, job_type)
+      ) as first_pair (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
-          and (j.queue, j.job_type) >= (b.queue, b.job_type)
-        order by j.queue, j.job_type limit 1) o
+          and (j.queue, j.job_type) >= (first_pair.queue, first_pair.job_type)
+        order by j.queue, j.job_type limit 1) found
       union all
-      select p.key, o.queue, o.job_type, p.n + 1
+      select p.key, found.queue, found.job_type, p.n + 1
       from pair p
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
           and (j.queue, j.job_type) > (p.queue, p.job_type)
-        order by j.queue, j.job_type limit 1) o
+        order by j.queue, j.job_type limit 1) found
       where p.n < 100
     )
-    select d.id::text
+    select chosen.id::text
     from (
-      -- About a thousand jobs in total, for any number of pairs.
+      -- Unblock about a thousand jobs in total, for any number of pairs.
       select p.key, p.queue, p.job_type, greatest(least(c.capacity, 1 + 1000 / count(*) over ()), 0) as n
       from (select distinct o.key, o.queue, o.job_type from pair o) p
-      left join picture_queue._limits(v_keys) c on c.key = p.key
-    ) s
+      left join picture_queue._key_states(v_keys) c on c.key = p.key
+    ) share
     cross join lateral (
       select j.id from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
-        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
+      where j.status = 'pending' and j.blocked_on = share.key and j.hold = 'blocked' and j.queue = share.queue
+        and j.job_type = share.job_type and j.id::text not in (select picture_queue._failed_subjects('unblock'))
       order by j.rank, j.turn, j.seq
-      limit greatest(0, s.n - (
-        -- A job not claimed for three seconds (its row is locked, or its start fails) does not hold back others.
-        select count(*) filter (where u.updated_at > v_now - interval '3 seconds')
+      limit greatest(0, share.n - (
+        -- Unblocked jobs count for three seconds only: a job whose row is locked, or whose start fails, must not hold
+        -- back others.
+        select count(*) filter (where unblocked.updated_at > v_now - interval '3 seconds')
         from (
           select o.updated_at from public.job_queue o
-          where o.status = 'pending' and o.blocked_on = s.key and o.hold is null
-            and o.queue = s.queue and o.job_type = s.job_type
-          order by o.blocked_on, o.hold, o.queue, o.job_type limit s.n) u))
+          where o.status = 'pending' and o.blocked_on = share.key and o.hold is null
+            and o.queue = share.queue and o.job_type = share.job_type
+          order by o.blocked_on, o.hold, o.queue, o.job_type limit share.n) unblocked))
       for update skip locked
-    ) d), 10000);
-  perform picture_queue._plan_keys(v_keys);
+    ) chosen), 10000);
+  perform picture_queue._plan_unblocking(v_keys);
   return cardinality(v_keys);
 end
 $$;
 
--- Unblocks jobs of up to a hundred keys that block jobs and have a recent row in freed_key that is due.
+-- Unblocks jobs of up to a hundred keys that have blocked jobs, and a recent row in freed_key whose time has come.
 create function picture_queue._unblock_freed_keys() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -230,7 +235,7 @@ begin
       select distinct f.key from picture_queue.freed_key f
       where f.at > (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
     ) k
-    -- The limit makes Postgres look each key up, rather than join the keys with all blocked jobs.
+    -- With the limit, Postgres searches the index for each key, rather than join the keys with all blocked jobs.
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
@@ -239,35 +244,36 @@ begin
 end
 $$;
 
--- Returns the running jobs that do not count yet under keys of these rules, and these keys. Such a job started before
--- the rule existed, or in a claim that did not see it yet.
-create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
+-- Returns the running jobs that are not counted yet under keys of these rules, with these keys. Such a job started
+-- before the rule existed, or in a claim that did not see the rule yet.
+create function picture_queue._uncounted_jobs(p_rules text[]) returns table (job_id uuid, keys text[])
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select j.id, array_agg(distinct k)
   from public.job_queue j
-  cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+  cross join lateral unnest(picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
   where j.status = 'processing' and j.hold is null and k <> all (coalesce(j.slots, '{}'))
     and (k = any (p_rules) or split_part(k, ':', 1) || ':*' = any (p_rules))
   group by j.id
 $$;
 
--- Counts, under their keys, up to p_limit of the jobs that _uncounted returns. Until all are counted, no job starts
--- under the rule. A locked job blocks its key for at most ten seconds; after that, this job may exceed the limit. For
--- ten seconds the rule is checked repeatedly, since claims that do not see the rule may be in progress.
+-- Counts, under their keys, up to p_limit of the jobs that _uncounted_jobs returns. Until all are counted, no job
+-- starts under the rule. A locked job delays the jobs of its key for at most ten seconds; after that, the key may have
+-- one more job than the limit. For ten seconds after the rule was set, the jobs are searched repeatedly, since claims
+-- that do not see the rule may be in progress.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted(p_rules) u));
+  v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted_jobs(p_rules) u));
   v_keys text[];
   v_counts integer[];
   v_found integer;
 begin
   with uncounted as (
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
-    from picture_queue._uncounted(p_rules) u
+    from picture_queue._uncounted_jobs(p_rules) u
     join public.job_queue j on j.id = u.job_id
     -- Check again under the lock of the job: it may have ended or been counted in the meantime.
     where u.keys && v_locked and j.status = 'processing' and j.hold is null and not coalesce(j.slots, '{}') && u.keys
@@ -285,7 +291,7 @@ begin
     count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
-      exists (select from picture_queue._uncounted(array[o.key])) as has_uncounted
+      exists (select from picture_queue._uncounted_jobs(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;

@@ -2,8 +2,8 @@
 -- of the policies of job types. A stored item that it has accepted can be enqueued later.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
--- able to read it: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and JavaScript reads
--- a number beyond 1e308 as Infinity.
+-- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
+-- JavaScript reads a number beyond 1e308 as Infinity.
 create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
 language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
@@ -16,8 +16,8 @@ begin
   elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
     return 'is nested deeper than 100 levels';
   end if;
-  -- A number beyond 1e308 has over 300 digits, so one of them is at a multiple of 300 bytes. To examine these bytes
-  -- takes a tenth of the time of reading all numbers.
+  -- A number beyond 1e308 has over 300 digits, so one of them is at a multiple of 300 bytes. Examining only these
+  -- bytes takes a tenth of the time of reading all numbers.
   for i in 1..v_bytes / 300 loop
     if get_byte(v_text, i * 300 - 1) between 48 and 57 then
       return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
@@ -28,10 +28,11 @@ begin
 end
 $$;
 
--- Returns the problem with a value under a rule; null if the value fits. A rule is a kind and its bounds: number or
--- integer (low, high), text (characters; the minimum, by default 1), name (characters, and those allowed besides
--- letters and digits), list (entries, characters of an entry), uuids (entries), choice (the values), object (bytes,
--- optional); or uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- Returns the problem with a value under a rule; null if the value fits. A rule is a list: a kind and its bounds.
+-- number and integer: lowest, highest; text: highest number of characters, lowest (default 1); name: highest number of
+-- characters, the characters allowed besides letters and digits; list: highest number of entries, highest number of
+-- characters of an entry; uuids: highest number of entries; choice: the values; object: highest number of bytes
+-- (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -45,7 +46,7 @@ begin
   -- One statement for each kind: in a single statement the planner would try the casts of other kinds.
   case v_kind
     when 'number' then
-      -- The text of a number that is closer to zero than a real can hold is longer than 40 characters.
+      -- A number closer to zero than a real can hold has a text of more than 40 characters.
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
@@ -117,9 +118,9 @@ begin
 end
 $$;
 
--- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may call
--- it. The default rules are those of the filter of a list by name. limit: how many rows a page has, 10,000 at most and
--- by default; after: the name of the last row of the previous page.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. Users may execute this function,
+-- since it reads no table. The default rules are for filters of lists that are sorted by name. limit: the number of
+-- rows of a page, at most 10,000, which is also the default; after: the name of the last row of the previous page.
 create function picture_queue._check_fields(
   p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 returns void
@@ -135,8 +136,8 @@ begin
 end
 $$;
 
--- Returns the problem with the options of a job; null if there is none. A name in unique.by that is not a key of the
--- payload, for example a mistyped one, would make different jobs equal, so it is refused.
+-- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
+-- key of the payload, such as a misspelt key: without a value, different jobs would count as equal.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -188,16 +189,18 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot become unique again, since an equal job may have been enqueued.
+    -- A job that is not unique while it runs cannot be unique again when it has finished, since an equal job may have
+    -- been enqueued in the meantime.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
 end
 $$;
 
--- Returns the jobs that callers describe, with their types and defaults. Refuses the first invalid job with an error
--- that names its position, the field and the value. p_name: the name of the argument, if it is not an entry of jobs.
--- p_first: if p_jobs is a part of a call, the position of its first job.
+-- Returns the jobs that a caller describes as JSON, with types and defaults. Refuses the first invalid job with an
+-- error that names its position, the field and the value. p_name: the name of the argument that describes the job,
+-- such as a callback; null: the argument is jobs. p_first: the position of the first job of p_jobs in the call, if
+-- p_jobs is only a part of the call.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -221,12 +224,12 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- the latter: for example an array in an array
+  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: for example an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
   if v_error is not null and v_count > 1 then
-    -- A value has the wrong type, and the error does not say which: check each half.
+    -- A value has the wrong type, but the error does not name the job: check each half.
     for v_half in 0..1 loop
       perform picture_queue._check_jobs(
         jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
@@ -267,11 +270,11 @@ begin
 end
 $$;
 
--- Returns the jobs that callers describe, with types and defaults, and the position of the first invalid one (bad). A
--- job of a first-in, first-out queue gets its rank and turn here, the others in _assign_order. is_plain: all have a
--- rank, and none has parents or a batch. is_keyed: some have an id or a key of the caller. Only nested loops are
--- allowed, since they keep the order of the call. For speed, fields are read by `->>`, not by jsonb_to_recordset, and
--- no regular expression has a count such as {0,127}.
+-- Returns the jobs that a caller describes as JSON, with types and defaults. A job of a first-in, first-out queue gets
+-- its rank and turn here, other jobs in _assign_order. is_plain: all jobs have a rank, and none has parents or a
+-- batch. is_keyed: the caller has set the id, the idempotency key or the uniqueness of some. bad: the position of the
+-- first invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed,
+-- fields are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -285,6 +288,7 @@ declare
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
+  -- e: the fields of a job as the caller set them; t: its type; q: its queue; o: its options; r: derived values.
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
@@ -333,7 +337,7 @@ begin
   ) e
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
-  -- `offset 0`, so that the options are read only of jobs that have some.
+  -- With `offset 0` the options are read only for jobs that have some.
   left join lateral (
     select r.*, u.*
     from (select e.options as value where e.options not in ('{}', 'null') offset 0) g

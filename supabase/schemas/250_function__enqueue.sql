@@ -1,4 +1,5 @@
--- Returns, of jobs that share an id or a key, the first: the others are duplicates of it in the next round.
+-- Returns only the first of the jobs that share an id or a key. The next round of _enqueue treats the others as
+-- duplicates of the first.
 create function picture_queue._first_of_duplicates(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -19,38 +20,39 @@ $$;
 
 -- Enqueues jobs, all or none. Returns the id and the outcome of each, in the order of the call: created; existing (a
 -- job with the same id, idempotency key or unique key exists); replaced or debounced. For a single job it sends an
--- event; for many it only wakes the workers of their queues. p_internal: the jobs are callbacks of batches, which a
--- draining queue accepts, and for which an unknown queue is always created.
-create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
+-- event; for many it only wakes the workers of their queues. p_is_callback: the jobs are callbacks of batches. A
+-- draining queue accepts them, and an unknown queue is created for them, whatever the setting unknown_queue.
+create function picture_queue._enqueue(p_jobs jsonb, p_is_callback boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];  -- the jobs that are neither inserted nor found yet
+  v_rest picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
   v_next picture_queue.new_job[];
-  v_plain boolean;
-  v_keyed boolean;
+  v_is_plain boolean;
+  v_is_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
   v_exists boolean;
-  v_left integer;
+  v_rest_before integer;
   v_failures integer := 0;
   v_table text;
   v_index text;
 begin
-  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
+  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_is_plain, v_is_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
-  elsif not v_plain then
+  elsif not v_is_plain then
     -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
-    if v_keyed then
+    if v_is_keyed then
       v_found := picture_queue._find_existing(v_jobs);
     end if;
-    v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
+    v_jobs := picture_queue._prepare_jobs(v_jobs, v_found, p_is_callback);
   end if;
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
-  if not v_keyed then
-    -- No existing job can conflict, so no subtransaction is needed: a trigger may enqueue 100,000 jobs one by one.
+  if not v_is_keyed then
+    -- No existing job can conflict, so do not use a subtransaction: a trigger of the project may enqueue 100,000 jobs
+    -- one by one, and each subtransaction takes a transaction id.
     perform picture_queue._insert_jobs(v_rest);
     v_rest := '{}';
   end if;
@@ -58,18 +60,19 @@ begin
   v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
-      -- The duplicate of a unique job may be gone when it is looked up; then the unique job is tried again.
-      v_left := cardinality(v_rest);
+      -- When it is looked up, the existing job may not have the unique key any more. Then try to insert the new job
+      -- again.
+      v_rest_before := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
-      v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
+      v_failures := case when cardinality(v_rest) < v_rest_before then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
-        perform picture_queue._raise_busy('a job with the same id or key comes and goes');
+        perform picture_queue._raise_busy('other transactions create and end jobs with the same id or key');
       end if;
       v_next := picture_queue._first_of_duplicates(v_rest);
     end if;
-    begin  -- `on conflict` would make the enqueue of each new row a tenth slower
+    begin  -- not `on conflict`, which would make each enqueue a tenth slower
       perform picture_queue._insert_jobs(v_next);
       v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
       v_failures := 0;
@@ -84,7 +87,7 @@ begin
   if cardinality(v_jobs) = 1 and v_found = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
-  if not v_plain then
+  if not v_is_plain then
     update picture_queue.batch b set total = b.total + c.n
     from (
       select n.batch_id, count(*) as n from unnest(v_jobs) n
@@ -105,9 +108,9 @@ begin
 end
 $$;
 
--- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the order
--- of claims. Jobs that exist already (p_found) are not checked.
-create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
+-- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the
+-- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_found) are not checked.
+create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_is_callback boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -124,10 +127,10 @@ declare
   v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
   v_bad record;
 begin
-  if v_draining is not null and not p_internal then
+  if v_draining is not null and not p_is_callback then
     perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
       'resume_queue() ends draining');
-  elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
+  elsif v_unknown <> '{}' and not p_is_callback and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._raise_error('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() creates a queue; list_queues() shows the existing queues');
   elsif v_unknown <> '{}' then
@@ -156,8 +159,8 @@ begin
 end
 $$;
 
--- Returns the unique key of a job: it is equal for jobs with the same type, owner and values of the payload (of the
--- keys in p_by; null: of all).
+-- Returns the unique key of a job: jobs with the same type, the same owner, and the same values of these keys of the
+-- payload (null: of all keys) have the same unique key.
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -171,7 +174,8 @@ begin
 end
 $$;
 
--- Returns the value without trailing zeros in its numbers: 1.0 and 1.00 become 1, since jsonb compares them as equal.
+-- Returns the value without trailing zeros in its numbers: 1.0 and 1.00 become 1, since they are equal as jsonb, but
+-- not as text.
 create function picture_queue._trim_numbers(p_value jsonb) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -189,8 +193,9 @@ end
 $$;
 
 -- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
--- so that a job enqueued for later comes after those enqueued before it is due. Aging turns priority into a head start
--- in seconds; fair share places a job after the last turn of its tenant (_last_turn).
+-- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each step of
+-- priority moves the turn forward by aging_seconds. With fair share, the turn comes after the last turn of the tenant
+-- (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -211,7 +216,8 @@ begin
         where p.new_tenant is not null and p.hold is null) l
       left join picture_queue.tenant w on w.name = l.new_tenant
     )
-    -- Not by jsonb, which would round the turn to the caller's extra_float_digits.
+    -- Build a row instead of using jsonb_populate_record: jsonb would round the turn to the extra_float_digits of the
+    -- caller.
     select row(p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
       p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
       p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict, p.hold,
@@ -228,7 +234,7 @@ begin
 end
 $$;
 
--- Inserts the rows, writes the counts, and wakes workers.
+-- Inserts the jobs, writes the counts, and wakes workers.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -258,13 +264,13 @@ begin
   select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled'), sum(t.n)
   into v_queues, v_due, v_written from total t;
   if coalesce(v_written, 0) <> cardinality(p_jobs) then
-    raise exception 'a trigger on public.job_queue left out a job';
+    raise exception 'a trigger on public.job_queue prevented the insert of a job';
   end if;
   if v_due < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_due);
   end if;
   if v_queues is not null then
-    perform picture_queue._wake(v_queues, 'enqueue');
+    perform picture_queue._wake_workers(v_queues, 'enqueue');
   end if;
 end
 $$;

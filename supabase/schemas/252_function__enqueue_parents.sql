@@ -1,8 +1,9 @@
--- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So no cycle can
--- form.
+-- Dependencies of new jobs. A job may depend on existing jobs, and on jobs before it in the same call. So dependencies
+-- never form a cycle.
 
 -- Refuses unknown parents, and marks the jobs that have to wait. Parents are not locked, since an enqueue in a long
--- transaction would delay their heartbeats and reports: see _resolve_new_dependents.
+-- transaction would delay their heartbeats and reports. So a parent may finish in the meantime;
+-- _resolve_new_dependents handles this case.
 create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -13,7 +14,7 @@ begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  -- An object rather than a join, since a join of thousands of jobs would compare each pair.
+  -- A JSON object, since a join would compare each pair of thousands of jobs.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
@@ -40,8 +41,8 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and resolves those with a finished parent. If a parent in the call is a duplicate of
--- an existing job (p_found), the existing job is the parent; it may have finished long ago.
+-- Links new jobs to their parents, and resolves the jobs that have a finished parent. If a parent in the call is a
+-- duplicate of an existing job (p_found), the existing job becomes the parent; it may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_found jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

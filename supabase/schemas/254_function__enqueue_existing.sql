@@ -1,17 +1,17 @@
 -- Duplicates: new jobs with the id or a key of an existing job.
 
--- Returns the existing jobs with the id or the idempotency key of new jobs, as answers by position in the call. Each
--- search reads one index entry, even if other types or users have the same key.
+-- Returns the existing jobs that have the id or the idempotency key of a new job: an object of answers by position in
+-- the call. Each search reads one index entry, even if jobs of other types or users have the same key.
 create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_found jsonb;
-  v_other uuid;
+  v_conflicting uuid;
 begin
   select coalesce(jsonb_object_agg(f.i, jsonb_build_object('job_id', f.id, 'outcome', 'existing')), '{}'),
     (array_agg(f.id) filter (where f.is_other))[1]
-  into v_found, v_other
+  into v_found, v_conflicting
   from (
     select n.i, coalesce(x.id, k.id) as id,
       x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
@@ -27,16 +27,16 @@ begin
     ) k on x.id is null
     where coalesce(x.id, k.id) is not null
   ) f;
-  if v_other is not null then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_other),
+  if v_conflicting is not null then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
       'make a new uuid for each job');
   end if;
   return v_found;
 end
 $$;
 
--- Returns whether an id or a key of new jobs is in use. The check is cheap; without it, an insert of many jobs would be
--- done twice if one of them is a duplicate.
+-- Returns whether an id or a key of new jobs is in use. This check is cheap. Without it, one duplicate among many jobs
+-- would make the insert fail, and all rows would be inserted twice.
 create function picture_queue._any_exist(p_jobs picture_queue.new_job[]) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set plan_cache_mode = force_generic_plan
@@ -57,8 +57,8 @@ begin
 end
 $$;
 
--- Returns answers, by position in the call, for new jobs that have a duplicate. It omits a job whose unique key has
--- become free; the caller tries that job again.
+-- Returns answers, by position in the call, for new jobs that are duplicates of existing jobs. It omits a job whose
+-- unique key has become free; the caller inserts that job.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -71,8 +71,8 @@ begin
   if v_unique = '{}' then
     return v_found;
   end if;
-  -- End the uniqueness of jobs whose period is over. Here and below each key is looked up separately, since a join that
-  -- was planned while the table was empty compares each pair.
+  -- End the uniqueness of jobs whose period is over. Here and below, a lateral subselect searches the index for each
+  -- key, since a join that was planned while the table was empty compares each pair.
   update public.job_queue j set unique_states = '{}'
   where j.unique_until <= picture_queue._now() and j.id = any (array(
     select u.id from unnest(v_unique) n
@@ -94,21 +94,22 @@ end
 $$;
 
 -- Updates existing pending jobs from new duplicates with this on_conflict: everything but parents and batch (replace),
--- or the payload and a later time (debounce). If a job has several such duplicates, the last one counts. Replacing a
--- running job is refused; debouncing a running or finished job changes nothing. Returns the ids of the locked jobs.
+-- or the payload and the time (debounce). If an existing job has several such duplicates, the last one counts. To
+-- replace a running job is refused; to debounce a running or finished job changes nothing. Returns the ids of the
+-- existing jobs, which it locks.
 create function picture_queue._update_duplicates(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_replace boolean := p_kind = 'replace';
+  v_replaces boolean := p_kind = 'replace';
   v_new picture_queue.new_job[] := array(
     select l.n from (
       select distinct on (n.unique_key) n, n.on_conflict from unnest(p_jobs) n
       where n.on_conflict in ('replace', p_kind) order by n.unique_key, n.i desc
     ) l
     where l.on_conflict = p_kind);
-  v_old jsonb;
+  v_old_queues jsonb;
   v_ids uuid[] := array(
     select u.id from unnest(v_new) n
     cross join lateral (
@@ -121,12 +122,12 @@ begin
     return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
-  into v_old, v_ids, v_running
+  into v_old_queues, v_ids, v_running
   from (
     select u.id, u.queue, u.status from public.job_queue u
     where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
-  if v_replace and v_running is not null then
+  if v_replaces and v_running is not null then
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore keeps it; with states ["pending"] a running job does not conflict');
   end if;
@@ -135,21 +136,21 @@ begin
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        -- In a first-in, first-out queue, a job that is due keeps its turn.
+        -- In a first-in, first-out queue, a job that is due keeps its place.
         select n.queue, n.metadata, n.tags, n.priority, n.rank,
           case when n.hold is null and exists (select from picture_queue.queue q
               where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
             then least(j.turn, n.turn) else n.turn end,
-          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replace
+          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replaces
         union all
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
-          j.backoff, j.max_attempts, j.expires_at where not v_replace),
+          j.backoff, j.max_attempts, j.expires_at where not v_replaces),
       unique_until = n.unique_until,
-      -- The time of a job that waits for its parents applies when they have finished.
+      -- A job that waits for its parents keeps the new time until they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
-    returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
+    returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old_queues ->> j.id::text as old_queue
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -161,12 +162,12 @@ begin
   select array_agg(picture_queue._change(r.id,
       case when r.run_at > v_now then 'delay' when r.hold = 'scheduled' then 'promote' else 'unblock' end, null,
       case when r.run_at > v_now then r.run_at end))
-      filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replace),
+      filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replaces),
     array_agg(distinct r.queue)
   into v_changes, v_queues
   from updated r;
   perform picture_queue._transition(v_changes);
-  perform picture_queue._wake(v_queues, 'enqueue');
+  perform picture_queue._wake_workers(v_queues, 'enqueue');
   return v_ids;
 end
 $$;

@@ -1,18 +1,18 @@
--- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
+-- The second and third part of a claim: start the picked jobs under a lease, and read them for the worker.
 
 -- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
--- the ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, but with fewer
--- statements, since each statement adds to the latency of a claim. It writes no history: the row has the worker and the
--- start time.
+-- the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions, but
+-- with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has the
+-- worker and the start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_candidates picture_queue.candidate[] := case when p_claim.is_limited
+  v_candidates picture_queue.candidate[] := case when p_claim.has_limits
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
-  v_special uuid[];
+  v_extra_ids uuid[];  -- jobs with a generation or a long history, which need further steps
   v_may_defer boolean;
 begin
   with started as (
@@ -50,44 +50,44 @@ begin
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
-    -- Whether there may be deferred constraints. This is checked in the statement that changes the rows: creating such
-    -- a trigger waits for its table lock, so none is missed.
+    -- Whether there may be deferred constraints. The statement that changes the rows also checks this: a transaction
+    -- that creates such a constraint waits for the table lock of the statement, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
-  into v_ids, v_special, v_may_defer
+  into v_ids, v_extra_ids, v_may_defer
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
-    raise exception 'a trigger on public.job_queue left the job as it was';
-  elsif v_special is not null then
-    perform picture_queue._trim_history(v_special), picture_queue._mirror_generations(v_special);
+    raise exception 'a trigger on public.job_queue prevented the change of a job';
+  elsif v_extra_ids is not null then
+    perform picture_queue._trim_history(v_extra_ids), picture_queue._mirror_generations(v_extra_ids);
   end if;
   if v_may_defer then
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts jobs. If that fails, it tries fewer at a time, down to the job whose start fails; it records that job in
--- failed_step and skips it. Once starts have failed for 20 milliseconds, each further failure also skips half of the
--- jobs that are left, so that the last ones are tried. The lock_timeout is short, since each try waits for a locked
--- table.
+-- Starts jobs. If the start of all jobs together fails, it starts fewer at a time, down to the job whose start fails;
+-- it records that job in failed_step and skips it. After the first 20 milliseconds of failures, each further failure
+-- also skips half of the remaining jobs, so that the last jobs of the list are tried as well. The lock_timeout is
+-- short, since each try waits again for a locked table.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
-  v_left picture_queue.claim := p_claim;
+  v_remaining picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
   v_next integer := 1;  -- the position of the first job not tried yet
-  v_size integer := cardinality(p_candidates);  -- the number of jobs to try together
+  v_size integer := cardinality(p_candidates);  -- the number of jobs to start together
   v_until timestamptz;
 begin
   ids := '{}'::uuid[];
-  while v_next <= cardinality(p_candidates) and v_left.max_jobs > 0 loop
+  while v_next <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
     begin
-      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_left);
-      v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_remaining);
+      v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
       v_next := v_next + v_size;
       v_size := v_size * 2;
     exception when others then
@@ -104,7 +104,8 @@ end
 $$;
 
 -- Returns the jobs under a lease of a worker, in the form that the worker gets. Optional fields are added only if at
--- least one differs from its default. p_order: the order of a claim by weights; null: rank, turn, seq.
+-- least one differs from its default. p_order: the ids in the order in which a claim by weights picked them; null:
+-- order by rank, turn, seq.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100

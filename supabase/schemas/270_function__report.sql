@@ -1,4 +1,4 @@
--- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
+-- Converts the reported outcomes to their type. Refuses the whole report, before anything is written, if an outcome is
 -- malformed.
 create function picture_queue._read_outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -7,7 +7,7 @@ declare
   v_outcomes picture_queue.outcome[];
 begin
   perform picture_queue._raise_problem(
-    case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
+    case when not picture_queue._is_object_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
       select row(o.*)::picture_queue.outcome
@@ -15,8 +15,7 @@ begin
         detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
         with ordinality o);
   exception when data_exception then
-    -- A value has the wrong type. The error is caught here, since a trigger of the project may raise the same one
-    -- later.
+    -- A value has the wrong type. Catch the error here, since later a trigger of the project may raise the same error.
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
   perform picture_queue._raise_problem((
@@ -31,7 +30,7 @@ begin
           or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
           then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
         when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-        -- Null is tested first: a function call for each outcome would cost a quarter of the report.
+        -- Null is tested first: a function call for each outcome would take a quarter of the time of the report.
         when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
           then format('pause_key is %s', g.item -> 'pause_key')
         -- Clients cannot read a time outside of this range, nor a list of jobs with such a time.
@@ -41,7 +40,7 @@ begin
           then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
       end as problem
     ) p
-    -- Most outcomes have no field to check. This condition finds them faster than the checks would.
+    -- Most outcomes have no field to check; this condition excludes them faster than the checks would.
     where (o.outcome = 'completed' and num_nonnulls(o.job_id, o.lease_id) = 2
         and num_nonnulls(o.event, o.pause_key, o.run_at, o.delay_seconds) = 0) is not true
       and p.problem is not null
@@ -50,9 +49,10 @@ begin
 end
 $$;
 
--- Writes the outcomes of attempts, fenced by their leases. Returns for each, in the order of the call: ok; repeated
--- (this lease reported before; nothing changes); stale (the lease ended; nothing changes). If a lease has several
--- outcomes, the first counts. A result above the limit fails its job, since a repeated report would have the same size.
+-- Writes the outcomes of attempts whose lease is in force. Returns for each outcome, in the order of the call: ok;
+-- repeated (this lease reported before; nothing changes); stale (the lease ended; nothing changes). If a lease has
+-- several outcomes, the first counts. A job whose result is above the size limit fails, since a repeated report would
+-- have the same size.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -84,7 +84,7 @@ begin
   end if;
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
-    perform picture_queue._after_report(v_outcomes, v_moved);
+    perform picture_queue._apply_report_effects(v_outcomes, v_moved);
   end if;
   select to_jsonb(array(
       select jsonb_build_object(
@@ -92,42 +92,42 @@ begin
         'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
         'status', coalesce(m.status, j.status))
       from unnest(v_outcomes) o
-      -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+      -- If a report names two leases of a job, the lease in the row is valid; the other is stale.
       left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
-    -- Whether there may be deferred constraints. This is checked after the change: creating such a trigger waits for
-    -- the table lock of the update, so none is missed.
+    -- Whether there may be deferred constraints. This is checked after the change: a transaction that creates such a
+    -- constraint waits for the table lock of the update, so none is missed.
     exists (select from pg_catalog.pg_trigger t
       where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass)
         and (t.tginitdeferred or not t.tgisinternal and t.tgname <> 'job_queue_updated_at'))
   into v_answer, v_may_defer;
   if v_may_defer then
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return v_answer;
 end
 $$;
 
 -- Writes outcomes one by one. The answer is busy for a locked job, and refused, with the error, for an outcome that
--- cannot be written. Outcomes that are left after two seconds are answered with busy, too.
+-- cannot be written. After two seconds, the answer for all remaining outcomes is busy.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_item jsonb;
-  v_i bigint;
+  v_position bigint;
   v_answers jsonb[] := '{}'::jsonb[];
   v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
-  for v_item, v_i in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
+  for v_item, v_position in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
     if clock_timestamp() > v_started + interval '2 seconds' then
       v_answers := v_answers || array(
         select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
-          'error', 'PQ_BUSY: the outcomes before it took two seconds')
-        from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) where o.i >= v_i order by o.i);
+          'error', 'PQ_BUSY: the outcomes before this one took two seconds')
+        from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) where o.i >= v_position order by o.i);
       exit;
     end if;
     begin
@@ -149,9 +149,9 @@ begin
 end
 $$;
 
--- Returns the changes for reported outcomes, and locks the jobs until the transaction ends. A job with a cancel request
--- is cancelled whatever its outcome, with two exceptions: a job that completed, and a job that was claimed to undo the
--- work it did before it parked, if its worker stops and releases it.
+-- Returns the changes for reported outcomes, and locks the jobs until the transaction ends. A job with a cancel
+-- request is cancelled whatever its outcome, with two exceptions: a job that completed; and a job that was cancelled
+-- while parked and claimed once more to undo its work, if its worker stops and releases it.
 create function picture_queue._decide_changes(p_outcomes picture_queue.outcome[], p_ids uuid[], p_max_bytes integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -160,12 +160,12 @@ declare
   v_now timestamptz := picture_queue._now();
 begin
   return (with held as materialized (
-    select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
-      j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
+    select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancel_requested,
+      j.cancel_requested_at < j.started_at as undoes_work, j.attempt < j.max_attempts as has_attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
   reported as (
-    select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
+    select distinct on (o.job_id) o.*, h.cancel_requested, h.undoes_work, h.has_attempts_left,
       case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_max_bytes) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
@@ -174,9 +174,9 @@ begin
   decided as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
-        when a.outcome = 'released' and a.undoes then 'release'
-        when a.outcome = 'cancelled' or a.cancelled then 'cancel'
-        when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
+        when a.outcome = 'released' and a.undoes_work then 'release'
+        when a.outcome = 'cancelled' or a.cancel_requested then 'cancel'
+        when a.outcome = 'failed' and coalesce(a.retryable, true) and a.has_attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'
         when a.outcome = 'snoozed' then 'snooze'
         when a.outcome = 'released' then 'release'
@@ -189,23 +189,23 @@ begin
         coalesce(d.delay_seconds, case d.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = d.job_id)
           when 'snooze' then 0
-          -- No time for a park without a delay: only its event or a cancel wakes the job.
+          -- A job that parks without a delay gets no time: only its event or a cancel request wakes it.
           end))) end,
       d.result,
       case when d.action in ('fail', 'back_off') then case
         when d.problem like '% bytes, the limit is %'
           then 'The result is larger than the project allows (setting max_result_bytes).'
         when d.problem is not null then 'The result ' || d.problem
-        else coalesce(left(d.error, 2000), 'The job failed without saying why.') end end,
+        else coalesce(left(d.error, 2000), 'The job failed without an error text.') end end,
       d.detail, d.duration_seconds, null,
       case when d.action = 'park' then coalesce(d.event, d.job_id::text) end, false)::picture_queue.change)
   from decided d);
 end
 $$;
 
--- Applies the effects of outcomes beyond their jobs: it delivers an event that was sent before its job parked; pauses a
--- limit key or queue ('queue:…'), unless it is paused for longer; and checks the breakers.
-create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
+-- Applies the further effects of outcomes: it wakes jobs whose event was sent before they parked; pauses a limit key
+-- or queue ('queue:…') until the time of the outcome, unless it is paused for longer; and checks the breakers.
+create function picture_queue._apply_report_effects(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -216,7 +216,8 @@ declare
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
-    -- send_event takes the same locks, so the second of the two sees what the first has done.
+    -- send_event takes the same lock of an event, so the later of the two transactions sees the changes of the earlier
+    -- one.
     perform pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
     from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(v_events) e order by hash offset 0) h;
     perform picture_queue._wake_parked(v_events);
@@ -234,7 +235,8 @@ begin
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
-      -- A locked queue or key is left unchanged; the next outcome with this pause_key pauses it.
+      -- If another transaction has locked the queue or key, it stays unchanged; the next outcome with this pause_key
+      -- pauses it.
       if v_pause.key like 'queue:%' then
         update picture_queue.queue q
         set paused_until = v_pause.until, pause_reason = 'the handler of a job asked for a pause'
@@ -246,15 +248,15 @@ begin
         update picture_queue.limit_key k
         set paused_until = v_pause.until, pause_reason = v_pause.reason, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
-        perform picture_queue._plan_keys(array[v_pause.key]);
+        perform picture_queue._plan_unblocking(array[v_pause.key]);
       end if;
     end loop;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    -- Postponed jobs are left out, since they may still have the error of an earlier attempt. So are failures that
-    -- another attempt cannot repair: they concern one job, and a user could pause the queue for all with bad inputs.
+    -- Leave out postponed jobs, since they may still have the error of an earlier attempt. Leave out errors that are
+    -- not retryable: they concern one job, and a user could pause the queue for all users with bad inputs.
     perform picture_queue._check_breakers(array(
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
@@ -263,8 +265,8 @@ begin
 end
 $$;
 
--- Counts failures in a row for the same reason, in queues with a breaker, and pauses the queue when there are too many.
--- After the pause, one more failure for that reason pauses it again; a completed job resets the count.
+-- Counts failures in a row for the same reason, in queues with breaker_failures, and pauses the queue when it has that
+-- many. After the pause, one more failure for that reason pauses it again; a completed job resets the count.
 create function picture_queue._check_breakers(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,6 +1,6 @@
 -- Cancels a job of the caller: a pending job at once; a running job is asked to stop, which its worker learns with the
 -- next heartbeat; a parked job is claimed once more, so that its handler can undo what it started. The call is
--- idempotent. A call that repeats a request id returns the answer of the first, although the job may have ended since.
+-- idempotent. A call that repeats a request id returns the answer of the first call, even if the job has ended since.
 create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -11,8 +11,8 @@ declare
   v_changes boolean;
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  -- Set the parameter to false, since the session of a user may have set it to true.
+  perform set_config('picture_queue.is_worker', 'false', true);  -- read by _check_deferred_constraints and _enqueue_callbacks
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
@@ -27,11 +27,11 @@ begin
   v_changes := v_job.status <> 'cancelled' and v_job.cancel_requested_at is null;
   if v_changes then
     perform picture_queue._cancel_jobs(array[p_job_id]);
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
   into v_answer from public.job_queue j where j.id = p_job_id;
-  -- Stores the answer only if the call changed the job, so that repeated calls with new ids do not fill the table.
+  -- Store the answer only if the call changed the job, so that repeated calls with new ids do not fill the table.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_changes and v_request is not null;
   return v_answer;
@@ -41,11 +41,11 @@ exception when others then
 end
 $$;
 
--- Wakes the jobs that were parked on an event when it was sent. If there were none, the event is kept, and wakes the
--- jobs that are parked on it at the first call that finds one; it then counts as sent at that time. An event is kept
--- until all its jobs are awake: maintenance wakes those that this call leaves, because they are beyond the first
--- thousand, locked, or their change failed. A job that is woken and parks again waits for the next event. Returns the
--- number of woken jobs.
+-- Wakes the jobs that were parked on an event when it was sent. If there were none, the event is kept. The first later
+-- call that finds a job parked on the event sets sent_at to the time of that call, and wakes the jobs. An event is
+-- kept until all its jobs are awake: maintenance wakes the jobs that this call leaves because they are beyond the
+-- first thousand, or locked, or because their change failed. A job that is woken and parks again waits for the next
+-- event. Returns the number of woken jobs.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -87,7 +87,7 @@ create function picture_queue._send_event(p_name text, p_payload jsonb) returns 
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- The lock that a job takes when it parks on the event.
+  -- A report that parks a job on the event takes the same lock.
   perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (p_name, coalesce(p_payload, 'null'), picture_queue._now())

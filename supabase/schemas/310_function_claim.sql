@@ -1,7 +1,8 @@
 -- Claims one job for a caller that sends no heartbeats, under a lease of at least ten minutes. The lease is marked
--- legacy: complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done in the
--- last 5 seconds, it does the due work and claims again, since there may be no worker that does it. Otherwise it does
--- no maintenance: the caller's transaction may stay open while the job runs, and would hold its locks.
+-- legacy: complete_job may end it without its lease_id. If nothing can be claimed and the last round of maintenance
+-- began more than 5 seconds ago, it does the work that is due and claims again, since the project may have no worker
+-- that does maintenance. Otherwise it does no maintenance: the transaction of the caller may stay open while the job
+-- runs, and would keep the locks of maintenance.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -25,11 +26,11 @@ end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker. A worker may prefetch jobs; they count under limits too.
--- confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id returns the
--- jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and queue set no
--- lease (null: the setting of the project). weights has one number for each queue: its share of the jobs. Without
--- weights, jobs of all queues are claimed by priority.
+-- Leases up to max_jobs jobs of these types to a worker. Jobs that a worker prefetches count under limits as running
+-- jobs do. confirms_start: a job counts as started only at its first heartbeat. A call that repeats a request_id
+-- returns the jobs of the first call that are still under its lease. lease_seconds applies to jobs whose type and
+-- queue set no lease (null: the setting of the project). weights has one number for each queue: its share of the jobs.
+-- Without weights, jobs of all queues are claimed by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
@@ -58,7 +59,7 @@ begin
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
   end);
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   return picture_queue._claim(v_claim);
 end
 $$;

@@ -1,24 +1,24 @@
--- Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy ones, whose lease was not
--- extended: another transaction is extending it, or there was no time left. If a list of leases cannot be extended
--- together, each half of it is tried, down to the lease at fault. A lease whose row cannot be written is extended in
--- lease_extension; after half a second, so are all leases that are left. A malformed entry counts as lost. If none can
--- be extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all are malformed.
+-- Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, whose lease was not
+-- extended because another transaction is extending it or the time was used up. If a list of leases cannot be extended
+-- together, each half is tried, down to the lease that causes the error. A lease whose row cannot be written is
+-- extended in lease_extension; after half a second, all remaining leases are. A malformed entry counts as lost. If no
+-- lease can be extended, the call raises PQ_BUSY, or PQ_INVALID_ARGUMENT if all entries are malformed.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_lists jsonb[] := array[leases];  -- the lists that are left
+  v_lists jsonb[] := array[leases];  -- the lists that are not tried yet
   v_list jsonb;
   v_count integer;
   v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
-  v_busy jsonb := '[]'::jsonb;  -- the ids of the jobs that were busy
+  v_busy jsonb := '[]'::jsonb;  -- the ids of busy jobs
   v_problem text;
-  v_one jsonb;
+  v_list_answer jsonb;
   v_answer jsonb;
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   perform picture_queue._raise_problem(
     case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
   while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
@@ -27,7 +27,7 @@ begin
     v_count := jsonb_array_length(v_list);
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
+        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
       exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
         if v_count > 1 then
           v_lists := array[
@@ -35,9 +35,9 @@ begin
             jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
           continue;
         end if;
-        v_one := picture_queue._heartbeat(worker, v_list, true);
+        v_list_answer := picture_queue._heartbeat(worker, v_list, true);
       end;
-      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
+      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_list_answer -> k, '[]')) into v_answer
       from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception
       when data_exception then
@@ -55,15 +55,16 @@ begin
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
   v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed, 'busy', v_busy);
+  -- lost_leases and busy are left out if they are empty.
   return v_answer - array(select k from unnest('{lost_leases,busy}'::text[]) k where v_answer -> k = '[]');
 end
 $$;
 comment on function public.heartbeat_jobs is
-  'Extends leases; returns the jobs to cancel, those whose lease is lost, and those to name again.';
+  'Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, to be named again.';
 
--- It emits at most two progress events per job and second, but always those for 0 and 100. The row always holds the
--- newest value. It waits for a locked row only briefly, since a waiting call occupies a connection of its worker or of
--- the API that other calls need.
+-- Writes the progress of a job under its lease. It sends at most two progress events per job and second, but always
+-- those for 0 and 100. It waits for a locked row for at most 10 milliseconds, since a waiting call occupies a
+-- connection of the worker or of the API that other calls need.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
@@ -91,7 +92,7 @@ begin
   if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
     perform picture_queue._emit(array[job_id]);
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
@@ -102,9 +103,9 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
 -- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
--- one by one, so that one does not delay the others. For a single outcome, a locked job raises PQ_BUSY, and a malformed
--- value PQ_INVALID_ARGUMENT. All other errors give that job the outcome "refused". An error of the claim does not undo
--- the report: claim_error has its text.
+-- one by one, so that one does not delay the others. If the report has a single outcome, a locked job raises PQ_BUSY,
+-- and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An error of the
+-- claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -115,7 +116,7 @@ declare
   v_detail text;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   begin
     v_outcomes := picture_queue._report(outcomes);
   exception when others then
@@ -138,7 +139,7 @@ begin
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
-      -- An error without one of our codes: a parameter has the wrong type.
+      -- An error without one of our codes means that a parameter has the wrong type.
       v_error := case when sqlstate not like 'PT%' then 'PQ_INVALID_ARGUMENT: claim: ' else '' end
         || concat_ws(': ', sqlerrm, nullif(v_detail, ''));
     end;

@@ -4,7 +4,8 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- The job gets one more attempt if none is left. A pending job stays as it is, so the call can be repeated.
+-- Makes a failed or cancelled job pending again, with one more attempt if it has none left. A pending job stays
+-- unchanged, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -20,10 +21,10 @@ begin
     perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
       'only a failed or cancelled job can be retried');
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+    perform picture_queue._raise_error('PQ_CONFLICT', format('the unique key of job %s belongs to another job now', job_id),
       'cancel the other job first');
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   return picture_queue._store_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then

@@ -1,14 +1,15 @@
--- Returns the SQL condition for a filter, on job_queue as j. The condition becomes part of the text of a query, so that
--- each filter gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
--- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
-create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
+-- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
+-- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
+-- function, since it reads no table.
+create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
   v_where text;
 begin
-  perform picture_queue._check_fields('filter.', v_filter, p_others || '{
+  perform picture_queue._check_fields('filter.', v_filter, p_caller_rules || '{
     "job_ids": ["uuids", 10000],
     "queue": ["text", 2000],
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
@@ -27,13 +28,13 @@ begin
     "finished_after": ["moment"]
   }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(v_filter) e where e.value <> 'null' and not p_others ? e.key;
+  from jsonb_each(v_filter) e where e.value <> 'null' and not p_caller_rules ? e.key;
   return 'true' || coalesce(v_where, '');
 end
 $$;
 
--- Returns the condition for one key. It adds conditions that are always true for such jobs, so that the planner can use
--- the partial indexes.
+-- Returns the condition for one key of a filter. It adds conditions that follow from this one, so that the planner can
+-- use the partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

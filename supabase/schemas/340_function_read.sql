@@ -1,4 +1,4 @@
--- Readers run with the caller's rights: row level security decides which rows they see.
+-- The functions in this file run with the rights of the caller: row level security decides which rows the caller sees.
 create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -11,17 +11,17 @@ end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
--- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of the
--- last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists jobs, newest first. filter: the keys of _jobs_where; limit (1 to 1000, default 100); before_seq (the seq of
+-- the last row of the previous page). A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- The query is written so that the planner's choice of an index does not depend on statistics:
--- - For an owner, a batch or a list of ids it reads their own index. `offset 0` keeps the planner from using an index
---   of the other conditions.
--- - For a time of finishing or a hold the planner finds the partial index.
+-- - If the filter has an owner, a batch or ids, it reads the index of that column. `offset 0` keeps the planner from
+--   using an index of the other conditions.
+-- - If the filter has a finishing time or a hold, the planner chooses its partial index.
 -- - Otherwise it reads jobs by queue and status, newest first, in ranges of seq. The index job_queue_listed has all
---   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the one
---   before, so that a rare job is found in few steps. The first range has no upper bound unless before_seq is given,
---   since a running job may be newer than all others.
+--   jobs except running and parked ones, for which there are other indexes. Each range is four times as long as the
+--   range before, so that rare jobs are found in few steps. The first range has no upper bound unless the filter has
+--   before_seq, since a running job may be newer than all other jobs.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -34,17 +34,17 @@ declare
   v_lower bigint := 0;
   v_span bigint := v_limit * 4;
   v_owner text := filter ->> 'user_id';
-  v_others jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
+  v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text;
+  v_listed_where text;
   v_queues text[];
   v_from text;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  -- If ours is the only policy for reads, users see only their own jobs, so the owner's index is enough. A project may
-  -- have added policies that show them more.
+  -- If our policy is the only one for reads, users see only their own jobs, so read the index by owner. A project may
+  -- have added policies that show users more jobs.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
   then
@@ -59,11 +59,11 @@ begin
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
     v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_listed := picture_queue._jobs_where(v_others - 'queue') || v_range;
-    v_where := picture_queue._jobs_where(v_others) || v_range;
+    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range;
+    v_where := picture_queue._jobs_where(v_listed_filter) || v_range;
     select format('(%s) j', string_agg(case when s.hold is null
         then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
-          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed)
+          'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed_where)
         else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
       ' union all ')) into v_from
     from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
@@ -104,7 +104,7 @@ end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- Returns a generation with its images. It runs with the caller's rights, so users may execute it.
+-- Returns a generation with its images. Users may execute this function, since it runs with the rights of the caller.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -126,12 +126,12 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that the
--- prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before (created_at of the last row of the
--- previous page) and before_id (its id, which separates rows of the same time). A page ends after limit rows, or with
--- the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that
+-- the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at and
+-- id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows, or
+-- with the row that makes it larger than 8 MiB.
 --
--- With custom plans the planner sees which conditions are given, so that it can use the index of the favourites.
+-- With custom plans the planner sees which conditions the filter has, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan
@@ -140,7 +140,7 @@ declare
   v_generation jsonb;
   v_generations jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
-  v_found uuid[];
+  v_matching_ids uuid[];
 begin
   perform picture_queue._check_fields('filter.', nullif(filter, 'null'), picture_queue._generation_filter());
   if filter ->> 'before' is null and filter ->> 'before_id' is not null then
@@ -148,12 +148,12 @@ begin
       format('filter.before_id is %s without filter.before', filter ->> 'before_id'),
       'pass created_at and id of the last generation of the previous page');
   elsif filter ->> 'search' is not null then
-    v_found := picture_queue.search_generations(filter);
+    v_matching_ids := picture_queue.search_generations(filter);
   end if;
   for v_generation in
     select picture_queue._with_images(g) from public.generations g
     where not g.deleted
-      and (filter ->> 'search' is null or g.id = any (v_found))
+      and (filter ->> 'search' is null or g.id = any (v_matching_ids))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
       and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)

@@ -49,9 +49,9 @@ end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
--- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
--- they need its status. Returns the number of deleted jobs.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller has locked the
+-- jobs. Batches keep their counts. A job is kept while it has children that are not resolved yet, since these need its
+-- status. Returns the number of deleted jobs.
 create function picture_queue._discard_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -59,23 +59,23 @@ declare
   v_discarded integer;
 begin
   perform picture_queue._check_references();
-  with gone as (
+  with deleted as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
       and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
     returning j.queue, j.status
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
+    select d.queue, d.status, null, -count(*), picture_queue._now() from deleted d group by d.queue, d.status
   )
-  select count(*) into v_discarded from gone;
+  select count(*) into v_discarded from deleted;
   return v_discarded;
 end
 $$;
 
--- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running one is asked to stop, a parked one is
--- claimed once more. So is a pending one that has a prediction, for example after a snooze, since the handler must
--- cancel the prediction. Returns the number of jobs.
+-- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
+-- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
+-- too, since its handler must cancel the prediction. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -102,13 +102,14 @@ begin
     from requested r
   ) a;
   perform picture_queue._transition(v_changes);
-  perform picture_queue._wake(v_queues, 'cancel');
+  perform picture_queue._wake_workers(v_queues, 'cancel');
   return cardinality(p_ids);
 end
 $$;
 
--- Retries locked jobs. Of several jobs with the same unique key only the newest is retried, and none of them if another
--- job has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
+-- Retries locked jobs. Of several jobs with the same unique key it retries only the newest, and none if the key
+-- belongs to another job now. A job whose parents have not finished waits for them again. Returns the number of
+-- retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -132,7 +133,7 @@ begin
   perform picture_queue._transition((
     select array_agg(picture_queue._change(d.child_id, 'wait'))
     from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
-  perform picture_queue._wake(v_queues, 'enqueue');
+  perform picture_queue._wake_workers(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
   perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
@@ -140,19 +141,20 @@ exception when unique_violation then
 end
 $$;
 
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
--- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. The answer has matched (counted up to
--- 100,000), changed, and more: whether another call is needed, since jobs are left or the time ran out after an error.
--- preview only counts. An empty filter is refused, since it would select every job. Each state has a query of its own:
--- with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
+-- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
+-- finished jobs. Locked jobs are skipped. The answer has matched (counted up to 100,000), changed, and more: whether
+-- another call is needed, because jobs are left, or because the time was used up after an error. With preview the call
+-- only counts. An empty filter is refused, since it would select every job. Each state has its own query: with one
+-- query for all states, Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
-  v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
-  v_where text := picture_queue._jobs_where(filter, v_rules);
+  v_limit_rule jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
+  v_where text := picture_queue._jobs_where(filter, v_limit_rule);
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
   v_states text[] := case action
     when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
@@ -178,7 +180,7 @@ begin
     perform picture_queue._check_references();
   end if;
   foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_rules) || ' and ' || case v_state
+    v_where := picture_queue._jobs_where(filter, v_limit_rule) || ' and ' || case v_state
       when 'parked' then picture_queue._filter_condition('hold', v_state)
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
       else picture_queue._filter_condition('status', v_state) end;

@@ -28,8 +28,8 @@ begin
           "recover": ["choice", "list", "id", "none"]
         }')) as problem) p
       where p.problem is not null limit 1)));
-  -- An unchanged policy is not written, so a worker that restarts waits for no row lock. Rows are locked in order of
-  -- their names, against deadlocks; `offset 0` keeps the planner from undoing the order.
+  -- Do not write unchanged policies, so that a worker that restarts waits for no row lock. Lock the rows in the order
+  -- of their names, to avoid deadlocks; `offset 0` keeps the planner from changing the order.
   perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
   from (
     select p.*
@@ -48,7 +48,8 @@ $$;
 comment on function public.register_worker is
   'Registers a worker and its job types; returns the version of the database.';
 
--- If the worker holds the lease of maintenance, the lease ends and another worker is notified to acquire it.
+-- Removes a worker. If it holds the lease of maintenance, the lease ends, and a message tells another worker to
+-- acquire it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -58,7 +59,7 @@ begin
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
   if found then
-    perform picture_queue._wake((
+    perform picture_queue._wake_workers((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
 exception when lock_not_available or deadlock_detected then

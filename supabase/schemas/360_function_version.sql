@@ -1,5 +1,5 @@
--- Returns the version of the SQL, its contract, a number that rises when a function is added or changed, and
--- oldest_client_contract: clients written for this contract or a later one work with these functions.
+-- Returns version (of the SQL), contract (a number that rises when a function is added or changed) and
+-- oldest_client_contract (clients that were written for this contract or a later one work with these functions).
 create function picture_queue.version() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 6, 'oldest_client_contract', 1) $$;

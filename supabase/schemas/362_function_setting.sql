@@ -1,4 +1,4 @@
--- changes: settings by name; null resets one to its default.
+-- Changes settings of the project. changes: the settings by name; null resets a setting to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -63,8 +63,8 @@ as $$
 $$;
 
 -- Inserts or updates the row whose column p_key_column is p_key, with values that the caller has checked. A null value
--- sets the column to its default; p_changes null deletes the row. All columns are written in one statement, since check
--- constraints may concern several of them. Returns whether a row was inserted, updated or deleted.
+-- sets the column to its default. If p_changes is null, it deletes the row. One statement writes all columns, since a
+-- check constraint may concern several columns. Returns whether a row was inserted, updated or deleted.
 create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
 returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'

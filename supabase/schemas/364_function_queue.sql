@@ -1,7 +1,8 @@
 -- Queues: their settings, pausing, draining, purging.
 
--- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims changes,
--- the pending jobs of the queue get new places: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if there is none, and changes its settings; null resets a setting to its default. If fair_share or
+-- aging_seconds changes, the jobs of the queue get new places in the order of claims: the oldest 10,000 at once, the
+-- others by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -56,8 +57,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Returns a page of the queues by name (_check_fields), or the queue with that name, with counts of their unfinished
--- jobs. The changes of the counts are added up once for all queues.
+-- Returns a page of the queues, sorted by name (_check_fields has the filter), or only the queue p_queue, with counts
+-- of unfinished jobs.
 create function picture_queue._queues(p_filter jsonb, p_queue text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -83,7 +84,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Returns one queue; refuses an unknown one.
+-- Returns one queue; refuses an unknown name.
 create function picture_queue._queue(p_queue text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -96,7 +97,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from picture_queue._queues(filter) q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- Returns the problem with the end of a pause; null if there is none. Clients cannot read a time after 9998.
+-- Returns the problem with the end of a pause; null if there is none. It refuses times after 9998, which clients
+-- cannot read.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -129,7 +131,7 @@ begin
   perform picture_queue._write_row('picture_queue.queue', 'name', queue,
     '{"paused_until": null, "pause_reason": null, "draining": false}');
   perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
-  perform picture_queue._wake(array[queue], 'enqueue');
+  perform picture_queue._wake_workers(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -142,7 +144,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- A call cancels the oldest 10,000 jobs; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'

@@ -1,15 +1,15 @@
--- New places for the jobs of a queue whose claim order was changed (fair_share, aging_seconds).
+-- New places in the order of claims for the jobs of a queue whose fair_share or aging_seconds was changed.
 
 -- Updates the place (rank, turn, tenant) of jobs to the current order of their queue, as _assign_order computes it for
--- new jobs. The caller has locked the jobs. A job whose place already belongs to that order keeps it. Under fair_share
--- the tenants take turns from the head of the queue, and each tenant's jobs stay in order of seq. Returns the number of
--- jobs.
+-- new jobs. The caller has locked the jobs. A job whose place already fits that order keeps it. Under fair_share the
+-- tenants take turns from the head of the queue, and the jobs of each tenant stay in the order of seq. Returns the
+-- number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
-      case when q.fair_share then coalesce(j.tenant, o.name) else nullif(j.tenant, o.name) end as tenant
+      case when q.fair_share then coalesce(j.tenant, default_tenant.tenant) else nullif(j.tenant, default_tenant.tenant) end as tenant
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
@@ -17,13 +17,13 @@ as $$
         extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
           - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
-    -- The tenant under fair_share of a job that was enqueued without one.
-    cross join lateral (select coalesce(j.user_id::text, '') as name) o
-    -- Under fair_share a turn is a small number above 0, otherwise a Unix time of over a billion: a turn shows to which
-    -- of the two orders it belongs.
+    -- The tenant that a job without a tenant gets under fair_share.
+    cross join lateral (select coalesce(j.user_id::text, '') as tenant) default_tenant
+    -- The turn of a job shows which order it fits: under fair_share a turn is a small number above 0, otherwise a Unix
+    -- time above a billion.
     where j.id = any (p_ids) and (j.rank <> p.rank or case
       when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
-      else j.tenant = o.name or abs(j.turn - p.turn) > 1 end)
+      else j.tenant = default_tenant.tenant or abs(j.turn - p.turn) > 1 end)
   ),
   tenant_state as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
@@ -49,8 +49,8 @@ as $$
 $$;
 
 -- Gives the next p_limit jobs of these queues their new places, in order of seq; running jobs too, since they may be
--- retried. It skips locked jobs, and records a job that cannot be updated in failed_step. A second pass, a minute after
--- the change, finds both. Returns the number of jobs examined.
+-- retried. It skips locked jobs, and records jobs that cannot be updated in failed_step. A second pass, a minute after
+-- the change of the queue, processes these jobs again. Returns the number of jobs examined.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -81,7 +81,7 @@ begin
     perform picture_queue._isolate('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
-    -- If the time ran out, reorder_after stays as it is: the next call begins with the same jobs.
+    -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0

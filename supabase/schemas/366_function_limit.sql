@@ -13,9 +13,9 @@ as $$
 $$;
 
 -- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
--- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
--- them: if this call counted them, their rows would stay locked until the caller commits. Jobs of claims in progress
--- are counted within a second or two.
+-- may start in any period. Jobs that run already count. If the key has such jobs, no other job of the key starts until
+-- maintenance has counted them: if this call counted them, their rows would stay locked until the caller commits. Jobs
+-- that a claim is starting at this moment are counted within two seconds.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -32,7 +32,7 @@ begin
   end), 'pause_key() stops all starts; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
-    'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
+    'counted', not exists (select from picture_queue._uncounted_jobs(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows('{}', key) l);
 exception when lock_not_available or deadlock_detected then
@@ -41,8 +41,8 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Returns the first keys that block jobs, in order. One index search finds each key, and skips the other jobs of the
--- key before.
+-- Returns the first p_limit keys that block jobs, in alphabetical order. One index search finds each key, and skips
+-- the remaining jobs of the previous key.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -90,8 +90,8 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- Returns a page of the limits by key (_check_fields), or the one with that key: keys that have a rule, are paused, or
--- have jobs to unblock at a later time.
+-- Returns a page of the limits, sorted by key (_check_fields has the filter), or only the limit of p_key. It includes
+-- keys that have a rule, are paused, or have jobs to unblock at a later time.
 create function picture_queue._limit_rows(p_filter jsonb, p_key text default null) returns setof jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -131,7 +131,8 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(l), '[]') from picture_queue._limit_rows(filter) l $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or that jobs wait for.';
 
--- Pauses a key until p_until (null: resumes it). Raises PQ_BUSY if the key is locked for two seconds.
+-- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
+-- locked for two seconds.
 create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -140,7 +141,7 @@ begin
   perform picture_queue._raise_problem(
     coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
     'name one key, and a resume_at in the future or none');
-  for v_try in 1..40 loop
+  for v_try in 1..40 loop  -- each try waits for up to 50 milliseconds
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
       perform picture_queue._raise_busy(format('another transaction has locked the key %s', p_key));
@@ -149,7 +150,7 @@ begin
   perform picture_queue._add_running(array[p_key], array[0]);  -- inserts a missing row
   update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
-  perform picture_queue._plan_keys(array[p_key]);
+  perform picture_queue._plan_unblocking(array[p_key]);
   perform picture_queue._recheck_keys(p_key) where p_until is null;
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 exception when lock_not_available or deadlock_detected then
@@ -157,7 +158,7 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- The pause ends at resume_at, or with resume_key. Running jobs continue.
+-- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
@@ -168,7 +169,7 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
--- A tenant of weight 3 gets three turns while a tenant of weight 1 gets one.
+-- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -1,6 +1,6 @@
--- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
--- batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a request_id
--- returns the answer of the first.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload
+-- gets batch_id and the counts. A call that repeats a batch_id returns the existing jobs; a call that repeats a
+-- request_id returns the answer of the first call.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
@@ -45,7 +45,7 @@ begin
         coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
-  -- A batch without jobs is finished at once: its callback is due.
+  -- A batch without jobs has finished at once, so enqueue its callback.
   perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return picture_queue._store_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
@@ -61,7 +61,7 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  -- Changes of the counts that are still in follow_up are added here.
+  -- Add the changes of the counts that maintenance has not moved from follow_up to the batch yet.
   return picture_queue._require((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,

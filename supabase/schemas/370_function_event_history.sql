@@ -1,5 +1,5 @@
--- If no job waits yet, the event is kept for a day, for a job that parks on it later. A second event of the same name
--- replaces the first; with the same event_id it is a repeated call and changes nothing.
+-- Sends an external event. If no job is parked on the event, it is kept for a day, for jobs that park later. A second
+-- event of the same name replaces the first. A second call with the same event_id is a repetition and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -27,7 +27,7 @@ end
 $$;
 comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
--- The last 200 lines of a job are kept.
+-- Appends lines to the log of a job, and keeps the last 200.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
@@ -36,7 +36,7 @@ declare
 begin
   v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
-    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+    when not picture_queue._is_object_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
     when exists (select from jsonb_array_elements(lines) e
       where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
@@ -49,7 +49,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Skip the lines that an earlier call, whose answer was lost, has written.
+    -- Skip the lines that an earlier call with a lost answer has written.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -68,8 +68,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- Returns the history of a job: its changes of state (claims are derived from the attempts they began), its failed
--- attempts with their internal detail, and its log.
+-- Returns the history of a job: its changes of state, its failed attempts with their internal detail, and its log.
+-- Claims are not recorded; they are derived from started_at of the attempts.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -90,11 +90,13 @@ begin
         union all
         select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
         from picture_queue.history h
+        -- The row of the action park already shows the claim of a job that was woken.
         where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
         union all
         select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
         from picture_queue.history h where h.job_id = v_job.id
         union all
+        -- 9e18 sorts these rows after those of the history.
         select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
         where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
         union all

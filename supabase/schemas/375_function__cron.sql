@@ -1,10 +1,11 @@
--- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week;
--- each with names, lists, ranges and steps. Both 0 and 7 are Sunday. The arrays hold the matching numbers, ascending.
+-- A parsed cron expression, in the syntax of Vixie cron (crontab(5)): minute, hour, day of month, month, day of week.
+-- A field may have lists, ranges and steps; months and weekdays may have names. Both 0 and 7 are Sunday. The arrays
+-- hold the matching numbers, ascending.
 --
--- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. When
--- daylight saving skips such a time, it runs at the moment of the change; when the time occurs twice, it runs once, at
--- the first. Other expressions, such as */15, run at each matching minute of the local clock.
--- is_either: neither day field begins with a star, so a day matches if either of the two fields does.
+-- is_fixed: neither the minute nor the hour field begins with a star, so the expression names times of the day. If
+-- daylight saving skips such a time, the schedule runs at the moment of the change; if such a time occurs twice, the
+-- schedule runs once, at the first. Other expressions, such as */15, run at each matching minute of the local clock.
+-- is_either: neither day field begins with a star, so a day matches if it matches at least one of the two fields.
 create type picture_queue.cron as (
   minutes integer[],
   hours integer[],
@@ -15,7 +16,8 @@ create type picture_queue.cron as (
   is_either boolean
 );
 
--- Returns the numbers that one field of an expression matches, ascending. p_names: names of the numbers from p_low on.
+-- Returns the numbers that one field of an expression matches, ascending. p_names: the names of the numbers, beginning
+-- with p_low.
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
@@ -96,7 +98,8 @@ $$;
 
 -- Returns the next run of an expression in a time zone after p_after; null if there is none within eight years. On a
 -- day on which the UTC offset changes, each local time is computed with the offset before and with the offset after
--- the change. The local clock shows it once, twice (the clock is set back) or never (the clock is set forward).
+-- the change. The local clock shows such a time once, twice (if the clock is set back) or never (if it is set
+-- forward).
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -107,24 +110,24 @@ declare
   v_minute integer;
   v_before timestamptz;  -- a moment before the day, and one after it
   v_after timestamptz;
-  v_old interval;  -- the UTC offset at these moments
-  v_new interval;
+  v_old_offset interval;  -- the UTC offset at these moments
+  v_new_offset interval;
   v_next timestamptz;
 begin
-  -- From the day before on, since the clock may be set back past midnight.
-  for v_n in -1..(v_passed + interval '8 years')::date - v_passed::date loop
-    v_day := v_passed::date + v_n;
+  -- Begin a day earlier, since the clock may be set back past midnight.
+  for v_day_offset in -1..(v_passed + interval '8 years')::date - v_passed::date loop
+    v_day := v_passed::date + v_day_offset;
     continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
       then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
       else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
       end;
     v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
     v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
-    v_old := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
-    v_new := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
-    if v_old = v_new then
+    v_old_offset := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
+    v_new_offset := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    if v_old_offset = v_new_offset then
       v_minute := floor(extract(epoch from v_passed - v_day) / 60);
-      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old) at time zone 'UTC' into v_next
+      select (v_day + make_interval(mins => min(h * 60 + m)) - v_old_offset) at time zone 'UTC' into v_next
       from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
     else
       select min(c.at) into v_next
@@ -132,16 +135,16 @@ begin
       cross join unnest(v_cron.minutes) m
       cross join lateral (select v_day + make_interval(mins => h * 60 + m) as local) t
       cross join lateral (
-        select (t.local - v_old) at time zone 'UTC' as old_at, (t.local - v_new) at time zone 'UTC' as new_at) u
+        select (t.local - v_old_offset) at time zone 'UTC' as old_at, (t.local - v_new_offset) at time zone 'UTC' as new_at) u
       cross join lateral (
         select u.old_at at time zone p_timezone = t.local as is_old, u.new_at at time zone p_timezone = t.local as is_new) k
       cross join lateral unnest(array[
         case when k.is_old then u.old_at end,
         case when k.is_new and not (v_cron.is_fixed and k.is_old) then u.new_at end,
-        -- The clock skips this time: it runs at the moment of the change.
+        -- The clock skips this time, so the schedule runs at the moment of the change.
         case when v_cron.is_fixed and not (k.is_old or k.is_new) then (
           select min(g) from generate_series(u.new_at, u.old_at, interval '1 minute') g
-          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new) end]) as c (at)
+          where (g at time zone p_timezone) - (g at time zone 'UTC') = v_new_offset) end]) as c (at)
       where c.at > p_after;
     end if;
     if v_next is not null then

@@ -1,8 +1,8 @@
--- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers see it: the row is
--- locked, and the job's id is a hash of the name and the tick.
+-- A *tick* is a time at which a schedule is due. Each tick enqueues one job, even if several workers do maintenance at
+-- once: the row of the schedule is locked, and the id of the job is a hash of name and tick.
 
--- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
--- from created_at, so they never drift.
+-- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds from
+-- created_at, so that the ticks do not drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -19,10 +19,9 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
---   all: every due tick, the oldest first; at most p_limit, and the others stay due
---   once: only the latest due tick
---   skip: only the latest due tick, and only if it is under two minutes late. That much is allowed, because without a
---     worker only pg_cron does maintenance, once a minute.
+-- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
+-- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
+-- pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -41,7 +40,8 @@ begin
     end loop;
     return;
   end if;
-  -- A binary search for the latest tick, since very many may have been missed. Two ticks are a second apart, or more.
+  -- Search the latest tick by bisection, since very many ticks may have been missed. Ticks are at least a second
+  -- apart.
   while v_end - v_latest >= interval '1 second' loop
     v_tick := picture_queue._schedule_next(p_schedule, v_latest + (v_end - v_latest) / 2);
     if v_tick <= p_now then
@@ -67,10 +67,11 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
--- An error of one schedule is written to its last_error, and the other schedules still run. A refused tick is not tried
--- again, unless the error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same
--- unique job. At most p_limit jobs are enqueued, shared among the schedules. Returns the number of jobs.
+-- Enqueues the jobs of those of these schedules that are due, and sets the next tick of each; locked schedules are
+-- skipped. An error of one schedule is written to its last_error, and the other schedules still run. If the job of a
+-- tick is refused, the tick is not tried again, unless the error is transient. The lock timeout bounds the wait for an
+-- open transaction that enqueues the same unique job. At most p_limit jobs are enqueued, divided among the schedules.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -126,7 +127,7 @@ begin
 end
 $$;
 
--- Returns a schedule; refuses an unknown one.
+-- Returns a schedule; refuses an unknown name.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,10 +1,11 @@
--- Fields that are not given get their defaults, except that a paused schedule stays paused.
+-- Creates or replaces a schedule. Fields that are missing get their defaults, except that a paused schedule stays
+-- paused.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_given jsonb := schedule;
+  v_fields jsonb := schedule;
   v_timezone jsonb;
   v_new jsonb;
   v_old jsonb;
@@ -12,17 +13,17 @@ declare
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_fields
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
   perform picture_queue._raise_problem(case
     when name is null or picture_queue._value_problem(to_jsonb(name), '["name", 128, "_.:-"]') is not null
       then format('name is %s', coalesce(to_jsonb(left(name, 200)), 'null'))
     when jsonb_typeof(schedule) is distinct from 'object' then 'schedule is not an object'
-    when (v_given ? 'cron') = (v_given ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    when (v_fields ? 'cron') = (v_fields ? 'every_seconds') then 'one of cron and every_seconds is needed'
     else coalesce(
       picture_queue._fields_problem('', (
-        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_given) e
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(v_fields) e
         where e.key in ('cron', 'every_seconds', 'timezone', 'missed', 'paused')), '{
           "cron": ["text", 2147483647, 0],
           "every_seconds": ["number", 1, 31536000],
@@ -33,23 +34,23 @@ begin
         select format('%s is for one job, and a schedule enqueues many', array_to_string(k.path, '.'))
         from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
           ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-        where v_given #>> k.path is not null limit 1))
+        where v_fields #>> k.path is not null limit 1))
   end, 'pass cron or every_seconds; optionally timezone, missed and paused; and the fields of a job, with '
     'options such as delay_seconds, expires_in_seconds and unique');
-  -- The name of the zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are refused: they ignore
-  -- summer time, and Postgres reads the sign of an offset the other way round.
-  v_timezone := picture_queue._require(case when coalesce(v_given ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
+  -- Store the name of the zone as pg_timezone_names writes it. Refuse abbreviations (CEST) and offsets (UTC+3): they
+  -- ignore daylight saving, and Postgres reads the sign of such an offset in the opposite direction.
+  v_timezone := picture_queue._require(case when coalesce(v_fields ->> 'timezone', 'UTC') = 'UTC' then '"UTC"' else (
       select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z
-      where lower(z.name) = lower(v_given ->> 'timezone')) end,
-    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_given ->> 'timezone', 100)),
+      where lower(z.name) = lower(v_fields ->> 'timezone')) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(v_fields ->> 'timezone', 100)),
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
   v_new := jsonb_build_object(
     'name', name,
-    'cron', regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
-    'every_seconds', (v_given ->> 'every_seconds')::double precision,
+    'cron', regexp_replace(btrim(v_fields ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
+    'every_seconds', (v_fields ->> 'every_seconds')::double precision,
     'timezone', v_timezone,
-    'missed', coalesce(v_given ->> 'missed', 'once'),
-    'job', v_given - '{cron,every_seconds,timezone,missed,paused}'::text[],
+    'missed', coalesce(v_fields ->> 'missed', 'once'),
+    'job', v_fields - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
   v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
   if v_next is null then
@@ -62,7 +63,7 @@ begin
 
   select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
   v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
-    'paused', coalesce(v_given -> 'paused', v_old -> 'paused', 'false'));
+    'paused', coalesce(v_fields -> 'paused', v_old -> 'paused', 'false'));
   if v_old is null or v_old || v_new <> v_old then
     v_next := case
       when (v_new ->> 'paused')::boolean then null
@@ -103,7 +104,7 @@ end
 $$;
 comment on function public.pause_schedule is 'Pauses a schedule, so that it enqueues no jobs.';
 
--- Ticks during the pause do not count as missed. The schedule is validated as in set_schedule.
+-- Resumes a schedule. Ticks during the pause do not count as missed. set_schedule validates the schedule again.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -113,7 +114,7 @@ as $$
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule from its next tick on.';
 
--- The call is idempotent if the caller passes a job_id.
+-- Enqueues a job of a schedule now. The call is idempotent if the caller passes a job_id.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -129,7 +130,7 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its next tick does not change.';
 
--- A page ends after limit rows, or with the row that makes it larger than 8 MiB.
+-- Lists schedules by name. A page ends after limit rows, or with the row that makes it larger than 8 MiB.
 create function public.list_schedules(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

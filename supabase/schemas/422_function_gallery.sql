@@ -205,7 +205,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints
   select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
   where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
   if v_generation.deleted or exists (
@@ -218,7 +218,7 @@ begin
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('generation %s is %s', p_generation_id, v_generation.status),
       'cancel_generation() first, or wait until it has finished');
   end if;
-  perform picture_queue._fire_deferred();
+  perform picture_queue._check_deferred_constraints();
   insert into picture_queue.answer (call, id, answer, at)
   select 'delete_generation', v_request, v_answer, picture_queue._now() where p_request_id is not null
   on conflict do nothing;

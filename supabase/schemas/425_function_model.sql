@@ -106,7 +106,7 @@ begin
       then format('changes.provider is %s, which has capital letters', p_changes -> 'provider') end,
     case when p_is_new and (v_inputs is null or nullif(p_changes -> 'kind', 'null') is null)
       then 'changes.kind and changes.inputs are required for a new model' end,
-    case when v_inputs is not null and (not picture_queue._is_list(v_inputs) or jsonb_array_length(v_inputs) > 200)
+    case when v_inputs is not null and (not picture_queue._is_object_list(v_inputs) or jsonb_array_length(v_inputs) > 200)
       then 'changes.inputs is not a list of up to 200 objects' end);
   if v_problem is null then
     select format('changes.also_kinds has %s, which is none of %s', k, array_to_string(v_kinds, ', ')) into v_problem

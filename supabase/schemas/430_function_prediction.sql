@@ -140,7 +140,7 @@ create function picture_queue._images_problem(p_images jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if not picture_queue._is_list(p_images) or jsonb_array_length(p_images) > 1000 then
+  if not picture_queue._is_object_list(p_images) or jsonb_array_length(p_images) > 1000 then
     return 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes, ...}';
   end if;
   return (
@@ -175,7 +175,7 @@ as $$
 begin
   if p_missing is null then
     return null;
-  elsif not picture_queue._is_list(p_missing) or jsonb_array_length(p_missing) > 1000 then
+  elsif not picture_queue._is_object_list(p_missing) or jsonb_array_length(p_missing) > 1000 then
     return 'missing is not a list of up to 1000 {n, reason}';
   end if;
   return (

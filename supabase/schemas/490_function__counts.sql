@@ -1,7 +1,7 @@
--- Counts that never read all jobs: they add up the rows of depth and depth_change, and use short index scans.
+-- Counts without reading all jobs: the functions add up the rows of depth and depth_change, and use short index scans.
 
 -- Returns the time since which the oldest claimable job of a queue has waited. It reads the first 50 jobs of each of
--- the first 16 priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
+-- the first 16 priorities. These include jobs that no worker takes, since such jobs stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -26,8 +26,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- Returns the counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes
--- are not aggregated yet; the hour begins with a full minute.
+-- Returns the counts of each queue. finished_last_minute is exact, since the changes of the last minute are not
+-- aggregated yet; finished_last_hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -63,8 +63,9 @@ as $$
         and c.status in ('completed', 'failed', 'cancelled')) f
     group by f.queue
   ),
-  -- This counts failed jobs, not failures: jobs that were retried since are not counted. It reads the newest 10,000.
-  day as materialized (
+  -- Jobs that failed in the last day, among the newest 10,000 failed jobs. A job that was retried since is not
+  -- counted.
+  last_day as materialized (
     select f.queue, count(*) as n
     from (
       select j.queue from public.job_queue j
@@ -76,12 +77,12 @@ as $$
   select d.queue, d.pending, d.scheduled, d.blocked, d.waiting, d.processing, d.parked, d.completed, d.failed, d.cancelled,
     case when d.pending > 0 then
       round(greatest(extract(epoch from t.now - picture_queue._oldest_due(d.queue)), 0), 3) end,
-    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(y.n, 0),
+    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(failed.n, 0),
     (select count(*) from picture_queue.worker w
       where w.queues @> array[d.queue] and w.seen_at > t.now - interval '1 minute')
   from depths d
   cross join t
   left join finished f on f.queue = d.queue
-  left join day y on y.queue = d.queue
+  left join last_day failed on failed.queue = d.queue
   order by d.queue
 $$;

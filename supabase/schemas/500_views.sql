@@ -1,5 +1,5 @@
--- One row for each queue: its pending and running jobs, and those that failed in the last day and were not retried
--- since. It reads the counts and the newest failed jobs.
+-- One row for each queue: the counts of its pending and running jobs, and of the jobs that failed in the last day and
+-- were not retried since.
 create view public.queue_health with (security_invoker = true) as
 select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
   coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers

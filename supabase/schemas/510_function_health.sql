@@ -1,6 +1,6 @@
 -- Returns an overview for operators: the queues, the workers of the last minute, and the job types with pending jobs
--- for which no worker has a handler, the first 1,000 of each. Such jobs stay at the head of their queue, so only the
--- first 5,000 jobs of each queue are read.
+-- for which no worker has a handler, at most 1,000 of each. Jobs without a worker stay at the head of their queue, so
+-- it reads only the first 5,000 jobs of each queue.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'

@@ -14,8 +14,8 @@ end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- Returns the position of a job of the caller in its queue, from 1 to 10,000 (with at_least: or further back); null if
--- the job cannot be claimed, because it has a hold, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000. at_least is true if the job may be
+-- further back. The position is null if the job cannot be claimed, because it has a hold, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -48,9 +48,9 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
--- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
--- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all
--- queues.
+-- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Jobs that are
+-- due, but not promoted yet, count as well, since without a worker nothing promotes them. If only a schedule or a
+-- limit key is due, one worker is recommended. queue null: all queues.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)

@@ -1,9 +1,9 @@
--- The reasons why jobs do not run. For each job a bounded number of rows is read by indexes, so that a list of jobs can
--- show the reasons.
+-- The reasons why jobs do not run. For each job, the functions read a bounded number of rows by indexes, so that lists
+-- of jobs can show the reasons.
 
--- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main one has the lowest.
--- p_user_id: the calling user, null for a service key; p_idle_since: when maintenance was last done; null if that is
--- recent.
+-- Returns the reasons that concern the jobs themselves. rank orders the reasons of a job: the main reason has the
+-- lowest rank. p_user_id: the calling user; null for a service key, which sees internal details. p_idle_since: the
+-- beginning of the last round of maintenance if that was over 10 seconds ago, otherwise null.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -14,6 +14,7 @@ declare
 begin
   return query
   select j.id, r.rank, r.reason, nullif(r.until, 'infinity'), r.detail, r.more
+  -- f: the failed step of the job; h: its latest change; l: its lease; p: its unfinished parents; r: the reasons.
   from public.job_queue j
   left join lateral (
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
@@ -74,13 +75,13 @@ begin
         when h.snooze_detail is not null then format('A handler postponed it: %s', left(h.snooze_detail, 500))
         else 'It is scheduled for later.' end,
       jsonb_build_object('error', case when h.is_retry then j.error else left(h.snooze_detail, 500) end))
-  ) as r (rank, holds, reason, until, detail, more)
-  where j.id = any (p_ids) and r.holds;
+  ) as r (rank, applies, reason, until, detail, more)
+  where j.id = any (p_ids) and r.applies;
 end
 $$;
 
--- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. For a key that is not
--- the user's own, a user learns only that it is full or paused, but no numbers.
+-- Returns the reasons that concern queues, workers and limit keys, for jobs that are not running. Of a key that is not
+-- the user's own key (user:<id>), a user learns only that it is full or paused, but no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
@@ -88,7 +89,7 @@ set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_orphans text[];  -- queue and job type of the jobs that no worker seen in the last minute takes
+  v_without_worker text[];  -- pairs of queue and job type that no worker seen in the last minute takes
   v_keys jsonb;  -- the state of each key of the jobs that has a limit or a pause
 begin
   select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
@@ -97,23 +98,23 @@ begin
     'is_full', l.paused_until is null and l.capacity <= 0,
     'free_at', case when l.paused_until is null then l.free_at end)), '{}')
   into v_keys
-  from picture_queue._limits(array(
+  from picture_queue._key_states(array(
     select distinct k
     from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
+    cross join lateral unnest(picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
     where j.id = any (p_ids) and k is not null)) l;
   with alive as materialized (
     -- Most workers of a project have the same queues and job types.
     select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
   )
-  select array_agg(p.queue || ' ' || p.job_type) into v_orphans
+  select array_agg(p.queue || ' ' || p.job_type) into v_without_worker
   from (select distinct j.queue, j.job_type from public.job_queue j where j.id = any (p_ids)) p
   where not exists (select from alive a where p.queue = any (a.queues) and p.job_type = any (a.job_types));
 
   return query
   select j.id, r.rank, r.reason, r.until, r.detail, r.more
   from public.job_queue j
-  cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
+  cross join lateral (select picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
   left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
     select k.key, s.until, (
@@ -134,7 +135,7 @@ begin
   cross join lateral (values
     (4, q.name is not null, 'queue_paused', nullif(q.paused_until, 'infinity'), format('Queue %s is paused.', j.queue),
       jsonb_build_object('queue', j.queue, 'pause_reason', case when p_user_id is null then q.pause_reason end)),
-    (5, j.queue || ' ' || j.job_type = any (v_orphans), 'no_worker', null,
+    (5, j.queue || ' ' || j.job_type = any (v_without_worker), 'no_worker', null,
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
@@ -151,8 +152,8 @@ begin
         else format('It waits for its turn under limit key %s.', own.key) end,
       coalesce(own.state - '{is_paused,paused_until,is_full,free_at}'::text[], '{}')
         || jsonb_build_object('key', own.key))
-  ) as r (rank, holds, reason, until, detail, more)
-  where j.id = any (p_ids) and r.holds;
+  ) as r (rank, applies, reason, until, detail, more)
+  where j.id = any (p_ids) and r.applies;
 end
 $$;
 
@@ -166,8 +167,8 @@ declare
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz;
   v_ids uuid[];  -- the jobs of the caller
-  v_reasons jsonb;  -- by job
-  v_found jsonb;  -- by job
+  v_reasons jsonb;  -- for each job id: the list of its reasons
+  v_found jsonb;  -- for each job id: the answer
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,

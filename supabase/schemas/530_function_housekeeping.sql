@@ -1,6 +1,6 @@
--- Housekeeping: the counts are aggregated every five seconds, and old rows are pruned every minute, by the worker that
--- does the maintenance; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the
--- rest to the next call.
+-- Housekeeping: the worker that does the maintenance aggregates the counts every five seconds, and prunes old rows
+-- every minute; pg_cron does both every minute. Each step processes a bounded number of rows and leaves the rest to
+-- the next call.
 
 -- Adds the rows of depth_change to depth, and its finished jobs to throughput. Jobs that finished in the last minute
 -- stay in depth_change, so that counts() can return the exact number of that minute. Returns the number of rows.
@@ -42,19 +42,20 @@ begin
 end
 $$;
 
--- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which does
--- not wait for readers of the archive. A detached partition keeps its name, so the new one gets another name.
+-- Creates the partition of the archive for the month (UTC) of p_at. It creates a table and then attaches it, which
+-- does not wait for readers of the archive. If a detached partition has the name of the month, the new partition gets
+-- a name with a number.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
-  v_n integer := 1;
+  v_suffix integer := 1;
 begin
   while to_regtype(format('picture_queue.%I', v_name)) is not null or to_regclass(format('picture_queue.%I', v_name)) is not null loop
-    v_n := v_n + 1;
-    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_n;
+    v_suffix := v_suffix + 1;
+    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_suffix;
   end loop;
   execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
   execute format('alter table picture_queue.%I enable row level security', v_name);
@@ -78,8 +79,8 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. A step of _isolate: a partition that a session reads, or on which a view depends, is
--- recorded in failed_step. Returns the number of dropped partitions.
+-- Drops partitions of the archive. It is a step of _isolate, which records a partition in failed_step if a session
+-- reads it, or if a view depends on it. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -94,8 +95,8 @@ end
 $$;
 
 -- Deletes these finished jobs, except locked ones, and archives them if the setting archive is on. It creates missing
--- partitions. The idempotency key and the unique key of a deleted job can be used again. Returns the number of deleted
--- jobs.
+-- partitions of the archive. The idempotency key and the unique key of a deleted job can be used again. Returns the
+-- number of deleted jobs.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -130,17 +131,18 @@ begin
 end
 $$;
 
--- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the number of rows.
+-- Deletes up to p_limit rows that are no longer needed from each of these tables. Returns the total number of deleted
+-- rows.
 create function picture_queue._delete_old_rows(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rows integer;
-  v_all integer := 0;
+  v_deleted integer := 0;
   v_table text;
-  v_old text;
+  v_condition text;
 begin
-  for v_table, v_old in
+  for v_table, v_condition in
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
@@ -155,7 +157,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
         || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
-      -- Every change of the row takes the lock of the key.
+      -- Delete only rows whose key is not locked: every change of such a row holds the lock.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
@@ -163,18 +165,19 @@ begin
       and picture_queue._untrusted_reference(array[('picture_queue.' || o.name)::regclass]) is null
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
-      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
+      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_condition)
     using picture_queue._now(), p_limit;
     get diagnostics v_rows = row_count;
-    v_all := v_all + v_rows;
+    v_deleted := v_deleted + v_rows;
   end loop;
-  return v_all;
+  return v_deleted;
 end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls it, and
--- pg_cron in a separate job. Returns the numbers of deleted rows, and in more whether there is more to prune.
+-- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
+-- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
+-- prune.
 create function picture_queue.prune(p_seconds real default 2) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -185,14 +188,15 @@ declare
   v_generations jsonb;
   v_done jsonb;
 begin
-  -- One call at a time, since two calls would wait for each other's locks on partitions of the archive.
+  -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
   -- If another session holds a lock on one of the tables, the steps stop waiting at this time.
   perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
-    -- While a table of another role refers to the jobs, they are kept (_check_references), and the doctor says why.
+    -- While a table of another role refers to public.job_queue, all jobs are kept (_check_references); queue_doctor()
+    -- reports the table.
     v_batch := picture_queue._isolate('prune', array(
       select d.id::text
       from (select s.* from picture_queue.setting s
@@ -225,10 +229,10 @@ begin
 end
 $$;
 
--- Repairs the inconsistencies that queue_doctor() finds: wrong counts of running jobs, of each limit key that is not
--- locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
--- unblocked; wrong counts of jobs, for which it counts all jobs once. It locks only rows and keys. An operator calls
--- it over a connection to the database; no API role may call it.
+-- Repairs the inconsistencies that queue_doctor() finds: wrong numbers of running jobs of limit keys, if the key is
+-- not locked; orphaned rows; reservations of generations that have ended or were deleted; keys whose jobs are not
+-- unblocked; and wrong counts of jobs, for which it reads all jobs once. It locks only rows and keys, not tables. An
+-- operator calls it over a connection to the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -237,14 +241,14 @@ declare
     select k.key from picture_queue.limit_key k
     union
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
-  v_wrong text[];
-  v_missing integer[];
-  v_ready uuid[];
+  v_wrong_keys text[];
+  v_differences integer[];
+  v_ready_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
 begin
-  -- In one statement, so that jobs, counts and the ends not yet subtracted have one snapshot. A job that ends after
+  -- Use one statement, so that running jobs, their numbers and freed_key come from one snapshot. A job that ends after
   -- this snapshot is subtracted later.
   with ended as (
     delete from picture_queue.freed_key f where f.key = any (v_locked) and f.n > 0
@@ -258,19 +262,19 @@ begin
     ) s on s.key = k.key
     group by k.key
   )
-  select array_agg(c.key), array_agg(c.n) into v_wrong, v_missing from counted c where c.n <> 0;
-  perform picture_queue._add_running(v_wrong, v_missing);
+  select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
+  perform picture_queue._add_running(v_wrong_keys, v_differences);
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready := array(
+  v_ready_children := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready);
+  perform picture_queue._resolve_dependents(v_ready_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
-  -- In one statement, so that jobs and counts have one snapshot.
+  -- Use one statement, so that jobs and counts come from one snapshot.
   insert into picture_queue.depth_change (queue, status, hold, n, at)
   select c.queue, c.status, c.hold, sum(c.n), '-infinity'
   from (
@@ -285,7 +289,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong), 0), 'ready', cardinality(v_ready),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;

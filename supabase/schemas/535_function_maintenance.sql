@@ -1,9 +1,10 @@
--- Maintenance: due work that no other call triggers, and housekeeping that keeps the tables small.
+-- Maintenance: work that is due and that no other call triggers, and housekeeping, which keeps the tables small.
 
--- Does the due work: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes follow-ups and
--- events, recounts limits. It processes up to p_limit subjects (jobs, schedules, keys, …) of each kind; a subject that
--- fails does not stop the others (_isolate). Jobs are locked when they are selected, so that jobs that other sessions
--- have locked do not use up p_limit. Returns the number of subjects of each kind.
+-- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
+-- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
+-- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
+-- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
+-- Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -65,8 +66,8 @@ begin
 end
 $$;
 
--- Returns up to p_limit jobs whose lease has expired. It scans all running jobs, so the time of the next scan
--- (sweep_at) depends on their number.
+-- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
+-- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
 create function picture_queue._overdue_jobs(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -92,10 +93,10 @@ end
 $$;
 
 -- Runs one round of maintenance. One worker at a time does the maintenance of the project, under a lease of five
--- seconds that each of its calls extends. A caller without a name runs a round if no worker holds the lease, but does
--- not acquire it. With p_force the lease is ignored; that is the default here, for pg_cron, but not in maintain_jobs.
--- Returns leased (true if the round was done, also for a caller without a name), the number of subjects of each step,
--- and next_in (the seconds until the next call).
+-- seconds that each of its calls extends. A call without p_worker runs a round if no worker holds the lease, but does
+-- not acquire the lease. With p_force the lease is ignored; this is the default here, for pg_cron, but not in
+-- maintain_jobs. Returns leased (whether the round was done, also for a call without p_worker), the number of subjects
+-- of each step, and next_in (the seconds until the next call).
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -109,14 +110,14 @@ declare
   v_does_housekeeping boolean;
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
-  v_size integer;
+  v_step_size integer;
   v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
   perform picture_queue._check_isolation();
-  perform set_config('picture_queue.is_worker', 'true', true);  -- lets _fire_deferred check constraints on all tables
+  perform set_config('picture_queue.is_worker', 'true', true);  -- _check_deferred_constraints then checks all tables
   select * into v_state from picture_queue.maintenance;
-  v_size := case when p_force then 1000 else v_state.step_size end;
+  v_step_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
   elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
@@ -124,14 +125,14 @@ begin
   end if;
   perform from picture_queue.maintenance for update skip locked;
   v_has_row := found;
-  -- Another round is running. If the last recorded round began over ten seconds ago, this one runs concurrently: each
+  -- Another round is running. If the last recorded round began over ten seconds ago, run this round all the same: each
   -- step skips locked rows.
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
-  -- other. A round that cannot lock the row of the state cannot record housekeeping, so it does the due work as well.
-  -- So due work waits for one round at most.
+  -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
+  -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
@@ -143,7 +144,7 @@ begin
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
-    v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    v_done := v_done || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
     -- A transaction that adds work due before v_next wakes the worker that holds the lease.
     v_next := least(v_now + interval '2 seconds',
@@ -154,14 +155,14 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
-  -- If a step reached its limit or the round ran out of time, there is more work: call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
+  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
-    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
-      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
+    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_step_size / 4, 10)
+      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_step_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
     -- Run the step again at once if rows are left.

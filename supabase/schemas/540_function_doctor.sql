@@ -1,14 +1,14 @@
--- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
--- number of rows.
+-- The doctor (queue_doctor) finds problems and proposes remedies. Each check is a function that returns findings and
+-- reads a bounded number of rows.
 create type picture_queue.finding as (
   verdict text,            -- ok, warn, bad
   detail text,
-  remedy text              -- a statement to paste, or a sentence
+  remedy text              -- a statement to run, or a sentence
 );
 
--- Runs all checks. A check without findings gives a finding that is ok. A check that raises an error gives a warning,
--- for example because it waits no longer than 0.1 seconds for a locked table. client_time: the time of the caller's
--- clock.
+-- Runs all checks. A check without findings gives a finding with the verdict ok. A check that raises an error gives a
+-- warning; for example, it waits at most 0.1 seconds for a locked table. client_time: the time of the clock of the
+-- caller.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -67,7 +67,7 @@ end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; returns findings with their remedies.';
 
--- Finds old snapshots: while one is held, vacuum cannot remove dead rows, and claims get slower.
+-- Finds old snapshots: while a session holds one, vacuum cannot remove dead rows, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -84,6 +84,7 @@ as $$
     select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
     from pg_catalog.pg_prepared_xacts p where p.database = current_database()
     union all
+    -- The age of a slot is unknown; an hour makes the finding bad.
     select format('inactive replication slot %L', r.slot_name), interval '1 hour',
       format('select pg_drop_replication_slot(%L);', r.slot_name)
     from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
@@ -93,7 +94,8 @@ as $$
   order by h.age desc
 $$;
 
--- Finds sessions that have held an advisory lock of ours for ten seconds. Ours hold them for one transaction.
+-- Finds sessions that have held an advisory lock of the queue for ten seconds. Our functions hold such locks only
+-- until their transaction ends.
 create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -109,6 +111,7 @@ as $$
   order by h.age desc limit 10
 $$;
 
+-- Finds tables that vacuum does not keep free of dead rows.
 create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -122,8 +125,8 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list with the
--- indexes.
+-- Finds missing indexes of job_queue, without which calls read the whole table. A test compares this list with the
+-- schema.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -156,8 +159,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Finds orphaned rows among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that their table is
--- never read as a whole.
+-- Finds orphaned rows among the first 10,000 of each kind. It searches jobs by id and without joins, so that Postgres
+-- never reads the whole table of jobs.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -187,7 +190,7 @@ as $$
     union all
     select count(*), 'limit keys that have capacity, but whose waiting jobs are not unblocked'
     from picture_queue._blocking_keys(1000) as k (key)
-    left join picture_queue._limits(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
+    left join picture_queue._key_states(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
@@ -206,11 +209,12 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 jobs, in one statement and so in one snapshot.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. It uses one statement, so that both come
+-- from one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with counted (state, n, really) as (
+  with counted (state, n, actual) as (
     select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
       when 'pending' then (select count(*) from (select from public.job_queue j
         where j.status = 'pending' and j.hold is null limit 20001) c)
@@ -230,12 +234,12 @@ as $$
     ) d
   )
   select 'bad', format('the count of %s jobs is %s, the real number is %s', c.state, c.n,
-    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'unknown')), 'select picture_queue.repair();'
-  from counted c where c.n < 0 or c.really <> c.n order by c.state
+    coalesce(case when c.actual > 20000 then 'over 20000' else c.actual::text end, 'unknown')), 'select picture_queue.repair();'
+  from counted c where c.n < 0 or c.actual <> c.n order by c.state
 $$;
 
 -- Finds jobs and partitions of the archive that pruning should have deleted: jobs a day after the end of their
--- retention, partitions after the end of theirs. Also finds detached partitions whose month has a new partition.
+-- retention, and partitions after keep_archive_months. It also finds detached partitions of the archive.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

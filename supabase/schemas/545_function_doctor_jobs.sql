@@ -44,15 +44,16 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Finds the privileges on our objects that 900_grants.sql does not grant, a finding for each role and privilege. Other
--- checks find those of anon and authenticated on functions and rows, including inherited ones.
+-- Finds the privileges on our objects that 900_grants.sql does not grant, one finding for each role and privilege. It
+-- leaves out the privileges of anon and authenticated on functions and tables, which other checks find, including
+-- inherited privileges.
 create function picture_queue._excess_grants() returns table (detail text, remedy text)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with excess as (
     select g.role, g.privilege, coalesce('column ' || quote_ident(g."column") || ' of ', '') || g.name as shown,
       picture_queue._revoke_statement(
-        case when g.is_usual then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
+        case when g.is_expected then 'grant option for ' else '' end || lower(g.privilege), g."column", g.kind, g.name, g.role)
         as remedy
     from (
       select g.*, g."column" is null and case g.kind
@@ -64,12 +65,12 @@ as $$
         when 'function' then g.role = 'service_role' and (f.is_public
             or p.proname = any (picture_queue._user_functions() || '{maintain,prune,counts}'::text[]))
           or g.role = 'authenticated' and p.proname = any (picture_queue._user_functions())
-        else false end as is_usual
+        else false end as is_expected
       from picture_queue._grants() g
       left join picture_queue._our_functions() f on g.kind = 'function' and f.oid = g.object
       left join pg_catalog.pg_proc p on p.oid = f.oid
     ) g
-    where (g.is_grantable or not g.is_usual)
+    where (g.is_grantable or not g.is_expected)
       and not (g.kind = 'function' and not g.is_grantable and g.role in ('public', 'anon', 'authenticated'))
       and not (g.kind = 'table' and g."column" is null and not g.is_grantable and g.role in ('anon', 'authenticated')
         and g.privilege in ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
@@ -149,8 +150,8 @@ begin
 end
 $$;
 
--- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
--- schedules whose latest tick enqueued no job.
+-- Finds steps that failed for a job, batch, key or schedule; refused callbacks; and schedules whose latest tick
+-- enqueued no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -1,4 +1,5 @@
--- The doctor's checks of Realtime, Storage and pg_cron. Their tables may be missing, so they are looked up by name.
+-- The doctor's checks of Realtime, Storage and pg_cron. Tables of these may be missing, so the checks look them up by
+-- name.
 
 -- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
@@ -94,7 +95,8 @@ create function picture_queue._check_cron_runs() returns setof picture_queue.fin
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Their names are not in the text of the query, since a linter would report missing tables without pg_cron.
+  -- The names of the tables are not in the text of the query, since without pg_cron a linter would report missing
+  -- tables.
   v_jobs regclass := picture_queue._find_table('cron.job');
   v_runs regclass := picture_queue._find_table('cron.job_run_details');
 begin

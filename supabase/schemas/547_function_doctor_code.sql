@@ -1,14 +1,14 @@
--- Finds code of the project and of other roles that runs inside our functions. It can use temporary objects of a caller
--- if its function sets no search_path. If it belongs to a role without the rights of our owner, it can get these.
+-- Finds code of the project and of other roles that runs inside our functions. A function that sets no search_path can
+-- use temporary objects of a caller. A function of a role without the rights of our owner can get these rights.
 create function picture_queue._check_code() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with ours (oid) as (select t.oid from picture_queue._our_tables() t),
-  -- The tables whose rows a deletion of ours deletes or changes.
+  -- The tables whose rows our deletions delete or change (cascade, set null, set default).
   written (oid) as (
     select o.oid from ours o
     union
-    select c.conrelid from picture_queue._references(array(select o.oid from ours o)) c
+    select c.conrelid from picture_queue._foreign_keys_to(array(select o.oid from ours o)) c
     where c.confdeltype in ('c', 'n', 'd')
   ),
   code (shown, function, remedy) as (
@@ -41,7 +41,7 @@ as $$
     join pg_catalog.pg_proc p on p.oid = c.function
     join pg_catalog.pg_language l on l.oid = p.prolang and l.lanname not in ('internal', 'c')
     join pg_catalog.pg_roles r on r.oid = p.proowner
-    -- Functions of extensions, and event triggers of the platform, are not the project's to change.
+    -- Leave out functions of extensions and event triggers of the platform, since the project cannot change them.
     where not exists (select from pg_catalog.pg_depend d
         where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
       and not (left(c.shown, 5) = 'event' and r.rolsuper and r.rolname <> current_user)
@@ -57,7 +57,7 @@ as $$
   select 'bad', format('table %s of role %s refers to %s: its triggers and indexes would run inside our functions, so no '
       || 'job is deleted', c.conrelid::regclass, t.relowner::regrole, c.confrelid::regclass),
     format('alter table %s drop constraint %I;', c.conrelid::regclass, c.conname)
-  from picture_queue._references(array(select o.oid from ours o)) c
+  from picture_queue._foreign_keys_to(array(select o.oid from ours o)) c
   join pg_catalog.pg_class t on t.oid = c.conrelid
   where not picture_queue._is_trusted(t.relowner)
   union all

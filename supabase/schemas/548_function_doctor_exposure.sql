@@ -1,5 +1,5 @@
--- The doctor's check of the access of users: they must not reach more than their own rows. 900_grants.sql grants the
--- functions that they may execute; docs/security.md has the reasons.
+-- The doctor's check of the access of users, who must not reach more than their own rows. 900_grants.sql grants the
+-- functions that users may execute; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -38,7 +38,8 @@ as $$
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
       and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
-    -- Permissive policies are combined with OR, so one without a condition on the topic or bucket also applies to ours.
+    -- Permissive policies are combined with OR, so a policy without a condition on the topic or bucket also opens our
+    -- topics and buckets.
     select 'warn', format('policy %I on %s %s', p.polname, p.polrelid::regclass, o.effect),
       format('drop policy %I on %s; -- or add a condition on the %s', p.polname, p.polrelid::regclass, o."column")
     from (values

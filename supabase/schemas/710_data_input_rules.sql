@@ -1,5 +1,5 @@
--- The default rules: users neither turn off safety checks, nor load weights of their own, nor set secrets and
--- addresses, nor make a generation expensive by its counts, sizes and steps.
+-- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and webhook
+-- addresses. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
 insert into picture_queue.input_rule (model, input, action, value)
 values
   ('*', 'disable_safety*', 'lock', 'false'),

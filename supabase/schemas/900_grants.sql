@@ -1,7 +1,9 @@
--- All privileges are explicit: old projects grant everything to the API roles by default, new projects nothing, a
--- project may grant anything to its own roles by default, and Postgres lets every role execute a new function.
+-- All privileges are explicit, since the default privileges of new objects differ: old projects grant everything to
+-- the API roles, new projects grant nothing, a project may grant anything to its own roles, and Postgres lets every
+-- role execute a new function.
 select picture_queue._revoke_grants();
--- Service keys may execute each function of the API. Other roles may execute only those that are granted below.
+-- Service keys may execute each function of the API. Other roles may execute only the functions that are granted
+-- below.
 do $$
 declare
   v_function text;
@@ -34,7 +36,8 @@ grant execute on function
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
   public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
--- The functions that these call with the caller's privileges. They take the caller's identity from the token.
+-- Private functions that the functions above call with the privileges of the caller. They take the identity of the
+-- caller from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
   picture_queue.list_models, picture_queue.version,

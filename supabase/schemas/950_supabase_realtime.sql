@@ -1,9 +1,9 @@
--- If Realtime is installed, events are written to realtime.messages, and its server sends them after the commit. One
--- insert writes all events. An error becomes a warning, since an event is only a hint: a failure must not undo the
--- change that the event announces. For the same reason it waits only briefly for a lock on the table.
+-- If Realtime is installed, _broadcast writes the events to realtime.messages with one insert, and the server of
+-- Realtime sends them after the commit. An error becomes a warning, since an event is only a hint: a failure must not
+-- undo the change that the event announces. For the same reason the insert waits only briefly for a lock on the table.
 --
--- When a user joins a topic, Realtime inserts a row of the topic and selects it with realtime.topic set. The policy
--- compares both, since a database connection can set realtime.topic itself.
+-- When a user joins a topic, Realtime sets realtime.topic, inserts a row with the topic, and selects that row as the
+-- user. The policy compares the topic of the row as well, since a database connection can set realtime.topic itself.
 do $do$
 begin
   if picture_queue._find_table('realtime.messages', true) is null then

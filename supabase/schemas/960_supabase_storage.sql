@@ -1,5 +1,5 @@
--- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies
--- that let users read their own folder in both, and write to that of the uploads.
+-- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
+-- users can read their own folder in both buckets, and write to their own folder in the bucket uploads.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then

@@ -1,12 +1,12 @@
 -- Schedules the maintenance if pg_cron is installed; call it again after installing pg_cron. Pruning has a separate
--- job, so that it can be rescheduled separately. It calls only a function of the extension, or of a trusted role: the
--- schema cron may belong to any role.
+-- job, so that it can be rescheduled separately. It calls cron.schedule only if that function belongs to the extension
+-- or to a trusted role, since the schema cron may belong to any role.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- Its name is not in the text of the query, since a linter would report a missing function without pg_cron. The types
-  -- of its parameters are, so that no other function of that name fits better.
+  -- The name of the function is not in the text of the query, since without pg_cron a linter would report a missing
+  -- function. The casts to the parameter types keep Postgres from choosing another function of that name.
   v_call text := (
     select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
       p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)

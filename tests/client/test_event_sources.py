@@ -148,7 +148,7 @@ async def test_a_listener_that_joins_while_the_last_one_leaves_receives_wake_ups
         listener = Recorder()
         with source.listen(f"pq:queue:{queue}", listener):
             assert await listener.next() == "joined"
-            await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
+            await db.execute("select picture_queue._wake_workers(array[$1], 'again')", queue)
             assert await listener.next() == "wake"
     await source.aclose()
 

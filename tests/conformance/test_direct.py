@@ -209,7 +209,7 @@ async def test_a_wake_up_arrives_after_the_join(stack, db, queue):
     source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
     with source.listen(f"pq:queue:{queue}", listener):
         assert await listener.next() == "joined"
-        await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
+        await db.execute("select picture_queue._wake_workers(array[$1], 'again')", queue)
         assert await listener.next() == ("wake", "again")
     await source.aclose()
 
@@ -220,7 +220,7 @@ async def test_foreign_notifications_are_ignored(stack, db, queue):
         assert await listener.next() == "joined"
         for notice in ("", "no JSON", "[]", '{"reason": "enqueue"}', '{"queue": 7}'):
             await db.execute("select pg_notify('picture_queue', $1)", notice)
-        await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
+        await db.execute("select picture_queue._wake_workers(array[$1], 'again')", queue)
         assert await listener.next() == ("wake", "again")
     await source.aclose()
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 #: of constraints, objects, roles and types are quoted.
 BUILT_FROM_CONSTANTS = {
     "_delete_old_rows",
-    "_fire_deferred",
+    "_check_deferred_constraints",
     "_revoke_grants",
     "schedule_maintenance",
 }

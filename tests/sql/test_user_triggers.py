@@ -114,7 +114,7 @@ RULES = {
 #: The detail of the error contains one of these texts.
 REASONS = (
     *("not allowed here", '"mine"', "domain public.mine", '"user_id"', "numeric field overflow"),
-    *('relation "job_queue"', "a trigger on public.job_queue left out a job"),
+    *('relation "job_queue"', "a trigger on public.job_queue prevented the insert of a job"),
 )
 
 
@@ -156,7 +156,7 @@ async def test_a_simple_job_takes_the_fast_path_without_user_triggers(db):
     await db.value("select set_queue('q')")
     await db.run(
         """create or replace function picture_queue._enqueue(
-          p_jobs jsonb, p_internal boolean default false)
+          p_jobs jsonb, p_is_callback boolean default false)
         returns jsonb language plpgsql as $$ begin raise exception 'the slow path'; end $$"""
     )
     assert await db.value("select enqueue_job('t', queue => 'q')")

@@ -1,6 +1,7 @@
 begin;
 select plan(3);
 
+-- A key that counts a running job, and a count of 7 pending jobs, without any job.
 insert into picture_queue.limit_key (key, running) values ('k', 1);
 insert into picture_queue.depth_change values ('q', 'pending', null, 7, now());
 select is((select f ->> 'remedy' from jsonb_array_elements(queue_doctor()) f where f ->> 'check' = 'orphans'), 'select picture_queue.repair();', 'an orphan is found, with the remedy');

@@ -8,10 +8,10 @@ create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 11))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
 select is((select count(*) from claimed where payload ? 'b'), 5::bigint, 'the second tenant does not wait for 100 jobs of the first');
-create temp table rest as
+create temp table next_claim as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 10))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
-select is((select count(*) from rest), 10::bigint, 'the first tenant gets the next jobs');
+select is((select count(*) from next_claim), 10::bigint, 'the first tenant gets the next jobs');
 
 select * from finish();
 rollback;

@@ -13,7 +13,7 @@ create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid);
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id) || '{"outcome": "snoozed", "delay_seconds": 0}')) from claimed;
-select is((select paused_until from picture_queue.queue where name = 'q'), null, 'a snooze does not count as a failure');
+select is((select paused_until from picture_queue.queue where name = 'q'), null, 'a snooze does not count as the second failure');
 
 select enqueue_jobs('[{"job_type": "u", "queue": "q"}, {"job_type": "u", "queue": "q"}, {"job_type": "u", "queue": "q"}]');
 select report_jobs((select jsonb_agg(j - 'id' || jsonb_build_object('job_id', j -> 'id', 'outcome', 'failed', 'error', 'bad input', 'retryable', false))

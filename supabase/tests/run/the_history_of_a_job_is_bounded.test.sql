@@ -12,7 +12,7 @@ begin
 end
 $$;
 select is((select attempt from job_queue where id = '00000000-0000-0000-0000-000000000001'), 60, 'the job ran 60 times');
-select is((select count(*) from picture_queue.history where job_id = '00000000-0000-0000-0000-000000000001'), 50::bigint, 'the last 50 changes are kept');
+select is((select count(*) from picture_queue.history where job_id = '00000000-0000-0000-0000-000000000001'), 50::bigint, 'the last 50 of the changes are kept');
 
 select * from finish();
 rollback;

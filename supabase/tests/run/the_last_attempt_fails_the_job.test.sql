@@ -8,7 +8,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'failed') || '{"error": "boom"}')) from claimed;
 select is((select status from job_queue where queue = 'q'), 'failed', 'the job fails after its last attempt');
 select retry_job(id) from claimed;
-select is((select status from job_queue where queue = 'q'), 'pending', 'a retry makes it pending');
+select is((select status from job_queue where queue = 'q'), 'pending', 'a retry makes the job pending');
 
 select * from finish();
 rollback;

@@ -25,7 +25,7 @@ select picture_queue._settle(array(select id from generations));
 select is((select count(*) from picture_queue.ledger), 7::bigint, 'a repeated settlement changes nothing');
 select retry_job((select job_id from generations where status = 'pending' or status = 'failed' limit 1));
 select is((select (cost_usd, status)::text from generations where status = 'pending'), '(0.006,pending)', 'a retry reserves again');
-select is((select max(round) from picture_queue.ledger), 2, 'in another round');
+select is((select max(round) from picture_queue.ledger), 2, 'the ledger has the retry as round 2');
 delete from job_queue;
 delete from generations;
 select is((select picture_queue.repair() -> 'reservations'), '1', 'a repair refunds the reservation of a deleted generation');

@@ -10,9 +10,9 @@ select finish_prediction(j.id, j.lease_id, p.id, 'succeeded', metrics => '{"pred
 select is((select cost_usd from picture_queue.prediction), 0.01015, 'the prediction has its measured cost');
 select report_jobs(jsonb_build_array(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from job;
 select is((select cost_usd from generations), 0.01015, 'the generation costs the measured seconds');
-select is((select amount_usd from picture_queue.ledger where phase = 'refund'), 0.00385, 'the rest is refunded');
+select is((select amount_usd from picture_queue.ledger where phase = 'refund'), 0.00385, 'the difference to the estimate is refunded');
 select start_generation('a cat', 'black-forest-labs/flux-kontext-dev', '{"input_image": "https://example.com/a.png"}');
-select is((select count(*) from generations where cost_usd is null), 1::bigint, 'without a price and seconds the cost is not known');
+select is((select count(*) from generations where cost_usd is null), 1::bigint, 'the cost is null for a model without a price and typical seconds');
 select set_setting('{"estimate_usd_per_second": 0.001}');
 select start_generation('a cat', 'stability-ai/sdxl');
 select is((select cost_usd from generations where status = 'pending' and cost_usd is not null), 0.005, 'the price of a second is a setting');

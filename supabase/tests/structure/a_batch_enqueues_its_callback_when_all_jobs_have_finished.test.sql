@@ -8,10 +8,10 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from claimed;
 select is(get_batch('00000000-0000-0000-0000-000000000001') ->> 'progress', '50', 'the progress is 50 after one of two jobs');
-create temp table second as
+create temp table second_claim as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
-select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'failed') || '{"error": "no"}')) from second;
+select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'failed') || '{"error": "no"}')) from second_claim;
 select is((select count(*) from job_queue where job_type = 'done'), 1::bigint, 'one callback is enqueued');
 select is((select payload from job_queue where job_type = 'done'),
   '{"to": "ada", "batch_id": "00000000-0000-0000-0000-000000000001", "total": 2, "completed": 1, "failed": 1, "cancelled": 0}'::jsonb, 'the callback has the counts');

@@ -9,10 +9,10 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{p}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from claimed;
 select is(claim_jobs('w', '{q}', '{t}'), '[]', 'the child waits for the second parent');
-create temp table second as
+create temp table second_claim as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{p}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
-select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from second;
+select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from second_claim;
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}')), 1, 'the child is claimed after both parents');
 
 select * from finish();

@@ -121,4 +121,4 @@ async def plan_started_key(connection: Connection, key: str) -> None:
     await connection.execute(
         "insert into picture_queue.start (key, at) values ($1, picture_queue._now())", key
     )
-    await connection.execute("select picture_queue._plan_keys($1)", [key])
+    await connection.execute("select picture_queue._plan_unblocking($1)", [key])

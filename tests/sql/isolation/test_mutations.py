@@ -71,11 +71,11 @@ MUTATIONS = (
     Mutation("the tick of a schedule catches no error", "_run_due_schedules", CATCHES,
              CATCHES_NOTHING, "failing schedule", "maintain_jobs"),
     Mutation("an event is one step", "_wake_parked", "picture_queue._isolate('wake'",
-             "picture_queue._do_step('wake'", "trigger on any update", "send_event"),
+             "picture_queue._run_step('wake'", "trigger on any update", "send_event"),
     Mutation("a change of many jobs is one step", "change_jobs", "picture_queue._isolate(action",
-             "picture_queue._do_step(action", "trigger on any update", "change_jobs"),
+             "picture_queue._run_step(action", "trigger on any update", "change_jobs"),
     Mutation("a purge is one step", "purge_queue", "picture_queue._isolate('purge'",
-             "picture_queue._do_step('purge'", "trigger on any update", "purge_queue"),
+             "picture_queue._run_step('purge'", "trigger on any update", "purge_queue"),
 )  # fmt: skip
 
 
