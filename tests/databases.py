@@ -17,7 +17,7 @@ def address(url: str, database: str) -> str:
 def login(stack: Any, role: str, database: str = "postgres") -> str:
     """Return the address of a database of an embedded stack, for one of the stack's roles."""
     parts = urlsplit(address(stack.superuser_url, database))
-    password = DataDir(stack.data_dir).secrets().passwords[role]
+    password = DataDir(stack.data_dir).read_secrets().passwords[role]
     netloc = f"{role}:{password}@{parts.netloc.rpartition('@')[2]}"
     return urlunsplit(parts._replace(netloc=netloc))
 

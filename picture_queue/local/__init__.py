@@ -15,13 +15,22 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalSupabase"]
 
-_NEEDED = ("asyncpg", "httptools", "jwt", "PIL", "platformdirs", "psutil", "starlette", "uvicorn")
+_REQUIRED_MODULES = (
+    "asyncpg",
+    "httptools",
+    "jwt",
+    "PIL",
+    "platformdirs",
+    "psutil",
+    "starlette",
+    "uvicorn",
+)
 
 if os.name != "posix":
     raise LocalStackError(
         "The embedded stack needs Linux or macOS", hint="On Windows, run it in WSL."
     )
-_missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+_missing = [name for name in _REQUIRED_MODULES if importlib.util.find_spec(name) is None]
 if _missing:
     raise MissingProgram(
         "The embedded stack is not installed",
@@ -33,7 +42,7 @@ if _missing:
 if not TYPE_CHECKING:  # with `__getattr__` a type checker would accept every misspelt import
 
     def __getattr__(name: str) -> object:
-        # Import the stack lazily: modules that fetch programs or run the daemon do not need it.
+        # Import the stack lazily: `local.fetch` and `local.daemon` do not need it.
         if name == "LocalSupabase":
             from picture_queue.local.stack import LocalSupabase
 

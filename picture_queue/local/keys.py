@@ -15,7 +15,7 @@ from typing import Final, Self
 import jwt
 
 _ALPHANUMERIC: Final = string.ascii_letters + string.digits
-_EXPIRES: Final = 1983812996  # 2032-11-12, as the Supabase CLI writes it
+_EXPIRES: Final = 1983812996  # 2032-11-12, as in the keys of the Supabase CLI
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Secrets:
 
     @classmethod
     def generate(cls) -> Self:
-        """Generate secrets; no character needs quoting in a URL, in SQL or in a shell."""
+        """Generate secrets whose characters need no quoting in a URL, in SQL or in a shell."""
         return cls(
             superuser_password=secrets.token_urlsafe(24),
             authenticator_password=secrets.token_urlsafe(24),
@@ -63,9 +63,9 @@ class Secrets:
         )
 
     @classmethod
-    def from_json(cls, given: Mapping[str, str]) -> Self:
+    def from_json(cls, stored: Mapping[str, str]) -> Self:
         """Restore secrets from `as_json`; generate secrets that an older version did not have."""
-        return replace(cls.generate(), **given)
+        return replace(cls.generate(), **stored)
 
     def as_json(self) -> dict[str, str]:
         """Return the secrets in the form that `from_json` takes."""

@@ -1,4 +1,4 @@
-"""Start and end of a stack's daemon, in the process that starts it."""
+"""Start and stop of a stack's daemon, in the process that starts the daemon."""
 
 import json
 import os
@@ -24,8 +24,8 @@ _START_TIMEOUT = 120.0
 _KILL_TIMEOUT = 30.0
 _SHOWN_LINES = 12  # of a log, in an error message
 # Prefixes of the variables that a stack gets from root's environment: paths, the language, Python,
-# our settings, the real Replicate, proxies and certificates.
-_PASSED_BY_ROOT = (
+# settings of picture-queue, settings of Replicate, proxies and certificates.
+_PREFIXES_PASSED_BY_ROOT = (
     *("PATH", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_", "LANG", "LC_", "PYTHON", "COVERAGE_"),
     *("PICTURE_QUEUE_", "REPLICATE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_", "NO_COLOR"),
@@ -57,8 +57,8 @@ def launch_daemon(
     postgres = make_reachable(find_postgres(data.postgres_version()), user)
     options = Options(data.path, postgres, postgrest, **settings)
     runtime = runtime_for(user, data.path)
-    # For errors before the daemon opens its log. The file has no name, since root must not write
-    # into a directory of the service user.
+    # This file is for errors before the daemon opens its log. The file has no name, since root must
+    # not write into a directory of the service user.
     with tempfile.TemporaryFile() as startup_errors:
         try:
             process = subprocess.Popen(
@@ -76,18 +76,19 @@ def launch_daemon(
         finally:
             runtime.close()
         try:
-            answer = _read_answer(process, data, startup_errors)
+            status = _read_reply(process, data, startup_errors)
         except BaseException:
             end_daemon(process, data)
             raise
-    return process, answer
+    return process, status
 
 
 def _environment(options: Options) -> dict[str, str]:
-    """Return the daemon's environment, which has the caller's Replicate token only if it is used.
+    """Return the daemon's environment.
 
-    Every program of the stack's user can read the environment, and root's environment may hold any
-    secret. So the daemon gets only those variables of root that the stack needs.
+    Every program of the stack's user can read the environment. So the Replicate token is left out
+    if the simulator is used. Root's environment may hold any secret, so the daemon gets only those
+    variables of root that the stack needs.
     """
     kept = {
         name: value
@@ -96,16 +97,19 @@ def _environment(options: Options) -> dict[str, str]:
     }
     if os.geteuid() == 0:
         kept = {
-            name: value for name, value in kept.items() if name.upper().startswith(_PASSED_BY_ROOT)
+            name: value
+            for name, value in kept.items()
+            if name.upper().startswith(_PREFIXES_PASSED_BY_ROOT)
         }
     if not options.real_replicate:
         kept = {name: kept[name] for name in kept if not name.startswith("REPLICATE_")}
     return kept
 
 
-def _read_answer(
+def _read_reply(
     process: subprocess.Popen[bytes], data: DataDir, startup_errors: IO[bytes]
 ) -> dict[str, str]:
+    """Return the status of the stack that the daemon sends, or raise its error."""
     assert process.stdout  # noqa: S101  # for mypy; it is a pipe
     deadline = time.monotonic() + _START_TIMEOUT
     line = b""
@@ -119,16 +123,16 @@ def _read_answer(
             if not piece:
                 raise _start_error(data, "it ended unexpectedly", startup_errors)
             line += piece
-    answer: dict[str, Any] = json.loads(line)
-    if "error" in answer:
-        kind, message, detail, hint = answer["error"]
+    reply: dict[str, Any] = json.loads(line)
+    if "error" in reply:
+        kind, message, detail, hint = reply["error"]
         raise getattr(errors, kind)(message, detail=detail, hint=hint)
-    ready: dict[str, str] = answer["ready"]
-    return ready
+    status: dict[str, str] = reply["ready"]
+    return status
 
 
 def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
-    """Stop a daemon that we started, and wait until its guard has ended too.
+    """Stop a daemon that this process started, and wait until its guard has ended too.
 
     Raises:
         LocalStackError: The daemon or one of its programs does not end.
@@ -142,8 +146,8 @@ def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
     finally:
         if process.stdin:
             process.stdin.close()
-    # If another stack uses the directory, our daemon has ended and there is nothing to wait for.
-    if data.daemon() is None:
+    # If another stack uses the directory, the guard has ended: it held the lock.
+    if data.find_daemon() is None:
         wait_until_unlocked(data)
 
 
@@ -153,12 +157,12 @@ def wait_until_unlocked(data: DataDir) -> None:
     Raises:
         LocalStackError: A program does not end.
     """
-    if not wait_until(lambda: not data.locked(), _KILL_TIMEOUT):
+    if not wait_until(lambda: not data.is_locked(), _KILL_TIMEOUT):
         raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
 
 
 def _start_error(data: DataDir, reason: str, startup_errors: IO[bytes]) -> LocalStackError:
     startup_errors.seek(0)
     output = startup_errors.read().decode("utf-8", "replace").splitlines()
-    log = "\n".join(output[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)
+    log = "\n".join(output[-_SHOWN_LINES:]) or tail(data.log_path("daemon"), _SHOWN_LINES)
     return LocalStackError(f"The stack did not start: {reason}", detail=log or None)

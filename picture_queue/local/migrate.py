@@ -14,8 +14,8 @@ import asyncpg
 from picture_queue._resources import find_place, migrations
 from picture_queue.errors import LocalStackError
 
-_CONNECT_TIMEOUT = 10.0
-_STATEMENT_TIMEOUT = 120.0
+_CONNECT_TIMEOUT = 10.0  # seconds
+_STATEMENT_TIMEOUT = 120.0  # seconds
 _CREATE_HISTORY = """
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
@@ -26,8 +26,8 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
-# The files in the order in which they are applied. The first and the last also upgrade an older
-# database.
+# The files of the platform's SQL, in the order in which they are applied. The first and the last
+# also upgrade the database of an older version.
 _PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "privileges")
 _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 
@@ -36,9 +36,9 @@ def platform_sql() -> str:
     """Return the SQL of the objects that a Supabase project has before its first migration.
 
     A superuser applies the SQL once to a fresh database. The roles may exist already. The SQL
-    leaves out vault, cron, net and graphql. It also leaves out default privileges for the API roles
-    in `public`: new projects have none since 2026, so a migration that forgets a GRANT fails here
-    too.
+    leaves out the extensions vault, pg_cron, pg_net and pg_graphql. It also leaves out default
+    privileges for the API roles in `public`: new projects have none since 2026, so a migration that
+    forgets a GRANT fails here too.
     """
     return "\n".join(map(_platform_file, _PLATFORM))
 
@@ -91,16 +91,16 @@ async def apply_migrations(dsn: str) -> list[str]:
         The names of the files that were applied.
 
     Raises:
-        LocalStackError: A migration failed; those before it stay applied.
+        LocalStackError: A migration failed; the migrations before it stay applied.
     """
     connection = await _connect(dsn)
     applied = []
     try:
         await connection.execute(_CREATE_HISTORY)
-        known = await connection.fetch("select version from supabase_migrations.schema_migrations")
-        versions = {row["version"] for row in known}
+        rows = await connection.fetch("select version from supabase_migrations.schema_migrations")
+        recorded_versions = {row["version"] for row in rows}
         for file in migrations():
-            if file.version not in versions:
+            if file.version not in recorded_versions:
                 history_row = (file.version, [file.sql], file.title)
                 await _execute(connection, file.file_name, file.sql, history_row)
                 applied.append(file.file_name)

@@ -17,13 +17,13 @@ class Options:
         postgrest: The PostgREST to run.
         port: Port of the API; 0 takes a free one.
         worker: Whether the stack also runs a worker.
-        durable: False is faster, but data may be lost at a power failure.
+        durable: False makes Postgres faster, but a power failure may lose data.
         lifeline: Stop when standard input closes, which means that the process that started the
             stack has ended.
-        migrations: Whether to apply our migrations; if not, the database is like that of a new
-            project.
-        temporary: The process that started the stack deletes the data directory. If that process
-            dies first, the stack deletes it.
+        migrations: Whether to apply the migrations of picture-queue; if not, the database is like
+            that of a new project.
+        temporary: Whether the data directory is deleted at the end, by the process that started
+            the stack. If that process dies first, the stack deletes the directory.
         replicate_seconds: Duration of the simulator's predictions; None: as long as real models.
         real_replicate: Whether the worker uses the real Replicate, which costs money.
         allowed_origins: Origins, besides loopback, whose pages may call the API.
@@ -44,13 +44,13 @@ class Options:
 
     def arguments(self) -> list[str]:
         """Return the arguments from which `parse` makes these options."""
-        words = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
+        arguments = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
         for name, program in (("--postgres", self.postgres), ("--postgrest", self.postgrest)):
-            words += [name, str(program.path), program.version, program.origin]
+            arguments += [name, str(program.path), program.version, program.origin]
         if self.replicate_seconds is not None:
-            words += ["--replicate-seconds", str(self.replicate_seconds)]
+            arguments += ["--replicate-seconds", str(self.replicate_seconds)]
         for origin in self.allowed_origins:
-            words += ["--allow-origin", origin]
+            arguments += ["--allow-origin", origin]
         switches = {
             "--real-replicate": self.real_replicate,
             "--worker": self.worker,
@@ -59,10 +59,10 @@ class Options:
             "--temporary": self.temporary,
             "--no-migrations": not self.migrations,
         }
-        return words + [switch for switch, on in switches.items() if on]
+        return arguments + [switch for switch, is_on in switches.items() if is_on]
 
 
-def parse(words: list[str]) -> Options:
+def parse(arguments: list[str]) -> Options:
     """Parse the daemon's command line."""
     parser = argparse.ArgumentParser(prog="python -m picture_queue.local.daemon")
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -77,9 +77,9 @@ def parse(words: list[str]) -> Options:
     parser.add_argument("--lifeline", action="store_true")
     parser.add_argument("--temporary", action="store_true")
     parser.add_argument("--no-migrations", dest="migrations", action="store_false")
-    given = vars(parser.parse_args(words))
+    values = vars(parser.parse_args(arguments))
     for name in ("postgres", "postgrest"):
-        path, version, origin = given[name]
-        given[name] = Program(Path(path), version, origin)
-    given["allowed_origins"] = tuple(given["allowed_origins"])
-    return Options(**given)
+        path, version, origin = values[name]
+        values[name] = Program(Path(path), version, origin)
+    values["allowed_origins"] = tuple(values["allowed_origins"])
+    return Options(**values)

@@ -1,9 +1,9 @@
 """A check that refuses requests of foreign web pages to the servers of the embedded stack.
 
-Every page that a developer opens can send requests to loopback. The browser states where a request
-comes from: in ``Origin`` for each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` for all
-others. To the browser, a page whose name resolves to 127.0.0.1 (DNS rebinding) has the same
-origin, but its name is in ``Host``.
+Every page that a developer opens can send requests to loopback. The browser states which site a
+request comes from: in ``Origin`` for each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` for
+all other requests. These headers do not reveal DNS rebinding, where a foreign host name resolves to
+127.0.0.1, because the browser then sees one origin. But ``Host`` has the foreign name.
 """
 
 import re
@@ -29,8 +29,8 @@ def is_origin(text: str) -> bool:
 
 def is_loopback_origin(origin: str) -> bool:
     """Return whether the host of an origin is loopback."""
-    found = _ORIGIN.fullmatch(origin)
-    return found is not None and is_loopback(found[1])
+    match = _ORIGIN.fullmatch(origin)
+    return match is not None and is_loopback(match[1])
 
 
 class OriginCheck:
@@ -39,7 +39,8 @@ class OriginCheck:
     Args:
         app: The app that handles all other requests.
         url: The URL of the app; ``Host`` may be its host or loopback.
-        allowed_origins: Further origins whose pages may call; ``Host`` may be their hosts too.
+        allowed_origins: Further origins whose pages may call the app. ``Host`` may also be the host
+            of one of these origins.
         pictures: Prefix of the public paths, which a page of any site may show or link to.
         is_privileged: A function that returns whether a request is refused even to pages of
             `allowed_origins`.
@@ -65,7 +66,7 @@ class OriginCheck:
                     hint="Use scheme, host and port without a path, such as https://app.test:3000",
                 )
         self._allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
-        self._allowed_hosts = {urlsplit(known).hostname for known in (url, *allowed_origins)}
+        self._allowed_hosts = {urlsplit(address).hostname for address in (url, *allowed_origins)}
         self._pictures = pictures
         self._is_privileged = is_privileged
 
@@ -110,8 +111,8 @@ class OriginCheck:
                     f"Origin {origin!r} may not use a service key, nor admin routes or switches",
                     "Use the publishable key and a user's token, or a page on http://localhost.",
                 )
-        # A cross-site request without an Origin is for a picture, a link or a script. A speculative
-        # request (prefetch, prerender) does not say which site it comes from.
+        # A cross-site request without an Origin loads a picture or a script, or follows a link. A
+        # speculative request (prefetch, prerender) does not state which site it comes from.
         is_foreign = headers.get("sec-fetch-site") == "cross-site" or "sec-purpose" in headers
         if not origins and is_foreign:
             is_picture = scope.get("method") in ("GET", "HEAD") and scope["path"].startswith(
@@ -122,7 +123,7 @@ class OriginCheck:
         return None
 
     def _is_allowed_host(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        if found is None:
+        match = _HOST.fullmatch(host)
+        if match is None:
             return False
-        return is_loopback(found[1]) or found[1].lower() in self._allowed_hosts
+        return is_loopback(match[1]) or match[1].lower() in self._allowed_hosts

@@ -1,8 +1,8 @@
 """Checks that no other user can replace or read the files of a stack.
 
 The stack runs programs from its cache, and stores secrets and pictures in its data directory.
-Another user of the machine may have created these directories before, with symlinks in or above
-them. The rules are those of sshd's StrictModes.
+Another user of the machine may have created these directories before, with symlinks in them or in
+the directories above. The rules are the same as for sshd's option StrictModes.
 """
 
 import errno
@@ -65,8 +65,8 @@ def make_safe_directory(path: Path, mode: int = 0o755) -> None:
     """Create a directory with a mode, regardless of the umask, and its parents with mode 0755.
 
     Each parent is checked before an entry is created in it. Otherwise another user could create a
-    missing parent first, as a directory or a symlink, and exchange what is in it. An existing
-    directory keeps its owner and mode, and is not checked.
+    missing parent first, as a directory or a symlink, and replace its entries later. If the
+    directory exists, it keeps its owner and mode, and is not checked.
 
     Args:
         path: The path of the directory.

@@ -63,8 +63,8 @@ def is_reachable(path: Path, user: ServiceUser | None) -> bool:
         return True
     resolved = path.resolve()
     try:
-        return _allowed(resolved, user, 0o5 if resolved.is_dir() else 0o4) and all(
-            _allowed(parent, user, 0o1) for parent in resolved.parents
+        return _has_permissions(resolved, user, 0o5 if resolved.is_dir() else 0o4) and all(
+            _has_permissions(parent, user, 0o1) for parent in resolved.parents
         )
     except OSError:
         return False
@@ -74,11 +74,11 @@ def expect_passable(path: Path, user: ServiceUser) -> None:
     """Check that a user may enter a directory and all directories above it that exist.
 
     Raises:
-        LocalStackError: One of them is closed to the user.
+        LocalStackError: One of these directories is closed to the user.
     """
     resolved = path.resolve()
     for directory in (*reversed(resolved.parents), resolved):
-        if directory.exists() and not _allowed(directory, user, 0o1):
+        if directory.exists() and not _has_permissions(directory, user, 0o1):
             raise LocalStackError(
                 f"User {user.name}, who runs the stack for root, cannot enter {directory}",
                 detail=describe(directory, directory.stat()),
@@ -87,7 +87,8 @@ def expect_passable(path: Path, user: ServiceUser) -> None:
             )
 
 
-def _allowed(path: Path, user: ServiceUser, bits: int) -> bool:
+def _has_permissions(path: Path, user: ServiceUser, bits: int) -> bool:
+    """Return whether a mode gives a user permissions: 4 to read, 2 to write, 1 to enter."""
     info = path.stat()
     shift = 6 if info.st_uid == user.uid else 3 if info.st_gid == user.gid else 0
     return (stat.S_IMODE(info.st_mode) >> shift) & bits == bits
@@ -107,13 +108,13 @@ def cache_dir() -> Path:
         LocalStackError: No such directory can be created.
     """
     if os.geteuid() == 0 and not os.environ.get("XDG_CACHE_HOME"):
-        wanted = Path("/var/cache") / _APP
+        preferred = Path("/var/cache") / _APP
     else:
-        wanted = platformdirs.user_cache_path(_APP)
+        preferred = platformdirs.user_cache_path(_APP)
     # The home directory of a system account often does not exist.
     fallback = Path(tempfile.gettempdir()) / f"{_APP}-{os.geteuid()}"
     reasons = []
-    for path in (wanted, fallback):
+    for path in (preferred, fallback):
         try:
             _make_cache(path)
         except (LocalStackError, OSError) as error:
@@ -121,7 +122,7 @@ def cache_dir() -> Path:
         else:
             return path
     raise LocalStackError(
-        "There is no directory to keep programs in",
+        "There is no directory in which programs can be stored",
         detail="; ".join(reasons),
         hint="Set XDG_CACHE_HOME to your own directory.",
     )
@@ -136,7 +137,9 @@ def _make_cache(path: Path) -> None:
     """
     # The service user reads root's cache.
     mode = 0o755 if os.geteuid() == 0 else 0o700
-    make_safe_directory(path, mode)  # never writable by others: their entries would stay in it
+    # The new directory is writable only for its owner from the start: an entry that another user
+    # adds before the mode is set would stay there.
+    make_safe_directory(path, mode)
     expect_safe_path(path)
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:

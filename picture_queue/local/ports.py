@@ -17,8 +17,8 @@ HOST = "127.0.0.1"
 # Browsers call ::1 first for `localhost`. A program that listened there would get the keys.
 HOST_6 = "::1"
 DEFAULT_API_PORT = 54321  # where `supabase start` serves its API
-# Below the ephemeral ports of outgoing connections, so that none of them takes a port between our
-# check and the start of the program that listens there.
+# These ports are below the ephemeral ports. So no outgoing connection takes a port between the
+# check in `free_port` and the start of the program that listens on it.
 _FREE_RANGE = range(15000, 32000)
 _MAX_TRIES = 200
 
@@ -41,19 +41,19 @@ def listen(port: int) -> list[socket.socket]:
 
 
 def _listen(port: int) -> list[socket.socket]:
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         listeners: list[socket.socket] = []
         for family, host in ((socket.AF_INET, HOST), (socket.AF_INET6, HOST_6)):
             listener = _bind(family, host, port)
             if listener is not None:
-                listeners.append(opened.enter_context(listener))
+                listeners.append(stack.enter_context(listener))
                 port = port_of(listeners)
-        opened.pop_all()
+        stack.pop_all()  # after a success, leave the sockets open
         return listeners
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket | None:
-    """Listen on a port of an address; return None if it is IPv6 and this machine has none."""
+    """Listen on a port of an address; return None for IPv6 on a machine without IPv6."""
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
     except OSError:
@@ -79,19 +79,21 @@ def expect_listening(pid: int, port: int) -> None:
     """Check that a program listens on a port of every loopback address.
 
     Raises:
-        PortTaken: The program does not listen there. Another program may use one of the ports.
+        PortTaken: The program does not listen on the port of each address. Another program may use
+            the port there.
     """
     listeners = listen(0)
-    # Compare with listeners of this process, because some kernels do not list all connections.
-    wanted = _find_addresses(os.getpid(), port_of(listeners))
+    # Expect the addresses that are found for sockets of this process, because some kernels do not
+    # list all connections.
+    expected = _find_addresses(os.getpid(), port_of(listeners))
     for listener in listeners:
         listener.close()
-    if not wanted <= _find_addresses(pid, port):
+    if not expected <= _find_addresses(pid, port):
         raise port_taken(port)
 
 
 def _find_addresses(pid: int, port: int) -> set[str]:
-    """Return the addresses on whose port a process listens."""
+    """Return the addresses of a process's sockets that listen on a port."""
     connections = psutil.Process(pid).net_connections("tcp")
     return {
         connection.laddr.ip
@@ -119,13 +121,14 @@ def port_taken(port: int) -> PortTaken:
 
 
 def _find_stack(port: int) -> DataDir | None:
-    """Return the data directory of the stack of this user that uses a port, running or killed."""
+    """Return the data directory of this user's stack that uses a port; the stack may be killed."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError, LocalStackError):
-            # The daemon and the worker have the listening sockets; they run in the data directory.
+            # The daemon and the worker have the listening sockets, and run in the data directory.
             data = DataDir(Path(process.cwd()))
-            own = process.pid == os.getpid()  # this process has just opened another address
-            if own or process not in [*data.programs(), data.daemon()]:
+            # This process may be a daemon that has just opened the port on the other address.
+            is_self = process.pid == os.getpid()
+            if is_self or process not in [*data.find_programs(), data.find_daemon()]:
                 continue
             connections = process.net_connections("tcp")
             if any(
@@ -136,25 +139,25 @@ def _find_stack(port: int) -> DataDir | None:
     return None
 
 
-def listen_near(wanted: int) -> list[socket.socket]:
-    """Listen on the wanted port if it is free, otherwise on any free port; 0: any port."""
+def listen_near(preferred: int) -> list[socket.socket]:
+    """Listen on the preferred port if it is free, otherwise on any free port; 0: any port."""
     try:
-        return listen(wanted)
+        return listen(preferred)
     except LocalStackError:
         return listen(0)
 
 
-def free_port(wanted: int = 0) -> int:
-    """Return a free port, for a program that opens it itself.
+def free_port(preferred: int = 0) -> int:
+    """Return a free port, for a program that opens the port itself.
 
     Args:
-        wanted: The port to prefer; 0 for any.
+        preferred: The port to return if it is free; 0: any port.
 
     Raises:
         LocalStackError: No free port was found.
     """
-    picks = random.sample(_FREE_RANGE, _MAX_TRIES)
-    for port in ([wanted] if wanted else []) + picks:
+    samples = random.sample(_FREE_RANGE, _MAX_TRIES)
+    for port in ([preferred] if preferred else []) + samples:
         try:
             for listener in listen(port):
                 listener.close()
@@ -167,6 +170,6 @@ def free_port(wanted: int = 0) -> int:
 def socket_name(path: Path) -> str:
     """Return the shorter of the absolute and relative path of a Unix socket.
 
-    Operating systems limit the path to 103 to 107 bytes.
+    macOS limits the path to 103 bytes, Linux to 107.
     """
     return min(str(path), os.path.relpath(path), key=len)

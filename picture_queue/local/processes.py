@@ -18,17 +18,17 @@ from picture_queue.local.ownership import open_log, open_own
 
 _POLL_INTERVAL = 0.02
 _ORPHAN_TIMEOUT = 20.0  # seconds
-_CLOCK_SLACK = 2.0  # seconds by which two readings of a process's start time may differ
+_START_TIME_TOLERANCE = 2.0  # seconds by which two readings of a process's start time may differ
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept
-# The variables that Postgres and PostgREST get from the caller's environment: no settings of other
-# servers and clients, and no tokens, which SQL could read.
+# The variables that Postgres and PostgREST get from the caller's environment. The others may be
+# settings of another server, or tokens that SQL could read.
 _PASSED_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of Postgres or PostgREST."""
-    kept = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
-    return kept | {"LC_ALL": "C"} | dict(extra or {})
+    passed = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
+    return passed | {"LC_ALL": "C"} | dict(extra or {})
 
 
 def spawn(
@@ -81,7 +81,7 @@ async def wait_for_exit(process: subprocess.Popen[bytes]) -> int:
         if not loop.is_closed():
             loop.call_soon_threadsafe(report, code)
 
-    # Not in the loop's executor, which would wait for this thread when the loop ends.
+    # Use a thread of its own: the end of the event loop would wait for a thread of its executor.
     threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()
     return await ended
 
@@ -111,8 +111,8 @@ def find_process(pid: int, started: float, uid: int) -> psutil.Process | None:
     """
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < _CLOCK_SLACK
-        if same and process.uids().effective == uid and is_running(process):
+        is_same = abs(process.create_time() - started) < _START_TIME_TOLERANCE
+        if is_same and process.uids().effective == uid and is_running(process):
             return process
     return None
 
@@ -146,7 +146,7 @@ def end_orphan(process: psutil.Process) -> None:
 
 
 def rotate(log: Path) -> None:
-    """Keep the log of the last run as `<name>.1` and start an empty one."""
+    """Rename the log of the last run to `<name>.1`, so that the next run starts an empty log."""
     if log.exists() and log.stat().st_size:
         log.replace(log.with_name(f"{log.name}.1"))
 

@@ -23,9 +23,9 @@ _POLL_INTERVAL = 0.02
 class PostgREST:
     """A PostgREST with the configuration that supabase.com uses.
 
-    It listens on a Unix socket in the data directory and on no port, because it checks no API key
-    and no `Origin`. Another program could also listen on its port after it has ended, and get
-    service tokens.
+    PostgREST listens on a Unix socket in the data directory and on no port, for two reasons. It
+    checks no API key and no `Origin`. And after it has ended, another program could listen on the
+    same port and get the service tokens that the gateway sends.
 
     On supabase.com, `db-hoisted-tx-settings` limits which ``SET`` clauses of a function apply to
     the whole transaction. Version 12.0 does not have this setting and applies all of them.
@@ -33,8 +33,8 @@ class PostgREST:
     Args:
         program: The program to run.
         database_url: DSN of the role `authenticator`.
-        jwt_secret: HS256 secret of the tokens that it accepts.
-        data: The data directory, which contains its socket and its log.
+        jwt_secret: HS256 secret that signs the tokens of requests.
+        data: The data directory, which contains the socket and the log.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PostgREST:
         self._database_url = database_url
         self._jwt_secret = jwt_secret
         self._data = data
-        self._log = data.log("postgrest")
+        self._log = data.log_path("postgrest")
         self.socket = data.postgrest_socket
 
     def launch(self) -> subprocess.Popen[bytes]:
@@ -63,7 +63,7 @@ class PostgREST:
     def _settings(self) -> dict[str, str]:
         # No ADMIN_SERVER_PORT: after version 12.0 every user can read the secrets there.
         settings = {
-            # Relative to its working directory, so that the directory's path may be long.
+            # The path is relative to the working directory, since a socket's path must be short.
             "SERVER_UNIX_SOCKET": self.socket.name,
             "SERVER_UNIX_SOCKET_MODE": "600",
             "DB_URI": self._database_url,
@@ -90,7 +90,7 @@ class PostgREST:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("PostgREST did not start", detail=tail(self._log))
-            # Until then, PostgREST answers 503.
+            # PostgREST answers 503 until it has read the schema.
             if await fetch_status(self.socket, "/") not in (None, 503):
                 return
             await asyncio.sleep(_POLL_INTERVAL)
@@ -147,20 +147,21 @@ def worker_environment(
             "REPLICATE_API_TOKEN is not set, which --real-replicate needs",
             hint="Set it, or leave --real-replicate out to use the simulator.",
         )
-    # The caller's environment may have the keys of a real project.
-    foreign = ("SUPABASE_",) if real_replicate else ("SUPABASE_", "REPLICATE_")
-    kept = {
+    # Leave out the caller's settings of Supabase, which may be the keys of a real project.
+    excluded = ("SUPABASE_",) if real_replicate else ("SUPABASE_", "REPLICATE_")
+    environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(foreign) and name != "PICTURE_QUEUE_DATABASE_URL"
+        if not name.startswith(excluded) and name != "PICTURE_QUEUE_DATABASE_URL"
     }
     if not real_replicate:
-        kept |= {"REPLICATE_API_TOKEN": replicate_token, "REPLICATE_BASE_URL": replicate_url}
-    # A proxy would get the service key, and cannot reach this machine's loopback.
+        environment["REPLICATE_API_TOKEN"] = replicate_token
+        environment["REPLICATE_BASE_URL"] = replicate_url
+    # Use no proxy for loopback. It would get the service key, and cannot reach this machine.
     names = ("no_proxy", "NO_PROXY")
-    direct = next((kept[name] for name in names if kept.get(name)), "")
-    kept |= dict.fromkeys(names, ",".join(filter(None, (direct, HOST, "localhost"))))
-    return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
+    hosts = next((environment[name] for name in names if environment.get(name)), "")
+    environment |= dict.fromkeys(names, ",".join(filter(None, (hosts, HOST, "localhost"))))
+    return environment | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 
 def launch_worker(
@@ -172,10 +173,10 @@ def launch_worker(
         data: The data directory, for the log.
         env: The environment of the worker.
         sockets: Descriptors of the sockets on which the daemon serves the API and the simulator.
-            The worker only keeps them open. So if the daemon and its guard, the process that cleans
-            up after it, are killed, no other program can take the ports and get the keys that the
-            worker sends there.
-        real_replicate: Use the real Replicate.
+            The worker holds them open, but does not use them. So even if the daemon and its guard
+            are killed, no other program can take the ports and get the keys that the worker sends
+            there.
+        real_replicate: Whether the worker uses the real Replicate.
 
     Raises:
         LocalStackError: The program cannot be started.
@@ -186,7 +187,7 @@ def launch_worker(
             *(sys.executable, "-P", "-m", "picture_queue_cli", "worker"),
             *(["--real-replicate"] if real_replicate else []),
         ],
-        log=data.log("worker"),
+        log=data.log_path("worker"),
         cwd=data.path,
         env=env,
         descriptors=(*inherited_descriptors(), *sockets),

@@ -2,10 +2,10 @@
 
 Root's Python is often below a home directory that others cannot enter. The service user then gets
 open descriptors of the directories that it needs, and uses paths below /proc/self/fd. Such a path
-starts at the directory itself, so the directories above it are not checked. Each descriptor is the
-root of a detached copy of the mount, so that `..` does not lead to the rest of the home. Where the
-kernel refuses the copy, as in most containers, `..` leads to all directories below the home whose
-modes permit it.
+starts at the directory itself, so the kernel does not check the directories above. Each descriptor
+is the root of a detached copy of the mount, so `..` does not lead to the rest of the home. In most
+containers the kernel refuses this copy. There, `..` leads to all directories below the home whose
+modes permit access.
 """
 
 import ctypes
@@ -38,7 +38,8 @@ class Runtime:
         program: The path to execute.
         environment: Variables to add to the environment.
         identity: Arguments of `Popen` that set the user.
-        descriptors: Descriptors that the child inherits; call `close` afterwards.
+        descriptors: Descriptors that the child inherits. The caller must call `close` after the
+            start.
     """
 
     program: str
@@ -53,7 +54,7 @@ class Runtime:
 
 
 def inherited_descriptors() -> tuple[int, ...]:
-    """Return the descriptors that this process inherited and its Python children need too."""
+    """Return the descriptors of Python that this process inherited and must pass to children."""
     return tuple(int(number) for number in os.environ.get(_DESCRIPTORS, "").split())
 
 
@@ -75,37 +76,37 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     base = Path(sys.base_prefix)
     libraries = _libraries()
     parts = (program, base, Path(sys.prefix), *libraries)
-    closed = next((part for part in parts if not is_reachable(part, user)), None)
-    if closed is None:
+    unreachable = next((part for part in parts if not is_reachable(part, user)), None)
+    if unreachable is None:
         return Runtime(sys.executable, environment, identity)
     if not Path("/proc/self/fd").exists():
         raise LocalStackError(
             "The stack's user cannot reach this Python",
-            detail=f"{user.name}: {describe(closed, closed.stat())}",
+            detail=f"{user.name}: {describe(unreachable, unreachable.stat())}",
             hint="Install picture-queue where every user may read, such as below /opt, or start "
             "the stack as an ordinary user.",
         )
     descriptors: list[int] = []
 
-    def reach(part: Path) -> str:
+    def reachable_path(part: Path) -> str:
         if is_reachable(part, user):
             return str(part)
         descriptors.append(_open_detached(part))
         return f"/proc/self/fd/{descriptors[-1]}"
 
-    environment["PYTHONPATH"] = os.pathsep.join(reach(library) for library in libraries)
+    environment["PYTHONPATH"] = os.pathsep.join(map(reachable_path, libraries))
     if not is_reachable(base, user):
-        directory = reach(base)
-        # The loader looks for a shared libpython by its real path, which is closed.
-        found = [f"{directory}/lib", os.environ.get("LD_LIBRARY_PATH")]
-        environment |= {"PYTHONHOME": directory, "LD_LIBRARY_PATH": ":".join(filter(None, found))}
-    command = reach(program)
+        home_path = reachable_path(base)
+        # The loader looks for a shared libpython by its real path, which the user cannot reach.
+        library_paths = filter(None, (f"{home_path}/lib", os.environ.get("LD_LIBRARY_PATH")))
+        environment |= {"PYTHONHOME": home_path, "LD_LIBRARY_PATH": ":".join(library_paths)}
+    command = reachable_path(program)
     environment[_DESCRIPTORS] = " ".join(map(str, descriptors))
     return Runtime(command, environment, identity, tuple(descriptors))
 
 
 def _open_detached(path: Path) -> int:
-    """Return a descriptor for a path, if possible without a way to the directories above it."""
+    """Return a descriptor for a path, from which `..` leads nowhere if the kernel permits this."""
     # Python has no function for open_tree(2), whose number is the same on all current processors.
     descriptor: int = ctypes.CDLL(None).syscall(
         _OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_FLAGS
@@ -115,10 +116,10 @@ def _open_detached(path: Path) -> int:
 
 def _libraries() -> list[Path]:
     """Return the directories that contain our modules and their dependencies."""
-    found = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    paths = [Path(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         for directory in (spec and spec.submodule_search_locations) or ():
-            found.append(Path(directory).parent)
-    found += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
-    return list(dict.fromkeys(path.resolve() for path in found if path.is_dir()))
+            paths.append(Path(directory).parent)
+    paths += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    return list(dict.fromkeys(path.resolve() for path in paths if path.is_dir()))

@@ -25,18 +25,19 @@ from picture_queue.local.programs import PostgREST, fetch_status
 
 _log = logging.getLogger(__name__)
 
-_START_TIMEOUT = 20.0
-_STOP_TIMEOUT = 10.0
-_SHUTDOWN_GRACE = 2  # seconds that open requests get at a stop
+_START_TIMEOUT = 20.0  # seconds
+_STOP_TIMEOUT = 10.0  # seconds
+_REQUEST_STOP_TIMEOUT = 2  # seconds that open requests get at a stop
 _POLL_INTERVAL = 0.005
 _HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
 _HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
 _PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
 _WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
-_SEND_BUFFER = 64 * 1024  # bytes that the system holds for a client
+_SEND_BUFFER = 64 * 1024  # bytes that the kernel buffers for a client
 _UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; enough for two messages of the maximum size
-_FRAGMENT_LIMIT = 10_000  # fragments of a WebSocket message; empty ones add no bytes
-# The rest of the descriptors is for files and for connections to the database and PostgREST.
+# A limit on bytes is not enough for a WebSocket message, because a fragment may be empty.
+_FRAGMENT_LIMIT = 10_000
+# The other descriptors are for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
 _WARN_INTERVAL = 60.0  # seconds
 _BAD_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -105,7 +106,7 @@ class HttpServers:
         """Start both servers and wait until the gateway answers.
 
         Raises:
-            LocalStackError: One of them does not start.
+            LocalStackError: A server does not start.
         """
         for server in self._servers:
             await server.start()
@@ -129,7 +130,7 @@ class _AppServer:
                 ws_max_size=gateway.FRAME_LIMIT,
                 log_config=None,
                 access_log=False,
-                timeout_graceful_shutdown=_SHUTDOWN_GRACE,
+                timeout_graceful_shutdown=_REQUEST_STOP_TIMEOUT,
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -196,16 +197,17 @@ class _HttpProtocol(_SlowClientCheck, HttpToolsProtocol):
     """The HTTP/1.1 protocol of uvicorn with bounds, since any local user can connect."""
 
     _head_timer: asyncio.TimerHandle | None = None
-    _head_size = 0  # bytes since the last head or piece of a body
+    _head_size = 0  # bytes received since the last complete head or piece of a body
     _warned_at = -math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
-        # Linux would buffer up to 4 MB, and accept more only after a third of this was read. So a
-        # client that reads slowly would seem to read nothing.
+        # Linux would buffer up to 4 MB, and accept more only after the client has read a third of
+        # the buffer. So a client that reads slowly would seem to read nothing.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        # A new socket gets the lowest free number, so it shows how many descriptors are open.
+        # A new socket gets the lowest free number, so this number shows how many descriptors are
+        # open.
         if connection.fileno() >= _DESCRIPTOR_LIMIT:
             transport.abort()
             if self.loop.time() > _HttpProtocol._warned_at + _WARN_INTERVAL:
@@ -237,11 +239,13 @@ class _HttpProtocol(_SlowClientCheck, HttpToolsProtocol):
 
     def _watch_head(self) -> None:
         """Close the connection unless the head of the next request is complete in time."""
-        # A lost connection and one that has become a WebSocket are not in the set.
-        waits = self in self.connections and (self.cycle is None or self.cycle.response_complete)
-        if waits and self._head_timer is None:
+        # The set does not contain lost connections and connections that have become WebSockets.
+        is_waiting = self in self.connections and (
+            self.cycle is None or self.cycle.response_complete
+        )
+        if is_waiting and self._head_timer is None:
             self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self.transport.abort)
-        elif not waits and self._head_timer is not None:
+        elif not is_waiting and self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
@@ -253,8 +257,8 @@ class _WebSocketProtocol(_SlowClientCheck, WebSocketsSansIOProtocol):
         if self.transport.get_write_buffer_size() > _UNREAD_LIMIT:
             self.transport.abort()  # uvicorn answers each ping, without a limit
         if not self.handshake_initiated:
-            # The first data is a whole head. Where `websockets` refuses it, such as for a line of
-            # over 8 KiB, uvicorn would leave the connection open for ever.
+            # The first data is a whole head. If `websockets` refuses the head, for example because
+            # of a line of over 8 KiB, uvicorn would leave the connection open for ever.
             self.transport.write(_BAD_HANDSHAKE)
             self.transport.close()
 

@@ -52,8 +52,8 @@ class LocalSupabase:
         durable: Whether committed data survives a power failure. None: yes, except in a temporary
             directory.
         replicate_seconds: Duration of the simulator's predictions; None: as long as real models.
-        migrations: Whether to apply our migrations; if not, the database is like that of a new
-            project.
+        migrations: Whether to apply the migrations of picture-queue; if not, the database is like
+            that of a new project.
         real_replicate: Whether the worker uses the real Replicate with `REPLICATE_API_TOKEN`, which
             costs money.
         allowed_origins: Origins, besides loopback, whose pages may call the API.
@@ -128,7 +128,7 @@ class LocalSupabase:
             LocalStackError: The stack did not start for another reason.
         """
         if self._process:
-            raise errors.StackAlreadyRunning("This stack is running already")
+            raise errors.StackAlreadyRunning("This stack is already running")
         self._data = DataDir(_temporary_directory() if self._temporary else self._directory)
         try:
             self._process, self._status = launch.launch_daemon(
@@ -174,8 +174,8 @@ class LocalSupabase:
     def superuser_url(self) -> str:
         """Address of the database for the superuser `supabase_admin`, over its socket.
 
-        In sessions of the superuser, triggers and functions that `postgres` created run with its
-        privileges, and so with those of the operating system's user that runs the stack.
+        Take care: in sessions of the superuser, triggers and functions that `postgres` created run
+        as the superuser, who can do what the operating system's user of the stack can do.
 
         Raises:
             StackNotRunning: The stack has not been started, or has ended.
@@ -278,28 +278,28 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
     state = data.read_state()
     if state is None:
         raise _not_running(data)
-    found: dict[str, str] = state["status"]
-    return found
+    values: dict[str, str] = state["status"]
+    return values
 
 
 def stop(data_dir: Path | None = None) -> None:
-    """Stop the stack of a data directory, or the programs that outlived it; keep the data.
+    """Stop the stack of a data directory, or the programs that outlived the stack; keep the data.
 
     Raises:
         StackNotRunning: No stack is running there.
         LocalStackError: A program of the stack does not end.
     """
     data = DataDir(data_dir or default_data_dir())
-    daemon = data.daemon()
+    daemon = data.find_daemon()
     if daemon is None:
-        if not data.locked() and not data.programs():
+        if not data.is_locked() and not data.find_programs():
             raise _not_running(data)
         launch.wait_until_unlocked(data)  # the guard of a killed stack ends its programs
         with data.cleanup():
             return
     with contextlib.suppress(psutil.Error):
         daemon.terminate()
-    if not wait_until(lambda: not (data.locked() or is_running(daemon)), _STOP_TIMEOUT):
+    if not wait_until(lambda: not (data.is_locked() or is_running(daemon)), _STOP_TIMEOUT):
         with contextlib.suppress(psutil.Error):
             daemon.kill()
         launch.wait_until_unlocked(data)
@@ -320,13 +320,13 @@ def reset(data_dir: Path | None = None) -> None:
 
 def _temporary_directory() -> Path:
     path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
-    # So that the service user can reach it; the stack sets mode 0700.
+    # Let the service user enter the directory. The start of the stack sets mode 0700.
     set_directory_mode(path, 0o711)
     return path
 
 
 def _not_running(data: DataDir) -> StackNotRunning:
-    if data.daemon() is None and data.programs():
+    if data.find_daemon() is None and data.find_programs():
         return StackNotRunning(
             f"The stack in {data.path} was killed, and programs of it still run",
             hint=f"End them with {data.command('stop')}.",

@@ -1,4 +1,4 @@
-"""Restarts of the stack's programs, and the process that ends them if the daemon is killed."""
+"""Supervision of the stack's programs: restarts, and a guard that ends them after a kill."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from picture_queue.local.runtime import inherited_descriptors
 
 _log = logging.getLogger(__name__)
 
-_MAX_RESTARTS = 5
+_MAX_RESTARTS = 5  # within `_RESTART_WINDOW`
 _RESTART_WINDOW = 60.0  # seconds
 _FIRST_DELAY = 0.1  # seconds; doubled with each restart in the window
 _GUARD_TIMEOUT = 40.0
@@ -32,12 +32,13 @@ class Guard:
     """The process that ends the programs if the daemon is killed; see `guard.py`.
 
     Args:
-        descriptors: Descriptors that stay open until the guard ends. They are the lock of the data
-            directory, which must not be free while a program runs, and the listening sockets: a
-            program that listened on them after a kill would get the service key from the worker.
+        descriptors: Descriptors that stay open until the guard ends: the lock of the data directory
+            and the listening sockets. The lock must not be free while a program runs. If a foreign
+            program could listen on a port after a kill, it would get the service key from the
+            worker.
         directory: Directory to delete at the end unless `keep_directory` was called.
-        record: Called with the pids and start times of the programs after each change, since the
-            guard may be killed as well.
+        record: Called with the pids and start times of the programs after each change. The next
+            start uses this record if the guard was killed too.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Guard:
         self._started: dict[int, float] = {}
         script = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
-            # -P: the script does not import the modules in its directory.
+            # -P: the script must not import modules from its directory, such as `keys`.
             [sys.executable, "-P", script, *([directory] if directory else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -76,12 +77,12 @@ class Guard:
         """Do not delete the directory at the end."""
         self._send("keep")
 
-    def _send(self, word: str) -> None:
+    def _send(self, message: str) -> None:
         pipe = self._process.stdin
         if pipe:
             # The daemon stops when the guard has ended; see `wait_ended`.
             with contextlib.suppress(BrokenPipeError):
-                os.write(pipe.fileno(), f"{word}\n".encode())
+                os.write(pipe.fileno(), f"{message}\n".encode())
 
     async def wait_ended(self) -> None:
         """Wait until the guard has ended."""
@@ -101,9 +102,9 @@ class Service:
     Args:
         name: The name of the program in the log.
         launch: A function that starts the program; it is called again for each restart.
-        guard: The guard that kills every process of the program if this process dies.
+        guard: The guard that ends the program if this process dies.
         signals: The signals that stop the program, each with the seconds to wait afterwards.
-        give_up: Called when the program died too often.
+        give_up: Called with the reason when the program died too often.
         ready: A function that waits until the program is ready, or raises an error.
     """
 

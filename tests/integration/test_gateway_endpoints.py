@@ -38,7 +38,7 @@ def endpoints(platform):
         yield from ((method, prefix + "/…") for method in ANY.split())
     for route in router._services["/storage/v1/"]._routes:
         yield from ((method, f"/storage/v1/{route.pattern}") for method in route.methods.split())
-    for route in router._others.routes:
+    for route in router._default.routes:
         path = route.path.replace(":path}", "}")
         if isinstance(route, WebSocketRoute):
             yield "WS", path

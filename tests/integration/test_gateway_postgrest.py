@@ -308,7 +308,7 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             await connection.execute((FIXTURES / "schema.sql").read_text(encoding="utf-8"))
 
     data = DataDir(tmp_path_factory.mktemp("postgrest"))
-    data.make()
+    data.make_subdirectories()
     with LocalSupabase() as stack, new_platform(stack) as platform:
         asyncio.run(load(platform))
         database = urlsplit(platform.superuser_url).path[1:]

@@ -84,7 +84,7 @@ def used_dir() -> Iterator[Path]:
 def data_dir(used_dir: Path) -> Iterator[Path]:
     """The shared data directory, with the data of earlier tests but no running stack."""
     yield used_dir
-    running = DataDir(used_dir).locked()
+    running = DataDir(used_dir).is_locked()
     if running:
         local.stop(used_dir)
     assert not running
@@ -100,7 +100,7 @@ class Footprint:
 
     @classmethod
     def of(cls, data_dir: Path) -> "Footprint":
-        daemon = DataDir(data_dir).daemon()
+        daemon = DataDir(data_dir).find_daemon()
         assert daemon is not None
         children = daemon.children()
         programs = {Path(word).name: c for c in children for word in reversed(c.cmdline()[:3])}
@@ -225,7 +225,7 @@ async def test_the_simulator_answers(stack: LocalSupabase) -> None:
 
 
 async def test_a_refused_websocket_is_not_logged_as_an_error(stack: LocalSupabase) -> None:
-    log = DataDir(stack.data_dir).log("daemon")
+    log = DataDir(stack.data_dir).log_path("daemon")
     before = len(log.read_text())
     url = stack.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
     foreign = {"apikey": stack.anon_key, "origin": "https://foreign.test"}
@@ -342,7 +342,7 @@ def test_the_error_names_a_taken_port_and_no_stack_runs(
     holder = f"the stack in {stack.data_dir}"
     with pytest.raises(PortTaken, match=rf"{port} is taken by {holder}.*local stop.*--port"):
         new_stack(empty_dir, port=port or 0).start()
-    assert not DataDir(empty_dir).locked()
+    assert not DataDir(empty_dir).is_locked()
 
 
 def test_the_error_names_another_program_that_has_the_port_on_ipv6(empty_dir: Path) -> None:
@@ -481,7 +481,7 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
-    log = DataDir(data_dir).log("worker")
+    log = DataDir(data_dir).log_path("worker")
 
     async def has_reports(count: int) -> bool:
         return log.exists() and len(log.read_text().splitlines()) == count
@@ -586,12 +586,12 @@ async def test_a_failing_migration_is_rolled_back_and_its_line_is_named(
 async def test_a_cancelled_start_leaves_no_stack(data_dir: Path) -> None:
     stack = new_stack(data_dir)
     starting = asyncio.create_task(stack.__aenter__())
-    while not DataDir(data_dir).locked():  # noqa: ASYNC110
+    while not DataDir(data_dir).is_locked():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert not DataDir(data_dir).locked()
+    assert not DataDir(data_dir).is_locked()
     with pytest.raises(StackNotRunning):
         stack.status()
 
@@ -645,7 +645,7 @@ def test_the_error_names_a_data_directory_that_cannot_be_created() -> None:
 
 def test_only_files_of_the_stack_are_deleted(empty_dir: Path) -> None:
     (empty_dir / "thesis.txt").write_text("keep me")
-    DataDir(empty_dir).make()
+    DataDir(empty_dir).make_subdirectories()
     local.reset(empty_dir)
     assert [entry.name for entry in empty_dir.iterdir()] == ["thesis.txt"]
     (empty_dir / "thesis.txt").unlink()

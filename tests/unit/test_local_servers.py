@@ -43,7 +43,7 @@ async def _echo(socket: WebSocket) -> None:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """The port of a server that answers every GET, and echoes one message of a WebSocket."""
+    """The port of a server with a short answer, a large answer, and a WebSocket that echoes."""
     app = Starlette(
         routes=[Route("/", _answer), Route("/large", _large), WebSocketRoute("/echo", _echo)]
     )
@@ -57,7 +57,7 @@ async def port() -> AsyncIterator[int]:
 
 
 @pytest.fixture
-def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_head_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "_HEAD_TIMEOUT", 0.1)
 
 
@@ -78,7 +78,7 @@ async def _expect_closed(stream: Stream) -> None:
     writer.close()
 
 
-@pytest.mark.usefixtures("short_timeout")
+@pytest.mark.usefixtures("short_head_timeout")
 @pytest.mark.parametrize("sent", [b"", GET[:-2]])
 async def test_a_connection_without_a_complete_head_is_closed(port: int, sent: bytes) -> None:
     stream = await _open(port)
@@ -86,10 +86,10 @@ async def test_a_connection_without_a_complete_head_is_closed(port: int, sent: b
     await _expect_closed(stream)
 
 
-@pytest.mark.usefixtures("short_timeout")
+@pytest.mark.usefixtures("short_head_timeout")
 @pytest.mark.parametrize("sent", [b"\r\n", GET[:-2]])
 async def test_a_second_request_without_a_complete_head_is_closed(port: int, sent: bytes) -> None:
-    """Send an empty line, which ends uvicorn's own timeout for an idle connection."""
+    """One case sends an empty line, which ends uvicorn's own timeout for an idle connection."""
     stream = await _open(port)
     stream[1].write(GET)
     await _read_answer(stream)
@@ -100,7 +100,7 @@ async def test_a_second_request_without_a_complete_head_is_closed(port: int, sen
 @pytest.mark.parametrize(
     "head",
     [
-        UPGRADE.replace(b"/echo", b"/" + b"a" * 9000),  # A page in Chromium can send this one.
+        UPGRADE.replace(b"/echo", b"/" + b"a" * 9000),  # a page in Chromium can send such a line
         UPGRADE.replace(b"GET", b"POST"),
         UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\n"),
         UPGRADE.replace(b"\r\n\r\n", b"\r\n" + b"a: b\r\n" * 200 + b"\r\n"),
@@ -116,7 +116,7 @@ async def test_a_malformed_websocket_handshake_is_refused(port: int, head: bytes
 
 
 @pytest.mark.parametrize(
-    ("sent", "endless"),
+    ("start", "repeated"),
     [
         (b"GET /", b"a" * 10_000),
         (GET[:-2] + b"a: ", b"a" * 10_000),
@@ -126,13 +126,13 @@ async def test_a_malformed_websocket_handshake_is_refused(port: int, head: bytes
     ],
     ids=["path", "value", "headers", "trailers", "chunk extension"],
 )
-async def test_an_endless_head_is_refused(port: int, sent: bytes, endless: bytes) -> None:
+async def test_an_endless_head_is_refused(port: int, start: bytes, repeated: bytes) -> None:
     """The server refuses the request although its head never ends."""
     reader, writer = await _open(port)
-    writer.write(sent)
+    writer.write(start)
     with contextlib.suppress(ConnectionError):
         for _ in range(1000):
-            writer.write(endless)
+            writer.write(repeated)
             await writer.drain()
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(30):
@@ -180,7 +180,7 @@ async def test_a_client_that_reads_no_answer_is_disconnected(
 async def test_a_client_that_reads_slowly_is_not_disconnected(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read a 30th of an answer, then call the check that a timer would call after the timeout."""
+    """Read a 30th of the answer, then call the check that a timer would call after the timeout."""
     paused: asyncio.Queue[servers._HttpProtocol] = asyncio.Queue()
 
     def pause_writing(self: servers._HttpProtocol) -> None:
@@ -198,13 +198,14 @@ async def test_a_client_that_reads_slowly_is_not_disconnected(
         async with asyncio.timeout(60):
             protocol = await paused.get()
             unread = protocol.transport.get_write_buffer_size()
-            got = 0
-            while got < 300_000:
-                got += len(await loop.sock_recv(client, 4096))
+            received = 0  # bytes
+            while received < 300_000:
+                received += len(await loop.sock_recv(client, 4096))
             while protocol.transport.get_write_buffer_size() >= unread:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         protocol._check_progress(unread)
         assert not protocol.transport.is_closing()
+        # Without progress since the last check, the client is disconnected.
         protocol._check_progress(protocol.transport.get_write_buffer_size())
         assert protocol.transport.is_closing()
 
@@ -232,22 +233,22 @@ async def test_a_websocket_message_of_very_many_fragments_is_refused(port: int) 
         writer.write(b"\x01\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 100_000)
         with contextlib.suppress(ConnectionError):
             await writer.drain()
-        # This fragment ends the message. Without a limit, the server would answer it.
+        # This fragment ends the message. Without a limit, the server would answer the message.
         writer.write(b"\x80\x80\0\0\0\0")
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
     writer.close()
 
 
-@pytest.mark.usefixtures("short_timeout")
+@pytest.mark.usefixtures("short_head_timeout")
 async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
     reader, writer = await _open(port)
     writer.write(UPGRADE)
     async with asyncio.timeout(30):
         assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-        # A later connection times out, so the WebSocket would have timed out before it.
+        # Wait until a later connection has timed out. The WebSocket would have timed out before.
         await _expect_closed(await _open(port))
-        writer.write(b"\x81\x82\0\0\0\0hi")  # A text frame, masked with zeros.
+        writer.write(b"\x81\x82\0\0\0\0hi")  # a text frame, masked with zeros
         assert await reader.readexactly(4) == b"\x81\x02hi"
     writer.close()
 
@@ -255,30 +256,30 @@ async def test_a_websocket_has_no_timeout_for_its_head(port: int) -> None:
 async def test_a_connection_beyond_the_limit_is_closed_and_logged_once(
     port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Two descriptors for each connection, since the client is in this process too. Between the free
-    # ones there may be others in use.
-    free = [os.dup(0) for _ in range(5)]
-    for descriptor in free:
+    # Let two connections fit below the limit. Each needs two descriptors, since the client is in
+    # this process too. Free numbers need not be consecutive, so find the fifth free number.
+    free_numbers = [os.dup(0) for _ in range(5)]
+    for descriptor in free_numbers:
         os.close(descriptor)
-    monkeypatch.setattr(servers, "_DESCRIPTOR_LIMIT", free[-1])
+    monkeypatch.setattr(servers, "_DESCRIPTOR_LIMIT", free_numbers[-1])
     monkeypatch.setattr(servers._HttpProtocol, "_warned_at", float("-inf"))
     caplog.set_level(logging.WARNING, servers.__name__)
-    kept = [await _open(port) for _ in range(2)]
+    accepted = [await _open(port) for _ in range(2)]
     try:
-        for stream in kept:
+        for stream in accepted:
             stream[1].write(GET)
             await _read_answer(stream)
         for _ in range(2):
             await _expect_closed(await _open(port))
     finally:
-        for _, writer in kept:
+        for _, writer in accepted:
             writer.close()
             await writer.wait_closed()
     assert len(caplog.records) == 1 and "closing new connections" in caplog.text
 
 
 def test_the_daemon_raises_a_low_limit_of_open_files() -> None:
-    """Start with the default limit of macOS, which one page can reach with its connections."""
+    """The default limit of macOS is 256, which the connections of one page can reach."""
     program = """if True:
         import resource
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,4 +1,4 @@
-"""The API of the simulator, compared with the documented behaviour of Replicate."""
+"""The API of the simulator behaves as Replicate documents its API."""
 
 import json
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.prediction import progress_from_logs
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
+RECORDINGS = Path(__file__).parents[1] / "fixtures" / "replicate"
 SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"
 SDXL = "stability-ai/sdxl"
 SWITCH_KEY = "sb_secret_test"
@@ -49,9 +49,10 @@ async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def create(
-    http: httpx.AsyncClient, model: str = SCHNELL, headers: Any = None, **given: Any
+    http: httpx.AsyncClient, model: str = SCHNELL, headers: Any = None, **inputs: Any
 ) -> dict[str, Any]:
-    body = {"input": {"prompt": "a boat", **given}}
+    """Create a prediction with the prompt "a boat"."""
+    body = {"input": {"prompt": "a boat", **inputs}}
     answer = await http.post(f"/v1/models/{model}/predictions", json=body, headers=headers)
     assert answer.status_code == 201, answer.text
     prediction: dict[str, Any] = answer.json()
@@ -59,8 +60,9 @@ async def create(
 
 
 async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = (await http.get(prediction["urls"]["get"])).json()
-    return found
+    """Return the current state of a prediction."""
+    current: dict[str, Any] = (await http.get(prediction["urls"]["get"])).json()
+    return current
 
 
 # --- Authentication ---
@@ -73,11 +75,13 @@ async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str,
         *("Bearer r8_test2", "Bearer R8_TEST", "Bearer r8_t\xe9st".encode("latin-1")),
     ],
 )
-async def test_a_token_is_required(http: httpx.AsyncClient, value: str | bytes) -> None:
+async def test_a_request_without_the_token_gets_the_recorded_401(
+    http: httpx.AsyncClient, value: str | bytes
+) -> None:
     answer = await http.get("/v1/account", headers=httpx.Headers([("authorization", value)]))
     assert answer.status_code == 401
     assert answer.headers["content-type"] == "application/problem+json"
-    recorded = json.loads((FIXTURES / "error_401.json").read_text("utf-8"))["cases"][0]
+    recorded = json.loads((RECORDINGS / "error_401.json").read_text("utf-8"))["cases"][0]
     assert answer.json() == recorded["response"]["body"]
 
 
@@ -85,6 +89,7 @@ async def test_a_token_is_required(http: httpx.AsyncClient, value: str | bytes) 
     ("path", "status"), [("/v1/account", 401), ("/_simulator/faults", 403), ("/files/a/b", None)]
 )
 async def test_a_websocket_is_refused(path: str, status: int | None) -> None:
+    """The check of the token or key refuses it with a status; other paths only close it."""
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -110,7 +115,7 @@ async def test_the_account_is_named_simulator(http: httpx.AsyncClient) -> None:
 # --- Models ---
 
 
-async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient) -> None:
+async def test_only_official_models_can_be_run_by_name(http: httpx.AsyncClient) -> None:
     body = {"input": {"prompt": "a boat"}}
     for model in (SDXL, "no-such/model"):
         answer = await http.post(f"/v1/models/{model}/predictions", json=body)
@@ -118,7 +123,7 @@ async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient
     assert (await create(http, SCHNELL))["version"] == "hidden"
 
 
-async def test_a_prediction_may_name_a_version(http: httpx.AsyncClient) -> None:
+async def test_a_prediction_runs_a_version_or_an_official_model(http: httpx.AsyncClient) -> None:
     version_id = models()[SDXL].version
     for version, expected in [
         (version_id, SDXL),
@@ -137,7 +142,7 @@ async def test_a_prediction_may_name_a_version(http: httpx.AsyncClient) -> None:
             assert answer.json()["model"] == expected
 
 
-async def test_a_model_lists_its_inputs(http: httpx.AsyncClient) -> None:
+async def test_a_model_has_a_schema_of_its_inputs(http: httpx.AsyncClient) -> None:
     model = (await http.get(f"/v1/models/{SCHNELL}")).json()
     assert model["is_official"] is True
     schema = model["latest_version"]["openapi_schema"]["components"]["schemas"]["Input"]
@@ -152,18 +157,18 @@ async def test_a_model_lists_its_inputs(http: httpx.AsyncClient) -> None:
 async def test_an_invalid_input_is_refused_with_the_recorded_message(
     http: httpx.AsyncClient,
 ) -> None:
-    recorded = json.loads((FIXTURES / "error_422.json").read_text("utf-8"))["cases"]
-    bad = {"num_inference_steps": 8}
-    answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json={"input": bad})
+    recorded = json.loads((RECORDINGS / "error_422.json").read_text("utf-8"))["cases"]
+    invalid = {"num_inference_steps": 8}
+    answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json={"input": invalid})
     assert answer.status_code == 422
     assert answer.json() == recorded[0]["response"]["body"]
-    unknown = {"version": "0" * 64, "input": {}}
-    answer = await http.post("/v1/predictions", json=unknown)
+    unknown_version = {"version": "0" * 64, "input": {}}
+    answer = await http.post("/v1/predictions", json=unknown_version)
     assert answer.json() == recorded[2]["response"]["body"]
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("invalid", "message"),
     [
         ({"output_format": "bmp"}, 'output_format must be one of the following: "webp", "jpg"'),
         ({"num_outputs": 0}, "Must be greater than or equal to 1"),
@@ -175,12 +180,12 @@ async def test_an_invalid_input_is_refused_with_the_recorded_message(
     ],
 )
 async def test_each_rule_of_the_catalogue_is_enforced(
-    http: httpx.AsyncClient, given: dict[str, Any], words: str
+    http: httpx.AsyncClient, invalid: dict[str, Any], message: str
 ) -> None:
-    body = {"input": {"prompt": "a boat", **given}}
+    body = {"input": {"prompt": "a boat", **invalid}}
     answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
     assert answer.status_code == 422
-    assert words in answer.json()["detail"]
+    assert message in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +208,9 @@ async def test_an_invalid_body_is_refused(http: httpx.AsyncClient, body: Any, st
     assert answer.json()["status"] == status
 
 
-async def test_a_body_without_a_version_or_json_is_refused(http: httpx.AsyncClient) -> None:
+async def test_a_body_without_a_version_and_a_body_that_is_not_json_are_refused(
+    http: httpx.AsyncClient,
+) -> None:
     answer = await http.post("/v1/predictions", json={"input": {}})
     assert (answer.status_code, "version" in answer.json()["detail"]) == (422, True)
     assert (await http.post("/v1/predictions", content=b"{")).status_code == 400
@@ -244,12 +251,12 @@ async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, cl
 
 async def test_logs_are_append_only(http: httpx.AsyncClient, clock: Clock) -> None:
     prediction = await create(http, DEV)
-    before = ""
+    earlier_logs = ""
     for _ in range(20):
         clock.now += 0.2
         logs = (await read(http, prediction))["logs"]
-        assert logs.startswith(before)
-        before = logs
+        assert logs.startswith(earlier_logs)
+        earlier_logs = logs
 
 
 @pytest.mark.parametrize(
@@ -270,7 +277,7 @@ async def test_models_without_progress_bars_log_text_or_nothing(
     assert isinstance(ended["output"], str)
 
 
-async def test_speed_and_seconds_shorten_the_run() -> None:
+async def test_speed_divides_and_seconds_replaces_the_duration_of_a_run() -> None:
     for settings, seconds in [
         (SimulatorSettings(speed=10, token="r8_test"), 0.32),
         (SimulatorSettings(speed=10, seconds=7, token="r8_test"), 7.0),
@@ -289,13 +296,13 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("when", "status"), [(0.1, "aborted"), (1.0, "canceled"), (10.0, "succeeded")]
+    ("seconds", "status"), [(0.1, "aborted"), (1.0, "canceled"), (10.0, "succeeded")]
 )
-async def test_the_effect_of_a_cancel_depends_on_the_state(
-    http: httpx.AsyncClient, clock: Clock, when: float, status: str
+async def test_a_cancel_aborts_before_the_start_and_has_no_effect_after_the_end(
+    http: httpx.AsyncClient, clock: Clock, seconds: float, status: str
 ) -> None:
     prediction = await create(http, DEV)
-    clock.now += when
+    clock.now += seconds
     answer = await http.post(prediction["urls"]["cancel"])
     assert (answer.status_code, answer.json()["status"]) == (200, status)
     assert ("started_at" in answer.json()) is (status != "aborted")
@@ -304,13 +311,14 @@ async def test_the_effect_of_a_cancel_depends_on_the_state(
 
 
 @pytest.mark.parametrize(
-    ("span", "seconds"), [("30", 30), ("30s", 30), ("5m", 300), ("1h30m45s", 5445), (" 5s ", 5)]
+    ("duration", "seconds"),
+    [("30", 30), ("30s", 30), ("5m", 300), ("1h30m45s", 5445), (" 5s ", 5)],
 )
 async def test_cancel_after_sets_the_deadline(
-    http: httpx.AsyncClient, clock: Clock, span: str, seconds: int
+    http: httpx.AsyncClient, clock: Clock, duration: str, seconds: int
 ) -> None:
     await add_fault(http, kind="slow", seconds=86_400)
-    prediction = await create(http, headers={"cancel-after": span})
+    prediction = await create(http, headers={"cancel-after": duration})
     clock.now += seconds - 0.5
     assert (await read(http, prediction))["status"] == "processing"
     clock.now += 0.6
@@ -318,12 +326,12 @@ async def test_cancel_after_sets_the_deadline(
     assert (ended["status"], ended["completed_at"]) == ("canceled", prediction["deadline"])
 
 
-@pytest.mark.parametrize("span", ["4", "0s", "soon", "", "1d"])
-async def test_an_invalid_cancel_after_is_refused(http: httpx.AsyncClient, span: str) -> None:
+@pytest.mark.parametrize("duration", ["4", "0s", "soon", "", "1d"])
+async def test_an_invalid_cancel_after_is_refused(http: httpx.AsyncClient, duration: str) -> None:
     answer = await http.post(
         f"/v1/models/{SCHNELL}/predictions",
         json={"input": {"prompt": "x"}},
-        headers={"cancel-after": span},
+        headers={"cancel-after": duration},
     )
     assert answer.status_code == 400
 
@@ -347,16 +355,16 @@ async def test_the_list_is_paginated_newest_first(http: httpx.AsyncClient, clock
     for _ in range(205):
         clock.now += 1
         created.append((await create(http))["id"])
-    seen: list[str] = []
-    link: str | None = "/v1/predictions"
+    listed: list[str] = []
+    url: str | None = "/v1/predictions"
     sizes = []
-    while link:
-        page = (await http.get(link)).json()
+    while url:
+        page = (await http.get(url)).json()
         sizes.append(len(page["results"]))
-        seen += [one["id"] for one in page["results"]]
-        link = page["next"]
+        listed += [prediction["id"] for prediction in page["results"]]
+        url = page["next"]
     assert sizes == [100, 100, 5]
-    assert seen == created[::-1]
+    assert listed == created[::-1]
 
 
 async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: Clock) -> None:
@@ -366,34 +374,35 @@ async def test_the_list_can_be_filtered_by_time(http: httpx.AsyncClient, clock: 
         clock.now += 10
     after, before = created[1]["created_at"], created[2]["created_at"]
     page = await http.get("/v1/predictions", params={"created_after": after})
-    assert [one["id"] for one in page.json()["results"]] == [
+    assert [prediction["id"] for prediction in page.json()["results"]] == [
         created[2]["id"],
         created[1]["id"],
     ]
-    both = {"created_after": after, "created_before": before}
-    page = await http.get("/v1/predictions", params=both)
-    assert [one["id"] for one in page.json()["results"]] == [created[1]["id"]]
-    bad = await http.get("/v1/predictions", params={"created_after": "yesterday"})
-    assert bad.status_code == 400
+    both_bounds = {"created_after": after, "created_before": before}
+    page = await http.get("/v1/predictions", params=both_bounds)
+    assert [prediction["id"] for prediction in page.json()["results"]] == [created[1]["id"]]
+    refused = await http.get("/v1/predictions", params={"created_after": "yesterday"})
+    assert refused.status_code == 400
 
 
 # --- Images ---
 
 
 async def create_images(
-    http: httpx.AsyncClient, clock: Clock, model: str, **given: Any
+    http: httpx.AsyncClient, clock: Clock, model: str, **inputs: Any
 ) -> list[bytes]:
-    prediction = await create(http, model, **given)
+    """Return the images of a new prediction, downloaded without the token."""
+    prediction = await create(http, model, **inputs)
     clock.now += 120
     output = (await read(http, prediction))["output"]
-    links = [output] if isinstance(output, str) else output
-    answers = [await http.get(link, headers={"authorization": ""}) for link in links]
+    urls = [output] if isinstance(output, str) else output
+    answers = [await http.get(url, headers={"authorization": ""}) for url in urls]
     assert all(answer.status_code == 200 for answer in answers)
     return [answer.content for answer in answers]
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "mime_type", "size"),
+    ("model", "inputs", "mime_type", "size"),
     [
         (SCHNELL, {"megapixels": "0.25", "output_format": "png"}, "image/png", (512, 512)),
         (DEV, {"aspect_ratio": "16:9", "megapixels": "0.25"}, "image/webp", (672, 384)),
@@ -411,22 +420,22 @@ async def test_an_image_has_the_requested_format_and_size(
     http: httpx.AsyncClient,
     clock: Clock,
     model: str,
-    given: dict[str, Any],
+    inputs: dict[str, Any],
     mime_type: str,
     size: tuple[int, int],
 ) -> None:
-    (data,) = await create_images(http, clock, model, **given)
+    (data,) = await create_images(http, clock, model, **inputs)
     info = read_image(data)
     assert info is not None
     assert (info.mime_type, (info.width, info.height)) == (mime_type, size)
 
 
 async def test_the_same_seed_gives_the_same_images(http: httpx.AsyncClient, clock: Clock) -> None:
-    options = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
-    first = await create_images(http, clock, SCHNELL, **options)
-    assert await create_images(http, clock, SCHNELL, **options) == first
-    assert first[0] != first[1]
-    assert await create_images(http, clock, SCHNELL, **options | {"seed": 8}) != first
+    inputs = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
+    images = await create_images(http, clock, SCHNELL, **inputs)
+    assert await create_images(http, clock, SCHNELL, **inputs) == images
+    assert images[0] != images[1]
+    assert await create_images(http, clock, SCHNELL, **inputs | {"seed": 8}) != images
 
 
 async def test_a_model_without_a_prompt_returns_images(
@@ -436,16 +445,16 @@ async def test_a_model_without_a_prompt_returns_images(
     body = {"version": version, "input": {"image": "https://example.com/in.png"}}
     prediction = (await http.post("/v1/predictions", json=body)).json()
     clock.now += 60
-    link = (await read(http, prediction))["output"]
-    assert read_image((await http.get(link)).content) is not None
+    url = (await read(http, prediction))["output"]
+    assert read_image((await http.get(url)).content) is not None
 
 
-async def test_several_images_are_returned_only_in_automatic_mode(
+async def test_max_images_counts_only_if_the_model_chooses_the_number(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     for mode, count in [("disabled", 1), ("auto", 3)]:
-        options = {"sequential_image_generation": mode, "max_images": 3}
-        prediction = await create(http, "bytedance/seedream-4", **options)
+        inputs = {"sequential_image_generation": mode, "max_images": 3}
+        prediction = await create(http, "bytedance/seedream-4", **inputs)
         clock.now += 60
         assert len((await read(http, prediction))["output"]) == count
 
@@ -455,12 +464,12 @@ async def test_inputs_and_images_are_removed_after_an_hour(
 ) -> None:
     prediction = await create(http)
     clock.now += 60
-    link = (await read(http, prediction))["output"][0]
+    url = (await read(http, prediction))["output"][0]
     clock.now += 3600
     ended = await read(http, prediction)
     assert ended["status"] == "succeeded"
     assert (ended["data_removed"], ended["output"], ended["input"]) == (True, None, {})
-    assert (await http.get(link)).status_code == 404
+    assert (await http.get(url)).status_code == 404
 
 
 async def test_only_images_of_finished_predictions_are_served(
@@ -497,7 +506,7 @@ async def post_create(http: httpx.AsyncClient) -> httpx.Response:
         ({"kind": "out_of_credit"}, 402),
     ],
 )
-async def test_an_error_fault_creates_no_prediction_and_is_used_up(
+async def test_an_error_fault_creates_no_prediction_and_ends_after_its_count(
     http: httpx.AsyncClient, fault: dict[str, Any], status: int
 ) -> None:
     await add_fault(http, count=2, **fault)
@@ -530,7 +539,7 @@ async def test_a_fault_affects_only_its_kind_of_call(
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
+    ("fault", "message"),
     [
         ({"kind": "fail"}, "E9828"),
         ({"kind": "fail", "message": "CUDA out of memory"}, "CUDA out of memory"),
@@ -538,14 +547,14 @@ async def test_a_fault_affects_only_its_kind_of_call(
     ],
 )
 async def test_a_fault_makes_a_prediction_fail(
-    http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], words: str
+    http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], message: str
 ) -> None:
     await add_fault(http, **fault)
     prediction = await create(http)
     clock.now += 60
     ended = await read(http, prediction)
     assert (ended["status"], ended["output"]) == ("failed", None)
-    assert words in ended["error"]
+    assert message in ended["error"]
 
 
 async def test_a_fault_makes_an_output_expire_at_once(
@@ -558,7 +567,7 @@ async def test_a_fault_makes_an_output_expire_at_once(
     assert (ended["status"], ended["data_removed"], ended["output"]) == ("succeeded", True, None)
 
 
-async def test_a_lost_response_can_be_an_error_status(http: httpx.AsyncClient) -> None:
+async def test_lose_answer_with_a_status_creates_the_prediction(http: httpx.AsyncClient) -> None:
     await add_fault(http, kind="lose_answer", status=502)
     assert (await post_create(http)).status_code == 502
     (prediction,) = (await http.get("/_simulator/predictions")).json()
@@ -567,7 +576,7 @@ async def test_a_lost_response_can_be_an_error_status(http: httpx.AsyncClient) -
 
 
 @pytest.mark.parametrize("fault", [{"kind": "flood"}, {"kind": "fail", "count": 0}, {"x": 1}, None])
-async def test_an_unknown_fault_is_refused(http: httpx.AsyncClient, fault: Any) -> None:
+async def test_an_invalid_fault_is_refused(http: httpx.AsyncClient, fault: Any) -> None:
     assert (await http.post("/_simulator/faults", json=fault)).status_code == 422
     assert (await http.get("/_simulator/faults")).json() == []
 

@@ -1,4 +1,4 @@
-"""The official Python client of Replicate, unchanged, with the simulator behind a real socket."""
+"""The official Python client of Replicate, unmodified, calls the simulator over a TCP socket."""
 
 import asyncio
 import io
@@ -52,7 +52,8 @@ class Server:
 
 
 @pytest.fixture
-def address() -> Iterator[str]:
+def base_url() -> Iterator[str]:
+    """The URL of a simulator whose predictions take 50 ms."""
     settings = SimulatorSettings(seconds=0.05, token="r8_test", switch_keys=(SWITCH_KEY,))
     server = Server(create_app(settings))
     yield server.url
@@ -60,9 +61,9 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-def client(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[replicate.Client]:
+def client(base_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[replicate.Client]:
     monkeypatch.setenv("REPLICATE_POLL_INTERVAL", "0.02")
-    client = replicate.Client(api_token="r8_test", base_url=address)
+    client = replicate.Client(api_token="r8_test", base_url=base_url)
     yield client
     client._client.close()
 
@@ -81,8 +82,8 @@ def test_a_run_returns_the_pictures(client: replicate.Client) -> None:
 
 
 def test_a_run_of_a_version_returns_the_pictures(client: replicate.Client) -> None:
-    ref = f"{SDXL}:{models()[SDXL].version}"
-    (output,) = client.run(ref, input={"prompt": "a cat", "width": 256, "height": 256})
+    version = f"{SDXL}:{models()[SDXL].version}"
+    (output,) = client.run(version, input={"prompt": "a cat", "width": 256, "height": 256})
     with Image.open(io.BytesIO(output.read())) as picture:
         assert picture.size == (256, 256)
 
@@ -100,14 +101,14 @@ def test_a_prediction_is_created_waited_for_and_listed(client: replicate.Client)
     assert prediction.status == "succeeded"
     assert prediction.metrics["image_count"] == 1
     assert prediction.progress.percentage == 1.0
-    assert [one.id for one in client.predictions.list()] == [prediction.id]
+    assert [listed.id for listed in client.predictions.list()] == [prediction.id]
     assert client.predictions.get(prediction.id).output == prediction.output
 
 
-def test_a_create_call_waits_no_longer_than_asked(client: replicate.Client) -> None:
+def test_a_create_call_waits_at_most_for_the_given_seconds(client: replicate.Client) -> None:
     assert client.models.predictions.create(SCHNELL, SMALL, wait=5).status == "succeeded"
     add_fault(client, kind="slow", seconds=60)
-    # After the time, Replicate shows a prediction as `starting` although it runs.
+    # When the wait is over, Replicate shows a prediction as `starting` even if it runs.
     assert client.models.predictions.create(SCHNELL, SMALL, wait=1).status == "starting"
 
 
@@ -122,7 +123,7 @@ def test_a_prediction_is_cancelled(client: replicate.Client) -> None:
     assert prediction.status == "canceled"
 
 
-def test_a_failure_and_a_refused_input_raise_the_errors_of_the_client(
+def test_a_failed_prediction_and_an_invalid_input_raise_the_errors_of_the_client(
     client: replicate.Client,
 ) -> None:
     add_fault(client, kind="nsfw")
@@ -142,9 +143,9 @@ def test_the_client_repeats_a_read_after_429_and_503(client: replicate.Client) -
 
 
 def test_models_and_versions_are_listed(client: replicate.Client) -> None:
-    found = [model.id for page in paginate(client.models.list) for model in page]
-    assert found == list(models())
-    assert [model.id for model in client.models.search("sdxl-lightning")][:1]
+    listed = [model.id for page in paginate(client.models.list) for model in page]
+    assert listed == list(models())
+    assert list(client.models.search("sdxl-lightning"))
     (version,) = client.models.get(SDXL).versions.list()
     assert client.models.get(SDXL).versions.get(version.id).id == models()[SDXL].version
     assert "prompt" in version.openapi_schema["components"]["schemas"]["Input"]["properties"]
@@ -174,14 +175,14 @@ def test_an_uploaded_file_is_the_input_of_a_prediction(client: replicate.Client)
     assert caught.value.status == 404
 
 
-def test_a_webhook_passes_the_check_of_the_client(client: replicate.Client) -> None:
-    received: list[tuple[dict[str, str], bytes]] = []
-    arrived = threading.Event()
+def test_the_client_accepts_a_webhook_and_refuses_forged_ones(client: replicate.Client) -> None:
+    received: list[tuple[dict[str, str], bytes]] = []  # headers and body of each webhook
+    all_received = threading.Event()
 
     async def receive(request: Request) -> Response:
         received.append((dict(request.headers), await request.body()))
         if len(received) == 3:
-            arrived.set()
+            all_received.set()
         return Response(status_code=200)
 
     receiver = Server(Starlette(routes=[Route("/", receive, methods=["POST"])]))
@@ -190,7 +191,7 @@ def test_a_webhook_passes_the_check_of_the_client(client: replicate.Client) -> N
         client.models.predictions.create(
             SCHNELL, SMALL, webhook=f"{receiver.url}/", webhook_events_filter=["completed"]
         )
-        assert arrived.wait(20)
+        assert all_received.wait(20)
     finally:
         receiver.stop()
     secret = client.webhooks.default.secret()
@@ -206,7 +207,7 @@ def test_a_webhook_passes_the_check_of_the_client(client: replicate.Client) -> N
     assert results == ["wrong signature", "too old", "accepted"]
 
 
-def test_a_part_that_the_simulator_lacks_is_answered_with_501(client: replicate.Client) -> None:
+def test_a_feature_that_the_simulator_lacks_is_answered_with_501(client: replicate.Client) -> None:
     for call in (client.trainings.list, client.deployments.list, client.collections.list):
         with pytest.raises(ReplicateError) as caught:
             call()

@@ -1,4 +1,4 @@
-"""The faults of the simulator: odd answers to each call, broken outputs and strange webhooks."""
+"""The faults of the simulator: odd answers to calls, broken outputs, and disturbed webhooks."""
 
 import asyncio
 import io
@@ -38,6 +38,8 @@ class Transport(httpx.ASGITransport):
 
 
 class Clock:
+    """The time of the simulator; tests advance it."""
+
     now = 1_700_000_000.0
 
     def __call__(self) -> float:
@@ -65,20 +67,21 @@ async def add_fault(http: httpx.AsyncClient, **fault: Any) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def create(http: httpx.AsyncClient, clock: Clock, **given: Any) -> dict[str, Any]:
-    body = {"input": {**SMALL, **given}}
+async def create(http: httpx.AsyncClient, clock: Clock, **inputs: Any) -> dict[str, Any]:
+    """Create a prediction, advance the clock by a minute, and return the prediction."""
+    body = {"input": {**SMALL, **inputs}}
     answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
     assert answer.status_code == 201, answer.text
     clock.now += 60
-    found: dict[str, Any] = (await http.get(answer.json()["urls"]["get"])).json()
-    return found
+    prediction: dict[str, Any] = (await http.get(answer.json()["urls"]["get"])).json()
+    return prediction
 
 
 CALLS = ["create", "get", "list", "cancel", "file", "secret", "model", "account", "upload"]
 
 
 async def call(http: httpx.AsyncClient, name: str, prediction: dict[str, Any]) -> httpx.Response:
-    """Send one request of a call."""
+    """Send the request of a call, named as in `Fault.on`."""
     requests: dict[str, tuple[str, str, dict[str, Any]]] = {
         "create": ("POST", f"/v1/models/{SCHNELL}/predictions", {"json": {"input": SMALL}}),
         "get": ("GET", prediction["urls"]["get"], {}),
@@ -138,7 +141,7 @@ async def test_an_output_can_be_missing_or_lack_a_picture(
 async def test_one_file_is_broken_among_good_ones(http: httpx.AsyncClient, clock: Clock) -> None:
     await add_fault(http, kind="bad_picture", number=1)
     ended = await create(http, clock, num_outputs=3)
-    files = [await http.get(link) for link in ended["output"]]
+    files = [await http.get(url) for url in ended["output"]]
     assert [file.content[:4] == b"RIFF" for file in files] == [True, False, True]
     assert {file.headers["content-type"] for file in files} == {"image/webp"}
     await add_fault(http, kind="wrong_type")
@@ -155,22 +158,26 @@ async def test_a_bomb_is_a_small_file_of_many_pixels(http: httpx.AsyncClient, cl
 
 
 @pytest.mark.parametrize(
-    ("logs", "words"), [("percent", "50%|"), ("text", "Running"), ("empty", "")]
+    ("logs", "expected"), [("percent", "50%|"), ("text", "Running"), ("empty", "")]
 )
-async def test_the_logs_of_a_slow_prediction_are_chosen(
-    http: httpx.AsyncClient, clock: Clock, logs: str, words: str
+async def test_the_fault_slow_chooses_the_logs(
+    http: httpx.AsyncClient, clock: Clock, logs: str, expected: str
 ) -> None:
     await add_fault(http, kind="slow", seconds=400, logs=logs)
     running = await create(http, clock)
-    clock.now += 142
+    clock.now += 142  # half of the run, after the minute in `create`
     running = (await http.get(running["urls"]["get"])).json()
     assert running["status"] == "processing"
-    assert words in running["logs"]
+    assert expected in running["logs"]
     assert bool(running["logs"]) is (logs != "empty")
 
 
 class Receiver(httpx.AsyncBaseTransport):
-    """A receiver that answers 200 and keeps what it gets, and whether its signature is valid."""
+    """A receiver of webhooks that answers 200.
+
+    `received` has the prediction's status, or "forged" for an invalid signature, and the id of each
+    webhook.
+    """
 
     def __init__(self, secret: str) -> None:
         self._webhook = Webhook(secret)
@@ -198,27 +205,27 @@ class Receiver(httpx.AsyncBaseTransport):
     ],
     ids=str,
 )
-async def test_webhooks_are_repeated_shuffled_forged_or_lost(
+async def test_a_fault_repeats_shuffles_forges_or_loses_webhooks(
     kinds: tuple[Any, ...], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received, _ = await deliver(kinds, monkeypatch)
     assert [status for status, _ in received] == expected
 
 
-async def test_all_webhooks_share_a_client_which_the_last_one_closes(
+async def test_deliveries_share_an_http_client_until_the_last_one_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     simulator = Simulator(SimulatorSettings(seconds=0.2))
     sender = WebhookSender("whsec_" + "B" * 32, time.time)
-    receiver, real = Receiver(sender.secret), httpx.AsyncClient
+    receiver, async_client = Receiver(sender.secret), httpx.AsyncClient
     clients: list[httpx.AsyncClient] = []
 
-    def create(**_: Any) -> httpx.AsyncClient:
-        clients.append(real(transport=receiver))
+    def create_client(**_: Any) -> httpx.AsyncClient:
+        clients.append(async_client(transport=receiver))
         return clients[-1]
 
-    monkeypatch.setattr(httpx, "AsyncClient", create)
-    for _ in range(2):
+    monkeypatch.setattr(httpx, "AsyncClient", create_client)
+    for _ in range(2):  # two rounds, each with its own client
         for _ in range(3):
             prediction: Prediction = simulator.create(models()[SCHNELL], SMALL, None, {})
             sender.send(prediction, Subscription("http://receiver/"), "http://simulator")
@@ -228,7 +235,7 @@ async def test_all_webhooks_share_a_client_which_the_last_one_closes(
 
 
 @pytest.mark.parametrize("url", ["http://receiver:port/", "http://[::1]:99999/", "http://xn--a/"])
-async def test_an_invalid_url_of_a_webhook_is_not_accepted(url: str) -> None:
+async def test_a_delivery_to_an_invalid_url_fails_without_an_exception(url: str) -> None:
     simulator = Simulator(SimulatorSettings(seconds=0))
     sender = WebhookSender("whsec_" + "B" * 32, time.time)
     prediction: Prediction = simulator.create(models()[SCHNELL], SMALL, None, {})
@@ -245,12 +252,12 @@ async def test_a_late_webhook_arrives_after_its_delay(monkeypatch: pytest.Monkey
 async def deliver(
     kinds: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[tuple[str, str]], float]:
-    """Return the webhooks of a prediction with some faults, and the seconds that they took."""
+    """Return the webhooks of a prediction with faults, and the seconds of all deliveries."""
     simulator = Simulator(SimulatorSettings(seconds=0.2))
     sender = WebhookSender("whsec_" + "B" * 32, time.time)
     receiver = Receiver(sender.secret)
-    real = httpx.AsyncClient
-    monkeypatch.setattr(httpx, "AsyncClient", lambda **_: real(transport=receiver))
+    async_client = httpx.AsyncClient
+    monkeypatch.setattr(httpx, "AsyncClient", lambda **_: async_client(transport=receiver))
     for kind in kinds:
         seconds = 0.3 if kind == "late_webhooks" else None
         simulator.faults.add(Fault(kind=kind, seconds=seconds))

@@ -1,4 +1,4 @@
-"""Input pictures of the simulator: what is read, what is refused, and what a model does with it."""
+"""Input pictures of the simulator: their sources, refused URLs, and the changes of each model."""
 
 import base64
 import io
@@ -20,6 +20,7 @@ UPSCALER = "nightmareai/real-esrgan"
 
 
 def png(size: tuple[int, int] = (48, 32), mode: str = "RGB") -> bytes:
+    """Return a blue picture with a red rectangle in the middle."""
     out = io.BytesIO()
     picture = Image.new(mode, size, (30, 60, 200))
     picture.paste((220, 60, 40), (16, 8, 32, 24))
@@ -28,6 +29,8 @@ def png(size: tuple[int, int] = (48, 32), mode: str = "RGB") -> bytes:
 
 
 class Clock:
+    """The time of the simulator; tests advance it."""
+
     now = 1_700_000_000.0
 
     def __call__(self) -> float:
@@ -51,21 +54,21 @@ async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def requested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The URLs that the simulator requests; each gets a picture."""
+def requested_urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URLs that the simulator requests; a fake download returns a picture for each."""
     urls: list[str] = []
 
-    async def download(link: str) -> bytes | None:
-        urls.append(link)
+    async def download(url: str) -> bytes | None:
+        urls.append(url)
         return png()
 
     monkeypatch.setattr(inputs, "_download", download)
     return urls
 
 
-async def upscale(http: httpx.AsyncClient, clock: Clock, link: str) -> tuple[int, int]:
-    """Return the size of the picture that an upscaler makes from a URL."""
-    body = {"version": models()[UPSCALER].version, "input": {"image": link, "scale": 2}}
+async def upscale(http: httpx.AsyncClient, clock: Clock, url: str) -> tuple[int, int]:
+    """Return the size of the picture that an upscaler creates from the picture at a URL."""
+    body = {"version": models()[UPSCALER].version, "input": {"image": url, "scale": 2}}
     answer = await http.post("/v1/predictions", json=body)
     assert answer.status_code == 201, answer.text
     clock.now += 60
@@ -75,21 +78,21 @@ async def upscale(http: httpx.AsyncClient, clock: Clock, link: str) -> tuple[int
 
 
 @pytest.mark.parametrize(
-    "link",
+    "url",
     [
         f"{STORAGE}/storage/v1/object/sign/pictures/a.png?token=x",
         "http://localhost:54321/storage/v1/object/public/pictures/a.png",
     ],
 )
 async def test_a_picture_in_the_storage_of_the_stack_is_read(
-    http: httpx.AsyncClient, clock: Clock, requested: list[str], link: str
+    http: httpx.AsyncClient, clock: Clock, requested_urls: list[str], url: str
 ) -> None:
-    assert await upscale(http, clock, link) == (96, 64)
-    assert requested == [link]
+    assert await upscale(http, clock, url) == (96, 64)
+    assert requested_urls == [url]
 
 
 @pytest.mark.parametrize(
-    "link",
+    "url",
     [
         "https://example.com/storage/v1/object/public/a.png",
         "http://127.0.0.1:5432/storage/v1/object/public/a.png",
@@ -100,14 +103,14 @@ async def test_a_picture_in_the_storage_of_the_stack_is_read(
         "file:///etc/passwd",
         "http://[",
         "http://127.0.0.1:99999/storage/v1/object/a.png",
-        "not a link",
+        "not a URL",
     ],
 )
-async def test_no_other_address_is_requested(
-    http: httpx.AsyncClient, clock: Clock, requested: list[str], link: str
+async def test_a_url_outside_of_the_stacks_storage_is_not_requested(
+    http: httpx.AsyncClient, clock: Clock, requested_urls: list[str], url: str
 ) -> None:
-    assert await upscale(http, clock, link) == (1024, 1024), "a drawing is the answer"
-    assert requested == []
+    assert await upscale(http, clock, url) == (1024, 1024), "the output is a drawing"
+    assert requested_urls == []
 
 
 async def test_data_uris_uploads_and_earlier_outputs_are_read(
@@ -126,7 +129,7 @@ async def test_data_uris_uploads_and_earlier_outputs_are_read(
 
 
 @pytest.mark.parametrize("data", [b"", b"<svg/>", b"\x89PNG\r\n\x1a\n", png()[:60]])
-def test_a_source_that_is_no_picture_is_not_changed(data: bytes) -> None:
+def test_a_source_that_is_not_a_picture_is_not_changed(data: bytes) -> None:
     assert change(data, "upscale", PictureSpec("", 1), 2.0) is None
 
 
@@ -136,7 +139,7 @@ def test_a_source_with_too_many_pixels_is_not_changed() -> None:
     assert change(out.getvalue(), "upscale", PictureSpec("", 1), 2.0) is None
 
 
-def test_each_kind_changes_the_picture_in_its_own_way() -> None:
+def test_the_kind_of_the_model_chooses_the_change_of_the_picture() -> None:
     def changed(kind: str, spec: PictureSpec) -> Any:
         data = change(png(), kind, spec, 3.0)
         assert data is not None
@@ -144,8 +147,8 @@ def test_each_kind_changes_the_picture_in_its_own_way() -> None:
 
     spec = PictureSpec("a boat", 1)
     assert changed("upscale", spec).size == (144, 96)
-    cut = changed("background-removal", spec).getchannel("A")
-    assert (cut.getpixel((1, 1)), cut.getpixel((24, 16))) == (0, 255)
+    alpha = changed("background-removal", spec).getchannel("A")
+    assert (alpha.getpixel((1, 1)), alpha.getpixel((24, 16))) == (0, 255)
     edited = changed("image-edit", spec)
     assert edited.size == (48, 32)
     assert edited.getpixel((1, 1))[:3] != (30, 60, 200)
@@ -154,7 +157,7 @@ def test_each_kind_changes_the_picture_in_its_own_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "status"),
+    ("options", "status"),
     [
         ({"json": {"content": "x"}}, 422),
         ({"data": {"content": "text"}}, 422),
@@ -167,23 +170,26 @@ def test_each_kind_changes_the_picture_in_its_own_way() -> None:
         ({"files": {"content": ("a", bytes(MAX_FILE_BYTES + 1))}}, 413),
         ({"files": {"content": ("a", bytes(MAX_FILE_BYTES + 100_000))}}, 413),
     ],
-    ids=[*"abcdefghij"],
+    ids=[
+        *("JSON", "text as content", "no content", "long name", "metadata is a list"),
+        *("two files", "no boundary", "empty form", "large file", "large body"),
+    ],
 )
-async def test_a_bad_upload_is_refused(
-    http: httpx.AsyncClient, request_: dict[str, Any], status: int
+async def test_an_invalid_upload_is_refused(
+    http: httpx.AsyncClient, options: dict[str, Any], status: int
 ) -> None:
-    answer = await http.post("/v1/files", **request_)
+    answer = await http.post("/v1/files", **options)
     assert answer.status_code == status, answer.text
     assert (await http.get("/v1/files")).json()["results"] == []
 
 
-async def test_uploads_expire_and_the_oldest_make_room(
+async def test_uploads_expire_after_a_day_and_the_oldest_are_deleted_above_100_mb(
     http: httpx.AsyncClient, clock: Clock
 ) -> None:
     for number in range(6):
         files = {"content": (f"{number}.bin", bytes(MAX_FILE_BYTES))}
         assert (await http.post("/v1/files", files=files)).status_code == 201
-    names = [one["name"] for one in (await http.get("/v1/files")).json()["results"]]
+    names = [file["name"] for file in (await http.get("/v1/files")).json()["results"]]
     assert names == ["5.bin", "4.bin", "3.bin", "2.bin", "1.bin"]
     clock.now += 86_401
     assert (await http.get("/v1/files")).json()["results"] == []

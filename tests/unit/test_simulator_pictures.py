@@ -1,4 +1,4 @@
-"""Images of the simulator: valid files of the requested size, equal for equal seeds."""
+"""Pictures of the simulator: valid files of the requested size, equal bytes for equal seeds."""
 
 import io
 from dataclasses import replace
@@ -33,12 +33,12 @@ def test_the_same_seed_gives_the_same_bytes(format_: Format) -> None:
 
 
 @pytest.mark.parametrize(
-    "other",
+    "change",
     [{"seed": 43}, {"prompt": "a tower"}, {"width": 256}],
     ids=lambda change: next(iter(change)),
 )
-def test_another_seed_prompt_or_size_gives_another_image(other: dict[str, object]) -> None:
-    assert draw(replace(SPEC, **other)) != draw(SPEC)  # type: ignore[arg-type]
+def test_another_seed_prompt_or_size_gives_another_image(change: dict[str, object]) -> None:
+    assert draw(replace(SPEC, **change)) != draw(SPEC)  # type: ignore[arg-type]
 
 
 def test_an_image_has_several_colours() -> None:
@@ -47,8 +47,8 @@ def test_an_image_has_several_colours() -> None:
 
 
 def test_each_subject_has_its_own_drawing() -> None:
-    found = {name: draw(replace(SPEC, prompt=f"a {name}")) for name in SUBJECTS}
-    assert len(set(found.values())) == len(SUBJECTS)
+    drawings = {draw(replace(SPEC, prompt=f"a {name}")) for name in SUBJECTS}
+    assert len(drawings) == len(SUBJECTS)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_the_subjects_of_a_prompt_are_found(prompt: str, expected: list[str]) ->
     assert [subject.name for subject in find_subjects(prompt)] == expected
 
 
-def test_a_colour_before_a_subject_is_its_colour() -> None:
+def test_a_colour_before_a_subject_colours_only_this_subject() -> None:
     red, blue = (draw(replace(SPEC, prompt=f"a {color} house")) for color in ("red", "blue"))
     assert red != blue
-    found = find_subjects("a black cat and a tree")
-    assert [subject.color for subject in found] == [(40, 40, 46), (64, 134, 72)]
+    subjects = find_subjects("a black cat and a tree")
+    assert [subject.color for subject in subjects] == [(40, 40, 46), (64, 134, 72)]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_picture_without_a_background_is_transparent() -> None:
     assert alpha.getextrema() == (0, 255)
 
 
-@pytest.mark.parametrize("words", ["\0\x1f", "日本語 🎨", "a" * 5000, "\n\n\n"])
+@pytest.mark.parametrize("prompt", ["\0\x1f", "日本語 🎨", "a" * 5000, "\n\n\n"])
 @pytest.mark.parametrize("format_", ["png", "svg"])
-def test_any_words_can_be_drawn(words: str, format_: Format) -> None:
-    assert read_image(draw(replace(SPEC, prompt=words, format=format_))) is not None
+def test_a_prompt_of_any_characters_can_be_drawn(prompt: str, format_: Format) -> None:
+    assert read_image(draw(replace(SPEC, prompt=prompt, format=format_))) is not None

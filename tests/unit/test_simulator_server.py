@@ -1,4 +1,4 @@
-"""Calls over a real socket; in-process transports cannot lose a response."""
+"""The simulator over a TCP socket, since an in-process transport cannot lose a response."""
 
 import asyncio
 import socket
@@ -18,43 +18,43 @@ SWITCH_KEY = "sb_secret_test"
 
 
 @pytest.fixture
-async def address() -> AsyncIterator[str]:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
+async def base_url() -> AsyncIterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
         app = create_app(SimulatorSettings(speed=100, token="r8_t", switch_keys=(SWITCH_KEY,)))
         config = uvicorn.Config(app, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         await serving
 
 
-async def add_fault(address: str, **fault: object) -> None:
+async def add_fault(base_url: str, **fault: object) -> None:
     async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
-        (await http.post(f"{address}/_simulator/faults", json=fault)).raise_for_status()
+        (await http.post(f"{base_url}/_simulator/faults", json=fault)).raise_for_status()
 
 
 @pytest.mark.parametrize(
     ("seconds", "timeout"), [(0, 30.0), (5, 0.2)], ids=["dropped", "timed out"]
 )
 async def test_a_prediction_exists_although_its_response_was_lost(
-    address: str, seconds: float, timeout: float
+    base_url: str, seconds: float, timeout: float
 ) -> None:
-    await add_fault(address, kind="lose_answer", seconds=seconds)
+    await add_fault(base_url, kind="lose_answer", seconds=seconds)
     async with ReplicateClient(
-        "r8_t", base_url=f"{address}/v1", timeout=httpx.Timeout(timeout)
+        "r8_t", base_url=f"{base_url}/v1", timeout=httpx.Timeout(timeout)
     ) as client:
         with pytest.raises(errors.OutcomeUnknown):
             await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
         async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
-            (prediction,) = (await http.get(f"{address}/_simulator/predictions")).json()
+            (prediction,) = (await http.get(f"{base_url}/_simulator/predictions")).json()
         assert (await client.get(prediction["id"])).input == {"prompt": "a boat"}
 
 
-async def test_the_client_downloads_an_image_over_a_socket(address: str) -> None:
-    async with ReplicateClient("r8_t", base_url=f"{address}/v1") as client:
+async def test_the_client_downloads_an_image_over_a_socket(base_url: str) -> None:
+    async with ReplicateClient("r8_t", base_url=f"{base_url}/v1") as client:
         prediction = await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
         while not prediction.has_ended:
             await asyncio.sleep(0.01)

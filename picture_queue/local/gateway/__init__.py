@@ -2,8 +2,8 @@
 
 The gateway serves the unchanged Supabase clients: ``/rest/v1`` is a thin proxy to PostgREST;
 ``/realtime/v1``, ``/storage/v1`` and ``/auth/v1`` are small re-implementations, because these
-services are available only as containers. The gateway is a development tool: for a feature that it
-lacks, it answers status 501 with the name of the feature.
+services are available only as containers. For a feature of the platform that the gateway lacks, the
+answer is 501 with the name of the feature.
 """
 
 from picture_queue.local.gateway.app import create_app

@@ -33,7 +33,8 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
         settings: Addresses, keys and limits.
     """
     credentials = Credentials(settings)
-    # Each service has its own role. None is a superuser: code of users runs in their sessions.
+    # Each service has its own database role. No role is a superuser, since code of users runs in
+    # the sessions of the services.
     auth_database = Database(settings.auth_database_url)
     realtime_database = Database(settings.realtime_database_url)
     storage_database = Database(settings.storage_database_url)
@@ -69,7 +70,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
     services: dict[str, ASGIApp] = {"/rest/v1/": rest, "/storage/v1/": storage}
     router = _Router(app, services, credentials, faults)
     return OriginCheck(
-        # `OriginCheck` refuses foreign origins, so CORS may allow all.
+        # `OriginCheck` refuses foreign origins, so CORS may allow all origins.
         CORSMiddleware(
             router,
             allow_origins=["*"],
@@ -112,24 +113,24 @@ class _Router:
 
     def __init__(
         self,
-        others: ASGIApp,
+        default: ASGIApp,
         services: dict[str, ASGIApp],
         credentials: Credentials,
         faults: Faults,
     ) -> None:
-        self._others = others
+        self._default = default
         self._services = services
         self._credentials = credentials
         self._faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._others
+        app = self._default
         if scope["type"] == "http":
             path: str = scope["path"]
             for prefix, service in self._services.items():
                 if path.startswith(prefix):
                     app = service
-            refusal = None
+            refusal: JSONResponse | None = None
             if api_key.needs_key(path):
                 refusal = api_key.refuse_without_key(HTTPConnection(scope), self._credentials)
             if refusal is not None:

@@ -50,7 +50,7 @@ TokenProblem = Literal[
 
 
 class InvalidToken(Exception):
-    """An error for an invalid token. Each service has its own message for it.
+    """An error for an invalid token. Each service translates the error into its own message.
 
     Args:
         problem: The kind of error.
@@ -63,7 +63,7 @@ class InvalidToken(Exception):
         self.message = message
 
 
-# The first match counts, since PyJWT's errors are subclasses of each other.
+# The first match counts, since some errors of PyJWT are subclasses of others.
 _PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], TokenProblem], ...]] = (
     (jwt.InvalidAlgorithmError, "algorithm"),
     (jwt.InvalidSignatureError, "signature"),
@@ -71,11 +71,12 @@ _PROBLEMS: Final[tuple[tuple[type[jwt.InvalidTokenError], TokenProblem], ...]] =
 
 
 class Credentials:
-    """The keys of the stack: they are exchanged for tokens, and tokens are verified with them."""
+    """The keys of the stack, which it exchanges for tokens, and the verification of tokens."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._secret = settings.jwt_secret
-        # Clients send the same token with each request, and verifying it took half of the time.
+        # Clients send the same token with each request. Without this cache, the verification took
+        # half of the time of a request.
         self._decoded = lru_cache(_CACHE_SIZE)(self._decode)
         self._keys = (
             (settings.secret_key, settings.service_role_key),
@@ -95,21 +96,20 @@ class Credentials:
         return self._exchange(apikey) if apikey else None
 
     def _exchange(self, apikey: str) -> str:
-        given = apikey.encode()
         for key, token in self._keys:
-            if hmac.compare_digest(given, key.encode()):
+            if hmac.compare_digest(apikey.encode(), key.encode()):
                 return token
         return apikey
 
-    def is_key(self, given: str) -> bool:
+    def is_key(self, value: str) -> bool:
         """Return whether a value is one of the stack's four keys, in constant time."""
-        return any([hmac.compare_digest(given.encode(), key) for key in self._all_keys])
+        return any([hmac.compare_digest(value.encode(), key) for key in self._all_keys])
 
     def verify(self, token: str, *, leeway: float = LEEWAY) -> Caller:
         """Return the caller of a token.
 
         Raises:
-            InvalidToken: The token is malformed, forged or expired, or has another role.
+            InvalidToken: The token is malformed, forged or expired, or its role is not in `ROLES`.
         """
         claims = self.claims(token, leeway=leeway)
         role = claims.get("role", "anon")
@@ -143,7 +143,7 @@ class Credentials:
         return self._decoded(token)
 
     def _decode(self, token: str) -> dict[str, Any]:
-        """Verify a token, but not its times."""
+        """Verify the signature of a token and return its claims, whose values are not checked."""
         try:
             return jwt.decode(
                 token,
@@ -179,12 +179,12 @@ class Credentials:
         ]
         return any(matches)
 
-    def acts_as_service(self, given: str | None) -> bool:
+    def acts_as_service(self, header: str | None) -> bool:
         """Return whether a key or token, with or without ``Bearer``, acts as service_role."""
-        if given is None:
+        if header is None:
             return False
         # Storage also accepts a token without the space after ``Bearer``.
-        value = given[len("bearer") :] if given.lower().startswith("bearer") else given
+        value = header[len("bearer") :] if header.lower().startswith("bearer") else header
         try:
             return self.verify(self._exchange(value.strip())).role == "service_role"
         except InvalidToken:

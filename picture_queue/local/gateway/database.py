@@ -13,7 +13,7 @@ from picture_queue.local.gateway.credentials import Caller
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 COMMAND_TIMEOUT = 30.0  # seconds
-_ACQUIRE_TIMEOUT = 10.0
+_ACQUIRE_TIMEOUT = 10.0  # seconds
 _MAX_CONNECTIONS = 8
 
 
@@ -21,8 +21,8 @@ class Database:
     """A connection pool of one service. `act_as` gives a transaction the caller's role.
 
     The service's role is not a superuser and owns the tables of the service. Triggers, policies and
-    column defaults that users define run in these sessions. They can reset the role that `act_as`
-    set, and then have the privileges of the service's role and no others.
+    column defaults that users define run in these sessions. This code can reset the role that
+    `act_as` set, but then it has only the privileges of the service's role.
 
     Connections are opened when needed and closed after five idle minutes.
     """
@@ -55,7 +55,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection with the role of the service, outside a transaction."""
+        """Yield a connection with the role of the service, outside a transaction."""
         if self._pool is None:
             raise ConnectionError("the gateway's database pool is closed")
         async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT) as connection:
@@ -63,7 +63,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A transaction with the role of the service."""
+        """Yield a connection in a transaction with the role of the service."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
@@ -87,7 +87,8 @@ async def act_as(
     }
     await connection.execute(
         "select set_config(name, value, true)"
-        " from unnest($1::text[], $2::text[]) with ordinality as s (name, value, n) order by n",
+        " from unnest($1::text[], $2::text[]) with ordinality as setting (name, value, position)"
+        " order by position",
         list(settings),
         list(settings.values()),
     )

@@ -26,7 +26,7 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.credentials import Credentials
 
 FAULTS_PATH: Final = "/_faults"
-_MAX_VALUE: Final = 10_000  # times, seconds, or characters of a text
+_MAX_VALUE: Final = 10_000  # of a counter, of seconds, or of the characters of a text
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ class Switches:
         values: dict[str, Any] = {}
         for name, value in changes.items():
             default = {field.name: field.default for field in fields(self)}.get(name)
-            wanted = (int, float) if isinstance(default, float) else type(default)
+            accepted = (int, float) if isinstance(default, float) else type(default)
             if (
                 default is None
-                or not isinstance(value, wanted)
+                or not isinstance(value, accepted)
                 or (isinstance(value, bool) and not isinstance(default, bool))
             ):
                 raise ValueError(f"{name}: unknown switch, or a value of the wrong type")
-            if not 0 <= _size(value) <= _MAX_VALUE:
+            if not 0 <= _magnitude(value) <= _MAX_VALUE:
                 raise ValueError(f"{name}: not between 0 and {_MAX_VALUE}")
             values[name] = value
         return replace(self, **values)
 
 
-def _size(value: Any) -> float:
+def _magnitude(value: Any) -> float:
     return len(value) if isinstance(value, str) else value
 
 
@@ -88,19 +88,19 @@ class Faults:
             counter: Name of the counter of the fault.
             path: Path of the request, for counters that apply to some paths only.
         """
-        left: int = getattr(self.switches, counter)
-        if left <= 0 or (path is not None and not path.startswith(self.switches.path)):
+        count: int = getattr(self.switches, counter)
+        if count <= 0 or (path is not None and not path.startswith(self.switches.path)):
             return False
-        changed: dict[str, Any] = {counter: left - 1}
-        self.switches = replace(self.switches, **changed)
+        changes: dict[str, Any] = {counter: count - 1}
+        self.switches = replace(self.switches, **changes)
         return True
 
     async def endpoint(self, request: Request) -> Response:
-        """``/_faults``: GET, POST and DELETE."""
+        """Answer GET, POST and DELETE of ``/_faults``."""
         headers = request.headers
         if not self._credentials.is_service(headers.get("authorization"), headers.get("apikey")):
             return JSONResponse({"message": "the service key sets faults"}, status_code=403)
-        # For text and forms, a browser sends no preflight, even from the page of another site.
+        # A browser sends text and forms without a preflight, even from the page of another site.
         if request.method == "POST" and not json_body.is_json(request):
             return JSONResponse({"message": "send application/json"}, status_code=415)
         try:

@@ -1,11 +1,11 @@
-"""Features of the platform that the embedded stack lacks: status 501 with the feature's name."""
+"""The answer 501 for features of the platform that the embedded stack lacks."""
 
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-_HINT: Final = "Use `supabase start` or a hosted project for it."
+_HINT: Final = "Use this feature with `supabase start` or a hosted project."
 
 
 def not_implemented(feature: str) -> Response:
@@ -28,7 +28,8 @@ def not_implemented(feature: str) -> Response:
     return JSONResponse(body, status_code=501)
 
 
-# The first match counts. The paths that a service serves are not looked up here.
+# Prefixes of paths, each with the feature that is missing. The first match counts. Paths that a
+# service serves never get here.
 _MISSING: Final = (
     ("/functions/v1", "Edge Functions"),
     ("/graphql/v1", "GraphQL (pg_graphql)"),

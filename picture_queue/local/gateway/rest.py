@@ -1,4 +1,4 @@
-"""``/rest/v1``: a streaming proxy to PostgREST, which replaces a key with its token."""
+"""``/rest/v1``: a streaming proxy to PostgREST, which replaces an API key with the key's JWT."""
 
 import asyncio
 import contextlib
@@ -26,16 +26,17 @@ from picture_queue.local.json_body import BodyTooLarge
 
 PREFIX: Final = b"/rest/v1"
 
-# Maximum number of requests of users that PostgREST runs at once. It has 10 connections to the
-# database; the others are left to service keys, so that slow users do not stop the workers.
+# Maximum number of requests of users that PostgREST runs at once. PostgREST has 10 connections to
+# the database. Two of them are reserved for service keys, so that slow users do not stop the
+# workers.
 _USER_REQUESTS: Final = 8
 _ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connection
 
 #: Maximum bytes of a body. PostgREST reads the whole body before it checks a privilege.
 BODY_LIMIT: Final = 128 * 1024 * 1024
 
-# RFC 9110, section 7.6.1: these headers belong to one connection. `transfer-encoding` is not among
-# them, because `Exchange.send` reads it and frames the body anew.
+# These headers belong to one connection (RFC 9110, section 7.6.1). `transfer-encoding` is not in
+# the set, because `Exchange.send` reads this header and frames the body anew.
 _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
      b"upgrade", b"expect"}
@@ -47,7 +48,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
 _CHANGING_METHODS: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})
 _KEY: Final = frozenset({b"apikey"})
-# Uvicorn adds Date and Server.
+# Uvicorn adds its own headers Date and Server.
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"transfer-encoding", b"date", b"server"}
 
 
@@ -70,7 +71,6 @@ class RestProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        given: Headers = scope["headers"]
         request = HTTPConnection(scope)
         authorization = request.headers.get("authorization")
         token = self._credentials.token(authorization, read_key(request)) or ""
@@ -80,7 +80,9 @@ class RestProxy:
             challenge = {"WWW-Authenticate": error.challenge}
             await _RestJson(error.body(), 401, challenge)(scope, receive, send)
             return
-        headers = [(name, value) for name, value in given if name not in _NOT_FORWARDED]
+        headers: Headers = [
+            (name, value) for name, value in scope["headers"] if name not in _NOT_FORWARDED
+        ]
         # PostgREST fails or breaks the connection if a header is not UTF-8.
         for name, value in headers:
             if not _is_utf8(value):
@@ -111,9 +113,10 @@ class RestProxy:
             async with self._upstream.exchange() as exchange:
                 method = scope["method"].encode()
                 # PostgREST starts when it has the whole body, and answers after its transaction.
-                # So a client that sends or reads slowly holds no slot.
-                async with contextlib.AsyncExitStack() as held:
-                    pieces = _stream_body(receive, lambda: _acquire(slots, held))
+                # So a slot is taken before the last piece of the body, and released when the head
+                # of the answer arrives. A client that sends or reads slowly holds no slot.
+                async with contextlib.AsyncExitStack() as slot:
+                    pieces = _stream_body(receive, lambda: _acquire(slots, slot))
                     await exchange.send(method, _build_target(scope), headers, pieces)
                 if method != b"GET" and self._faults.take("cut_after_commit", scope["path"]):
                     await _abort_response(exchange, send)
@@ -131,7 +134,8 @@ class RestProxy:
             await _RestJson(body | {"message": str(error)}, 413)(scope, receive, send)
         except (UpstreamError, TimeoutError) as error:
             if started:
-                raise  # the head is sent, so only a broken connection can inform the client
+                # The head has been sent. Only a broken connection can tell the client of the error.
+                raise
             await _unavailable(error)(scope, receive, send)
 
 
@@ -147,10 +151,11 @@ def _parameter_name(parameter: bytes) -> bytes:
     return unquote_to_bytes(parameter.partition(b"=")[0])
 
 
-async def _acquire(slots: asyncio.Semaphore | None, held: contextlib.AsyncExitStack) -> None:
+async def _acquire(slots: asyncio.Semaphore | None, slot: contextlib.AsyncExitStack) -> None:
+    """Acquire a slot, which the exit stack `slot` releases; without `slots`, do nothing."""
     if slots is not None:
         async with asyncio.timeout(_ACQUIRE_TIMEOUT):
-            await held.enter_async_context(slots)
+            await slot.enter_async_context(slots)
 
 
 async def _stream_body(
@@ -177,16 +182,20 @@ async def _forward_answer(exchange: Exchange, send: Send) -> None:
     # A function may raise PT999, which uvicorn cannot send.
     status = exchange.status if exchange.status < 600 else 500
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    last = b""
+    # Hold back one piece, since the last message must be marked as the last.
+    held_back = b""
     async for piece in exchange.body():
-        if last:
-            await send({"type": "http.response.body", "body": last, "more_body": True})
-        last = piece
-    await send({"type": "http.response.body", "body": last})
+        if held_back:
+            await send({"type": "http.response.body", "body": held_back, "more_body": True})
+        held_back = piece
+    await send({"type": "http.response.body", "body": held_back})
 
 
 async def _abort_response(exchange: Exchange, send: Send) -> None:
-    """Let PostgREST finish, then send less than Content-Length, which aborts the response."""
+    """Wait until PostgREST has answered, then break the response off.
+
+    The response has less bytes than its Content-Length, so uvicorn closes the connection.
+    """
     async for _ in exchange.body():
         pass
     headers = [(b"content-length", b"1")]
@@ -208,11 +217,12 @@ def _bad_request(message: str, hint: str) -> JSONResponse:
 
 
 def _unavailable(error: Exception) -> JSONResponse:
-    late = isinstance(error, TimeoutError)
+    timed_out = isinstance(error, TimeoutError)
+    message = "PostgREST did not answer in time" if timed_out else "PostgREST cannot be reached"
     body = {
-        "code": "PGRST003" if late else "PGRST000",
+        "code": "PGRST003" if timed_out else "PGRST000",
         "details": str(error) or None,
         "hint": None,
-        "message": "PostgREST did not answer in time" if late else "PostgREST cannot be reached",
+        "message": message,
     }
-    return _RestJson(body, 504 if late else 503)
+    return _RestJson(body, 504 if timed_out else 503)

@@ -1,8 +1,8 @@
 """The check of tokens before PostgREST, with the errors of PostgREST.
 
-PostgREST checks each token again. The gateway checks it first because the bundled PostgREST is
-older than that of the platform, whose error texts differ and which has a separate code for claims.
-The texts here are recorded from PostgREST 14.
+PostgREST checks each token again. The bundled PostgREST is older than the platform's, which has
+other error texts and a separate code for claims. So the gateway checks each token first, with the
+error texts of the platform, which are recorded from PostgREST 14.
 """
 
 import time
@@ -48,7 +48,7 @@ class RefusedToken(Exception):
 
 
 def check_token(credentials: Credentials, token: str) -> Mapping[str, Any]:
-    """Return the claims of a token that PostgREST would accept; the database checks its role.
+    """Return the claims of a token that PostgREST would accept; the database checks the role.
 
     Raises:
         RefusedToken: PostgREST would refuse the token.
@@ -105,5 +105,5 @@ def _read_time(claims: Mapping[str, Any], name: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _claim_error(f"The JWT '{name}' claim must be a number")
-    # A fraction counts as 0, so a token whose `exp` is a fraction has expired.
+    # PostgREST treats a number with a fraction as 0, so a token with such an `exp` has expired.
     return int(value) if value == int(value) else 0

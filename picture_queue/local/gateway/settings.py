@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-# Maximum bytes of a WebSocket frame. A larger one closes the socket.
+# Maximum bytes of a WebSocket frame. A larger frame closes the socket.
 FRAME_LIMIT: Final = 5_000_000
 
 
@@ -37,8 +37,8 @@ class GatewaySettings:
     Args:
         postgrest_socket: The Unix socket on which PostgREST listens.
         auth_database_url: DSN of the project's database for `supabase_auth_admin`.
-        realtime_database_url: The same for `supabase_realtime_admin`.
-        storage_database_url: The same for `supabase_storage_admin`.
+        realtime_database_url: DSN for `supabase_realtime_admin`.
+        storage_database_url: DSN for `supabase_storage_admin`.
         jwt_secret: HS256 secret shared with PostgREST.
         api_url: URL of the gateway, which is part of the issuer of users' tokens.
         storage_dir: Directory of the stored objects; created if it does not exist.
@@ -49,8 +49,8 @@ class GatewaySettings:
         token_seconds: Lifetime of a user's access token, in seconds.
         file_size_limit: Maximum bytes of an object.
         realtime_limits: The limits of Realtime.
-        subscriber_queue: Maximum number of messages that wait for a client; at one more, the
-            socket is closed.
+        subscriber_queue: Maximum number of messages that wait for a client; one more message closes
+            the socket.
         allowed_origins: Origins, besides loopback, whose pages may call the gateway.
     """
 

@@ -1,7 +1,7 @@
 """A keep-alive HTTP/1.1 client for one local server, with the parser that uvicorn uses.
 
-Every REST call uses this client. A request takes 0.2 ms of CPU time; it took 1.2 ms with httpcore
-and 1.7 ms with httpx (Python 3.11, the same requests to the same PostgREST).
+Every REST call uses this client, so its speed matters. A request takes 0.2 ms of CPU time. The same
+request to the same PostgREST took 1.2 ms with httpcore and 1.7 ms with httpx (Python 3.11).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
 ANSWER_TIMEOUT: Final = 60.0  # seconds; the timeout of the platform's gateway
-_IDLE_TIMEOUT: Final = 15.0  # PostgREST closes a connection after 30 idle seconds
+_IDLE_TIMEOUT: Final = 15.0  # seconds; PostgREST closes a connection after 30 idle seconds
 _BUFFER: Final = 256 * 1024  # bytes of an answer that wait for a slow reader
 
 
@@ -27,11 +27,11 @@ class UpstreamError(Exception):
 
 
 class IncompleteBody(Exception):
-    """A request's body ended before its Content-Length."""
+    """A request's body ended before it had as many bytes as Content-Length says."""
 
 
 class Exchange(asyncio.Protocol):
-    """A connection for one request at a time."""
+    """A connection to the server, which serves one request at a time."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -95,12 +95,12 @@ class Exchange(asyncio.Protocol):
 
         Raises:
             IncompleteBody: The body ended too early.
-            UpstreamError: The connection ended first.
+            UpstreamError: The connection ended before the head arrived.
             TimeoutError: No answer within 60 seconds.
         """
         self._reset(head_only=method == b"HEAD")
-        # `chunked` is the only transfer coding that is passed on. With another one, the server
-        # would look elsewhere for the end of the body, and read the rest as another request.
+        # `chunked` is the only transfer coding that is passed on. With another coding, the server
+        # would find the end of the body elsewhere, and read the rest as another request.
         framed = [header for header in headers if header[0] != b"transfer-encoding"]
         chunked = len(framed) < len(headers)
         if chunked:
@@ -115,7 +115,8 @@ class Exchange(asyncio.Protocol):
             pending += _encode_chunk(piece) if chunked else piece
             await self._write(pending)
             pending = b""
-        # The server would take the next client's request for the rest of the body.
+        # Do not use the connection again: the server would read the next client's request as the
+        # rest of this body.
         if missing > 0:
             raise IncompleteBody
         await self._write(pending + (b"0\r\n\r\n" if chunked else b""))
@@ -207,7 +208,7 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def exchange(self) -> AsyncIterator[Exchange]:
-        """A connection for one request, which the next request may use again.
+        """Yield a connection for one request, which the next request may use again.
 
         Raises:
             UpstreamError: The server cannot be reached.

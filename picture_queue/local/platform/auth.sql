@@ -34,7 +34,8 @@ create table auth.sessions (
 );
 create index sessions_user_id_idx on auth.sessions (user_id);
 
--- `token` is the SHA-256 of the client's token, so a dump of this table cannot be used to sign in.
+-- The column `token` has the SHA-256 of the client's token. So nobody can sign in with a dump of this
+-- table.
 create table auth.refresh_tokens (
   id bigint generated always as identity primary key,
   token text not null unique,

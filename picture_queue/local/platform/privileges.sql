@@ -12,8 +12,8 @@ alter table realtime.messages owner to supabase_realtime_admin;
 alter table storage.buckets owner to supabase_storage_admin;
 alter table storage.objects owner to supabase_storage_admin;
 
--- The platform and older versions grant the API's roles all privileges on Storage's tables. Here they
--- could make triggers, which would run in the gateway's sessions.
+-- The platform and older versions grant the API's roles all privileges on Storage's tables. Here these
+-- roles could then create triggers, which would run in the gateway's sessions.
 revoke trigger, truncate, references on all tables in schema auth, realtime, storage
   from anon, authenticated, service_role;
 

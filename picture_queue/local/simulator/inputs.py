@@ -1,7 +1,7 @@
 """Reading of the input pictures of predictions, within limits.
 
-The simulator requests only the Storage of its own stack. An input names any URL, and the simulator
-can reach servers of this machine that others cannot.
+An input may have any URL, and the simulator can reach servers of this machine that its clients
+cannot reach. So the simulator downloads pictures only from the Storage of its own stack.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from picture_queue._loopback import is_loopback
 from picture_queue.local.simulator.state import Prediction
 from picture_queue.local.simulator.uploads import Uploads
 
-MAX_BYTES: Final = 20_000_000
-_MAX_ALL_BYTES: Final = 100_000_000  # the oldest pictures are deleted
+MAX_BYTES: Final = 20_000_000  # of one picture
+_MAX_TOTAL_BYTES: Final = 100_000_000  # beyond this total, the oldest pictures are deleted
 _TIMEOUT: Final = 5.0  # seconds for the whole download
 _STORAGE_PATH: Final = "/storage/v1/object/"
 
@@ -30,7 +30,7 @@ class InputReader:
     Args:
         uploads: The uploaded files.
         storage_url: The URL of the API whose Storage may be read; None: no Storage is read.
-        own_picture: A function that returns an output of the simulator by the path of its URL; None
+        read_output: A function that returns an output of the simulator by the path of its URL; None
             if there is no such output.
         clock: A function that returns the Unix time.
     """
@@ -39,23 +39,23 @@ class InputReader:
         self,
         uploads: Uploads,
         storage_url: str | None,
-        own_picture: Callable[[str], Awaitable[bytes | None]],
+        read_output: Callable[[str], Awaitable[bytes | None]],
         clock: Callable[[], float],
     ) -> None:
         self._uploads = uploads
         self._storage = urlsplit(storage_url) if storage_url else None
-        self._own_picture = own_picture
+        self._read_output = read_output
         self._clock = clock
         self._tasks: dict[str, asyncio.Task[bytes | None]] = {}
 
     def read(self, prediction: Prediction, base_url: str) -> None:
-        """Read the input picture of a prediction in the background, as at its start."""
-        if (link := prediction.source) is not None:
-            self._tasks[prediction.id] = asyncio.create_task(self._read(link, base_url))
-            self._limit()
+        """Read the input picture of a new prediction in the background."""
+        if (url := prediction.source) is not None:
+            self._tasks[prediction.id] = asyncio.create_task(self._read(url, base_url))
+            self._delete_oldest()
 
     async def picture(self, prediction: Prediction) -> bytes | None:
-        """Return the input picture of a prediction; None if it has none that could be read."""
+        """Return the input picture of a prediction; None if there is none or it cannot be read."""
         task = self._tasks.get(prediction.id)
         return None if task is None else await asyncio.shield(task)
 
@@ -65,40 +65,44 @@ class InputReader:
             task.cancel()
         self._tasks.clear()
 
-    def _limit(self) -> None:
+    def _delete_oldest(self) -> None:
+        """Delete the oldest pictures until the total size is within the limit."""
+
         def size(task: asyncio.Task[bytes | None]) -> int:
+            # A picture that is still being read may have the maximum size.
             return len(task.result() or b"") if task.done() and not task.cancelled() else MAX_BYTES
 
-        while sum(map(size, self._tasks.values())) > _MAX_ALL_BYTES:
+        while sum(map(size, self._tasks.values())) > _MAX_TOTAL_BYTES:
             self._tasks.pop(next(iter(self._tasks))).cancel()
 
-    async def _read(self, link: str, base_url: str) -> bytes | None:
-        if link.startswith("data:"):
-            return _decode(link)
+    async def _read(self, url: str, base_url: str) -> bytes | None:
+        if url.startswith("data:"):
+            return _decode_data_uri(url)
         try:
-            url = urlsplit(link)
-            if _origin(url) == _origin(urlsplit(base_url)):
-                return await self._read_own(url.path)
-            if self._storage is not None and _is_in_storage(url, self._storage):
+            parts = urlsplit(url)
+            if _origin(parts) == _origin(urlsplit(base_url)):
+                return await self._read_own(parts.path)
+            if self._storage is not None and _is_in_storage(parts, self._storage):
                 async with asyncio.timeout(_TIMEOUT):
-                    return await _download(link)
+                    return await _download(url)
         except (ValueError, httpx.HTTPError, httpx.InvalidURL, TimeoutError):
             return None
         return None
 
     async def _read_own(self, path: str) -> bytes | None:
-        if uploaded := re.fullmatch("/v1/files/([A-Za-z0-9]+)", path):
-            file = self._uploads.get(uploaded[1], self._clock())
+        """Return an uploaded file or an output of this simulator; None if there is no such file."""
+        if match := re.fullmatch("/v1/files/([A-Za-z0-9]+)", path):
+            file = self._uploads.get(match[1], self._clock())
             return None if file is None else file.data
-        return await self._own_picture(path)
+        return await self._read_output(path)
 
 
-async def _download(link: str) -> bytes | None:
+async def _download(url: str) -> bytes | None:
     """Return a file; None if it is too large or cannot be read. Redirects are not followed."""
     data = bytearray()
     async with (
         httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http,
-        http.stream("GET", link, headers={"accept-encoding": "identity"}) as response,
+        http.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
     ):
         if response.status_code != 200:
             return None
@@ -109,8 +113,8 @@ async def _download(link: str) -> bytes | None:
     return bytes(data)
 
 
-def _decode(link: str) -> bytes | None:
-    head, _, data = link.partition(",")
+def _decode_data_uri(uri: str) -> bytes | None:
+    head, _, data = uri.partition(",")
     if not head.endswith(";base64"):
         return None
     try:

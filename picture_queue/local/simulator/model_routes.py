@@ -17,7 +17,7 @@ from picture_queue.local.simulator.versions import (
 )
 from picture_queue.providers.replicate.catalog import CatalogModel, models
 
-_PAGE = 25
+_PAGE_SIZE = 25
 _MAX_QUERY_BYTES = 10_000
 _HARDWARE = (
     ("cpu", "CPU"),
@@ -32,13 +32,14 @@ async def list_models(request: Request) -> Response:
     """``GET /models``."""
     cursor = request.query_params.get("cursor", "")
     first = int(cursor) if re.fullmatch("[0-9]{1,9}", cursor) else 0
-    known = list(models().values())
-    page, following = known[first : first + _PAGE], first + _PAGE
-    has_more = following < len(known)
+    all_models = list(models().values())
+    next_first = first + _PAGE_SIZE
+    page = all_models[first:next_first]
+    has_more = next_first < len(all_models)
     return answer(
         {
             "previous": None,
-            "next": f"{base_url(request)}/v1/models?cursor={following}" if has_more else None,
+            "next": f"{base_url(request)}/v1/models?cursor={next_first}" if has_more else None,
             "results": [model_json(model) for model in page],
         }
     )
@@ -47,8 +48,9 @@ async def list_models(request: Request) -> Response:
 async def search_models(request: Request) -> Response:
     """``QUERY /models``; the body is the query as plain text."""
     query = await json_body.receive(request, _MAX_QUERY_BYTES)
-    found = search(query.decode(errors="replace"))[:_PAGE]
-    return answer({"previous": None, "next": None, "results": [model_json(one) for one in found]})
+    found = search(query.decode(errors="replace"))[:_PAGE_SIZE]
+    results = [model_json(model) for model in found]
+    return answer({"previous": None, "next": None, "results": results})
 
 
 async def get_model(request: Request) -> Response:
@@ -58,7 +60,7 @@ async def get_model(request: Request) -> Response:
 
 
 async def list_versions(request: Request) -> Response:
-    """``GET /models/{owner}/{name}/versions``; official models do not show any."""
+    """``GET /models/{owner}/{name}/versions``; official models show no versions."""
     model = _model_of(request)
     if model is None:
         return not_found()

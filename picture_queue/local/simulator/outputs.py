@@ -21,11 +21,10 @@ from picture_queue.local.simulator.state import Prediction, Simulator
 _PATH: Final = re.compile(r"/files/([a-z0-9]{1,64})/out-(\d{1,2})\.(\w{1,8})")
 _NO_PICTURE: Final = b"<!doctype html><title>Not a picture</title>"
 _BOMB_LENGTH: Final = 30_000  # pixels
-_OTHER_TYPES: Final = {"image/png": "image/webp"}
 
 
 async def get_output(request: Request) -> Response:
-    """``GET /files/{id}/{name}``; like those of Replicate, these links need no token."""
+    """``GET /files/{id}/{name}``; as on Replicate, links to outputs need no token."""
     path = f"/files/{request.path_params['id']}/{request.path_params['name']}"
     found = find_output(simulator_of(request), path)
     if found is None:
@@ -35,7 +34,7 @@ async def get_output(request: Request) -> Response:
 
 
 async def data_uris(prediction: Prediction, inputs: InputReader) -> list[str]:
-    """Return the output files as ``data:`` URIs, as in the answer of a call that has waited."""
+    """Return the output files as ``data:`` URIs, for a call that has waited for the prediction."""
     files = [await _file(prediction, number, inputs) for number in range(prediction.delivered)]
     return [f"data:{kind};base64,{base64.b64encode(data).decode()}" for data, kind in files]
 
@@ -50,12 +49,12 @@ async def _file(prediction: Prediction, number: int, inputs: InputReader) -> tup
     if broken == "bomb":
         return await asyncio.to_thread(_bomb), "image/png"
     if broken == "wrong_type":
-        media_type = _OTHER_TYPES.get(media_type, "image/png")
+        media_type = "image/webp" if media_type == "image/png" else "image/png"
     return await render(prediction, number, inputs), media_type
 
 
 def find_output(simulator: Simulator, path: str) -> tuple[Prediction, int] | None:
-    """Return the prediction of an output file, and its number; None if there is no such file."""
+    """Return the prediction and the number of an output file; None if there is no such file."""
     match, now = _PATH.fullmatch(path), simulator.clock()
     prediction = simulator.predictions.get(match[1]) if match else None
     if (
@@ -86,27 +85,28 @@ async def render(prediction: Prediction, number: int, inputs: InputReader) -> by
 def _scale(prediction: Prediction) -> float:
     """Return the factor by which an upscaler enlarges the picture."""
     for name in ("scale", "scale_factor", "upscale_factor", "upscale"):
-        known = prediction.model.input(name)
-        asked = prediction.input.get(name, known.default if known else None)
-        match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)x?", str(asked))
+        model_input = prediction.model.input(name)
+        factor = prediction.input.get(name, model_input.default if model_input else None)
+        match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)x?", str(factor))
         if match:
             return max(1.0, min(8.0, float(match[1])))
     return 2.0
 
 
 def _bomb() -> bytes:
-    """Return a PNG of 900 million pixels that has 110 kB."""
+    """Return a PNG with 900 million pixels and 110 kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        checked = kind + data
-        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+        content = kind + data
+        return struct.pack(">I", len(data)) + content + struct.pack(">I", zlib.crc32(content))
 
-    head = struct.pack(">IIBBBBB", _BOMB_LENGTH, _BOMB_LENGTH, 1, 0, 0, 0, 0)
+    # One bit a pixel, in shades of grey.
+    header = struct.pack(">IIBBBBB", _BOMB_LENGTH, _BOMB_LENGTH, 1, 0, 0, 0, 0)
     row = bytes(1 + _BOMB_LENGTH // 8)
-    packer, packed = zlib.compressobj(9), io.BytesIO()
+    compressor, compressed = zlib.compressobj(9), io.BytesIO()
     for _ in range(_BOMB_LENGTH):
-        packed.write(packer.compress(row))
-    packed.write(packer.flush())
+        compressed.write(compressor.compress(row))
+    compressed.write(compressor.flush())
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (chunk(b"IHDR", head), chunk(b"IDAT", packed.getvalue()), chunk(b"IEND", b""))
+        (chunk(b"IHDR", header), chunk(b"IDAT", compressed.getvalue()), chunk(b"IEND", b""))
     )

@@ -1,9 +1,9 @@
 """The simulator's pictures: small landscapes, with the subjects that the prompt names.
 
-The words of the prompt choose the subjects, the scene and the colours, and the seed chooses the
-rest. A picture of a prompt without a known word has a caption that says that it is simulated. The
-same prompt, seed and size give the same bytes with the same version of Pillow. A picture is drawn
-at twice its size and reduced, which is cheap antialiasing.
+The words of the prompt choose the subjects, the scene and the colours. The seed chooses the rest.
+If the prompt has no known word, the picture has a caption, "Simulated picture". The same prompt,
+seed and size give the same bytes with the same version of Pillow. For antialiasing, a picture is
+drawn at twice its size and then reduced.
 """
 
 import io
@@ -36,13 +36,14 @@ class PictureSpec:
     """The specification of a picture.
 
     Attributes:
-        prompt: The words that are drawn.
-        variety: A text on which the random parts depend too.
+        prompt: The prompt, whose words choose what is drawn.
+        seed: The seed of the random parts.
+        variety: A text on which the random parts depend as well.
         width: Pixels.
         height: Pixels.
         quality: 1 to 100, for the lossy formats.
-        title: First line of a caption; without one, only a prompt without a known word gets a
-            caption.
+        title: First line of the caption. Without a title, the picture has a caption only if its
+            prompt has no known word.
         has_background: Whether the scene is drawn; without it, the background is transparent.
     """
 
@@ -154,16 +155,16 @@ class _Scene:
         self.spec = spec
         self.random = random.Random(self._random_key())  # noqa: S311 - art
         words = set(spec.prompt.lower().replace(",", " ").split())
-        key = spec.prompt + spec.variety
-        by_hash = random.Random(key).randrange(len(_PALETTES))  # noqa: S311 - art
+        # For a prompt without a known word, the whole prompt chooses the palette and the scene.
+        choice = random.Random(spec.prompt + spec.variety).randrange(len(_PALETTES))  # noqa: S311 - art
         self.palette = next(
             (palette for palette in _PALETTES if words & set(palette.words.split())),
-            _PALETTES[by_hash],
+            _PALETTES[choice],
         )
         kind = next(
             (kind for kind, matching in _SCENES.items() if words & set(matching.split())), None
         )
-        self.kind = kind or ("hills", "sea", "city")[by_hash % 3]
+        self.kind = kind or ("hills", "sea", "city")[choice % 3]
         self.subjects = find_subjects(spec.prompt)
         self.caption: Caption | None = None
         if spec.title or not (self.subjects or kind):
@@ -234,22 +235,24 @@ class _Scene:
         reach = self.sun_radius * 10 * size
         wide, tall = int(reach / max(1.0, aspect)), int(reach * min(1.0, aspect))
         glow = Image.radial_gradient("L").resize((max(wide, 2), max(tall, 2)))
-        # Pillow's gradient is 181 at the middle of an edge. The glow ends at that circle.
+        # Pillow's gradient has the level 181 at the middle of each edge. The glow ends at the
+        # circle with this level, so that its square is not visible.
         glow = glow.point([round(150 * max(0.0, 1 - level / 181) ** 2) for level in range(256)])
-        at = int(self.sun[0] * size - wide / 2), int(self.sun[1] * size - tall / 2)
-        sky.paste(self.palette.sun, (at[0], at[1], at[0] + glow.width, at[1] + glow.height), glow)
+        left, top = int(self.sun[0] * size - wide / 2), int(self.sun[1] * size - tall / 2)
+        sky.paste(self.palette.sun, (left, top, left + glow.width, top + glow.height), glow)
         return sky
 
     def _discs(self) -> list[tuple[Point, float, Color]]:
+        """Return the stars and the sun: center, radius and colour of each."""
         rng = random.Random(f"discs {self._random_key()}")  # noqa: S311 - art
         discs: list[tuple[Point, float, Color]] = []
         if not self.spec.has_background:
             return discs
         if self.palette.stars:
             for _ in range(140):
-                at = rng.random(), rng.random() * self.skyline
-                shine = mix(self.palette.zenith, (255, 255, 255), rng.uniform(0.3, 0.9))
-                discs.append((at, rng.uniform(0.0006, 0.0022), shine))
+                center = rng.random(), rng.random() * self.skyline
+                color = mix(self.palette.zenith, (255, 255, 255), rng.uniform(0.3, 0.9))
+                discs.append((center, rng.uniform(0.0006, 0.0022), color))
         discs.append((self.sun, self.sun_radius, self.palette.sun))
         return discs
 
@@ -275,7 +278,8 @@ class _Scene:
         shapes: list[Shape] = []
         count = len(self.subjects)
         aspect = self.spec.width / self.spec.height
-        # A subject is a square of pixels, so its width and height differ in parts of the picture.
+        # A subject is drawn in a square of pixels. As fractions of the picture, the width and the
+        # height of this square differ.
         height = min(0.66, 0.9 * aspect / max(1, count))
         width = height / aspect
         for number, subject in enumerate(self.subjects):

@@ -1,4 +1,4 @@
-"""The planned course of a prediction."""
+"""The planned duration and end of a prediction, which faults can change."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ _NSFW = "NSFW content detected. Try running it again, or try a different prompt.
 
 @dataclass(frozen=True)
 class Plan:
-    """The planned course of a prediction.
+    """The planned duration and end of a prediction.
 
     Attributes:
-        queued: Seconds before it starts.
-        running: Seconds for which it runs.
-        error: The error with which it fails; None if it succeeds.
-        expires: Whether its output is removed as soon as it has ended.
-        has_output: Whether it has an output if it succeeds.
-        missing: Number of pictures that its output lacks.
-        logs: Kind of its logs; None: that of the model.
-        broken: The fault of one of its files; None if all are good.
-        broken_number: Number of that file, from 0.
+        queued: Seconds before the prediction starts.
+        running: Seconds for which the prediction runs.
+        error: The error with which the prediction fails; None if it succeeds.
+        expires: Whether the output is removed as soon as the prediction has ended.
+        has_output: Whether the prediction has an output if it succeeds.
+        missing: Number of pictures that the output lacks.
+        logs: Kind of the logs; None: the kind of the model.
+        broken: The fault of one output file; None if all files are good.
+        broken_number: Number of the broken file, from 0.
     """
 
     queued: float

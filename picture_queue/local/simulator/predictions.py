@@ -29,8 +29,8 @@ from picture_queue.local.simulator.versions import can_run_by_name, find_model, 
 from picture_queue.local.simulator.webhooks import DEFAULT_EVENTS, EVENTS, subscribe
 from picture_queue.providers.replicate.catalog import CatalogModel
 
-_PAGE = 100
-_WAIT_INTERVAL = 0.02  # seconds between two checks of a call that waits for the end
+_PAGE_SIZE = 100
+_POLL_INTERVAL = 0.02  # seconds between two checks in a call that waits for the end
 _BODY_KEYS = {"input", "version", "stream", "webhook", "webhook_events_filter"}
 
 
@@ -64,22 +64,22 @@ async def _create(
 ) -> Response:
     if unknown := sorted(set(body) - keys):
         return refused_body(f"Additional property {unknown[0]} is not allowed")
-    if error := _webhook_error(body):
-        return refused_body(error)
-    given = body.get("input")
-    if not isinstance(given, dict):
+    if webhook_error := _find_webhook_error(body):
+        return refused_body(webhook_error)
+    inputs = body.get("input")
+    if not isinstance(inputs, dict):
         return refused_body("input is required")
-    if errors := find_errors(model, given):
+    if errors := find_errors(model, inputs):
         return problem(
             422,
-            "".join(f"- {one['field']}: {one['description']}\n" for one in errors),
+            "".join(f"- {error['field']}: {error['description']}\n" for error in errors),
             title="Input validation failed",
             invalid_fields=errors,
         )
     simulator = simulator_of(request)
     token = request.headers["authorization"].strip()
     created_by = {"token": token[-4:], "user_agent": request.headers.get("user-agent", "")}
-    prediction = simulator.create(model, given, cancel_after(request), created_by)
+    prediction = simulator.create(model, inputs, cancel_after(request), created_by)
     if url := body.get("webhook"):
         events = body.get("webhook_events_filter") or DEFAULT_EVENTS
         if subscription := subscribe(url, tuple(events), simulator.faults):
@@ -87,29 +87,29 @@ async def _create(
     request.app.state.inputs.read(prediction, base_url(request))
     seconds = wait_seconds(request)
     has_ended = seconds is not None and await _wait(simulator, prediction, seconds)
-    shown = prediction.as_json(simulator.clock(), base_url(request))
+    response = prediction.as_json(simulator.clock(), base_url(request))
     if seconds is None:
-        return answer(shown, 201)
+        return answer(response, 201)
     if not has_ended:
-        # After the time, Replicate shows a prediction as `starting` even if it runs.
-        return answer(shown | {"status": "starting"}, 202)
-    if links := shown["output"]:
+        # When the wait is over, Replicate shows a prediction as `starting` even if it runs.
+        return answer(response | {"status": "starting"}, 202)
+    if output := response["output"]:
         files = await data_uris(prediction, request.app.state.inputs)
-        shown["output"] = files if isinstance(links, list) else files[0]
-    return answer(shown, 201)
+        response["output"] = files if isinstance(output, list) else files[0]
+    return answer(response, 201)
 
 
 async def _wait(simulator: Simulator, prediction: Prediction, seconds: float) -> bool:
-    """Wait until a prediction has ended, and return whether it has."""
-    end = time.monotonic() + seconds
-    # Nothing in the simulator happens at the end of a prediction, so nothing can set an event.
-    while prediction.ended_at(simulator.clock()) is None and time.monotonic() < end:  # noqa: ASYNC110
-        await asyncio.sleep(_WAIT_INTERVAL)
+    """Wait until a prediction has ended; return False if it has not ended in time."""
+    deadline = time.monotonic() + seconds
+    # Poll, because no code runs at the end of a prediction that could set an event.
+    while prediction.ended_at(simulator.clock()) is None and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL_INTERVAL)
     return prediction.ended_at(simulator.clock()) is not None
 
 
-def _webhook_error(body: dict[str, Any]) -> str | None:
-    """Return what is wrong with the webhook of a request."""
+def _find_webhook_error(body: dict[str, Any]) -> str | None:
+    """Return the error in the webhook of a request; None if there is no error."""
     url, events = body.get("webhook"), body.get("webhook_events_filter")
     if url is not None and not (isinstance(url, str) and re.match(r"https?://[^\s/]", url)):
         return "webhook must be an HTTPS URL"
@@ -148,21 +148,24 @@ async def list_all(request: Request) -> Response:
     simulator, base = simulator_of(request), base_url(request)
     after, before = (read_time(request, name) for name in ("created_after", "created_before"))
     cursor = request.query_params.get("cursor", "")
-    newest = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
+    # Predictions are listed newest first. The cursor is the number of the last one shown.
+    last_number = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
     matching = [
         prediction
         for prediction in reversed(simulator.predictions.values())
         if (after is None or prediction.created >= after)
         and (before is None or prediction.created < before)
-        and (newest is None or prediction.number < newest)
+        and (last_number is None or prediction.number < last_number)
     ]
-    page, more = matching[:_PAGE], len(matching) > _PAGE
-    following = request.url.include_query_params(cursor=page[-1].number).query if more else None
+    page, has_more = matching[:_PAGE_SIZE], len(matching) > _PAGE_SIZE
+    next_query = (
+        request.url.include_query_params(cursor=page[-1].number).query if has_more else None
+    )
     now = simulator.clock()
     return answer(
         {
             "previous": None,
-            "next": f"{base}/v1/predictions?{following}" if following else None,
+            "next": f"{base}/v1/predictions?{next_query}" if next_query else None,
             "results": [prediction.as_json(now, base) for prediction in page],
         }
     )

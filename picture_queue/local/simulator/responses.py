@@ -1,4 +1,4 @@
-"""The simulator's answers, with the texts of Replicate."""
+"""The simulator's answers, with the error texts of Replicate."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,9 @@ def answer(body: dict[str, Any], status: int = 200) -> Response:
     return JSONResponse(body, status, headers)
 
 
-def problem(status: int, detail: str, **more: Any) -> JSONResponse:
-    """Return an error document."""
-    body = {**more, "detail": detail, "status": status}
+def problem(status: int, detail: str, **fields: Any) -> JSONResponse:
+    """Return an error document (RFC 9457, Problem Details) with further fields."""
+    body = {**fields, "detail": detail, "status": status}
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
@@ -56,19 +56,21 @@ def refused_body(description: str) -> Response:
 
 
 def with_faults(call: Call, handler: Handler) -> Handler:
-    """Return a handler of a call to which the faults that are on apply."""
+    """Wrap the handler of a call, so that the faults of the call apply."""
 
     async def handle(request: Request) -> Response:
-        if refused := _refusal(request, call):
-            return refused
+        if refusal := _refuse_call(request, call):
+            return refusal
         response = await handler(request)
-        return response if response.status_code >= 300 else _replace(request, call, response)
+        if response.status_code >= 300:
+            return response
+        return _replace_response(request, call, response)
 
     return handle
 
 
-def _refusal(request: Request, call: Call) -> Response | None:
-    """Return the answer of a fault with which a call does nothing; None if there is no fault."""
+def _refuse_call(request: Request, call: Call) -> Response | None:
+    """Return the answer of a fault that prevents the call; None if no such fault is on."""
     fault = simulator_of(request).faults.take(
         call, "rate_limit", "server_error", "client_error", "out_of_credit"
     )
@@ -90,8 +92,8 @@ def _refusal(request: Request, call: Call) -> Response | None:
     return response
 
 
-def _replace(request: Request, call: Call, response: Response) -> Response:
-    """Return the answer of a fault that replaces that of a call; without a fault, its own."""
+def _replace_response(request: Request, call: Call, response: Response) -> Response:
+    """Return the answer of a fault instead of a call's own; without a fault, return the call's."""
     fault = simulator_of(request).faults.take(call, "lose_answer", "html", "cut_body")
     if fault is None:
         return response
@@ -105,7 +107,11 @@ def _replace(request: Request, call: Call, response: Response) -> Response:
 
 
 class LostAnswer(Response):
-    """An answer that breaks off after its head, like a lost connection."""
+    """An answer that breaks off after its head, as when the connection is lost.
+
+    Args:
+        seconds: Seconds before the head is sent.
+    """
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -127,7 +133,11 @@ class LostAnswer(Response):
 
 
 class CutAnswer(Response):
-    """An answer that breaks off after half of its body."""
+    """An answer that breaks off after half of its body.
+
+    Args:
+        response: The complete answer.
+    """
 
     def __init__(self, response: Response) -> None:
         super().__init__()

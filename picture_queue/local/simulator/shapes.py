@@ -1,4 +1,7 @@
-"""Polygons of the simulator's pictures, with x and y from 0 to 1, y downwards."""
+"""Polygons of the simulator's pictures.
+
+The coordinates are fractions of the width and height, from 0 to 1. The y axis points downwards.
+"""
 
 import math
 
@@ -12,10 +15,10 @@ def box(left: float, top: float, width: float, bottom: float) -> list[Point]:
     return [(left, top), (left + width, top), (left + width, bottom), (left, bottom)]
 
 
-def ellipse(x: float, y: float, reach: float, height: float, corners: int = 32) -> list[Point]:
-    """Return an ellipse around a point, from its half width and its half height."""
-    angles = [math.tau * step / corners for step in range(corners)]
-    return [(x + reach * math.cos(angle), y + height * math.sin(angle)) for angle in angles]
+def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> list[Point]:
+    """Return an ellipse around a point, as a polygon with 32 corners."""
+    angles = [math.tau * step / 32 for step in range(32)]
+    return [(x + radius_x * math.cos(angle), y + radius_y * math.sin(angle)) for angle in angles]
 
 
 def star(x: float, y: float, outer: float, inner: float, rays: int) -> list[Point]:
@@ -42,9 +45,9 @@ def line(start: Point, end: Point, width: float) -> list[Point]:
     ]
 
 
-def mix(one: Color, other: Color, part: float) -> Color:
-    """Return a colour between two; with ``part`` 0 it is the first, with 1 the second."""
-    red, green, blue = (round(a + (b - a) * part) for a, b in zip(one, other, strict=True))
+def mix(first: Color, second: Color, part: float) -> Color:
+    """Return a mixture of two colours; `part` is the share of the second, from 0 to 1."""
+    red, green, blue = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 

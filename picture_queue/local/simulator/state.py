@@ -1,7 +1,7 @@
 """The simulator's predictions, whose state is a function of the time.
 
-Nothing runs in the background. A prediction has the times of its start and end, and each request
-computes its state.
+No task changes a prediction in the background. A prediction has the times of its start and end, and
+each request computes the state from them.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from picture_queue.local.simulator.versions import version_of
 from picture_queue.providers.replicate.catalog import CatalogModel
 
 RETENTION_SECONDS = 3600.0
-_MAX_PREDICTIONS = 10_000  # the oldest are deleted
+_MAX_PREDICTIONS = 10_000  # beyond this number, the oldest are deleted
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class SimulatorSettings:
     """Settings of the simulator.
 
     Attributes:
-        base_url: The URL of the simulator in links, such as ``http://127.0.0.1:54399``; None: the
-            URL of each request.
+        base_url: The URL of the simulator in links, such as ``http://127.0.0.1:54399``. None: links
+            have the host of the request.
         speed: Factor by which predictions are faster than the real models.
         seconds: Duration of every prediction; None: the duration of the real model.
-        storage_url: The URL of the API whose Storage may have input pictures; None: only uploads
-            and ``data:`` URIs are read.
-        token: ``REPLICATE_API_TOKEN`` of the clients; without a token, all requests are refused.
-        switch_keys: Keys for the switches; without a key, all requests to them are refused.
+        storage_url: The URL of the API whose Storage may have input pictures. None: input pictures
+            are read only from uploads, outputs and ``data:`` URIs.
+        token: ``REPLICATE_API_TOKEN`` of the clients. Without a token, all requests are refused.
+        switch_keys: Keys for the switches. Without a key, all requests to the switches are refused.
     """
 
     base_url: str | None = None
@@ -57,9 +57,10 @@ class Prediction:
     """One prediction.
 
     Attributes:
+        number: The position in the order of creation.
         created: Unix time of the request. The other times are Unix times too.
-        deadline: The time at which ``Cancel-After`` stops it.
-        stopped: The time at which a cancel stopped it.
+        deadline: The time at which ``Cancel-After`` stops the prediction.
+        stopped: The time at which a cancel stopped the prediction.
         created_by: The token and the user agent of the request, for tests.
     """
 
@@ -75,8 +76,8 @@ class Prediction:
     stopped: float | None = None
 
     def __post_init__(self) -> None:
-        asked = self.input.get("seed")
-        self.seed = asked if isinstance(asked, int) else secrets.randbelow(2**16)
+        seed = self.input.get("seed")
+        self.seed = seed if isinstance(seed, int) else secrets.randbelow(2**16)
 
     @property
     def starts(self) -> float:
@@ -90,8 +91,9 @@ class Prediction:
 
     def ended_at(self, now: float) -> float | None:
         """Return the time when the prediction ended; None if it has not ended."""
-        ends = min(t for t in (self.ends, self.deadline, self.stopped) if t is not None)
-        return ends if ends <= now else None
+        times = (self.ends, self.deadline, self.stopped)
+        end = min(time for time in times if time is not None)
+        return end if end <= now else None
 
     def status(self, now: float) -> str:
         """Return the status of the prediction."""
@@ -105,7 +107,7 @@ class Prediction:
         return "failed" if self.plan.error else "succeeded"
 
     def is_removed(self, now: float) -> bool:
-        """Return whether its input, output and logs have been removed."""
+        """Return whether the input, the output and the logs have been removed."""
         ended = self.ended_at(now)
         return ended is not None and (self.plan.expires or now >= ended + RETENTION_SECONDS)
 
@@ -116,16 +118,16 @@ class Prediction:
 
     @property
     def pictures(self) -> int:
-        """The number of pictures."""
-        model, given = self.model, self.input
+        """The number of pictures that the client requested."""
+        model, inputs = self.model, self.input
         if model.output != "uri[]" or model.max_outputs_param is None:
             return 1
         # `max_images` is an upper bound, which is used only if the model chooses the number.
-        if model.max_outputs_param == "max_images" and given.get(_CHOOSES_NUMBER) != "auto":
+        if model.max_outputs_param == "max_images" and inputs.get(_NUMBER_MODE) != "auto":
             return 1
-        known = model.input(model.max_outputs_param)
-        asked = given.get(model.max_outputs_param, known.default if known else 1)
-        return int(asked or 1)
+        model_input = model.input(model.max_outputs_param)
+        number = inputs.get(model.max_outputs_param, model_input.default if model_input else 1)
+        return int(number or 1)
 
     @property
     def delivered(self) -> int:
@@ -135,16 +137,16 @@ class Prediction:
     @property
     def source(self) -> str | None:
         """The input picture of the prediction: a URL, or a ``data:`` URI."""
-        for known in self.model.inputs:
-            if known.format == "uri" and "mask" not in known.name:
-                given = self.input.get(known.name)
-                link = given[0] if isinstance(given, list) and given else given
-                if isinstance(link, str):
-                    return link
+        for model_input in self.model.inputs:
+            if model_input.format == "uri" and "mask" not in model_input.name:
+                value = self.input.get(model_input.name)
+                url = value[0] if isinstance(value, list) and value else value
+                if isinstance(url, str):
+                    return url
         return None
 
     def picture(self, number: int) -> PictureSpec:
-        """Return the contents of picture ``number`` (from 0)."""
+        """Return the specification of picture `number`, from 0."""
         return picture_spec(self.model, self.input, self.seed, number)
 
     def as_json(self, now: float, base_url: str) -> dict[str, Any]:
@@ -189,13 +191,13 @@ class Prediction:
         if now < self.starts:
             return ""
         until = self.ended_at(now) or now
-        done = 1.0 if until >= self.ends else (until - self.starts) / self.plan.running
+        completed = 1.0 if until >= self.ends else (until - self.starts) / self.plan.running
         return log_text(
             self.model,
             self.input,
             self.seed,
             self.pictures,
-            done,
+            completed,
             self.plan.running,
             self.plan.logs,
             self.delivered,
@@ -227,16 +229,16 @@ class Simulator:
     def create(
         self,
         model: CatalogModel,
-        given: dict[str, Any],
+        inputs: dict[str, Any],
         cancel_after: float | None,
         created_by: dict[str, str],
     ) -> Prediction:
-        """Create a prediction with a valid input."""
+        """Create a prediction. The caller has validated the inputs."""
         now = self.clock()
         prediction = Prediction(
             number=next(self._numbers),
             model=model,
-            input=given,
+            input=inputs,
             plan=make_plan(model, self.settings.speed, self.settings.seconds, self.faults),
             created=now,
             deadline=None if cancel_after is None else now + cancel_after,
@@ -253,7 +255,8 @@ class Simulator:
         self.faults.clear()
 
 
-_CHOOSES_NUMBER = "sequential_image_generation"
+# With the value "auto", the model chooses the number of pictures.
+_NUMBER_MODE = "sequential_image_generation"
 _ALPHABET = string.ascii_lowercase + string.digits
 
 

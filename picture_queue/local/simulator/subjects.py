@@ -1,7 +1,8 @@
 """Drawings of the common subjects of a prompt: a boat, a cat, a tree.
 
-Each fills a square with x and y from 0 to 1, y downwards, and stands on its lower edge. A colour
-before the subject in the prompt ("a red boat") becomes its main colour.
+Each drawing fills a square, with x and y from 0 to 1 and the y axis downwards, and stands on the
+lower edge. If a colour precedes the subject in the prompt ("a red boat"), it is the main colour of
+the drawing.
 """
 
 import re
@@ -48,12 +49,12 @@ class Subject(NamedTuple):
     color: Color
 
     def shapes(self) -> list[Shape]:
-        """Return its shapes, from back to front."""
+        """Return the shapes of the drawing, from back to front."""
         return _DRAWINGS[self.name].draw(self.color)
 
 
 def find_subjects(prompt: str) -> list[Subject]:
-    """Return the subjects that a prompt names, in its order."""
+    """Return at most `MAX_SUBJECTS` subjects that a prompt names, in the order of the prompt."""
     found: dict[str, Subject] = {}
     color: Color | None = None
     for word in re.findall(r"[a-z]+", prompt.lower()):
@@ -173,7 +174,7 @@ def _sun(color: Color) -> list[Shape]:
 
 
 def _moon(color: Color) -> list[Shape]:
-    # A crescent: the left half of a circle, and the left half of a narrower ellipse back.
+    # A crescent lies between the left half of a circle and the left half of a narrower ellipse.
     outer = ellipse(0.55, 0.45, 0.36, 0.36)[8:25]
     inner = ellipse(0.55, 0.45, 0.16, 0.36)[8:25]
     return [(outer + inner[::-1], color)]

@@ -1,9 +1,9 @@
-"""The times of the API."""
+"""The format of times in the API."""
 
 from datetime import UTC, datetime
 
 
-def iso_time(moment: float) -> str:
-    """Return a Unix time as the API writes it."""
-    stamp = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
-    return stamp.replace("+00:00", "Z")
+def iso_time(unix_time: float) -> str:
+    """Return a Unix time in the format of the API: ISO 8601 in UTC with milliseconds."""
+    text = datetime.fromtimestamp(unix_time, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The routes of uploaded files, which a prediction may have as inputs. They are kept in memory."""
+"""The routes of uploaded files, which a prediction may have as inputs. Files are in memory only."""
 
 import hashlib
 import secrets
@@ -18,8 +18,8 @@ from picture_queue.local.simulator.responses import answer, not_found, refused_b
 from picture_queue.local.simulator.times import iso_time
 
 MAX_FILE_BYTES = 20_000_000
-_MAX_ALL_BYTES = 100_000_000  # the oldest files are deleted
-_MAX_FORM_BYTES = 50_000  # other fields, and the boundaries
+_MAX_TOTAL_BYTES = 100_000_000  # beyond this total, the oldest files are deleted
+_MAX_FORM_BYTES = 50_000  # of the other fields and the boundaries of a form
 _MAX_NAME_BYTES = 255
 _LIFETIME = 86_400.0  # seconds
 _ALPHABET = string.ascii_letters + string.digits
@@ -68,13 +68,13 @@ class Uploads:
         self._files: dict[str, UploadedFile] = {}
 
     def add(self, file: UploadedFile) -> None:
-        """Keep a file, and delete the oldest if there are too many bytes."""
+        """Add a file, and delete the oldest files until the total size is within the limit."""
         self._files[file.id] = file
-        while sum(len(one.data) for one in self._files.values()) > _MAX_ALL_BYTES:
+        while sum(len(stored.data) for stored in self._files.values()) > _MAX_TOTAL_BYTES:
             del self._files[next(iter(self._files))]
 
     def get(self, file_id: str, now: float) -> UploadedFile | None:
-        """Return a file; None if there is none, or if it has expired."""
+        """Return a file; None if it does not exist or has expired."""
         file = self._files.get(file_id)
         return None if file is None or now >= file.created + _LIFETIME else file
 
@@ -83,7 +83,7 @@ class Uploads:
         return [file for file in reversed(self._files.values()) if self.get(file.id, now)]
 
     def delete(self, file_id: str) -> bool:
-        """Delete a file, and return whether there was one."""
+        """Delete a file; return False if there is no such file."""
         return self._files.pop(file_id, None) is not None
 
     def clear(self) -> None:
@@ -93,9 +93,9 @@ class Uploads:
 
 async def create_file(request: Request) -> Response:
     """``POST /files``."""
-    form = await _form(request)
+    form = await _read_form(request)
     try:
-        content, metadata = form.get("content"), _metadata(form.get("metadata"))
+        content, metadata = form.get("content"), _parse_metadata(form.get("metadata"))
         if content is None or isinstance(content, str):
             return refused_body("content is required")
         if metadata is None:
@@ -117,8 +117,8 @@ async def create_file(request: Request) -> Response:
 async def list_files(request: Request) -> Response:
     """``GET /files``."""
     files = _uploads(request).list(simulator_of(request).clock())[:100]
-    shown = [file.as_json(base_url(request)) for file in files]
-    return answer({"previous": None, "next": None, "results": shown})
+    results = [file.as_json(base_url(request)) for file in files]
+    return answer({"previous": None, "next": None, "results": results})
 
 
 async def get_file(request: Request) -> Response:
@@ -138,8 +138,8 @@ def _uploads(request: Request) -> Uploads:
     return uploads
 
 
-async def _form(request: Request) -> FormData:
-    """Return the form of a request, whose size is bounded.
+async def _read_form(request: Request) -> FormData:
+    """Return the form of a request of bounded size.
 
     Raises:
         BodyTooLarge: The body is larger than a file may be.
@@ -157,12 +157,12 @@ async def _form(request: Request) -> FormData:
         raise HTTPException(400, "The body must be a form with the file in content") from None
 
 
-def _metadata(text: Any) -> dict[str, Any] | None:
-    """Return the metadata of a form; None if they are not a JSON object."""
+def _parse_metadata(text: Any) -> dict[str, Any] | None:
+    """Return the metadata of a form; None if the text is not a JSON object."""
     if text is None:
         return {}
     try:
-        found = json_body.parse(text if isinstance(text, str) else "")
+        value = json_body.parse(text if isinstance(text, str) else "")
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None

@@ -7,25 +7,25 @@ from picture_queue.providers.replicate.catalog import CatalogModel, ModelInput
 InvalidField = dict[str, str]
 
 
-def find_errors(model: CatalogModel, given: dict[str, Any]) -> list[InvalidField]:
-    """Return the errors of an input, in the form of ``invalid_fields``.
+def find_errors(model: CatalogModel, inputs: dict[str, Any]) -> list[InvalidField]:
+    """Return the errors of the inputs, in the format of ``invalid_fields``.
 
     Inputs that the catalogue does not have are accepted, since the documentation does not
     say how the real API treats them.
     """
-    found: list[InvalidField] = []
+    errors: list[InvalidField] = []
     for field in model.inputs:
-        if field.name not in given:
+        if field.name not in inputs:
             if field.required:
-                found.append(_error("required", "input", f"{field.name} is required"))
-        elif error := _find_error(field, given[field.name]):
-            found.append(error)
-    return found
+                errors.append(_error("required", "input", f"{field.name} is required"))
+        elif error := _find_error(field, inputs[field.name]):
+            errors.append(error)
+    return errors
 
 
 def _find_error(field: ModelInput, value: Any) -> InvalidField | None:
     name = f"input.{field.name}"
-    if not _fits(field.type, value):
+    if not _has_type(field.type, value):
         description = f"Invalid type. Expected: {field.type}, given: {_type_name(value)}"
         return _error("invalid_type", name, description)
     if field.enum is not None and value not in field.enum:
@@ -41,19 +41,19 @@ def _find_error(field: ModelInput, value: Any) -> InvalidField | None:
     return None
 
 
-def _fits(kind: str, value: Any) -> bool:
-    if kind == "boolean":
+def _has_type(expected: str, value: Any) -> bool:
+    if expected == "boolean":
         return isinstance(value, bool)
     if isinstance(value, bool):
         return False
-    if kind == "integer":
+    if expected == "integer":
         return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     types: dict[str, tuple[type, ...]] = {
         "number": (int, float),
         "string": (str,),
         "array": (list,),
     }
-    return isinstance(value, types[kind])
+    return isinstance(value, types[expected])
 
 
 def _type_name(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The models of the catalogue as Replicate shows them, and their versions."""
+"""The models of the catalogue and their versions, in the format of Replicate's API."""
 
 import hashlib
 import re
@@ -18,13 +18,13 @@ def find_model(owner: str, name: str) -> CatalogModel | None:
 def can_run_by_name(model: CatalogModel) -> bool:
     """Return whether a model can be called without a version.
 
-    Whether Replicate permits this is not known of some models; the simulator permits it.
+    For some models, it is not known whether Replicate permits this. The simulator permits it.
     """
     return model.official is not False
 
 
 def version_of(model: CatalogModel) -> str:
-    """Return the version of a model; if the catalogue has none, one that stays the same."""
+    """Return the version of a model; without one in the catalogue, a hash of the model's name."""
     return model.version or hashlib.sha256(f"version of {model.id}".encode()).hexdigest()
 
 
@@ -34,7 +34,7 @@ def find_version(version: str) -> CatalogModel | None:
         model = models().get(version)
         return model if model is not None and can_run_by_name(model) else None
     name, _, pin = version.rpartition(":")
-    # Official models hide their version and cannot be run by it.
+    # Official models hide their versions, and cannot be run by version.
     return next(
         (
             model
@@ -80,8 +80,8 @@ def version_json(model: CatalogModel) -> dict[str, Any]:
     schemas: dict[str, Any] = {
         "Input": {
             "type": "object",
-            "properties": {known.name: _property(known) for known in model.inputs},
-            "required": [known.name for known in model.inputs if known.required],
+            "properties": {field.name: _property(field) for field in model.inputs},
+            "required": [field.name for field in model.inputs if field.required],
         }
     }
     if model.output is not None:
@@ -94,9 +94,10 @@ def version_json(model: CatalogModel) -> dict[str, Any]:
     }
 
 
-def _property(known: ModelInput) -> dict[str, Any]:
-    given = known.model_dump(mode="json", exclude={"name", "required", "unknown"})
-    shown = {key: value for key, value in given.items() if value is not None}
-    if known.type == "array" and shown.pop("format", None):
-        shown["items"] = _FILE
-    return shown
+def _property(field: ModelInput) -> dict[str, Any]:
+    """Return the JSON schema of an input."""
+    values = field.model_dump(mode="json", exclude={"name", "required", "unknown"})
+    schema = {key: value for key, value in values.items() if value is not None}
+    if field.type == "array" and schema.pop("format", None):
+        schema["items"] = _FILE
+    return schema

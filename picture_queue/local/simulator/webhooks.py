@@ -1,8 +1,8 @@
 """Delivery of the simulator's webhooks, signed as Replicate signs them.
 
-A webhook is sent at the start and at the end of a prediction, and with ``logs`` while it runs. That
-of the end is repeated for about a minute until it is answered with 2xx
-(https://replicate.com/docs/topics/webhooks/receive-webhook).
+A webhook is sent at the start and at the end of a prediction, and while the prediction runs if the
+client requests the event ``logs``. The webhook of the end is repeated for about a minute, until the
+receiver answers 2xx (https://replicate.com/docs/topics/webhooks/receive-webhook).
 """
 
 import asyncio
@@ -26,14 +26,14 @@ EVENTS: Final = ("start", "output", "logs", "completed")
 DEFAULT_EVENTS: Final = ("output", "completed")
 _CHECK_INTERVAL: Final = 0.05  # seconds between two checks of whether a prediction has started
 _LOG_INTERVAL: Final = 0.5  # seconds between two webhooks with logs
-_DELAYS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the deliveries of the end
+_RETRY_DELAYS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds, for the webhook of the end
 _TIMEOUT: Final = 5.0  # seconds for one delivery
-_LATE: Final = 5.0  # seconds, unless the fault has its own
-_STALE: Final = 3600  # seconds since the timestamp of a webhook that somebody sends again
+_DEFAULT_DELAY: Final = 5.0  # seconds, for a fault `late_webhooks` without a delay
+_STALE_AGE: Final = 3600  # seconds since the timestamp of a webhook that is sent again too late
 _MAX_DELIVERIES: Final = 50  # at the same time
 
-#: The secret of forged webhooks.
-_OTHER_SECRET: Final = "whsec_" + base64.b64encode(bytes(24)).decode()
+#: The secret that signs forged webhooks.
+_FORGED_SECRET: Final = "whsec_" + base64.b64encode(bytes(24)).decode()
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Subscription:
     """The webhooks that a prediction sends.
 
     Attributes:
-        url: The URL to send them to.
+        url: The URL that receives the webhooks.
         events: The events to send.
         copies: Number of deliveries of each webhook.
         delay: Seconds before each delivery.
         is_forged: Whether two webhooks that a receiver must refuse precede each one.
-        is_shuffled: Whether that of the end precedes all others.
+        is_shuffled: Whether the webhook of the end precedes all others.
     """
 
     url: str
@@ -65,7 +65,7 @@ def subscribe(url: str, events: tuple[str, ...], faults: Faults) -> Subscription
         url,
         events,
         copies=2 if repeats else 1,
-        delay=0.0 if late is None else _LATE if late.seconds is None else late.seconds,
+        delay=0.0 if late is None else _DEFAULT_DELAY if late.seconds is None else late.seconds,
         is_forged=faults.take("create", "forge_webhooks") is not None,
         is_shuffled=faults.take("create", "shuffle_webhooks") is not None,
     )
@@ -76,7 +76,7 @@ class WebhookSender:
     """The webhooks of all predictions.
 
     Args:
-        secret: The secret with which they are signed, ``whsec_…``.
+        secret: The secret that signs the webhooks, ``whsec_…``.
         clock: A function that returns the Unix time.
     """
 
@@ -102,7 +102,7 @@ class WebhookSender:
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Yield the client of all deliveries, which the last one closes."""
+        """Yield the HTTP client that all deliveries share; the last delivery closes the client."""
         if self._http is None:
             self._http = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
         http = self._http
@@ -121,10 +121,10 @@ class WebhookSender:
         async with self._client() as http:
 
             async def deliver(body: dict[str, Any] | None = None) -> bool:
-                shown = body or prediction.as_json(self._clock(), base_url)
-                return await self._deliver(http, subscription, shown)
+                current = body or prediction.as_json(self._clock(), base_url)
+                return await self._deliver(http, subscription, current)
 
-            kept: list[dict[str, Any]] = []
+            held_back: list[dict[str, Any]] = []
             sent_logs: str | None = None
             while prediction.ended_at(now := self._clock()) is None:
                 logs = prediction.as_json(now, base_url)["logs"]
@@ -134,17 +134,17 @@ class WebhookSender:
                 ):
                     sent_logs = logs
                     if subscription.is_shuffled:
-                        kept.append(prediction.as_json(now, base_url))
+                        held_back.append(prediction.as_json(now, base_url))
                     else:
                         await deliver()
                 await asyncio.sleep(_CHECK_INTERVAL if sent_logs is None else _LOG_INTERVAL)
-            # The documentation does not say that `aborted` is sent.
+            # The documentation does not mention a webhook for `aborted`.
             if "completed" in subscription.events and prediction.status(now) != "aborted":
-                for delay in _DELAYS:
+                for delay in _RETRY_DELAYS:
                     await asyncio.sleep(delay)
                     if await deliver():
                         break
-            for body in reversed(kept):
+            for body in reversed(held_back):
                 await deliver(body)
 
     async def _deliver(
@@ -155,9 +155,9 @@ class WebhookSender:
         message_id = f"msg_{secrets.token_hex(12)}"
         if subscription.is_forged:
             forged = _text(body | {"status": "failed", "output": None, "error": "forged"})
-            other, now = Webhook(_OTHER_SECRET), datetime.now(UTC)
-            stale = now - timedelta(seconds=_STALE)
-            await self._post(http, subscription.url, other, f"{message_id}x", now, forged)
+            forger, now = Webhook(_FORGED_SECRET), datetime.now(UTC)
+            stale = now - timedelta(seconds=_STALE_AGE)
+            await self._post(http, subscription.url, forger, f"{message_id}x", now, forged)
             await self._post(http, subscription.url, self._webhook, f"{message_id}y", stale, forged)
         is_accepted = False
         for _ in range(subscription.copies):
@@ -185,7 +185,7 @@ class WebhookSender:
         try:
             async with self._slots:
                 response = await http.post(url, content=text.encode(), headers=headers)
-        except Exception:  # for an invalid URL also errors that are not of httpx
+        except Exception:  # an invalid URL also raises errors that are not of httpx
             return False
         return response.is_success
 

@@ -73,33 +73,30 @@ class Accounts:
     async def refresh(self, token: str) -> Session:
         """Exchange a refresh token for the next one.
 
-        A token that is used again later ends the session, because somebody may have stolen it.
+        Within 10 seconds, a token may be used again. A later reuse ends the session, because the
+        token may have been stolen.
 
         Raises:
             AuthError: The token is unknown or was used before.
         """
-        stolen = False
         async with self._database.transaction() as connection:
-            found = await connection.fetchrow(
+            row = await connection.fetchrow(
                 "select t.id, t.revoked_at, t.session_id, s.user_id"
                 " from auth.refresh_tokens as t join auth.sessions as s on s.id = t.session_id"
                 " where t.token = $1 for update of t, s",
                 _digest(token),
             )
-            if found is None:
+            if row is None:
                 raise AuthError(
                     400,
                     "refresh_token_not_found",
                     "Invalid Refresh Token: Refresh Token Not Found",
                 )
-            revoked = found["revoked_at"]
-            stolen = revoked is not None and datetime.now(UTC) - revoked > _REUSE_INTERVAL
-            if stolen:
-                await connection.execute(
-                    "delete from auth.sessions where id = $1", found["session_id"]
-                )
-            else:
-                return await _continue_session(connection, found)
+            revoked = row["revoked_at"]
+            if revoked is None or datetime.now(UTC) - revoked <= _REUSE_INTERVAL:
+                return await _continue_session(connection, row)
+            await connection.execute("delete from auth.sessions where id = $1", row["session_id"])
+        # Raise after the transaction, which would not delete the session otherwise.
         raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
 
     async def find_user(self, claims: Mapping[str, Any]) -> asyncpg.Record:
@@ -135,10 +132,10 @@ class Accounts:
         metadata: dict[str, Any],
         session_id: object = None,
     ) -> asyncpg.Record:
-        """Change the fields that are given; null removes a key of the metadata.
+        """Change the given fields of a user; null removes a key of the metadata.
 
-        A new password ends the other sessions of the user, since somebody who knew the old password
-        may have opened them.
+        A new password ends the other sessions of the user, since they may belong to somebody who
+        knew the old password.
 
         Raises:
             AuthError: The e-mail address is taken.
@@ -168,7 +165,7 @@ class Accounts:
         return user
 
     async def sign_out(self, claims: Mapping[str, Any], scope: str) -> None:
-        """End all sessions of a user (``global``), the current (``local``) or the ``others``."""
+        """End sessions of a user: all (``global``), the current (``local``) or the ``others``."""
         user_id, session_id = _parse_uuid(claims.get("sub")), _parse_uuid(claims.get("session_id"))
         async with self._database.transaction() as connection:
             await connection.execute(
@@ -202,21 +199,22 @@ async def _open_session(connection: Connection, user: asyncpg.Record) -> Session
         user["id"],
     )
     user = await _set_last_sign_in(connection, user["id"])
-    token = await _new_token(connection, session_id, None)
+    token = await _insert_token(connection, session_id, None)
     return Session(user, session_id, token)
 
 
-async def _continue_session(connection: Connection, found: asyncpg.Record) -> Session:
+async def _continue_session(connection: Connection, used_token: asyncpg.Record) -> Session:
+    session_id = used_token["session_id"]
     await connection.execute(
         "update auth.refresh_tokens set revoked_at = coalesce(revoked_at, now()) where id = $1",
-        found["id"],
+        used_token["id"],
     )
     await connection.execute(
-        "update auth.sessions set updated_at = now() where id = $1", found["session_id"]
+        "update auth.sessions set updated_at = now() where id = $1", session_id
     )
-    user = await _set_last_sign_in(connection, found["user_id"])
-    token = await _new_token(connection, found["session_id"], found["id"])
-    return Session(user, found["session_id"], token)
+    user = await _set_last_sign_in(connection, used_token["user_id"])
+    token = await _insert_token(connection, session_id, used_token["id"])
+    return Session(user, session_id, token)
 
 
 async def _set_last_sign_in(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
@@ -227,7 +225,8 @@ async def _set_last_sign_in(connection: Connection, user_id: uuid.UUID) -> async
     )
 
 
-async def _new_token(connection: Connection, session_id: uuid.UUID, parent: int | None) -> str:
+async def _insert_token(connection: Connection, session_id: uuid.UUID, parent: int | None) -> str:
+    """Create a refresh token; only its digest is stored."""
     token = secrets.token_urlsafe(24)
     await connection.execute(
         "insert into auth.refresh_tokens (token, session_id, parent, created_at)"

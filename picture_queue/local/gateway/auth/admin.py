@@ -1,4 +1,4 @@
-"""``/auth/v1/admin/users``: the routes for users, which need a service key."""
+"""``/auth/v1/admin/users``: the administration of users, which needs a service key."""
 
 import math
 import uuid
@@ -16,8 +16,8 @@ from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 
 _PAGE_SIZE: Final = 50
-# Fields that the platform supports and the embedded stack refuses.
-_MISSING: Final = {
+# Fields that the platform supports and the embedded stack refuses, each with its feature.
+_UNSUPPORTED_FIELDS: Final = {
     "phone": "phone numbers",
     "phone_confirm": "phone numbers",
     "ban_duration": "banning of users",
@@ -50,11 +50,12 @@ class AdminUsers:
 
     async def _list(self, request: Request) -> Response:
         self._require_service_key(request)
-        page, size = _read_number(request, "page", 1), _read_number(request, "per_page", _PAGE_SIZE)
+        page = _parse_positive_integer(request, "page", 1)
+        size = _parse_positive_integer(request, "per_page", _PAGE_SIZE)
         users, total = await self._directory.page(page, size)
-        last = max(math.ceil(total / size), 1)
-        links = [f'</admin/users?page={last}&per_page={size}>; rel="last"']
-        if page < last:
+        last_page = max(math.ceil(total / size), 1)
+        links = [f'</admin/users?page={last_page}&per_page={size}>; rel="last"']
+        if page < last_page:
             links.insert(0, f'</admin/users?page={page + 1}&per_page={size}>; rel="next"')
         return JSONResponse(
             {"users": [bodies.encode_user(user) for user in users], "aud": "authenticated"},
@@ -64,16 +65,15 @@ class AdminUsers:
     async def _create(self, request: Request) -> Response:
         self._require_service_key(request)
         body = await bodies.read_object(request)
-        missing = _refuse_missing(body)
-        if missing is not None:
-            return missing
+        refusal = _refuse_unsupported(body)
+        if refusal is not None:
+            return refusal
         if not body.get("email"):
             raise AuthError(
                 400, "validation_failed", "Cannot create a user without either an email or phone"
             )
         user_id = _parse_uuid(body["id"]) if body.get("id") else uuid.uuid4()
-        given = await _read_attributes(body)
-        user = await self._directory.add(user_id, given)
+        user = await self._directory.add(user_id, await _parse_attributes(body, is_new=True))
         return JSONResponse(bodies.encode_user(user))
 
     async def _get(self, request: Request) -> Response:
@@ -83,14 +83,13 @@ class AdminUsers:
 
     async def _change(self, request: Request) -> Response:
         self._require_service_key(request)
-        user_id, body = (
-            _parse_uuid(request.path_params["user_id"]),
-            await bodies.read_object(request),
-        )
-        missing = _refuse_missing(body)
-        if missing is not None:
-            return missing
-        user = await self._directory.change(user_id, await _read_attributes(body, new=False))
+        user_id = _parse_uuid(request.path_params["user_id"])
+        body = await bodies.read_object(request)
+        refusal = _refuse_unsupported(body)
+        if refusal is not None:
+            return refusal
+        attributes = await _parse_attributes(body, is_new=False)
+        user = await self._directory.change(user_id, attributes)
         return JSONResponse(bodies.encode_user(user))
 
     async def _delete(self, request: Request) -> Response:
@@ -115,16 +114,16 @@ class AdminUsers:
             raise AuthError(403, "not_admin", "User not allowed")
 
 
-async def _read_attributes(body: dict[str, Any], *, new: bool = True) -> Attributes:
+async def _parse_attributes(body: dict[str, Any], *, is_new: bool) -> Attributes:
     app_metadata = bodies.parse_metadata(body, "app_metadata")
-    if new:
+    if is_new:
         app_metadata = {"provider": "email", "providers": ["email"]} | app_metadata
     password_hash = None
     if body.get("password"):
         password_hash = await passwords.hash_password(bodies.parse_password(body))
     role = body.get("role")
     return Attributes(
-        role=str(role) if role else "authenticated" if new else None,
+        role=str(role) if role else "authenticated" if is_new else None,
         email=bodies.parse_email(body) if body.get("email") else None,
         password_hash=password_hash,
         confirmed=body.get("email_confirm") is True,
@@ -133,14 +132,14 @@ async def _read_attributes(body: dict[str, Any], *, new: bool = True) -> Attribu
     )
 
 
-def _refuse_missing(body: dict[str, Any]) -> Response | None:
-    for name, feature in _MISSING.items():
+def _refuse_unsupported(body: dict[str, Any]) -> Response | None:
+    for name, feature in _UNSUPPORTED_FIELDS.items():
         if body.get(name):
             return not_implemented(feature)
     return None
 
 
-def _read_number(request: Request, name: str, default: int) -> int:
+def _parse_positive_integer(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name) or str(default)
     is_number = text.isascii() and text.isdigit() and len(text) <= 10
     if not is_number or not 0 < int(text) < 2**31:

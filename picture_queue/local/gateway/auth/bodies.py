@@ -11,7 +11,7 @@ from picture_queue.local import json_body
 from picture_queue.local.gateway.auth.errors import AuthError
 
 _MIN_PASSWORD_LENGTH: Final = 6
-_MAX_PASSWORD_SIZE: Final = 72  # bytes, the maximum of bcrypt
+_MAX_PASSWORD_BYTES: Final = 72  # the maximum of bcrypt, which GoTrue uses
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 
 
@@ -58,27 +58,27 @@ def parse_password(body: dict[str, Any]) -> str:
     Raises:
         AuthError: The password is missing, too long or too weak.
     """
-    given = body.get("password")
-    if not isinstance(given, str) or not given:
+    password = body.get("password")
+    if not isinstance(password, str) or not password:
         raise AuthError(400, "validation_failed", "Signup requires a valid password")
-    if len(given.encode()) > _MAX_PASSWORD_SIZE:
+    if len(password.encode()) > _MAX_PASSWORD_BYTES:
         raise AuthError(
             400,
             "validation_failed",
-            f"Password cannot be longer than {_MAX_PASSWORD_SIZE} characters",
+            f"Password cannot be longer than {_MAX_PASSWORD_BYTES} characters",
         )
-    if len(given) < _MIN_PASSWORD_LENGTH:
+    if len(password) < _MIN_PASSWORD_LENGTH:
         raise AuthError(
             422,
             "weak_password",
             f"Password should be at least {_MIN_PASSWORD_LENGTH} characters.",
             weak_password={"reasons": ["length"]},
         )
-    return given
+    return password
 
 
 def parse_metadata(body: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an object of the body; any other value counts as an empty object."""
+    """Return the metadata in a key of the body; a value that is not an object counts as empty."""
     value = body.get(name)
     return value if isinstance(value, dict) else {}
 

@@ -22,7 +22,7 @@ _ADD = (
     " values ($1, 'authenticated', $2, $3, $4, case when $5 then now() end, $6, $7, now(), now())"
     " returning *"
 )
-# A null parameter keeps a value; a null inside an object of metadata removes its key.
+# A null parameter leaves its column unchanged. A null inside an object of metadata removes its key.
 _CHANGE = (
     "update auth.users set role = coalesce($2, role), email = coalesce($3, email),"
     " encrypted_password = coalesce($4, encrypted_password),"
@@ -35,7 +35,7 @@ _CHANGE = (
 
 @dataclass(frozen=True)
 class Attributes:
-    """The fields of a user that an administrator sets; None for a field that is not given."""
+    """The fields of a user that an administrator sets; None for a field that does not change."""
 
     role: str | None = None
     email: str | None = None
@@ -85,7 +85,7 @@ class Directory:
         """Create a user.
 
         Raises:
-            AuthError: The address or the id is taken.
+            AuthError: The e-mail address or the id is taken.
         """
         try:
             async with self._database.connection() as connection:
@@ -94,10 +94,10 @@ class Directory:
             raise _email_exists() from None
 
     async def change(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
-        """Change a user; a new password ends all its sessions.
+        """Change a user; a new password ends all sessions of the user.
 
         Raises:
-            AuthError: No user has this id, or the address is taken.
+            AuthError: No user has this id, or the e-mail address is taken.
         """
         try:
             async with self._database.transaction() as connection:
@@ -111,7 +111,7 @@ class Directory:
             raise _email_exists() from None
 
     async def remove(self, user_id: uuid.UUID) -> None:
-        """Delete a user and end all its sessions.
+        """Delete a user and end all sessions of the user.
 
         Raises:
             AuthError: No user has this id.

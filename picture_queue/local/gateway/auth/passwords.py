@@ -7,10 +7,11 @@ import hmac
 import secrets
 from typing import Final
 
-# The usual cost for interactive sign-ins: a hash takes 16 MiB and about 40 ms, in another thread.
-_N: Final = 2**14
-_R: Final = 8
-_P: Final = 1
+# The parameters of scrypt that are usual for interactive sign-ins. A hash takes 16 MiB and about
+# 40 ms, so it is computed in another thread.
+_N: Final = 2**14  # CPU and memory cost
+_R: Final = 8  # block size
+_P: Final = 1  # parallelism
 _SALT_BYTES: Final = 16
 
 
@@ -22,15 +23,19 @@ async def hash_password(password: str) -> str:
 
 
 async def matches(password: str, stored: str | None) -> bool:
-    """Verify a password. Without a stored hash, it takes as long as with a wrong password."""
+    """Verify a password against a stored hash.
+
+    Without a stored hash, the call takes as long as with a wrong password. So a client cannot
+    measure whether a user exists.
+    """
     if stored is None or not stored.startswith("scrypt$"):
         await hash_password(password)
         return False
     _, n, r, p, salt, digest = stored.split("$")
-    given = await asyncio.to_thread(
+    computed = await asyncio.to_thread(
         _scrypt, password, base64.b64decode(salt), int(n), int(r), int(p)
     )
-    return hmac.compare_digest(given, base64.b64decode(digest))
+    return hmac.compare_digest(computed, base64.b64decode(digest))
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:

@@ -19,9 +19,9 @@ from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
 
-_SCOPES: Final = ("global", "local", "others")
-_CREATING_PATHS: Final = ("/signup", "/admin/users")
-_UNAVAILABLE: Final = (
+_SIGN_OUT_SCOPES: Final = ("global", "local", "others")
+_USER_CREATION_PATHS: Final = ("/signup", "/admin/users")
+_UNAVAILABLE_ERRORS: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
@@ -29,7 +29,7 @@ _UNAVAILABLE: Final = (
 
 
 class AuthService:
-    """The routes of Auth. Every sign-up is confirmed at once, because no e-mail is sent."""
+    """The routes of Auth. Sign-ups are confirmed at once, because the stack sends no e-mail."""
 
     def __init__(
         self, settings: GatewaySettings, credentials: Credentials, database: Database
@@ -43,7 +43,7 @@ class AuthService:
 
     def routes(self) -> list[BaseRoute]:
         """The routes below ``/auth/v1``."""
-        served: tuple[tuple[str, str, Handler], ...] = (
+        routes: tuple[tuple[str, str, Handler], ...] = (
             ("POST", "/signup", self._sign_up),
             ("POST", "/token", self._token),
             ("GET", "/user", self._user),
@@ -56,7 +56,7 @@ class AuthService:
         )
         return [
             Route("/auth/v1" + path, _respond_to_errors(handler), methods=[method])
-            for method, path, handler in served
+            for method, path, handler in routes
         ]
 
     async def _sign_up(self, request: Request) -> Response:
@@ -120,7 +120,7 @@ class AuthService:
 
     async def _sign_out(self, request: Request) -> Response:
         scope = request.query_params.get("scope", "global")
-        if scope not in _SCOPES:
+        if scope not in _SIGN_OUT_SCOPES:
             raise AuthError(400, "validation_failed", f"Unsupported logout scope {scope!r}")
         claims = self._claims(request)
         await self._accounts.find_user(claims)
@@ -143,7 +143,7 @@ class AuthService:
         )
 
     async def _keys(self, _: Request) -> Response:
-        # The key of HS256 is secret, so there is no public key.
+        # HS256 signs and verifies with one secret, so there is no public key.
         return JSONResponse({"keys": []})
 
     def _claims(self, request: Request) -> Mapping[str, Any]:
@@ -203,13 +203,14 @@ def _respond_to_errors(handler: Handler) -> Handler:
             # The value is too long for its column, or has a zero byte, which Postgres refuses.
             unstorable = AuthError(400, "validation_failed", "A value cannot be stored")
             return unstorable.response(request)
-        except (OSError, TimeoutError, asyncpg.InterfaceError, *_UNAVAILABLE):
+        except (OSError, TimeoutError, asyncpg.InterfaceError, *_UNAVAILABLE_ERRORS):
             unavailable = AuthError(503, "unexpected_failure", "the database cannot be reached")
             return unavailable.response(request)
         except asyncpg.PostgresError:
             # Most likely an error of a trigger of the project. Postgres has logged it.
-            creates = request.method == "POST" and request.url.path.endswith(_CREATING_PATHS)
-            message = "Database error" + (" saving new user" if creates else "")
+            path = request.url.path
+            is_creation = request.method == "POST" and path.endswith(_USER_CREATION_PATHS)
+            message = "Database error" + (" saving new user" if is_creation else "")
             return AuthError(500, "unexpected_failure", message).response(request)
 
     return answer

@@ -1,9 +1,9 @@
 """Privileges to read and write private topics, by the policies on ``realtime.messages``.
 
-The check is the same as in the Realtime server. It sets the claims and ``realtime.topic`` in a
-transaction that is always rolled back. For the privilege to read, the caller selects a row of the
-topic that the server has inserted; for the privilege to write, the caller inserts a row. Source:
-https://github.com/supabase/realtime, lib/realtime/tenants/authorization.ex.
+Like the Realtime server, the gateway sets the claims and ``realtime.topic`` in a transaction that
+it always rolls back. To check the privilege to read, it inserts a row of the topic, and then
+selects this row as the caller. To check the privilege to write, it inserts a row as the caller.
+Source: https://github.com/supabase/realtime, lib/realtime/tenants/authorization.ex.
 """
 
 import asyncpg
@@ -15,7 +15,7 @@ _INSERT = "insert into realtime.messages (topic, extension, private) values ($1,
 
 
 class Access:
-    """Checks of privileges in the database. A caller decides how long it caches a result."""
+    """Checks of privileges in the database; the results are not cached here."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -30,17 +30,17 @@ class Access:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                probe = await connection.fetchval(_INSERT + " returning id", topic)
+                message_id = await connection.fetchval(_INSERT + " returning id", topic)
                 await _set_caller(connection, caller, topic)
-                found = await connection.fetchval(
+                is_visible = await connection.fetchval(
                     "select exists (select from realtime.messages"
                     " where topic = $1 and id = $2 and extension = 'broadcast')",
                     topic,
-                    probe,
+                    message_id,
                 )
             finally:
                 await transaction.rollback()
-        return bool(found)
+        return bool(is_visible)
 
     async def can_write(self, caller: Caller, topic: str) -> bool:
         """Return whether a policy lets the caller insert a message of the topic.

@@ -9,13 +9,22 @@ from picture_queue.local.gateway.credentials import Caller, seconds_left
 from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.replay import ReplayRequest
 
-# An event loop cannot wait for centuries, so a longer timer is set again each day.
-_MAX_TIMER = 86_400.0
+# An event loop cannot wait for centuries. So a timer for a longer time is set again each day.
+_MAX_TIMER = 86_400.0  # seconds
 
 
 @dataclass(frozen=True)
 class JoinConfig:
-    """The options of a join."""
+    """The options of a join.
+
+    Args:
+        private: Whether policies decide who may read and write the topic.
+        receives_own: Whether the channel gets its own broadcasts too.
+        acknowledges: Whether the server acknowledges broadcasts of the client.
+        presence: Whether the client wants the presence state, which is always empty here.
+        wants_table_changes: Whether the client requests ``postgres_changes``.
+        replay: The replay that the client requests.
+    """
 
     private: bool = False
     receives_own: bool = False
@@ -71,7 +80,7 @@ class Channel:
         return self.topic.removeprefix(frames.PREFIX)
 
     def replace_token(self, caller: Caller) -> None:
-        """Use a new token. Its privilege to write is checked at the next broadcast."""
+        """Replace the token; the next broadcast checks the privilege to write again."""
         self.caller = caller
         self.may_write = None
         self.start_timer()

@@ -1,7 +1,7 @@
 """The JSON frames of the Phoenix protocol, version 1.0.0, as Supabase Realtime writes them.
 
-Source: https://supabase.com/docs/guides/realtime/protocol. The Python client drops a frame that has
-no key `ref`, so the key is written even if its value is null.
+Source: https://supabase.com/docs/guides/realtime/protocol. The Python client drops a frame without
+the key `ref`, so each frame has this key, with the value null if there is no reference.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The subscriptions: the channels of each topic."""
+"""The delivery of messages to the channels that have joined their topic."""
 
 import asyncio
 from collections import defaultdict
@@ -15,9 +15,9 @@ class Subscriber(Protocol):
 
 
 class Hub:
-    """The delivery of messages to the channels of their topic.
+    """The subscribers of each topic.
 
-    A public and a private topic with the same name are different, as on the platform.
+    As on the platform, a public and a private topic with the same name are two topics.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Hub:
     def publish(
         self, name: str, private: bool, text: str, *, excluding: Subscriber | None = None
     ) -> None:
-        """Queue a frame for every subscriber of a topic except one."""
+        """Queue a frame for every subscriber of a topic except `excluding`."""
         times = 1
         if self._faults is not None:
             if self._faults.take("drop_messages"):

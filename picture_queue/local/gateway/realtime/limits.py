@@ -18,19 +18,20 @@ class SharedRate:
         self._maximum = maximum
         self._total = 0
         self._taken: Counter[Hashable] = Counter()
-        self._second = 0.0
+        self._period_start = 0.0  # of the current second
 
     def take(self, key: Hashable, count: int = 1) -> bool:
         """Count events of a key and return True, or return False if they exceed the limit.
 
-        When the limit is reached, each key may still use an equal share of it.
+        When all keys together have reached the limit, each key may still use an equal share of the
+        limit.
         """
         now = monotonic()
-        if now - self._second >= 1:
-            self._second, self._total = now, 0
+        if now - self._period_start >= 1:
+            self._period_start, self._total = now, 0
             self._taken.clear()
-        keys = len(self._taken) + (key not in self._taken)
-        if self._total + count > self._maximum and self._taken[key] + count > self._maximum // keys:
+        share = self._maximum // (len(self._taken) + (key not in self._taken))
+        if self._total + count > self._maximum and self._taken[key] + count > share:
             return False
         self._total += count
         self._taken[key] += count
@@ -46,7 +47,8 @@ class Quota:
 
     def __init__(self, limits: RealtimeLimits) -> None:
         self.limits = limits
-        # A separate limit for messages of the database: many clients would use up a common limit.
+        # Messages of the database have a separate limit. Otherwise many clients together could use
+        # up the limit, and messages of the database would be dropped.
         self.events = SharedRate(limits.messages_per_second)  # by topic
         self.messages = SharedRate(limits.messages_per_second)  # by sender
         self.joins = SharedRate(limits.joins_per_second)  # by socket

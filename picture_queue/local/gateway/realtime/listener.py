@@ -19,20 +19,21 @@ _CHANNEL = "realtime_messages"
 _CONNECT_TIMEOUT = 10.0  # seconds
 _RETRY_DELAYS = (0.05, 0.2, 1.0, 2.0)  # seconds; the last one repeats
 _PROBE_INTERVAL = 15.0  # seconds between two checks of the connection
-_PROBES_PER_PRUNE = 240  # checks of the connection, which is an hour
-# The platform's retention.
+_PROBES_PER_PRUNE = 240  # old messages are deleted once an hour
+# The platform keeps messages for 72 hours.
 _PRUNE = "delete from realtime.messages where inserted_at < now() - interval '72 hours'"
-_BATCH = 500
-_ROWS = """
-select m.id, m.topic, m.event, m.private, m.payload
-from unnest($1::uuid[]) with ordinality as n (id, i)
-join realtime.messages m on m.id = n.id and m.extension = 'broadcast'
-order by n.i
+_BATCH_SIZE = 500  # notifications for which one query reads the rows
+_SELECT = """
+select message.id, message.topic, message.event, message.private, message.payload
+from unnest($1::uuid[]) with ordinality as notified (id, position)
+join realtime.messages as message
+  on message.id = notified.id and message.extension = 'broadcast'
+order by notified.position
 """
 
 
 class DatabaseListener:
-    """A connection to the database for LISTEN, which is replaced when it breaks.
+    """A connection to the database for LISTEN; a new connection replaces a broken one.
 
     Delivery is at most once, as on the platform: messages that are committed while there is no
     connection are not delivered.
@@ -53,7 +54,7 @@ class DatabaseListener:
             try:
                 await self._listen()
                 attempt = 0
-            except Exception as error:  # do not end: without this task there are no messages
+            except Exception as error:  # keep this task running: it delivers all messages
                 _logger.warning("lost the notification connection; reconnecting: %r", error)
             self.connected.clear()
             await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
@@ -87,7 +88,11 @@ class DatabaseListener:
     async def _probe(
         self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
     ) -> None:
-        """Check the connection until it is lost, since a dead peer sends nothing."""
+        """Query the database from time to time until the connection is lost.
+
+        Without a query, a connection whose server has disappeared seems to be open for hours. The
+        query also deletes old messages.
+        """
         probes = 0
         while not lost.is_set():
             async with self._query_lock:
@@ -102,20 +107,17 @@ class DatabaseListener:
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Publish the rows in the order of their commits.
 
-        Every role may NOTIFY, so only the id in a notification is used. The message is read from
-        the row.
+        Every role may send a notification. So only the id in a notification is used, and the
+        message is read from the row.
         """
         while True:
             notifications = [await self._notifications.get()]
-            while len(notifications) < _BATCH and not self._notifications.empty():
+            while len(notifications) < _BATCH_SIZE and not self._notifications.empty():
                 notifications.append(self._notifications.get_nowait())
-            ids = [
-                found
-                for notification in notifications
-                if (found := _parse_id(notification)) is not None
-            ]
+            parsed = map(_parse_id, notifications)
+            ids = [message_id for message_id in parsed if message_id is not None]
             async with self._query_lock:
-                rows = await connection.fetch(_ROWS, ids)
+                rows = await connection.fetch(_SELECT, ids)
             for row in rows:
                 try:
                     self._publish({**row, "payload": json.loads(row["payload"] or "null")})

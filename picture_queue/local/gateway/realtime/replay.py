@@ -1,7 +1,8 @@
 """Replay of messages that were sent to a private topic before a join.
 
-As on the platform, at most the newest 25 messages of the last 72 hours are sent, the oldest first,
-each marked as replayed (https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
+As on the platform, a replay has at most the newest 25 messages of the last 72 hours, the oldest
+first. Each message is marked as replayed
+(https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
 """
 
 import logging
@@ -16,7 +17,7 @@ from picture_queue.local.gateway.realtime import frames
 _logger = logging.getLogger(__name__)
 
 _MAX_MESSAGES: Final = 25
-_MAX_TIME: Final = 1e15  # milliseconds: some 31,000 years, which Postgres can hold
+_MAX_TIME: Final = 1e15  # milliseconds, some 31,000 years; Postgres can represent such a time
 # `inserted_at` has no time zone; its times are UTC.
 _SELECT: Final = """
 select * from (
@@ -56,14 +57,14 @@ class ReplayRequest:
         limit = value.get("limit", _MAX_MESSAGES) if isinstance(value, dict) else None
         for number in (since, limit):
             if isinstance(number, bool) or not isinstance(number, int | float):
-                raise ValueError("replay needs a number `since`, and may have one `limit`")
-        # Integers are unbounded in Python, but not in the database.
+                raise ValueError("replay needs a number `since`, and may have a number `limit`")
+        # Limit the number to what a timestamp in Postgres can represent.
         bounded = float(max(-_MAX_TIME, min(since or 0, _MAX_TIME)))
         return cls(since=bounded, limit=int(max(1, min(limit or 1, _MAX_MESSAGES))))
 
 
 class History:
-    """The messages that were sent.
+    """The stored messages of private topics.
 
     Args:
         database: The database that stores the messages.
@@ -73,7 +74,7 @@ class History:
         self._database = database
 
     async def replay(self, name: str, request: ReplayRequest) -> list[str]:
-        """Return the frames of a replay; none if the database cannot be reached."""
+        """Return the frames of a replay; an empty list if the database cannot be reached."""
         try:
             async with self._database.connection() as connection:
                 rows = await connection.fetch(_SELECT, name, request.since, request.limit)

@@ -32,7 +32,7 @@ _START_TIMEOUT = 15.0  # seconds until the first LISTEN
 
 
 class RealtimeService:
-    """The sockets of Realtime and the parts that they share."""
+    """The WebSockets of Realtime and the parts that they share."""
 
     def __init__(
         self, settings: GatewaySettings, credentials: Credentials, database: Database
@@ -59,7 +59,7 @@ class RealtimeService:
         self._hub.set_faults(faults)
 
     def routes(self) -> list[BaseRoute]:
-        """The HTTP routes; the WebSocket is `websocket`."""
+        """The HTTP routes. The route of the WebSocket has the endpoint `websocket`."""
         base = "/realtime/v1/api/broadcast"
         return [
             Route(base, self._send_many, methods=["POST"]),
@@ -94,7 +94,7 @@ class RealtimeService:
                 socket.close_channels(switches.close_channels, "Closed by a fault switch")
 
     async def websocket(self, websocket: WebSocket) -> None:
-        """``WS /realtime/v1/websocket``."""
+        """Serve ``WS /realtime/v1/websocket``."""
         key_token = self._key_token(websocket)
         version = websocket.query_params.get("vsn", versions.OBJECTS)
         refusal = self._refusal(websocket, version)
@@ -134,7 +134,7 @@ class RealtimeService:
         return self._credentials.token(authorization, key) or ""
 
     async def _send_many(self, request: Request) -> Response:
-        """Send a batch; leave out private messages that the caller may not send."""
+        """Send several messages, except private messages that the caller may not send."""
         caller = self._caller(request)
         if caller is None:
             return JSONResponse({"message": "Unauthorized"}, status_code=401)

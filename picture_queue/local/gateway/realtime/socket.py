@@ -21,7 +21,7 @@ from picture_queue.local.gateway.realtime.replay import History
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
 _CLOSE_TIMEOUT = 5.0  # seconds
-_MAX_QUEUED = 100_000_000  # characters of frames; a replay has up to 25 of 3 MB
+_MAX_QUEUED = 100_000_000  # characters; a replay has up to 25 frames of 3 MB
 _LISTENER_TIMEOUT = 5.0  # seconds that a join waits for the listener's connection
 _NO_PRESENCE = "NotImplemented: The embedded stack keeps no presence."
 
@@ -92,7 +92,7 @@ class Socket:
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
         code = self._close_code.result() if self._close_code.done() else ABNORMAL
-        # Without a timeout, a client that does not read would block this.
+        # The timeout is for a client that does not read.
         with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._websocket.close(code)
@@ -170,8 +170,8 @@ class Socket:
         except Refusal as refusal:
             self.deliver(frames.error(topic, ref, str(refusal)))
             return
-        # A second join of a topic replaces the first without a frame: in this version of the
-        # protocol a phx_close does not say which join it closes.
+        # A second join of a topic replaces the first. Send no phx_close for the first: in version
+        # 1.0.0 of the protocol, a phx_close does not say which join it closes.
         if (old := self._channels.get(topic)) is not None:
             self._remove(old)
         channel = Channel(topic, config, caller, ref, self.deliver, self._expire)
@@ -216,8 +216,9 @@ class Socket:
                 "NotImplemented: The embedded stack has no postgres_changes."
                 " Use Broadcast from the database."
             )
-        own = isinstance(token, str) and token and not token.startswith("sb_")
-        caller = self._verify(str(token) if own else self._key_token)
+        # Without the token of a user, the API key of the WebSocket counts.
+        is_user_token = isinstance(token, str) and token and not token.startswith("sb_")
+        caller = self._verify(str(token) if is_user_token else self._key_token)
         try:
             async with asyncio.timeout(_LISTENER_TIMEOUT):
                 await self._shared.listener.connected.wait()
@@ -274,7 +275,7 @@ class Socket:
                     self._shared.access.can_write, channel.caller, channel.name
                 )
             except Refusal:
-                return  # as without the privilege: send nothing and acknowledge nothing
+                return  # treat the error like a missing privilege: no delivery, no acknowledgement
         if channel.config.private and not channel.may_write:
             return
         text = frames.frame(channel.topic, "broadcast", payload)

@@ -1,4 +1,7 @@
-"""Parse JSON bodies with the checks, conversions and messages of storage-api's JSON schemas."""
+"""Parsing of JSON bodies, with the checks, conversions and messages of storage-api's schemas.
+
+In each function, `where` is the place of the value in the request, for the message of an error.
+"""
 
 from typing import Any
 

@@ -24,7 +24,7 @@ from picture_queue.local.gateway.storage.rows import Rows, timestamp
 _UNITS: Final = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "b": 1}
 _SIZE_PATTERN: Final = r"^[0-9]+(?:\.[0-9]+)?(?:[gG][bB]|[mM][bB]|[kK][bB]|[bB])$"
 _SORT_COLUMNS: Final = ("id", "name", "created_at", "updated_at")
-_CHANGEABLE: Final = ("public", "file_size_limit", "allowed_mime_types")
+_CHANGEABLE_FIELDS: Final = ("public", "file_size_limit", "allowed_mime_types")
 _ORDERS: Final = ("asc", "desc")
 
 
@@ -49,8 +49,8 @@ class BucketRoutes:
         check_bucket_name(name)
         bucket = str(body.get("id") or name)
         check_bucket_name(bucket)
-        mime_types = _mime_types(body.get("allowed_mime_types"))
-        size = self._size(body.get("file_size_limit"))
+        mime_types = _parse_mime_types(body.get("allowed_mime_types"))
+        size_limit = self._parse_size_limit(body.get("file_size_limit"))
         public = bodies.parse_boolean(body.get("public", False), "body/public")
         subject = caller.subject
         try:
@@ -64,7 +64,7 @@ class BucketRoutes:
                     name,
                     subject,
                     public,
-                    size,
+                    size_limit,
                     mime_types,
                 )
         except asyncpg.PostgresError as error:
@@ -105,13 +105,13 @@ class BucketRoutes:
         if "public" in body:
             changes["public"] = bodies.parse_boolean(body["public"], "body/public")
         if "file_size_limit" in body:
-            changes["file_size_limit"] = self._size(body["file_size_limit"])
+            changes["file_size_limit"] = self._parse_size_limit(body["file_size_limit"])
         if "allowed_mime_types" in body:
-            changes["allowed_mime_types"] = _mime_types(body["allowed_mime_types"])
+            changes["allowed_mime_types"] = _parse_mime_types(body["allowed_mime_types"])
         if not changes:
-            messages = [f"body must have required property '{name}'" for name in _CHANGEABLE]
+            messages = [f"body must have required property '{name}'" for name in _CHANGEABLE_FIELDS]
             raise invalid(", ".join([*messages, "body must match a schema in anyOf"]))
-        columns = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, 2))
+        columns = ", ".join(f"{name} = ${number}" for number, name in enumerate(changes, 2))
         async with self._rows.transaction_as(caller, "storage.bucket.update") as connection:
             changed = await connection.fetchval(
                 f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608 # nosec
@@ -153,22 +153,22 @@ class BucketRoutes:
             self._files.remove(row["version"])
         return {"message": "Empty bucket has been queued. Completion may take up to an hour."}
 
-    def _size(self, value: object) -> int | None:
-        """Return a size limit in bytes; it is given as a number, or as a text with a unit."""
+    def _parse_size_limit(self, value: object) -> int | None:
+        """Return a size limit in bytes from a number of bytes, or from a text with a unit."""
         if value is None:
             return None
         if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):
             number, unit = re.split(r"(?=[a-zA-Z])", value, maxsplit=1)
-            # A very large number is infinite as a float, and cannot be converted to int.
+            # `min` is for a very large number, which is infinite as a float: int() would fail.
             size = int(min(float(number) * _UNITS[unit.lower()], self._limit + 1))
         else:
-            size = _size_in_bytes(value)
+            size = _parse_bytes(value)
         if size > self._limit:
             raise too_large()
         return size
 
 
-def _mime_types(value: object) -> list[str] | None:
+def _parse_mime_types(value: object) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, list):
@@ -178,7 +178,7 @@ def _mime_types(value: object) -> list[str] | None:
     return mime_types
 
 
-def _size_in_bytes(value: object) -> int:
+def _parse_bytes(value: object) -> int:
     where = "body/file_size_limit"
     try:
         return bodies.parse_integer(value, where, 0)

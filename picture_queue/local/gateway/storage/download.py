@@ -12,11 +12,11 @@ from starlette.responses import Response, StreamingResponse
 
 from picture_queue.local.gateway.storage.errors import bad_range
 
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 256 * 1024  # bytes
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
-# Types in which browsers run no scripts, so they need no sandbox. The PDF viewers of browsers do
-# not work in a sandbox.
+# Browsers run no scripts in files of these types, so these files need no sandbox. The PDF viewers
+# of browsers do not work in a sandbox.
 _SCRIPTLESS: Final = re.compile(
     r"((image|audio|video)/[\w.-]+|application/pdf) *(;[^,]*)?", re.IGNORECASE
 )
@@ -38,7 +38,7 @@ def send_object(
     """Return the answer to a GET or HEAD of an object; close the file when it is sent.
 
     Args:
-        request: The request; it may have a range, a condition, and a name for the download.
+        request: The request, which may have a range, a condition, and a name for the download.
         file: The file with the bytes.
         metadata: The metadata of the object.
         expires: Value of ``Expires`` instead of the object's cache control.
@@ -75,7 +75,7 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
     mime_type = header_value(metadata["mimetype"], "application/octet-stream")
     headers = {
         "accept-ranges": "bytes",
-        # A page from a bucket must not run with the project's origin.
+        # Show HTML as text: a page in a bucket must not run with the project's origin.
         "content-type": "text/plain" if "text/html" in mime_type.lower() else mime_type,
         "x-content-type-options": "nosniff",
         "etag": metadata["eTag"],
@@ -83,8 +83,8 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
         "last-modified": http_date(last_modified(metadata)),
     }
     if not _SCRIPTLESS.fullmatch(mime_type):
-        # SVG, XHTML and XML may contain scripts. In a sandbox, they do not run, and the page has
-        # no origin.
+        # SVG, XHTML and XML may contain scripts. In a sandbox, scripts do not run, and the page
+        # does not have the origin of the project.
         headers["content-security-policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; sandbox"
         )

@@ -1,4 +1,4 @@
-"""Errors of Storage. Nearly all have HTTP status 400; the body has the exact status.
+"""Errors of Storage. Nearly all have HTTP status 400; the exact status is in the body.
 
 Messages and codes are recorded from storage-api (https://github.com/supabase/storage).
 """
@@ -16,10 +16,10 @@ class StorageError(Exception):
 
     Args:
         status: The status in the body.
-        error: The older code.
+        error: The code in the key ``error``, which older clients read.
         message: The message for the user.
-        code: The newer code.
-        http: The HTTP status.
+        code: The code in the key ``code``, which newer clients read.
+        http: The HTTP status of the answer.
     """
 
     status: int
@@ -149,7 +149,7 @@ def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
 
     Args:
         error: The error of asyncpg.
-        exists: The code for a duplicate.
+        exists: The code of the error if the name is taken.
     """
     match error:
         case asyncpg.InsufficientPrivilegeError():
@@ -163,7 +163,8 @@ def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
         case asyncpg.InvalidTextRepresentationError():
             return StorageError(400, "InvalidParameter", str(error), "InvalidParameter")
         case asyncpg.DataError(sqlstate="22000" | "22021" | "22P05"):
-            # A zero byte or a lone surrogate. The message of asyncpg would quote it.
+            # The text has a zero byte or a lone surrogate. Do not use the message of asyncpg, which
+            # quotes this character.
             message = "a text contains a character that cannot be stored"
             return StorageError(400, "InvalidParameter", message, "InvalidParameter")
         case asyncpg.CannotConnectNowError() | asyncpg.TooManyConnectionsError():

@@ -1,4 +1,4 @@
-"""The files of objects. The name of a file is the UUID of the version, never a client's text."""
+"""The files of objects. A file is named by the UUID of its version, never by a client's text."""
 
 import contextlib
 import hashlib
@@ -10,11 +10,12 @@ from typing import BinaryIO
 
 
 class Incoming:
-    """A file that is being received. It is not visible before `FileStore.commit`.
+    """A file that is being received. It becomes visible with `FileStore.commit`.
 
     Args:
         path: The temporary path.
-        limit: Maximum bytes to write; None: no limit. Further bytes are only counted.
+        limit: Maximum bytes to write; None: no limit. Bytes beyond the limit are counted in `size`,
+            but not written.
     """
 
     def __init__(self, path: Path, limit: int | None) -> None:
@@ -64,7 +65,7 @@ class FileStore:
         self._objects.mkdir(exist_ok=True)
 
     def receive(self, limit: int | None) -> Incoming:
-        """Begin a new file."""
+        """Create a temporary file for an upload."""
         return Incoming(self._incoming / str(uuid.uuid4()), limit)
 
     def commit(self, incoming: Incoming, version: uuid.UUID) -> None:
@@ -75,7 +76,7 @@ class FileStore:
         os.replace(incoming.path, target)
 
     def copy(self, source: str, version: uuid.UUID) -> bool:
-        """Copy a version; return False if it does not exist."""
+        """Copy the version `source` as `version`; return False if `source` does not exist."""
         target = self._path(version)
         target.parent.mkdir(exist_ok=True)
         try:
@@ -100,5 +101,5 @@ class FileStore:
             self._path(uuid.UUID(version)).unlink()
 
     def _path(self, version: uuid.UUID) -> Path:
-        # The files are spread over 256 directories, so that no directory becomes too large.
+        # Spread the files over 256 directories, so that no directory becomes too large.
         return self._objects / version.hex[:2] / str(version)

@@ -1,4 +1,4 @@
-"""``POST /object/list/{bucket}``: the entries of a folder that the caller sees."""
+"""``POST /object/list/{bucket}``: the entries of a folder that policies let the caller see."""
 
 from typing import Any, Final
 
@@ -12,13 +12,14 @@ from picture_queue.local.gateway.storage.rows import Rows, timestamp
 _COLUMNS: Final = ("name", "updated_at", "created_at", "last_accessed_at")
 _ORDERS: Final = ("asc", "desc")
 
-# $1 bucket, $2 folder with its slash, $3 prefix of the names, $4 limit, $5 offset, $6 subfolder of
-# the search. A folder is the part of the remaining name before a slash.
+# $1 bucket, $2 folder with a slash at the end, $3 search, which is a prefix of the names in the
+# folder, $4 limit, $5 offset, $6 subfolder in the search. `rest` is the name after the folder. If
+# `rest` has a slash after the subfolder, the part before the slash is a folder in the result.
 _ENTRIES: Final = """
 with found as (
-  select o.*, substr(o.name, length($2) + 1) as rest
-  from storage.objects as o
-  where o.bucket_id = $1 and starts_with(lower(o.name), lower($2 || $3))
+  select objects.*, substr(objects.name, length($2) + 1) as rest
+  from storage.objects
+  where objects.bucket_id = $1 and starts_with(lower(objects.name), lower($2 || $3))
 ),
 entries as (
   select distinct on (lower(folder))
@@ -56,8 +57,8 @@ async def list_objects(
     search = str(body.get("search") or "")
     limit = bodies.parse_integer(body.get("limit", 100), "body/limit", 1)
     offset = bodies.parse_integer(body.get("offset", 0), "body/offset", 0)
-    order = _order(body.get("sortBy"))
-    # A search with a slash searches in a subfolder. Names in the answer begin with the subfolder.
+    order = _parse_order(body.get("sortBy"))
+    # A search with a slash searches in a subfolder, and names in the answer begin with it.
     subfolder = search[: search.rfind("/") + 1]
     async with rows.transaction_as(caller, "storage.object.list") as connection:
         found = await connection.fetch(
@@ -66,7 +67,7 @@ async def list_objects(
     return [_entry_json(row) for row in found]
 
 
-def _order(sort: object) -> str:
+def _parse_order(sort: object) -> str:
     """Return the SQL of the order: by name ignoring case, or folders first and then by time."""
     sort = sort if isinstance(sort, dict) else {"column": "name"}
     if "column" not in sort:

@@ -22,7 +22,7 @@ from picture_queue.local.gateway.storage.names import check_object_name
 from picture_queue.local.gateway.storage.rows import ObjectPath, Rows, object_json, timestamp
 from picture_queue.local.gateway.storage.upload import decode_metadata
 
-_CHANGEABLE: Final = ("cacheControl", "mimetype")
+_CHANGEABLE_METADATA: Final = ("cacheControl", "mimetype")
 
 
 class MoveRoutes:
@@ -40,24 +40,24 @@ class MoveRoutes:
     async def move(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/move``."""
         _, source, target = await _read_paths(request)
-        moved = {"message": "Successfully moved"}
+        response = {"message": "Successfully moved"}
         found = await self._rows.find_object(
             source.bucket, source.name, caller, "storage.object.move"
         )
         if found is None:
             raise object_not_found()
         if source == target:
-            return moved
+            return response
         try:
             if not await self._rows.check_move(source, target, caller):
                 raise object_not_found()
-            async with self._new_version(found["version"]) as version:
-                metadata = _update_date(found["metadata"])
+            async with self._copy_version(found["version"]) as version:
+                metadata = _set_last_modified(found["metadata"])
                 old = await self._rows.move(source, target, version=version, metadata=metadata)
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="ResourceAlreadyExists") from None
         self._files.remove(old)
-        return moved
+        return response
 
     async def copy(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/copy``."""
@@ -67,12 +67,14 @@ class MoveRoutes:
         )
         if found is None:
             raise object_not_found()
-        metadata, user_metadata = _update_date(found["metadata"]), found["user_metadata"]
+        metadata, user_metadata = _set_last_modified(found["metadata"]), found["user_metadata"]
         if not bodies.parse_boolean(body.get("copyMetadata", True), "body/copyMetadata"):
-            given = body.get("metadata") or {}
-            if not isinstance(given, dict):
+            changes = body.get("metadata") or {}
+            if not isinstance(changes, dict):
                 raise invalid("body/metadata must be object")
-            metadata |= {name: str(given[name]) for name in _CHANGEABLE if name in given}
+            metadata |= {
+                name: str(changes[name]) for name in _CHANGEABLE_METADATA if name in changes
+            }
             user_metadata = decode_metadata(request.headers.get("x-metadata"))
         upsert = request.headers.get("x-upsert") == "true"
         try:
@@ -81,7 +83,7 @@ class MoveRoutes:
             )
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="KeyAlreadyExists") from None
-        async with self._new_version(found["version"]) as version:
+        async with self._copy_version(found["version"]) as version:
             row, old = await self._rows.write(
                 *target, caller, version=version, metadata=metadata, user_metadata=user_metadata
             )
@@ -93,8 +95,8 @@ class MoveRoutes:
         }
 
     @asynccontextmanager
-    async def _new_version(self, version: str) -> AsyncIterator[uuid.UUID]:
-        """Copy a version for the block; delete the copy if the block fails."""
+    async def _copy_version(self, version: str) -> AsyncIterator[uuid.UUID]:
+        """Yield the id of a copy of a version; delete the copy if the block fails."""
         copy = uuid.uuid4()
         if not self._files.copy(version, copy):
             raise internal()
@@ -120,5 +122,5 @@ async def _read_paths(request: Request) -> tuple[dict[str, Any], ObjectPath, Obj
     return body, source, target
 
 
-def _update_date(metadata: dict[str, Any]) -> dict[str, Any]:
+def _set_last_modified(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**metadata, "lastModified": timestamp(datetime.now(UTC))}

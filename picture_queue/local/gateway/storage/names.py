@@ -10,7 +10,8 @@ from picture_queue.local.gateway.storage.errors import (
     invalid_mime_type,
 )
 
-# The safe characters of S3 and some others; the slash only in names of objects.
+# The characters that storage-api allows: the safe characters of S3 and some others. Only names of
+# objects may have a slash too.
 _ALLOWED: Final = r"A-Za-z0-9_!\-.*'() &$@=;:+,?"
 _OBJECT: Final = re.compile(rf"[{_ALLOWED}/]+")
 _BUCKET: Final = re.compile(rf"[{_ALLOWED}]{{1,100}}")
@@ -21,7 +22,7 @@ def check_object_name(name: str) -> None:
     """Check the name of an object.
 
     Raises:
-        StorageError: The name is empty, or has other characters or a segment ``.`` or ``..``.
+        StorageError: The name is empty, or has forbidden characters or a segment ``.`` or ``..``.
     """
     if not _OBJECT.fullmatch(name):
         raise invalid_key(name)
@@ -33,7 +34,8 @@ def check_bucket_name(name: str) -> None:
     """Check the name of a bucket.
 
     Raises:
-        StorageError: The name is empty or too long, has other characters, or has a space at an end.
+        StorageError: The name is empty or too long, has forbidden characters, or begins or ends
+            with a space.
     """
     if not _BUCKET.fullmatch(name) or name != name.strip():
         raise bad_bucket_name()
@@ -43,7 +45,7 @@ def check_mime_types(mime_types: Sequence[str]) -> None:
     """Check the MIME types that a bucket allows.
 
     Raises:
-        StorageError: One of them is not a MIME type.
+        StorageError: An entry is not a MIME type.
     """
     for mime_type in mime_types:
         if not _MIME.fullmatch(mime_type):
@@ -55,10 +57,11 @@ def check_mime_type(mime_type: str, allowed: Sequence[str] | None) -> None:
 
     Args:
         mime_type: The type of the object.
-        allowed: The types of the bucket; empty or None allows all, ``video/*`` every video.
+        allowed: The types that the bucket allows. Empty or None allows all types, and ``video/*``
+            every type of video.
 
     Raises:
-        StorageError: The type is not among them.
+        StorageError: The bucket does not allow the type.
     """
     if not allowed:
         return

@@ -61,13 +61,13 @@ class ObjectRoutes:
         return await self._store(request, bucket_id, name, caller, upsert=upsert)
 
     async def store_signed(self, request: Request, bucket: str, name: str) -> dict[str, Any]:
-        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token permits it."""
+        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token permits the upload."""
         if "token" not in request.query_params:
             raise invalid("querystring must have required property 'token'")
         owner, upsert = self._signer.check_upload(request.query_params["token"], bucket, name)
-        claims = {**SERVER.claims, "sub": owner}
-        signer = Caller(SERVER.role, claims, "")
-        stored = await self._store(request, bucket, name, signer, upsert=upsert)
+        # The policies were checked when the token was created, so the server makes the upload.
+        uploader = Caller(SERVER.role, {**SERVER.claims, "sub": owner}, "")
+        stored = await self._store(request, bucket, name, uploader, upsert=upsert)
         return {"Key": stored["Key"]}
 
     async def sign_upload(
@@ -222,9 +222,9 @@ class ObjectRoutes:
 
     def _size_limit(self, bucket: asyncpg.Record, name: str) -> int:
         if name.rpartition("/")[2] == _PLACEHOLDER:
-            return 0
-        own = bucket["file_size_limit"]
-        return self._limit if own is None else min(own, self._limit)
+            return 0  # the dashboard creates this empty object to show an empty folder
+        bucket_limit = bucket["file_size_limit"]
+        return self._limit if bucket_limit is None else min(bucket_limit, self._limit)
 
     def _check_object(
         self,
@@ -233,7 +233,7 @@ class ObjectRoutes:
         upload_info: upload.Upload,
         limit: int | None = None,
     ) -> None:
-        """Check the type, the declared size of a raw body and the name, in this order."""
+        """Check the type, the declared size of a raw body and the name, in the platform's order."""
         check_mime_type(upload_info.mime_type, bucket["allowed_mime_types"])
         if limit is not None and (upload_info.content_length or 0) > limit:
             raise too_large()
@@ -278,7 +278,7 @@ class ObjectRoutes:
         return {"Key": f"{bucket}/{name}", "Id": str(row["id"])}
 
     async def _reader(self, bucket_id: str, caller: Caller | None) -> Caller:
-        """Return the caller for a read; for a public bucket, this is the server.
+        """Return the caller with whose privileges an object is read; the server for public buckets.
 
         Raises:
             StorageError: The bucket is missing, or it is private and there is no caller.

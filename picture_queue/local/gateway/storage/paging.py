@@ -20,12 +20,13 @@ _COLUMNS: Final = ("name", "created_at", "updated_at")
 _ORDERS: Final = ("asc", "desc")
 
 # $1 bucket, $2 prefix, $3 whether folders are entries, $4 last name of the previous page or null,
-# $5 its time, $6 limit. A folder is the part of a name up to the first slash after the prefix.
+# $5 time of the object with this name, $6 limit. A folder is the part of a name up to the first
+# slash after the prefix.
 _ENTRIES: Final = """
 with found as (
-  select o.*, position('/' in substr(o.name, length($2) + 1)) as slash
-  from storage.objects as o
-  where o.bucket_id = $1 and starts_with(o.name, $2)
+  select objects.*, position('/' in substr(objects.name, length($2) + 1)) as slash
+  from storage.objects
+  where objects.bucket_id = $1 and starts_with(objects.name, $2)
 ),
 entries as (
   select name, id, metadata, updated_at, created_at, last_accessed_at
@@ -46,7 +47,14 @@ order by {order}, id nulls last limit $6
 
 @dataclass(frozen=True)
 class _Page:
-    """The start and the order of a page. Values that are not given are None."""
+    """The start and the order of a page.
+
+    Args:
+        last: The last name of the previous page; None for the first page.
+        order: ``asc`` or ``desc``; None: the request did not choose.
+        column: The column by which entries are sorted; None: the request did not choose.
+        last_time: The time of the object `last`, if entries are sorted by time.
+    """
 
     last: str | None = None
     order: str | None = None
@@ -141,13 +149,14 @@ async def list_page(
         found = await connection.fetch(
             page.query(), bucket, prefix, folders, page.last, last_time, limit + 2
         )
-    # The next page begins after a name, so an object and a folder of one name are on one page.
+    # The next page begins after a name. So if an object and a folder have the same name, both must
+    # be on this page.
     same_name = len(found) > limit and found[limit]["name"] == found[limit - 1]["name"]
     entries = found[: limit + same_name]
     answer: dict[str, Any] = {"hasNext": len(found) > len(entries)}
     if answer["hasNext"]:
-        following = page.after(entries[-1])
-        answer |= {"nextCursor": following.cursor(), "nextCursorKey": following.last}
+        next_page = page.after(entries[-1])
+        answer |= {"nextCursor": next_page.cursor(), "nextCursorKey": next_page.last}
     return answer | {
         "folders": [_entry_json(row, folders) for row in entries if row["id"] is None],
         "objects": [_entry_json(row, folders) for row in entries if row["id"] is not None],

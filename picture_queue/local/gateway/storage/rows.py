@@ -1,8 +1,9 @@
-"""The tables ``storage.objects`` and ``storage.buckets``, read and written as caller or server.
+"""Reads and writes of the tables ``storage.objects`` and ``storage.buckets``.
 
-An upload, copy or move is first made with the privileges of the caller and rolled back, to check
-the policies. The server repeats it with its own privileges when the bytes are stored. So triggers
-on ``storage.objects`` run twice, as on the platform. A deletion is made once, as the caller.
+For an upload, copy or move, the server first makes the change with the privileges of the caller and
+rolls it back, to check the policies. When the bytes are stored, the server makes the change with
+its own privileges. So triggers on ``storage.objects`` run twice, as on the platform. A deletion is
+made once, with the privileges of the caller.
 """
 
 import uuid
@@ -29,7 +30,6 @@ _UPSERT: Final = (
     " user_metadata = excluded.user_metadata"
 )
 
-
 _MOVE: Final = (
     "update storage.objects set bucket_id = $3, name = $4, version = $5,"
     " metadata = coalesce($6, metadata) where bucket_id = $1 and name = $2 returning id"
@@ -55,7 +55,7 @@ class Rows:
 
     @asynccontextmanager
     async def transaction_as(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
-        """A transaction with the privileges of a caller; policies can read the operation."""
+        """Yield a transaction with the privileges of a caller; policies can read `operation`."""
         async with self._database.transaction() as connection:
             settings = {
                 "storage.operation": operation,
@@ -67,21 +67,21 @@ class Rows:
             yield connection
 
     async def find_bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
-        """Return a bucket if the caller sees it."""
+        """Return a bucket; None if it does not exist or is not visible to the caller."""
         async with self.transaction_as(caller, "storage.bucket.get") as connection:
             return await connection.fetchrow("select * from storage.buckets where id = $1", bucket)
 
     async def find_object(
         self, bucket: str, name: str, caller: Caller, operation: str
     ) -> asyncpg.Record | None:
-        """Return an object if the caller sees it."""
+        """Return an object; None if it does not exist or is not visible to the caller."""
         async with self.transaction_as(caller, operation) as connection:
             return await connection.fetchrow(
                 "select * from storage.objects where bucket_id = $1 and name = $2", bucket, name
             )
 
     async def find_visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
-        """Return the names of objects that the caller sees."""
+        """Return those of the names whose objects are visible to the caller."""
         async with self.transaction_as(caller, "storage.object.sign_many") as connection:
             found = await connection.fetch(
                 "select name from storage.objects where bucket_id = $1 and name = any($2)",
@@ -107,8 +107,8 @@ class Rows:
             name: The object's name.
             caller: The caller, for the policies.
             upsert: Whether an existing row may be replaced.
-            metadata: The part of the object's metadata that is known before its bytes.
-            operation: The operation that policies read; empty: an upload.
+            metadata: The part of the object's metadata that is known before the bytes arrive.
+            operation: The operation that policies can read; empty: an upload.
 
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses the row.
@@ -142,7 +142,7 @@ class Rows:
             The object, and its previous version.
 
         Raises:
-            asyncpg.PostgresError: A constraint or a trigger refuses.
+            asyncpg.PostgresError: A constraint or a trigger refuses the row.
         """
         async with self.transaction_as(SERVER, "storage.object.upload") as connection:
             old = await connection.fetchval(
@@ -163,10 +163,13 @@ class Rows:
         return row, old
 
     async def check_move(self, source: ObjectPath, target: ObjectPath, caller: Caller) -> bool:
-        """Move a row as the caller and roll back; return False if the caller may not change it.
+        """Move a row with the privileges of the caller, and roll it back.
+
+        Returns:
+            Whether the caller may change the row.
 
         Raises:
-            asyncpg.PostgresError: A policy or a constraint refuses.
+            asyncpg.PostgresError: A policy or a constraint refuses the change.
         """
         async with self._rollback_transaction(caller, "storage.object.move") as connection:
             moved = await connection.fetchval(_MOVE, *source, *target, "1", None)
@@ -183,7 +186,7 @@ class Rows:
         """Move a row with the privileges of the server; return its previous version.
 
         Raises:
-            asyncpg.PostgresError: A constraint or a trigger refuses.
+            asyncpg.PostgresError: A constraint or a trigger refuses the change.
         """
         async with self.transaction_as(SERVER, "storage.object.move") as connection:
             old: str | None = await connection.fetchval(

@@ -35,7 +35,7 @@ from picture_queue.local.gateway.storage.signing import Signer
 _PREFIX: Final = b"/storage/v1"
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _BEARER: Final = re.compile("^bearer ?", re.IGNORECASE)
-_ALL: Final = "GET HEAD POST PUT PATCH DELETE OPTIONS"
+_ALL_METHODS: Final = "GET HEAD POST PUT PATCH DELETE OPTIONS"
 
 
 class StorageJson(JSONResponse):
@@ -50,7 +50,7 @@ class Route:
 
     Args:
         methods: HTTP methods, separated by spaces.
-        pattern: Path segments; ``{}`` matches one segment, a final ``*`` the rest.
+        pattern: Path segments; ``{}`` matches one segment, a final ``*`` all remaining segments.
         handler: Called with the request and the matched segments, decoded.
         missing: The feature that the answer 501 names as missing; empty for other routes.
     """
@@ -64,20 +64,20 @@ class Route:
         """Return the segments of ``{}`` and ``*``; None if the route does not match."""
         if method not in self.methods.split():
             return None
-        wanted = self.pattern.split("/")
-        taken: list[str] = []
-        for n, part in enumerate(wanted):
+        parts = self.pattern.split("/")
+        values: list[str] = []
+        for position, part in enumerate(parts):
             if part == "*":
-                rest = b"/".join(segments[n:])
-                return [*taken, unquote(rest.decode())] if len(segments) > n else None
-            if n >= len(segments):
+                rest = b"/".join(segments[position:])
+                return [*values, unquote(rest.decode())] if len(segments) > position else None
+            if position >= len(segments):
                 return None
-            segment = unquote(segments[n].decode())
+            segment = unquote(segments[position].decode())
             if part == "{}":
-                taken.append(segment)
+                values.append(segment)
             elif part != segment:
                 return None
-        return taken if len(segments) == len(wanted) else None
+        return values if len(segments) == len(parts) else None
 
 
 class StorageService:
@@ -97,13 +97,13 @@ class StorageService:
             Signer(settings.jwt_secret, credentials),
             settings.file_size_limit,
         )
-        self._routes = self._table()
+        self._routes = self._build_routes()
 
     def open(self) -> None:
-        """Create the directories."""
+        """Create the directories of the files."""
         self._files.open()
 
-    def _table(self) -> tuple[Route, ...]:
+    def _build_routes(self) -> tuple[Route, ...]:
         """Return the routes; the first match counts."""
         objects, required, optional = self._objects, self._token_required, self._token_optional
         return (
@@ -135,12 +135,12 @@ class StorageService:
             Route("POST PUT", "object/{}/*", required(objects.store)),
             Route("GET HEAD", "object/{}/*", optional(objects.download)),
             _missing_route("GET HEAD", "render/*", "image transformations"),
-            _missing_route(_ALL, "upload/resumable", "resumable uploads (TUS)"),
-            _missing_route(_ALL, "upload/resumable/*", "resumable uploads (TUS)"),
-            _missing_route(_ALL, "s3/*", "the S3 protocol"),
-            _missing_route(_ALL, "iceberg/*", "analytics buckets"),
-            _missing_route(_ALL, "vector/*", "vector buckets"),
-            _missing_route(_ALL, "cdn/*", "CDN"),
+            _missing_route(_ALL_METHODS, "upload/resumable", "resumable uploads (TUS)"),
+            _missing_route(_ALL_METHODS, "upload/resumable/*", "resumable uploads (TUS)"),
+            _missing_route(_ALL_METHODS, "s3/*", "the S3 protocol"),
+            _missing_route(_ALL_METHODS, "iceberg/*", "analytics buckets"),
+            _missing_route(_ALL_METHODS, "vector/*", "vector buckets"),
+            _missing_route(_ALL_METHODS, "cdn/*", "CDN"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -172,9 +172,9 @@ class StorageService:
             return JSONResponse(body, 400)
         segments = path.split(b"/")[1:]
         for route in self._routes:
-            taken = route.match(request.method, segments)
-            if taken is not None:
-                return await route.handler(request, *taken)
+            values = route.match(request.method, segments)
+            if values is not None:
+                return await route.handler(request, *values)
         if request.url.query:
             shown += "?" + request.url.query
         message = f"Route {request.method}:{shown} not found"
@@ -188,7 +188,7 @@ class StorageService:
     ) -> Callable[..., Awaitable[Response]]:
         """Create the handler of an action that needs a valid token."""
 
-        async def handler(request: Request, *taken: str) -> Response:
+        async def handler(request: Request, *segments: str) -> Response:
             refusal = self._check_key(request)
             if refusal is not None:
                 return refusal
@@ -199,7 +199,7 @@ class StorageService:
                 caller = self._credentials.verify(token, leeway=0)
             except InvalidToken as error:
                 raise access_denied(token_message(error)) from None
-            return _to_response(await action(request, *taken, caller))
+            return _to_response(await action(request, *segments, caller))
 
         return handler
 
@@ -208,36 +208,39 @@ class StorageService:
     ) -> Callable[..., Awaitable[Response]]:
         """Create the handler of an action that sees only public buckets without a valid token."""
 
-        async def handler(request: Request, *taken: str) -> Response:
+        async def handler(request: Request, *segments: str) -> Response:
             refusal = self._check_key(request)
             if refusal is not None:
                 return refusal
             caller = None
             with contextlib.suppress(InvalidToken):
                 caller = self._credentials.verify(self._token(request) or "", leeway=0)
-            return _to_response(await action(request, *taken, caller))
+            return _to_response(await action(request, *segments, caller))
 
         return handler
 
     def _check_key(self, request: Request) -> Response | None:
-        """Return the answer 401 if a request has a token or key, but no key of this stack."""
+        """Return the answer 401 if a request has a token or key, but no key of this stack.
+
+        A request without both is not refused here: public objects need no key.
+        """
         if read_key(request) or "authorization" in request.headers:
             return refuse_without_key(request, self._credentials)
         return None
 
     def _token(self, request: Request) -> str | None:
         authorization = request.headers.get("authorization")
-        bare = _BEARER.sub("", authorization or "")
-        if authorization is None or bare.startswith("sb_"):
-            return self._credentials.token(None, read_key(request) or bare)
-        return bare
+        value = _BEARER.sub("", authorization or "")
+        if authorization is None or value.startswith("sb_"):
+            return self._credentials.token(None, read_key(request) or value)
+        return value
 
 
 def _token_in_url(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
     """Create the handler of an action that needs only the token in the URL."""
 
-    async def handler(request: Request, *taken: str) -> Response:
-        return _to_response(await action(request, *taken))
+    async def handler(request: Request, *segments: str) -> Response:
+        return _to_response(await action(request, *segments))
 
     return handler
 

@@ -18,7 +18,7 @@ from picture_queue.local.gateway.storage.errors import (
 _LAST_DATE: Final = 253_402_300_799  # the last second that a datetime can represent
 _DOWNLOAD: Final = "download"
 _UPLOAD: Final = "upload"
-_UPLOAD_SECONDS: Final = 7200
+_UPLOAD_LIFETIME: Final = 7200  # seconds, as on the platform
 
 
 class Signer:
@@ -55,7 +55,7 @@ class Signer:
         path = f"{bucket}/{name}"
         claims: dict[str, object] = {"owner": owner} if owner else {}
         token = self._token(
-            {**claims, "url": path, "upsert": upsert, "scope": _UPLOAD}, _UPLOAD_SECONDS
+            {**claims, "url": path, "upsert": upsert, "scope": _UPLOAD}, _UPLOAD_LIFETIME
         )
         return f"/object/upload/sign/{path}?token={token}", token
 
@@ -71,7 +71,7 @@ class Signer:
             The value of the header ``Expires``.
 
         Raises:
-            StorageError: The token is not valid, or it is for another object.
+            StorageError: The token is not valid, or is for another object.
         """
         claims = self._claims(token, bucket, name, _DOWNLOAD)
         expires = claims.get("exp")
@@ -83,7 +83,8 @@ class Signer:
         """Check a token for an upload.
 
         Returns:
-            The id of the user who signed, and whether an existing object may be replaced.
+            The id of the user who created the URL, and whether the upload may replace an existing
+            object.
 
         Raises:
             StorageError: The token is not valid, or it is for another object.
@@ -99,9 +100,9 @@ class Signer:
             raise invalid_jwt(error) from None
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
-        # Older servers created tokens without a scope. The claim `upsert` then shows the scope,
-        # since only upload tokens have it.
-        implied = _UPLOAD if "upsert" in claims else _DOWNLOAD
-        if claims.get("scope", implied) != scope or implied != scope:
+        # Older servers created tokens without a scope. But only tokens for uploads have the claim
+        # `upsert`, so it shows the scope.
+        implied_scope = _UPLOAD if "upsert" in claims else _DOWNLOAD
+        if claims.get("scope", implied_scope) != scope or implied_scope != scope:
             raise invalid_signature(f"Token is not scoped for {scope}")
         return claims

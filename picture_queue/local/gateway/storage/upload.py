@@ -15,9 +15,9 @@ from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.rows import timestamp
 
 _NO_CACHE: Final = "no-cache"
-_FIELD_LIMIT: Final = 1024 * 1024  # bytes of all fields of a form; more are ignored
-_MAX_FIELDS: Final = 100
-_ROBOTS: Final = frozenset(
+_FIELD_LIMIT: Final = 1024 * 1024  # bytes of all fields of a form; further bytes are ignored
+_MAX_FIELDS: Final = 100  # further fields are ignored
+_ROBOTS_RULES: Final = frozenset(
     {"all", "noindex", "nofollow", "none", "nosnippet", "indexifembedded", "notranslate",
      "noimageindex", "noarchive"}
 )  # fmt: skip
@@ -45,7 +45,7 @@ class Upload:
     incoming: Incoming | None = None
 
     def policy_metadata(self) -> dict[str, Any]:
-        """Return the metadata that upload policies see."""
+        """Return the metadata that policies can read during an upload."""
         return {"mimetype": self.mime_type, "contentLength": self.content_length}
 
     def metadata(self, incoming: Incoming) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def describe(request: Request) -> Upload:
 async def receive_raw(request: Request, upload: Upload, files: FileStore, max_bytes: int) -> None:
     """Receive the body as the object.
 
-    As on the platform, the limit of the bucket applies only to a declared length.
+    The caller has compared a declared length with the limit of the bucket. As on the platform, a
+    body without a declared length is compared only with the limit of the server.
 
     Args:
         request: The request with the body.
@@ -117,8 +118,8 @@ async def receive_form(request: Request, upload: Upload, files: FileStore, limit
         request: The request with the body.
         upload: The upload that gets the bytes and the fields.
         files: The store that holds the bytes until the upload is complete.
-        limit: The maximum size of an object in this bucket, in bytes. Further bytes are not stored
-            but counted, so the caller must compare the size with the limit.
+        limit: The maximum size of an object in this bucket, in bytes. Bytes beyond the limit are
+            counted, but not stored. So the caller must compare the size with the limit.
 
     Raises:
         StorageError: The body is not a form, is incomplete, or has no file.
@@ -149,7 +150,7 @@ async def receive_form(request: Request, upload: Upload, files: FileStore, limit
 
 
 class _Form:
-    """The parts of a form, which the parser reads from the stream of the body."""
+    """The receiver of a form: the parser calls its methods for each part of the body."""
 
     def __init__(self, files: FileStore, limit: int) -> None:
         self._files = files
@@ -157,7 +158,7 @@ class _Form:
         self.incoming: Incoming | None = None
         self.mime_type = "text/plain"
         self.fields: dict[str, str] = {}
-        self._left = _FIELD_LIMIT
+        self._bytes_left = _FIELD_LIMIT
         self.complete = False
         self._start_part()
 
@@ -206,9 +207,9 @@ class _Form:
         if self._is_object and self.incoming is not None:
             self.incoming.write(data[start:end])
         elif self._name is not None:
-            kept = data[start:end][: self._left]
-            self._value += kept
-            self._left -= len(kept)
+            accepted = data[start:end][: self._bytes_left]
+            self._value += accepted
+            self._bytes_left -= len(accepted)
 
     def _end_part(self) -> None:
         if self._name is not None and len(self.fields) < _MAX_FIELDS:
@@ -237,7 +238,7 @@ def _parse_metadata(text: str | None) -> dict[str, Any]:
 
 def _check_robots(value: str | None) -> str | None:
     for rule in (value or "").split(","):
-        if value is not None and rule.strip().lower() not in _ROBOTS:
+        if value is not None and rule.strip().lower() not in _ROBOTS_RULES:
             raise StorageError(
                 400,
                 "invalid_x_robots_tag",

@@ -1,0 +1,232 @@
+"""Checks of the directory in which a stack stores its files: owner, mode and contents.
+
+The directory belongs to the user that runs the stack, and has mode 0700. Root gives the directory
+to the service user before any program of the stack runs.
+"""
+
+import contextlib
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Set
+from pathlib import Path
+
+from picture_queue._files import describe, user_name
+from picture_queue.errors import LocalStackError
+from picture_queue.local.ownership import expect_safe_path, make_safe_directory
+from picture_queue.local.paths import ServiceUser, expect_passable, service_user
+
+CHOOSE_ANOTHER_HINT = "Choose another with --data-dir."
+
+
+class CheckedDirectory(ABC):
+    """A directory that is used only after checks that no other user can read or replace its files.
+
+    Args:
+        path: The path; `prepare` creates the directory.
+        file_names: The names of all files and directories that a stack creates in the directory.
+    """
+
+    def __init__(self, path: Path, file_names: Set[str]) -> None:
+        self.path = path.expanduser().absolute()
+        self._file_names = file_names
+
+    @abstractmethod
+    def _expect_stopped(self) -> None:
+        """Check that no stack runs in the directory.
+
+        Raises:
+            StackAlreadyRunning: A stack runs in the directory.
+        """
+
+    def prepare(self, user: ServiceUser | None) -> None:
+        """Create the directory, close it to others, and give it to the service user.
+
+        Args:
+            user: The user that will run the stack; None is the caller.
+
+        Raises:
+            LocalStackError: The directory cannot be created, other users can replace it, or it
+                contains files that do not belong to a stack.
+        """
+        try:
+            expect_safe_path(self.path.parent)
+            make_safe_directory(self.path.parent)
+            expect_safe_path(self.path.parent)
+            if user:
+                expect_passable(self.path.parent, user)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            if not self.exists():
+                raise self._replaced()
+            directory = self._open()
+            try:
+                self._check_identity(directory)
+                self._close_and_chown(directory, user)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be made: {error.strerror}",
+                detail=str(error.filename or self.path),
+                hint=CHOOSE_ANOTHER_HINT,
+            ) from error
+
+    def _close_and_chown(self, directory: int, user: ServiceUser | None) -> None:
+        info = os.fstat(directory)
+        self._check_owner(info)
+        owner = user.uid if user else os.geteuid()
+        if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
+            return
+        self._expect_stopped()  # a stack of an older version may run in a directory open to others
+        self._check_contents(directory, info)
+        os.fchmod(directory, 0o700)
+        # From here on, other users cannot add files. Check the files that they added before.
+        self._check_contents(directory, info)
+        if user and info.st_uid != owner:
+            # An older version, started by root, left files of root in the directory.
+            for parent, name, _ in _walk(directory):
+                os.chown(name, user.uid, user.gid, dir_fd=parent, follow_symlinks=False)
+            os.fchown(directory, user.uid, user.gid)
+
+    def _check_contents(self, directory: int, info: os.stat_result) -> None:
+        """Check that the directory contains only files of a stack, which only its owner wrote.
+
+        Args:
+            directory: The file descriptor of the directory.
+            info: The owner and mode of the directory before it was closed to others.
+        """
+        names = os.listdir(directory)
+        if not self._file_names >= set(names):
+            raise LocalStackError(
+                "The data directory contains other files, and a stack would close it to others",
+                detail=describe(self.path, info),
+                hint="Choose an empty directory or a new one with --data-dir.",
+            )
+        if names and info.st_mode & 0o022:
+            raise LocalStackError(
+                "Other users can write into the data directory",
+                detail=describe(self.path, info),
+                hint=CHOOSE_ANOTHER_HINT,
+            )
+        for _, name, entry in _walk(directory):
+            if stat.S_ISLNK(entry.st_mode) or entry.st_uid not in self._accepted_owners():
+                raise LocalStackError(
+                    f"The data directory contains {name!r}, a symlink or a file of another user",
+                    detail=describe(self.path, info),
+                    hint=CHOOSE_ANOTHER_HINT,
+                )
+
+    def _accepted_owners(self) -> set[int]:
+        """Return the accepted owners: the caller and, if the caller is root, the service user."""
+        user = service_user()
+        return {os.geteuid(), user.uid} if user else {os.geteuid()}
+
+    def exists(self) -> bool:
+        """Return whether the directory exists.
+
+        Raises:
+            LocalStackError: The path belongs to another user, is a symlink, or is not a directory.
+        """
+        try:
+            info = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be read: {error.strerror}", detail=str(self.path)
+            ) from error
+        if stat.S_ISLNK(info.st_mode):
+            raise LocalStackError(
+                "The data directory is a symlink",
+                detail=f"{self.path} -> {os.readlink(self.path)}",
+                hint="Name the directory itself with --data-dir.",
+            )
+        if not stat.S_ISDIR(info.st_mode):
+            raise LocalStackError(
+                "The data directory is not a directory",
+                detail=str(self.path),
+                hint=CHOOSE_ANOTHER_HINT,
+            )
+        self._check_owner(info)
+        return True
+
+    def _check_owner(self, info: os.stat_result) -> None:
+        if info.st_uid not in self._accepted_owners():
+            raise LocalStackError(
+                f"The data directory belongs to {user_name(info.st_uid)}, "
+                f"and you are {user_name(os.geteuid())}",
+                detail=describe(self.path, info),
+                hint=CHOOSE_ANOTHER_HINT,
+            )
+
+    def _owner(self) -> int:
+        """Return the owner of the directory, after a check that the owner is accepted.
+
+        Raises:
+            LocalStackError: The directory belongs to another user.
+            OSError: The directory cannot be read.
+        """
+        info = self.path.lstat()
+        self._check_owner(info)
+        return info.st_uid
+
+    def _open(self) -> int:
+        """Open the directory, never through a symlink, and return the descriptor."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self.path, flags)
+
+    def _check_identity(self, directory: int) -> None:
+        """Check that an open directory is still the directory at the path."""
+        opened, at_path = os.fstat(directory), self.path.lstat()
+        if (opened.st_dev, opened.st_ino) != (at_path.st_dev, at_path.st_ino):
+            raise self._replaced()
+
+    def _replaced(self) -> LocalStackError:
+        return LocalStackError(
+            "The data directory was replaced during the start",
+            detail=str(self.path),
+            hint=CHOOSE_ANOTHER_HINT,
+        )
+
+    def enter(self) -> None:
+        """Change into the directory, as the user that runs the stack.
+
+        `prepare` has checked the directories above. So from now on, only root and this user can
+        replace the directory, and the paths of its files are safe.
+
+        Raises:
+            LocalStackError: The directory does not belong to this user, or is open to others.
+        """
+        try:
+            directory = self._open()
+            try:
+                info = os.fstat(directory)
+                if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) != 0o700:
+                    raise LocalStackError(
+                        "The data directory belongs to another user or is open to others",
+                        detail=describe(self.path, info),
+                        hint=CHOOSE_ANOTHER_HINT,
+                    )
+                self._check_identity(directory)
+                os.fchdir(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be used: {error.strerror}",
+                detail=str(self.path),
+                hint=CHOOSE_ANOTHER_HINT,
+            ) from error
+
+
+def _walk(directory: int) -> Iterator[tuple[int, str, os.stat_result]]:
+    """Yield each entry below a directory: descriptor of its parent, name, and owner and mode.
+
+    The directory of Postgres is not entered, since the server has always owned its contents.
+    """
+    for path, names, files, parent in os.fwalk(".", dir_fd=directory):
+        for name in (*names, *files):
+            yield parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if path == "." and "postgres" in names:
+            names.remove("postgres")
