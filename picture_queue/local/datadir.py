@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from picture_queue._files import describe, user_name
+from picture_queue._files import describe_path, user_name
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
 from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import (
@@ -144,20 +144,20 @@ class DataDir:
         if not _STACK_FILES.issuperset(names):
             raise LocalStackError(
                 "The data directory contains other files, and a stack would close it to others",
-                detail=describe(self.path, info),
+                detail=describe_path(self.path, info),
                 hint="Choose an empty directory or a new one with --data-dir.",
             )
         if names and info.st_mode & 0o022:
             raise LocalStackError(
                 "Other users can write into the data directory",
-                detail=describe(self.path, info),
+                detail=describe_path(self.path, info),
                 hint=_CHOOSE_ANOTHER,
             )
         for _, name, entry in _entries(directory):
             if stat.S_ISLNK(entry.st_mode) or entry.st_uid not in self._owners():
                 raise LocalStackError(
                     f"The data directory contains {name!r}, a symlink or a file of another user",
-                    detail=describe(self.path, info),
+                    detail=describe_path(self.path, info),
                     hint=_CHOOSE_ANOTHER,
                 )
 
@@ -198,7 +198,7 @@ class DataDir:
             raise LocalStackError(
                 f"The data directory belongs to {user_name(info.st_uid)}, "
                 f"and you are {user_name(os.geteuid())}",
-                detail=describe(self.path, info),
+                detail=describe_path(self.path, info),
                 hint=_CHOOSE_ANOTHER,
             )
 
@@ -236,7 +236,7 @@ class DataDir:
                 if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) != 0o700:
                     raise LocalStackError(
                         "The data directory belongs to another user or is open to others",
-                        detail=describe(self.path, info),
+                        detail=describe_path(self.path, info),
                         hint=_CHOOSE_ANOTHER,
                     )
                 self._check_identity(directory)
