@@ -14,10 +14,11 @@ if sys.platform != "win32":
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file atomically. An existing file is replaced, and keeps its permissions.
+    """Write a file atomically. An existing file is replaced, and its permissions are kept.
 
-    The new file gets its name when it is complete. So a symlink is never followed, even if another
-    user creates one in the meantime, and a failed write leaves the existing file as it is.
+    The content is written to a temporary file, which is renamed when it is complete. So a symlink
+    is never followed, even if another user creates one in the meantime, and a failed write leaves
+    the existing file as it is.
 
     Args:
         path: The path of the file.
@@ -33,20 +34,20 @@ def replace_file(path: Path, content: bytes) -> None:
             kind = "a symlink" if stat.S_ISLNK(info.st_mode) else "not a regular file"
             raise OSError(errno.EEXIST, f"is {kind}", str(path))
         mode = info.st_mode & 0o666
-    scratch = path.with_name(f".picture-queue-{secrets.token_hex(8)}")
+    unfinished = path.with_name(f".picture-queue-{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(scratch, flags | getattr(os, "O_BINARY", 0), mode)
+    descriptor = os.open(unfinished, flags | getattr(os, "O_BINARY", 0), mode)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
-        scratch.replace(path)
+        unfinished.replace(path)
     except BaseException:
-        scratch.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
-def describe(path: Path, info: os.stat_result) -> str:
-    """Return a path with its owner and mode, for an error message."""
+def describe_path(path: Path, info: os.stat_result) -> str:
+    """Return a path with its owner and permissions, for an error message."""
     return f"{path} (owner {user_name(info.st_uid)}, mode {stat.S_IMODE(info.st_mode):04o})"
 
 
@@ -60,23 +61,26 @@ def user_name(uid: int) -> str:
 
 def trusted_owners() -> set[int]:
     """Return the ids of the users who may own a directory that the caller writes to."""
-    # In a container the owner of / may be root with another user id.
+    # In a container, root may have another user id than 0. Root then owns the directory /.
     return {0, os.geteuid(), os.stat("/").st_uid}
 
 
 def is_writable_by_others(path: Path, info: os.stat_result) -> bool:
     """Return whether users besides root and the caller can replace entries of a directory."""
     if stat.S_ISLNK(info.st_mode) or info.st_mode & stat.S_ISVTX:
-        return False  # a symlink has no mode; a sticky directory protects each owner's entries
+        # A symlink has no permissions of its own. In a sticky directory (S_ISVTX), users can
+        # replace only their own entries.
+        return False
     return bool(info.st_mode & 0o002) or (
         bool(info.st_mode & 0o020) and (_has_acl(path) or not _is_private_group(info.st_gid))
     )
 
 
 def _has_acl(path: Path) -> bool:
-    """Return whether a directory has an access ACL (Linux).
+    """Return whether a directory has an access ACL; False on systems other than Linux.
 
-    The group bits of the mode are then the mask, which limits the users and groups of the ACL.
+    With an ACL, the group bits of the mode do not show the rights of the owning group. They are
+    then the mask: the rights that any user or group of the ACL can have at most.
     """
     if sys.platform != "linux":
         return False
@@ -91,8 +95,8 @@ def _has_acl(path: Path) -> bool:
 def _is_private_group(gid: int) -> bool:
     """Return whether the caller is the only member of a group, as is usual with umask 002.
 
-    The users of a directory service are usually not listed. So a group without listed members may
-    have members, unless it has the name of the caller.
+    The system usually does not list users of a directory service, such as LDAP. So a group without
+    listed members counts as private only if it has the name of the caller.
     """
     if gid == 0:
         return True

@@ -7,9 +7,9 @@ import time
 def new_id() -> str:
     """Return a UUID of version 7 (https://www.rfc-editor.org/rfc/rfc9562#section-5.7), as text.
 
-    It begins with the time in milliseconds, so rows created together are neighbours in an index:
-    claiming and reporting 500 jobs took 10 % less time than with random ids. (Python has
-    `uuid.uuid7` from 3.14.)
+    The UUID begins with the time in milliseconds, so rows that are created together are neighbours
+    in an index. With these ids, claims and reports of 500 jobs took 10 % less time than with random
+    ids. (Python has `uuid.uuid7` since 3.14.)
     """
     return _format_id(_time_prefix(), os.urandom(10).hex())
 

@@ -24,8 +24,10 @@ _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
 _MAX_ITERATOR_ITEMS = 1_000_000  # so that an infinite iterator does not hang the program
 _MAX_DEPTH = 100  # levels of nesting; the database accepts no more
-_MAX_PARTS = 10_000  # number of parts of a value that take a few milliseconds to write as JSON
-_CHARACTERS_PER_PART = 100  # characters of text that take as long as one part
+# A value with this number of parts (numbers, texts, lists and dicts) takes a few milliseconds to
+# write as JSON.
+_MAX_PARTS = 10_000
+_CHARACTERS_PER_PART = 100  # characters of text that take as long to write as one part
 
 
 def to_plain(value: Any, field: str = "") -> Any:
@@ -59,7 +61,7 @@ def encode(value: Any, field: str = "") -> bytes:
         data = to_json(value)
     except Exception as error:
         raise _invalid_argument(value, field, error) from error
-    # A harmless text can contain these bytes too, so the value itself has to be checked.
+    # These bytes do not prove a fault: the text "NaN", for example, is valid. So check the value.
     if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
         _raise_if_faulty(value, field)
     return data
@@ -87,16 +89,17 @@ def is_large(value: object) -> bool:
 
     An iterator counts as large, since code of the caller produces its items.
     """
-    rest: list[Any] = [value]
+    unvisited: list[Any] = [value]
     size = 0
-    while rest and size <= _MAX_PARTS:
-        part = rest.pop()
+    while unvisited and size <= _MAX_PARTS:
+        part = unvisited.pop()
         if type(part) is str:
             size += len(part) // _CHARACTERS_PER_PART
-        elif type(part) in (dict, list, tuple, set, frozenset):  # not a subclass of the caller
+        # Not isinstance(): iterating over an instance of a subclass may run code of the caller.
+        elif type(part) in (dict, list, tuple, set, frozenset):
             size += len(part)
             if size <= _MAX_PARTS:
-                rest.extend(part.values() if type(part) is dict else part)
+                unvisited.extend(part.values() if type(part) is dict else part)
         elif type(part) not in _PLAIN_TYPES and isinstance(part, Iterator):
             return True
     return size > _MAX_PARTS
@@ -138,7 +141,8 @@ def _convert(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, datetime):
-        # PostgreSQL would interpret a naive time in the time zone of the session, not the caller's.
+        # PostgreSQL would read a naive datetime in the time zone of the database session instead of
+        # the time zone of the caller.
         return (value if value.tzinfo else value.astimezone()).isoformat()
     if isinstance(value, Enum):
         return _plain(value.value)
@@ -167,7 +171,7 @@ def _invalid_argument(value: Any, field: str, error: Exception) -> InvalidArgume
         fault = _find_fault(value, field, 0)
     except Exception:  # the caller's own __str__ or __iter__ failed
         fault = None
-    if fault is None:  # for example, the failed conversion has exhausted an iterator
+    if fault is None:  # for example, because the failed conversion has exhausted an iterator
         problem = f"is not serialisable as JSON: {_first_line(error)}"
         fault = (field or "A value", problem, "Pass strings, numbers, lists and dicts")
     return _error(*fault)
@@ -180,7 +184,7 @@ def _raise_if_faulty(value: Any, field: str) -> None:
 
 
 def _error(path: str, problem: str, hint: str) -> InvalidArgument:
-    # The database raises the same message, so that users see one error for one fault.
+    # The database raises the same message for the faults that it finds.
     detail = f"{path[:200]} {problem}".strip()
     return InvalidArgument("An argument is invalid", detail=detail, hint=hint)
 

@@ -21,7 +21,8 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         """Log a line; print the exception if that fails, as `logging.Handler` does."""
         try:
-            super().log(level, msg, *args, stacklevel=2, **options)  # log the caller's line
+            # stacklevel=2: the log record names the line of the caller instead of this line.
+            super().log(level, msg, *args, stacklevel=2, **options)
         except Exception:
             if logging.raiseExceptions and sys.stderr is not None:
                 traceback.print_exc()

@@ -22,9 +22,10 @@ def is_loopback_url(url: str | None) -> bool:
 
 
 def direct_mounts(url: str | None) -> dict[str, None]:
-    """Return the `mounts` with which an httpx client calls a loopback URL without a proxy.
+    """Return the argument `mounts` of an httpx client that calls a loopback URL without a proxy.
 
-    For other URLs they are empty. A proxy would get the key and cannot reach the loopback interface
-    of this machine. `trust_env=False` would also ignore SSL_CERT_FILE.
+    The mounts are empty for other URLs. A proxy cannot reach the loopback interface of this
+    machine, and would see the key in the request. `trust_env=False` would bypass the proxy too, but
+    would also ignore SSL_CERT_FILE.
     """
     return dict.fromkeys(("all://", "http://", "https://")) if is_loopback_url(url) else {}

@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-# Not `resolve`: a service user may reach the package only by a path below /proc/self/fd, which
-# `resolve` would replace with a path through a home directory that this user cannot enter.
+# Not `resolve`: the embedded stack may run as a user who can reach the package only by a path below
+# /proc/self/fd. `resolve` would replace it with a path through a home directory that this user
+# cannot enter.
 _PACKAGE = Path(__file__).absolute().parent
 
 
@@ -22,12 +23,19 @@ class Migration(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file name without ``.sql``; a copy with a new timestamp contains it unchanged."""
+        """The file name without ``.sql``.
+
+        `picture-queue install` puts a new timestamp before this name and keeps the name unchanged.
+        """
         return self.file_name.removesuffix(".sql")
 
     @property
     def version(self) -> str:
-        """The 14 digits; the Supabase CLI records them, unless the copy got a new timestamp."""
+        """The 14 digits at the start of the file name.
+
+        The Supabase CLI records them as the version of an applied migration, unless `picture-queue
+        install` has put a new timestamp before the name.
+        """
         return self.name.partition("_")[0]
 
     @property
@@ -37,7 +45,7 @@ class Migration(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the SQL."""
+        """The SHA-256 of the SQL, independent of its line endings."""
         return digest(self.sql)
 
 

@@ -4,12 +4,13 @@ import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-#: The longest wait that a server can ask for, in seconds; no call is made during the wait.
+#: The longest wait that is returned, in seconds. A worker makes no calls during the wait, so a
+#: wrong header must not stop it for hours.
 MAX_RETRY_AFTER = 300.0
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a server asks to wait, at most `MAX_RETRY_AFTER`.
+    """Return the seconds that a server asks the client to wait, at most `MAX_RETRY_AFTER`.
 
     Args:
         value: The value of the header: seconds, or an HTTP date.

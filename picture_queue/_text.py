@@ -3,7 +3,7 @@
 import re
 import traceback
 
-#: The maximum lengths of a line that `clean` returns and of a traceback, in characters.
+#: The maximum lengths of a line that `clean_line` returns and of a traceback, in characters.
 LINE_LENGTH = 500
 TRACEBACK_LENGTH = 8192
 
@@ -18,19 +18,20 @@ def text_of(value: object) -> str:
         return ""
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the type and the message of an exception; never raise one."""
     try:
         kind = str.__str__(type(error).__name__)
-    except BaseException:  # a property of its metaclass may raise
+    except BaseException:  # __name__ may be a property of the metaclass that raises
         kind = "Exception"
     text = text_of(error)
     return kind if not text or text.isspace() else f"{kind}: {text}"
 
 
-def clean(text: str, length: int = LINE_LENGTH) -> str:
+def clean_line(text: str, length: int = LINE_LENGTH) -> str:
     """Return any text as one line that a database can store and a terminal can show."""
-    text = text[: 10 * length]  # an exception may quote a whole file, and this blocks the loop
+    # An exception may quote a whole file. Cleaning all of it would block the event loop.
+    text = text[: 10 * length]
     return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
@@ -46,6 +47,6 @@ def traceback_of(error: BaseException | None) -> str | None:
 
 
 def storable(text: str, length: int) -> str:
-    """Return any text as a database can store it, shortened to a length."""
+    """Return a text without what a database cannot store, shortened to a number of characters."""
     text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -40,7 +40,11 @@ def visible(text: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """A formatter that escapes invisible characters and indents all lines except the first."""
+    """A log formatter that escapes invisible characters and indents continuation lines.
+
+    A line that a user's text adds to a record cannot look like a record of its own, since records
+    are not indented.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text, with all lines indented except the first."""

@@ -316,14 +316,17 @@ class ClientTooOld(VersionMismatch):
 
 
 class ServerError(PictureQueueError):
-    """The project returned an error that this library does not know; ``code`` is the server's."""
+    """The project returned an error that this library does not know.
+
+    The attribute ``code`` is the code that the server sent, such as a SQLSTATE.
+    """
 
 
 class UnreadableAnswer(ServerError):
     """The project's answer cannot be read: it is not JSON, or not in the expected format.
 
     Attributes:
-        answer: The JSON that was received.
+        answer: The body of the answer, as it was received.
     """
 
     answer: bytes = b""
@@ -395,28 +398,29 @@ class MissingProgram(LocalStackError):
     """A program that the embedded stack needs is not installed."""
 
 
-# The end of the DETAIL of a limit; 412_function__spending.sql writes it.
+# The end of the DETAIL of the errors of class `LimitExceeded`; 412_function__spending.sql writes
+# it.
 _RETRY_AFTER = re.compile(r"; retry_after is (\d+(?:\.\d+)?) s, at ")
 
 #: The exception class of each code that the database raises, sorted by HTTP status.
 BY_CODE: dict[str, type[PictureQueueError]] = {
-    error.code: error
-    for error in sorted(
+    class_.code: class_
+    for class_ in sorted(
         (
             value
             for value in globals().values()
             if isinstance(value, type) and issubclass(value, PictureQueueError)
         ),
-        key=lambda error: error.http_status or 0,
+        key=lambda class_: class_.http_status or 0,
     )
-    if error.code is not None and "code" in vars(error)
+    if class_.code is not None and "code" in vars(class_)  # not a code that the class inherits
 }
 
 
 def from_database(
     sqlstate: str | None, message: str, detail: str | None = None, hint: str | None = None
 ) -> PictureQueueError | None:
-    """Convert an error that our SQL raised into its exception.
+    """Return the exception for an error that our SQL functions raised.
 
     Args:
         sqlstate: The SQLSTATE; ``PT<http>`` if our SQL raised the error.
@@ -425,14 +429,14 @@ def from_database(
         hint: The HINT of the error.
 
     Returns:
-        The exception to raise; None if our SQL did not raise the error.
+        The exception to raise; None if PostgreSQL itself raised the error.
     """
     code, _, text = message.partition(": ")
-    error = BY_CODE.get(code)
-    if error is None or not (sqlstate or "").startswith("PT"):
+    class_ = BY_CODE.get(code)
+    if class_ is None or not (sqlstate or "").startswith("PT"):
         return None
-    refused = error(text[:1].upper() + text[1:], detail=detail or None, hint=hint or None)
-    if isinstance(refused, LimitExceeded):
-        seconds = _RETRY_AFTER.search(detail or "")
-        refused.retry_after = float(seconds[1]) if seconds else None
-    return refused
+    error = class_(text[:1].upper() + text[1:], detail=detail or None, hint=hint or None)
+    if isinstance(error, LimitExceeded):
+        match = _RETRY_AFTER.search(detail or "")
+        error.retry_after = float(match[1]) if match else None
+    return error

@@ -13,13 +13,15 @@ from picture_queue.records import Hold
 
 BackoffPolicy = Literal["constant", "linear", "exponential"]
 
+_YEAR = 31_536_000.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """The delays of a job between its attempts.
 
-    A field that is None comes from the job type, otherwise from the queue, otherwise from the
-    settings of the project.
+    The value of a field that is None comes from the job type. If the job type sets none, it comes
+    from the queue, and otherwise from the settings of the project.
 
     Args:
         policy: ``constant`` keeps the first delay, ``linear`` adds it each time, ``exponential``
@@ -43,12 +45,16 @@ class Backoff:
                 f"The backoff's policy is {self.policy!r}",
                 hint=f"Choose {', '.join(get_args(BackoffPolicy))}",
             )
-        year = 31_536_000.0
-        for name, low, high in (("base", 0.001, year), ("cap", 0.001, year), ("jitter", 0.0, 1.0)):
+        for name, minimum, maximum in (
+            ("base", 0.001, _YEAR),
+            ("cap", 0.001, _YEAR),
+            ("jitter", 0.0, 1.0),
+        ):
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value is not None and not minimum <= value <= maximum:
                 raise InvalidArgument(
-                    f"The backoff's {name} is {value}", hint=f"Choose {low:g} to {high:.10g}"
+                    f"The backoff's {name} is {value}",
+                    hint=f"Choose {minimum:g} to {maximum:.10g}",
                 )
 
 
@@ -59,13 +65,14 @@ class Unique:
     Args:
         by: The fields of the payload to compare; None: the whole payload. Job type and owner are
             always compared.
-        period: Seconds after its enqueue in which a job blocks duplicates; None: as long as it is
-            in one of the states.
+        period: Seconds after its enqueue in which a job blocks duplicates; None: the job blocks
+            them as long as it is in one of the ``states``.
         states: The states in which a job blocks duplicates, always including ``pending``; by
             default ``pending`` and ``processing``.
-        on_conflict: ``ignore`` keeps the existing job unchanged; ``replace`` gives it all fields of
-            the new one except parents and batch; ``debounce`` gives it the new payload and time.
-            `JobRunning` is raised if a running job would have to be replaced.
+        on_conflict: The effect of the new job on the existing one. ``ignore``: none. ``replace``:
+            the existing job gets all fields of the new job except parents and batch. ``debounce``:
+            the existing job gets the payload and the start time of the new job. `JobRunning` is
+            raised if a running job would have to be replaced.
     """
 
     by: Sequence[str] | None = None
@@ -79,11 +86,11 @@ class JobOptions(TypedDict, total=False):
 
     Attributes:
         priority: A job with a higher priority runs first; 0 by default.
-        queue: The queue of the job; by default that of the job type, otherwise ``default``.
+        queue: The queue of the job; by default the queue of the job type, otherwise ``default``.
         scheduled_for: The earliest time to start; without a time zone it is local time.
         delay: Seconds until the earliest time to start, instead of ``scheduled_for``.
-        max_attempts: Attempts before the job fails; by default that of the job type, otherwise of
-            the queue, otherwise 3.
+        max_attempts: Attempts before the job fails; by default the number that the job type sets,
+            otherwise the queue, otherwise the settings of the project (3 unless changed).
         timeout: Maximum duration of one attempt, in seconds.
         expires_at: The latest time to start; a job that has not started by this time fails.
         expires_in: Seconds from now until the latest time to start, instead of ``expires_at``.
@@ -91,8 +98,8 @@ class JobOptions(TypedDict, total=False):
         tags: Up to 20 words for searches, each of up to 64 characters.
         metadata: A JSON object for your own use, stored with the job.
         tenant: The tenant of the job in a queue with fair sharing; ``user_id`` by default.
-        limit_keys: Up to 8 keys whose limits apply to the job, such as ``model:flux``, besides
-            those of its queue, type and owner.
+        limit_keys: Up to 8 keys whose limits apply to the job, such as ``model:flux``, in addition
+            to the keys of its queue, type and owner.
         depends_on: Jobs that have to finish first (the parents): existing jobs, or jobs that come
             earlier in the same call.
         on_parent_failure: The effect on this job if a parent fails or is cancelled: ``cancel``
@@ -142,9 +149,10 @@ class BudgetChanges(TypedDict, total=False):
         per_minute: Maximum number of starts in any 60 seconds; 0: none. Not for ``project``.
         per_hour: Maximum number of starts in any hour; 0: none. Not for ``project``.
         max_pending: Maximum number of generations that have not ended. Not for ``project``.
-        needs_credits: Whether a generation is paid from the credits of the user.
-        exempts_service: Whether a start with a service key for the user is neither refused nor
-            counted by ``per_minute``, ``per_hour`` and ``max_pending``.
+        needs_credits: Whether generations are paid from the credits of the user, so that a start
+            without enough credits is refused.
+        exempts_service: Whether generations that a service key starts for the user are exempt from
+            ``per_minute``, ``per_hour`` and ``max_pending``: they are neither counted nor refused.
     """
 
     usd_per_day: float | None
@@ -164,8 +172,8 @@ class QueueChanges(TypedDict, total=False):
             includes ``status``.
         max_attempts: Attempts before a job fails.
         timeout_seconds: Maximum duration of one attempt.
-        lease_seconds: Length of a lease; a worker that sends no heartbeat for this time loses its
-            jobs.
+        lease_seconds: Length of a lease; a worker that sends no heartbeat during this time loses
+            its jobs.
         backoff_policy: ``constant``, ``linear`` or ``exponential``.
         backoff_seconds: Delay after the first failed attempt.
         backoff_cap_seconds: Maximum delay after a failed attempt.
@@ -175,7 +183,7 @@ class QueueChanges(TypedDict, total=False):
             raise it.
         breaker_failures: Number of consecutive failures of one kind that pauses the queue; None:
             failures do not pause it.
-        breaker_seconds: Length of that pause.
+        breaker_seconds: Length of the pause after ``breaker_failures``.
         draining: Whether the queue refuses new jobs.
     """
 

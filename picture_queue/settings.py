@@ -24,7 +24,7 @@ class ProjectSettings:
 
     Args:
         url: ``https://<ref>.supabase.co``, or the URL of the embedded stack.
-        key: A service, secret, publishable or anon key; it is sent unchanged and never decoded.
+        key: A service, secret, publishable or anon key.
         access_token: The token of a signed-in user; calls then have the privileges of this user.
             None: calls have the privileges of the key.
         timeout: Seconds to wait for the answer to a call, including retries.
@@ -45,7 +45,7 @@ class ProjectSettings:
         _check_timeout(self.timeout)
         if not _is_http_url(self.url):
             raise SettingsError(
-                f"SUPABASE_URL is {_hide_user(self.url)!r}, not an http:// or https:// URL"
+                f"SUPABASE_URL is {_hide_credentials(self.url)!r}, not an http:// or https:// URL"
                 " without a user name",
                 hint="Copy it from the project's API settings, or run: picture-queue local status",
             )
@@ -137,8 +137,8 @@ def _check_timeout(seconds: object) -> None:
         raise SettingsError(f"`timeout` is {seconds!r}", hint="Pass seconds, 0 or more")
 
 
-def _hide_user(url: str) -> str:
-    """Return a URL without its user name and password, to show it."""
+def _hide_credentials(url: str) -> str:
+    """Return a URL without its user name and password, for an error message."""
     head, separator, rest = url.partition("://")
     return f"{head}{separator}{rest.rpartition('@')[2]}" if separator else url
 
@@ -149,7 +149,8 @@ def _is_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        return is_http and parts.username is None  # errors and logs name the URL
+        # Errors and logs show the URL, so it must not contain a password.
+        return is_http and parts.username is None
     except ValueError:  # unbalanced brackets, or a port that is not a number
         return False
 
@@ -193,7 +194,7 @@ class ReplicateSettings:
             )
         if not _is_http_url(self.base_url):
             raise SettingsError(
-                f"REPLICATE_BASE_URL is {_hide_user(self.base_url)!r},"
+                f"REPLICATE_BASE_URL is {_hide_credentials(self.base_url)!r},"
                 " not an http:// or https:// URL without a user name",
                 hint=f"Unset it to use {REPLICATE_URL}",
             )
@@ -202,7 +203,7 @@ class ReplicateSettings:
             _is_http_url(url) and (url.startswith("https://") or is_loopback_url(url))
         ):
             raise SettingsError(
-                f"REPLICATE_WEBHOOK_URL is {_hide_user(url)!r}, not an https:// URL"
+                f"REPLICATE_WEBHOOK_URL is {_hide_credentials(url)!r}, not an https:// URL"
                 " without a user name",
                 hint="Set it to the public URL of the route /webhooks/replicate, or unset it",
             )
@@ -236,13 +237,14 @@ class WorkerSettings:
             ``{"images": 3, "default": 1}``, each queue that has jobs gets a share of the claims in
             proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
-        lease: Length of a lease; the worker extends each lease after a third of this time.
-        poll_interval: Maximum time between two claims of an idle worker; twice as long while the
-            worker receives wake-ups.
+        lease: Length of a lease, unless the job type or the queue sets another one. The worker
+            extends each lease after a third of its length.
+        poll_interval: Maximum time between two claims of an idle worker. While the worker receives
+            wake-ups, the maximum is twice this time.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
-        stuck_after: Time that a handler may still run after its attempt has ended without it, by a
-            timeout, a cancel or a lost lease. Then its slot counts as lost. If half of the slots
-            are lost, the worker stops, so that a supervisor can restart it.
+        stuck_after: Time that a handler may still run after its attempt was given up because of a
+            timeout, a cancel or a lost lease. After this time its slot counts as lost. If half of
+            the slots are lost, the worker stops, so that a process manager can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
     """
 
@@ -270,13 +272,14 @@ class WorkerSettings:
             raise SettingsError(
                 "`queues` has an empty name", hint='Pass the name of each queue, such as "default"'
             )
-        for queue, weight in zip(self.queue_names, self.weights or (), strict=False):
-            if not isinstance(weight, int | float) or not 0 < weight <= 1e6:
+        weights = self.queues if isinstance(self.queues, Mapping) else {}
+        for queue, weight in weights.items():
+            if not isinstance(weight, int | float) or not 0 < weight <= 1_000_000:
                 raise SettingsError(
                     f"The weight of queue {queue} is {weight!r}",
                     hint="Choose a number above 0, up to 1,000,000",
                 )
-        for name, low, high in (
+        for name, minimum, maximum in (
             ("concurrency", 1, 1000),
             ("lease", 1, 86_400),
             ("poll_interval", 0.01, 3600),
@@ -285,8 +288,9 @@ class WorkerSettings:
         ):
             value = getattr(self, name)
             types = (int,) if name == "concurrency" else (int, float)
-            if not isinstance(value, types) or not low <= value <= high:
-                raise SettingsError(f"`{name}` is {value!r}", hint=f"Choose {low} to {high}")
+            if not isinstance(value, types) or not minimum <= value <= maximum:
+                hint = f"Choose {minimum} to {maximum}"
+                raise SettingsError(f"`{name}` is {value!r}", hint=hint)
 
     @property
     def queue_names(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def make_directory(path: Path) -> None:
 def _check_other_users(path: Path) -> None:
     if os.name != "posix":
         return
-    from picture_queue._files import describe, is_writable_by_others, trusted_owners
+    from picture_queue._files import describe_path, is_writable_by_others, trusted_owners
 
     info = path.stat()
     if not {info.st_uid, path.lstat().st_uid} <= trusted_owners():
@@ -54,7 +54,7 @@ def _check_other_users(path: Path) -> None:
     else:
         return
     raise typer.BadParameter(
-        f"{describe(path, info)} {problem}; choose a directory that only you can write",
+        f"{describe_path(path, info)} {problem}; choose a directory that only you can write",
         param_hint="--out",
     )
 

@@ -39,7 +39,7 @@ class AsyncAccounts:
         """Return the accounts of users who have started a generation, or have a plan or credits.
 
         Args:
-            plan: Return only users of this plan.
+            plan: The plan of the users to return; None: any plan or none.
             limit: Maximum number of results, up to 10,000.
             after: The user id of the last account of the previous page.
         """
@@ -68,8 +68,8 @@ class AsyncAccounts:
 
         Args:
             user_id: The user.
-            usd: The amount, with up to 6 decimals; a negative amount takes back credits that are
-                left.
+            usd: The amount, with up to 6 decimals. A negative amount takes back credits that the
+                user has not spent.
             idempotency_key: A repeated call with the same key changes nothing; for example the id
                 of the payment.
             note: A text for operators, shown in the ledger.
@@ -78,7 +78,8 @@ class AsyncAccounts:
             The account as it is now.
 
         Raises:
-            Conflict: The key belongs to another grant, or the user has fewer credits left.
+            Conflict: The idempotency key belongs to a different grant, or the user has fewer
+                credits left than a negative amount takes back.
         """
         return await self._backend.call(_rpc.grant_credits(user_id, usd, idempotency_key, note))
 
@@ -93,8 +94,8 @@ class AsyncAccounts:
         """Return rows of the ledger, newest first.
 
         Args:
-            user_id: Return only rows of this user.
-            generation_id: Return only rows of this generation.
+            user_id: The user whose rows to return; None: all users.
+            generation_id: The generation whose rows to return; None: all generations.
             before_id: The id of the last row of the previous page.
             limit: Maximum number of results, up to 1000.
         """

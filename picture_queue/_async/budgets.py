@@ -32,8 +32,8 @@ class AsyncBudgets:
 
         Args:
             key: ``project``, ``user:*`` (each user), ``plan:<name>`` (each user of a plan) or
-                ``user:<id>``. For each field, the budget of the user takes precedence over that of
-                the plan, and this over ``user:*``.
+                ``user:<id>``. For each field, the budget of the user takes precedence over the
+                budget of the plan, and the budget of the plan over ``user:*``.
             **changes: The fields to change; see `BudgetChanges`. None removes the limit.
 
         Returns:

@@ -57,7 +57,7 @@ class AsyncJobs:
             QueueNotFound: The queue does not exist, and the project's settings do not allow an
                 enqueue to create it.
             QueueDraining: The queue accepts no new jobs.
-            JobRunning: The unique job that the new one should replace is already running.
+            JobRunning: The existing job that the new job should replace is already running.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
         return await self._backend.call(_rpc.enqueue_job(job))
@@ -200,7 +200,7 @@ class AsyncJobs:
         return await self._backend.call(_rpc.cancel_job(job_id))
 
     async def retry(self, job_id: UUID | str) -> Job:
-        """Retry a failed or cancelled job, with one more attempt if none is left.
+        """Retry a failed or cancelled job. It gets one more attempt if it has used all of them.
 
         Returns:
             The job.
@@ -208,7 +208,7 @@ class AsyncJobs:
         Raises:
             JobNotFound: No such job.
             JobFinished: The job is running, or it has completed.
-            Conflict: Another job now has the unique key of this one.
+            Conflict: Another job now has the unique key of this job.
         """
         await self._backend.call(_rpc.retry_job(job_id))
         return await self.get(job_id)
@@ -218,9 +218,9 @@ class AsyncJobs:
     ) -> AsyncGenerator[JobEvent, None]:
         """Yield the states of a job as they change, until it has finished.
 
-        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``. If the job is not
-        running and has not changed for a few seconds, its state is yielded again with the reason
-        as ``explanation``, and once more whenever the reason changes.
+        The ``source`` of each event is ``socket``, ``snapshot`` or ``poll``; see `JobEvent`. If the
+        job is not running and has not changed for a few seconds, its state is yielded again, with
+        the reason why it does not run as ``explanation``, and again whenever the reason changes.
 
         Args:
             job_id: The id of the job.
@@ -229,7 +229,7 @@ class AsyncJobs:
         Raises:
             InvalidArgument: The timeout is not a number of seconds, or below zero.
             JobNotFound: No such job, or it belongs to another user.
-            WaitTimeout: The job did not finish in time; the error has the reason. The job itself
+            WaitTimeout: The job did not finish in time; the error says why. The job itself
                 continues.
         """
         return follow(self._watcher, _rpc.get_job(job_id), timeout)
@@ -248,7 +248,7 @@ class AsyncJobs:
             JobNotFound: No such job, or it belongs to another user.
             JobFailed: The job failed after its last attempt.
             JobCancelled: The job was cancelled.
-            WaitTimeout: The job did not finish in time; the error has the reason. The job itself
+            WaitTimeout: The job did not finish in time; the error says why. The job itself
                 continues.
         """
         job = await wait_for_job(self._watcher, _rpc.get_job(job_id), timeout)

@@ -23,8 +23,8 @@ class AsyncModels:
 
         Args:
             kind: The kind of the models to return; None: any kind.
-            include_disabled: True to return also models that are disabled or cannot be offered;
-                only a service key may ask for them.
+            include_disabled: True to return also models that are disabled or that no project can
+                offer. Needs a service key.
         """
         return await self._backend.call(_rpc.list_models(kind, include_disabled))
 
@@ -52,7 +52,7 @@ class AsyncModels:
         inputs: Sequence[Mapping[str, Any]] | None = None,
         **changes: Any,
     ) -> Model:
-        """Add a model, or change one; this needs a service key.
+        """Add or change a model. Needs a service key.
 
         `picture_queue.providers.replicate.schema.fetch_model` reads the fields of a model from the
         API of Replicate.
@@ -60,11 +60,11 @@ class AsyncModels:
         Args:
             model_id: The name of the model, ``owner/name``.
             kind: The main kind of its generations, required for a new model.
-            also_kinds: Further kinds.
-            inputs: The inputs, required for a new model: objects with ``name``, ``type``, and as
-                they apply ``format``, ``required``, ``default``, ``minimum``, ``maximum`` and
+            also_kinds: The other kinds that the model can make.
+            inputs: The inputs, required for a new model: objects with ``name`` and ``type``, and
+                optionally ``format``, ``required``, ``default``, ``minimum``, ``maximum`` and
                 ``enum``.
-            **changes: Further fields of `Model` by name; None resets a field to its default.
+            **changes: Other fields of `Model` by name; None resets a field to its default.
 
         Returns:
             The model.

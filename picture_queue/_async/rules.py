@@ -12,8 +12,9 @@ from picture_queue.records import InputRule, RuleAction
 class AsyncRules:
     """The operator's rules over the inputs of generations; every method needs a service key.
 
-    Of several rules with the same action for an input, the most specific applies: a rule with a
-    plan before one without, then by the model, then by the input.
+    If several rules with the same action match an input, the most specific one applies. A rule with
+    a plan is more specific than a rule without a plan. After that, the more specific pattern of the
+    model decides, and then the more specific pattern of the input.
     """
 
     def __init__(self, backend: AsyncBackend) -> None:
@@ -36,10 +37,11 @@ class AsyncRules:
 
         Args:
             model: The model, or a pattern in which ``*`` stands for any characters.
-            input: The name of the input, or such a pattern.
-            action: ``lock`` (only this value), ``default`` (the value if none is given), ``cap``
-                (the highest number, the most entries or characters), ``refuse`` (the input, or
-                a list of its values) or ``allow`` (ends all less specific rules except defaults).
+            input: The name of the input, or a pattern.
+            action: ``lock`` (permit only this value), ``default`` (use this value if the caller
+                leaves the input out), ``cap`` (permit at most this number, or this many entries or
+                characters), ``refuse`` (refuse the input, or a list of its values) or ``allow``
+                (disable all less specific rules except defaults).
             value: The value of the rule.
             plan: The plan of the users to whom the rule applies; None: all users.
 

@@ -34,17 +34,18 @@ POLL_INTERVAL = 1.0
 #: Seconds until the first read if the client has no source of events. Each following interval is
 #: 1.5 times as long, up to POLL_INTERVAL.
 FIRST_POLL_INTERVAL = 0.05
-#: Seconds to wait for one read. It is bounded because events wait in the inbox meanwhile.
+#: Seconds to wait for one read. Events wait in the inbox during a read, so a read must not last
+#: until the deadline.
 READ_TIMEOUT = 5.0
 #: Seconds without a change before the first `explain_jobs`. Each following interval is twice as
 #: long, up to EXPLAIN_MAX_INTERVAL.
 EXPLAIN_INTERVAL = 3.0
 EXPLAIN_MAX_INTERVAL = 60.0
-#: Seconds after the deadline in which the last calls may still be answered; below 1, so that a wait
-#: exceeds its timeout by less than a second.
+#: Seconds after the deadline in which the last calls may still be answered. A wait exceeds its
+#: timeout by at most this time, so the value is below 1.
 _LAST_CALL_TIMEOUT = 0.7
 
-#: Reasons that need an operator; they are logged as warnings.
+#: Reasons that an operator has to resolve; they are logged as warnings.
 _NEED_OPERATOR = frozenset(
     {"no_worker", "queue_paused", "key_paused", "no_maintenance", "step_failed", "lease_expired"}
 )
@@ -146,11 +147,11 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
     logged = set()
     async with aclosing(follower.events(target)) as events:
         async for event in events:
-            cause = event.explanation
-            if cause is not None and (cause.reason, cause.key) not in logged:
-                logged.add((cause.reason, cause.key))
-                level = logging.WARNING if cause.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, cause.detail)
+            why = event.explanation
+            if why is not None and (why.reason, why.key) not in logged:
+                logged.add((why.reason, why.key))
+                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
+                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
     job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
         job = await follower.read_target(_rpc.get_job(job.id))
@@ -242,7 +243,7 @@ class _JobFollower:
         error.explanation = explanation
         return error
 
-    async def _read(self, job_id: UUID, reason: Source, extra: float = 0.0) -> JobEvent | None:
+    async def _read(self, job_id: UUID, source: Source, extra: float = 0.0) -> JobEvent | None:
         """Read the row and return its state; None if the project does not answer."""
         try:
             self.job = await self._call(_rpc.get_job(job_id), extra)
@@ -258,10 +259,10 @@ class _JobFollower:
                 )
             return None
         self._project_answers = True
-        return JobEvent.of(self.job, reason)
+        return JobEvent.of(self.job, source)
 
     async def _explain(self, job_id: UUID, extra: float = 0.0) -> JobExplanation | None:
-        """Return the reason why the job does not run; None if it cannot be read."""
+        """Return the reason why the job does not run; None if the project does not answer."""
         try:
             return (await self._call(_rpc.explain_jobs([job_id]), extra))[0]
         except (PictureQueueError, TimeoutError) as error:
@@ -277,7 +278,7 @@ class _JobFollower:
 
     @property
     def _deadline_has_passed(self) -> bool:
-        return self._remaining(1) < 0.01  # every call takes longer than this
+        return self._remaining(1) < 0.01  # seconds; no call is answered in less time
 
     def _remaining(self, maximum: float, extra: float = 0.0) -> float:
         """Return the seconds until ``extra`` seconds after the deadline, at most ``maximum``."""
@@ -285,7 +286,7 @@ class _JobFollower:
 
 
 class _Inbox:
-    """The listener of one wait: a queue of events, and of requests to read the row."""
+    """The listener of one wait. It queues events, and requests to read the row."""
 
     def __init__(self, job_id: UUID) -> None:
         self._job_id = str(job_id)
@@ -332,7 +333,9 @@ class _Inbox:
 
 
 class _Stall:
-    """The time since the last change of a job, and the reasons that were yielded last."""
+    """The state of a job that has not changed: the time of the next `explain_jobs`, and the reasons
+    that were yielded last.
+    """
 
     def __init__(self) -> None:
         self._interval = EXPLAIN_INTERVAL

@@ -1,8 +1,9 @@
 """Wake-ups by LISTEN, for clients with a connection to the database.
 
 Behind a pooler in transaction mode LISTEN succeeds, but no notification arrives. So a second
-connection sends a test notification, and `joined` of the listeners is called only when it has
-arrived. The test is repeated at intervals; if it fails, `lost` is called, and the listeners poll.
+connection sends a test notification, and `joined` of the listeners is called only after the test
+notification has arrived. The test is repeated at intervals. If it fails, `lost` of the listeners is
+called, and the workers poll.
 """
 
 import asyncio
@@ -32,7 +33,9 @@ _TEST_TIMEOUT = 5.0  # seconds in which a test notification has to arrive
 _TEST_INTERVAL = 30.0  # seconds between two tests
 _FIRST_PAUSE = 0.25  # seconds before the next connection; each failure doubles it
 _MAX_PAUSE = 10.0
-_UNUSABLE_PAUSE = 60.0  # after a failed test, since a pooler that drops LISTEN will not change soon
+# Seconds before the next connection if the first test fails. The URL is then most likely the URL of
+# a pooler that drops LISTEN, which will not change soon.
+_UNUSABLE_PAUSE = 60.0
 _TOPIC_PREFIX = "pq:queue:"
 
 
@@ -84,7 +87,7 @@ class Notifications:
             try:
                 test_failed = await self._serve()
             except Exception as error:
-                # Never fatal: workers poll, and the next connection may work.
+                # Continue after every error: workers poll, and the next connection may work.
                 reason = str(error).strip() or type(error).__name__
                 _log.info(
                     "Lost the notification connection; reconnecting: %s", reason.split("\n", 1)[0]
@@ -127,7 +130,8 @@ class Notifications:
     ) -> Iterator[asyncio.Future[None]]:
         """Dispatch notifications until the block ends; the future fails if the connection breaks.
 
-        The socket is read here, since psycopg's generator registers a reader for each notification.
+        The reader of the socket is registered once for the whole block. psycopg's own generator
+        registers a reader for each notification.
         """
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
@@ -157,14 +161,14 @@ class Notifications:
         try:
             payload = from_json(notification.extra)
             listeners = self._listeners.get(_TOPIC_PREFIX + payload["queue"], ())
-        except (ValueError, TypeError, KeyError):  # any role may send to the channel
+        except (ValueError, TypeError, KeyError):  # any role can send any text
             _log.debug("Ignored a notification that cannot be read: %r", notification.extra)
             return
         for listener in listeners:
             listener.message("wake", payload)
 
     async def _test_delivery(self, tokens: asyncio.Queue[str]) -> bool:
-        """Return whether a notification that another connection sends arrives in time."""
+        """Send a notification over a second connection, and return whether it arrives in time."""
         token = str(uuid4())
         values = [_TEST_CHANNEL.encode(), token.encode()]
         try:
@@ -172,7 +176,7 @@ class Notifications:
                 async with _connection(self._settings) as (sender, _):
                     await sender.execute(b"select pg_notify($1, $2)", values, _TEST_TIMEOUT)
                 while await tokens.get() != token:
-                    pass  # another worker sent this token for its own test
+                    pass  # another worker sent the token that was read, for a test of its own
         except TimeoutError:
             return False
         return True
@@ -194,8 +198,8 @@ async def _run_unless_broken(broken: asyncio.Future[None], work: Coroutine[Any, 
     """
     task = asyncio.create_task(work)
     try:
-        both: set[asyncio.Future[Any]] = {broken, task}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        futures: set[asyncio.Future[Any]] = {broken, task}
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         if broken.done():
             broken.result()
         return task.result()

@@ -3,8 +3,8 @@
 realtime-py 2.34 gives up silently in several cases: after five failed reconnects, when the server
 closes a channel (for an expired token, for example), and when a callback raises. So its own
 reconnecting is switched off: after any failure this module opens a new websocket with the current
-token. Events that were sent before it has joined are lost, so a listener reads the row when
-`joined` is called.
+token. Events that are sent before the new websocket has joined a topic are lost. So a listener
+reads the row when its method `joined` is called.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from picture_queue._transport.realtime import RealtimeClient
 
 _log = Log(__name__)
 
-_JOIN_TIMEOUT = 10  # seconds, to connect and for each join
+_JOIN_TIMEOUT = 10  # seconds, for the connection and for each join
 _CLOSE_TIMEOUT = 2.0  # seconds
 _FIRST_PAUSE = 0.25  # seconds before the next websocket; each failure doubles it
 _MAX_PAUSE = 10.0
@@ -59,7 +59,7 @@ class Subscriptions:
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
         """Deliver the events of a topic to the listener until the block ends."""
         if not self._is_running():
-            # The old event may belong to another event loop.
+            # The previous asyncio.Event may belong to another event loop.
             self._listeners_changed = asyncio.Event()
             self._joined.clear()
             self._closed = False
@@ -81,7 +81,7 @@ class Subscriptions:
         self._closed = True
         if self._task is None or not self._is_running():
             return
-        if not self._closing_socket:  # otherwise the task is about to end
+        if not self._closing_socket:  # a task that closes its websocket is about to end anyway
             self._task.cancel()
         await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
@@ -97,7 +97,7 @@ class Subscriptions:
                 if await self._serve():
                     pause = _FIRST_PAUSE
             except Exception as error:
-                # Never fatal: listeners poll, and the next websocket may work.
+                # Continue after every error: listeners poll, and the next websocket may work.
                 _log.info("Realtime does not answer; reconnecting: %s", error)
             for topic in self._joined:
                 self._notify(topic, "lost")
@@ -154,7 +154,10 @@ class Subscriptions:
         return client
 
     async def _refresh_token(self, client: RealtimeClient) -> None:
-        """Send a refreshed user token to the server, before it closes the topics."""
+        """Send a refreshed user token to the server.
+
+        The server closes the topics when the token that it knows expires.
+        """
         token = await self._api.access_token()
         if token != client.access_token and client.is_connected:
             await client.set_auth(token)
@@ -208,8 +211,8 @@ class Subscriptions:
 
 
 def _reader_task(client: RealtimeClient) -> "asyncio.Task[None]":
-    # The task is private, but only the task shows that an exception has ended it: the client still
-    # claims to be connected.
+    # The attribute is private, but `is_connected` stays True after an exception has ended the task.
+    # Only the task itself shows that it has ended.
     task: asyncio.Task[None] | None = client._listen_task
     if task is None:
         raise ConnectionError("realtime-py has not started to read the websocket")
@@ -217,7 +220,8 @@ def _reader_task(client: RealtimeClient) -> "asyncio.Task[None]":
 
 
 async def _close(client: RealtimeClient) -> None:
-    connection = client._ws_connection  # not public; `close` resets it before the socket is closed
+    # Private: `close` sets the attribute to None before it closes the socket.
+    connection = client._ws_connection
     try:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)

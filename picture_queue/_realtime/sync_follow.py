@@ -36,7 +36,8 @@ _STOP_TIMEOUT = 5.0  # seconds to close the connections
 class Watcher:
     """The background thread in which the waits of one sync client run.
 
-    It ends when `close` is called, when the client is garbage-collected, or when the process ends.
+    The thread ends when `close` is called, when the client is garbage-collected, or when the
+    process ends.
 
     Args:
         backend: The backend of the sync client.
@@ -80,12 +81,16 @@ def follow(
 ) -> Generator[JobEvent, None, None]:
     """Yield the states of a job until it has finished; see the async `follow`."""
     asynchronous.check_timeout(timeout)
-    return watcher.run(lambda source, events: _forward(source, target, timeout, events))
+    return watcher.run(
+        lambda async_watcher, events: _forward(async_watcher, target, timeout, events)
+    )
 
 
 def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = None) -> Job:
     """Wait until a job has finished, and return its row; see the async `wait_for_job`."""
-    events = watcher.run(lambda source, _: asynchronous.wait_for_job(source, target, timeout))
+    events = watcher.run(
+        lambda async_watcher, _: asynchronous.wait_for_job(async_watcher, target, timeout)
+    )
     with contextlib.closing(events):
         try:
             next(events)
@@ -96,9 +101,10 @@ def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = Non
 
 
 async def _forward(
-    source: asynchronous.Watcher, target: Rpc[Any], timeout: float | None, events: _Events
+    watcher: asynchronous.Watcher, target: Rpc[Any], timeout: float | None, events: _Events
 ) -> None:
-    async with contextlib.aclosing(asynchronous.follow(source, target, timeout)) as states:
+    """Put the states of a job into the queue that the thread of the caller reads."""
+    async with contextlib.aclosing(asynchronous.follow(watcher, target, timeout)) as states:
         async for event in states:
             events.put(event)
 
@@ -118,7 +124,8 @@ class _LoopThread:
         self._futures: set[Future[Any]] = set()
         self._stopping = asyncio.Event()
         self._pid = os.getpid()
-        # Without a factory, the loop would also become the current one of the caller's thread.
+        # Without `loop_factory`, the runner would make its loop the current event loop of this
+        # thread, which belongs to the caller.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop = self._runner.get_loop()
         # A daemon thread, so that an unfinished wait does not keep the process from ending.
@@ -150,7 +157,7 @@ class _LoopThread:
             except queue.Empty:
                 if not self.is_alive and events.empty():
                     raise ConnectionFailed(
-                        "The wait began in another process", hint="Wait again in this one"
+                        "The wait began in another process", hint="Wait again in this process"
                     ) from None
 
     def stop(self) -> None:
@@ -176,7 +183,7 @@ class _LoopThread:
 
 
 def _duplicate_for_caller(api: "Postgrest") -> "AsyncPostgrest":
-    """Return an async API client that always uses the current token of the sync one."""
+    """Return an async API client that always uses the current token of the sync API client."""
     from picture_queue._transport.postgrest import AsyncPostgrest
 
     class SameCaller(AsyncPostgrest):

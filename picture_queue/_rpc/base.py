@@ -1,7 +1,7 @@
 """`Rpc`, a call of a SQL function as a value, and helpers to encode arguments and parse results.
 
 The backend executes the same `Rpc` again if its answer was lost. Ids of new rows and requests are
-therefore generated when the `Rpc` is built: a retry finds the rows that the first attempt wrote.
+therefore generated when the `Rpc` is built. So a retry finds the rows that the first attempt wrote.
 """
 
 from collections.abc import Callable
@@ -79,6 +79,6 @@ def row_parser(record: type[R]) -> Callable[[Any], list[R]]:
 
 
 def list_page(function: str, record: type[R], limit: int, after: str | None) -> Rpc[list[R]]:
-    """Return the call that lists up to ``limit`` rows whose name comes after ``after``."""
+    """Return the call that lists up to ``limit`` rows whose name or key comes after ``after``."""
     params = {"filter": omit_none(limit=limit, after=after)}
     return Rpc(function, params, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]

@@ -33,7 +33,7 @@ def start_generation(
     reuse: bool = False,
 ) -> Rpc[StartedGeneration]:
     options = omit_none(
-        # If there is an idempotency key, the database finds the row of the first call by this key.
+        # The id makes a retry of this call idempotent, unless an idempotency key does.
         generation_id=None if idempotency_key else new_id(),
         kind=kind,
         user_id=user_id,

@@ -43,8 +43,9 @@ _OPTIONS = {
     "unique": "unique",
 }
 #: Fields of `Backoff` and `Unique` that have another name in SQL.
-_OPTION_PARTS = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
-#: A job with no other fields is always created, so enqueue_job, which returns no outcome, suffices.
+_SQL_NAMES = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
+#: Fields that cannot make a job a duplicate of another one. The outcome of a job with only these
+#: fields is always ``created``, so enqueue_job, which returns only an id, suffices.
 _SIMPLE_FIELDS = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
 
 
@@ -52,7 +53,7 @@ def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
     if any(value is not None for name, value in job.items() if name not in _SIMPLE_FIELDS):
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
-    # The id is new, so only an earlier attempt of this same call can have written it.
+    # The id is new, so if a job has it already, an earlier attempt of this same call created it.
     params = {**omit_none(**job), "job_id": new_id()}
     return Rpc("enqueue_job", params, lambda job_id: Enqueued(id=job_id, outcome="created"))
 
@@ -66,8 +67,9 @@ def encode_new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], 
     """Return the arguments for new jobs, and one generated id for each job.
 
     A job takes its generated id if the caller gave none. If the caller gave an id, and a job with
-    that id exists, the client cannot tell whether an earlier attempt of this call created it. Such
-    a call gets a request id, under which the database stores the answer; this costs one row.
+    that id exists, the client cannot tell whether an earlier attempt of this call created it. A
+    call with such an id therefore gets a request id. The database stores its answer in a row under
+    the request id, and a repeated call gets the stored answer.
 
     Raises:
         InvalidArgument: ``jobs`` is not a list of dicts; the error names the position and the
@@ -129,9 +131,9 @@ def _invalid_jobs(detail: str) -> InvalidArgument:
 def _encode_option(value: Any) -> Any:
     if isinstance(value, Backoff | Unique):
         return {
-            _OPTION_PARTS.get(name, name): part
+            _SQL_NAMES.get(name, name): field
             for name in value.__slots__
-            if (part := getattr(value, name)) is not None
+            if (field := getattr(value, name)) is not None
         }
     return value
 

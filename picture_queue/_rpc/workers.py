@@ -22,7 +22,9 @@ def unregister_worker(worker: str) -> Rpc[None]:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request for jobs. A repeated request with the same ``request_id`` returns the same jobs.
+    """A request for jobs.
+
+    A repeated request with the same ``request_id`` returns the same jobs.
 
     If ``confirms_start`` is true, a claimed job counts as started only at its first heartbeat or
     report.
@@ -55,8 +57,8 @@ def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswer]:
     """Return the call that extends leases; ``leases`` has one lease id for each job id.
 
-    The field ``lost_leases`` of the answer is not read: it is needed only if a call has several
-    leases of one job.
+    The field ``lost_leases`` of the answer is not read. It tells the leases of one job apart, and
+    this call has only one lease of each job.
     """
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(

@@ -78,8 +78,8 @@ class LoopMonitor:
             return None
         stalled = now - last_checked_at
         if stalled > 0.75 * limit:
-            # This thread did not run either. If the process used almost no CPU time, it was
-            # suspended, or the machine was busy. Otherwise some code held the GIL.
+            # This thread did not run either. If the process used almost no CPU time (up to 5 %), it
+            # was suspended, or the machine was busy. Otherwise some code held the GIL.
             if cpu_time <= 0.05 * stalled:
                 return None
             return (
@@ -95,5 +95,5 @@ class LoopMonitor:
         self._blocked_by = self._describe(name) or f"Code of {name}"
         return (
             f"{self._blocked_by} has blocked the event loop for {blocked:.1f} s, at "
-            f"{', called at '.join(places)}: await there, or make it a plain def"
+            f"{', called at '.join(places)}: await there, or make the handler a plain def"
         )

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Number of signals that go to the listeners; the next one goes to the previous handler.
 _MAX_HANDLED = 2
 
 _Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
 _listeners: list[_Listener] = []
-_previous: dict[int, Any] = {}  # the handlers before ours
+_previous: dict[int, Any] = {}  # the handler of each signal before ours was installed
 _main_listeners = 0  # number of listeners in the main thread
 _received = 0  # signals since the handlers were installed
 _installed_pid = 0  # the process that installed the handlers
@@ -57,7 +57,7 @@ def _install() -> None:
     if _main_listeners > 1:
         return
     _received, _installed_pid = 0, os.getpid()
-    for number in _NUMBERS:
+    for number in _SIGNALS:
         with contextlib.suppress(ValueError, OSError):  # raised in a subinterpreter
             _previous[number] = signal.signal(number, _handle)
 

@@ -43,10 +43,10 @@ class HandlerTask(asyncio.Task[None]):
         return super().cancel(msg)
 
     def cancel_from_outside(self) -> None:
-        """Cancel the task even if another handler calls this, such as one that stops the worker.
+        """Cancel the task even if another handler makes this call, for example to stop the worker.
 
-        The handler counts as the caller, so that tasks it waits for with `asyncio.gather` accept
-        the cancellation too.
+        During the cancellation the handler of this task counts as the caller. So the tasks that it
+        waits for with `asyncio.gather` accept the cancellation too.
         """
         token = current_handler.set(self)
         try:
@@ -70,7 +70,7 @@ class ExitOfTask(BaseException):
     """Replacement for a SystemExit or KeyboardInterrupt of a task, kept as `__cause__`."""
 
 
-class _Guarded(Coroutine[Any, Any, Any]):
+class _GuardedCoroutine(Coroutine[Any, Any, Any]):
     """A coroutine that raises `ExitOfTask` instead of SystemExit and KeyboardInterrupt."""
 
     __slots__ = ("_inner",)
@@ -112,7 +112,7 @@ def guard_tasks() -> None:
     ) -> asyncio.Future[Any]:
         handler = current_handler.get()
         if handler is not None and isinstance(coroutine, Coroutine):
-            coroutine = _Guarded(coroutine)
+            coroutine = _GuardedCoroutine(coroutine)
         task: asyncio.Future[Any] = previous(loop, coroutine, **options)
         if handler is not None:
             handler.add_started(task)
@@ -147,7 +147,8 @@ def abandon(task: asyncio.Future[Any]) -> None:
     """Let the event loop and the interpreter end without a task that ignores its cancellation.
 
     `asyncio.run` ends only when all registered tasks have ended, so the task is unregistered. When
-    the last reference to a task is deleted, its coroutine runs once more, so a reference is kept.
+    the last reference to a task is deleted, its coroutine runs once more. So a reference is kept
+    for ever.
     """
     if task.done() or not isinstance(task, asyncio.Task):
         return

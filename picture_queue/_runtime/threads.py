@@ -1,4 +1,4 @@
-"""Daemon threads for functions of users; a thread that hangs does not keep the process alive.
+"""Daemon threads for functions of users. A thread that hangs does not keep the process alive.
 
 The threads of `concurrent.futures` and `asyncio.to_thread` are joined when the event loop or the
 interpreter ends, so a thread that hangs would keep the process from ending.
@@ -149,7 +149,8 @@ class DaemonThreadPool(ThreadPoolExecutor):
                 if call.set_running_or_notify_cancel():
                     call.set_exception(error)
             else:
-                self._running.add(call.thread)  # its removal waits for the lock
+                # The thread cannot be removed before this line: `remove_thread` needs the lock.
+                self._running.add(call.thread)
 
 
 def use_daemon_threads(concurrency: int) -> None:
@@ -160,9 +161,10 @@ def use_daemon_threads(concurrency: int) -> None:
             thread, in addition to the default number of threads.
     """
     loop = asyncio.get_running_loop()
-    chosen = getattr(loop, "_default_executor", None)
-    if chosen is None or getattr(chosen, "_thread_name_prefix", None) == "asyncio":
-        max_threads = min(32, (os.cpu_count() or 1) + 4) + concurrency
-        loop.set_default_executor(DaemonThreadPool(max_threads, DaemonThreadPool(_MAX_LOOKUPS)))
-        if chosen is not None:
-            chosen.shutdown(wait=False)
+    executor = getattr(loop, "_default_executor", None)
+    if executor is None or getattr(executor, "_thread_name_prefix", None) == "asyncio":
+        default = min(32, (os.cpu_count() or 1) + 4)  # as asyncio's own default executor
+        pool = DaemonThreadPool(default + concurrency, DaemonThreadPool(_MAX_LOOKUPS))
+        loop.set_default_executor(pool)
+        if executor is not None:
+            executor.shutdown(wait=False)

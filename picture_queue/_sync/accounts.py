@@ -41,7 +41,7 @@ class Accounts:
         """Return the accounts of users who have started a generation, or have a plan or credits.
 
         Args:
-            plan: Return only users of this plan.
+            plan: The plan of the users to return; None: any plan or none.
             limit: Maximum number of results, up to 10,000.
             after: The user id of the last account of the previous page.
         """
@@ -70,8 +70,8 @@ class Accounts:
 
         Args:
             user_id: The user.
-            usd: The amount, with up to 6 decimals; a negative amount takes back credits that are
-                left.
+            usd: The amount, with up to 6 decimals. A negative amount takes back credits that the
+                user has not spent.
             idempotency_key: A repeated call with the same key changes nothing; for example the id
                 of the payment.
             note: A text for operators, shown in the ledger.
@@ -80,7 +80,8 @@ class Accounts:
             The account as it is now.
 
         Raises:
-            Conflict: The key belongs to another grant, or the user has fewer credits left.
+            Conflict: The idempotency key belongs to a different grant, or the user has fewer
+                credits left than a negative amount takes back.
         """
         return self._backend.call(_rpc.grant_credits(user_id, usd, idempotency_key, note))
 
@@ -95,8 +96,8 @@ class Accounts:
         """Return rows of the ledger, newest first.
 
         Args:
-            user_id: Return only rows of this user.
-            generation_id: Return only rows of this generation.
+            user_id: The user whose rows to return; None: all users.
+            generation_id: The generation whose rows to return; None: all generations.
             before_id: The id of the last row of the previous page.
             limit: Maximum number of results, up to 1000.
         """

@@ -39,10 +39,11 @@ class PictureQueue:
         key: A service, secret, publishable or anon key; from the environment by default.
         access_token: The token of a signed-in user; calls then have the privileges of this user.
             ``SUPABASE_ACCESS_TOKEN`` by default.
-        client: A supabase client to use instead of these three arguments; you close it.
+        client: A supabase client to use instead of ``url``, ``key`` and ``access_token``; you close
+            it.
         database_url: The URL of the project's database. Calls then go directly to the database,
             with the privileges of a service key; only pictures and Realtime events need ``url`` and
-            ``key``. It requires the extra ``postgres``.
+            ``key``. Direct calls require the extra ``postgres``.
         timeout: Seconds to wait for the answer to a call, including retries.
 
     Raises:

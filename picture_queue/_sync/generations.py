@@ -34,8 +34,9 @@ from picture_queue.records import (
 
 BUCKET = "pictures"
 _UPLOADS = "uploads"  # the bucket of uploaded pictures
-_MAX_UPLOAD_BYTES = 10 * 1024 * 1024  # as the bucket permits
-_UPLOAD_KINDS = (
+_MAX_UPLOAD_BYTES = 10 * 1024 * 1024  # the file size limit of the bucket
+# The signature at the start of a file, and the subtype of its MIME type.
+_UPLOAD_FORMATS = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
     (re.compile(rb"\xff\xd8\xff"), "jpeg"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
@@ -70,14 +71,16 @@ class Generations:
                 project.
             input: Further inputs of the model, which the database validates. The rules of the
                 project may add, lock or refuse values.
-            kind: The kind of a model that has several, which decides the job type; None: the main
-                kind of the model.
+            kind: The kind of the generation, for a model that has several; it decides the job type.
+                None: the main kind of the model.
             scheduled_for: The earliest time to start.
             idempotency_key: A repeated call with the same key returns the first generation.
-            user_id: The owner, which only a service key may set; None: the signed-in user, if any.
+            user_id: The owner, which only a service key may set; None: the signed-in user, or no
+                owner if a service key makes the call.
             priority: A generation with a higher priority runs first; only a service key may set it.
             reuse: Return an equal generation of the same owner that has completed, if there is one,
-                and start none. Equal are the model and its version, the prompt, and all inputs.
+                instead of starting another. Two generations are equal if they have the same model,
+                version of the model, prompt and inputs.
 
         Returns:
             The ids of the generation and its job, and warnings about unknown inputs.
@@ -129,7 +132,7 @@ class Generations:
             status: State of the generations to return; None: any state.
             model_id: The id of their model.
             favourite: True: only favourites; False: only others.
-            search: Words that the prompt has, in any order. Case does not matter.
+            search: Words that the prompt contains, in any order. Case does not matter.
             user_id: The owner, for a service key; None: all owners.
             limit: Maximum number of results, up to 1000.
             before: The last generation of the previous page; or a time, to list older generations.
@@ -169,7 +172,7 @@ class Generations:
     def delete(self, generation_id: UUID | str) -> None:
         """Delete a generation with its pictures.
 
-        It is hidden at once. A worker then deletes the files, and the row is removed after them.
+        The generation is hidden at once. Later a worker deletes its files, and then its row.
 
         Raises:
             GenerationNotFound: No such generation, or it belongs to another user.
@@ -211,7 +214,8 @@ class Generations:
 
         Args:
             image: The picture.
-            thumbnail: True returns its thumbnail, or the picture if it has none.
+            thumbnail: True returns the thumbnail of the picture, or the picture itself if it has
+                no thumbnail.
 
         Returns:
             The bytes of the picture.
@@ -220,7 +224,7 @@ class Generations:
             NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
-        path = _path(image, thumbnail)
+        path = _storage_path(image, thumbnail)
         return self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{path}"))
 
     def save(self, image: Image, path: str | Path, *, thumbnail: bool = False) -> Path:
@@ -264,7 +268,7 @@ class Generations:
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
         """
-        path = _path(image, thumbnail)
+        path = _storage_path(image, thumbnail)
         return signed_url(self._backend, f"{BUCKET}/{path}", expires_in, download)
 
     def urls(
@@ -289,7 +293,7 @@ class Generations:
         """
         if not images:
             return []
-        paths = [_path(image, thumbnail) for image in images]
+        paths = [_storage_path(image, thumbnail) for image in images]
         call = StorageCall(
             "POST",
             f"object/sign/{BUCKET}",
@@ -297,7 +301,7 @@ class Generations:
             {"Content-Type": "application/json"},
         )
         answer = self._backend.storage(call)
-        signed = parse_answer(Rpc("create_signed_urls", {}, _parse_signed), answer)
+        signed = parse_answer(Rpc("create_signed_urls", {}, _parse_signed_urls), answer)
         return [
             None if path not in signed else _full_url(self._backend, signed[path], download)
             for path in paths
@@ -311,30 +315,31 @@ class Generations:
             user_id: The owner; with a user's token, the id of this user.
 
         Returns:
-            A value for inputs that are files, such as ``storage:uploads/<user id>/<name>``.
+            The value to pass for an input that is a file: ``storage:uploads/<user id>/<name>``.
 
         Raises:
             InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
             NotAllowed: The user id is not that of the token.
         """
         data = picture if isinstance(picture, bytes) else _read_upload(Path(picture))
-        kind = next((kind for magic, kind in _UPLOAD_KINDS if magic.match(data)), None)
-        if kind is None or len(data) > _MAX_UPLOAD_BYTES:
+        format_ = next((name for signature, name in _UPLOAD_FORMATS if signature.match(data)), None)
+        if format_ is None or len(data) > _MAX_UPLOAD_BYTES:
             raise InvalidArgument(
                 f"The picture has more than {_MAX_UPLOAD_BYTES} bytes"
                 if len(data) > _MAX_UPLOAD_BYTES
                 else f"The picture has {len(data)} bytes and is not a PNG, JPEG or WebP file",
                 hint="Pass the bytes or the path of a PNG, JPEG or WebP file of up to 10 MiB",
             )
-        path = f"{_UPLOADS}/{user_id}/{new_id()}.{kind}"
-        headers = {"Content-Type": f"image/{kind}"}
-        with suppress(Conflict):  # the name is new, so the answer to an earlier try was lost
+        path = f"{_UPLOADS}/{user_id}/{new_id()}.{format_}"
+        headers = {"Content-Type": f"image/{format_}"}
+        # The name is new. So if a file has it already, an earlier attempt of this call stored it.
+        with suppress(Conflict):
             self._backend.storage(StorageCall("POST", f"object/{path}", data, headers))
         return f"storage:{path}"
 
 
 def signed_url(backend: Backend, path: str, seconds: int, download: bool = False) -> str:
-    """Return a signed URL of a file; the path begins with its bucket."""
+    """Return a signed URL that is valid for some seconds; the path begins with the bucket."""
     call = StorageCall(
         "POST",
         f"object/sign/{path}",
@@ -347,7 +352,7 @@ def signed_url(backend: Backend, path: str, seconds: int, download: bool = False
 
 
 def _read_upload(path: Path) -> bytes:
-    """Read a file to upload, but only one byte more than the limit permits."""
+    """Read a file, but at most one byte more than the limit, which is enough to refuse it."""
     with path.open("rb") as file:
         return file.read(_MAX_UPLOAD_BYTES + 1)
 
@@ -356,9 +361,9 @@ def _full_url(backend: Backend, path: str, download: bool) -> str:
     return f"{backend.storage_url}{path}{'&download=' if download else ''}"
 
 
-def _path(image: Image, thumbnail: bool) -> str:
+def _storage_path(image: Image, thumbnail: bool) -> str:
     return (image.thumbnail_path if thumbnail else None) or image.path
 
 
-def _parse_signed(data: Any) -> dict[str, str]:
+def _parse_signed_urls(data: Any) -> dict[str, str]:
     return {entry["path"]: entry["signedURL"] for entry in data if entry["signedURL"]}

@@ -25,8 +25,8 @@ class Models:
 
         Args:
             kind: The kind of the models to return; None: any kind.
-            include_disabled: True to return also models that are disabled or cannot be offered;
-                only a service key may ask for them.
+            include_disabled: True to return also models that are disabled or that no project can
+                offer. Needs a service key.
         """
         return self._backend.call(_rpc.list_models(kind, include_disabled))
 
@@ -54,7 +54,7 @@ class Models:
         inputs: Sequence[Mapping[str, Any]] | None = None,
         **changes: Any,
     ) -> Model:
-        """Add a model, or change one; this needs a service key.
+        """Add or change a model. Needs a service key.
 
         `picture_queue.providers.replicate.schema.fetch_model` reads the fields of a model from the
         API of Replicate.
@@ -62,11 +62,11 @@ class Models:
         Args:
             model_id: The name of the model, ``owner/name``.
             kind: The main kind of its generations, required for a new model.
-            also_kinds: Further kinds.
-            inputs: The inputs, required for a new model: objects with ``name``, ``type``, and as
-                they apply ``format``, ``required``, ``default``, ``minimum``, ``maximum`` and
+            also_kinds: The other kinds that the model can make.
+            inputs: The inputs, required for a new model: objects with ``name`` and ``type``, and
+                optionally ``format``, ``required``, ``default``, ``minimum``, ``maximum`` and
                 ``enum``.
-            **changes: Further fields of `Model` by name; None resets a field to its default.
+            **changes: Other fields of `Model` by name; None resets a field to its default.
 
         Returns:
             The model.

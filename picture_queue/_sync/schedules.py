@@ -59,10 +59,10 @@ class Schedules:
                 as ``@daily``.
             every: Seconds between two jobs, at least 1, instead of ``cron``.
             timezone: The time zone of ``cron``, such as ``Europe/Berlin``.
-            missed: The ticks to run late: ``once`` runs only the latest missed tick, ``all`` runs
-                each one, ``skip`` runs only the latest and only if it is under two minutes late.
-            paused: Whether the schedule is paused; None: a new schedule runs, and an existing one
-                stays as it is.
+            missed: The missed ticks to run late. ``once``: only the latest. ``all``: each of them.
+                ``skip``: only the latest, and only if it is less than two minutes late.
+            paused: Whether the schedule is paused; None: a new schedule is not paused, and an
+                existing schedule keeps its state.
             **options: Options of its jobs; see `JobOptions`.
 
         Returns:

@@ -55,7 +55,7 @@ class AsyncBackend:
                 from picture_queue._transport import postgres
             self.database = postgres.AsyncPostgres(database)
         transport: AsyncTransport | None = self.database or api
-        assert transport is not None  # noqa: S101 - the caller passes at least one
+        assert transport is not None  # noqa: S101 - the caller passes at least one of the two
         self._transport = transport
         self._version_is_checked = False
 
@@ -112,7 +112,8 @@ class AsyncBackend:
                 raise
             failure: Exception | None = error
         # Tenacity is set up only after a failure, since its setup takes a tenth of the time of a
-        # call. Its first attempt raises the known failure again, so that it counts as an attempt.
+        # call. The first attempt of tenacity raises the failure of the call above again, so that
+        # this call counts as an attempt.
         async for attempt in AsyncRetrying(**retry_policy(deadline)):
             with attempt:
                 if failure is not None:

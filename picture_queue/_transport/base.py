@@ -56,7 +56,10 @@ class Deadline:
 
 
 class AsyncTransport(Protocol):
-    """A way to call the SQL functions of a project. It makes one attempt; its caller retries."""
+    """A way to call the SQL functions of a project.
+
+    A transport makes one attempt of each call; the backend retries.
+    """
 
     @property
     def settings(self) -> ProjectSettings | DatabaseSettings:

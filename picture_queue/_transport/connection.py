@@ -32,7 +32,7 @@ async def connect_async(
 
     Args:
         settings: The URL of the database, and the options of the connection.
-        deadline: The time by which to connect, if ``connect_timeout`` does not end earlier.
+        deadline: The time by which to connect; ``connect_timeout`` of the settings may end earlier.
 
     Raises:
         TimeoutError: The deadline passed.
@@ -45,16 +45,17 @@ async def connect_async(
 def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
     """Open a connection; see `connect_async`.
 
-    The timeout of psycopg's own `connect` is a whole number of seconds, and at least two.
+    psycopg's own `connect` is not used, since its timeout is a whole number of seconds, and at
+    least two.
     """
-    give_up_at = time.monotonic() + min(settings.connect_timeout, deadline.remaining())
+    deadline_at = time.monotonic() + min(settings.connect_timeout, deadline.remaining())
     server = pq.PGconn.connect_start(conninfo(settings).encode())
     try:
         while (status := server.connect_poll()) != pq.PollingStatus.OK:
             if status == pq.PollingStatus.FAILED:
                 raise OperationalError(server.get_error_message())
             is_writing = status == pq.PollingStatus.WRITING
-            if not _wait_for_socket(server.socket, is_writing, give_up_at - time.monotonic()):
+            if not _wait_for_socket(server.socket, is_writing, deadline_at - time.monotonic()):
                 raise TimeoutError
     except BaseException:
         server.finish()
@@ -145,7 +146,7 @@ class AsyncRawConnection:
     async def _write(self) -> None:
         """Send the rest of a statement that is larger than the buffer of the socket.
 
-        It also reads, because the server may stop reading until its own output has been read.
+        The method also reads, because the server may stop reading until its own output was read.
         """
         self._loop.add_writer(self._socket, self._wake)
         try:
@@ -156,6 +157,7 @@ class AsyncRawConnection:
             self._loop.remove_writer(self._socket)
 
     def _wait_readable(self) -> asyncio.Future[None]:
+        """Return a future that ends when the socket is ready, or fails at the deadline."""
         self._waiter = self._loop.create_future()
         # The timer is kept for later statements: starting and cancelling one for each statement
         # took as long as building the statement.
@@ -258,7 +260,7 @@ C = TypeVar("C", AsyncRawConnection, RawConnection)
 
 
 class _Pool(Generic[C]):
-    """The idle connections of one process and event loop."""
+    """The idle connections of one process, or of one event loop of a process."""
 
     def __init__(self, owner: LoopOwner | ProcessOwner) -> None:
         self.owner = owner
@@ -270,7 +272,7 @@ class _Pool(Generic[C]):
         while True:
             try:
                 connection = self._idle.pop()
-            except IndexError:  # possibly because another thread took the last one
+            except IndexError:  # possibly because another thread took the last connection
                 return None
             if connection.is_idle:
                 return connection

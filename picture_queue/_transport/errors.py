@@ -58,14 +58,21 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
     "PGRST303": (AuthenticationFailed, "The token is no longer valid", "Sign in again"),
 }
-# SQLSTATE prefixes: lost or refused connection, or a server that is full, starting or stopping.
+# SQLSTATE prefixes of a database that is not available: the connection was lost or refused, or the
+# server is full, starting or stopping.
 _UNAVAILABLE = ("08", "53", "57P")
-_LOST = ("08", "57P01", "57P02", "57P03")
-# Texts of libpq for a refused login.
-_REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password", "Tenant or user not")
+# SQLSTATE prefixes after which the connection cannot be used any more.
+_CONNECTION_LOST = ("08", "57P01", "57P02", "57P03")
+# Parts of the messages of libpq and of Supabase's pooler for a refused login.
+_LOGIN_REFUSED = (
+    "authentication failed",
+    "no pg_hba.conf entry",
+    "no password",
+    "Tenant or user not",
+)
 _DATABASE_HINT = "Check PICTURE_QUEUE_DATABASE_URL and that the database is running"
 _SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
-_NO_SUCH_PATH = "PGRST125"
+_NO_SUCH_PATH = "PGRST125"  # the URL of the project has a path
 # Storage answers most errors with HTTP 400; the actual status is in `statusCode` of the body.
 _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
     "401": AuthenticationFailed,
@@ -92,14 +99,14 @@ def translate_server_code(
         detail: The detail of the server.
         hint: The hint of the server.
     """
-    ours = from_database(code, message, detail, hint)
-    if ours is not None:
-        return ours
+    error = from_database(code, message, detail, hint)
+    if error is not None:
+        return error
     # PostgreSQL raises 22023 if the role that the token names does not exist.
     known_code = "PGRST301" if code == "22023" and message.startswith('role "') else code
     if known_code in _BY_SERVER_CODE:
-        class_, text, advice = _BY_SERVER_CODE[known_code]
-        return class_(text, code=code, detail=message, hint=advice)
+        class_, our_message, our_hint = _BY_SERVER_CODE[known_code]
+        return class_(our_message, code=code, detail=message, hint=our_hint)
     if code.startswith(_UNAVAILABLE):
         return Busy("The database is not available now", code=code, detail=message)
     if code.startswith("22"):  # a value cannot be converted to the type of its parameter
@@ -139,13 +146,13 @@ def translate_database_error(
         return error
     code, diagnosis = error.sqlstate, error.diag
     message = diagnosis.message_primary or str(error)
-    if code is None or code.startswith(_LOST):
+    if code is None or code.startswith(_CONNECTION_LOST):
         return _connection_error(error, message, settings)
-    if code == "42883":
+    if code == "42883":  # undefined_function
         return FunctionMissing(message)
-    if code == "3D000":
+    if code == "3D000":  # invalid_catalog_name
         return _no_database(message)
-    if code.startswith("28"):  # authorization
+    if code.startswith("28"):  # invalid authorization
         return _login_refused(message)
     return translate_server_code(code, message, diagnosis.message_detail, diagnosis.message_hint)
 
@@ -153,11 +160,11 @@ def translate_database_error(
 def _connection_error(error: "Error", message: str, settings: DatabaseSettings) -> Exception:
     from psycopg import OperationalError
 
-    # After a failed connect libpq has the message of the server, but not the SQLSTATE.
+    # After a failed connect, libpq reports the message of the server without the SQLSTATE.
     if isinstance(error, OperationalError):
         if re.search('database ".*" does not exist', message):
             return _no_database(_first_line(message))
-        if 'role "' in message or any(words in message for words in _REFUSED):
+        if 'role "' in message or any(text in message for text in _LOGIN_REFUSED):
             return _login_refused(_first_line(message))
     return ConnectionFailed(
         f"{_server_name(settings)} does not answer",
@@ -191,7 +198,8 @@ def _can_parse(url: str) -> bool:
         ports = str(conninfo_to_dict(url).get("port", ""))
     except (ProgrammingError, UnicodeError):
         return False
-    # An unescaped / in a password ends the host, and what follows becomes the port.
+    # An unescaped / in a password ends the host of the URL. libpq then takes the beginning of the
+    # password for the port.
     return not url.isspace() and all(port == "" or port.isdecimal() for port in ports.split(","))
 
 

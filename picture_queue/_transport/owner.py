@@ -30,7 +30,7 @@ class ProcessOwner:
         self._close: Callable[[], object] | None = None
 
     def is_inherited(self) -> bool:
-        """Return whether the connection was opened by a process that forked this one."""
+        """Return whether the parent process opened the connection, before it forked this one."""
         return self._pid != os.getpid()
 
     def is_current(self) -> bool:
@@ -60,7 +60,7 @@ class LoopOwner:
         self._closing: AsyncGenerator[None, None] | None = None
 
     def is_inherited(self) -> bool:
-        """Return whether the connection was opened by a process that forked this one."""
+        """Return whether the parent process opened the connection, before it forked this one."""
         return self._pid != os.getpid()
 
     def is_current(self) -> bool:
@@ -83,8 +83,8 @@ class LoopOwner:
     async def own(self, close: Callable[[], Awaitable[None]]) -> None:
         """Take ownership of a connection, and close it when the event loop ends.
 
-        A suspended asynchronous generator does this: ``asyncio.run`` finalizes such generators
-        while the event loop can still run tasks.
+        The connection is closed by an asynchronous generator that is suspended until then:
+        ``asyncio.run`` finalizes such generators while the event loop can still run tasks.
 
         Args:
             close: The function that closes the connection.

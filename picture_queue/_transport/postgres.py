@@ -58,8 +58,8 @@ class AsyncPostgres:
             statement = self._statements.get(rpc.function)
             if statement is None:
                 statement = await self._load_statement(connection, rpc.function, deadline)
-            text, values = statement.bind(rpc.params)
-            answer = _value(await connection.execute(text, values, deadline.remaining()))
+            sql, values = statement.bind(rpc.params)
+            answer = _first_value(await connection.execute(sql, values, deadline.remaining()))
         except Exception as error:
             translated = translate_database_error(error, self.settings, deadline)
             if isinstance(translated, FunctionMissing):
@@ -68,7 +68,7 @@ class AsyncPostgres:
             if isinstance(translated, ConnectionFailed):
                 # After a restart or a network failure the idle connections are dead too.
                 pool.close_idle()
-            # A SettingsError describes the failure completely, so it hides the error of psycopg.
+            # A SettingsError is not chained to the error of psycopg, which may quote the password.
             needs_no_cause = translated is error or isinstance(translated, SettingsError)
             raise translated from (None if needs_no_cause else error)
         finally:
@@ -99,7 +99,7 @@ class AsyncPostgres:
         result = await connection.execute(
             SIGNATURE_QUERY, [function.encode()], deadline.remaining()
         )
-        signature = _value(result)
+        signature = _first_value(result)
         if signature is None:
             raise FunctionMissing(function)
         statement = Statement(function, from_json(signature))
@@ -112,7 +112,7 @@ class AsyncPostgres:
             self._current_pool().close()
 
 
-def _value(result: PGresult) -> bytes | None:
+def _first_value(result: PGresult) -> bytes | None:
     """Return the first value of the first row; None if it is null or there is no row."""
     if result.status != _TUPLES_OK:
         raise error_from_result(result, encoding="utf-8")

@@ -40,7 +40,7 @@ class AsyncPostgrest:
         self._creator = ProcessOwner()
         self._owner: LoopOwner | None = None
         self._http: httpx.AsyncClient | None = None
-        self._opening = asyncio.Lock()
+        self._open_lock = asyncio.Lock()
 
     async def client(self) -> AsyncClient:
         """Return the supabase client; create it if there is none yet.
@@ -55,15 +55,15 @@ class AsyncPostgrest:
         return self._client
 
     async def _open(self) -> None:
-        async with self._opening:
+        async with self._open_lock:
             if self._owner is not None and self._owner.is_current():
                 return  # another caller has opened it
             if self._owner is not None and self._owner.is_inherited():
                 leave_open(self._http)
             owner = LoopOwner()
             if self._client is None or self._http is not None:
-                # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1: httpx's
-                # HTTP/2 is not thread-safe, and all its calls would share one connection.
+                # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
+                # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
                     self._http = httpx.AsyncClient(
                         timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
@@ -136,9 +136,10 @@ class AsyncPostgrest:
         request.extensions["timeout"] = _Timeouts(deadline)
         try:
             response = await client.postgrest.session.send(request, stream=True)
-            content = await _read(response, deadline)
+            content = await _read_body(response, deadline)
         except Exception as error:
-            # After a network failure the idle connections are dead too, and each would fail a call.
+            # After a network failure the idle connections are dead too. Each of them would make a
+            # later call fail.
             for connection in _idle_connections(client.postgrest.session):
                 await connection.aclose()
             raise translate_http_error(error, self.settings.url, deadline) from error
@@ -158,7 +159,7 @@ class AsyncPostgrest:
             self._http = self._client = self._owner = None
 
 
-async def _read(response: httpx.Response, deadline: Deadline) -> bytes:
+async def _read_body(response: httpx.Response, deadline: Deadline) -> bytes:
     try:
         parts = []
         async for part in response.aiter_bytes():
@@ -184,7 +185,10 @@ def _idle_connections(http: httpx.AsyncClient) -> list[Any]:
 
 
 class _Timeouts(dict[str, float]):
-    """The timeouts of an HTTP request: each step may take the time until the deadline."""
+    """The timeouts of an HTTP request: each step may take the time until the deadline.
+
+    httpx reads the timeout of a step with `get` when the step begins.
+    """
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ class Postgrest:
         self._creator = ProcessOwner()
         self._owner: ProcessOwner | None = None
         self._http: httpx.Client | None = None
-        self._opening = threading.Lock()
+        self._open_lock = threading.Lock()
 
     def client(self) -> Client:
         """Return the supabase client; create it if there is none yet.
@@ -57,15 +57,15 @@ class Postgrest:
         return self._client
 
     def _open(self) -> None:
-        with self._opening:
+        with self._open_lock:
             if self._owner is not None and self._owner.is_current():
                 return  # another caller has opened it
             if self._owner is not None and self._owner.is_inherited():
                 leave_open(self._http)
             owner = ProcessOwner()
             if self._client is None or self._http is not None:
-                # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1: httpx's
-                # HTTP/2 is not thread-safe, and all its calls would share one connection.
+                # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
+                # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
                     self._http = httpx.Client(
                         timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
@@ -138,9 +138,10 @@ class Postgrest:
         request.extensions["timeout"] = _Timeouts(deadline)
         try:
             response = client.postgrest.session.send(request, stream=True)
-            content = _read(response, deadline)
+            content = _read_body(response, deadline)
         except Exception as error:
-            # After a network failure the idle connections are dead too, and each would fail a call.
+            # After a network failure the idle connections are dead too. Each of them would make a
+            # later call fail.
             for connection in _idle_connections(client.postgrest.session):
                 connection.close()
             raise translate_http_error(error, self.settings.url, deadline) from error
@@ -160,7 +161,7 @@ class Postgrest:
             self._http = self._client = self._owner = None
 
 
-def _read(response: httpx.Response, deadline: Deadline) -> bytes:
+def _read_body(response: httpx.Response, deadline: Deadline) -> bytes:
     try:
         parts = []
         for part in response.iter_bytes():
@@ -186,7 +187,10 @@ def _idle_connections(http: httpx.Client) -> list[Any]:
 
 
 class _Timeouts(dict[str, float]):
-    """The timeouts of an HTTP request: each step may take the time until the deadline."""
+    """The timeouts of an HTTP request: each step may take the time until the deadline.
+
+    httpx reads the timeout of a step with `get` when the step begins.
+    """
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ _DIRECT: Final[dict[str, Any]] = {"proxy": None} if "proxy" in signature(connect
 class RealtimeClient(AsyncRealtimeClient):
     """A client of realtime-py that connects to loopback without a proxy.
 
-    A proxy would get the key, and realtime-py has no option against it.
+    A proxy would see the key, and realtime-py has no option that bypasses the proxy.
     """
 
     async def connect(self) -> None:

@@ -34,7 +34,7 @@ class Statement:
         names, types = signature["names"], signature["types"]
         defaults = map(_strip_cast, signature["defaults"])
         self._function = function
-        # `names` may be longer: the columns of a result come after the parameters.
+        # `names` may be longer than `types`: the columns of a result come after the parameters.
         self._encoders = dict(zip(names, map(_choose_encoder, types), strict=False))
         self._defaults = dict(zip(self._encoders, defaults, strict=False))
         self.decode: Callable[[bytes], Any] = read_json
@@ -64,8 +64,8 @@ class Statement:
     def _build_sql(self, names: tuple[str, ...]) -> bytes:
         if not self._encoders.keys() >= set(names):
             raise FunctionMissing(self._function)
-        # Arguments are passed by position, and defaults are written out: for the server, matching
-        # names and adding defaults takes as long as planning the rest of the statement.
+        # Pass arguments by position and write out the defaults. If the server has to match names
+        # and add defaults, this takes as long as planning the rest of the statement.
         passed = {name: f"${i}" for i, name in enumerate(names, 1)}
         arguments = [passed.get(name, default) for name, default in self._defaults.items()]
         if None in arguments:
@@ -77,9 +77,9 @@ _CAST_LITERAL = re.compile(r"\A(NULL|'[^']*')::[a-z ]+(?:\[\])?\Z")
 
 
 def _strip_cast(default: str | None) -> str | None:
-    """Return a default without the cast of its literal; the parameter's type implies the cast.
+    """Return a default without the cast of its literal, since the parameter's type implies it.
 
-    This saves the server 6 µs in each enqueue.
+    Without the casts, the server needs 6 µs less for each enqueue.
     """
     return default and _CAST_LITERAL.sub(r"\1", default)
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from picture_queue._files import describe, user_name
+from picture_queue._files import describe_path, user_name
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import expect_safe_path, make_safe_directory
 from picture_queue.local.paths import ServiceUser, expect_passable, service_user
@@ -100,20 +100,20 @@ class CheckedDirectory(ABC):
         if not self._file_names >= set(names):
             raise LocalStackError(
                 "The data directory contains other files, and a stack would close it to others",
-                detail=describe(self.path, info),
+                detail=describe_path(self.path, info),
                 hint="Choose an empty directory or a new one with --data-dir.",
             )
         if names and info.st_mode & 0o022:
             raise LocalStackError(
                 "Other users can write into the data directory",
-                detail=describe(self.path, info),
+                detail=describe_path(self.path, info),
                 hint=CHOOSE_ANOTHER_HINT,
             )
         for _, name, entry in _walk(directory):
             if stat.S_ISLNK(entry.st_mode) or entry.st_uid not in self._accepted_owners():
                 raise LocalStackError(
                     f"The data directory contains {name!r}, a symlink or a file of another user",
-                    detail=describe(self.path, info),
+                    detail=describe_path(self.path, info),
                     hint=CHOOSE_ANOTHER_HINT,
                 )
 
@@ -156,7 +156,7 @@ class CheckedDirectory(ABC):
             raise LocalStackError(
                 f"The data directory belongs to {user_name(info.st_uid)}, "
                 f"and you are {user_name(os.geteuid())}",
-                detail=describe(self.path, info),
+                detail=describe_path(self.path, info),
                 hint=CHOOSE_ANOTHER_HINT,
             )
 
@@ -205,7 +205,7 @@ class CheckedDirectory(ABC):
                 if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) != 0o700:
                     raise LocalStackError(
                         "The data directory belongs to another user or is open to others",
-                        detail=describe(self.path, info),
+                        detail=describe_path(self.path, info),
                         hint=CHOOSE_ANOTHER_HINT,
                     )
                 self._check_identity(directory)

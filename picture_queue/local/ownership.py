@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-from picture_queue._files import describe, is_writable_by_others, trusted_owners, user_name
+from picture_queue._files import describe_path, is_writable_by_others, trusted_owners, user_name
 from picture_queue.errors import LocalStackError
 
 _MAX_LINKS = 40  # the limit of Linux
@@ -47,7 +47,7 @@ def expect_safe_path(path: Path) -> None:
         if info.st_uid not in trusted or is_writable_by_others(entry, info):
             raise LocalStackError(
                 f"Other users can replace {entry}",
-                detail=describe(entry, info),
+                detail=describe_path(entry, info),
                 hint="Choose a directory below one that only you and root can write.",
             )
         if not stat.S_ISLNK(info.st_mode):
@@ -115,7 +115,7 @@ def set_directory_mode(path: Path, mode: int, parent: int | None = None) -> None
             raise LocalStackError(
                 f"{path} belongs to {user_name(info.st_uid)}, "
                 f"and you are {user_name(os.geteuid())}",
-                detail=describe(path, info),
+                detail=describe_path(path, info),
             )
         os.fchmod(directory, mode)
     finally:
@@ -153,7 +153,9 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
         or info.st_uid not in {os.geteuid(), owner}
     ):
         os.close(descriptor)
-        raise LocalStackError(f"{path} is not a file of this stack", detail=describe(path, info))
+        raise LocalStackError(
+            f"{path} is not a file of this stack", detail=describe_path(path, info)
+        )
     return descriptor
 
 
@@ -196,4 +198,4 @@ def make_own_directory(path: Path) -> None:
         info = path.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
             kind = "a symlink" if stat.S_ISLNK(info.st_mode) else "not a directory of this stack"
-            raise LocalStackError(f"{path} is {kind}", detail=describe(path, info)) from None
+            raise LocalStackError(f"{path} is {kind}", detail=describe_path(path, info)) from None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import platformdirs
 
-from picture_queue._files import describe
+from picture_queue._files import describe_path
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import (
     expect_safe_path,
@@ -81,7 +81,7 @@ def expect_passable(path: Path, user: ServiceUser) -> None:
         if directory.exists() and not _has_permissions(directory, user, 0o1):
             raise LocalStackError(
                 f"User {user.name}, who runs the stack for root, cannot enter {directory}",
-                detail=describe(directory, directory.stat()),
+                detail=describe_path(directory, directory.stat()),
                 hint="Choose a data directory below one that every user may enter, such as "
                 "/var/lib, or start the stack as an ordinary user.",
             )
@@ -144,7 +144,7 @@ def _make_cache(path: Path) -> None:
     info = path.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
         raise LocalStackError(
-            "Other users can write into the cache of programs", detail=describe(path, info)
+            "Other users can write into the cache of programs", detail=describe_path(path, info)
         )
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from picture_queue._files import describe
+from picture_queue._files import describe_path
 from picture_queue.errors import LocalStackError
 from picture_queue.local.paths import ServiceUser, is_reachable
 
@@ -82,7 +82,7 @@ def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     if not Path("/proc/self/fd").exists():
         raise LocalStackError(
             "The stack's user cannot reach this Python",
-            detail=f"{user.name}: {describe(unreachable, unreachable.stat())}",
+            detail=f"{user.name}: {describe_path(unreachable, unreachable.stat())}",
             hint="Install picture-queue where every user may read, such as below /opt, or start "
             "the stack as an ordinary user.",
         )

@@ -19,7 +19,7 @@ from uuid import uuid4
 from picture_queue._log import Log
 from picture_queue._runtime.tasks import abandon
 from picture_queue._runtime.threads import DaemonThreadPool
-from picture_queue._text import clean, describe, storable, traceback_of
+from picture_queue._text import clean_line, describe_error, storable, traceback_of
 from picture_queue.errors import InvalidArgument
 from picture_queue.providers import base, errors
 from picture_queue.providers.function_call import (
@@ -214,7 +214,7 @@ class FunctionProvider(base.Provider):
         try:
             self._signature.bind(**arguments, **reserved)
         except TypeError as error:
-            text = clean(str(error))
+            text = clean_line(str(error))
             raise errors.InputRejected(
                 f"{_name_of(self._function)} does not accept this input: {text}",
                 public=f"The model does not accept this input: {text}.",
@@ -295,7 +295,7 @@ class FunctionProvider(base.Provider):
     def _fail(self, run: _Run, executor: Executor | None, error: BaseException) -> None:
         if isinstance(error, BrokenExecutor) and executor is self._executor:
             self._executor = None  # its processes died; a function may create another
-        text = describe(error)
+        text = describe_error(error)
         trace = traceback_of(error)
         _log.warning("prediction %s: %s failed: %s\n%s", run.id, self, text, trace or "")
         run.error_text = storable(text, _MAX_ERROR)
@@ -355,7 +355,7 @@ def _error_of(error: BaseException) -> errors.ProviderError:
     """Return the error of a provider that an exception of a function means."""
     if isinstance(error, errors.ProviderError):
         return error
-    text = clean(describe(error))
+    text = clean_line(describe_error(error))
     failure: errors.ProviderError
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
         failure = errors.InputTooLarge("The function ran out of memory", detail=text)
@@ -366,7 +366,7 @@ def _error_of(error: BaseException) -> errors.ProviderError:
         if getattr(error, "retryable", None) is False:
             failure.retryable = False
         if isinstance(public := getattr(error, "public", None), str):
-            failure.public = clean(public)
+            failure.public = clean_line(public)
     failure.__cause__ = error
     return failure
 
@@ -387,4 +387,4 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _name_of(function: object) -> str:
-    return clean(str(getattr(function, "__qualname__", None) or type(function).__name__), 100)
+    return clean_line(str(getattr(function, "__qualname__", None) or type(function).__name__), 100)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from picture_queue._text import clean
+from picture_queue._text import clean_line
 from picture_queue.providers.base import Progress
 from picture_queue.providers.errors import OutputRefused
 
@@ -194,4 +194,4 @@ def _too_large(size: int, limit: int) -> OutputRefused:
 def _progress(percent: float, message: str | None) -> Progress:
     if not 0 <= percent <= 100:
         raise ValueError(f"progress({percent!r}): the percentage is not 0 to 100")
-    return Progress(int(percent), None if message is None else clean(str(message), 200))
+    return Progress(int(percent), None if message is None else clean_line(str(message), 200))

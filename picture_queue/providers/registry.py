@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, cast
 
-from picture_queue._text import clean
+from picture_queue._text import clean_line
 from picture_queue.errors import InvalidArgument
 from picture_queue.providers.base import Provider
 
@@ -66,6 +66,6 @@ def resolve(name: str, given: ProviderLike) -> Provider:
 
         return FunctionProvider(given)
     raise InvalidArgument(
-        f"The provider {name!r} is {clean(repr(given), 100)}",
+        f"The provider {name!r} is {clean_line(repr(given), 100)}",
         hint="Pass a function that makes a picture, a Provider, or ReplicateSettings",
     )

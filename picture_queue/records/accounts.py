@@ -8,7 +8,11 @@ from picture_queue.records.base import Record
 
 
 class UserBudget(Record):
-    """The limits of one user, from the budgets of the user, of the plan and of all users."""
+    """The limits that apply to one user.
+
+    For each field, the budget ``user:<id>`` takes precedence over the budget of the user's plan,
+    and the budget of the plan over ``user:*``.
+    """
 
     usd_per_day: float | None = None
     usd_per_month: float | None = None
@@ -22,8 +26,8 @@ class UserBudget(Record):
 class Account(Record):
     """The credits, the spending and the limits of a user.
 
-    ``pending`` is how many generations have not ended. The amounts spent are those of the current
-    day and month (UTC), with the reserved amounts of pending generations.
+    ``pending`` counts the generations that have not ended. The amounts spent are those of the
+    current day and month (UTC), including the amounts reserved for pending generations.
     """
 
     user_id: UUID
@@ -38,8 +42,9 @@ class Account(Record):
 class LedgerEntry(Record):
     """A row of the ledger.
 
-    A start reserves the expected cost. The end settles the actual cost and refunds the rest. A
-    retry is another ``round``. ``price_usd`` is the price of a picture or of a second.
+    The start of a generation reserves the expected cost. The end settles the actual cost and
+    refunds the rest. A retry of a generation reserves the cost again, with the next number as
+    ``round``. ``price_usd`` is the price of one picture or one second, as ``price_unit`` says.
     """
 
     id: int

@@ -11,7 +11,11 @@ from picture_queue.records.jobs import Enqueued
 
 
 class Batch(Record):
-    """A batch of jobs: the number of its jobs by state, and its ``progress`` in percent."""
+    """A batch of jobs.
+
+    ``total`` counts its jobs, ``open`` those that have not finished, and ``completed``, ``failed``
+    and ``cancelled`` those in that state. ``progress`` is the finished part in percent.
+    """
 
     id: UUID
     total: int

@@ -4,7 +4,7 @@ from picture_queue.records.base import Record
 
 
 class Budget(Record):
-    """The limits of a key; None: the budget sets no such limit.
+    """The limits of a budget key. A field that is None sets no limit.
 
     ``key`` is ``project``, ``user:*`` (each user), ``plan:<name>`` (each user of a plan) or
     ``user:<id>``.

@@ -15,8 +15,9 @@ class Image(Record):
     Attributes:
         n: Number in the generation, from 1.
         path: Path in the bucket.
-        width: Width in pixels, as it is shown; None for a vector picture that does not specify it.
-        height: Height in pixels, as it is shown.
+        width: Width in pixels, after the rotation that the file specifies in its EXIF metadata;
+            None for a vector picture that does not specify it.
+        height: Height in pixels, after the same rotation.
         bytes: Size of the file.
         sha256: SHA-256 of the file, in hexadecimal digits.
         blurhash: A placeholder to show while the picture loads (https://blurha.sh); None if the
@@ -43,7 +44,7 @@ class MissingImage(Record):
 
     Attributes:
         n: Number in the generation, from 1.
-        reason: The reason, for the owner.
+        reason: The reason why it could not be stored, as a text for the owner.
     """
 
     n: int
@@ -57,7 +58,7 @@ class Generation(Record):
         kind: The kind of the generation, such as ``text-to-image``, which decides its job type.
         model_version: The version that the model had in the catalogue at the start.
         input: The inputs that are sent to the model, after the rules of the project were applied.
-        favourite: True if its owner has marked it.
+        favourite: True if its owner has marked it as a favourite.
         images: The stored pictures.
         missing_images: Pictures of a completed generation that could not be stored.
     """
@@ -78,7 +79,7 @@ class Generation(Record):
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
-    #: The expected cost; after the end the actual cost; None: it is not known.
+    #: The expected cost, and after the end the actual cost; None if it is not known.
     cost_usd: float | None = None
     cost_is_estimate: bool = False
 
@@ -87,8 +88,8 @@ class StartedGeneration(Record):
     """A started generation: its id, and the id and status of its job.
 
     Attributes:
-        warnings: Inputs that the project does not know and passes on unchecked.
-        reused: True if it is an equal generation that had finished before the call.
+        warnings: A sentence for each input that the project does not know and sends unchecked.
+        reused: True if the call started nothing, because an equal generation had completed before.
     """
 
     id: UUID

@@ -21,7 +21,7 @@ class JobStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """True if the state is final, except for an explicit retry."""
+        """True for completed, failed and cancelled; only an explicit retry leaves these states."""
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -130,7 +130,10 @@ class Enqueued(Record):
 
 
 class CancelRequest(Record):
-    """The result of a cancel; with ``cancel_requested``, the running job was asked to stop."""
+    """The result of a cancel.
+
+    ``cancel_requested`` is True if the job was running, so that its worker was asked to stop it.
+    """
 
     job_id: UUID
     status: JobStatus
@@ -138,9 +141,9 @@ class CancelRequest(Record):
 
 
 class Changed(Record):
-    """The number of jobs that a call changed, or would change if it were not a preview.
+    """The number of jobs that a call changed. A preview changes none and only counts ``matched``.
 
-    ``more`` is True if further jobs match; another call changes them.
+    ``more`` is True if more jobs match than one call may change; another call changes the rest.
     """
 
     matched: int
@@ -162,7 +165,7 @@ class FailureReason(Record):
 class JobPosition(Record):
     """The position of a job in its queue, from 1; None if the job is not ready to run.
 
-    ``at_least`` is True if the position is a lower bound.
+    Positions are counted up to 10,000. ``at_least`` is True if the job is even further back.
     """
 
     position: int | None
@@ -180,7 +183,7 @@ class JobReason(Record):
             or one that a newer database adds.
         detail: The reason as a sentence.
         until: The time when the reason ends, if known.
-        key: The limit key (limit, key_paused).
+        key: The limit key (for the reasons limit and key_paused).
         max_running: Maximum number of jobs of the key that run at once (limit).
         running: Number of jobs of the key that run now (limit).
         rate: Maximum number of jobs that start in a period (limit).
@@ -238,7 +241,7 @@ class JobExplanation(JobReason):
 
 
 class Transition(Record):
-    """One change of state of a job."""
+    """A change of the state of a job."""
 
     at: datetime
     action: str
@@ -271,7 +274,11 @@ class LogLine(Record):
 
 
 class JobHistory(Record):
-    """The last 50 changes of state of a job, and the last 200 lines of its log."""
+    """The history of a job.
+
+    ``timeline`` has the last 50 changes of state, ``attempts`` the failed attempts that are kept,
+    and ``log`` the last 200 lines.
+    """
 
     timeline: tuple[Transition, ...]
     attempts: tuple[FailedAttempt, ...]

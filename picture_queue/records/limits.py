@@ -9,6 +9,7 @@ class Limit(Record):
     """A limit key that has a limit, is paused, or has waiting jobs.
 
     At most ``max_running`` jobs run at once; at most ``rate`` start in any ``period_seconds``.
+    ``running`` and ``waiting`` count the jobs of the key that run, and that the limit holds back.
     """
 
     key: str

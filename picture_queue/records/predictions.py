@@ -44,7 +44,7 @@ class PredictionModel(Record):
 
 
 class PredictionRow(Record):
-    """A row that is committed before its prediction is created at the provider.
+    """A row of ``picture_queue.prediction``; it is committed before the prediction is created.
 
     Attributes:
         provider: Name of the provider of the prediction.
@@ -94,8 +94,9 @@ class BegunPrediction(Record):
         prediction: A new row, or the unfinished row of an earlier attempt.
         age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
-        owned: Ids of the provider's predictions of the last two hours that belong to a row. Empty
-            unless this row is in the state ``creating``: only then a search may need them.
+        owned: Ids of the provider's predictions of the last two hours that belong to other rows. A
+            search for the lost prediction of this row excludes them. Empty unless this row is in
+            the state ``creating``, since only then its prediction may be lost.
         images: Images of the prediction that are already saved.
         strip_metadata: True if metadata is to be removed from the pictures.
         running: Number of predictions of the project that have not ended, up to 10,000.
@@ -116,8 +117,9 @@ class ReceivedPrediction(Record):
     """The result of `receive_prediction`.
 
     Attributes:
-        outcome: ``applied`` if the status was new, ``repeated`` if it was not, ``ignored`` if the
-            row has ended or is not that of the prediction.
+        outcome: ``applied`` if the status was new, ``repeated`` if the row had it already,
+            ``ignored`` if the prediction of the row has ended, or the row belongs to another
+            prediction.
         woken: Number of jobs that the webhook woke.
     """
 

@@ -22,7 +22,7 @@ class Version(Record):
 
 
 class QueueHealth(Record):
-    """One row of the view ``queue_health``.
+    """A row of the view ``queue_health``.
 
     ``failed_last_day`` counts the jobs that failed in the last 24 hours and are still failed, among
     the newest 10,000 failed jobs of all queues. A pause without ``resume_at`` lasts until a resume.
@@ -78,8 +78,9 @@ class Maintenance(Record):
     the maintenance lease. ``next_in`` is the number of seconds until the next call; 0 means that
     more work is waiting.
 
-    The other fields count the work of the round. ``failed`` counts the steps that failed, in this
-    round or before, and will be tried again.
+    The other fields count the work of the round: ``promoted`` jobs, ``swept`` leases, ticks of
+    schedules (``scheduled``), and follow-ups, batches and events (``resolved``). ``failed`` counts
+    the steps that have failed, in this round or before, and will be tried again.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())

@@ -55,7 +55,10 @@ class QueueCounts(Record):
 
 
 class DesiredWorkers(Record):
-    """The recommended number of workers for the jobs that are running or ready to run."""
+    """The recommended number of workers for the jobs that are running or ready to run.
+
+    ``desired`` is a number of workers; ``running`` and ``ready`` are numbers of jobs.
+    """
 
     desired: int
     running: int

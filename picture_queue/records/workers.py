@@ -134,10 +134,11 @@ class JobFields:
 class ClaimedJob(JobFields):
     """A claimed job with its lease.
 
-    Each write includes this lease. Once the job has another one, the database refuses the write.
+    Each write for the job carries the id of this lease. After the lease has ended, the database
+    refuses the write.
 
     Attributes:
-        id_text: The id of the job as text, to compare and to send.
+        id_text: The id of the job as text, which is cheaper to compare and to send than a UUID.
         lease_id_text: The id of the lease as text.
     """
 
@@ -154,7 +155,7 @@ class ClaimedJob(JobFields):
     @property
     def unreadable(self) -> str | None:
         """A field of the row that Python cannot read, with the reason; None if there is none."""
-        if type(self._row) is dict:  # almost always
+        if type(self._row) is dict:  # `PartlyReadable` is the exception
             return None
         for name, value in self._row.items():
             if isinstance(value, Unreadable):
@@ -230,7 +231,7 @@ class HeartbeatAnswer:
     Attributes:
         cancel: The jobs to cancel.
         lost: The jobs whose lease is lost.
-        busy: The jobs whose lease was not extended, because another transaction had it locked.
+        busy: The jobs whose lease was not extended, because another transaction had locked the row.
     """
 
     cancel: frozenset[str]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from picture_queue._text import clean, storable
+from picture_queue._text import clean_line, storable
 from picture_queue.errors import InvalidArgument
 from picture_queue.records.workers import JobFields
 
@@ -112,7 +112,7 @@ class _Context(JobFields):
             raise InvalidArgument(
                 "The progress is not a percentage", detail=f"percent is {percent!r}, not 0 to 100"
             )
-        text = None if message is None else clean(str(message))
+        text = None if message is None else clean_line(str(message))
         self._call_in_loop(lambda: self._attempt.progress.put((int(percent), text)))
 
 

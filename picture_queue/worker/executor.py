@@ -16,7 +16,7 @@ from picture_queue._log import Log
 from picture_queue._rpc import Rpc
 from picture_queue._runtime.tasks import HandlerTask, current_handler
 from picture_queue._runtime.threads import run_in_thread
-from picture_queue._text import clean, describe, traceback_of
+from picture_queue._text import clean_line, describe_error, traceback_of
 from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._batch_sender import BatchSender
@@ -246,7 +246,7 @@ class Attempt:
         _log.info(
             "The handler of job %s failed while it was stopped: %s\n%s",
             self.job.id_text,
-            clean(describe(error)),
+            clean_line(describe_error(error)),
             traceback_of(error),
         )
         return self._outcome_of_stop(error)

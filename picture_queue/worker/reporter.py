@@ -7,7 +7,7 @@ from typing import Any
 
 from picture_queue import _rpc
 from picture_queue._log import Log
-from picture_queue._text import clean
+from picture_queue._text import clean_line
 from picture_queue.errors import Busy, ConnectionFailed, TooLarge
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._calls import WorkerCalls
@@ -44,7 +44,7 @@ class Report:
 
     def fail(self, reason: str) -> None:
         """Report a failure instead of an outcome that can never be written."""
-        error = clean(f"The outcome of the job could not be written: {reason}")
+        error = clean_line(f"The outcome of the job could not be written: {reason}")
         self._encode(Failed(error, retryable=False))
 
     def _encode(self, outcome: Outcome) -> None:

@@ -14,7 +14,7 @@ from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._realtime.wake_ups import WakeUps
 from picture_queue._rpc import Rpc
-from picture_queue._text import clean
+from picture_queue._text import clean_line
 from picture_queue._transport import duplicate
 from picture_queue._transport.base import Deadline, check_version
 from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease, WorkerStuck
@@ -219,7 +219,7 @@ class Supervisor:
     def _fail_unstarted(self, job: ClaimedJob, error: str) -> None:
         """Fail a job that cannot be started, without an effect on jobs claimed with it."""
         _log.error("Job %s (%s) fails without a start: %s", job.id_text, job.job_type, error)
-        self._reporter.put(job, Failed(clean(error), retryable=False))
+        self._reporter.put(job, Failed(clean_line(error), retryable=False))
 
     def _start_job(self, lease: Lease) -> None:
         """Give a job a slot and start it.

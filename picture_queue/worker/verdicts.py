@@ -22,7 +22,7 @@ from typing import Any
 
 from picture_queue._json import plain_result
 from picture_queue._runtime.tasks import ExitOfTask
-from picture_queue._text import clean, describe, text_of, traceback_of
+from picture_queue._text import clean_line, describe_error, text_of, traceback_of
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker.outcomes import (
     Cancelled,
@@ -181,11 +181,11 @@ def from_value(value: object, queue: str) -> Outcome:
     if value is None:
         return Completed()
     if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
-        name = clean(value.__name__, 100)
+        name = clean_line(value.__name__, 100)
         fault = f"The handler returned the class {name}: return an instance, {name}(…)"
     elif inspect.iscoroutine(value):
         value.close()
-        name = clean(value.__qualname__, 100)
+        name = clean_line(value.__qualname__, 100)
         fault = f"The handler returned a coroutine that it did not await ({name}): write "
         fault += "`return await …` in a handler defined with `async def`"
     else:
@@ -196,8 +196,8 @@ def from_value(value: object, queue: str) -> Outcome:
             fault = f"The result has {size} bytes, the limit is {MAX_RESULT_SIZE}: "
             fault += "put it into Storage and return its path"
         except BaseException as error:  # a serializer of the user can raise anything
-            reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
-            fault = clean(f"The result cannot be stored: {reason}")
+            reason = (isinstance(error, InvalidArgument) and error.detail) or describe_error(error)
+            fault = clean_line(f"The result cannot be stored: {reason}")
     return Failed(fault, retryable=False)
 
 
@@ -207,8 +207,8 @@ def from_error(error: BaseException, queue: str) -> Outcome:
         return _outcome_of(error, queue)
     # Properties of an exception run code of the user, and a verdict may have been changed.
     except BaseException as fault:
-        text = f"{describe(error)} (it cannot be read: {describe(fault)})"
-        return Failed(clean(text), traceback_of(error))
+        text = f"{describe_error(error)} (it cannot be read: {describe_error(fault)})"
+        return Failed(clean_line(text), traceback_of(error))
 
 
 def _outcome_of(error: BaseException, queue: str) -> Outcome:
@@ -224,11 +224,12 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
         return Snoozed(
             _DEFAULT_SNOOZE if delay is None else delay,
             pause_key=None if _find_name_fault("pause_key", key) else key,
-            detail=clean(describe(cause)),
+            detail=clean_line(describe_error(cause)),
         )
     public = _attribute(cause, "public")
     return Failed(
-        (isinstance(public, str) and clean(text_of(public))) or clean(describe(cause)),
+        (isinstance(public, str) and clean_line(text_of(public)))
+        or clean_line(describe_error(cause)),
         traceback_of(error),
         _attribute(cause, "retryable") is not False,
         delay,
@@ -260,8 +261,8 @@ def cause_of(error: BaseException) -> BaseException:
 def _clean_reason(reason: object) -> str | None:
     if reason is None:
         return None
-    text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
-    return clean(text) or None
+    text = describe_error(reason) if isinstance(reason, BaseException) else text_of(reason)
+    return clean_line(text) or None
 
 
 def _parse_seconds(verdict: str, value: object) -> float:

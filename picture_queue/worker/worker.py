@@ -13,7 +13,7 @@ from picture_queue._realtime.follow import Watcher
 from picture_queue._runtime.stop_signals import on_stop_signal
 from picture_queue._runtime.tasks import abandon, guard_tasks
 from picture_queue._runtime.threads import use_daemon_threads
-from picture_queue._text import describe, traceback_of
+from picture_queue._text import describe_error, traceback_of
 from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
@@ -347,7 +347,7 @@ async def _call_with_timeout(seconds: float, description: str, function: Callbac
             if inspect.isawaitable(result):
                 await result
         except BaseException as error:
-            _log.error("%s failed: %s\n%s", description, describe(error), traceback_of(error))
+            _log.error("%s failed: %s\n%s", description, describe_error(error), traceback_of(error))
 
     task = asyncio.create_task(call())
     await asyncio.wait({task}, timeout=seconds)

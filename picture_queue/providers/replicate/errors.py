@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from picture_queue._retry_after import parse_retry_after
-from picture_queue._text import clean
+from picture_queue._text import clean_line
 from picture_queue.providers.errors import (
     ContentRefused,
     Forbidden,
@@ -108,7 +108,7 @@ def _refused_fields(problem: dict[str, Any]) -> str | None:
 
 def _clip(text: object, limit: int = 300) -> str | None:
     """Return the beginning of a text that Replicate sent, as one line that can be stored."""
-    return clean(str(text), limit) if text else None
+    return clean_line(str(text), limit) if text else None
 
 
 _CODE = re.compile(r"\bcode:\s*(\w+)|\b(E\d{3,4})\b")
