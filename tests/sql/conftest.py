@@ -32,28 +32,30 @@ class Database:
     async def run(self, sql: str, *args: Any) -> None:
         await self.connection.execute(sql, *args)
 
-    async def enqueue(self, job_type: str = "sql-resize", **given: Any) -> UUID:
-        names = ", ".join(f"{name} => ${i}" for i, name in enumerate(given, 3))
-        sql = f"select enqueue_job($1, queue => $2{', ' if names else ''}{names})"
-        return await self.value(sql, job_type, self.queue, *given.values())
+    async def enqueue(self, job_type: str = "sql-resize", **arguments: Any) -> UUID:
+        """Call enqueue_job with named arguments, for the queue of the test."""
+        named = "".join(f", {name} => ${i}" for i, name in enumerate(arguments, 3))
+        sql = f"select enqueue_job($1, queue => $2{named})"
+        return await self.value(sql, job_type, self.queue, *arguments.values())
 
     async def maintain(self) -> None:
         """Run all maintenance steps that are due."""
         await self.value("select picture_queue._do_due_steps(1000, true)")
 
-    async def claim(self, max_jobs: int = 1, *types: str, **given: Any) -> list[dict[str, Any]]:
+    async def claim(self, max_jobs: int = 1, *types: str, **arguments: Any) -> list[dict[str, Any]]:
         return await self.value(
             "select claim_jobs($1, $2, $3, $4, $5, $6)",
-            given.get("worker", "w1"),
+            arguments.get("worker", "w1"),
             [self.queue],
             list(types) or ["sql-resize"],
             max_jobs,
-            given.get("lease", 30.0),
-            given.get("request_id") or uuid4(),
+            arguments.get("lease", 30.0),
+            arguments.get("request_id") or uuid4(),
         )
 
-    async def report(self, job: dict[str, Any], outcome: str, **given: Any) -> dict[str, Any]:
-        item = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **given}
+    async def report(self, job: dict[str, Any], outcome: str, **fields: Any) -> dict[str, Any]:
+        """Report the outcome of a claimed job; return the answer for this job."""
+        item = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **fields}
         return (await self.value("select report_jobs($1)", [item]))["outcomes"][0]
 
     async def job(self, job_id: Any) -> dict[str, Any]:
@@ -85,6 +87,7 @@ class Database:
             await self.maintain()
 
     async def act_as(self, role: str, user_id: UUID | None = None) -> None:
+        """Take the role and the claims that PostgREST sets for a request with a JWT."""
         claims = {"role": role, **({"sub": str(user_id)} if user_id else {})}
         await self.value("select set_config('request.jwt.claims', $1, true)", json.dumps(claims))
         await self.run(f"set local role {role}")
@@ -97,6 +100,7 @@ class Database:
         return refused.value
 
     async def events(self, topic: str) -> list[dict[str, Any]]:
+        """Return the payloads of the Realtime messages of a topic, oldest first."""
         rows = await self.rows(
             "select payload from realtime.messages where topic = $1 order by inserted_at", topic
         )

@@ -131,8 +131,10 @@ async def test_the_public_functions_have_the_listed_parameters_and_roles(db):
         assert function["name"] not in found, "PostgREST cannot choose between overloads"
         names = (function["names"] or [])[: function["count"]]
         required = function["count"] - function["defaults"]
-        text = ", ".join(name + ("=" if i >= required else "") for i, name in enumerate(names))
-        found[function["name"]] = (text, set(function["roles"] or ()))
+        parameters = ", ".join(
+            name + ("=" if i >= required else "") for i, name in enumerate(names)
+        )
+        found[function["name"]] = (parameters, set(function["roles"] or ()))
     assert found == {name: (params, ROLES[caller]) for name, (params, caller) in FUNCTIONS.items()}
 
 
@@ -167,7 +169,7 @@ async def test_no_public_function_for_users_is_a_security_definer(db):
 
 
 async def test_tables_have_row_level_security_and_views_are_security_invokers(db):
-    """Another test, in tests/security, compares the grants with docs/security.md."""
+    """A test in tests/security compares the grants of the tables with docs/security.md."""
     rows = await db.rows(
         """select c.oid::regclass::text as name, c.relkind::text as kind, c.relrowsecurity as rls,
           c.reloptions as options from pg_class c
@@ -210,10 +212,10 @@ async def test_a_trigger_sets_updated_at(db):
     assert ((await db.job(job_id))["updated_at"] - before).total_seconds() >= 5
 
 
-async def test_python_calls_only_existing_functions():
+async def test_python_calls_every_function_except_two_of_the_replaced_queue():
     source = "".join(file.read_text("utf-8") for file in RPC.glob("*.py"))
     called = set(re.findall(r'(?:Rpc|list_page)\(\s*"(\w+)"', source))
-    # Only SQL callers and clients of the replaced job queue call these two.
+
     assert called == FUNCTIONS.keys() - {"claim_next_job", "complete_job"}
 
 
@@ -241,8 +243,8 @@ async def test_sql_and_python_have_the_same_catalogue(db):
     assert len(models) >= 15
     unavailable = {model["id"] for model in models if model["unavailable_reason"]}
     assert {model["model_id"] for model in offered} | unavailable == {m["id"] for m in models}
-    every = await db.value("""select list_models('{"include_disabled": true}')""")
-    assert {m["model_id"] for m in every if m["unavailable_reason"]} == unavailable
+    all_models = await db.value("""select list_models('{"include_disabled": true}')""")
+    assert {m["model_id"] for m in all_models if m["unavailable_reason"]} == unavailable
 
 
 async def test_maintenance_is_scheduled_only_with_pg_cron(db):
@@ -255,7 +257,7 @@ async def test_maintenance_is_scheduled_only_with_pg_cron(db):
 async def test_maintain_promotes_and_sweeps(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
-    late = await db.enqueue(options={"delay_seconds": 5})
+    scheduled = await db.enqueue(options={"delay_seconds": 5})
     await db.pass_time(6, maintained=False)
     answer = await db.value("select picture_queue.maintain()")
     assert answer["swept"] >= 1
@@ -263,4 +265,4 @@ async def test_maintain_promotes_and_sweeps(db):
     assert answer["leased"] is True
     assert 0 <= answer["next_in"] <= 2
     assert (await db.job(job["id"]))["status"] == "pending"
-    assert (await db.job(late))["hold"] is None
+    assert (await db.job(scheduled))["hold"] is None

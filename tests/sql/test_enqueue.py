@@ -17,10 +17,10 @@ async def test_defaults_come_from_job_type_queue_and_setting_in_this_order(db):
     )
     typed = await db.job(await db.value("select enqueue_job('typed')"))
     plain = await db.job(await db.enqueue("plain"))
-    given = await db.job(await db.enqueue("typed", max_attempts=2))
+    explicit = await db.job(await db.enqueue("typed", max_attempts=2))
     assert (typed["queue"], typed["max_attempts"]) == (db.queue, 9)
     assert plain["max_attempts"] == 7
-    assert given["max_attempts"] == 2
+    assert explicit["max_attempts"] == 2
     claimed = await db.claim(10, "typed", "plain")
     assert {job["timeout_seconds"] for job in claimed} == {70}
 

@@ -48,6 +48,7 @@ async def test_progress_events_are_throttled_except_for_0_and_100(db):
     await db.pass_time(0.6)
     await db.value("select report_progress($1, $2, 50)", UUID(job["id"]), UUID(job["lease_id"]))
     events = await db.events(f"pq:job:{job['id']}")
+    # The first two events are those of the enqueue and the claim.
     assert [event["progress"] for event in events[2:]] == [0, 100, 100, 50]
     assert (await db.job(job["id"]))["progress"] == 50
 
@@ -97,7 +98,8 @@ async def test_a_change_is_committed_even_if_its_event_cannot_be_sent(db):
         """create function pg_temp.refuse() returns trigger language plpgsql
         as $$ begin raise exception 'no partition of relation "messages" found for row'; end $$"""
     )
-    # A hosted project that is idle has no partition for the current day.
+    # The trigger raises what Postgres raises in an idle hosted project, where realtime.messages has
+    # no partition for the current day.
     await db.run("set local role supabase_realtime_admin")
     await db.run(
         "create trigger refuse before insert on realtime.messages "

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sql.conftest import Database, transaction
 
-#: Keys in the answer of the call that does the housekeeping, once a minute.
+#: Keys that only the answer of a call with housekeeping has; one call a minute does it.
 HOUSEKEEPING = {"aggregated", "pruned", "deleted_rows", "dropped_partitions", "more"}
 #: Frees the lease, and postpones the housekeeping to the next minute.
 FREE_LEASE = """update picture_queue.maintenance
@@ -138,10 +138,10 @@ async def test_the_next_call_is_due_with_the_next_step(idle_db, due):
     assert 0 < (await maintain(idle_db, "a"))["next_in"] <= 0.5
 
 
-async def report_one(db: Database, outcome: str, **given: Any) -> None:
+async def enqueue_and_report(db: Database, outcome: str, **fields: Any) -> None:
     await db.enqueue(payload={"n": 1})
     (job,) = await db.claim()
-    await db.report(job, outcome, **given)
+    await db.report(job, outcome, **fields)
 
 
 #: Calls that make a step of maintenance due in `n` seconds.
@@ -154,13 +154,13 @@ DUE_SOON: dict[str, Any] = {
             for wait in (n, 60)
         ],
     ),
-    "retry": lambda db, n: report_one(db, "failed", error="no", delay_seconds=n),
-    "snooze": lambda db, n: report_one(db, "snoozed", delay_seconds=n),
-    "park": lambda db, n: report_one(db, "parked", delay_seconds=n),
+    "retry": lambda db, n: enqueue_and_report(db, "failed", error="no", delay_seconds=n),
+    "snooze": lambda db, n: enqueue_and_report(db, "snoozed", delay_seconds=n),
+    "park": lambda db, n: enqueue_and_report(db, "parked", delay_seconds=n),
     "key": lambda db, n: db.value(
         "select pause_key('sql-k', picture_queue._now() + make_interval(secs => $1))", float(n)
     ),
-    "snooze with pause_key": lambda db, n: report_one(
+    "snooze with pause_key": lambda db, n: enqueue_and_report(
         db, "snoozed", delay_seconds=n, pause_key="sql-k"
     ),
 }
@@ -195,7 +195,7 @@ async def test_the_holder_is_woken_for_a_new_schedule_that_is_due_soon(idle_db):
 
 
 async def test_the_next_call_is_due_at_once_after_a_full_round(idle_db):
-    """Run rounds until all is done. The size of a round grows while rounds are quick."""
+    """Promote 2,200 jobs: a round promotes 100 at first, and up to 500 while rounds are quick."""
     await idle_db.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
         select $1, 't', 'scheduled', picture_queue._now() from generate_series(1, 2200)""",
@@ -244,42 +244,42 @@ async def call_maintenance(connection: "asyncpg.Connection[Any]", worker: str) -
 
 
 async def test_a_call_does_not_wait_for_a_round_in_progress(connections):
-    one, other = connections
-    job = await insert_due_job(one)
-    await one.execute("begin")
-    await one.execute("select from picture_queue.maintenance for update")
-    assert await call_maintenance(other, "b") == {"leased": False, "next_in": 1}
+    blocker, caller = connections
+    job = await insert_due_job(blocker)
+    await blocker.execute("begin")
+    await blocker.execute("select from picture_queue.maintenance for update")
+    assert await call_maintenance(caller, "b") == {"leased": False, "next_in": 1}
     hold = "select hold from job_queue where id = $1"
-    assert await other.fetchval(hold, job) == "scheduled"
+    assert await caller.fetchval(hold, job) == "scheduled"
 
 
 async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(connections):
     """Ten seconds after the last finished round, a call ignores the locked row of maintenance."""
-    one, other = connections
-    job = await insert_due_job(one)
-    await one.execute(
+    blocker, caller = connections
+    job = await insert_due_job(blocker)
+    await blocker.execute(
         "update picture_queue.maintenance"
         " set round_began_at = picture_queue._now() - interval '9 s'"
     )
-    await one.execute("begin")
-    await one.execute("select from picture_queue.maintenance for update")
-    assert (await call_maintenance(other, "b"))["leased"] is False
-    await one.execute("rollback")
-    await one.execute(
+    await blocker.execute("begin")
+    await blocker.execute("select from picture_queue.maintenance for update")
+    assert (await call_maintenance(caller, "b"))["leased"] is False
+    await blocker.execute("rollback")
+    await blocker.execute(
         "update picture_queue.maintenance"
         " set round_began_at = picture_queue._now() - interval '11 s'"
     )
-    await one.execute("begin")
-    await one.execute("select from picture_queue.maintenance for update")
-    answer = await call_maintenance(other, "b")
+    await blocker.execute("begin")
+    await blocker.execute("select from picture_queue.maintenance for update")
+    answer = await call_maintenance(caller, "b")
     assert (answer["leased"], answer["promoted"]) == (True, 1)
-    assert await other.fetchval("select hold from job_queue where id = $1", job) is None
+    assert await caller.fetchval("select hold from job_queue where id = $1", job) is None
     assert not HOUSEKEEPING & answer.keys()
-    await one.execute("rollback")
-    await one.execute("update picture_queue.maintenance set prune_at = '-infinity'")
-    await one.execute("begin")
-    await one.execute("select from picture_queue.maintenance for update")
-    answer = await call_maintenance(other, "b")
+    await blocker.execute("rollback")
+    await blocker.execute("update picture_queue.maintenance set prune_at = '-infinity'")
+    await blocker.execute("begin")
+    await blocker.execute("select from picture_queue.maintenance for update")
+    answer = await call_maintenance(caller, "b")
     assert (HOUSEKEEPING | {"promoted", "swept"}) <= answer.keys()
 
 
@@ -297,23 +297,24 @@ async def test_a_round_that_does_not_end_is_replaced_after_ten_seconds(connectio
     ],
 )
 async def test_steps_continue_during_an_open_transaction(connections, open_transaction):
-    one, other = connections
-    await one.execute("select set_limit('sql-open', 2)")
-    await one.execute("select enqueue_job('t', queue => 'held')")
-    await one.execute(
+    blocker, caller = connections
+    await blocker.execute("select set_limit('sql-open', 2)")
+    await blocker.execute("select enqueue_job('t', queue => 'held')")
+    await blocker.execute(
         "update picture_queue.maintenance set round_began_at = '-infinity', prune_at = '-infinity'"
     )
-    await one.execute("begin")
-    await one.execute(open_transaction)
+    await blocker.execute("begin")
+    await blocker.execute(open_transaction)
     for _ in range(2):
-        job = await insert_due_job(other)
-        answers = [await call_maintenance(other, "b") for _ in range(2)]
-        assert await other.fetchval("select hold from job_queue where id = $1", job) is None
+        job = await insert_due_job(caller)
+        answers = [await call_maintenance(caller, "b") for _ in range(2)]
+        assert await caller.fetchval("select hold from job_queue where id = $1", job) is None
         assert sum(answer.get("promoted", 0) for answer in answers) == 1, answers
 
 
-async def test_steps_continue_during_a_long_pruning(idle_db):
-    """Maintenance alternates between the housekeeping of a backlog and the other steps."""
+async def test_steps_continue_while_many_jobs_wait_to_be_pruned(idle_db):
+    """Maintenance alternates between housekeeping and steps, as long as housekeeping has more."""
+    # This _prune_jobs deletes nothing, so that the old job stays and housekeeping never ends.
     await idle_db.run(
         """create or replace function picture_queue._prune_jobs(p_ids uuid[]) returns integer
         language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
@@ -362,7 +363,7 @@ async def failing_promotion(idle_db: Database) -> Database:
     return idle_db
 
 
-async def test_a_failed_step_is_recorded_and_the_others_are_done(failing_promotion):
+async def test_a_failed_step_is_recorded_and_other_jobs_are_promoted(failing_promotion):
     db = failing_promotion
     await db.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
@@ -414,8 +415,8 @@ async def test_a_failed_step_is_deleted_after_its_success(failing_promotion):
     assert await failed_steps(db) == []
 
 
-async def test_other_steps_of_the_same_job_continue(failing_promotion):
-    """A job whose promotion failed can be cancelled. Its failure is then deleted."""
+async def test_a_job_whose_promotion_failed_can_be_cancelled(failing_promotion):
+    """The record of the failed step is then deleted."""
     db = failing_promotion
     job = await db.enqueue("bad", options={"delay_seconds": 1})
     other = await db.enqueue(options={"delay_seconds": 1})

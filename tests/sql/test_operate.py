@@ -3,29 +3,30 @@
 import json
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 USER, OTHER = uuid4(), uuid4()
 
 
-async def list_jobs(db, **given):
-    return await db.value("select list_jobs($1)", {"queue": db.queue, **given})
+async def list_jobs(db, **filters):
+    return await db.value("select list_jobs($1)", {"queue": db.queue, **filters})
 
 
-async def change_jobs(db, action, preview=False, **given):
-    return await db.value("select change_jobs($1, $2, $3)", action, given, preview)
+async def change_jobs(db, action, preview=False, **filters):
+    return await db.value("select change_jobs($1, $2, $3)", action, filters, preview)
 
 
-async def enqueue(db, **given):
+async def enqueue(db, **fields):
     """Enqueue a job with `enqueue_jobs`, which accepts every option."""
-    item = {"job_type": "sql-resize", "queue": db.queue, **given}
+    item = {"job_type": "sql-resize", "queue": db.queue, **fields}
     return UUID((await db.value("select enqueue_jobs($1)", [item]))[0]["job_id"])
 
 
-async def fail(db, n=1, error="It broke.", **given):
+async def fail(db, n=1, error="It broke.", **fields):
     """Enqueue jobs and let them fail in their last attempt; return their ids."""
-    ids = [await enqueue(db, max_attempts=1, **given) for _ in range(n)]
-    for job in await db.claim(n, given.get("job_type", "sql-resize")):
+    ids = [await enqueue(db, max_attempts=1, **fields) for _ in range(n)]
+    for job in await db.claim(n, fields.get("job_type", "sql-resize")):
         await db.report(job, "failed", error=error)
     return ids
 
@@ -48,7 +49,7 @@ async def test_each_filter_selects_only_its_jobs(db):
     batched = UUID(batch["jobs"][0]["job_id"])
     (failed,) = await fail(db, job_type="sql-c", error="No room for 'x1' at 100%")
     at = (await db.job(later))["created_at"].isoformat()
-    for given, expected in (
+    for filters, expected in (
         ({}, [failed, batched, later, tagged, user, plain]),
         ({"job_type": "sql-b"}, [tagged]),
         ({"tag": "b"}, [tagged]),
@@ -73,13 +74,13 @@ async def test_each_filter_selects_only_its_jobs(db):
         ({"limit": 2}, [failed, batched]),
         ({"status": None, "tag": None}, [failed, batched, later, tagged, user, plain]),
     ):
-        assert [UUID(row["id"]) for row in await list_jobs(db, **given)] == expected, given
+        assert [UUID(row["id"]) for row in await list_jobs(db, **filters)] == expected, filters
     seq = (await db.job(tagged))["seq"]
     assert [UUID(row["id"]) for row in await list_jobs(db, before_seq=seq)] == [user, plain]
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("filters", "field"),
     [
         ({"statsu": "failed"}, "statsu"),
         ({"status": "broken"}, "status"),
@@ -101,8 +102,8 @@ async def test_each_filter_selects_only_its_jobs(db):
         ({"before_seq": 1.5}, "before_seq"),
     ],
 )
-async def test_the_error_for_an_invalid_filter_names_the_field(db, given, field):
-    error = await db.refusal("select list_jobs($1)", given)
+async def test_the_error_for_an_invalid_filter_names_the_field(db, filters, field):
+    error = await db.refusal("select list_jobs($1)", filters)
     assert (error.sqlstate, error.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
     assert error.detail.startswith(f"filter.{field} ")
 
@@ -226,7 +227,7 @@ async def test_a_retry_by_filter_skips_jobs_whose_unique_key_is_taken(db):
     assert (await db.job(first[0]))["status"] == (await db.job(second[0]))["status"] == "pending"
 
 
-async def test_a_cancel_by_filter_ends_pending_jobs_and_requests_the_stop_of_others(db):
+async def test_a_cancel_by_filter_ends_pending_jobs_and_requests_the_cancel_of_others(db):
     running, parked = await enqueue(db), await enqueue(db)
     jobs = {UUID(job["id"]): job for job in await db.claim(2)}
     await db.report(jobs[parked], "parked", delay_seconds=600)
@@ -270,13 +271,13 @@ async def test_a_discard_changes_neither_batches_nor_dependent_jobs(db):
         ],
         {"job_type": "sql-after", "queue": db.queue},
     )
-    one, two = await db.claim(2)
+    first, second = await db.claim(2)
     child = await enqueue(
-        db, options={"depends_on": [one["id"], two["id"]], "on_parent_failure": "run"}
+        db, options={"depends_on": [first["id"], second["id"]], "on_parent_failure": "run"}
     )
-    await db.report(one, "failed", retryable=False)
+    await db.report(first, "failed", retryable=False)
     assert (await change_jobs(db, "discard", queue=db.queue))["changed"] == 1
-    await db.report(two, "completed")
+    await db.report(second, "completed")
     assert (await db.job(child))["hold"] is None
     after = await db.value("select get_batch($1)", UUID(batch["batch_id"]))
     assert (after["failed"], after["completed"], after["open"]) == (1, 1, 0)
@@ -303,7 +304,7 @@ async def test_one_call_changes_ten_thousand_jobs(db):
 
 
 @pytest.mark.parametrize(
-    ("action", "given", "detail"),
+    ("action", "filters", "detail"),
     [
         ("drop", {"queue": "q"}, "action is 'drop'"),
         (None, {"queue": "q"}, "action is NULL"),
@@ -316,51 +317,49 @@ async def test_one_call_changes_ten_thousand_jobs(db):
         ("retry", {"queue": "q", "before_seq": 5}, "filter.before_seq is not known"),
     ],
 )
-async def test_invalid_arguments_of_a_change_are_refused(db, action, given, detail):
-    error = await db.refusal("select change_jobs($1, $2)", action, given)
+async def test_invalid_arguments_of_a_change_are_refused(db, action, filters, detail):
+    error = await db.refusal("select change_jobs($1, $2)", action, filters)
     assert error.message.startswith("PQ_INVALID_ARGUMENT")
     assert error.detail == detail
 
 
 async def test_change_jobs_skips_a_locked_job(db, stack):
-    import asyncpg
-
     queue = f"{db.queue}-held"
-    one = await asyncpg.connect(stack.db_url)
-    two = await asyncpg.connect(stack.db_url)
+    blocker = await asyncpg.connect(stack.db_url)
+    caller = await asyncpg.connect(stack.db_url)
     try:
-        await one.execute("select enqueue_job('sql-held', queue => $1)", queue)
-        await one.execute("select enqueue_job('sql-held', queue => $1)", queue)
-        lock = one.transaction()
+        await blocker.execute("select enqueue_job('sql-held', queue => $1)", queue)
+        await blocker.execute("select enqueue_job('sql-held', queue => $1)", queue)
+        lock = blocker.transaction()
         await lock.start()
-        await one.execute(
+        await blocker.execute(
             "select from job_queue where queue = $1 order by seq limit 1 for update", queue
         )
         sql = "select change_jobs($1, $2)"
         answer = json.loads(
-            await two.fetchval(sql, "cancel", json.dumps({"queue": queue}), timeout=10)
+            await caller.fetchval(sql, "cancel", json.dumps({"queue": queue}), timeout=10)
         )
         assert (answer["matched"], answer["changed"]) == (2, 1)
         await lock.rollback()
-        answer = json.loads(await two.fetchval(sql, "cancel", json.dumps({"queue": queue})))
+        answer = json.loads(await caller.fetchval(sql, "cancel", json.dumps({"queue": queue})))
         assert answer["changed"] == 1
     finally:
-        await two.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
-        await one.close()
-        await two.close()
+        await caller.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await blocker.close()
+        await caller.close()
 
 
-async def list_pages(db, given):
+async def list_pages(db, filters):
     """List the jobs of a filter page by page; return the `seq` of each job."""
     found, last = [], {}
-    while rows := await db.value("select list_jobs($1)", {**given, **last}):
+    while rows := await db.value("select list_jobs($1)", {**filters, **last}):
         found += [row["seq"] for row in rows]
         last = {"before_seq": found[-1]}
     return found
 
 
 @pytest.mark.parametrize(
-    ("given", "condition"),
+    ("filters", "condition"),
     [
         ({}, "true"),
         ({"status": "processing"}, "status = 'processing'"),
@@ -371,7 +370,8 @@ async def list_pages(db, given):
     ],
 )
 @pytest.mark.parametrize("queues", [1, 3])
-async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, condition, queues):
+async def test_pages_contain_every_job_of_the_filter_newest_first(db, filters, condition, queues):
+    # One job in 40 gets each of the states 0 to 7; all other jobs are completed.
     await db.run(
         """insert into job_queue (queue, job_type, status, hold, finished_at)
         select $1 || i % 3, 'sql-' || i % 11, s.status, s.hold,
@@ -384,12 +384,12 @@ async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, con
         db.queue,
     )
     if queues == 1:
-        given = {**given, "queue": f"{db.queue}1"}
+        filters = {**filters, "queue": f"{db.queue}1"}
     expected = await db.rows(
         f"select seq from job_queue where queue like $1 and {condition} order by seq desc",
         f"{db.queue}{1 if queues == 1 else '_'}",
     )
-    found = await list_pages(db, {**given, "limit": 7})
+    found = await list_pages(db, {**filters, "limit": 7})
     if queues == 3:  # Other tests may have left jobs of other queues.
         ours = await db.rows("select seq from job_queue where queue like $1", f"{db.queue}_")
         ours = {row["seq"] for row in ours}
@@ -398,9 +398,9 @@ async def test_pages_contain_every_job_of_the_filter_newest_first(db, given, con
     assert found
 
 
-@pytest.mark.parametrize("by", ["queue", "user_id", "batch_id"])
-async def test_the_size_of_a_page_is_limited(db, by):
-    """A page ends at 8 MiB. Otherwise a page of 1,000 large results would have 1 GiB."""
+@pytest.mark.parametrize("field", ["queue", "user_id", "batch_id"])
+async def test_a_page_ends_at_eight_mebibytes(db, field):
+    """Each of the 20 results has 1 MiB; without the bound a page of 1,000 would have 1 GiB."""
     batch = uuid4()
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id, batch_id, result)
@@ -410,11 +410,11 @@ async def test_the_size_of_a_page_is_limited(db, by):
         USER,
         batch,
     )
-    given = {"queue": db.queue} | {"user_id": str(USER)} | {"batch_id": str(batch)}
-    given = {"limit": 1000, by: given[by], "job_type": "sql-large"}
-    rows = await db.value("select list_jobs($1)", given)
+    value = {"queue": db.queue, "user_id": str(USER), "batch_id": str(batch)}[field]
+    filters = {"limit": 1000, field: value, "job_type": "sql-large"}
+    rows = await db.value("select list_jobs($1)", filters)
     assert 8 <= len(rows) <= 9
-    found = await list_pages(db, given)
+    found = await list_pages(db, filters)
     assert len(found) == 20
     assert found == sorted(found, reverse=True)
 
@@ -441,7 +441,7 @@ async def test_filters_use_an_index(db):
         USER,
     )
     await db.run("analyze job_queue")
-    for given, index in (
+    for filters, index in (
         ({"status": "failed"}, "job_queue_finished|job_queue_listed"),
         ({"queue": db.queue, "status": "pending"}, "job_queue_listed"),
         ({"status": "processing"}, "job_queue_leased"),
@@ -453,11 +453,11 @@ async def test_filters_use_an_index(db):
         ({"finished_after": "2999-01-01"}, "job_queue_finished"),
         ({"job_ids": [str(uuid4())]}, "job_queue_pkey"),
     ):
-        where = await db.value("select picture_queue._jobs_where($1)", given)
+        where = await db.value("select picture_queue._jobs_where($1)", filters)
         sql = f"explain select * from job_queue j where {where} order by seq desc limit 100"
         plan = "\n".join(row["QUERY PLAN"] for row in await db.rows(sql))
-        assert any(name in plan for name in index.split("|")), f"{given}\n{plan}"
-        assert "Seq Scan" not in plan, f"{given}\n{plan}"
+        assert any(name in plan for name in index.split("|")), f"{filters}\n{plan}"
+        assert "Seq Scan" not in plan, f"{filters}\n{plan}"
 
 
 LISTS = {

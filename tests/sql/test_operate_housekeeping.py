@@ -160,7 +160,8 @@ async def test_old_months_of_the_archive_are_dropped(db):
 
 
 @pytest.mark.parametrize(
-    ("table", "column", "values", "early", "late"),
+    # The row exists `kept` seconds after its insert, and is deleted `further` seconds later.
+    ("table", "column", "values", "kept", "further"),
     [
         ("worker", "name", "$1, '{q}', '{t}', true, now()", 3000, 900),
         ("signal", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
@@ -170,18 +171,18 @@ async def test_old_months_of_the_archive_are_dropped(db):
         ("limit_key", "key", "$1, 0, now() + interval '1 hour', 0", 3000, 900),
     ],
 )
-async def test_obsolete_rows_are_deleted(db, table, column, values, early, late):
+async def test_obsolete_rows_are_deleted(db, table, column, values, kept, further):
     name = f"x-{uuid4().hex}"
     await db.run("delete from picture_queue.limit_rule")
     await db.value("select set_limit($1, rate => 1, period_seconds => 60)", name)
     await db.run(f"insert into picture_queue.{table} values ({values})", name)
     count = f"select count(*) from picture_queue.{table} where {column} = $1"
-    await db.pass_time(early)
+    await db.pass_time(kept)
     delete_old_rows = "select picture_queue._delete_old_rows(array[$1], 1000000)"
     await db.value(delete_old_rows, table)
     assert await db.value(count, name) == 1
-    await db.pass_time(late)
-    # By now rows of other tests are old too, and are deleted with this row.
+    await db.pass_time(further)
+    # By now the rows that other tests committed are old too, and are deleted with this row.
     assert await db.value(delete_old_rows, table) >= 1
     assert await db.value(count, name) == 0
 
@@ -267,7 +268,7 @@ async def test_the_service_role_may_run_maintenance(db):
 
 
 async def test_maintenance_promotes_sweeps_and_runs_schedules(db):
-    late = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
+    scheduled = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
     await db.value(
         "select set_schedule($1, $2)",
         f"s-{db.queue}",
@@ -280,56 +281,56 @@ async def test_maintenance_promotes_sweeps_and_runs_schedules(db):
     assert answer["promoted"] >= 1
     assert answer["scheduled"] >= 1
     assert answer["swept"] >= 1
-    assert (await db.job(late))["hold"] is None
+    assert (await db.job(scheduled))["hold"] is None
     assert (await db.job(job["id"]))["status"] == "pending"
     ticks = "select count(*) from job_queue where queue = $1 and job_type = 'sql-tick'"
     assert await db.value(ticks, db.queue) == 1
 
 
-async def test_concurrent_housekeeping_does_not_wait(stack):
-    one = await asyncpg.connect(stack.db_url)
-    two = await asyncpg.connect(stack.db_url)
+async def test_maintenance_does_not_wait_for_housekeeping_of_another_session(stack):
+    blocker = await asyncpg.connect(stack.db_url)
+    caller = await asyncpg.connect(stack.db_url)
     try:
-        transaction = one.transaction()
+        transaction = blocker.transaction()
         await transaction.start()
-        await one.fetchval("select picture_queue.maintain()")
-        other = json.loads(await two.fetchval("select maintain_jobs()", timeout=5))
-        assert "pruned" not in other
-        forced = json.loads(await two.fetchval("select picture_queue.maintain()", timeout=5))
+        await blocker.fetchval("select picture_queue.maintain()")
+        answer = json.loads(await caller.fetchval("select maintain_jobs()", timeout=5))
+        assert "pruned" not in answer
+        forced = json.loads(await caller.fetchval("select picture_queue.maintain()", timeout=5))
         assert "swept" in forced
         assert "pruned" not in forced
         await transaction.rollback()
     finally:
-        await asyncio.gather(one.close(), two.close())
+        await asyncio.gather(blocker.close(), caller.close())
 
 
 async def test_pruning_skips_locked_jobs(stack, db):
     queue = f"{db.queue}-held"
-    one = await asyncpg.connect(stack.db_url)
-    two = await asyncpg.connect(stack.db_url)
-    lock, trial = one.transaction(), two.transaction()
+    blocker = await asyncpg.connect(stack.db_url)
+    pruner = await asyncpg.connect(stack.db_url)
+    lock, pruning = blocker.transaction(), pruner.transaction()
     try:
-        job = await one.fetchval("select enqueue_job('sql-held', queue => $1)", queue)
-        await one.execute("select cancel_job($1)", job)
+        job = await blocker.fetchval("select enqueue_job('sql-held', queue => $1)", queue)
+        await blocker.execute("select cancel_job($1)", job)
         await lock.start()
-        await one.execute("select from job_queue where id = $1 for update", job)
-        await trial.start()
-        await two.execute("update picture_queue.setting set keep_cancelled_seconds = 60")
-        await two.execute(
+        await blocker.execute("select from job_queue where id = $1 for update", job)
+        await pruning.start()
+        await pruner.execute("update picture_queue.setting set keep_cancelled_seconds = 60")
+        await pruner.execute(
             """create or replace function picture_queue._now() returns timestamptz
             language sql stable set search_path = pg_catalog, pg_temp
             as $$ select clock_timestamp() + interval '1 hour' $$"""
         )
-        await two.fetchval("select picture_queue.prune(20)", timeout=30)
+        await pruner.fetchval("select picture_queue.prune(20)", timeout=30)
         await lock.rollback()
         exists = "select exists (select from job_queue where id = $1)"
-        assert await two.fetchval(exists, job)
-        await two.fetchval("select picture_queue.prune()", timeout=5)
-        assert not await two.fetchval(exists, job)
-        await trial.rollback()
+        assert await pruner.fetchval(exists, job)
+        await pruner.fetchval("select picture_queue.prune()", timeout=5)
+        assert not await pruner.fetchval(exists, job)
+        await pruning.rollback()
     finally:
-        await one.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
-        await asyncio.gather(one.close(), two.close())
+        await blocker.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await asyncio.gather(blocker.close(), pruner.close())
 
 
 async def test_pruning_does_not_scan_all_jobs(db):
@@ -345,12 +346,13 @@ async def test_pruning_does_not_scan_all_jobs(db):
     )
     before = await db.value(read)
     await db.value("select picture_queue.prune(0)")
+    # A scan of the table would read 20,000 rows.
     assert await db.value(read) - before < 5000
 
 
 @pytest.fixture
 async def cron(db):
-    """The objects of pg_cron that the queue uses."""
+    """Create a table and a function in place of the objects of pg_cron that the queue uses."""
     await db.run(
         """create schema cron;
         create table cron.job (jobname text primary key, schedule text, command text,
@@ -430,22 +432,21 @@ async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
 
 
 async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_others(db):
-    one, two, three = await finish_jobs(db, "completed", 3)
+    _, referenced, _ = await finish_jobs(db, "completed", 3)
     await db.run("create table public.orders (job uuid references job_queue (id))")
-    await db.run("insert into public.orders values ($1)", two)
+    await db.run("insert into public.orders values ($1)", referenced)
     await db.pass_time(7.5 * DAY)
     await prune_all(db)
-    assert await read_job_ids(db) == {two}
+    assert await read_job_ids(db) == {referenced}
     assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)
     (finding,) = await db.findings("pruning")
     assert finding["verdict"] == "warn"
     assert "orders" in finding["detail"]
-    assert str(two) in finding["remedy"]
+    assert str(referenced) in finding["remedy"]
     await db.run("delete from public.orders")
     await db.run(finding["remedy"])
     assert await read_job_ids(db) == set()
-    assert one != three
 
 
 async def test_a_partition_used_by_a_view_is_kept_and_reported(db):

@@ -20,15 +20,15 @@ async def test_a_new_job_is_pending_and_claimed_under_a_lease(db):
 
 
 async def test_claims_are_ordered_by_priority_and_age(db):
-    ids = [await db.enqueue(priority=p) for p in (0, 5, 0, 5)]
+    ids = [await db.enqueue(priority=priority) for priority in (0, 5, 0, 5)]
     claimed = [UUID(job["id"]) for job in await db.claim(10)]
     assert claimed == [ids[1], ids[3], ids[0], ids[2]]
 
 
 async def test_a_claim_returns_only_job_types_of_the_worker(db):
     other = await db.enqueue("other")
-    mine = await db.enqueue("sql-resize")
-    assert [job["id"] for job in await db.claim(10)] == [str(mine)]
+    own = await db.enqueue("sql-resize")
+    assert [job["id"] for job in await db.claim(10)] == [str(own)]
     assert (await db.job(other))["status"] == "pending"
 
 
@@ -224,7 +224,7 @@ async def test_a_cancel_ends_a_pending_job(db):
 
 
 @pytest.mark.parametrize("outcome", ["failed", "snoozed", "released", "parked", "cancelled"])
-async def test_a_cancel_request_overrides_the_failure_of_the_handler(db, outcome):
+async def test_a_cancel_request_overrides_every_outcome_but_completed(db, outcome):
     await db.enqueue()
     (job,) = await db.claim()
     answer = await db.value("select cancel_job($1)", UUID(job["id"]))
@@ -326,7 +326,7 @@ async def test_a_scheduled_job_waits_for_its_time(db):
     assert [job["id"] for job in await db.claim()] == [str(job_id)]
 
 
-async def test_a_result_above_the_limit_fails_the_job(db):
+async def test_a_result_above_max_result_bytes_fails_the_job(db):
     await db.run("update picture_queue.setting set max_result_bytes = 100")
     await db.enqueue()
     (job,) = await db.claim()
@@ -362,7 +362,9 @@ async def test_claim_next_job_takes_over_jobs_of_a_dead_worker(db):
         ({"delay_seconds": 1e12}, "delay_seconds is 1000000000000"),
     ],
 )
-async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, item, expected):
+async def test_an_invalid_outcome_is_refused_and_the_outcomes_of_other_jobs_are_written(
+    db, item, expected
+):
     await db.enqueue()
     await db.enqueue()
     bad, other = (
@@ -372,7 +374,7 @@ async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, ite
     refused = await db.refusal("select report_jobs($1)", [bad | item])
     assert expected in refused.detail
     answer = (await db.value("select report_jobs($1)", [bad | item, other]))["outcomes"]
-    assert [one["outcome"] for one in answer] == ["refused", "ok"]
+    assert [item["outcome"] for item in answer] == ["refused", "ok"]
     assert expected.removeprefix("outcomes[0]: ") in answer[0]["error"]
     assert (await db.job(bad["job_id"]))["status"] == "processing"
     assert (await db.job(other["job_id"]))["hold"] == "scheduled"

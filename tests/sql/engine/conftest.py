@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -11,22 +11,19 @@ import pytest
 
 from tests.databases import connect
 
+from .engine import Refusal
+
 CLIENT_COUNT = 8
 JOB_TYPE = "race-job"
-
-
-class Refusal(NamedTuple):
-    """The PQ code of a call that the database refused."""
-
-    code: str
 
 
 class Client:
     """A connection whose calls are separate transactions.
 
-    A call that the database refuses returns a `Refusal`. A deadlock fails the test, and so does
-    PQ_BUSY, which the functions raise instead of a deadlock. A claim may raise PQ_BUSY once: it
-    skips locked rows, but Postgres waits for a row that was updated after the claim's snapshot.
+    A call that the database refuses returns a `Refusal` without detail. A deadlock fails the test,
+    and so does PQ_BUSY, which the functions raise instead of a deadlock. A claim may raise PQ_BUSY
+    once: it skips locked rows, but Postgres waits for a row that was updated after the claim's
+    snapshot.
 
     Attributes:
         tries: The number of times that a call is made while it raises PQ_BUSY. A test sets more
@@ -65,16 +62,17 @@ class Client:
             tries=2,
         )  # fmt: skip
 
-    async def report(self, jobs: list[dict[str, Any]], outcome: str, **given: Any) -> list[str]:
+    async def report(self, jobs: list[dict[str, Any]], outcome: str, **fields: Any) -> list[str]:
+        """Report the same outcome for all jobs; return the answer for each."""
         items = [
-            {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **given}
+            {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **fields}
             for job in jobs
         ]
         answer = await self.value("select report_jobs($1)", items)
         return [item["outcome"] for item in answer["outcomes"]]
 
     async def maintain(self) -> None:
-        """Run the due maintenance and all follow-ups; a worker does so within a second."""
+        """Run the due maintenance and all follow-ups, also those that are due later."""
         await self.value("update picture_queue.follow_up set due_at = '-infinity'")
         await self.value("select picture_queue._do_due_steps(1000, true)")
 
@@ -97,12 +95,12 @@ class Clients:
     def __init__(self, members: list[Client]) -> None:
         self.members = members
         self.queue = members[0].queue
-        self.one, self.other = members[:2]
+        self.first, self.second = members[:2]
 
-    async def all(self, do: Callable[[Client], Coroutine[Any, Any, Any]]) -> list[Any]:
-        """Call `do` for all clients at the same time and return the answers."""
+    async def run_all(self, call: Callable[[Client], Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Run `call` with all clients at the same time and return the answers."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(do(client)) for client in self.members]
+            tasks = [group.create_task(call(client)) for client in self.members]
         return [task.result() for task in tasks]
 
     def key(self, n: int | str) -> str:
@@ -110,13 +108,14 @@ class Clients:
         return f"{self.queue}:{n}"
 
     async def count_unfinished(self) -> int:
-        """Count the unfinished jobs."""
-        return await self.one.value(
+        return await self.first.value(
             "select count(*) from job_queue where queue = $1 and finished_at is null", self.queue
         )
 
-    async def work(self, max_jobs: int = 3, each: Callable[[list[Any]], Any] | None = None) -> None:
-        """Let all clients claim and complete jobs until all have finished."""
+    async def work(
+        self, max_jobs: int = 3, on_claim: Callable[[list[Any]], Any] | None = None
+    ) -> None:
+        """Let all clients claim and complete jobs until all jobs of the queue have finished."""
 
         async def until_done(client: Client) -> None:
             while await client.value(
@@ -124,27 +123,27 @@ class Clients:
                 self.queue,
             ):
                 jobs = await client.claim(max_jobs)
-                if each:
-                    each(jobs)
+                if on_claim:
+                    on_claim(jobs)
                 await client.report(jobs, "completed")
 
         async with asyncio.timeout(45):
-            await self.all(until_done)
+            await self.run_all(until_done)
 
     async def close(self) -> None:
-        """End the jobs and delete the limits and workers, which could affect another test."""
-        leased = await self.one.rows(
+        """End the jobs, and delete the limits and workers, so that they affect no other test."""
+        leased = await self.first.rows(
             "select id::text, lease_id::text from job_queue "
             "where queue = $1 and status = 'processing' and hold is null", self.queue,
         )  # fmt: skip
-        await self.one.report(leased, "cancelled")
-        await self.one.value("select resume_queue($1)", self.queue)
-        await self.one.value("select purge_queue($1)", self.queue)
-        for row in await self.one.rows("select key from picture_queue.limit_rule"):
+        await self.first.report(leased, "cancelled")
+        await self.first.value("select resume_queue($1)", self.queue)
+        await self.first.value("select purge_queue($1)", self.queue)
+        for row in await self.first.rows("select key from picture_queue.limit_rule"):
             if self.queue in row["key"] or JOB_TYPE in row["key"]:
-                await self.one.value("select delete_limit($1)", row["key"])
+                await self.first.value("select delete_limit($1)", row["key"])
         for client in self.members:
-            await self.one.value("select unregister_worker($1)", client.name)
+            await self.first.value("select unregister_worker($1)", client.name)
 
 
 @pytest.fixture
@@ -157,6 +156,6 @@ async def clients(stack: Any) -> AsyncIterator[Clients]:
             connections.push_async_callback(connection.close, timeout=10)
             members.append(Client(connection, queue))
         clients = Clients(members)
-        await clients.one.value("select set_queue($1)", queue)
+        await clients.first.value("select set_queue($1)", queue)
         yield clients
         await clients.close()

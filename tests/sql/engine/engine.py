@@ -35,7 +35,7 @@ as $$ select pg_catalog.to_timestamp(pg_catalog.current_setting('test.now')::dou
 """
 
 
-class Row(NamedTuple):
+class JobRow(NamedTuple):
     """A row of `job_queue`; times are seconds since the epoch."""
 
     id: str
@@ -95,14 +95,17 @@ class Row(NamedTuple):
         return own.union([f"user:{self.user_id}"] if self.user_id else [], self.limit_keys or [])
 
 
-_TIMES = {name for name in Row._fields if name.endswith("_at")} | {"scheduled_for"}
+_TIMES = {name for name in JobRow._fields if name.endswith("_at")} | {"scheduled_for"}
 _COLUMNS = ", ".join(
     f"extract(epoch from j.{name})::float8" if name in _TIMES else f"j.{name}"
-    for name in Row._fields
+    for name in JobRow._fields
 )
 
 # The state that the model checks after each step, in one round trip. The query deletes the
-# messages, so that the next read returns only the messages of the next step.
+# messages, so that the next read returns only the messages of the next step. `wrong_depth` has the
+# counters of the depth that differ from the number of rows. `running` has the slots taken under
+# each limit key; slots that were freed since the last maintenance are still in `limit_key.running`
+# and are subtracted.
 READ_STATE = f"""
 with sent as (
   delete from realtime.messages returning topic, payload
@@ -111,31 +114,32 @@ select jsonb_build_object(
   'jobs', (select coalesce(jsonb_agg(jsonb_build_array({_COLUMNS})), '[]') from public.job_queue j),
   'events', (select coalesce(jsonb_agg(jsonb_build_array(topic, payload)), '[]') from sent),
   'wrong_depth', (
-    select jsonb_agg(to_jsonb(d)) from (
-      select x.queue, x.status, x.hold, sum(x.n) as surplus from (
+    select jsonb_agg(to_jsonb(difference)) from (
+      select queue, status, hold, sum(n) as surplus from (
         select queue, status, hold, n from picture_queue.depth
         union all select queue, status, hold, n from picture_queue.depth_change
         union all select queue, status, hold, -1 from public.job_queue
-      ) x group by x.queue, x.status, x.hold having sum(x.n) <> 0) d),
-  'running', (select coalesce(jsonb_object_agg(l.key, l.running - (
-      select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = l.key)), '{{}}')
-    from picture_queue.limit_key l),
-  'failed', (select coalesce(jsonb_agg(to_jsonb(f)), '[]') from picture_queue.failed_step f),
+      ) counted group by queue, status, hold having sum(n) <> 0) difference),
+  'running', (select coalesce(jsonb_object_agg(limit_key.key, limit_key.running - (
+      select coalesce(sum(freed.n), 0) from picture_queue.freed_key freed
+      where freed.key = limit_key.key)), '{{}}')
+    from picture_queue.limit_key),
+  'failed', (select coalesce(jsonb_agg(to_jsonb(step)), '[]') from picture_queue.failed_step step),
   'waits', (select coalesce(jsonb_agg(jsonb_build_array(child_id, parent_id)), '[]')
     from picture_queue.dependency),
   'paused', (select coalesce(jsonb_object_agg(name,
       extract(epoch from least(paused_until, '2200-01-01'))), '{{}}')
     from picture_queue.queue where paused_until > picture_queue._now()),
-  'batches', (select coalesce(jsonb_agg(to_jsonb(b)), '[]') from picture_queue.batch b)
+  'batches', (select coalesce(jsonb_agg(to_jsonb(batch)), '[]') from picture_queue.batch)
 )
 """
 
 
-class Refused(NamedTuple):
-    """The error of a refused call."""
+class Refusal(NamedTuple):
+    """The PQ code and the DETAIL of a call that the database refused."""
 
     code: str
-    detail: str
+    detail: str = ""
 
 
 class Engine:
@@ -152,7 +156,7 @@ class Engine:
             )
         )
         self._examples = 0
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self.now = 0.0
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -169,22 +173,22 @@ class Engine:
         self.value("select set_config('test.now', $1, true)", repr(self.now))
         return self.value(sql, *args)
 
-    def attempt(self, sql: str, *args: Any) -> Any:
-        """Call a function; return a `Refused` if the database refuses the call."""
-        self.execute("savepoint attempt")
+    def try_call(self, sql: str, *args: Any) -> Any:
+        """Call a function; return a `Refusal` if the database raises a PQ error."""
+        self.execute("savepoint try_call")
         try:
             answer = self.call(sql, *args)
         except asyncpg.PostgresError as error:
             if not (error.sqlstate or "").startswith("PT"):
                 raise
-            self.execute("rollback to savepoint attempt")
-            answer = Refused(error.message.split(":")[0], error.detail or "")
-        self.execute("release savepoint attempt")
+            self.execute("rollback to savepoint try_call")
+            answer = Refusal(error.message.split(":")[0], error.detail or "")
+        self.execute("release savepoint try_call")
         return answer
 
     def read_state(self) -> dict[str, Any]:
         state: dict[str, Any] = self.value(READ_STATE)
-        state["jobs"] = {row[0]: Row(*row) for row in state["jobs"]}
+        state["jobs"] = {row[0]: JobRow(*row) for row in state["jobs"]}
         return state
 
     @contextmanager
@@ -195,7 +199,7 @@ class Engine:
         self._examples += 1
         if self._examples % 100 == 0:
             print(
-                f"{self._examples} sequences of calls, {time.monotonic() - self._began:.0f} s",
+                f"{self._examples} sequences of calls, {time.monotonic() - self._started_at:.0f} s",
                 flush=True,
             )
         self.execute("savepoint example")
@@ -207,7 +211,7 @@ class Engine:
     def _begin(self) -> None:
         if self._examples:
             self.execute("rollback")
-        # The truncate hides rows that other tests committed, until the rollback.
+        # Until the rollback, the truncate hides rows that other tests committed.
         self.execute(f"begin; {CLOCK}; truncate {', '.join(TABLES)}")
         self.execute("delete from picture_queue.queue where name <> 'default'")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .engine import Row
+from .engine import JobRow
 
 TERMINAL = ("completed", "failed", "cancelled")
 
@@ -58,10 +58,10 @@ class Facts:
 
     parents: dict[str, str] = field(default_factory=dict)  # unfinished parent -> on_parent_failure
     leases: list[str] = field(default_factory=list)  # every lease of the job, oldest first
-    unique: tuple[Any, ...] | None = None
-    unique_states: frozenset[str] = frozenset()
-    unique_until: float = float("inf")
-    idempotency: tuple[Any, ...] | None = None
+    unique: tuple[Any, ...] | None = None  # job type, owner and the unique value of the payload
+    unique_states: frozenset[str] = frozenset()  # the states in which the job is unique
+    unique_until: float = float("inf")  # the end of the period in which the job is unique
+    idempotency: tuple[Any, ...] | None = None  # idempotency key, job type and owner
     bulk: bool = False  # a bulk enqueue sends no event for the job
 
 
@@ -86,19 +86,19 @@ class Step:
     """A call and the changes that it may make.
 
     Attributes:
-        name: The call, for messages.
-        targets: The permitted actions of each job that the call names.
-        others: The permitted actions of all other jobs.
-        new: The jobs that the call must insert.
+        name: The call, for the messages of failed assertions.
+        target_actions: The permitted actions of each job that the call names.
+        other_actions: The permitted actions of all other jobs.
+        inserted: The jobs that the call must insert.
         deleted: The jobs that the call may delete.
         claimed: The lease of each job that the call claimed.
         throttled: The jobs whose progress events may be dropped.
     """
 
     name: str
-    targets: dict[str, frozenset[str]] = field(default_factory=dict)
-    others: frozenset[str] = FOLLOW_UPS
-    new: frozenset[str] = frozenset()
+    target_actions: dict[str, frozenset[str]] = field(default_factory=dict)
+    other_actions: frozenset[str] = FOLLOW_UPS
+    inserted: frozenset[str] = frozenset()
     deleted: frozenset[str] = frozenset()
     claimed: dict[str, str] = field(default_factory=dict)
     throttled: frozenset[str] = frozenset()
@@ -108,17 +108,18 @@ class Model:
     """The expected state of the database, checked and updated after every step."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, JobRow] = {}
         self.facts: dict[str, Facts] = {}
         self.last_event: dict[str, dict[str, Any]] = {}
         self.event_levels: dict[str, str] = {}  # queue -> none, status or progress (the default)
         self.rules: dict[str, Rule] = {}
         self.uncounted: Rule | None = None  # a new rule; running jobs are not counted for it yet
-        self.paused_keys: dict[str, float] = {}
-        self.paused_queues: dict[str, float] = {}
+        self.paused_keys: dict[str, float] = {}  # key -> the end of its pause
+        self.paused_queues: dict[str, float] = {}  # queue -> the end of its pause
         self.starts: list[Start] = []
         self.batches: dict[str, str | None] = {}  # batch -> its callback job, None until enqueued
         self.incomplete_batches: set[str] = set()  # some of their jobs were deleted
+        # How long the database keeps finished jobs by default: seven days, failed jobs 30 days.
         self.keep_seconds = {"completed": 604800.0, "cancelled": 604800.0, "failed": 2592000.0}
         self.now = 0.0
 
@@ -180,8 +181,10 @@ class Model:
         self._check_counters(state)
         self._check_batches(state["batches"])
 
-    def _check_presence(self, step: Step, before: dict[str, Row], after: dict[str, Row]) -> None:
-        for job in after.keys() - before.keys() - step.new:
+    def _check_presence(
+        self, step: Step, before: dict[str, JobRow], after: dict[str, JobRow]
+    ) -> None:
+        for job in after.keys() - before.keys() - step.inserted:
             batch = after[job].payload.get("batch_id")
             assert batch in self.batches and self.batches[batch] is None, (
                 f"{step.name} inserted a job that is neither requested nor a callback: {after[job]}"
@@ -193,32 +196,33 @@ class Model:
             is_pruned = (
                 row.finished_at is not None
                 and row.finished_at <= self.now - self.keep_seconds[row.status]
-                and step.others == MAINTENANCE
+                and step.other_actions == MAINTENANCE
             )
             assert is_pruned or job in step.deleted, f"{step.name} deleted {row}"
             if row.batch_id:
                 self.incomplete_batches.add(row.batch_id)
-        assert step.new <= after.keys(), f"{step.name} did not insert {step.new - after.keys()}"
+        missing = step.inserted - after.keys()
+        assert not missing, f"{step.name} did not insert {missing}"
 
-    def _check_row(self, row: Row) -> None:
+    def _check_row(self, row: JobRow) -> None:
         assert 0 <= row.attempt <= row.max_attempts, row
         assert row.updated_at <= self.now + 1e-3, row
         if row.hold == "blocked":
             assert row.blocked_on in row.keys, row
 
-    def _check_new(self, step: Step, row: Row) -> None:
-        if row.id in step.new:
+    def _check_new(self, step: Step, row: JobRow) -> None:
+        if row.id in step.inserted:
             assert row.attempt == 0 and not row.running, row
         if row.state == READY:
             assert (row.scheduled_for or 0) <= self.now, row
         for parent in self.facts[row.id].parents:
             assert row.hold == "waiting" or row.terminal, (row, parent)
 
-    def _check_change(self, step: Step, old: Row, new: Row) -> None:
-        allowed = step.targets.get(new.id)
+    def _check_change(self, step: Step, old: JobRow, new: JobRow) -> None:
+        allowed = step.target_actions.get(new.id)
         if allowed is None:
-            allowed = step.others
-            if step.others == FOLLOW_UPS and old.state != WAITING:
+            allowed = step.other_actions
+            if step.other_actions == FOLLOW_UPS and old.state != WAITING:
                 allowed = frozenset()
         count = new.version - old.version  # each action adds one to the version
         assert count >= 0, f"{step.name} decreased the version: {old} {new}"
@@ -232,10 +236,10 @@ class Model:
             )
         if old.terminal and not new.terminal:
             assert "retry" in allowed, f"{step.name} made a finished job unfinished: {old}"
-        if new.id not in step.targets and count:
+        if new.id not in step.target_actions and count:
             self._check_reason(step, old, new)
 
-    def _check_reason(self, step: Step, old: Row, new: Row) -> None:
+    def _check_reason(self, step: Step, old: JobRow, new: JobRow) -> None:
         """Check that a job which the call did not name changed because of the time or a parent."""
         expired = old.expires_at is not None and old.expires_at <= self.now
         if old.running:
@@ -257,7 +261,7 @@ class Model:
                 f"{step.name} cancelled {old} without a request"
             )
 
-    def _check_parents(self, before: dict[str, Row]) -> None:
+    def _check_parents(self, before: dict[str, JobRow]) -> None:
         ended = {
             job
             for job, row in self.rows.items()
@@ -276,7 +280,7 @@ class Model:
                     assert row.terminal, f"{row} must be {status}, as {self.rows[parent]} ended"
             if row.hold == "waiting":
                 assert not must_end and parents, f"{row} waits without an unfinished parent"
-            elif not row.terminal:  # a finished job keeps its parents, in case it is retried
+            elif not row.terminal:  # a finished job keeps its parents: a retry waits for them again
                 assert not parents, f"{row} did not wait for {parents}"
 
     def _check_claims(self, step: Step) -> None:
@@ -287,7 +291,7 @@ class Model:
             assert row.expires_at is None or row.expires_at > self.now, (
                 f"claimed after expiry: {row}"
             )
-            assert self.paused_queues.get(row.queue, 0) <= self.now, f"its queue is paused: {row}"
+            assert self.paused_queues.get(row.queue, 0) <= self.now, f"the queue is paused: {row}"
             for key in row.keys:
                 assert self.paused_keys.get(key, 0) <= self.now, f"{key} is paused: {row}"
             facts.leases.append(lease)
@@ -307,7 +311,7 @@ class Model:
                 assert started <= rule.rate, f"{started} jobs started under {key} {rule}"
 
     def _check_events(
-        self, step: Step, before: dict[str, Row], sent: list[tuple[str, dict[str, Any]]]
+        self, step: Step, before: dict[str, JobRow], sent: list[tuple[str, dict[str, Any]]]
     ) -> None:
         events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for topic, payload in sent:
@@ -337,7 +341,7 @@ class Model:
                     self.last_event[job] = event
 
     @staticmethod
-    def _check_event(event: dict[str, Any], row: Row) -> None:
+    def _check_event(event: dict[str, Any], row: JobRow) -> None:
         sent = tuple(
             event.get(name)
             for name in ("status", "hold", "attempt", "progress", "message", "error", "queue",
@@ -383,7 +387,7 @@ class Model:
             assert batch["callback_job_id"] == self.batches.get(batch["id"]), batch
 
 
-def is_reachable(old: Row, new: Row, allowed: Iterable[str], count: int) -> bool:
+def is_reachable(old: JobRow, new: JobRow, allowed: Iterable[str], count: int) -> bool:
     """Return True if `count` of the allowed actions lead to the new state and attempt number."""
     assert count <= MAX_ACTIONS, (old, new)
     reached = {(old.state, old.attempt)}

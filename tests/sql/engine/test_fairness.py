@@ -36,11 +36,11 @@ async def run_jobs(db: Any, n: int, at_once: int = 1) -> list[str]:
     return started
 
 
-@pytest.mark.parametrize("before", [0, 300])
-async def test_ten_jobs_of_a_small_tenant_are_among_the_next_thirty_starts(db, before):
+@pytest.mark.parametrize("earlier_starts", [0, 300])
+async def test_ten_jobs_of_a_small_tenant_are_among_the_next_thirty_starts(db, earlier_starts):
     await enable_fair_sharing(db)
     await enqueue(db, "large", 10_000)
-    await run_jobs(db, before, 50)
+    await run_jobs(db, earlier_starts, 50)
     await enqueue(db, "small", 10)
     assert (await run_jobs(db, 30)).count("small") == 10
 
@@ -52,7 +52,7 @@ async def test_weights_of_three_to_one_give_starts_of_three_to_one(db, at_once):
     for tenant in ("plain", "gold"):
         await enqueue(db, tenant, 1000)
     share = (await run_jobs(db, 1000, at_once)).count("gold") / 1000
-    assert abs(share - 0.75) <= 0.05 * 0.75
+    assert abs(share - 0.75) <= 0.05 * 0.75  # a tolerance of 5 %
 
 
 async def test_a_tenant_without_jobs_accumulates_no_turns(db):
@@ -65,17 +65,17 @@ async def test_a_tenant_without_jobs_accumulates_no_turns(db):
 
 async def test_a_released_job_gives_its_tenant_no_extra_turn(db):
     await enable_fair_sharing(db)
-    await enqueue(db, "one", 20)
-    await enqueue(db, "two", 20)
+    await enqueue(db, "first", 20)
+    await enqueue(db, "second", 20)
     for job in await db.claim(4):
         await db.report(job, "released")
-    assert 9 <= (await run_jobs(db, 20)).count("one") <= 11
+    assert 9 <= (await run_jobs(db, 20)).count("first") <= 11
 
 
 async def test_aging_raises_the_priority_of_waiting_jobs(db):
     await db.value("select set_queue($1, $2)", db.queue, {"aging_seconds": 60})
     old = await db.enqueue(priority=0)
-    await db.pass_time(100)
+    await db.pass_time(100)  # raises the priority by 100 / 60
     low = await db.enqueue(priority=1)
     high = await db.enqueue(priority=2)
     assert [job["id"] for job in await db.claim(3)] == [str(high), str(old), str(low)]
@@ -123,20 +123,20 @@ NO_SNAPSHOT = (
 )
 
 
-async def test_ten_thousand_jobs_of_a_full_key_do_not_delay_others(clients, until):
+async def test_ten_thousand_jobs_of_a_full_key_do_not_delay_jobs_of_another_key(clients, until):
     full, other = clients.key(1), clients.key(2)
-    await clients.one.value("select set_limit($1, max_running => 1)", full)
-    await clients.one.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
-    await clients.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
-    # A claim reads 5,000 jobs at most, and sets those of the full key to blocked.
-    claims = [len(await clients.one.claim(10)) for _ in range(3)]
+    await clients.first.value("select set_limit($1, max_running => 1)", full)
+    await clients.first.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
+    await clients.first.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+    # A claim reads 5,000 jobs at most, and sets the jobs of the full key to blocked.
+    claims = [len(await clients.first.claim(10)) for _ in range(3)]
     assert sum(claims) == 1 + 10
-    await clients.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
-    await until(lambda: clients.one.value(NO_SNAPSHOT))
-    await clients.one.claim(1)  # marks the index entries of the blocked jobs as dead
-    async with clients.one.connection.transaction():
+    await clients.first.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+    await until(lambda: clients.first.value(NO_SNAPSHOT))
+    await clients.first.claim(1)  # marks the index entries of the blocked jobs as dead
+    async with clients.first.connection.transaction():
         visited = "select pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass)"
-        before = await clients.one.value(visited)
-        assert len(await clients.one.claim(5)) == 5
-        assert await clients.one.value(visited) - before <= 50
-    assert {job["job_type"] for job in await clients.one.claim(10)} == {JOB_TYPE}
+        before = await clients.first.value(visited)
+        assert len(await clients.first.claim(5)) == 5
+        assert await clients.first.value(visited) - before <= 50
+    assert {job["job_type"] for job in await clients.first.claim(10)} == {JOB_TYPE}

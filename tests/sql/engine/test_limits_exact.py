@@ -23,9 +23,9 @@ async def set_limit(db: Any, key: str, running: int | None = None, **rate: Any) 
     )
 
 
-async def enqueue(db: Any, n: int, *keys: str, **given: Any) -> list[str]:
+async def enqueue(db: Any, n: int, *keys: str, **fields: Any) -> list[str]:
     options = {"limit_keys": [*keys]}
-    return [str(await db.enqueue(options=options, **given)) for _ in range(n)]
+    return [str(await db.enqueue(options=options, **fields)) for _ in range(n)]
 
 
 async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed") -> None:
@@ -35,11 +35,11 @@ async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed"
 
 @pytest.mark.parametrize("key_kind", KEYS)
 async def test_no_more_jobs_than_the_limit_run_at_once(db, key_kind):
-    key, given = KEYS[key_kind]
+    key, fields = KEYS[key_kind]
     # Jobs that other tests left running would count for the key `global`.
     await db.run("delete from job_queue where status = 'processing'")
     await set_limit(db, key.format(queue=db.queue), 2)
-    ids = [str(await db.enqueue(**given)) for _ in range(7)]
+    ids = [str(await db.enqueue(**fields)) for _ in range(7)]
     done: list[str] = []
     running = await db.claim(10)
     while running:
@@ -68,7 +68,7 @@ async def test_a_job_under_two_keys_needs_capacity_in_both(db):
     await enqueue(db, 2, "k:2")
     assert len(await db.claim(10)) == 2
     await report(db, [first])
-    assert await db.claim(10) == [], "k:2 is full"
+    assert await db.claim(10) == [], "k:1 has capacity, but k:2 is full"
     blocked = await db.rows("select distinct hold from job_queue where id = any($1)",
                             [UUID(job_id) for job_id in both])  # fmt: skip
     assert blocked == [{"hold": "blocked"}]
@@ -97,6 +97,7 @@ async def test_a_rate_holds_in_every_sliding_window(db):
     await report(db, await db.claim(1))
     await db.pass_time(30)
     await report(db, await db.claim(10))
+    # The first start was 30 s ago, the other two are recent; each start counts for 60 s.
     for wait, starts in ((29, 0), (2, 1), (28, 0), (2, 2), (500, 3), (0.1, 0)):
         await db.pass_time(wait)
         jobs = await db.claim(10)
@@ -171,12 +172,12 @@ async def test_a_paused_key_starts_nothing_until_it_is_resumed(db, resume_at):
     assert len(await db.claim(10)) == 2
 
 
-async def test_jobs_over_their_limit_do_not_block_others(db):
+async def test_jobs_over_their_limit_do_not_block_jobs_of_another_key(db):
     await set_limit(db, "k:1", 1)
     await enqueue(db, 300, "k:1", priority=5)
-    others = await enqueue(db, 5, "k:2")
+    unlimited = await enqueue(db, 5, "k:2")
     claimed = [job["id"] for job in await db.claim(6)]
-    assert claimed[1:] == others
+    assert claimed[1:] == unlimited
 
 
 async def test_unblocked_jobs_start_by_priority(db):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from .engine import Engine
-from .enqueueing import Enqueueing
-from .operating import Operating
-from .working import Working
+from .enqueue_rules import EnqueueRules
+from .operator_rules import OperatorRules
+from .worker_rules import WorkerRules
 
 COMMON: dict[str, Any] = dict(
     deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
@@ -34,12 +34,13 @@ settings.register_profile(
 PROFILE = os.environ.get("PICTURE_QUEUE_TEST_PROFILE", "fast")
 
 
-class Machine(Enqueueing, Working, Operating):
+class QueueMachine(EnqueueRules, WorkerRules, OperatorRules):
     """Random calls of workers (some with stale leases), users and operators on four queues."""
 
+    # 700,000 s are longer than finished jobs are kept, unless they failed.
     @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000, 700_000]))
     def wait(self, seconds: float) -> None:
-        self.tick(seconds)
+        self.advance_clock(seconds)
 
 
 @pytest.fixture(scope="module")
@@ -51,41 +52,45 @@ def engine(stack: Any) -> Iterator[Engine]:
 
 @pytest.mark.timeout(7200 if PROFILE == "long" else 120)
 def test_every_sequence_of_calls_agrees_with_the_model(engine: Engine) -> None:
-    Machine.engine = engine
-    run_state_machine_as_test(Machine, settings=settings.get_profile(PROFILE))
+    QueueMachine.engine = engine
+    run_state_machine_as_test(QueueMachine, settings=settings.get_profile(PROFILE))
 
 
 _PLAIN: dict[str, Any] = {"queue": "plain", "job_type": "a"}
 
 
-def replace_a_job_in_a_queue_without_events(state: Machine) -> None:
-    state.enqueue_unique(conflict="ignore", given=_PLAIN, period=None, states=None, u=1)
+def replace_a_job_in_a_queue_without_events(state: QueueMachine) -> None:
+    state.enqueue_unique(conflict="ignore", fields=_PLAIN, period=None, states=None, u=1)
     moved = {**_PLAIN, "queue": "quiet"}
-    state.enqueue_unique(conflict="replace", given=moved, period=None, states=None, u=1)
+    state.enqueue_unique(conflict="replace", fields=moved, period=None, states=None, u=1)
 
 
-def retry_a_child_that_ended_at_once(state: Machine) -> None:
-    """The other parent is unfinished, and its queue is paused."""
+def retry_a_child_that_ended_at_once(state: QueueMachine) -> None:
+    """One parent was cancelled; the other one is unfinished, and its queue is paused."""
     state.cancel(n=0)
-    state.enqueue_child(given={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
+    state.enqueue_child(fields={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
     state.retry(n=2)
-    state.steer_queue(action="pause", name="plain")
+    state.pause_or_resume_queue(action="pause", name="plain")
 
 
-def retry_a_child_whose_parents_failed_one_after_the_other(state: Machine) -> None:
+def retry_a_child_whose_parents_failed_one_after_the_other(state: QueueMachine) -> None:
     state.cancel(n=0)
-    state.enqueue_child(given={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
+    state.enqueue_child(fields={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
     state.cancel(n=1)
     state.retry(n=2)
 
 
-def claim_while_blocked_jobs_occupy_places(state: Machine) -> None:
-    """Two picks have the same size; the second one blocks jobs, so that a third one starts more."""
+def claim_while_blocked_jobs_occupy_places(state: QueueMachine) -> None:
+    """Let a claim select as many candidates the second time as the first time.
+
+    The second selection blocks jobs. The claim must go on, because the blocked jobs occupied the
+    places of jobs that may start.
+    """
     user = "00000000-0000-0000-0000-000000000001"
     state.set_limit("global", {"max_running": 3})
     state.set_limit(f"user:{user}", {"max_running": 1})
     for priority in (3, 2, -1):
-        state.enqueue_one(given={**_PLAIN, "user_id": user, "priority": priority})
+        state.enqueue_one(fields={**_PLAIN, "user_id": user, "priority": priority})
     state.claim(0, 3, ["plain"], ["a"], 30, False)
 
 
@@ -99,12 +104,12 @@ def claim_while_blocked_jobs_occupy_places(state: Machine) -> None:
     ],
 )
 def test_a_history_that_a_long_run_found_agrees_with_the_model(
-    engine: Engine, history: Callable[[Machine], None]
+    engine: Engine, history: Callable[[QueueMachine], None]
 ) -> None:
-    Machine.engine = engine
-    state = Machine()
+    QueueMachine.engine = engine
+    state = QueueMachine()
     try:
-        state.begin(rules={}, level="none", breaker=None, first=[_PLAIN, _PLAIN])
+        state.begin(rules={}, level="none", breaker=None, first_jobs=[_PLAIN, _PLAIN])
         history(state)
     finally:
         state.teardown()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(300)
 
 
 async def test_no_job_is_claimed_twice(clients):
-    created = await clients.one.enqueue(*[{} for _ in range(400)])
+    created = await clients.first.enqueue(*[{} for _ in range(400)])
     claimed: list[str] = []
     await clients.work(5, lambda jobs: claimed.extend(job["id"] for job in jobs))
     assert len(claimed) == 400
@@ -30,7 +30,7 @@ async def test_no_job_is_claimed_twice(clients):
 
 async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
     """Every claim counts as one attempt, and only the latest lease can complete the job."""
-    await clients.one.enqueue(*[{"max_attempts": 1000} for _ in range(20)])
+    await clients.first.enqueue(*[{"max_attempts": 1000} for _ in range(20)])
     claims = completes = 0
 
     async def work(client: Any) -> None:
@@ -49,8 +49,8 @@ async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
             completes += ok
             assert set(await client.report(expired, "completed")) <= {"stale"}
 
-    await clients.all(work)
-    (row,) = await clients.one.rows(
+    await clients.run_all(work)
+    (row,) = await clients.first.rows(
         "select sum(attempt) as attempts, count(*) filter (where status = 'completed') as done "
         "from job_queue where queue = $1", clients.queue,
     )  # fmt: skip
@@ -59,7 +59,12 @@ async def test_a_job_has_one_valid_lease_while_leases_expire(clients):
 
 
 class RunningCounter:
-    """A connection that repeatedly counts the running jobs while other connections work."""
+    """Repeated counts of the running jobs, taken by one connection while the others work.
+
+    Attributes:
+        samples: The counts; True marks a count that began after the limit was lowered and no older
+            claim was running.
+    """
 
     def __init__(self, clients: Any) -> None:
         self.observer = clients.members[-1]
@@ -74,7 +79,7 @@ class RunningCounter:
 
 
 async def complete_all(clients: Any, counter: RunningCounter, max_jobs: int = 3) -> None:
-    """Complete all jobs on seven connections while the eighth counts the running jobs."""
+    """Complete all jobs on seven connections while the eighth one counts the running jobs."""
 
     async def work(client: Any) -> None:
         if client is counter.observer:
@@ -86,7 +91,7 @@ async def complete_all(clients: Any, counter: RunningCounter, max_jobs: int = 3)
                 counter.is_done = True
 
     async with asyncio.timeout(45):
-        await clients.all(work)
+        await clients.run_all(work)
 
 
 async def has_unfinished(client: Any, n: int = 1) -> bool:
@@ -99,10 +104,12 @@ async def has_unfinished(client: Any, n: int = 1) -> bool:
 
 @pytest.mark.parametrize("key", ["queue:{queue}", f"type:{JOB_TYPE}", "{queue}:1", "{queue}:*"])
 async def test_a_limit_is_never_exceeded_and_all_jobs_end(clients, key):
-    await clients.one.value(
+    await clients.first.value(
         "select set_limit($1, max_running => 3)", key.format(queue=clients.queue)
     )
-    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(150)])
+    await clients.first.enqueue(
+        *[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(150)]
+    )
     counter = RunningCounter(clients)
     await complete_all(clients, counter)
     assert max(n for _, n in counter.samples) <= 3
@@ -111,11 +118,11 @@ async def test_a_limit_is_never_exceeded_and_all_jobs_end(clients, key):
 
 async def test_jobs_with_two_limits_do_not_deadlock(clients):
     """Jobs name the keys in opposite orders, and neither limit is exceeded."""
-    one, two = clients.key(1), clients.key(2)
-    for key in (one, two):
-        await clients.one.value("select set_limit($1, max_running => 2)", key)
-    orders = [[one, two], [two, one], [one], [two]]
-    await clients.one.enqueue(*[{"options": {"limit_keys": orders[n % 4]}} for n in range(160)])
+    first, second = clients.key(1), clients.key(2)
+    for key in (first, second):
+        await clients.first.value("select set_limit($1, max_running => 2)", key)
+    orders = [[first, second], [second, first], [first], [second]]
+    await clients.first.enqueue(*[{"options": {"limit_keys": orders[n % 4]}} for n in range(160)])
     counter = RunningCounter(clients)
     await complete_all(clients, counter)
     assert max(n for _, n in counter.samples) <= 4
@@ -123,22 +130,22 @@ async def test_jobs_with_two_limits_do_not_deadlock(clients):
 
 
 async def test_a_rate_is_never_exceeded(clients):
-    await clients.one.value(
+    await clients.first.value(
         "select set_limit($1, rate => 7, period_seconds => 3600)", clients.key(1)
     )
-    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(60)])
+    await clients.first.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(60)])
 
     async def claim(client: Any) -> int:
         return sum([len(await client.claim(2)) for _ in range(5)])
 
-    assert sum(await clients.all(claim)) == 7
+    assert sum(await clients.run_all(claim)) == 7
 
 
 async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
     """Claims that had begun before the change may still use the old limit."""
     key = f"queue:{clients.queue}"
-    await clients.one.value("select set_limit($1, max_running => 20)", key)
-    await clients.one.enqueue(*[{} for _ in range(300)])
+    await clients.first.value("select set_limit($1, max_running => 20)", key)
+    await clients.first.enqueue(*[{} for _ in range(300)])
     counter = RunningCounter(clients)
 
     async def lower() -> None:
@@ -169,15 +176,15 @@ async def test_a_lowered_limit_applies_to_claims_that_begin_later(clients):
     assert await clients.count_unfinished() == 0
 
 
-@pytest.mark.parametrize("by", ["idempotency_key", "unique", "job_id"])
-async def test_concurrent_enqueues_of_one_job_create_it_once(clients, by):
+@pytest.mark.parametrize("key_kind", ["idempotency_key", "unique", "job_id"])
+async def test_concurrent_enqueues_of_the_same_job_create_one_job(clients, key_kind):
     for n in range(ROUNDS):
         item = {
             "idempotency_key": {"idempotency_key": f"{clients.queue}-{n}"},
             "unique": {"payload": {"n": n}, "options": {"unique": {}}},
             "job_id": {"job_id": str(uuid4())},
-        }[by]
-        answers = [answer[0] for answer in await clients.all(lambda m, i=item: m.enqueue(i))]
+        }[key_kind]
+        answers = [answer[0] for answer in await clients.run_all(lambda m, i=item: m.enqueue(i))]
         expected = ["created"] + ["existing"] * (CLIENT_COUNT - 1)
         assert sorted(a["outcome"] for a in answers) == expected
         assert len({a["job_id"] for a in answers}) == 1
@@ -186,71 +193,71 @@ async def test_concurrent_enqueues_of_one_job_create_it_once(clients, by):
 
 async def test_concurrent_enqueues_of_unique_jobs_do_not_deadlock(clients):
     items = [{"payload": {"n": n}, "options": {"unique": {}}} for n in range(30)]
-    await clients.all(lambda client: client.enqueue(*items))
+    await clients.run_all(lambda client: client.enqueue(*items))
     assert await clients.count_unfinished() == 30
 
 
 async def test_a_job_is_cancelled_while_it_is_claimed(clients):
     for _ in range(ROUNDS):
-        (created,) = await clients.one.enqueue({})
+        (created,) = await clients.first.enqueue({})
         cancel, jobs = await asyncio.gather(
-            clients.one.value("select cancel_job($1)", UUID(created["job_id"])),
-            clients.other.claim(),
+            clients.first.value("select cancel_job($1)", UUID(created["job_id"])),
+            clients.second.claim(),
         )
-        job = await clients.one.job(created["job_id"])
+        job = await clients.first.job(created["job_id"])
         if jobs:
             assert (job["status"], cancel["status"]) == ("processing", "processing")
             assert job["cancel_requested_at"] is not None
-            await clients.other.report(jobs, "cancelled")
+            await clients.second.report(jobs, "cancelled")
         else:
             assert (job["status"], cancel["status"]) == ("cancelled", "cancelled")
 
 
 async def test_a_job_is_cancelled_while_it_is_reported(clients):
     for _ in range(ROUNDS):
-        await clients.one.enqueue({})
-        jobs = await clients.one.claim()
+        await clients.first.enqueue({})
+        jobs = await clients.first.claim()
         cancel, outcome = await asyncio.gather(
-            clients.other.value("select cancel_job($1)", UUID(jobs[0]["id"])),
-            clients.one.report(jobs, "completed"),
+            clients.second.value("select cancel_job($1)", UUID(jobs[0]["id"])),
+            clients.first.report(jobs, "completed"),
         )
         assert outcome == ["ok"]
-        assert (await clients.one.job(jobs[0]["id"]))["status"] == "completed"
+        assert (await clients.first.job(jobs[0]["id"]))["status"] == "completed"
         assert cancel == Refusal("PQ_FINISHED_JOB") or cancel["cancel_requested"]
 
 
 async def test_a_lease_expires_while_its_job_is_reported(clients):
     for _ in range(ROUNDS):
-        await clients.one.enqueue({})
-        jobs = await clients.one.claim()
-        await expire(clients.one, jobs)
+        await clients.first.enqueue({})
+        jobs = await clients.first.claim()
+        await expire(clients.first, jobs)
         outcome, _ = await asyncio.gather(
-            clients.one.report(jobs, "completed"),
-            clients.other.value("select picture_queue._do_due_steps(100, true)"),
+            clients.first.report(jobs, "completed"),
+            clients.second.value("select picture_queue._do_due_steps(100, true)"),
         )
-        job = await clients.one.job(jobs[0]["id"])
+        job = await clients.first.job(jobs[0]["id"])
         assert (outcome, job["status"]) in [(["ok"], "completed"), (["stale"], "pending")]
-        await clients.one.report(await clients.one.claim(), "completed")
+        await clients.first.report(await clients.first.claim(), "completed")
 
 
 async def test_a_lease_expires_during_a_heartbeat(clients):
     for _ in range(ROUNDS):
-        await clients.one.enqueue({})
-        jobs = await clients.one.claim()
-        await expire(clients.one, jobs)
+        await clients.first.enqueue({})
+        jobs = await clients.first.claim()
+        await expire(clients.first, jobs)
         lease = {"job_id": jobs[0]["id"], "lease_id": jobs[0]["lease_id"]}
         answer, _ = await asyncio.gather(
-            clients.one.value("select heartbeat_jobs($1, $2)", clients.one.name, [lease]),
-            clients.other.value("select picture_queue._do_due_steps(100, true)"),
+            clients.first.value("select heartbeat_jobs($1, $2)", clients.first.name, [lease]),
+            clients.second.value("select picture_queue._do_due_steps(100, true)"),
         )
-        job = await clients.one.job(jobs[0]["id"])
+        job = await clients.first.job(jobs[0]["id"])
         if job["status"] == "pending" and not answer["lost"]:
             # Maintenance had locked the row, so the next heartbeat reports the lease as lost.
-            answer = await clients.one.value(
-                "select heartbeat_jobs($1, $2)", clients.one.name, [lease]
+            answer = await clients.first.value(
+                "select heartbeat_jobs($1, $2)", clients.first.name, [lease]
             )
         assert (job["status"] == "pending") == (answer["lost"] == [jobs[0]["id"]])
-        await clients.one.report([*jobs, *await clients.one.claim()], "completed")
+        await clients.first.report([*jobs, *await clients.first.claim()], "completed")
 
 
 async def expire(client: Any, jobs: list[dict[str, Any]]) -> None:
@@ -263,47 +270,47 @@ async def expire(client: Any, jobs: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("outcome", ["completed", "failed", "cancelled"])
 async def test_a_parent_ends_while_its_child_is_enqueued(clients, outcome):
     for _ in range(ROUNDS):
-        (parent,) = await clients.one.enqueue({"max_attempts": 1})
-        jobs = await clients.one.claim()
+        (parent,) = await clients.first.enqueue({"max_attempts": 1})
+        jobs = await clients.first.claim()
         _, (child,) = await asyncio.gather(
-            clients.one.report(jobs, outcome),
-            clients.other.enqueue({"options": {"depends_on": [parent["job_id"]]}}),
+            clients.first.report(jobs, outcome),
+            clients.second.enqueue({"options": {"depends_on": [parent["job_id"]]}}),
         )
-        await clients.one.maintain()
-        job = await clients.one.job(child["job_id"])
+        await clients.first.maintain()
+        job = await clients.first.job(child["job_id"])
         assert (job["status"], job["hold"]) == (
             ("pending", None) if outcome == "completed" else ("cancelled", None)
         )
-        await clients.one.report(await clients.one.claim(), "completed")
+        await clients.first.report(await clients.first.claim(), "completed")
 
 
 async def test_parents_that_end_at_the_same_time_start_their_child_once(clients):
     for _ in range(10):
-        parents = await clients.one.enqueue(*[{} for _ in clients.members])
+        parents = await clients.first.enqueue(*[{} for _ in clients.members])
         ids = [parent["job_id"] for parent in parents]
-        (child,) = await clients.one.enqueue({"options": {"depends_on": ids}})
-        claims = await clients.all(lambda client: client.claim())
+        (child,) = await clients.first.enqueue({"options": {"depends_on": ids}})
+        claims = await clients.run_all(lambda client: client.claim())
         await asyncio.gather(
             *(m.report(jobs, "completed") for m, jobs in zip(clients.members, claims, strict=True))
         )
-        await clients.one.maintain()
-        job = await clients.one.job(child["job_id"])
+        await clients.first.maintain()
+        job = await clients.first.job(child["job_id"])
         assert (job["status"], job["hold"], job["version"]) == ("pending", None, 2)
-        await clients.one.report(await clients.one.claim(), "completed")
+        await clients.first.report(await clients.first.claim(), "completed")
 
 
 async def test_an_event_is_sent_while_a_job_parks_on_it(clients):
     for n in range(ROUNDS):
-        await clients.one.enqueue({})
-        jobs = await clients.one.claim()
+        await clients.first.enqueue({})
+        jobs = await clients.first.claim()
         name = f"{clients.queue}-{n}"
         await asyncio.gather(
-            clients.one.report(jobs, "parked", event=name, delay_seconds=3600),
-            clients.other.value("select send_event($1, $2)", name, {"n": n}),
+            clients.first.report(jobs, "parked", event=name, delay_seconds=3600),
+            clients.second.value("select send_event($1, $2)", name, {"n": n}),
         )
-        job = await clients.one.job(jobs[0]["id"])
+        job = await clients.first.job(jobs[0]["id"])
         assert (job["status"], job["hold"], job["event"]) == ("pending", None, {"n": n})
-        await clients.one.report(await clients.one.claim(), "completed")
+        await clients.first.report(await clients.first.claim(), "completed")
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
@@ -311,91 +318,93 @@ async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(clients
     for n in range(ROUNDS):
         unique = {"by": ["n"], "on_conflict": on_conflict}
         delay = {"delay_seconds": 600} if on_conflict == "debounce" else {}
-        await clients.one.enqueue({"payload": {"n": n, "v": 1}, "options": {"unique": unique}})
+        await clients.first.enqueue({"payload": {"n": n, "v": 1}, "options": {"unique": unique}})
         answer, jobs = await asyncio.gather(
-            clients.one.enqueue(
+            clients.first.enqueue(
                 {"payload": {"n": n, "v": 2}, "options": {"unique": unique, **delay}}
             ),
-            clients.other.claim(),
+            clients.second.claim(),
         )
-        renewed = isinstance(answer, list) and answer[0]["outcome"] != "existing"
-        if not renewed:
+        is_changed = isinstance(answer, list) and answer[0]["outcome"] != "existing"
+        if not is_changed:
             assert [job["payload"]["v"] for job in jobs] == [1]
             assert answer == Refusal("PQ_RUNNING_JOB") or on_conflict == "debounce"
         elif on_conflict == "debounce":
             assert jobs == []
         else:
-            jobs = jobs or await clients.other.claim()
+            jobs = jobs or await clients.second.claim()
             assert [job["payload"]["v"] for job in jobs] == [2]
-        await clients.other.report(jobs, "completed")
+        await clients.second.report(jobs, "completed")
 
 
 async def test_a_batch_enqueues_one_callback_if_its_jobs_end_at_the_same_time(clients):
     for _ in range(10):
         batch = uuid4()
         item = {"job_type": JOB_TYPE, "queue": clients.queue}
-        await clients.one.value(
+        await clients.first.value(
             "select enqueue_batch($1, $2, $3)", [item] * CLIENT_COUNT, item, batch
         )  # fmt: skip
-        claims = await clients.all(lambda client: client.claim())
+        claims = await clients.run_all(lambda client: client.claim())
         await asyncio.gather(
             *(m.report(jobs, "completed") for m, jobs in zip(clients.members, claims, strict=True))
         )
-        await clients.one.maintain()
-        (callback,) = await clients.one.claim(10)
+        await clients.first.maintain()
+        (callback,) = await clients.first.claim(10)
         assert callback["payload"]["completed"] == callback["payload"]["total"] == CLIENT_COUNT
-        row = await clients.one.value("select get_batch($1)", batch)
+        row = await clients.first.value("select get_batch($1)", batch)
         assert (row["completed"], row["callback_job_id"]) == (CLIENT_COUNT, callback["id"])
-        await clients.one.report([callback], "completed")
+        await clients.first.report([callback], "completed")
 
 
 async def test_concurrent_maintenance_enqueues_one_job_for_a_tick(clients):
     name = f"s-{clients.queue}"
-    await clients.one.value(
+    await clients.first.value(
         "select set_schedule($1, $2)", name,
         {"every_seconds": 3600, "job_type": JOB_TYPE, "queue": clients.queue},
     )  # fmt: skip
     for n in range(10):
         # The latest tick was n + 1 seconds ago, and no maintenance has run since.
-        await clients.one.value(
+        await clients.first.value(
             "update picture_queue.schedule set next_at = now() - make_interval(secs => $2), "
             "created_at = now() - make_interval(hours => 10, secs => $2) where name = $1",
             name, n + 1,
         )  # fmt: skip
-        await clients.all(
+        await clients.run_all(
             lambda client: client.value("select picture_queue._do_due_steps(100, false)")
         )
         assert await clients.count_unfinished() == n + 1
-    await clients.one.value("select delete_schedule($1)", name)
+    await clients.first.value("select delete_schedule($1)", name)
 
 
 @pytest.mark.parametrize("paused_object", ["queue", "key"])
 async def test_no_claim_that_begins_after_a_pause_returns_jobs(clients, paused_object):
-    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(500)])
+    await clients.first.enqueue(
+        *[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(500)]
+    )
     is_paused = asyncio.Event()
 
     async def claim(client: Any) -> None:
         while True:
-            begun_paused = is_paused.is_set()
+            began_after_pause = is_paused.is_set()
             jobs = await client.claim()
-            assert not (begun_paused and jobs)
-            if begun_paused:
+            assert not (began_after_pause and jobs)
+            if began_after_pause:
                 return
 
     async def pause() -> None:
-        while await clients.one.count_running() < 30:
+        while await clients.first.count_running() < 30:
             pass
         if paused_object == "queue":
-            await clients.one.value("select pause_queue($1)", clients.queue)
+            await clients.first.value("select pause_queue($1)", clients.queue)
         else:
-            await clients.one.value("select pause_key($1)", clients.key(1))
+            await clients.first.value("select pause_key($1)", clients.key(1))
         is_paused.set()
 
     async with asyncio.timeout(45):
         await asyncio.gather(pause(), *(claim(client) for client in clients.members[1:]))
-    await clients.one.value("select resume_queue($1)", clients.queue)
-    await clients.one.value("select resume_key($1)", clients.key(1))
-    assert len(await clients.one.claim(1)) == 1
+    await clients.first.value("select resume_queue($1)", clients.queue)
+    await clients.first.value("select resume_key($1)", clients.key(1))
+    assert len(await clients.first.claim(1)) == 1
 
 
 async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
@@ -458,24 +467,24 @@ async def call_at_random(client: Any, rng: random.Random) -> None:  # noqa: C901
 
 @pytest.mark.parametrize("seed", range(30 if LONG else 2))
 async def test_counters_are_exact_after_random_concurrent_calls(clients, seed):
-    """Every call succeeds after retries, and the counts of depth and slots match the rows."""
-    await clients.one.value("select set_limit($1, max_running => 2)", clients.key("*"))
-    await clients.one.value("select set_queue($1, $2)", clients.queue, {"fair_share": True})
-    await clients.one.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(40)])
+    """Every call succeeds after retries, and the counters of queues and keys match the rows."""
+    await clients.first.value("select set_limit($1, max_running => 2)", clients.key("*"))
+    await clients.first.value("select set_queue($1, $2)", clients.queue, {"fair_share": True})
+    await clients.first.enqueue(*[{"options": {"limit_keys": [clients.key(1)]}} for _ in range(40)])
 
-    await clients.all(
+    await clients.run_all(
         lambda client: call_at_random(
             client, random.Random(f"{seed} {clients.members.index(client)}")
         )
     )
-    assert await clients.one.rows(
+    assert await clients.first.rows(
         "select status, hold, sum(n) from ("
         "  select status, hold, n from picture_queue.depth where queue = $1"
         "  union all select status, hold, n from picture_queue.depth_change where queue = $1"
         "  union all select status, hold, -1 from job_queue where queue = $1) d "
         "group by status, hold having sum(n) <> 0", clients.queue,
     ) == []  # fmt: skip
-    assert await clients.one.rows(
+    assert await clients.first.rows(
         "select l.key, l.running from picture_queue.limit_key l where l.key like $1 || ':%' "
         "and l.running - (select coalesce(sum(f.n), 0) from picture_queue.freed_key f "
         "  where f.key = l.key) <> (select count(*) from job_queue j "

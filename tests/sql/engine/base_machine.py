@@ -8,7 +8,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
-from .engine import Engine, Refused, Row
+from .engine import Engine, JobRow, Refusal
 from .model import Facts, Model, Rule, Step
 
 START = 1_900_000_000.0  # The start of the clock, in seconds since the epoch.
@@ -24,18 +24,20 @@ RULE_KEYS = ["global", "queue:plain", "type:b", "user:*", f"user:{USERS[1]}", "k
 WORKERS = range(4)
 EVENTS = [None, "paid", "seen"]
 
-worker = st.sampled_from(WORKERS)
-pick = st.integers(0, 30)
-queue = st.sampled_from(QUEUES)
-limits = st.one_of(
+any_worker = st.sampled_from(WORKERS)
+any_number = st.integers(0, 30)
+any_queue = st.sampled_from(QUEUES)
+any_limit = st.one_of(
     st.builds(lambda n: {"max_running": n}, st.integers(1, 3)),
     st.builds(
-        lambda n, s: {"rate": n, "period_seconds": s}, st.integers(1, 3), st.sampled_from([10, 60])
+        lambda n, seconds: {"rate": n, "period_seconds": seconds},
+        st.integers(1, 3),
+        st.sampled_from([10, 60]),
     ),
     st.just({"max_running": 2, "rate": 2, "period_seconds": 30}),
 )
-jobs = st.fixed_dictionaries(
-    {"queue": queue, "job_type": st.sampled_from(TYPES)},
+any_job = st.fixed_dictionaries(
+    {"queue": any_queue, "job_type": st.sampled_from(TYPES)},
     optional={
         "priority": st.integers(-1, 2),
         "max_attempts": st.integers(1, 3),
@@ -58,14 +60,14 @@ jobs = st.fixed_dictionaries(
         ),
     },
 )
-outcomes = st.one_of(
+any_outcome = st.one_of(
     st.just({"outcome": "completed", "result": {"ok": True}}),
     st.builds(
-        lambda more: {"outcome": "failed", "error": "boom", **more},
+        lambda fields: {"outcome": "failed", "error": "boom", **fields},
         st.sampled_from([{}, {"retryable": False}, {"delay_seconds": 7}, {"error": "other 12"}]),
     ),
     st.builds(
-        lambda more: {"outcome": "snoozed", **more},
+        lambda fields: {"outcome": "snoozed", **fields},
         st.sampled_from([{"delay_seconds": 0}, {"delay_seconds": 20}]),
     ),
     st.just({"outcome": "released"}),
@@ -78,7 +80,7 @@ outcomes = st.one_of(
 )
 
 
-class World(RuleBasedStateMachine):
+class BaseMachine(RuleBasedStateMachine):
     """A state machine whose rules call the database; the model checks every call."""
 
     engine: Engine
@@ -92,27 +94,27 @@ class World(RuleBasedStateMachine):
         self.model.now = START
         self.ids = (str(UUID(int=0x1000000 + n)) for n in count())
         self.order: list[str] = []  # the ids of all jobs, in order of creation
-        # worker -> (job, lease) of its last claims
-        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}
-        # worker -> lease and jobs of its last claim
-        self.requests: dict[int, tuple[str, list[str]]] = {}
+        # worker -> (job, lease) for each of the last 12 jobs that it claimed
+        self.leases: dict[int, list[tuple[str, str]]] = {worker: [] for worker in WORKERS}
+        # worker -> the lease and the jobs of its last claim
+        self.last_claims: dict[int, tuple[str, list[str]]] = {}
         self.batches: list[str] = []
-        self.limited = False
-        self.drained: set[str] = set()
+        self.has_limits = False
+        self.draining_queues: set[str] = set()
 
-    def tick(self, seconds: float = 0.001) -> None:
+    def advance_clock(self, seconds: float = 0.001) -> None:
         """Advance the clock, so that no two calls have the same time."""
         self.engine.now = self.model.now = round(self.engine.now + seconds, 3)
 
     def call(self, step: Step, sql: str, *args: Any, refusable: bool = False) -> Any:
         """Call a function at a new time, and check the changes that it made."""
-        self.tick()
-        call = self.engine.attempt if refusable else self.engine.call
+        self.advance_clock()
+        call = self.engine.try_call if refusable else self.engine.call
         answer = call(sql, *args)
-        if isinstance(answer, Refused):
-            for job in step.new:
+        if isinstance(answer, Refusal):
+            for job in step.inserted:
                 self.model.facts.pop(job)
-            step = Step(step.name, others=frozenset())
+            step = Step(step.name, other_actions=frozenset())
         self.check_step(step)
         return answer
 
@@ -123,36 +125,39 @@ class World(RuleBasedStateMachine):
         self.order += [job for job in state["jobs"] if job not in self.model.rows]
         self.model.observe(step, state)
 
-    def row(self, n: int) -> Row:
+    def row(self, n: int) -> JobRow:
+        """Choose a job by any number."""
         rows = [self.model.rows[job] for job in self.order if job in self.model.rows]
         return rows[n % len(rows)]
 
     # Choices of jobs and leases ----------------------------------------------------------------
 
-    def grant(self, n: int, late: bool) -> tuple[int, str, str]:
-        """Choose a worker, a job and its lease.
+    def choose_lease(self, n: int, stale: bool) -> tuple[int, str, str]:
+        """Choose a worker, a job and a lease of that job.
 
         Args:
             n: Selects one of the leases that qualify.
-            late: False for a valid lease. True for a lease that has ended, preferably of a job that
-                another worker runs now.
+            stale: False for a valid lease. True for a lease that has ended, preferably a lease
+                whose job another worker runs now.
 
         Returns:
             The number of the worker and the ids of job and lease. If no lease qualifies even after
             a claim, both ids are invented.
         """
         for _ in range(2):
-            grants = [
-                (worker_n, *grant) for worker_n, held in self.grants.items() for grant in held
+            leases = [
+                (worker_n, job, lease)
+                for worker_n, claimed in self.leases.items()
+                for job, lease in claimed
             ]
-            held = [g for g in grants if self.model.is_leased(*g[1:])]
-            ended = [g for g in grants if g not in held]
-            taken = {g[1] for g in held}
-            if late and ended:
-                ended = [g for g in ended if g[1] in taken] or ended
+            valid = [lease for lease in leases if self.model.is_leased(*lease[1:])]
+            ended = [lease for lease in leases if lease not in valid]
+            running_jobs = {job for _, job, _ in valid}
+            if stale and ended:
+                ended = [lease for lease in ended if lease[1] in running_jobs] or ended
                 return ended[n % len(ended)]
-            if held:
-                return held[n % len(held)]
+            if valid:
+                return valid[n % len(valid)]
             self.claim(n % len(WORKERS), 3, QUEUES, TYPES, 30, False)
         return 0, str(UUID(int=1)), str(UUID(int=2))
 
@@ -164,8 +169,8 @@ class World(RuleBasedStateMachine):
     def maintain(self) -> None:
         raise NotImplementedError
 
-    def unblockable(self, key: str) -> dict[str, frozenset[str]]:
-        """Return the blocked jobs, each with the action that a change of a limit permits."""
+    def permit_unblocking(self) -> dict[str, frozenset[str]]:
+        """Return `target_actions` that permit a call to unblock each blocked job."""
         return {
             row.id: frozenset({"unblock"})
             for row in self.model.rows.values()
@@ -181,36 +186,36 @@ class World(RuleBasedStateMachine):
             new = new._replace(since=old.since)
         self.model.rules[key] = self.model.uncounted = new
         self.call(
-            Step("set_limit", targets=self.unblockable(key)),
+            Step("set_limit", target_actions=self.permit_unblocking()),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
         )  # fmt: skip
         self.model.uncounted = None
         self.maintain()  # Maintenance counts the jobs that already run.
 
-    def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
+    def record_item(self, fields: dict[str, Any], **facts: Any) -> dict[str, Any]:
         """Return a job for enqueue_jobs, and record its facts for the model."""
         job = next(self.ids)
         self.model.facts[job] = Facts(**facts)
-        return {**given, "job_id": job}
+        return {**fields, "job_id": job}
 
-    def enqueue(self, name: str, items: list[dict[str, Any]], **step: Any) -> Any:
-        new = frozenset(item["job_id"] for item in items)
-        step.setdefault("refusable", True)
-        refusable = step.pop("refusable")
+    def enqueue(self, name: str, items: list[dict[str, Any]], **step_fields: Any) -> Any:
+        """Enqueue jobs; by default, the call must insert all of them."""
+        step_fields.setdefault("inserted", frozenset(item["job_id"] for item in items))
         return self.call(
-            Step(name, new=step.pop("new", new), **step),
-            "select enqueue_jobs($1)",
-            items,
-            refusable=refusable,
+            Step(name, **step_fields), "select enqueue_jobs($1)", items, refusable=True
         )
 
     def has_draining_queue(self, items: list[dict[str, Any]]) -> bool:
-        return any(item["queue"] in self.drained for item in items)
+        return any(item["queue"] in self.draining_queues for item in items)
 
     def check_drain(self, answer: Any, items: list[dict[str, Any]]) -> bool:
-        """Check that the call was refused if and only if a queue drains; return if it was."""
+        """Check that the call was refused if and only if a queue drains.
+
+        Returns:
+            True if the call was refused.
+        """
         is_draining = self.has_draining_queue(items)
-        refused = isinstance(answer, Refused) and answer.code == "PQ_QUEUE_DRAINING"
+        refused = isinstance(answer, Refusal) and answer.code == "PQ_QUEUE_DRAINING"
         assert is_draining == refused, answer
         return refused
 
@@ -219,11 +224,13 @@ class World(RuleBasedStateMachine):
     ) -> dict[str, str]:
         claimed = {job["id"]: lease for job in answer}
         assert len(claimed) == len(answer), "one claim returned a job twice"
-        self.grants[worker_n] = [*self.grants[worker_n], *claimed.items()][-12:]
-        self.requests[worker_n] = (lease, [*claimed])
+        self.leases[worker_n] = [*self.leases[worker_n], *claimed.items()][-12:]
+        self.last_claims[worker_n] = (lease, [*claimed])
         return claimed
 
-    def expected(self, job: str, lease: str, outcome: dict[str, Any]) -> tuple[str, str | None]:
+    def expected_answer(
+        self, job: str, lease: str, outcome: dict[str, Any]
+    ) -> tuple[str, str | None]:
         """Return the expected answer to a report, and the action that it applies to the job."""
         row = self.model.rows.get(job)
         if row is None or row.lease_id != lease:
@@ -262,10 +269,10 @@ class World(RuleBasedStateMachine):
         finally:
             self.example.__exit__(None, None, None)
 
-    def unfinished(self) -> list[Row]:
+    def unfinished(self) -> list[JobRow]:
         return [row for row in self.model.rows.values() if not row.terminal]
 
-    def is_paused(self, row: Row) -> bool:
+    def is_paused(self, row: JobRow) -> bool:
         """Return True if the job or one of its parents cannot start because of a pause."""
         return (
             self.model.paused_queues.get(row.queue, 0) > self.model.now
@@ -278,7 +285,9 @@ class World(RuleBasedStateMachine):
             self.call(Step("resume_queue"), "select resume_queue($1)", name)
         for key in KEYS:
             self.call(
-                Step("resume_key", targets=self.unblockable(key)), "select resume_key($1)", key
+                Step("resume_key", target_actions=self.permit_unblocking()),
+                "select resume_key($1)",
+                key,
             )
             self.model.paused_keys.pop(key, None)
 
@@ -290,17 +299,19 @@ class World(RuleBasedStateMachine):
                 self.maintain()
             before = len(self.unfinished())
             self.claim(0, 20, QUEUES, TYPES, 30, False)
-            lease, claimed = self.requests[0]
+            lease, claimed = self.last_claims[0]
             if claimed:
                 self.call(
-                    Step("complete", targets=dict.fromkeys(claimed, frozenset({"complete"}))),
+                    Step(
+                        "complete", target_actions=dict.fromkeys(claimed, frozenset({"complete"}))
+                    ),
                     "select report_jobs($1)",
                     [{"job_id": j, "lease_id": lease, "outcome": "completed"} for j in claimed],
                 )
             if len(self.unfinished()) < before:
                 wait_seconds, idle_rounds = 1.0, 0
             else:
-                self.tick(wait_seconds)
+                self.advance_clock(wait_seconds)
                 wait_seconds, idle_rounds = wait_seconds * 6, idle_rounds + 1
 
     def check_latest_events(self) -> None:

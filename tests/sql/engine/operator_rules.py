@@ -6,18 +6,20 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from .engine import Refused
+from .base_machine import KEYS, RULE_KEYS, TENANTS, BaseMachine, any_limit, any_number, any_queue
+from .engine import Refusal
 from .model import MAINTENANCE, Step
-from .world import KEYS, RULE_KEYS, TENANTS, World, limits, pick, queue
 
 
-class Operating(World):
+class OperatorRules(BaseMachine):
+    """Rules that cancel, retry, pause, limit and maintain."""
+
     @precondition(lambda self: self.model.rows)
-    @rule(n=pick)
+    @rule(n=any_number)
     def cancel(self, n: int) -> None:
         row = self.row(n)
         answer = self.call(
-            Step("cancel", targets={row.id: frozenset({"cancel", "wake"})}),
+            Step("cancel", target_actions={row.id: frozenset({"cancel", "wake"})}),
             "select cancel_job($1)", UUID(row.id), refusable=True,
         )  # fmt: skip
         if row.status in ("completed", "failed"):
@@ -30,17 +32,17 @@ class Operating(World):
             )  # fmt: skip
 
     @precondition(lambda self: self.model.rows)
-    @rule(n=pick)
+    @rule(n=any_number)
     def retry(self, n: int) -> None:
         row = self.row(n)
         answer = self.call(
-            Step("retry", targets={row.id: frozenset({"retry", "wait"})}),
+            Step("retry", target_actions={row.id: frozenset({"retry", "wait"})}),
             "select retry_job($1)", UUID(row.id), refusable=True,
         )  # fmt: skip
         facts = self.model.facts[row.id]
         if row.status in ("processing", "completed"):
             assert answer.code == "PQ_FINISHED_JOB", answer
-        elif isinstance(answer, Refused):
+        elif isinstance(answer, Refusal):
             assert answer.code == "PQ_CONFLICT" and facts.unique, answer
             assert any(
                 self.prevents_creation(job, facts.unique)
@@ -56,14 +58,14 @@ class Operating(World):
             r.id for r in self.model.rows.values() if r.parked_on == name and r.hold == "parked"
         }
         answer = self.call(
-            Step("send_event", targets=dict.fromkeys(parked, frozenset({"wake"}))),
+            Step("send_event", target_actions=dict.fromkeys(parked, frozenset({"wake"}))),
             "select send_event($1, $2)", name, payload,
         )  # fmt: skip
         assert answer == {"woken": len(parked)}
         for job in parked:
             assert self.model.rows[job].event == payload
 
-    @rule(action=st.sampled_from(["retry", "cancel", "discard"]), name=queue,
+    @rule(action=st.sampled_from(["retry", "cancel", "discard"]), name=any_queue,
           status=st.sampled_from(["pending", "processing", "failed", "cancelled", "completed"]),
           preview=st.booleans())  # fmt: skip
     def change_jobs(self, action: str, name: str, status: str, preview: bool) -> None:
@@ -76,14 +78,14 @@ class Operating(World):
             "cancel": lambda r: not r.terminal,
             "discard": lambda r: r.terminal,
         }[action]
-        targets = {r.id: frozenset(actions) for r in rows if can_change(r) and not preview}
-        deleted = frozenset(targets if action == "discard" else ())
+        target_actions = {r.id: frozenset(actions) for r in rows if can_change(r) and not preview}
+        deleted = frozenset(target_actions if action == "discard" else ())
         answer = self.call(
-            Step(f"{action} {status}", targets=targets, deleted=deleted),
+            Step(f"{action} {status}", target_actions=target_actions, deleted=deleted),
             "select change_jobs($1, $2, $3)", action, {"queue": name, "status": status}, preview,
             refusable=True,
         )  # fmt: skip
-        if isinstance(answer, Refused):
+        if isinstance(answer, Refusal):
             assert answer.code == "PQ_CONFLICT" and action == "retry", answer
             return
         if preview:
@@ -93,7 +95,7 @@ class Operating(World):
     def purge(self, name: str) -> None:
         rows = [r for r in self.model.rows.values() if (r.queue, r.status) == (name, "pending")]
         answer = self.call(
-            Step("purge", targets={row.id: frozenset({"cancel"}) for row in rows}),
+            Step("purge", target_actions={row.id: frozenset({"cancel"}) for row in rows}),
             "select purge_queue($1)", name,
         )  # fmt: skip
         assert answer["changed"] == len(rows), answer
@@ -108,10 +110,10 @@ class Operating(World):
 
     def resume_queue(self, name: str, drain: bool) -> None:
         if drain:
-            self.drained.add(name)
+            self.draining_queues.add(name)
             self.call(Step("drain_queue"), "select drain_queue($1)", name)
         else:
-            self.drained.discard(name)
+            self.draining_queues.discard(name)
             self.call(Step("resume_queue"), "select resume_queue($1)", name)
             assert name not in self.model.paused_queues
 
@@ -123,13 +125,18 @@ class Operating(World):
         self.model.paused_keys[key] = self.model.now + until if until else float("inf")
 
     def resume_key(self, key: str) -> None:
-        self.call(Step("resume_key", targets=self.unblockable(key)), "select resume_key($1)", key)
+        self.call(
+            Step("resume_key", target_actions=self.permit_unblocking()),
+            "select resume_key($1)",
+            key,
+        )
         self.model.paused_keys.pop(key, None)
 
     @rule(
-        action=st.sampled_from(["pause", "pause for 20 s", "resume", "resume", "drain"]), name=queue
+        action=st.sampled_from(["pause", "pause for 20 s", "resume", "resume", "drain"]),
+        name=any_queue,
     )
-    def steer_queue(self, action: str, name: str) -> None:
+    def pause_or_resume_queue(self, action: str, name: str) -> None:
         """Pause, resume or drain a queue."""
         if action.startswith("pause"):
             self.pause_queue(name, 20 if action.endswith("s") else None)
@@ -140,36 +147,40 @@ class Operating(World):
         action=st.sampled_from(["pause", "pause for 20 s", "resume", "resume"]),
         key=st.sampled_from(KEYS),
     )
-    def steer_key(self, action: str, key: str) -> None:
+    def pause_or_resume_key(self, action: str, key: str) -> None:
         """Pause or resume a limit key."""
         if action.startswith("pause"):
             self.pause_key(key, 20 if action.endswith("s") else None)
         else:
             self.resume_key(key)
 
-    @precondition(lambda self: self.limited)
-    @rule(key=st.sampled_from(RULE_KEYS), limit=st.one_of(limits, limits, st.none()))
+    @precondition(lambda self: self.has_limits)
+    @rule(key=st.sampled_from(RULE_KEYS), limit=st.one_of(any_limit, any_limit, st.none()))
     def change_limit(self, key: str, limit: dict[str, Any] | None) -> None:
         if limit:
             self.set_limit(key, limit)
         elif key in self.model.rules:
             del self.model.rules[key]
             self.call(
-                Step("delete_limit", targets=self.unblockable(key)), "select delete_limit($1)", key
+                Step("delete_limit", target_actions=self.permit_unblocking()),
+                "select delete_limit($1)",
+                key,
             )
 
     @rule(
-        what=st.sampled_from(["purge", "weight", "weight"]),
-        name=queue,
+        action=st.sampled_from(["purge", "weight", "weight"]),
+        name=any_queue,
         weight=st.sampled_from([0.5, 1, 3]),
     )
-    def purge_or_weigh(self, what: str, name: str, weight: float) -> None:
+    def purge_or_set_weight(self, action: str, name: str, weight: float) -> None:
         """Purge a queue or set the weight of a tenant."""
-        if what == "purge":
+        if action == "purge":
             self.purge(name)
         else:
             self.call(Step("set_tenant"), "select set_tenant($1, $2)", TENANTS[1], weight)
 
     @rule()
     def maintain(self) -> None:
-        self.call(Step("maintain", others=MAINTENANCE), "select picture_queue.maintain()::text")
+        self.call(
+            Step("maintain", other_actions=MAINTENANCE), "select picture_queue.maintain()::text"
+        )

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from .engine import Row
-from .model import CLAIM, FOLLOW_UPS, MAINTENANCE, Step
-from .world import (
+from .base_machine import (
     AGED,
     EVENTS,
     FAIR,
@@ -18,18 +16,19 @@ from .world import (
     QUIET,
     TYPES,
     WORKERS,
-    World,
-    outcomes,
-    pick,
-    worker,
+    BaseMachine,
+    any_number,
+    any_outcome,
+    any_worker,
 )
+from .engine import JobRow
+from .model import CLAIM, FOLLOW_UPS, MAINTENANCE, Step
 
 
-class Working(World):
-    def claim_step(self, name: str, **more: Any) -> Step:
-        return Step(name, others=CLAIM, **more)
+class WorkerRules(BaseMachine):
+    """Rules that claim and report jobs."""
 
-    @rule(worker_n=worker, max_jobs=st.sampled_from([1, 1, 2, 5, 20]),
+    @rule(worker_n=any_worker, max_jobs=st.sampled_from([1, 1, 2, 5, 20]),
           queues=st.sampled_from([QUEUES, [PLAIN], [FAIR, PLAIN], [AGED, QUIET]]),
           types=st.sampled_from([TYPES, TYPES, ["a"], ["b", "c"]]),
           lease=st.sampled_from([5, 30]), weighted=st.booleans())  # fmt: skip
@@ -37,7 +36,7 @@ class Working(World):
         self, worker_n: int, max_jobs: int, queues: Any, types: Any, lease: float, weighted: bool
     ) -> None:
         request = next(self.ids)
-        self.tick()
+        self.advance_clock()
         answer = self.engine.call(
             "select claim_jobs($1, $2, $3, $4, $5, $6, $7)",
             f"w{worker_n}", queues, types, max_jobs, lease, UUID(request),
@@ -45,7 +44,7 @@ class Working(World):
         )  # fmt: skip
         claimed = self.record_claim(worker_n, answer, request)
         candidates = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
-        self.check_step(self.claim_step("claim", claimed=claimed))
+        self.check_step(Step("claim", other_actions=CLAIM, claimed=claimed))
         rows = [self.model.rows[job] for job in claimed]
         assert len(rows) <= max_jobs
         for row in rows:
@@ -58,15 +57,19 @@ class Working(World):
             self.check_none_skipped(rows, max_jobs, queues, types, candidates)
 
     def check_none_skipped(
-        self, rows: list[Row], max_jobs: int, queues: Any, types: Any, candidates: set[str]
+        self, rows: list[JobRow], max_jobs: int, queues: Any, types: Any, candidates: set[str]
     ) -> None:
         """Check that the claim skipped no job that it should have returned.
 
         The claim may leave a claimable job only if the job comes later in the order or its limit
-        may be reached. Jobs that became claimable because this claim abandoned their parent are not
-        in `candidates`.
+        may be reached.
+
+        Args:
+            rows: The claimed jobs.
+            candidates: The jobs that were not waiting before the claim. A claim may abandon an
+                expired parent; it need not return a child that thereby became claimable.
         """
-        worst = max(((row.rank, row.turn, row.seq) for row in rows), default=None)
+        last_place = max(((row.rank, row.turn, row.seq) for row in rows), default=None)
         for job in candidates & self.model.rows.keys():
             row = self.model.rows[job]
             if (
@@ -78,21 +81,22 @@ class Working(World):
                 and not any(map(self.model.has_no_capacity, row.keys))
             ):
                 assert len(rows) == max_jobs, f"{row} was not claimed; only {len(rows)} jobs were"
-                assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was skipped"
+                place = (row.rank, row.turn, row.seq)
+                assert last_place and last_place < place, f"{row} was skipped"
 
-    @precondition(lambda self: self.requests)
-    @rule(n=pick)
+    @precondition(lambda self: self.last_claims)
+    @rule(n=any_number)
     def claim_again(self, n: int) -> None:
         """Repeat a claim whose answer was lost."""
-        worker_n = [*self.requests][n % len(self.requests)]
-        lease, claimed_before = self.requests[worker_n]
-        self.tick()
+        worker_n = [*self.last_claims][n % len(self.last_claims)]
+        lease, claimed_before = self.last_claims[worker_n]
+        self.advance_clock()
         held = {job for job in claimed_before if self.model.is_leased(job, lease)}
         running = {job for job in held if not self.model.is_overdue(job)}
         answer = self.engine.call(
             "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{worker_n}", QUEUES, TYPES, UUID(lease)
         )
-        # Once all its leases have ended, the repeated claim is a new claim.
+        # If all leases of the first claim have ended, the repeated claim is a new claim.
         answered = {job["id"] for job in answer}
         granted = [
             job
@@ -100,39 +104,41 @@ class Working(World):
             if job["id"] not in held or job["version"] > self.model.rows[job["id"]].version
         ]
         claimed = self.record_claim(worker_n, granted, lease) if granted else {}
-        self.check_step(self.claim_step("claim again", claimed=claimed))
+        self.check_step(Step("claim again", other_actions=CLAIM, claimed=claimed))
         if running:
             assert not granted and running <= answered <= held, answer
 
-    @rule(worker_n=worker, max_jobs=st.sampled_from([1, 3, 20]))
-    def claim_all(self, worker_n: int, max_jobs: int) -> None:
+    @rule(worker_n=any_worker, max_jobs=st.sampled_from([1, 3, 20]))
+    def claim_from_all_queues(self, worker_n: int, max_jobs: int) -> None:
         self.claim(worker_n, max_jobs, QUEUES, TYPES, 30, False)
 
-    @rule(worker_n=worker)
+    @rule(worker_n=any_worker)
     def claim_legacy(self, worker_n: int) -> None:
-        self.tick()
+        self.advance_clock()
         row = self.engine.call("select to_jsonb(j) from claim_next_job('plain') j")
         claimed = {row["id"]: row["lease_id"]} if row else {}
-        self.grants[worker_n] = [*self.grants[worker_n], *claimed.items()][-12:]
+        self.leases[worker_n] = [*self.leases[worker_n], *claimed.items()][-12:]
         # This call does overdue maintenance, because there may be no worker that does it.
-        self.check_step(Step("claim_next_job", others=CLAIM | MAINTENANCE, claimed=claimed))
+        self.check_step(Step("claim_next_job", other_actions=CLAIM | MAINTENANCE, claimed=claimed))
 
-    @rule(worker_n=worker)
+    @rule(worker_n=any_worker)
     def heartbeat(self, worker_n: int) -> None:
-        grants = {job: lease for job, lease in self.grants[worker_n]}
+        leases = {job: lease for job, lease in self.leases[worker_n]}
         before = dict(self.model.rows)
-        self.tick()
+        self.advance_clock()
         answer = self.engine.call(
             "select heartbeat_jobs($1, $2)", f"w{worker_n}",
-            [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
+            [{"job_id": job, "lease_id": lease} for job, lease in leases.items()],
         )  # fmt: skip
-        held = {job for job, lease in grants.items() if self.model.is_leased(job, lease)}
+        held = {job for job, lease in leases.items() if self.model.is_leased(job, lease)}
         self.check_step(Step("heartbeat"))
         lost = set(answer["lost"])
-        assert grants.keys() - held <= lost, "a lease that had ended was extended"
+        assert leases.keys() - held <= lost, "a lease that had ended was extended"
         for job in held:
             old, new = before[job], self.model.rows[job]
             assert new.lease_expires_at and old.lease_expires_at and old.lease_seconds
+            # The database takes the lease from a job that has run 30 s longer than its timeout, or
+            # that has not stopped 30 s after a cancel request.
             may_be_lost = (
                 old.cancel_requested_at is not None
                 and old.cancel_requested_at + 30 <= self.model.now
@@ -146,21 +152,24 @@ class Working(World):
                 assert new.lease_expires_at <= self.model.now + old.lease_seconds + 1e-3, new
 
     @staticmethod
-    def is_legacy(row: Row) -> bool:
+    def is_legacy(row: JobRow) -> bool:
         return row.worker == "claim_next_job"
 
     @staticmethod
-    def timeout(row: Row) -> float:
+    def timeout(row: JobRow) -> float:
         return row.timeout_seconds or 600
 
-    @rule(n=pick, percent=st.sampled_from([0, 40, 60, 100]), late=st.booleans())
-    def progress(self, n: int, percent: int, late: bool) -> None:
-        _, job, lease = self.grant(n, late)
+    @rule(n=any_number, percent=st.sampled_from([0, 40, 60, 100]), stale=st.booleans())
+    def progress(self, n: int, percent: int, stale: bool) -> None:
+        _, job, lease = self.choose_lease(n, stale)
         if job not in self.model.rows:
             return
         held = self.model.is_leased(job, lease)
         answer = self.call(
-            Step("progress", targets={job: frozenset({"progress"})}, throttled=frozenset([job])),
+            Step(
+                "progress", target_actions={job: frozenset({"progress"})},
+                throttled=frozenset([job]),
+            ),
             "select report_progress($1, $2, $3, $4)", UUID(job), UUID(lease), percent, "so far",
             refusable=True,
         )  # fmt: skip
@@ -171,25 +180,27 @@ class Working(World):
         else:
             assert answer.code in ("PQ_STALE_LEASE", "PQ_UNKNOWN_JOB"), answer
 
-    @rule(picks=st.lists(pick, min_size=1, max_size=4), outcome=outcomes,
-          late=st.sampled_from([False] * 3 + [True]),
+    @rule(numbers=st.lists(any_number, min_size=1, max_size=4), outcome=any_outcome,
+          stale=st.sampled_from([False] * 3 + [True]),
           next_jobs=st.sampled_from([0, 0, 2]))  # fmt: skip
-    def report(self, picks: list[int], outcome: dict[str, Any], late: bool, next_jobs: int) -> None:
+    def report(
+        self, numbers: list[int], outcome: dict[str, Any], stale: bool, next_jobs: int
+    ) -> None:
         """Report jobs, some with ended leases, and claim in the same call."""
-        granted = [self.grant(n, late) for n in picks]
-        picked = {job: (worker_n, lease) for worker_n, job, lease in granted}
-        worker_n = next(iter(picked.values()))[0]
-        expected = {job: self.expected(job, lease, outcome) for job, (_, lease) in picked.items()}
-        items = [{"job_id": j, "lease_id": lease, **outcome} for j, (_, lease) in picked.items()]
+        chosen = [self.choose_lease(n, stale) for n in numbers]
+        worker_n = chosen[0][0]
+        leases = {job: lease for _, job, lease in chosen}
+        expected = {job: self.expected_answer(job, lease, outcome) for job, lease in leases.items()}
+        items = [{"job_id": job, "lease_id": lease, **outcome} for job, lease in leases.items()]
         request = next(self.ids)
         claim = next_jobs and {
             "worker": f"w{worker_n}", "queues": QUEUES, "job_types": TYPES, "max_jobs": next_jobs,
             "request_id": request,
         }  # fmt: skip
-        self.tick()
+        self.advance_clock()
         answer = self.engine.call("select report_jobs($1, $2)", items, claim or None)
         claimed = {job["id"]: request for job in answer["jobs"]}
-        targets = {
+        target_actions = {
             job: frozenset(
                 {action, *(["wake"] if action == "park" else []), *(CLAIM if next_jobs else [])}
             )
@@ -199,8 +210,8 @@ class Working(World):
         self.check_step(
             Step(
                 f"report {outcome}",
-                targets=targets,
-                others=FOLLOW_UPS | (CLAIM if next_jobs else set()),
+                target_actions=target_actions,
+                other_actions=FOLLOW_UPS | (CLAIM if next_jobs else set()),
                 claimed=claimed,
             )
         )
@@ -212,35 +223,35 @@ class Working(World):
         else:
             self.check_outcomes(expected, outcome)
 
-    @rule(picks=st.lists(pick, min_size=1, max_size=4))
-    def complete(self, picks: list[int]) -> None:
-        self.report(picks, {"outcome": "completed", "result": {"ok": True}}, False, 0)
+    @rule(numbers=st.lists(any_number, min_size=1, max_size=4))
+    def complete(self, numbers: list[int]) -> None:
+        self.report(numbers, {"outcome": "completed", "result": {"ok": True}}, False, 0)
 
-    @rule(picks=st.lists(pick, min_size=1, max_size=2), event=st.sampled_from(EVENTS))
-    def park(self, picks: list[int], event: str | None) -> None:
+    @rule(numbers=st.lists(any_number, min_size=1, max_size=2), event=st.sampled_from(EVENTS))
+    def park(self, numbers: list[int], event: str | None) -> None:
         outcome = {"outcome": "parked", "event": event, "delay_seconds": 300}
-        self.report(picks, outcome, False, 0)
+        self.report(numbers, outcome, False, 0)
 
-    @rule(n=pick, outcome=outcomes)
-    def wake_up_too_late(self, n: int, outcome: dict[str, Any]) -> None:
+    @rule(n=any_number, outcome=any_outcome)
+    def report_after_another_claim(self, n: int, outcome: dict[str, Any]) -> None:
         """Report jobs after their leases have expired and another worker runs them."""
-        worker_n, _, _ = self.grant(n, False)
-        self.tick(31)
+        worker_n, _, _ = self.choose_lease(n, False)
+        self.advance_clock(31)
         self.maintain()
         self.claim((worker_n + 1) % len(WORKERS), 20, QUEUES, TYPES, 30, False)
         self.heartbeat(worker_n)
         self.report([n, n + 1], outcome, True, 0)
 
-    @rule(n=pick)
+    @rule(n=any_number)
     def complete_legacy(self, n: int) -> None:
         """Complete a job as a caller of claim_next_job does, without a lease."""
-        _, job, _ = self.grant(n, False)
+        _, job, _ = self.choose_lease(n, False)
         row = self.model.rows.get(job)
         if row is None:
             return
-        _, action = self.expected(job, row.lease_id or "", {"outcome": "completed"})
+        _, action = self.expected_answer(job, row.lease_id or "", {"outcome": "completed"})
         answer = self.call(
-            Step("complete_job", targets={job: frozenset([action])} if action else {}),
+            Step("complete_job", target_actions={job: frozenset([action])} if action else {}),
             "select complete_job($1)", UUID(job), refusable=True,
         )  # fmt: skip
         if not self.is_legacy(row) or row.lease_id is None:
@@ -248,14 +259,14 @@ class Working(World):
         else:
             assert answer == self.model.rows[job].status, answer
 
-    @rule(n=pick, key=st.sampled_from(["k:1", "m:1", "queue:plain"]))
+    @rule(n=any_number, key=st.sampled_from(["k:1", "m:1", "queue:plain"]))
     def snooze_and_pause(self, n: int, key: str) -> None:
         """Snooze a job and pause its key or queue, as after a response with Retry-After."""
-        _, job, lease = self.grant(n, False)
+        _, job, lease = self.choose_lease(n, False)
         outcome = {"outcome": "snoozed", "delay_seconds": 15, "pause_key": key}
-        reply, action = self.expected(job, lease, outcome)
+        reply, action = self.expected_answer(job, lease, outcome)
         answer = self.call(
-            Step("retry after", targets={job: frozenset({action})} if action else {}),
+            Step("retry after", target_actions={job: frozenset({action})} if action else {}),
             "select report_jobs($1)",
             [{"job_id": job, "lease_id": lease, **outcome}],
         )

@@ -6,22 +6,39 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from .engine import Refused
+from .base_machine import (
+    AGED,
+    FAIR,
+    MAX_JOBS,
+    PLAIN,
+    QUIET,
+    RULE_KEYS,
+    BaseMachine,
+    any_job,
+    any_limit,
+    any_number,
+)
+from .engine import Refusal
 from .model import Step
-from .world import AGED, FAIR, MAX_JOBS, PLAIN, QUIET, RULE_KEYS, World, jobs, limits, pick
 
 below_max_jobs = precondition(lambda self: len(self.order) < MAX_JOBS)
 
 
-class Enqueueing(World):
+class EnqueueRules(BaseMachine):
+    """Rules that enqueue jobs."""
+
     @initialize(
-        rules=st.dictionaries(st.sampled_from(RULE_KEYS), limits, max_size=3),
+        rules=st.dictionaries(st.sampled_from(RULE_KEYS), any_limit, max_size=3),
         level=st.sampled_from(["none", "status"]),
         breaker=st.sampled_from([None, 2]),
-        first=st.lists(jobs, min_size=2, max_size=8),
+        first_jobs=st.lists(any_job, min_size=2, max_size=8),
     )
     def begin(
-        self, rules: dict[str, Any], level: str, breaker: int | None, first: list[dict[str, Any]]
+        self,
+        rules: dict[str, Any],
+        level: str,
+        breaker: int | None,
+        first_jobs: list[dict[str, Any]],
     ) -> None:
         queues = {
             PLAIN: {},
@@ -33,36 +50,32 @@ class Enqueueing(World):
             self.engine.call("select set_queue($1, $2)", name, changes)
         self.model.event_levels = {QUIET: level}
         self.engine.call("select set_tenant('large', 3)")
-        self.limited = bool(rules)
+        self.has_limits = bool(rules)
         for key, limit in rules.items():
             self.set_limit(key, limit)
         self.check_step(Step("begin"))
-        self.enqueue_many(first)
-
-    @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000]))
-    def wait(self, seconds: float) -> None:
-        self.tick(seconds)
+        self.enqueue_many(first_jobs)
 
     @below_max_jobs
-    @rule(given=jobs)
-    def enqueue_one(self, given: dict[str, Any]) -> None:
-        item = self.item(given)
+    @rule(fields=any_job)
+    def enqueue_one(self, fields: dict[str, Any]) -> None:
+        item = self.record_item(fields)
         answer = self.enqueue("enqueue", [item])
         if not self.check_drain(answer, [item]):
             assert answer == [{"job_id": item["job_id"], "outcome": "created"}]
 
     @below_max_jobs
-    @rule(given=st.lists(jobs, min_size=2, max_size=6))
-    def enqueue_many(self, given: list[dict[str, Any]]) -> None:
-        items = [self.item(job, bulk=True) for job in given]
+    @rule(jobs=st.lists(any_job, min_size=2, max_size=6))
+    def enqueue_many(self, jobs: list[dict[str, Any]]) -> None:
+        items = [self.record_item(job, bulk=True) for job in jobs]
         answer = self.enqueue("enqueue many", items)
         if not self.check_drain(answer, items):
             assert [item["outcome"] for item in answer] == ["created"] * len(items), answer
 
     @below_max_jobs
-    @rule(given=jobs, parents=st.lists(pick, min_size=1, max_size=3),
+    @rule(fields=any_job, parents=st.lists(any_number, min_size=1, max_size=3),
           policy=st.sampled_from(["cancel", "fail", "run"]))  # fmt: skip
-    def enqueue_child(self, given: dict[str, Any], parents: list[int], policy: str) -> None:
+    def enqueue_child(self, fields: dict[str, Any], parents: list[int], policy: str) -> None:
         if not self.model.rows:
             return
         rows = {row.id: row for row in map(self.row, parents)}
@@ -71,8 +84,8 @@ class Enqueueing(World):
         )
         # A job that ends at once keeps its open parents, in case it is retried.
         open_parents = {job: policy for job, row in rows.items() if not row.terminal}
-        options = {**given.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
-        item = self.item({**given, "options": options}, parents=open_parents)
+        options = {**fields.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
+        item = self.record_item({**fields, "options": options}, parents=open_parents)
         answer = self.enqueue("enqueue a child", [item])
         if not self.check_drain(answer, [item]):
             row = self.model.rows[item["job_id"]]
@@ -81,15 +94,15 @@ class Enqueueing(World):
             assert (row.hold == "waiting") == (bool(open_parents) and not ends_at_once), row
 
     @below_max_jobs
-    @rule(given=jobs, key=st.sampled_from(["x", "y"]))
-    def enqueue_idempotent(self, given: dict[str, Any], key: str) -> None:
-        unique_key = (key, given["job_type"], given.get("user_id"))
+    @rule(fields=any_job, key=st.sampled_from(["x", "y"]))
+    def enqueue_idempotent(self, fields: dict[str, Any], key: str) -> None:
+        unique_key = (key, fields["job_type"], fields.get("user_id"))
         existing = [
             job for job in self.model.rows if self.model.facts[job].idempotency == unique_key
         ]
-        item = self.item({**given, "idempotency_key": key}, idempotency=unique_key)
-        new = frozenset() if existing else frozenset([item["job_id"]])
-        answer = self.enqueue("enqueue again", [item], new=new)
+        item = self.record_item({**fields, "idempotency_key": key}, idempotency=unique_key)
+        inserted = frozenset() if existing else frozenset([item["job_id"]])
+        answer = self.enqueue("enqueue with an idempotency key", [item], inserted=inserted)
         if existing:  # The job is found even if its queue or the requested queue drains.
             assert answer == [{"job_id": existing[0], "outcome": "existing"}]
         elif not self.check_drain(answer, [item]):
@@ -97,7 +110,7 @@ class Enqueueing(World):
 
     @below_max_jobs
     @rule(
-        given=jobs,
+        fields=any_job,
         u=st.integers(0, 1),
         conflict=st.sampled_from(["ignore", "replace", "debounce"]),
         states=st.sampled_from(
@@ -111,16 +124,16 @@ class Enqueueing(World):
         period=st.sampled_from([None, 30]),
     )
     def enqueue_unique(
-        self, given: dict[str, Any], u: int, conflict: str, states: Any, period: Any
+        self, fields: dict[str, Any], u: int, conflict: str, states: Any, period: Any
     ) -> None:
-        unique_key = (given["job_type"], given.get("user_id"), u)
+        unique_key = (fields["job_type"], fields.get("user_id"), u)
         existing = [job for job in self.model.rows if self.prevents_creation(job, unique_key)]
         unique = {"by": ["u"], "on_conflict": conflict}
         unique |= {"states": states} if states else {}
         unique |= {"period_seconds": period} if period else {}
-        options = {**given.get("options", {}), "unique": unique}
-        item = self.item(
-            {**given, "payload": {"u": u, "n": len(self.order)}, "options": options},
+        options = {**fields.get("options", {}), "unique": unique}
+        item = self.record_item(
+            {**fields, "payload": {"u": u, "n": len(self.order)}, "options": options},
             unique=unique_key,
             unique_states=frozenset(states or ["pending", "processing"]),
             unique_until=self.model.now + 0.001 + period if period else float("inf"),
@@ -137,12 +150,13 @@ class Enqueueing(World):
                 expected = {"replace": "replaced", "debounce": "debounced"}[conflict]
             actions = {"delay", "promote", "unblock"} if expected != "existing" else ()
             answer = self.enqueue(
-                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(actions)}
-            )
+                "enqueue unique", [item], inserted=frozenset(),
+                target_actions={row.id: frozenset(actions)},
+            )  # fmt: skip
             if refused and not self.has_draining_queue([item]):
                 assert answer.code == "PQ_RUNNING_JOB", answer
                 return
-            if expected != "existing" and not isinstance(answer, Refused):
+            if expected != "existing" and not isinstance(answer, Refusal):
                 self.model.facts[row.id].unique_until = self.model.facts[
                     item["job_id"]
                 ].unique_until
@@ -160,14 +174,14 @@ class Enqueueing(World):
         return not started and row.status in facts.unique_states
 
     @below_max_jobs
-    @rule(given=st.lists(jobs, min_size=1, max_size=4), callback=st.booleans())
-    def enqueue_batch(self, given: list[dict[str, Any]], callback: bool) -> None:
-        items = [self.item(job, bulk=len(given) > 1) for job in given]
+    @rule(jobs=st.lists(any_job, min_size=1, max_size=4), callback=st.booleans())
+    def enqueue_batch(self, jobs: list[dict[str, Any]], callback: bool) -> None:
+        items = [self.record_item(job, bulk=len(jobs) > 1) for job in jobs]
         batch = str(UUID(int=0x2000000 + len(self.batches)))
         self.batches.append(batch)
         self.model.batches[batch] = None
         answer = self.call(
-            Step("enqueue a batch", new=frozenset(item["job_id"] for item in items)),
+            Step("enqueue a batch", inserted=frozenset(item["job_id"] for item in items)),
             "select enqueue_batch($1, $2, $3)",
             items,
             {"job_type": "c", "queue": PLAIN} if callback else None,

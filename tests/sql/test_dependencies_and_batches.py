@@ -1,7 +1,4 @@
-"""Edge cases of dependencies and batches.
-
-Parents that have already failed, repeated calls, and refused callbacks.
-"""
+"""Edge cases of dependencies and batches: failed parents, repeated calls, refused callbacks."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -46,11 +43,11 @@ async def test_a_job_that_is_cancelled_when_enqueued_does_not_finish_its_batch(d
 
 
 @pytest.mark.parametrize("outcome", [None, "completed", "failed"])
-@pytest.mark.parametrize("by", ["idempotency_key", "unique"])
-async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db, by, outcome):
+@pytest.mark.parametrize("key_kind", ["idempotency_key", "unique"])
+async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db, key_kind, outcome):
     """The second call gives the parent a new id, but its key finds the existing job."""
     key = {"idempotency_key": "k"}
-    if by == "unique":
+    if key_kind == "unique":
         states = ["pending", "processing", "completed", "failed"]
         key = {"options": {"unique": {"states": states}}}
     (first,) = await enqueue_items(db, {"max_attempts": 1, **key})
@@ -74,7 +71,7 @@ async def test_a_child_waits_for_the_existing_job_that_its_parent_duplicates(db,
 
 
 @pytest.mark.parametrize("field", ["depends_on", "batch_id"])
-async def test_a_callback_that_waits_for_others_is_refused(db, field):
+async def test_a_callback_with_parents_or_a_batch_is_refused(db, field):
     value = [str(uuid4())] if field == "depends_on" else str(uuid4())
     callback = {"job_type": "then", "options": {field: value}}
     refused = await db.refusal("select enqueue_batch('[]', $1)", callback)
@@ -83,8 +80,8 @@ async def test_a_callback_that_waits_for_others_is_refused(db, field):
 
 
 async def test_a_refused_callback_does_not_delay_the_last_job(db):
-    taken = await db.enqueue("other")
-    callback = {"job_type": "then", "queue": db.queue, "job_id": str(taken)}
+    other_job = await db.enqueue("other")
+    callback = {"job_type": "then", "queue": db.queue, "job_id": str(other_job)}
     batch_id = await enqueue_batch(db, {}, callback=callback)
     (job,) = await db.claim()
     assert (await db.report(job, "completed"))["outcome"] == "ok"
@@ -103,7 +100,7 @@ async def test_a_retried_child_waits_for_its_parents_again(db):
     (job,) = await db.claim(10)
     assert job["id"] == str(parent)
     await db.report(job, "completed")
-    assert [one["id"] for one in await db.claim(10)] == [str(child)]
+    assert [job["id"] for job in await db.claim(10)] == [str(child)]
 
 
 async def test_children_retried_by_filter_wait_for_their_parents_again(db):
