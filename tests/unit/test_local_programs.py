@@ -125,7 +125,7 @@ class TestCopies:
         assert (binaries.make_reachable(found, NOBODY).path / "postgres").stat().st_ino == inode
         assert binaries.make_reachable(found, None) is found
 
-    def test_an_error_says_that_the_service_user_cannot_reach_the_cache(
+    def test_an_unreachable_cache_of_the_service_user_is_an_error(
         self, cache: Path, open_dir: Path, tmp_path: Path
     ) -> None:
         tmp_path.chmod(0o700)
