@@ -360,10 +360,14 @@ begin
 end
 $$;
 
--- Returns the user that the caller's token names; null for a service key.
+-- Returns the user that the caller's token names; null for a service key, and for a token of another issuer whose sub
+-- is no uuid.
 create function picture_queue._caller_id() returns uuid
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
+as $$
+  select case when t.sub ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then t.sub::uuid end
+  from (select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub' as sub) t
+$$;
 
 
 -- 100_table_setting.sql
@@ -1079,6 +1083,7 @@ create table picture_queue.ledger (
   price_unit text,
   from_credits boolean not null default false,
   counted boolean not null default false,  -- for per_minute, per_hour and max_pending
+  is_retry boolean not null default false,  -- of an ended generation; per_minute and per_hour do not count retries
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -1093,7 +1098,7 @@ create table picture_queue.ledger (
 comment on table picture_queue.ledger is
   'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
 create index ledger_owned on picture_queue.ledger (user_id, id);
-create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and round = 1 and counted;
+create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and counted and not is_retry;
 
 
 -- 160_table_model.sql
@@ -7197,12 +7202,20 @@ begin
     else case jsonb_typeof(p_given)
       when 'number' then case when (p_given #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
-      when 'array' then case when jsonb_array_length(p_given) > v_cap
-        then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap) end
+      when 'array' then case
+        when jsonb_array_length(p_given) > v_cap
+          then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap)
+        when p_rule is null and exists (
+          select from jsonb_array_elements(p_given) g
+          where case when jsonb_typeof(g) = 'number' then (g #>> '{}')::numeric > v_cap end)
+          then format('has a number above %s, the maximum of this project', v_cap) end
       when 'string' then case
         -- Some providers convert texts to numbers.
         when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
-          then (p_given #>> '{}')::numeric > v_cap end
+          then (p_given #>> '{}')::numeric > v_cap
+          -- The type of an input that the model does not list is not known. Python reads '9_9' as 99.
+          when p_rule is null and v_cap is not null
+            then p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
           then format('is above %s, the maximum of this project', v_cap)
         when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
           then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
@@ -7615,7 +7628,7 @@ begin
     -- The start that is the first of the last v_rate; another start is possible a period after it.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
-      where l.user_id = p_user_id and l.phase = 'reserve' and l.round = 1 and l.counted and l.at > v_now - v_period
+      where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry and l.at > v_now - v_period
       order by l.at desc offset v_rate - 1 limit 1) end;
     if v_rate = 0 or v_first is not null then
       perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
@@ -7653,7 +7666,7 @@ begin
   v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
   v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
   v_cost := v_cost || jsonb_build_object(
-    'counted', v_counted, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+    'counted', v_counted, 'is_retry', p_retries, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
   if not p_retries and (
     exists (select from public.generations g where g.id = p_generation_id)
     or p_idempotency_key is not null and exists (
@@ -7694,11 +7707,11 @@ begin
     perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
   end if;
   insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-    from_credits, counted, at)
+    from_credits, counted, is_retry, at)
   values ('reserve', p_generation_id, 1 + coalesce((
       select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
     p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
-    picture_queue._now());
+    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
   update public.generations g
   set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
     cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)

@@ -1,5 +1,6 @@
 """Generations in SQL: start_generation, and the functions that a worker calls."""
 
+import json
 from uuid import UUID, uuid4
 
 import pytest
@@ -159,6 +160,16 @@ async def test_a_token_without_a_user_cannot_start_a_generation(db):
     await db.act_as("authenticated")
     refused = await db.refusal(START, "a cat", MODEL, {}, {})
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT401", "PQ_NOT_AUTHENTICATED")
+
+
+async def test_a_token_whose_sub_is_no_uuid_starts_no_generation(db):
+    await db.act_as("authenticated")
+    await db.value(
+        "select set_config('request.jwt.claims', $1, true)",
+        json.dumps({"role": "authenticated", "sub": "user|12345"}),
+    )
+    refused = await db.refusal("select start_generation('x')")
+    assert refused.message.startswith("PQ_NOT_AUTHENTICATED")
 
 
 async def test_an_unfinished_prediction_is_returned_again(db):

@@ -54,6 +54,10 @@ async def sent(db: Any, model: str, given: dict[str, Any]) -> Any:
         (CLARITY, {"scale_factor": 16}, "maximum of this project"),
         (TURBO, {"num_outputs": "8"}, "maximum of this project"),
         (TURBO, {"width": " 9e3 "}, "maximum of this project"),
+        *(
+            ("qwen/qwen-image", {"num_outputs": number}, "maximum of this project")
+            for number in ("9_9", "1e100", " inf", "NaN", [99])  # Python reads "9_9" as 99
+        ),
         (SDXL, {"negative_prompt": "x" * 4001}, "has over 4000 characters"),
         (TURBO, {"unlisted": "x" * 4001}, "has over 4000 characters"),
         (
