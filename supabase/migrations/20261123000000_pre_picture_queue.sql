@@ -17,10 +17,10 @@ select
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers.
 -- claim_jobs picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and
--- report_jobs when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition
--- permits, and _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is
--- recorded as follow-ups. One worker calls maintain_jobs in a loop. It processes the follow-ups, jobs that are due,
--- expired leases and schedules.
+-- report_jobs when the job has ended. _transition makes each change of state that a row of
+-- picture_queue.state_transition permits, and _emit sends the event of the change. Work for other jobs that follows
+-- from a change (children, batches, limits) is recorded as follow-ups. One worker calls maintain_jobs in a loop. It
+-- processes the follow-ups, jobs that are due, expired leases and schedules.
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
@@ -41,8 +41,8 @@ select
 -- - `= any (array(select … for update skip locked))`: the statement changes only rows that no other transaction has
 --   locked, and does not wait for the others.
 --
--- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
--- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
+-- Advisory locks. Each lock has two numbers. The first number says what the second number stands for, in most cases as
+-- a hash: 1903326068 a limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
 -- worker.
 do $$
 begin
@@ -285,7 +285,8 @@ $$;
 -- and the handler raises the error again, if the error is one of ours, or the error of a read-only transaction
 -- (25006), for which PostgREST answers a GET with 405. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a
 -- trigger of the project on public.job_queue, public.generations or public.images may raise any error.
-create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -504,7 +505,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
-  capabilities jsonb,  -- for job types of generations: what the provider supports, as its workers register it; null: unknown
+  capabilities jsonb,  -- for job types of generations: what the provider supports; null: unknown
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -713,8 +714,9 @@ create table picture_queue.maintenance (
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases
   aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows
-  was_housekeeping boolean not null default false,  -- whether the latest round aggregated and pruned; if so, the next does not
-  step_size integer not null default 100  -- the number of subjects in a step: it grows after quick rounds and shrinks after slow ones
+  -- Whether the latest round aggregated and pruned; if so, the next round does not.
+  was_housekeeping boolean not null default false,
+  step_size integer not null default 100  -- subjects of a step: more after quick rounds, fewer after slow rounds
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';
@@ -760,7 +762,7 @@ create index batch_callback on picture_queue.batch (finished_at)
 
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and the keys that its
 -- enqueue names, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a
--- key takes precedence over that of its kind.
+-- key takes precedence over the rule of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -780,9 +782,9 @@ create table picture_queue.limit_rule (
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
 -- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
--- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. version
--- rises with each change: the newest row version comes first in the index, even while an old snapshot keeps the
--- versions before it from being cleaned up.
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. The column
+-- version rises with each change, so that the newest version of a row comes first in the index, even while an old
+-- snapshot keeps vacuum from removing older versions.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -880,7 +882,8 @@ create table picture_queue.signal (
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is 'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
+comment on table picture_queue.signal is
+  'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
 create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
 -- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
@@ -1233,7 +1236,8 @@ create table picture_queue.history (
   error text,
   detail text
 );
-comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each job.';
+comment on table picture_queue.history is
+  'Changes of state of a job with their internal detail, the last 50 of each job.';
 create index history_job on picture_queue.history (job_id, id);
 
 
@@ -2470,7 +2474,8 @@ $$;
 -- subtracts the ended jobs from the counts, and unblocks jobs.
 
 -- Returns all keys of a job to which limits may apply, whether or not they have a rule.
-create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[])
+returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
@@ -2844,8 +2849,8 @@ $$;
 
 -- 248_function__check_jobs.sql
 
--- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
--- of the policies of job types. A stored item that it has accepted can be enqueued later.
+-- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
+-- later.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
@@ -2875,10 +2880,10 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a list: a kind and its bounds.
--- number and integer: lowest, highest; text: highest number of characters, lowest (default 1); name: highest number of
--- characters, the characters allowed besides letters and digits; list: highest number of entries, highest number of
--- characters of an entry; uuids: highest number of entries; choice: the values; object: highest number of bytes
--- (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- number, integer: minimum, maximum; text: maximum and minimum (default 1) length; name: maximum length, the
+-- characters allowed besides letters and digits; list: maximum number and length of entries; uuids: maximum number;
+-- choice: the values; object: maximum bytes (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any
+-- time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2964,9 +2969,9 @@ begin
 end
 $$;
 
--- Refuses an object with an unknown field, or a value that does not fit its rule. Users may execute this function,
--- since it reads no table. The default rules are for filters of lists that are sorted by name. limit: the number of
--- rows of a page, at most 10,000, which is also the default; after: the name of the last row of the previous page.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may
+-- execute it. The default rules are for filters of lists that are sorted by name. limit: the rows of a page, 10,000 at
+-- most and by default; after: the last name of the previous page.
 create function picture_queue._check_fields(
   p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 returns void
@@ -2983,7 +2988,7 @@ end
 $$;
 
 -- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
--- key of the payload, such as a misspelt key: without a value, different jobs would count as equal.
+-- key of the payload, such as a misspelt key, by which different jobs would be equal.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -3035,8 +3040,8 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot be unique again when it has finished, since an equal job may have
-    -- been enqueued in the meantime.
+    -- A job that is not unique while it runs cannot be unique again afterwards, since an equal job may have been
+    -- enqueued.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
@@ -3044,9 +3049,8 @@ end
 $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. Refuses the first invalid job with an
--- error that names its position, the field and the value. p_name: the name of the argument that describes the job,
--- such as a callback; null: the argument is jobs. p_first: the position of the first job of p_jobs in the call, if
--- p_jobs is only a part of the call.
+-- error that names its position, the field and the value. p_name: the argument that describes the job (null: jobs).
+-- p_first: the position of the first job in the call, if p_jobs is a part of the call.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -3070,7 +3074,7 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: for example an array in an array
+  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: such as an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
@@ -3118,9 +3122,9 @@ $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. A job of a first-in, first-out queue gets
 -- its rank and turn here, other jobs in _assign_order. is_plain: all jobs have a rank, and none has parents or a
--- batch. is_keyed: the caller has set the id, the idempotency key or the uniqueness of some. bad: the position of the
--- first invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed,
--- fields are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
+-- batch. is_keyed: some have an id, an idempotency key or uniqueness from the caller. bad: the position of the first
+-- invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed, fields
+-- are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -3134,7 +3138,7 @@ declare
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
-  -- e: the fields of a job as the caller set them; t: its type; q: its queue; o: its options; r: derived values.
+  -- e: the fields from the caller; t: the job type; q: the queue; o: the options; r: derived values.
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
@@ -5121,8 +5125,8 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
--- function, since it reads no table.
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. It reads no table,
+-- so users may execute it.
 create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

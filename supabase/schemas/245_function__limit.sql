@@ -6,7 +6,8 @@
 -- subtracts the ended jobs from the counts, and unblocks jobs.
 
 -- Returns all keys of a job to which limits may apply, whether or not they have a rule.
-create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[])
+returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
