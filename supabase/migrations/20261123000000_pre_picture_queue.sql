@@ -17,10 +17,10 @@ select
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers.
 -- claim_jobs picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and
--- report_jobs when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition
--- permits, and _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is
--- recorded as follow-ups. One worker calls maintain_jobs in a loop. It processes the follow-ups, jobs that are due,
--- expired leases and schedules.
+-- report_jobs when the job has ended. _transition makes each change of state that a row of
+-- picture_queue.state_transition permits, and _emit sends the event of the change. Work for other jobs that follows
+-- from a change (children, batches, limits) is recorded as follow-ups. One worker calls maintain_jobs in a loop. It
+-- processes the follow-ups, jobs that are due, expired leases and schedules.
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
@@ -41,8 +41,8 @@ select
 -- - `= any (array(select … for update skip locked))`: the statement changes only rows that no other transaction has
 --   locked, and does not wait for the others.
 --
--- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
--- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
+-- Advisory locks. Each lock has two numbers. The first number says what the second number stands for, in most cases as
+-- a hash: 1903326068 a limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
 -- worker.
 do $$
 begin
@@ -78,7 +78,7 @@ create type picture_queue.change as (
 
 -- A job after a change of state. Only a few columns are passed, since passing whole rows is slower; the few callers
 -- that need other columns read the row again.
-create type picture_queue.moved as (
+create type picture_queue.changed_job as (
   id uuid,
   queue text,
   status text,
@@ -103,7 +103,7 @@ create type picture_queue.claim as (
 
 -- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
-  moved picture_queue.moved[],
+  changed_jobs picture_queue.changed_job[],
   sends_events boolean,    -- some jobs are in queues that send events
   has_long_history boolean, -- some jobs may have more than 50 rows of history
   has_generation boolean,  -- some jobs belong to a generation
@@ -285,7 +285,8 @@ $$;
 -- and the handler raises the error again, if the error is one of ours, or the error of a read-only transaction
 -- (25006), for which PostgREST answers a GET with 405. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a
 -- trigger of the project on public.job_queue, public.generations or public.images may raise any error.
-create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -508,7 +509,7 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
-  capabilities jsonb,  -- for job types of generations: what the provider supports, as its workers register it; null: unknown
+  capabilities jsonb,  -- for job types of generations: what the provider supports; null: unknown
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -717,8 +718,9 @@ create table picture_queue.maintenance (
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases
   aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows
-  was_housekeeping boolean not null default false,  -- whether the latest round aggregated and pruned; if so, the next does not
-  step_size integer not null default 100  -- the number of subjects in a step: it grows after quick rounds and shrinks after slow ones
+  -- Whether the latest round aggregated and pruned; if so, the next round does not.
+  was_housekeeping boolean not null default false,
+  step_size integer not null default 100  -- subjects of a step: more after quick rounds, fewer after slow rounds
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';
@@ -764,7 +766,7 @@ create index batch_callback on picture_queue.batch (finished_at)
 
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and the keys that its
 -- enqueue names, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a
--- key takes precedence over that of its kind.
+-- key takes precedence over the rule of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -784,9 +786,9 @@ create table picture_queue.limit_rule (
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
 -- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
--- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. version
--- rises with each change: the newest row version comes first in the index, even while an old snapshot keeps the
--- versions before it from being cleaned up.
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. The column
+-- version rises with each change, so that the newest version of a row comes first in the index, even while an old
+-- snapshot keeps vacuum from removing older versions.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -884,7 +886,8 @@ create table picture_queue.signal (
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is 'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
+comment on table picture_queue.signal is
+  'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
 create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
 -- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
@@ -1238,7 +1241,8 @@ create table picture_queue.history (
   error text,
   detail text
 );
-comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each job.';
+comment on table picture_queue.history is
+  'Changes of state of a job with their internal detail, the last 50 of each job.';
 create index history_job on picture_queue.history (job_id, id);
 
 
@@ -1667,7 +1671,7 @@ $$;
 -- writes the rows, their history (of all actions but complete), the counts and the events. It records work for other
 -- jobs as follow-ups, and processes the first 20 at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
-returns picture_queue.moved[]
+returns picture_queue.changed_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1682,15 +1686,15 @@ begin
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
   -- Rarely, fewer jobs changed than requested. If a permitted change did not happen, a trigger of the project returned
   -- null. Then raise an error: without one, the caller would repeat the change forever.
-  if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
+  if coalesce(cardinality(v_applied.changed_jobs), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
     join picture_queue.state_transition e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
-      and j.id not in (select m.id from unnest(v_applied.moved) m))
+      and j.id not in (select done.id from unnest(v_applied.changed_jobs) done))
   then
     raise exception 'a trigger on public.job_queue prevented the change of a job';
-  elsif v_applied.moved is null then
+  elsif v_applied.changed_jobs is null then
     return null;
   end if;
   -- This statement runs after the change, so it sees children that were committed in the meantime. The search takes a
@@ -1698,7 +1702,7 @@ begin
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
-  v_ids := array(select m.id from unnest(v_applied.moved) m);
+  v_ids := array(select j.id from unnest(v_applied.changed_jobs) j);
   if v_applied.due_at < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
@@ -1718,9 +1722,9 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_does_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.changed_jobs, v_applied.batches, p_does_follow_ups);
   end if;
-  return v_applied.moved;
+  return v_applied.changed_jobs;
 end
 $$;
 
@@ -1733,7 +1737,7 @@ as $$
 declare
   v_applied picture_queue.applied;
 begin
-  with moved as (
+  with changed as (
     update public.job_queue j set
       status = c.to_status, hold = c.to_hold, attempt = j.attempt + c.attempt_delta,
       max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
@@ -1780,34 +1784,34 @@ begin
   written_history as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
-    select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
-      case when m.from_status = 'processing' then m.started_at end,
-      case when m.from_status = 'processing' and m.from_hold is null
-        then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
-      case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
-    from moved m where m.action <> 'complete'
+    select j.id, p_now, j.action, j.status, j.hold, j.attempt, j.worker,
+      case when j.from_status = 'processing' then j.started_at end,
+      case when j.from_status = 'processing' and j.from_hold is null
+        then coalesce(j.duration_seconds, extract(epoch from p_now - j.started_at)) end,
+      case when j.action in ('fail', 'back_off', 'expire', 'abandon') then j.error end, left(j.detail, 8192)
+    from changed j where j.action <> 'complete'
   ),
   written_counts as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select m.queue, d.status, d.hold, sum(d.n), p_now
+    select j.queue, d.status, d.hold, sum(d.n), p_now
     from (
-      select m.queue, m.from_status, m.from_hold, m.status, m.hold, count(*) as n from moved m
-      group by m.queue, m.from_status, m.from_hold, m.status, m.hold
-    ) m
-    cross join lateral (values (m.from_status, m.from_hold, -m.n), (m.status, m.hold, m.n)) as d (status, hold, n)
-    group by m.queue, d.status, d.hold having sum(d.n) <> 0
+      select j.queue, j.from_status, j.from_hold, j.status, j.hold, count(*) as n from changed j
+      group by j.queue, j.from_status, j.from_hold, j.status, j.hold
+    ) j
+    cross join lateral (values (j.from_status, j.from_hold, -j.n), (j.status, j.hold, j.n)) as d (status, hold, n)
+    group by j.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),
-    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
-    bool_or(m.version > 50), bool_or(m.generation_id is not null),
-    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
-    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')),
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null),
-    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')),
-    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null)
+  select array_agg(row(j.id, j.queue, j.status, j.hold, j.lease_id)::picture_queue.changed_job),
+    bool_or(j.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
+    bool_or(j.version > 50), bool_or(j.generation_id is not null),
+    array_agg(j.id) filter (where j.slots is not null and j.from_status = 'processing' and j.from_hold is null),
+    array_agg(j.id) filter (where j.blocked_on is not null and j.action not in ('unblock', 'block')),
+    bool_or(j.tenant is not null and j.status = 'pending' and j.hold is null),
+    min(j.scheduled_for) filter (where j.hold in ('scheduled', 'parked')),
+    jsonb_agg(jsonb_build_object('batch_id', j.batch_id, 'from', j.from_status, 'to', j.status))
+      filter (where j.batch_id is not null)
   into v_applied
-  from moved m;
+  from changed j;
   return v_applied;
 end
 $$;
@@ -2053,7 +2057,7 @@ $$;
 -- list for which the step fails, in half, down to the one subject that fails. That subject is written to failed_step,
 -- and callers skip it until its retry_at. The others are processed until the time is used up (_is_out_of_time).
 -- Returns the number of subjects processed.
-create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
+create function picture_queue._run_isolated(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2082,8 +2086,8 @@ begin
     perform picture_queue._record_failure(p_kind, p_subjects[1], v_error);
     return 0;
   end if;
-  return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
-    + picture_queue._isolate(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
+  return picture_queue._run_isolated(p_kind, p_subjects[:v_count / 2], p_limit)
+    + picture_queue._run_isolated(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
 end
 $$;
 
@@ -2140,7 +2144,7 @@ $$;
 -- wakes maintenance for the others, among them batches that another transaction has locked. If p_does_follow_ups is
 -- false, it only records them: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
-  p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
+  p_changed_jobs picture_queue.changed_job[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2150,7 +2154,7 @@ begin
   with recorded as (
     insert into picture_queue.follow_up (kind, subject, data)
     select 'parent', m.id, null::jsonb
-    from unnest(p_moved) m
+    from unnest(p_changed_jobs) m
     where m.status in ('completed', 'failed', 'cancelled')
       and (select true from picture_queue.dependency d where d.parent_id = m.id limit 1)
     union all
@@ -2169,7 +2173,7 @@ begin
   if v_ids is null or not p_does_follow_ups then
     return;
   end if;
-  perform picture_queue._isolate(k.kind, k.ids, 100)
+  perform picture_queue._run_isolated(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
     from picture_queue.follow_up f
@@ -2211,7 +2215,7 @@ begin
         where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
         limit v_limit_left for update of c skip locked) d
       limit v_limit_left);
-    v_resolved := picture_queue._isolate('resolve', v_children, v_limit_left);
+    v_resolved := picture_queue._run_isolated('resolve', v_children, v_limit_left);
     v_limit_left := v_limit_left - greatest(cardinality(v_children), 1);
     -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
@@ -2248,7 +2252,7 @@ declare
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
   v_endings jsonb;  -- for each child that ends with a parent: the action and the reason
   v_changes picture_queue.change[];
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
   with resolved as (
     delete from picture_queue.dependency d
@@ -2279,9 +2283,9 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
+  v_changed_jobs := picture_queue._transition(v_changes, p_does_follow_ups);
   perform picture_queue._wake_workers(
-    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
+    array(select distinct m.queue from unnest(v_changed_jobs) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
@@ -2303,7 +2307,7 @@ begin
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
-  perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
+  perform picture_queue._run_isolated('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
   where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
@@ -2364,7 +2368,7 @@ begin
   select array_agg(c.id::text) into v_finished
   from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
-  perform picture_queue._isolate('callback', v_finished, 20);
+  perform picture_queue._run_isolated('callback', v_finished, 20);
   return cardinality(p_ids);
 end
 $$;
@@ -2427,9 +2431,9 @@ create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns inte
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
-  v_moved := picture_queue._transition((
+  v_changed_jobs := picture_queue._transition((
     select array_agg(row(
       j.id,
       case p_kind
@@ -2459,8 +2463,8 @@ begin
       offset 0) start
     where j.id = any (p_ids)));
   perform picture_queue._wake_workers(
-    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
+    array(select distinct m.queue from unnest(v_changed_jobs) m where m.status = 'pending' and m.hold is null), 'enqueue');
+  return coalesce(cardinality(v_changed_jobs), 0);
 end
 $$;
 
@@ -2468,14 +2472,15 @@ $$;
 -- 245_function__limit.sql
 
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
--- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). It sets jobs of a
--- key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the keys
--- to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks a
--- job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). A claim sets jobs of
+-- a key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the
+-- keys to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks
+-- a job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
 -- subtracts the ended jobs from the counts, and unblocks jobs.
 
 -- Returns all keys of a job to which limits may apply, whether or not they have a rule.
-create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[])
+returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
@@ -2483,10 +2488,10 @@ as $$
     || p_limit_keys
 $$;
 
--- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
--- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large. It is too small
--- while transactions that end jobs have not committed yet.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or the rule of its kind, the end
+-- of its pause, how many of its jobs run (running), how many more may start now (capacity), and from when on more may
+-- start (free_at; null: only when a job ends). If the caller holds the locks of the keys, the capacity is never too
+-- large. It is too small while transactions that end jobs have not committed yet.
 create function picture_queue._key_states(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -2497,8 +2502,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Maintenance has already subtracted older rows of freed_key; those that were committed late it subtracts in its
-  -- next round.
+  -- Maintenance has already subtracted the older rows of freed_key, or subtracts them in its next round if they were
+  -- committed late.
   v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -2636,7 +2641,7 @@ begin
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
   from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  perform picture_queue._isolate('unblock', array(
+  perform picture_queue._run_isolated('unblock', array(
     with recursive pair as (
       -- Find the pairs of queue and job type, each by one search in the index.
       select k.key, found.queue, found.job_type, 1 as n
@@ -2698,7 +2703,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
 begin
-  perform picture_queue._isolate('key', array(
+  perform picture_queue._run_isolated('key', array(
     select k.key
     from (
       select distinct f.key from picture_queue.freed_key f
@@ -2772,10 +2777,10 @@ $$;
 -- 246_function__admit.sql
 
 -- Returns the jobs of this list that may start, p_max_jobs at most, with their limited keys. The caller has locked the
--- jobs, and must start those that are returned, since they are counted as running. Each limited key numbers its jobs
--- in the order of the list; a job may start if its number under each of its keys is within the capacity of the key. A
--- job with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before
--- them take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
+-- jobs, and must start the returned jobs, since they are counted as running. Each limited key numbers its jobs in the
+-- order of the list; a job may start if its number under each of its keys is within the capacity of the key. A job
+-- with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before them
+-- take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
 -- which is the maximum, a locked key counts as full, and its jobs are blocked: otherwise the next claim would pick the
 -- same jobs, and never those behind them. Keys stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
@@ -2849,8 +2854,8 @@ $$;
 
 -- 248_function__check_jobs.sql
 
--- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
--- of the policies of job types. A stored item that it has accepted can be enqueued later.
+-- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
+-- later.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
@@ -2880,10 +2885,10 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a list: a kind and its bounds.
--- number and integer: lowest, highest; text: highest number of characters, lowest (default 1); name: highest number of
--- characters, the characters allowed besides letters and digits; list: highest number of entries, highest number of
--- characters of an entry; uuids: highest number of entries; choice: the values; object: highest number of bytes
--- (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- number, integer: minimum, maximum; text: maximum and minimum (default 1) length; name: maximum length, the
+-- characters allowed besides letters and digits; list: maximum number and length of entries; uuids: maximum number;
+-- choice: the values; object: maximum bytes (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any
+-- time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2969,9 +2974,9 @@ begin
 end
 $$;
 
--- Refuses an object with an unknown field, or a value that does not fit its rule. Users may execute this function,
--- since it reads no table. The default rules are for filters of lists that are sorted by name. limit: the number of
--- rows of a page, at most 10,000, which is also the default; after: the name of the last row of the previous page.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may
+-- execute it. The default rules are for filters of lists that are sorted by name. limit: the rows of a page, 10,000 at
+-- most and by default; after: the last name of the previous page.
 create function picture_queue._check_fields(
   p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 returns void
@@ -2988,7 +2993,7 @@ end
 $$;
 
 -- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
--- key of the payload, such as a misspelt key: without a value, different jobs would count as equal.
+-- key of the payload, such as a misspelt key, by which different jobs would be equal.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -3040,8 +3045,8 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot be unique again when it has finished, since an equal job may have
-    -- been enqueued in the meantime.
+    -- A job that is not unique while it runs cannot be unique again afterwards, since an equal job may have been
+    -- enqueued.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
@@ -3049,9 +3054,8 @@ end
 $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. Refuses the first invalid job with an
--- error that names its position, the field and the value. p_name: the name of the argument that describes the job,
--- such as a callback; null: the argument is jobs. p_first: the position of the first job of p_jobs in the call, if
--- p_jobs is only a part of the call.
+-- error that names its position, the field and the value. p_name: the argument that describes the job (null: jobs).
+-- p_first: the position of the first job in the call, if p_jobs is a part of the call.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -3075,7 +3079,7 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: for example an array in an array
+  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: such as an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
@@ -3123,9 +3127,9 @@ $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. A job of a first-in, first-out queue gets
 -- its rank and turn here, other jobs in _assign_order. is_plain: all jobs have a rank, and none has parents or a
--- batch. is_keyed: the caller has set the id, the idempotency key or the uniqueness of some. bad: the position of the
--- first invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed,
--- fields are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
+-- batch. is_keyed: some have an id, an idempotency key or uniqueness from the caller. bad: the position of the first
+-- invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed, fields
+-- are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -3139,7 +3143,7 @@ declare
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
-  -- e: the fields of a job as the caller set them; t: its type; q: its queue; o: its options; r: derived values.
+  -- e: the fields from the caller; t: the job type; q: the queue; o: the options; r: derived values.
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
@@ -3271,8 +3275,7 @@ begin
   v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
-      -- When it is looked up, the existing job may not have the unique key any more. Then try to insert the new job
-      -- again.
+      -- The existing job may lose the unique key before it is read here. Then try to insert the new job again.
       v_rest_before := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
@@ -3404,8 +3407,8 @@ end
 $$;
 
 -- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
--- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each step of
--- priority moves the turn forward by aging_seconds. With fair share, the turn comes after the last turn of the tenant
+-- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each point of
+-- priority makes the turn earlier by aging_seconds. With fair share, the turn comes after the last turn of the tenant
 -- (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -3755,10 +3758,10 @@ $$;
 
 -- The second and third part of a claim: start the picked jobs under a lease, and read them for the worker.
 
--- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
--- the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions, but
--- with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has the
--- worker and the start time.
+-- Starts locked jobs under a lease, in the order of the list; if there are limits, only the jobs that _admit permits.
+-- Returns the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions,
+-- but with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has
+-- the worker and the start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4089,7 +4092,7 @@ begin
     v_started := picture_queue._start_isolated(v_picked, v_remaining);
     ids := ids || v_started.ids;
     v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-    -- All picked jobs have started, or enough jobs, or none of the same jobs as in the previous pick.
+    -- Stop if all picked jobs have started, if enough jobs have, or if none has and the pick is the same as before.
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_remaining.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
         and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_previous_ids;
@@ -4176,7 +4179,7 @@ begin
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
   -- A lock timeout also occurs if the first call with this request id is still in progress. A deadlock is possible,
-  -- since even `skip locked` waits for a row that another transaction changed after this statement began.
+  -- since even `skip locked` waits for a row if another transaction changed it after this claim had read it.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
@@ -4251,7 +4254,7 @@ declare
   v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
   select s.max_result_bytes into v_max_bytes from picture_queue.setting s;
   -- A result of up to 200 bytes can only exceed the size limit; it has no other problem (_json_problem).
@@ -4269,9 +4272,9 @@ begin
   else
     v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_max_bytes);
   end if;
-  v_moved := picture_queue._transition(v_changes);
-  if v_moved is not null then
-    perform picture_queue._apply_report_effects(v_outcomes, v_moved);
+  v_changed_jobs := picture_queue._transition(v_changes);
+  if v_changed_jobs is not null then
+    perform picture_queue._apply_report_effects(v_outcomes, v_changed_jobs);
   end if;
   select to_jsonb(array(
       select jsonb_build_object(
@@ -4280,7 +4283,7 @@ begin
         'status', coalesce(m.status, j.status))
       from unnest(v_outcomes) o
       -- If a report names two leases of a job, the lease in the row is valid; the other is stale.
-      left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+      left join unnest(v_changed_jobs) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
     -- Whether there may be deferred constraints. This is checked after the change: a transaction that creates such a
@@ -4392,12 +4395,13 @@ $$;
 
 -- Applies the further effects of outcomes: it wakes jobs whose event was sent before they parked; pauses a limit key
 -- or queue ('queue:…') until the time of the outcome, unless it is paused for longer; and checks the breakers.
-create function picture_queue._apply_report_effects(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
+create function picture_queue._apply_report_effects(
+  p_outcomes picture_queue.outcome[], p_changed_jobs picture_queue.changed_job[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
+  v_parked uuid[] := array(select m.id from unnest(p_changed_jobs) m where m.hold = 'parked');
   v_events text[];
   v_pause record;
 begin
@@ -4414,9 +4418,9 @@ begin
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from (
-        -- Only the outcomes that changed their jobs.
+        -- Use only outcomes that changed their jobs.
         select distinct on (u.job_id) u.* from unnest(p_outcomes) u
-        join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
+        join unnest(p_changed_jobs) m on m.id = u.job_id and m.lease_id = u.lease_id
         order by u.job_id, u.i
       ) o
       where o.pause_key is not null
@@ -4440,12 +4444,12 @@ begin
     end loop;
   end if;
   if exists (
-    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
+    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_changed_jobs) m))
   then
     -- Leave out postponed jobs, since they may still have the error of an earlier attempt. Leave out errors that are
     -- not retryable: they concern one job, and a user could pause the queue for all users with bad inputs.
     perform picture_queue._check_breakers(array(
-      select distinct m.id from unnest(p_moved) m
+      select distinct m.id from unnest(p_changed_jobs) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
       where (o.outcome = 'completed' or o.outcome = 'failed' and o.retryable is not false) and m.status <> 'cancelled'));
   end if;
@@ -4514,13 +4518,13 @@ end
 $$;
 
 -- Extends the leases in force, including expired leases that were not swept yet, and records that their jobs have
--- started. Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases
--- has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is extended only
--- until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease expires and counts
--- as lost, but a report is accepted until the sweep. A job that was cancelled while parked is claimed once more, so
--- that its handler can undo its work; its grace period begins at that claim. A lease is extended in the table
--- lease_extension if another transaction has locked the row of the job, or if p_extension_only is true. The call waits
--- no longer than lock_timeout.
+-- started. Returns the jobs to cancel, and the jobs whose lease is lost. If a call names two leases of a job,
+-- lost_leases has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is
+-- extended only until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease
+-- expires and counts as lost, but a report is accepted until the sweep. A job that was cancelled while parked is
+-- claimed once more, so that its handler can undo its work; its grace period begins at that claim. A lease is extended
+-- in the table lease_extension if another transaction has locked the row of the job, or if p_extension_only is true.
+-- The call waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -4652,7 +4656,7 @@ begin
   update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
-  v_woken := picture_queue._isolate('wake', array(
+  v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
     from picture_queue.signal s
     cross join lateral (
@@ -5004,10 +5008,10 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
--- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
--- one by one, so that one does not delay the others. If the report has a single outcome, a locked job raises PQ_BUSY,
--- and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An error of the
--- claim does not undo the report: claim_error has its text.
+-- cannot be written together (an outcome is malformed, or its job is locked for longer than lock_timeout), they are
+-- written one by one, so that this outcome does not delay the others. If the report has a single outcome, a locked job
+-- raises PQ_BUSY, and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An
+-- error of the claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -5126,8 +5130,8 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
--- function, since it reads no table.
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. It reads no table,
+-- so users may execute it.
 create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5568,7 +5572,7 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
-  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
@@ -5932,7 +5936,7 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
@@ -6024,7 +6028,7 @@ begin
         order by j.seq limit v_remaining)
       order by seq limit v_remaining
     ) o;
-    perform picture_queue._isolate('renumber', array(
+    perform picture_queue._run_isolated('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
     -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
@@ -6178,7 +6182,7 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 
 -- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
 -- locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
+create function picture_queue._set_key_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -6206,12 +6210,12 @@ $$;
 -- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+as $$ select picture_queue._set_key_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, null) $$;
+as $$ select picture_queue._set_key_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.
@@ -8518,18 +8522,18 @@ declare
   v_days integer := (select s.keep_generations_days from picture_queue.setting s);
 begin
   return jsonb_build_object(
-    'deleted_generations', picture_queue._isolate('delete_generation', array(
+    'deleted_generations', picture_queue._run_isolated('delete_generation', array(
       select g.id::text from public.generations g
       where v_days is not null and not g.deleted and g.created_at < v_now - make_interval(days => v_days)
         and g.status in ('completed', 'failed', 'cancelled')
         and g.id::text not in (select picture_queue._failed_subjects('delete_generation'))
       order by g.created_at, g.id limit p_limit), p_limit),
-    'enqueued_deletions', picture_queue._isolate('delete_files', array(
+    'enqueued_deletions', picture_queue._run_isolated('delete_files', array(
       select d.generation_id::text from picture_queue.deleted_generation d
       where d.remove_at is null and d.enqueue_at <= v_now
         and d.generation_id::text not in (select picture_queue._failed_subjects('delete_files'))
       order by d.enqueue_at limit p_limit), p_limit),
-    'removed_generations', picture_queue._isolate('remove_generation', array(
+    'removed_generations', picture_queue._run_isolated('remove_generation', array(
       select d.generation_id::text from picture_queue.deleted_generation d
       where d.remove_at <= v_now
         and d.generation_id::text not in (select picture_queue._failed_subjects('remove_generation'))
@@ -9693,7 +9697,7 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. It is a step of _isolate, which records a partition in failed_step if a session
+-- Drops partitions of the archive. It is a step of _run_isolated, which records a partition in failed_step if a session
 -- reads it, or if a view depends on it. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -9811,7 +9815,7 @@ begin
   loop
     -- While a table of another role refers to public.job_queue, all jobs are kept (_check_references); queue_doctor()
     -- reports the table.
-    v_batch := picture_queue._isolate('prune', array(
+    v_batch := picture_queue._run_isolated('prune', array(
       select d.id::text
       from (select s.* from picture_queue.setting s
         where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
@@ -9827,14 +9831,14 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._isolate('account', array(
+  perform picture_queue._run_isolated('account', array(
     select distinct c.key from picture_queue.account_change c
     where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
     limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
-  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
+  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
-    'dropped_partitions', picture_queue._isolate('partition', array(
+    'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
@@ -9916,8 +9920,8 @@ $$;
 -- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
 -- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
 -- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
--- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
--- Returns the number of subjects of each kind.
+-- others (_run_isolated). The selects skip locked jobs, so that jobs that other sessions have locked do not use up
+-- p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -9929,49 +9933,49 @@ declare
   v_resolved integer := 0;
 begin
   v_done := jsonb_build_object(
-    'promoted', picture_queue._isolate('promote', array(
+    'promoted', picture_queue._run_isolated('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
         and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
-    'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
-    'expired', picture_queue._isolate('abandon', array(
+    'swept', picture_queue._run_isolated('sweep', case when p_sweeps then picture_queue._jobs_with_expired_lease(p_limit) end, p_limit),
+    'expired', picture_queue._run_isolated('abandon', array(
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
-    'scheduled', picture_queue._isolate('schedule', array(
+    'scheduled', picture_queue._run_isolated('schedule', array(
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
   foreach v_kind in array array['parent', 'child', 'settlement'] loop
-    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._run_isolated(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'resolved', v_resolved + picture_queue._isolate('batch', array(
+    'resolved', v_resolved + picture_queue._run_isolated('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
-    + picture_queue._isolate('event', array(
+    + picture_queue._run_isolated('event', array(
       select s.name from picture_queue.signal s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
-    + picture_queue._isolate('callback', array(
+    + picture_queue._run_isolated('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
         and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
-    'counted', picture_queue._isolate('rule', array(
+    'counted', picture_queue._run_isolated('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
         and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
-    'reordered', picture_queue._isolate('reorder', array(
+    'reordered', picture_queue._run_isolated('reorder', array(
       select q.name from picture_queue.queue q
       where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
-    'keys', picture_queue._isolate('key', array(
+    'keys', picture_queue._run_isolated('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
         where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
@@ -9981,7 +9985,7 @@ $$;
 
 -- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
 -- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
-create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+create function picture_queue._jobs_with_expired_lease(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -10043,14 +10047,14 @@ begin
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- A round that is not forced does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
   -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
   if v_does_housekeeping then
-    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
+    v_done := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
     v_done := v_done || picture_queue.prune(0.2);

@@ -60,8 +60,7 @@ begin
   v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
   while v_rest <> '{}' loop
     if v_exists then
-      -- When it is looked up, the existing job may not have the unique key any more. Then try to insert the new job
-      -- again.
+      -- The existing job may lose the unique key before it is read here. Then try to insert the new job again.
       v_rest_before := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
@@ -193,8 +192,8 @@ end
 $$;
 
 -- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
--- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each step of
--- priority moves the turn forward by aging_seconds. With fair share, the turn comes after the last turn of the tenant
+-- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each point of
+-- priority makes the turn earlier by aging_seconds. With fair share, the turn comes after the last turn of the tenant
 -- (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp

@@ -1,9 +1,9 @@
 -- The second and third part of a claim: start the picked jobs under a lease, and read them for the worker.
 
--- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
--- the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions, but
--- with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has the
--- worker and the start time.
+-- Starts locked jobs under a lease, in the order of the list; if there are limits, only the jobs that _admit permits.
+-- Returns the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions,
+-- but with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has
+-- the worker and the start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -182,7 +182,7 @@ begin
     v_started := picture_queue._start_isolated(v_picked, v_remaining);
     ids := ids || v_started.ids;
     v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-    -- All picked jobs have started, or enough jobs, or none of the same jobs as in the previous pick.
+    -- Stop if all picked jobs have started, if enough jobs have, or if none has and the pick is the same as before.
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_remaining.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
         and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_previous_ids;
@@ -269,7 +269,7 @@ begin
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
   -- A lock timeout also occurs if the first call with this request id is still in progress. A deadlock is possible,
-  -- since even `skip locked` waits for a row that another transaction changed after this statement began.
+  -- since even `skip locked` waits for a row if another transaction changed it after this claim had read it.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end

@@ -62,7 +62,7 @@ begin
   update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
-  v_woken := picture_queue._isolate('wake', array(
+  v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
     from picture_queue.signal s
     cross join lateral (

@@ -102,10 +102,10 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
--- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
--- one by one, so that one does not delay the others. If the report has a single outcome, a locked job raises PQ_BUSY,
--- and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An error of the
--- claim does not undo the report: claim_error has its text.
+-- cannot be written together (an outcome is malformed, or its job is locked for longer than lock_timeout), they are
+-- written one by one, so that this outcome does not delay the others. If the report has a single outcome, a locked job
+-- raises PQ_BUSY, and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An
+-- error of the claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$

@@ -194,7 +194,7 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
-  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));

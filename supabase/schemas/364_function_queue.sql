@@ -169,7 +169,7 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then

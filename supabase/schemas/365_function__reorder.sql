@@ -78,7 +78,7 @@ begin
         order by j.seq limit v_remaining)
       order by seq limit v_remaining
     ) o;
-    perform picture_queue._isolate('renumber', array(
+    perform picture_queue._run_isolated('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
     -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.

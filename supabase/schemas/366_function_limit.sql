@@ -133,7 +133,7 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 
 -- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
 -- locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
+create function picture_queue._set_key_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -161,12 +161,12 @@ $$;
 -- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+as $$ select picture_queue._set_key_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, null) $$;
+as $$ select picture_queue._set_key_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.

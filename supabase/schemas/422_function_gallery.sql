@@ -313,18 +313,18 @@ declare
   v_days integer := (select s.keep_generations_days from picture_queue.setting s);
 begin
   return jsonb_build_object(
-    'deleted_generations', picture_queue._isolate('delete_generation', array(
+    'deleted_generations', picture_queue._run_isolated('delete_generation', array(
       select g.id::text from public.generations g
       where v_days is not null and not g.deleted and g.created_at < v_now - make_interval(days => v_days)
         and g.status in ('completed', 'failed', 'cancelled')
         and g.id::text not in (select picture_queue._failed_subjects('delete_generation'))
       order by g.created_at, g.id limit p_limit), p_limit),
-    'enqueued_deletions', picture_queue._isolate('delete_files', array(
+    'enqueued_deletions', picture_queue._run_isolated('delete_files', array(
       select d.generation_id::text from picture_queue.deleted_generation d
       where d.remove_at is null and d.enqueue_at <= v_now
         and d.generation_id::text not in (select picture_queue._failed_subjects('delete_files'))
       order by d.enqueue_at limit p_limit), p_limit),
-    'removed_generations', picture_queue._isolate('remove_generation', array(
+    'removed_generations', picture_queue._run_isolated('remove_generation', array(
       select d.generation_id::text from picture_queue.deleted_generation d
       where d.remove_at <= v_now
         and d.generation_id::text not in (select picture_queue._failed_subjects('remove_generation'))

@@ -3,8 +3,8 @@
 -- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
 -- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
 -- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
--- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
--- Returns the number of subjects of each kind.
+-- others (_run_isolated). The selects skip locked jobs, so that jobs that other sessions have locked do not use up
+-- p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -16,49 +16,49 @@ declare
   v_resolved integer := 0;
 begin
   v_done := jsonb_build_object(
-    'promoted', picture_queue._isolate('promote', array(
+    'promoted', picture_queue._run_isolated('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
         and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
-    'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
-    'expired', picture_queue._isolate('abandon', array(
+    'swept', picture_queue._run_isolated('sweep', case when p_sweeps then picture_queue._jobs_with_expired_lease(p_limit) end, p_limit),
+    'expired', picture_queue._run_isolated('abandon', array(
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
-    'scheduled', picture_queue._isolate('schedule', array(
+    'scheduled', picture_queue._run_isolated('schedule', array(
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
   foreach v_kind in array array['parent', 'child', 'settlement'] loop
-    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._run_isolated(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'resolved', v_resolved + picture_queue._isolate('batch', array(
+    'resolved', v_resolved + picture_queue._run_isolated('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
-    + picture_queue._isolate('event', array(
+    + picture_queue._run_isolated('event', array(
       select s.name from picture_queue.signal s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
-    + picture_queue._isolate('callback', array(
+    + picture_queue._run_isolated('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
         and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
-    'counted', picture_queue._isolate('rule', array(
+    'counted', picture_queue._run_isolated('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
         and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
-    'reordered', picture_queue._isolate('reorder', array(
+    'reordered', picture_queue._run_isolated('reorder', array(
       select q.name from picture_queue.queue q
       where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
-    'keys', picture_queue._isolate('key', array(
+    'keys', picture_queue._run_isolated('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
         where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
@@ -68,7 +68,7 @@ $$;
 
 -- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
 -- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
-create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+create function picture_queue._jobs_with_expired_lease(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -130,14 +130,14 @@ begin
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- A round that is not forced does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
   -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
   if v_does_housekeeping then
-    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
+    v_done := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
     v_done := v_done || picture_queue.prune(0.2);

@@ -555,7 +555,7 @@ async def test_due_jobs_are_read_from_an_index_on_their_time(big_db, function, t
 
 
 async def test_overdue_jobs_are_read_from_the_index_of_leases(big_db):
-    text = await function_body(big_db, "picture_queue._overdue_jobs")
+    text = await function_body(big_db, "picture_queue._jobs_with_expired_lease")
     text = text[text.index("select count(*)") : text.index(";\n  update")]
     text = text.replace("into v_running, v_overdue", "")
     found = await explain(big_db, text, {"v_now": "timestamptz"}, {"v_now": "now()"})

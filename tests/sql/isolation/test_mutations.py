@@ -40,7 +40,7 @@ CATCHES, CATCHES_NOTHING = "exception when others then", "exception when divisio
 SKIPS, WAITS = "for update skip locked", "for update"
 
 MUTATIONS = (
-    Mutation("steps catch no error", "_isolate", CATCHES, CATCHES_NOTHING,
+    Mutation("steps catch no error", "_run_isolated", CATCHES, CATCHES_NOTHING,
              "trigger on any update", "maintain_jobs"),
     Mutation("claims are not repeated in parts", "_start_isolated", CATCHES, CATCHES_NOTHING,
              "trigger on the start", "claim_jobs"),
@@ -70,11 +70,11 @@ MUTATIONS = (
              CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
     Mutation("the tick of a schedule catches no error", "_run_due_schedules", CATCHES,
              CATCHES_NOTHING, "failing schedule", "maintain_jobs"),
-    Mutation("an event is one step", "_wake_parked", "picture_queue._isolate('wake'",
+    Mutation("an event is one step", "_wake_parked", "picture_queue._run_isolated('wake'",
              "picture_queue._run_step('wake'", "trigger on any update", "send_event"),
-    Mutation("a change of many jobs is one step", "change_jobs", "picture_queue._isolate(action",
+    Mutation("a change of many jobs is one step", "change_jobs", "picture_queue._run_isolated(action",
              "picture_queue._run_step(action", "trigger on any update", "change_jobs"),
-    Mutation("a purge is one step", "purge_queue", "picture_queue._isolate('purge'",
+    Mutation("a purge is one step", "purge_queue", "picture_queue._run_isolated('purge'",
              "picture_queue._run_step('purge'", "trigger on any update", "purge_queue"),
 )  # fmt: skip
 
