@@ -132,14 +132,17 @@ class RootCommand(Group):
 
 
 def _report(text: str, exit_code: ExitCode, as_json: bool, code: str | None = None) -> None:
-    """Print an error; with --json also as JSON, unless a result was printed before."""
+    """Print an error on standard error.
+
+    With --json, print it also as JSON on standard output, unless a result was printed before.
+    """
     print_error(text)
     if as_json and not json_was_printed():
         print_json({"error": text, "code": code, "exit_code": exit_code}, indent=None)
 
 
 def _prepare_streams() -> None:
-    """Open closed streams on the null device; let open ones escape what they cannot encode."""
+    """Open closed streams on the null device; let open streams escape what they cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:

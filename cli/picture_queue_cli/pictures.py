@@ -80,7 +80,8 @@ async def save_pictures(
 
 def file_name(generation: "Generation", image: "Image") -> str:
     """Return a unique file name that begins with the prompt."""
-    # The first digits of the id are its time, which others can predict.
+    # The name ends with the last digits of the id, which are random. Its first digits are a time:
+    # another user could predict them, and create a file with this name first.
     words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")
     words = words[:_MAX_PROMPT_LENGTH].strip("-")
     number = f"-{image.n}" if len(generation.images) > 1 else ""

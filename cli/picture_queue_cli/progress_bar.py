@@ -28,11 +28,15 @@ class _Mark(SpinnerColumn):
 
 
 class _Percent(ProgressColumn):
+    """The percentage; blank while the progress is not known."""
+
     def render(self, task: Task) -> Text:
         return Text(f"{task.percentage:3.0f} %" if task.total else "     ")
 
 
 class _Elapsed(ProgressColumn):
+    """The time since the start of the progress bar, until the job has finished."""
+
     def render(self, task: Task) -> Text:
         return Text(f"{task.finished_time or task.elapsed or 0:5.1f} s", style="dim")
 

@@ -138,14 +138,14 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
 
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     detail = error.detail or ""
-    found = _FIELD.match(detail)
-    if found is None or found["path"] == "it":
+    match = _FIELD.match(detail)
+    if match is None or match["path"] == "it":
         return
-    field = _translate_field(found["path"], ctx.command.params, found["part"])
-    position = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
-    error.detail = f"{position}{field} {detail[found.end() :]}"
+    field = _translate_field(match["path"], ctx.command.params, match["part"])
+    position = f"Item {int(match['item']) + 1} of the list: " if _is_batch(ctx, match) else ""
+    error.detail = f"{position}{field} {detail[match.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
-        error.hint = _specific_hint(error.detail, error.hint, found["path"])
+        error.hint = _specific_hint(error.detail, error.hint, match["path"])
         # The first letter of a message is printed as a capital. A lowercase name of a setting must
         # keep its case, so it stays in the detail.
         if field.isalpha() and field.islower():
@@ -154,8 +154,10 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
             error.message, error.detail = error.detail, None
 
 
-def _is_batch(ctx: Any, found: re.Match[str]) -> bool:
-    return found["item"] is not None and any(p.name == "jobs" for p in ctx.command.params)
+def _is_batch(ctx: Any, match: re.Match[str]) -> bool:
+    """Return whether a field belongs to a job of the argument JOBS, whose items have numbers."""
+    has_jobs = any(parameter.name == "jobs" for parameter in ctx.command.params)
+    return match["item"] is not None and has_jobs
 
 
 def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> str:
@@ -175,7 +177,10 @@ def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> 
 
 
 def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
-    """Return the hint for a field; None if it is about another field, or repeats the detail."""
+    """Return the hint for a field; None if the hint is about another field or repeats the detail.
+
+    The database has one hint for all faults of some functions.
+    """
     text = (hint or "").lower()
     if path in _NAME_HINTS and _VALUE_ONLY.search(detail) and "event_id" not in text:
         return _NAME_HINTS[path]
@@ -192,7 +197,7 @@ def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
 
 def _replace_functions(text: str) -> str:
     return _FUNCTION.sub(
-        lambda found: f"`picture-queue {COMMANDS[found[1]]}`" if found[1] in COMMANDS else found[0],
+        lambda match: f"`picture-queue {COMMANDS[match[1]]}`" if match[1] in COMMANDS else match[0],
         text,
     )
 
@@ -206,7 +211,7 @@ def _replace_setting(text: str, ctx: Any) -> str:
 
 
 def _typed_addresses(ctx: Any) -> dict[str, str]:
-    """Return the option that the user typed for each environment variable in error texts."""
+    """Return the option for each environment variable in error texts, if the user typed it."""
     root = ctx.find_root()
     options = {"db_url": ctx.params.get("db_url"), "url": root.params.get("url")}
     sources = {"db_url": ctx, "url": root}
@@ -215,13 +220,13 @@ def _typed_addresses(ctx: Any) -> dict[str, str]:
         for name, value in options.items()
         if value and getattr(sources[name].get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    found = {}
+    names = {}
     if "db_url" in typed:
-        found["PICTURE_QUEUE_DATABASE_URL (or --db-url)"] = "--db-url"
-        found["PICTURE_QUEUE_DATABASE_URL"] = "--db-url"
+        names["PICTURE_QUEUE_DATABASE_URL (or --db-url)"] = "--db-url"
+        names["PICTURE_QUEUE_DATABASE_URL"] = "--db-url"
     if "url" in typed:
-        found["SUPABASE_URL"] = "--url"
-    return found
+        names["SUPABASE_URL"] = "--url"
+    return names
 
 
 def _replace(text: str, replacements: dict[str, str]) -> str:

@@ -32,7 +32,7 @@ def watch(
         bool, typer.Option("--json", help="Print each state as one line of JSON.")
     ] = False,
 ) -> None:
-    """Follow a job to its end.
+    """Follow a job or a generation to its end.
 
     The exit code is 0 if it completed and 1 if it failed or was cancelled.
     """

@@ -68,7 +68,7 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
         now: The time for the timestamps; None: the present time.
 
     Raises:
-        SettingsError: ``project`` is not such a directory, or cannot be written.
+        SettingsError: ``project`` is not the directory of a Supabase project, or cannot be written.
         InstallationRefused: The files in the folder conflict; nothing was written.
     """
     if not project.is_dir():
@@ -105,7 +105,7 @@ def _install(
     missing = shipped[len(installed) :]
     names = _new_names(missing, files, now)
     for migration, name in zip(missing, names, strict=True):
-        # Mode x follows no symlink, if another user may write to the project.
+        # Mode x does not follow a symlink that another user may have created in the project.
         with (staging / name).open("x", encoding="utf-8") as opened:
             opened.write(_add_header(migration, version))
     return Installation(
@@ -135,7 +135,7 @@ def _staging(project: Path) -> Iterator[Path]:
 
 
 def _move(staging: Path, directory: Path, names: list[str]) -> list[Path]:
-    """Move complete files into the folder, oldest first; remove them again if one fails."""
+    """Move complete files into the folder, oldest first; remove all of them if one move fails."""
     moved: list[Path] = []
     try:
         for name in names:
@@ -160,17 +160,18 @@ def _match_files(files: list[_File], shipped: list[Migration]) -> list[tuple[Mig
     """Return the installed migrations of this package with their files, in the order of `shipped`.
 
     Raises:
-        InstallationRefused: A migration is missing before another one, or installed twice; the
-            order is wrong; or a newer version of this package installed one.
+        InstallationRefused: A migration is missing although a later one exists; a migration is
+            installed twice; the order is wrong; or a newer version of this package has installed
+            a migration.
     """
     installed = []
     for migration in shipped:
-        copies = [f for f in files if migration.name in (f.original, f.path.stem)]
+        copies = [file for file in files if migration.name in (file.original, file.path.stem)]
         if len(copies) > 1:
             raise InstallationRefused(
                 f"{migration.name} is installed twice",
                 detail=", ".join(file.path.name for file in copies),
-                hint="Delete the one that `supabase migration list` does not show as applied",
+                hint="Delete the file that `supabase migration list` does not show as applied",
             )
         installed += [(migration, file) for file in copies]
     _expect_order(installed, shipped)
@@ -188,7 +189,7 @@ def _expect_order(installed: list[tuple[Migration, _File]], shipped: list[Migrat
     for (migration, _), expected in zip(installed, shipped, strict=False):
         if migration is not expected:
             raise InstallationRefused(
-                f"{expected.name} is missing, but {migration.name}, which comes after it, exists",
+                f"{expected.name} is missing, but the later migration {migration.name} exists",
                 hint="Take the file from your version control, or install into an empty folder",
             )
     names = [file.path.name for _, file in installed]
@@ -196,7 +197,7 @@ def _expect_order(installed: list[tuple[Migration, _File]], shipped: list[Migrat
         raise InstallationRefused(
             "The timestamps of the installed migrations are out of order",
             detail=", ".join(names),
-            hint="Rename those that are not applied to any database yet",
+            hint="Rename the migrations that are not applied to any database yet",
         )
 
 

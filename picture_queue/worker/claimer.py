@@ -30,8 +30,8 @@ class Claimer(BackgroundLoop):
         on_claimed: Called with each job, and the time of the monotonic clock when it was claimed.
 
     Attributes:
-        receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
-            each slot that becomes free.
+        receives_wake_ups: Whether wake-ups of all queues arrive. If not, the worker claims whenever
+            a slot becomes free.
     """
 
     def __init__(
@@ -48,10 +48,13 @@ class Claimer(BackgroundLoop):
         self._settings = settings
         self._slots = slots
         self._on_claimed = on_claimed
-        self._due_at = self._sent_at = 0.0  # times of the next claim, and of the open one
-        self._open: Claim | None = None  # sent, and not answered yet
-        self._was_full = True  # the last answer had as many jobs as were requested
-        self._max_claim = MAX_CLAIM  # lower after a failure: the answer may have been too large
+        # Times of the monotonic clock: of the next claim, and of the claim that is not answered.
+        self._due_at = self._sent_at = 0.0
+        self._open: Claim | None = None  # the claim that was sent and is not answered yet
+        self._was_full = True  # whether the last answer had as many jobs as were requested
+        # Maximum number of jobs in a claim. It is reduced after a failure, since the answer may
+        # have been too large.
+        self._max_claim = MAX_CLAIM
 
     def request_claim(self) -> None:
         """Claim at once, or as soon as a slot is free."""
@@ -59,13 +62,13 @@ class Claimer(BackgroundLoop):
         self.wake()
 
     def slot_freed(self) -> None:
-        """Claim for a slot that is free now, if there may be a job for it."""
+        """Claim for a slot that became free, unless a wake-up will announce the next job."""
         if not self.receives_wake_ups:
             self._due_at = 0.0
         self.demand_changed()
 
     def demand_changed(self) -> None:
-        """Claim the jobs that can be taken now, if there may be some."""
+        """Claim if a claim is due and there are free slots for its jobs."""
         if self._due_at <= time.monotonic() and self._slots.demand():
             self.wake()
 
@@ -89,7 +92,7 @@ class Claimer(BackgroundLoop):
         except Exception as error:
             self._max_claim = max(1, self._max_claim // 2)
             if is_refusal(error):
-                self._calls.alarm(f"The project refuses claims: {error}")
+                self._calls.log_fault(f"The project refuses claims: {error}")
                 self._open, self._due_at = None, 0.0
             raise
         self._process_answer(self._open, jobs)
@@ -120,8 +123,8 @@ class Claimer(BackgroundLoop):
             self._calls.emit("idle")
         else:
             # Claim again at once, even after the first answer that is not full. The database
-            # records only with that answer that this worker is idle, so it sent no wake-up for a
-            # job that was written shortly before.
+            # records that this worker is idle when it writes that answer. So it sent no wake-up for
+            # a job that was enqueued shortly before.
             self._due_at = 0.0
         self._was_full = is_full
         for job in jobs:

@@ -1,6 +1,6 @@
--- Find names and operators in pg_catalog only. Otherwise an operator of another schema that fits
--- better would be bound into checks and policies, and run with the rights of the owner. The last
--- statement restores the search_path.
+-- Find names and operators in pg_catalog only. Otherwise checks and policies could use an operator
+-- that another user has created in another schema, and would run it with the rights of the owner.
+-- The last statement restores the search_path.
 select
   pg_catalog.set_config(
     'picture_queue.search_path', pg_catalog.current_setting('search_path'), false),

@@ -241,7 +241,7 @@ async def test_an_outcome_under_a_lost_lease_changes_nothing(
         other = await take_over(db, queue, job)
         waiting_handler.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
-    assert f"The work on job {job.id} was not recorded" in caplog.text
+    assert f"The outcome of job {job.id} (completed) was not recorded" in caplog.text
     current = await service.jobs.get(job.id)
     assert (current.status, current.result, current.worker) == (JobStatus.PROCESSING, None, other)
 

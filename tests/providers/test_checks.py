@@ -93,7 +93,7 @@ async def test_a_check_fails_for_a_provider_with_the_fault(
     faults: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checks, "_PATIENCE", 0.5)
+    monkeypatch.setattr(checks, "_STATE_TIMEOUT", 0.5)
     harness = _FunctionHarness(drawing.draw_async)
     harness.provider = _Faulty(**faults)
     harness.other_process = lambda: _Faulty(**faults)  # type: ignore[method-assign]

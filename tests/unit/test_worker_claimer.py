@@ -273,14 +273,14 @@ async def test_retry_delays_are_short_even_after_a_long_outage():
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (NotAuthenticated("no such key"), "The project refuses the worker"),
+        (NotAuthenticated("no such key"), "The project refuses all calls of the worker"),
         (InvalidArgument("lease_seconds is 0"), "The project refuses claims"),
     ],
 )
-async def test_a_refused_worker_logs_an_alarm_repeatedly(
+async def test_each_refused_call_logs_an_error_without_an_interval(
     harness, backend, caplog, monkeypatch, error, text
 ):
-    monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.0)
+    monkeypatch.setattr(_calls, "_FAULT_LOG_INTERVAL", 0.0)
     failures = [error] * 3
 
     def refuse(params: dict[str, Any]) -> Any:
@@ -295,12 +295,12 @@ async def test_a_refused_worker_logs_an_alarm_repeatedly(
         assert harness.calls.is_up is not isinstance(error, NotAuthenticated)
     await harness.signals.idle.next()
     assert harness.calls.is_up
-    alarms = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert len(alarms) == 3
-    assert all(text in record.getMessage() for record in alarms)
+    logged_errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(logged_errors) == 3
+    assert all(text in record.getMessage() for record in logged_errors)
 
 
-async def test_alarms_are_logged_at_intervals(caplog):
+async def test_the_same_fault_is_logged_at_intervals(caplog):
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
         calls.record_failure(NotAuthenticated("no such key"), "claim_jobs")

@@ -15,10 +15,12 @@ from .conftest import make_attempt
 
 
 def make_log_sender(
-    send: Any, gather: float = executor.LOG_INTERVAL
+    send: Any, gather_time: float = executor.LOG_INTERVAL
 ) -> BatchSender[dict[str, Any]]:
     """Make a log sender with the settings of an attempt."""
-    return BatchSender(send, executor.MAX_LOG_LINES, gather=gather, batch=executor.LOG_BATCH)
+    return BatchSender(
+        send, executor.MAX_LOG_LINES, gather_time=gather_time, batch_size=executor.LOG_BATCH
+    )
 
 
 class FakeConnection:
@@ -54,7 +56,7 @@ def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
 
 
 async def test_lines_are_collected_into_one_call(connection):
-    log = make_log_sender(connection.send, gather=0.02)
+    log = make_log_sender(connection.send, gather_time=0.02)
     write(log, "a", "b")
     assert connection.sent.empty()
     await asyncio.sleep(0)
@@ -66,7 +68,7 @@ async def test_lines_are_collected_into_one_call(connection):
 
 
 async def test_fifty_lines_are_sent_at_once(connection):
-    log = make_log_sender(connection.send, gather=3600)
+    log = make_log_sender(connection.send, gather_time=3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
     assert await connection.next() == numbers[:50]

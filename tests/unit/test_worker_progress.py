@@ -18,7 +18,7 @@ INTERVAL = executor.PROGRESS_INTERVAL
 
 def make_progress_sender(send: Any, interval: float = INTERVAL) -> ProgressSender:
     """Make a progress sender with the settings of an attempt."""
-    return BatchSender(send, keep=1, interval=interval)
+    return BatchSender(send, max_waiting=1, interval=interval)
 
 
 class FakeConnection:

@@ -323,7 +323,7 @@ async def test_a_stale_report_is_logged_as_lost_work(harness, backend, caplog):
     backend.answers["report_jobs"] = lambda params: harness.report(params, "stale")
     job = harness.put()
     assert await harness.wait_reported(1) == [(job.id, "stale")]
-    assert f"The work on job {job.id} was not recorded" in caplog.text
+    assert f"The outcome of job {job.id} (completed) was not recorded" in caplog.text
     assert harness.ended == [job.id]
 
 

@@ -94,23 +94,24 @@ async def test_the_whole_worker_sends_nothing_until_retry_after_has_passed(
     assert await service.jobs.result(job.id, timeout=30) == 1
 
 
-async def test_a_refused_key_is_logged_as_an_alarm_until_it_is_accepted(
+async def test_a_refused_key_is_logged_at_intervals_until_it_is_accepted(
     service, queue, gateway, worker, until, caplog, monkeypatch
 ):
-    monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.2)
+    monkeypatch.setattr(_calls, "_FAULT_LOG_INTERVAL", 0.2)
     assert worker.is_ready
 
-    def alarms() -> list[str]:
+    def logged_errors() -> list[str]:
         return [
             record.getMessage()
             for record in caplog.records
-            if record.levelname == "ERROR" and "refuses the worker" in record.getMessage()
+            if record.levelname == "ERROR"
+            and "refuses all calls of the worker" in record.getMessage()
         ]
 
     gateway.refusal = Response('{"message": "Invalid API key"}', 401, media_type="application/json")
-    await until(lambda: len(alarms()) >= 2)
+    await until(lambda: len(logged_errors()) >= 2)
     assert not worker.is_ready
-    assert "refused the key" in alarms()[0]
+    assert "refused the key" in logged_errors()[0]
     gateway.refusal = None
     job = await service.jobs.enqueue("fine", queue=queue)
     assert await service.jobs.result(job.id, timeout=30) == 1

@@ -70,7 +70,7 @@ async def test_a_worker_with_stuck_slots_ends_so_that_it_can_be_restarted(
     assert (await service.jobs.get(later.id)).attempt == 0
     for job, lost in ((first, 1), (second, 2)):
         assert f"The handler of job {job.id} (stuck) still runs" in caplog.text
-        assert f"{lost} of 4 slots are lost that way" in caplog.text
+        assert f"stuck handlers hold {lost} of 4 slots" in caplog.text
     assert hanging_handler.running == 2
 
 
