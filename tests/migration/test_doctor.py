@@ -25,16 +25,18 @@ KEYS = {
 def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
     """Return the findings of the doctor by check; assert that the exit code matches them."""
     done = cli("--url", url, "--key", key, "doctor", "--json", *args)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for finding in json.loads(done.stdout):
-        found.setdefault(finding["check"], []).append(finding)
+    findings = json.loads(done.stdout)
+    by_check: dict[str, list[dict[str, Any]]] = {}
+    for finding in findings:
+        by_check.setdefault(finding["check"], []).append(finding)
         assert finding["verdict"] == "ok" or finding["remedy"]
-    bad = any(f["verdict"] == "bad" for findings in found.values() for f in findings)
-    assert done.exit_code == (1 if bad else 0), done.stderr
-    return found
+    has_bad = any(finding["verdict"] == "bad" for finding in findings)
+    assert done.exit_code == (1 if has_bad else 0), done.stderr
+    return by_check
 
 
 def token(**claims: Any) -> str:
+    """Return a key in the format of a JWT, without a valid signature."""
     body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"e30.{body}.x"
 
@@ -44,9 +46,9 @@ def test_with_a_service_key_every_check_runs(cli: Cli, stack: Any, kind: str) ->
     found = examine(cli, stack.api_url, getattr(stack, kind), "--db-url", stack.db_url)
     assert found["key"] == [{"check": "key", "verdict": "ok", "detail": KEYS[kind], "remedy": None}]
     for check in ("address", "api", "version", "postgrest", "realtime", "migrations", "postgres"):
-        assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
+        assert [finding["verdict"] for finding in found[check]] == ["ok"], found[check]
     for check in ("privileges", "realtime in SQL", "storage", "clock"):
-        assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
+        assert [finding["verdict"] for finding in found[check]] == ["ok"], found[check]
     assert found["postgrest"][0]["detail"].startswith("version 1")
     assert found["realtime"][0]["detail"] == "a private channel was joined"
     assert found["migrations"][0]["detail"].endswith("by `picture-queue local start`")
@@ -162,5 +164,4 @@ def test_the_checklist_in_the_docs_names_existing_checks(cli: Cli, stack: Any) -
     assert len(names) >= 10
     assert names <= found.keys()
     for check in ("exposure", "schemas", "secrets"):
-        bad = [f for f in found[check] if f["verdict"] == "bad"]
-        assert bad == []
+        assert [finding for finding in found[check] if finding["verdict"] == "bad"] == []

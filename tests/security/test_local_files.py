@@ -1,7 +1,7 @@
 """Files of the embedded stack: their owner, and protection against other users of the machine.
 
-Earlier, root could use a data directory with symlinks that another user had created. The stack
-then wrote and served files of root outside of the directory.
+In an early version, root could start a stack in a directory with symlinks that another user had
+created. The stack then wrote and served files of root outside of the directory.
 """
 
 import grp
@@ -33,7 +33,7 @@ IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(
     not IS_ROOT, reason="only root can give files to another user of the machine"
 )
-NOBODY = 65534
+NOBODY = 65534  # the id of the user and of the group
 
 
 def _has_capability(number: int) -> bool:
@@ -49,29 +49,30 @@ CAN_CLONE_MOUNTS = _has_capability(21)  # CAP_SYS_ADMIN
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """An empty directory that every user can enter; it is deleted with its content."""
+    """An empty directory that every user can enter; it is deleted with its contents."""
     path = local._temporary_directory()
     path.chmod(0o755)
     yield path
     subprocess.run(["rm", "-rf", path], check=True)
 
 
-def expect_refused(path: Path, *words: str) -> None:
-    """Check that a start is refused with an error that names the directory, and changes nothing."""
-    before = _listing(path)
+def expect_refused(path: Path, *texts: str) -> None:
+    """Check that a start in a directory is refused, with these texts, and changes nothing."""
+    before = _list_entries(path)
     with pytest.raises(LocalStackError) as caught:
         LocalSupabase(path, durable=False).start()
-    for word in words:
-        assert word in str(caught.value)
-    assert "/tmp " not in f"{caught.value.hint} "
-    assert _listing(path) == before
+    for text in texts:
+        assert text in str(caught.value)
+    assert "/tmp " not in f"{caught.value.hint} ", "every user can write in /tmp"
+    assert _list_entries(path) == before
 
 
-def _listing(path: Path) -> list[tuple[str, int, int]]:
+def _list_entries(path: Path) -> list[tuple[str, int, int]]:
+    """Return the path, owner and mode of a directory and of all its entries."""
     if not path.exists():
         return []
     entries = [path, *sorted(path.rglob("*"))]
-    return [(str(e), e.lstat().st_uid, e.lstat().st_mode) for e in entries]
+    return [(str(entry), entry.lstat().st_uid, entry.lstat().st_mode) for entry in entries]
 
 
 @needs_root
@@ -86,10 +87,10 @@ def test_a_directory_of_another_user_is_refused(open_directory: Path):
 
 
 @needs_root
-def test_a_directory_that_appears_after_the_check_is_refused(
+def test_a_directory_that_is_exchanged_during_the_checks_is_refused(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Another user renames the directory away for the moment of the check, and back again."""
+    """Another user moves the directory away for the duration of one check."""
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o755)
     os.chown(data.path, NOBODY + 1, NOBODY + 1)
@@ -105,7 +106,7 @@ def test_a_directory_that_appears_after_the_check_is_refused(
 
 @needs_root
 def test_secrets_of_another_user_are_not_read(open_directory: Path):
-    """Another user exchanges the directory after the check, for one with secrets of theirs."""
+    """After the check, another user replaces the directory by a directory with other secrets."""
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o755)
     for path in (data.path / "secrets.json", data.path / "state.json"):
@@ -120,7 +121,7 @@ def test_secrets_of_another_user_are_not_read(open_directory: Path):
 def test_the_daemon_enters_only_its_own_closed_directory(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    before = os.getcwd()
+    working_directory = os.getcwd()
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o755)
     with pytest.raises(LocalStackError, match="open to others"):
@@ -135,31 +136,31 @@ def test_the_daemon_enters_only_its_own_closed_directory(
     link.path.symlink_to(data.path)
     with pytest.raises(LocalStackError, match="cannot be used"):
         link.enter()
-    assert os.getcwd() == before
+    assert os.getcwd() == working_directory
     monkeypatch.chdir(open_directory)
     data.enter()
     assert os.getcwd() == str(data.path)
 
 
 @needs_root
-def test_a_new_directory_that_is_exchanged_for_a_symlink_keeps_the_target(
+def test_a_new_directory_replaced_by_a_symlink_does_not_change_the_mode_of_the_target(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Earlier, the mode was set by path, so that any file of root became readable for all."""
+    """If the mode were set by path, others could make any directory of root readable."""
     target = open_directory / "target"
     target.mkdir(mode=0o700)
-    place = open_directory / "place"
+    new = open_directory / "new"
     mkdir = os.mkdir
 
-    def exchange(path: str | Path, *args: int, **options: int) -> None:
+    def mkdir_and_replace(path: str | Path, *args: int, **options: int) -> None:
         mkdir(path, *args, **options)
-        if Path(path).name == "place":
-            place.rmdir()
-            place.symlink_to(target)
+        if Path(path).name == "new":
+            new.rmdir()
+            new.symlink_to(target)
 
-    monkeypatch.setattr(os, "mkdir", exchange)
-    with pytest.raises(OSError, match="place"):
-        make_safe_directory(place / "below")
+    monkeypatch.setattr(os, "mkdir", mkdir_and_replace)
+    with pytest.raises(OSError, match="new"):
+        make_safe_directory(new / "below")
     assert stat.S_IMODE(target.stat().st_mode) == 0o700 and os.listdir(target) == []
 
 
@@ -167,7 +168,7 @@ def test_a_new_directory_that_is_exchanged_for_a_symlink_keeps_the_target(
 def test_a_missing_parent_that_another_user_creates_is_refused(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The first check found no directory, so that it could not check its owner."""
+    """The first check finds no parent, so it cannot check the owner of the parent."""
     target = open_directory / "target"
     target.mkdir()
     (open_directory / "shared").mkdir()
@@ -225,7 +226,7 @@ def test_symlinks_in_the_directory_are_refused(open_directory: Path, planted: st
 
 
 def test_symlinks_in_a_directory_closed_to_others_are_not_followed(open_directory: Path):
-    # A start does not search a directory with mode 0700, but it opens no symlink in it.
+    # A start does not check the contents of a directory with mode 0700. But it opens no symlink.
     data = DataDir(open_directory / "data")
     with LocalSupabase(data.path, durable=False):
         pass
@@ -238,10 +239,10 @@ def test_symlinks_in_a_directory_closed_to_others_are_not_followed(open_director
     assert not (open_directory / "written").exists()
 
 
-def test_a_file_with_a_hard_link_is_not_written(tmp_path: Path):
-    mine = tmp_path / "mine"
-    mine.touch()
-    os.link(mine, tmp_path / "log")
+def test_a_file_with_a_second_name_and_a_fifo_are_not_opened(tmp_path: Path):
+    own_file = tmp_path / "own_file"
+    own_file.touch()
+    os.link(own_file, tmp_path / "log")
     with pytest.raises(LocalStackError, match="not a file of this stack"):
         open_own(tmp_path / "log", os.O_WRONLY)
     os.mkfifo(tmp_path / "fifo")
@@ -260,7 +261,7 @@ def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
     (open_directory / "open").mkdir()
     (open_directory / "open").chmod(0o777)
     expect_refused(open_directory / "open" / "data", "Other users can replace", "mode 0777")
-    # A sticky directory such as /tmp protects files of its users.
+    # In a sticky directory such as /tmp, only the owner of an entry can replace the entry.
     (open_directory / "open").chmod(0o1777)
     with LocalSupabase(open_directory / "open" / "data", durable=False):
         pass
@@ -271,7 +272,8 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
     # An ACL gives one user write access, which the mode shows as access of the group.
     shared = open_directory / "shared"
     shared.mkdir()
-    # Version 2, then tag, permissions and id of each entry; see <linux/posix_acl_xattr.h>.
+    # The format is: version 2, then tag, permissions and id of each entry
+    # (<linux/posix_acl_xattr.h>).
     entries = ((0x01, 7, -1), (0x02, 7, NOBODY), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1))
     acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
     try:
@@ -285,20 +287,20 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
 
 @needs_root
 def test_a_directory_of_a_group_with_unknown_members_is_refused(open_directory: Path):
-    # A group of a directory service (LDAP) may appear without a name or without members.
+    # The system may not know the name or the members of a group of a directory service (LDAP).
     shared = open_directory / "shared"
     shared.mkdir()
     shared.chmod(0o775)
-    number = next(n for n in range(70_000, 80_000) if not _is_group(n))
+    unnamed = next(gid for gid in range(70_000, 80_000) if not _is_named_group(gid))
     empty = next(group for group in grp.getgrall() if group.gr_gid and not group.gr_mem
                  and all(user.pw_gid != group.gr_gid for user in pwd.getpwall()))  # fmt: skip
-    for gid in (number, empty.gr_gid):
+    for gid in (unnamed, empty.gr_gid):
         os.chown(shared, -1, gid)
         expect_refused(shared / "data", "Other users can replace", "mode 0775")
 
 
-def _is_group(number: int) -> bool:
-    return any(group.gr_gid == number for group in grp.getgrall())
+def _is_named_group(gid: int) -> bool:
+    return any(group.gr_gid == gid for group in grp.getgrall())
 
 
 @needs_root
@@ -325,7 +327,7 @@ def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
     (data / "thesis.txt").write_text("keep me")
     expect_refused(data, "contains other files", "mode 0755", "--data-dir")
     if IS_ROOT:
-        # The stack would give the directory to the service user, with all its files.
+        # The stack would give all files in the directory to the service user.
         data.chmod(0o700)
         expect_refused(data, "contains other files")
     (data / "thesis.txt").unlink()
@@ -334,7 +336,7 @@ def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
     expect_refused(data, "Other users can write into the data directory", "mode 0777")
 
 
-def test_a_directory_of_an_older_version_is_closed_to_other_users(open_directory: Path):
+def test_a_start_closes_a_directory_of_an_older_version_to_other_users(open_directory: Path):
     data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "logs").mkdir()
@@ -368,7 +370,7 @@ def test_reset_follows_no_symlink(open_directory: Path):
 
 
 def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory: Path):
-    # Otherwise root would end the process whose id another user wrote into the file.
+    # Otherwise another user could write the id of any process into the file, and root would end it.
     data = DataDir(open_directory / "data")
     data.prepare(None)
     user = service_user()
@@ -409,7 +411,7 @@ def test_nothing_in_the_working_directory_is_imported(
 
 @needs_root
 def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
-    # The service user cannot enter the home: it gets an open descriptor of the package.
+    # The service user cannot enter the home, but gets an open descriptor of the package.
     home = open_directory / "home"
     home.mkdir(mode=0o700)
     libraries = home / "libraries"
@@ -430,7 +432,7 @@ def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: py
 def test_the_service_user_reads_nothing_else_in_a_closed_home(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Try to go up from the directory of which the service user has a descriptor."""
+    """Read a file in the directory above the one of which the service user has a descriptor."""
     home = open_directory / "home"
     home.mkdir(mode=0o700)
     libraries = home / "project" / "libraries"
@@ -456,7 +458,7 @@ def test_the_service_user_reads_nothing_else_in_a_closed_home(
 def test_the_cache_is_closed_to_others_from_the_start(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # With umask 0, another user could otherwise add a directory before the mode is set.
+    # With umask 0, another user could add a directory before the mode is set.
     modes = []
 
     def record(directory: int, mode: int) -> None:
