@@ -741,6 +741,7 @@ create index dependency_parent on picture_queue.dependency (parent_id);
 
 create table picture_queue.batch (
   id uuid primary key,
+  user_id uuid,  -- the owner of a batch of generations; null: the project
   total integer not null default 0,
   completed integer not null default 0,
   failed integer not null default 0,
@@ -755,7 +756,8 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is
-  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished.';
+  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished. Chains and '
+  'batches of generations are batches of their jobs.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 -- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
@@ -942,6 +944,11 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  -- For a generation of a batch or chain: the batch, the position of its request in the call, and its step in the chain
+  -- of the request, both from 0. Otherwise null.
+  batch_id uuid,
+  batch_position integer,
+  batch_step integer,
   kind text not null default 'text-to-image',
   model_id text not null,
   model_version text,
@@ -972,6 +979,7 @@ create index generations_owned on public.generations (user_id, created_at desc, 
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
+create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
 -- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
 create index generations_words on public.generations
@@ -984,6 +992,7 @@ create index generations_equal on public.generations (
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
+  alter batch_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
   alter model_version set statistics 0, alter favourite set statistics 0;
 alter index public.generations_words alter column 1 set statistics 0;
@@ -1390,7 +1399,8 @@ create function picture_queue._user_functions() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
-    cancel_generation,list_models,job_position,explain_jobs,get_account,may_upload,delete_generation,set_favourite,
+    cancel_generation,start_generations,generation_batch,cancel_generation_batch,list_models,job_position,explain_jobs,
+    get_account,may_upload,delete_generation,set_favourite,
     search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
@@ -6922,17 +6932,33 @@ comment on function public.list_schedules is 'The schedules, by name.';
 -- 395_function__input_file.sql
 
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
--- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces
--- them with signed URLs.
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
+-- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end of
+-- the other. The worker replaces files with signed URLs.
 
--- Returns the problem with an input for a file; null if it is an https:// address or a file of Storage.
+-- Returns the generation and the number of the picture that an input names; null if it names none.
+create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text[] := regexp_match(p_file,
+    '^generation:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:/([1-9][0-9]{0,3}))?$', 'i');
+begin
+  generation_id := v_parts[1]::uuid;
+  n := case when generation_id is not null then coalesce(v_parts[2]::integer, 1) end;
+end
+$$;
+
+-- Returns the problem with an input for a file; null if it is an https:// address, a file of Storage or
+-- a picture of a generation.
 create function picture_queue._file_problem(p_file text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_file ~ '^https://[^[:space:]]+$' then null
+    when starts_with(p_file, 'generation:') and (picture_queue._parse_reference(p_file)).n is not null then null
     when coalesce(length(p_file) > 500, true) or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
-      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
   end
 $$;
 
@@ -6957,6 +6983,76 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'upload the file to the folder of the user in the bucket uploads');
   end if;
+end
+$$;
+
+-- Returns the pictures of generations that an input names: the name of the input, its text, the generation and the
+-- number of the picture. As _check_file_owner, it looks at all texts.
+create function picture_queue._references(p_input jsonb)
+returns table (input text, reference text, generation_id uuid, n integer)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  if position('"generation:' in p_input::text) = 0 then  -- almost always
+    return;
+  end if;
+  return query
+  select e.key, u.value, r.generation_id, r.n
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_array_elements_text(
+    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
+  cross join lateral picture_queue._parse_reference(u.value) r
+  where starts_with(u.value, 'generation:') and r.generation_id is not null;
+end
+$$;
+
+-- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those that
+-- do not exist. For a service (p_user is null) they may belong to anyone.
+create function picture_queue._referenced_jobs(p_input jsonb, p_user uuid) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_references jsonb;
+  v_problem text;
+begin
+  select jsonb_agg(to_jsonb(r) order by r.input) into v_references from picture_queue._references(p_input) r;
+  if v_references is null then
+    return '{}';
+  elsif jsonb_array_length(v_references) > 100 then
+    v_problem := format('input names %s pictures of generations, at most 100 are possible', jsonb_array_length(v_references));
+  else
+    select format('input.%s is %s, and %s', left(r.input, 100), r.reference,
+      case when p_user is null then 'there is no such generation' else 'the user has no such generation' end) into v_problem
+    from jsonb_to_recordset(v_references) as r (input text, reference text, generation_id uuid)
+    where not exists (
+      select from public.generations g
+      where g.id = r.generation_id and not g.deleted and (p_user is null or g.user_id = p_user))
+    limit 1;
+  end if;
+  if v_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, 'list_generations() shows the generations of the user');
+  end if;
+  return array(
+    select distinct j.id
+    from jsonb_to_recordset(v_references) as r (generation_id uuid)
+    join public.generations g on g.id = r.generation_id
+    join public.job_queue j on j.id = g.job_id
+    where j.finished_at is null order by j.id);
+end
+$$;
+
+-- Returns, for each picture of a generation that an input names, its path in Storage, which begins with the bucket.
+-- Pictures that do not exist, or were deleted, are left out.
+create function picture_queue._referenced_paths(p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return coalesce((
+    select jsonb_object_agg(r.reference, 'pictures/' || i.path)
+    from picture_queue._references(p_input) r
+    join public.images i on i.generation_id = r.generation_id and i.n = r.n
+    where not i.deleted), '{}');
 end
 $$;
 
@@ -7005,7 +7101,7 @@ as $$
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
       where picture_queue._file_problem(u) is not null)
-      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
     when p_rule -> 'format' is null and exists (
@@ -7282,6 +7378,36 @@ as $$
     end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
 $$;
 
+-- Returns the input of a model that takes the picture of an earlier step: the first required file, else the first file.
+-- A mask comes last. Null if the model takes no picture.
+create function picture_queue._picture_input(p_inputs jsonb) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select r.rule from jsonb_array_elements(p_inputs) with ordinality as r (rule, i)
+  where r.rule ->> 'format' = 'uri'
+  order by coalesce((r.rule ->> 'required')::boolean, false) desc, r.rule ->> 'name' ~ 'mask', r.i limit 1
+$$;
+
+-- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
+-- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do not
+-- require one. Null if there is no such model.
+create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return (
+    select m.model_id
+    from picture_queue.model m
+    left join lateral (
+      select r.rule from jsonb_array_elements(m.inputs) as r (rule) where r.rule ->> 'name' = 'prompt' limit 1) p on true
+    where m.kind = p_kind and m.enabled and m.unavailable_reason is null
+      and picture_queue._picture_input(m.inputs) is not null
+    order by case when p_prompted then p.rule is null else coalesce((p.rule ->> 'required')::boolean, false) end,
+      picture_queue._cost(m.model_id, '{}') ->> 'price_unit' is null,
+      (picture_queue._cost(m.model_id, '{}') ->> 'amount_usd')::numeric, m.model_id limit 1);
+end
+$$;
+
 -- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
 -- Null in p_model_id stands for the default model.
 create function picture_queue._resolve_model(
@@ -7318,22 +7444,26 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Checks the options of a generation and returns its owner; null: it belongs to no user.
-create function picture_queue._generation_user(p_options jsonb) returns uuid
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_user uuid;
-begin
-  perform picture_queue._check_fields('options.', p_options, '{
+-- Checks the options of a generation and returns its owner; null: it belongs to no user. The default rules are those of
+-- start_generation, which validates options.then itself.
+create function picture_queue._generation_user(p_options jsonb, p_rules jsonb default '{
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
     "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "reuse": ["boolean"],
+    "then": ["object"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
-  }');
+  }')
+returns uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user uuid;
+begin
+  perform picture_queue._check_fields('options.',
+    case when p_options ? 'then' then p_options || '{"then": null}' else p_options end, p_rules);
   if picture_queue._is_service() then
     return (p_options ->> 'user_id')::uuid;
   end if;
@@ -7363,9 +7493,86 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
+-- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules. Returns
+-- the model, the input to send, warnings, and the jobs that it has to wait for, since it uses their pictures. p_picture:
+-- the picture of the previous step of a chain, for the input that takes it.
+create function picture_queue._check_generation(
+  p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
+  out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
+  out depends_on uuid[])
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule jsonb;
+begin
+  select r.model_id, r.kind, r.provider into model_id, kind, provider from picture_queue._resolve_model(p_model_id, p_kind) r;
+  input := p_input;
+  if p_picture is not null and jsonb_typeof(p_input) = 'object' then
+    v_rule := (select picture_queue._picture_input(m.inputs) from picture_queue.model m
+      where m.model_id = _check_generation.model_id);
+    if v_rule is null then
+      perform picture_queue._raise_error('PQ_INVALID_INPUT', format('model_id is %L, which takes no picture', model_id),
+        'choose a model with an input of format uri; list_models() shows the inputs of each model');
+    elsif p_input ? (v_rule ->> 'name') then
+      perform picture_queue._raise_error('PQ_INVALID_INPUT',
+        format('input.%s is given, but it gets the picture of the previous step', v_rule ->> 'name'), 'omit it');
+    end if;
+    input := input || jsonb_build_object(v_rule ->> 'name',
+      case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
+  end if;
+  input := picture_queue._apply_input_rules(model_id, (
+    select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
+  warnings := picture_queue._check_input(model_id, p_prompt, input);
+  perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
+  depends_on := picture_queue._referenced_jobs(p_input, p_user);
+  version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
+end
+$$;
+
+-- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call finds
+-- the same job. p_job_options: further options of the job.
+create function picture_queue._generation_job(
+  p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
+  p_job_options jsonb default '{}')
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return jsonb_build_object(
+    'job_id', md5('picture_queue job of generation ' || p_generation_id)::uuid,
+    'job_type', picture_queue._generation_job_type(p_kind, p_provider), 'generation_id', p_generation_id,
+    'payload', jsonb_build_object('generation_id', p_generation_id),
+    'user_id', p_user, 'priority', p_options -> 'priority',
+    'scheduled_for', p_options -> 'scheduled_for',
+    'idempotency_key', p_options -> 'idempotency_key',
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', p_job_options || jsonb_build_object('limit_keys',
+      array['provider:' || p_provider, 'model:' || left(p_model_id, 190)]));
+end
+$$;
+
+-- Returns the answer of start_generation for an existing generation, with the steps of its chain.
+create function picture_queue._started_generation(
+  p_id uuid, p_job_id uuid, p_status text, p_batch_id uuid, p_position integer)
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_started jsonb := jsonb_build_object('generation_id', p_id, 'job_id', p_job_id, 'status', p_status);
+  v_steps jsonb := (
+    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status) order by g.batch_step)
+    from public.generations g
+    where g.batch_id = p_batch_id and g.batch_position = p_position and g.batch_step > 0);
+begin
+  return v_started || case when p_batch_id is null then '{}' else jsonb_build_object('batch_id', p_batch_id) end
+    || case when v_steps is null then '{}' else jsonb_build_object('steps', v_steps) end;
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it the
+-- first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -7376,9 +7583,6 @@ declare
   v_cost jsonb;
   v_existing record;
   v_model record;
-  v_input jsonb;
-  v_warnings jsonb;
-  v_version text;
   v_reusable jsonb;
   v_job jsonb;
   v_job_row record;
@@ -7388,48 +7592,40 @@ begin
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
-    return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
+    return picture_queue._started_generation(
+      v_existing.id, v_existing.job_id, v_existing.status, v_existing.batch_id, v_existing.batch_position);
+  elsif v_existing.id is null and coalesce(p_options -> 'then', 'null') not in ('null', '[]') then
+    return picture_queue._start_chain(v_user, v_generation_id, p_prompt, p_model_id, p_input, p_options);
   end if;
-  v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
-  v_input := picture_queue._apply_input_rules(v_model.model_id, (
-    select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
-  v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
-  perform picture_queue._check_file_owner(p_input, v_user);  -- an operator's default may be a file of the operator
+  v_model := picture_queue._check_generation(v_user, p_prompt, p_model_id, p_options ->> 'kind', p_input);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
-  v_version := (select m.version from picture_queue.model m where m.model_id = v_model.model_id);
   v_reusable := picture_queue._find_reusable(
-    p_options, v_user, v_model.model_id, v_version, coalesce(p_prompt, ''), v_input);
+    p_options, v_user, v_model.model_id, v_model.version, coalesce(p_prompt, ''), v_model.input);
   if v_reusable is not null then
     return v_reusable;
+  elsif v_model.depends_on <> '{}' then
+    return picture_queue._start_dependent(v_user, v_generation_id, p_prompt, p_model_id, p_input, p_options);
   end if;
 
-  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
-  v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
-    'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
-    'payload', jsonb_build_object('generation_id', v_generation_id),
-    'user_id', v_user, 'priority', p_options -> 'priority',
-    'scheduled_for', p_options -> 'scheduled_for',
-    'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all its types.
-    'options', jsonb_build_object('limit_keys',
-      array['provider:' || v_model.provider, 'model:' || left(v_model.model_id, 190)])))) -> 0;
+  v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
+    v_model.kind, v_model.provider, v_model.model_id, p_options))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
       (id, user_id, job_id, kind, model_id, model_version, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, v_version,
-      coalesce(p_prompt, ''), v_input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id,
+      v_model.version, coalesce(p_prompt, ''), v_model.input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
     perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status)
-    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+    || case when v_model.warnings = '[]' then '{}' else jsonb_build_object('warnings', v_model.warnings) end;
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
@@ -7444,6 +7640,284 @@ as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
 comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';
+
+
+-- 411_function_start_generations.sql
+
+-- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have its
+-- id, the position of their request in the call and their step in the chain of this request. Each is a generation of its
+-- own, with its own job, cost and refund. The job of a step depends on the job of the step before.
+
+-- Refuses options.then, or the `then` of a request, if it is no list of up to 5 steps. p_path: the name of the list.
+create function picture_queue._check_steps(p_path text, p_steps jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if coalesce(p_steps, 'null') = 'null' then
+    return;
+  elsif jsonb_typeof(p_steps) <> 'array' then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_path || ' is not a list', 'pass a list of steps');
+  elsif jsonb_array_length(p_steps) > 5 then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('%s has %s steps, at most 5 are possible', p_path, jsonb_array_length(p_steps)), 'use fewer steps');
+  end if;
+  perform picture_queue._check_fields(format('%s[%s].', p_path, s.i - 1), s.step, '{
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+    "model_id": ["text", 200],
+    "prompt": ["text", 1000000, 0],
+    "input": ["object"]
+  }')
+  from jsonb_array_elements(p_steps) with ordinality as s (step, i);
+  perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+    format('%s[%s] has neither model_id nor kind', p_path, s.i - 1), 'name the model of the step, or its kind')
+  from jsonb_array_elements(p_steps) with ordinality as s (step, i)
+  where coalesce(s.step ->> 'model_id', s.step ->> 'kind') is null;
+end
+$$;
+
+-- Refuses the requests of start_generations if they are no list of 1 to 100 objects with known fields. It bounds the
+-- work of the checks that follow.
+create function picture_queue._check_requests(p_requests jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer := case when jsonb_typeof(p_requests) = 'array' then jsonb_array_length(p_requests) end;
+  v_request record;
+begin
+  perform picture_queue._raise_problem(case
+    when v_count is null then 'requests is not a list'
+    when v_count not between 1 and 100 then format('requests has %s entries, 1 to 100 are possible', v_count)
+    else 'requests ' || picture_queue._json_problem(p_requests, 100 * (select s.max_payload_bytes from picture_queue.setting s))
+    end, 'pass a list of objects with prompt, model_id, input, kind and then');
+  for v_request in
+    select format('requests[%s].', r.i - 1) as path, r.request from jsonb_array_elements(p_requests) with ordinality as r (request, i)
+  loop
+    perform picture_queue._check_fields(v_request.path,
+      case when v_request.request ? 'then' then v_request.request || '{"then": null}' else v_request.request end, '{
+        "prompt": ["text", 1000000, 0],
+        "model_id": ["text", 200],
+        "input": ["object"],
+        "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+        "then": ["object"]
+      }');
+    perform picture_queue._check_steps(v_request.path || 'then', v_request.request -> 'then');
+  end loop;
+end
+$$;
+
+-- Raises the error of one request again, with the path of the request before the name of the field.
+create function picture_queue._raise_request_error(
+  p_path text, p_sqlstate text, p_message text, p_detail text, p_hint text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_detail text := regexp_replace(p_detail, '^options[.]', '');
+begin
+  raise exception using errcode = p_sqlstate, message = p_message, hint = p_hint, detail = case
+    when p_path is null then p_detail
+    when v_detail ~ '^(prompt|model_id|kind|input)([. ]|$)' then p_path || '.' || v_detail
+    else p_path || ': ' || p_detail end;
+end
+$$;
+
+-- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Each
+-- reservation is written before the next request is checked, so that rates, budgets and credits count all of them. The
+-- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
+-- settles its generation. p_options: those of start_generation, with the id of the first generation, or of
+-- start_generations. p_is_batch: whether errors name entries of requests. Returns warnings.
+create function picture_queue._start_requests(
+  p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_item record;
+  v_path text;
+  v_model_id text;
+  v_default text;
+  v_defaults jsonb := '{}';  -- the default models of kinds, with and without a prompt
+  v_model record;
+  v_kind text;  -- of the previous step
+  v_id uuid;  -- after the first step: that of the previous one
+  v_options jsonb;
+  v_cost jsonb;
+  v_job jsonb;
+  v_jobs jsonb[] := '{}';
+  v_warnings jsonb := '[]';
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  for v_item in
+    select r.i - 1 as position, s.step, s.item ->> 'prompt' as prompt, s.item ->> 'model_id' as model_id,
+      s.item ->> 'kind' as kind, coalesce(nullif(s.item -> 'input', 'null'), '{}') as input,
+      row_number() over (order by r.i, s.step) as n
+    from jsonb_array_elements(p_requests) with ordinality as r (request, i)
+    cross join lateral (
+      select 0 as step, r.request as item
+      union all
+      select t.i, t.item
+      from jsonb_array_elements(coalesce(nullif(r.request -> 'then', 'null'), '[]')) with ordinality as t (item, i)) s
+    order by r.i, s.step
+  loop
+    v_path := concat_ws('.', case when p_is_batch then format('requests[%s]', v_item.position) end,
+      case when v_item.step > 0 then format('%s[%s]', case when p_is_batch then 'then' else 'options.then' end, v_item.step - 1)
+      end);
+    v_path := nullif(v_path, '');
+    v_model_id := v_item.model_id;
+    if v_item.step > 0 then
+      if v_model_id is null then
+        v_default := v_item.kind || picture_queue._is_blank(v_item.prompt);
+        if not v_defaults ? v_default then
+          v_defaults := v_defaults || jsonb_build_object(v_default,
+            picture_queue._default_model(v_item.kind, not picture_queue._is_blank(v_item.prompt)));
+        end if;
+        v_model_id := v_defaults ->> v_default;
+      end if;
+      if v_model_id is null then
+        perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('kind is %s, and no model of this kind takes a picture',
+          v_item.kind));
+      elsif v_kind = 'vector' then
+        perform picture_queue._raise_error('PQ_INVALID_INPUT', 'the previous step makes a vector picture, which no model takes',
+          'make it the last step');
+      end if;
+    end if;
+    v_model := picture_queue._check_generation(p_user, v_item.prompt, v_model_id, v_item.kind, v_item.input,
+      case when v_item.step > 0 then 'generation:' || v_id end);
+    v_warnings := v_warnings || case when v_path is null then v_model.warnings else (
+      select coalesce(jsonb_agg(v_path || '.' || w), '[]') from jsonb_array_elements_text(v_model.warnings) w) end;
+    v_options := case when v_item.step = 0 then p_options else p_options - '{scheduled_for,idempotency_key}'::text[] end;
+    v_job := picture_queue._generation_job(
+      case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
+        else gen_random_uuid() end,
+      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, jsonb_strip_nulls(jsonb_build_object(
+        'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
+          then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
+    v_id := (v_job ->> 'generation_id')::uuid;
+    v_kind := v_model.kind;
+    v_cost := picture_queue._check_spending(p_user, v_model.model_id, v_model.input, v_id, v_job ->> 'job_type',
+      v_options ->> 'idempotency_key');
+    insert into public.generations (id, user_id, job_id, batch_id, batch_position, batch_step, kind, model_id, model_version,
+      prompt, input, status, created_at, updated_at)
+    values (v_id, p_user, (v_job ->> 'job_id')::uuid, p_batch_id,
+      case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
+      v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
+      -- Lists are ordered by time, so the last request comes first.
+      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond');
+    perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost);
+    v_jobs := v_jobs || v_job;
+  end loop;
+  v_path := null;
+  if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
+    perform picture_queue._raise_busy('another call starts the same generation at the same time');
+  end if;
+  return v_warnings;
+exception when others then
+  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  if sqlstate like 'PT%' then
+    perform picture_queue._raise_request_error(v_path, sqlstate, v_message, v_detail, v_hint);
+  end if;
+  raise;
+end
+$$;
+
+-- Starts one generation that uses pictures of unfinished generations, which its job waits for.
+create function picture_queue._start_dependent(
+  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_warnings jsonb := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind')),
+    p_options || jsonb_build_object('generation_id', p_generation_id), false);
+begin
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, null, null)
+    from public.generations g where g.id = p_generation_id)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+end
+$$;
+
+-- Starts a generation and the steps after it (options.then).
+create function picture_queue._start_chain(
+  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch uuid := gen_random_uuid();
+  v_warnings jsonb;
+begin
+  perform picture_queue._check_steps('options.then', p_options -> 'then');
+  if (p_options ->> 'reuse')::boolean then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'options.reuse is true, which is not possible with options.then',
+      'start the chain with generation:<id> of the earlier picture as an input');
+  end if;
+  insert into picture_queue.batch (id, user_id, created_at) values (v_batch, p_user, picture_queue._now());
+  v_warnings := picture_queue._start_requests(p_user, v_batch, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind', 'then', p_options -> 'then')),
+    p_options || jsonb_build_object('generation_id', p_generation_id), false);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, v_batch, 0)
+    from public.generations g where g.id = p_generation_id)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+end
+$$;
+
+-- Starts a batch of generations in one transaction, all or none. A call that repeats options.batch_id returns the
+-- existing generations.
+create function picture_queue.start_generations(p_requests jsonb, p_options jsonb) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_user uuid := picture_queue._generation_user(p_options, '{
+    "batch_id": ["uuid"],
+    "scheduled_for": ["time"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
+  v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
+  v_owner uuid;
+  v_exists boolean;
+  v_warnings jsonb := '[]';
+begin
+  -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
+  select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
+  if v_exists is null then
+    perform picture_queue._check_requests(p_requests);
+    insert into picture_queue.batch (id, user_id, created_at) values (v_batch, v_user, picture_queue._now())
+    on conflict (id) do nothing;
+    if found then
+      v_warnings := picture_queue._start_requests(v_user, v_batch, p_requests, p_options, true);
+      v_owner := v_user;
+      v_exists := true;
+    else
+      select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
+    end if;
+  end if;
+  if v_exists is null or v_owner is distinct from v_user then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
+  end if;
+  return jsonb_build_object('batch_id', v_batch, 'generations', (
+    select jsonb_agg(picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
+      order by g.batch_position)
+    from public.generations g where g.batch_id = v_batch and g.batch_step = 0))
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+exception when others then
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
+  raise;
+end
+$$;
+
+create function public.start_generations(requests jsonb, options jsonb default '{}') returns jsonb
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue.start_generations(coalesce(requests, 'null'), coalesce(options, '{}'))
+$$;
+comment on function public.start_generations is
+  'Starts up to 100 generations at once, all or none; returns at once, with batch_id and the ids of each.';
 
 
 -- 412_function__spending.sql
@@ -8205,6 +8679,99 @@ $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
 
+-- 421_function_generation_batch.sql
+
+-- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the whole,
+-- and its generations in the order of the call. It runs with the caller's privileges, so row level security decides which
+-- generations the caller sees. progress: the mean over the generations, of which an ended one counts as 100. status:
+-- pending until the first has started; processing until the last has ended; then failed if any failed, else cancelled if
+-- any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked up by its id.
+create function public.generation_batch(batch_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
+as $$
+begin
+  return picture_queue._require((
+    select jsonb_build_object(
+      'batch_id', generation_batch.batch_id, 'total', count(*),
+      'completed', count(*) filter (where m.status = 'completed'),
+      'failed', count(*) filter (where m.status = 'failed'),
+      'cancelled', count(*) filter (where m.status = 'cancelled'),
+      'progress', floor(avg(case when m.ended then 100 else m.progress end))::integer,
+      'status', case when bool_and(m.status = 'pending') then 'pending'
+        when not bool_and(m.ended) then 'processing'
+        when bool_or(m.status = 'failed') then 'failed'
+        when bool_or(m.status = 'cancelled') then 'cancelled'
+        else 'completed' end,
+      'cost_usd', sum(m.cost_usd),
+      'generations', jsonb_agg(jsonb_build_object('generation_id', m.id, 'job_id', m.job_id, 'kind', m.kind,
+        'status', m.status, 'hold', m.hold, 'progress', m.progress, 'message', m.message, 'error', m.error,
+        'position', m.batch_position, 'step', m.batch_step) order by m.batch_position, m.batch_step))
+    from (
+      select g.*, j.hold, j.message, coalesce(j.progress, case g.status when 'completed' then 100 else 0 end) as progress,
+        g.status in ('completed', 'failed', 'cancelled') as ended
+      from public.generations g
+      left join lateral (
+        select o.hold, o.message, o.progress from public.job_queue o where o.id = g.job_id offset 0) j on true
+      where g.batch_id = generation_batch.batch_id and not g.deleted
+    ) m
+    having count(*) > 0),
+    'PQ_UNKNOWN_BATCH', format('batch_id is %s', generation_batch.batch_id),
+    'start_generations() returns the id of a batch; its generations were deleted, or belong to another user');
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
+$$;
+comment on function public.generation_batch is 'A batch of generations of the caller: its counts, progress and status.';
+
+-- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of the
+-- batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
+create function picture_queue.cancel_generation_batch(p_batch_id uuid) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := picture_queue._caller_id();
+  v_jobs uuid[];
+  v_open uuid[];
+begin
+  perform picture_queue._check_isolation();
+  -- Users may call this function, and a session may have set the parameter itself.
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  v_jobs := array(
+    select g.job_id from public.generations g
+    where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
+  if v_jobs = '{}' then
+    perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', p_batch_id));
+  end if;
+  v_open := array(
+    select j.id from public.job_queue j
+    where j.id = any (v_jobs) and j.finished_at is null and j.cancel_requested_at is null
+    order by j.id for update);
+  if v_open <> '{}' then
+    perform picture_queue._cancel_jobs(v_open);
+    perform picture_queue._fire_deferred();
+  end if;
+  return (
+    select jsonb_build_object('batch_id', p_batch_id, 'total', count(*),
+      'completed', count(*) filter (where g.status = 'completed'),
+      'failed', count(*) filter (where g.status = 'failed'),
+      'cancelled', count(*) filter (where g.status = 'cancelled'),
+      'cancel_requested', count(*) filter (where g.status in ('pending', 'processing')))
+    from public.generations g
+    where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
+exception when others then
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('batch %s is locked by another transaction', p_batch_id));
+  raise;
+end
+$$;
+
+create function public.cancel_generation_batch(batch_id uuid) returns jsonb
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.cancel_generation_batch(batch_id) $$;
+comment on function public.cancel_generation_batch is 'Cancels the generations of a batch of the caller that have not ended.';
+
+
 -- 422_function_gallery.sql
 
 -- The gallery: search, favourites, reuse of equal pictures, and the deletion of generations with their files.
@@ -8812,7 +9379,7 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
 -- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
--- prediction, not of an earlier one; owned: for a row without an id, the prediction ids of the provider's rows of the
+-- prediction, not of an earlier one; files: the paths of the pictures of generations that the input names; owned: for a row without an id, the prediction ids of the provider's rows of the
 -- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); running: the number of
 -- predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often each of them
 -- may poll.
@@ -8853,6 +9420,7 @@ begin
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', case when v_row.state = 'creating' then to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p
@@ -11035,6 +11603,7 @@ begin
     enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
+    start_generations, generation_batch, cancel_generation_batch,
     delete_generation, set_favourite, list_deleted_generations, record_deleted_files,
     list_models, set_model, set_input_rule, delete_input_rule, list_input_rules, begin_prediction, record_prediction,
     finish_prediction, receive_prediction, save_images, queue_status,
@@ -11057,12 +11626,14 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
+  public.start_generations, public.generation_batch, public.cancel_generation_batch,
   public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
 -- Private functions that the functions above call with the privileges of the caller. They take the identity of the
 -- caller from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.start_generations, picture_queue.cancel_generation_batch,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
   picture_queue.delete_generation, picture_queue.set_favourite, picture_queue.search_generations,

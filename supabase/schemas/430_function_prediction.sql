@@ -5,7 +5,7 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
 -- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
--- prediction, not of an earlier one; owned: for a row without an id, the prediction ids of the provider's rows of the
+-- prediction, not of an earlier one; files: the paths of the pictures of generations that the input names; owned: for a row without an id, the prediction ids of the provider's rows of the
 -- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); running: the number of
 -- predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often each of them
 -- may poll.
@@ -46,6 +46,7 @@ begin
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', case when v_row.state = 'creating' then to_jsonb(array(
       select p.prediction_id from picture_queue.prediction p

@@ -68,6 +68,12 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "get_account": lambda w: {"user_id": w.users["owner"]},
     "cancel_job": lambda w: {"job_id": w["spare"]},
     "cancel_generation": lambda w: {"generation_id": w["other_generation"]},
+    "start_generations": lambda w: {
+        "requests": [{"prompt": "a dog", "input": {"seed": 7}, "then": [{"kind": "upscale"}]}],
+        "options": {"scheduled_for": "2999-01-01T00:00:00Z"},
+    },
+    "generation_batch": lambda w: {"batch_id": w["generation_batch"]},
+    "cancel_generation_batch": lambda w: {"batch_id": w["generation_batch"]},
     "set_favourite": lambda w: {"generation_id": w["generation"]},
     "delete_generation": lambda w: {"generation_id": w["ended_generation"]},
     # For the service key.

@@ -87,8 +87,9 @@ _COMMON_ROWS = {
         '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', array['{SECRET}'], array['{SECRET}'],
         array['{SECRET}']
       from generate_series(1, 2000) n""",
-    "generations": f"""insert into public.generations (user_id, job_id, model_id, prompt, error)
-      select $1, $1, 'm', '{SECRET}', '{SECRET}' from generate_series(1, 2000)""",
+    "generations": f"""insert into public.generations (user_id, job_id, batch_id, model_id, prompt,
+        error)
+      select $1, $1, $1, 'm', '{SECRET}', '{SECRET}' from generate_series(1, 2000)""",
     "images": f"""insert into public.images (generation_id, user_id, n, path, mime_type)
       select g.id, $1, n, '{SECRET}', 'image/png'
       from generate_series(1001, 3000) n, (select id from public.generations limit 1) g""",
@@ -154,7 +155,7 @@ async def test_the_api_description_lists_only_usable_objects(world: World, role:
             "get_job", "list_jobs", "job_position", "explain_jobs", "cancel_job", "get_generation",
             "list_generations", "cancel_generation", "start_generation", "list_models",
             "picture_queue_version", "set_favourite", "delete_generation",
-            "get_account",
+            "get_account", "start_generations", "generation_batch", "cancel_generation_batch",
         }  # fmt: skip
         assert {name[1:] for name in paths if "/rpc/" not in name} == {*TABLES}
 

@@ -195,8 +195,9 @@ async def test_no_temporary_object_runs_as_another_role(
     definers = [function["name"] for function in functions if function["definer"]]
     if role == "authenticated":
         assert sorted(definers) == [
-            "cancel_job", "delete_generation", "explain_jobs", "get_account", "job_position",
-            "list_models", "may_upload", "search_generations", "set_favourite", "start_generation",
+            "cancel_generation_batch", "cancel_job", "delete_generation", "explain_jobs",
+            "get_account", "job_position", "list_models", "may_upload", "search_generations",
+            "set_favourite", "start_generation", "start_generations",
         ]  # fmt: skip
     else:
         assert len(definers) > 30

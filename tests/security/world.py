@@ -210,6 +210,9 @@ async def _add_jobs(world: World) -> None:
         metadata={"note": SECRET},
     )
     world.ids["batch"] = batch["batch_id"]
+    requests = [{"prompt": world.prompt}, {"prompt": world.prompt, "then": [{"kind": "upscale"}]}]
+    batch = await world.do("owner", "start_generations", requests=requests)
+    world.ids["generation_batch"] = batch["batch_id"]
     await world.do(
         "service",
         "set_schedule",

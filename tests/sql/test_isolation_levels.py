@@ -47,6 +47,12 @@ PAIRS = {
         "start_generation('a', options => '{\"idempotency_key\": \"k\"}')",
         "start_generation('a', options => '{\"idempotency_key\": \"k\"}')",
     ),
+    "start_generations": (
+        'start_generations(\'[{"prompt": "a"}]\', '
+        '\'{"batch_id": "00000000-0000-4000-8000-000000000001"}\')',
+        'start_generations(\'[{"prompt": "a"}]\', '
+        '\'{"batch_id": "00000000-0000-4000-8000-000000000001"}\')',
+    ),
     "send_event": ("send_event('e')", "send_event('e')"),
 }
 

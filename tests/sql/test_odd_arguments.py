@@ -45,11 +45,13 @@ select claim_jobs('odd', '{odd,default}', '{odd,generate-image}', 9, 3600,
   '00000000-0000-4000-8000-000000000005');
 select begin_prediction(id, lease_id) from job_queue where generation_id is not null;
 select enqueue_job('odd', queue => 'odd', job_id => '00000000-0000-4000-8000-000000000006');
+select start_generations('[{"prompt": "a cat", "then": [{"kind": "upscale"}]}]',
+  '{"batch_id": "00000000-0000-4000-8000-00000000ba7c"}');
 """
 
 UUIDS = [f"00000000-0000-4000-8000-{n:012}" for n in range(7)]
 RUNNING, PENDING, LEASE = UUIDS[1], UUIDS[6], UUIDS[5]
-GENERATION_JOB = "(select id from job_queue where generation_id is not null)"
+GENERATION_JOB = "(select id from job_queue where generation_id is not null order by seq limit 1)"
 TIMES = ["infinity", "-infinity", "294276-12-31", "4713-01-01 BC", "1969-12-31", "2999-01-01"]
 BACKOFF = {"policy": "linear", "base_seconds": 1, "cap_seconds": 9, "jitter": 0.5}
 UNIQUE = {"by": ["a"], "period_seconds": 9, "states": ["pending"], "on_conflict": "ignore"}
@@ -100,6 +102,12 @@ REPORT = {
     "duration_seconds": 1,
     "pause_key": "odd",
 }
+STEP = {
+    "kind": "upscale",
+    "model_id": "nightmareai/real-esrgan",
+    "prompt": "",
+    "input": {"scale": 2},
+}
 FILTER = {
     "job_ids": UUIDS,
     "queue": "odd",
@@ -136,18 +144,22 @@ DOCUMENTS: dict[str, list[Any]] = {
     "leases": [[{"job_id": RUNNING, "lease_id": LEASE}]],
     "lines": [[{"at": "2020-01-01", "level": "info", "message": "m"}]],
     "options": [OPTIONS, {"scheduled_for": None, "idempotency_key": "k", "priority": 1,
-        "user_id": UUIDS[0], "generation_id": UUIDS[0]}],
+        "user_id": UUIDS[0], "generation_id": UUIDS[0]}, {"priority": 1, "user_id": UUIDS[0]},
+        {"then": [STEP]}],
+    "requests": [[{"prompt": "a cat"}],
+        [{"prompt": "a cat", "input": {"seed": 1}, "then": [STEP]}, {"prompt": "a dog"}]],
     "outcomes": [[REPORT], [REPORT, REPORT]],
     "schedule": [{"every_seconds": 60, "timezone": "UTC", "missed": "all", "paused": True, **JOB},
         {"cron": "0 0 * * *", "timezone": "Europe/Berlin", "job_type": "odd"}],
 }  # fmt: skip
+GENERATION_BATCH = "00000000-0000-4000-8000-00000000ba7c"
 ENDED_GENERATION = "00000000-0000-4000-8000-00000000e0de"
 #: Valid values of the other parameters, in SQL.
 PARAMETERS = {
     "action": ["'retry'", "'cancel'", "'discard'"],
     "generation_id": [f"'{UUIDS[4]}'", f"'{ENDED_GENERATION}'"],
     "generation_ids": [f"array['{UUIDS[4]}']::uuid[]"],
-    "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'"],
+    "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'", f"'{GENERATION_BATCH}'"],
     "job_id": [f"'{RUNNING}'", f"'{PENDING}'", GENERATION_JOB],
     "job_ids": [f"array['{RUNNING}', '{PENDING}']::uuid[]"],
     "lease_id": [f"'{LEASE}'"],

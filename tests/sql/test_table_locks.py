@@ -13,6 +13,7 @@ from tests.databases import connect
 CALLS = {
     "begin_prediction": "begin_prediction('{job}', '{lease}')",
     "cancel_generation": "cancel_generation('{generation}')",
+    "cancel_generation_batch": "cancel_generation_batch('{batch_id}')",
     "cancel_job": "cancel_job('{parked}')",
     "change_jobs": "change_jobs('cancel', '{{\"queue\": \"{name}\"}}')",
     "claim_jobs": "claim_jobs('w', '{{{name}}}', '{{t,p}}', 5)",
@@ -92,6 +93,8 @@ CALLS = {
     "set_setting": "set_setting('{{\"max_attempts\": 4}}')",
     "set_tenant": "set_tenant('{name}', 2)",
     "start_generation": "start_generation('a boat')",
+    "start_generations": 'start_generations(\'[{{"prompt": "a boat"}}]\')',
+    "generation_batch": "generation_batch('{batch_id}')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
 #: These functions return a row of the table, so Postgres locks the table before it calls them.
@@ -109,6 +112,8 @@ begin
   v_ids := v_ids || jsonb_build_object(
     'ended', start_generation('a dog') -> 'generation_id',
     'deleted', start_generation('a fox') -> 'generation_id');
+  v_ids := v_ids || (start_generations('[{"prompt": "a car"}]',
+    '{"scheduled_for": "2099-01-01"}') - 'generations');
   perform cancel_generation((v_ids ->> 'ended')::uuid),
     cancel_generation((v_ids ->> 'deleted')::uuid),
     delete_generation((v_ids ->> 'deleted')::uuid);
