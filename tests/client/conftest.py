@@ -52,7 +52,7 @@ async def bob(stack: Any) -> AsyncIterator[Person]:
         yield person
 
 
-class BlackHole:
+class StallingProxy:
     """A TCP proxy that can stop forwarding: connections stay open, but no more data passes.
 
     Args:
@@ -67,12 +67,12 @@ class BlackHole:
         self.connections = 0
         self.port = 0
         self._server = (host, port)
-        self._silent = False
+        self._forwards = True
         self._listener: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
     def stop_forwarding(self) -> None:
-        self._silent = True
+        self._forwards = False
 
     async def start(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1")
@@ -87,32 +87,35 @@ class BlackHole:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, to_upstream = await asyncio.open_connection(*self._server)
         self._writers += [writer, to_upstream]
-        pumps = (self._forward(reader, to_upstream), self._forward(upstream, writer))
+        both_directions = (self._forward(reader, to_upstream), self._forward(upstream, writer))
         self.connections += 1
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await asyncio.gather(*both_directions, return_exceptions=True)
         self.connections -= 1
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
-            if not self._silent:
+            if self._forwards:
                 sink.write(data)
         sink.close()
 
 
 @pytest.fixture
-async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Return a function that starts a proxy for a URL and returns the proxy and its URL."""
-    proxies: list[BlackHole] = []
+async def start_proxy() -> AsyncIterator[Callable[[str], Any]]:
+    """Return a function that starts a `StallingProxy` for a URL; it returns the proxy and its URL.
 
-    async def start_proxy(url: str) -> tuple[BlackHole, str]:
+    The proxies stop at the end of the test.
+    """
+    proxies: list[StallingProxy] = []
+
+    async def start(url: str) -> tuple[StallingProxy, str]:
         parts = urlsplit(url)
         assert parts.hostname and parts.port
-        proxy = BlackHole(parts.hostname, parts.port)
+        proxy = StallingProxy(parts.hostname, parts.port)
         await proxy.start()
         proxies.append(proxy)
         netloc = parts.netloc.replace(f":{parts.port}", f":{proxy.port}")
         return proxy, urlunsplit(parts._replace(netloc=netloc))
 
-    yield start_proxy
+    yield start
     for proxy in proxies:
         await proxy.stop()

@@ -65,7 +65,10 @@ def _stack() -> Iterator[Any]:
 
 
 def _interfaces(project: Project, exit_stack: ExitStack) -> tuple[list[Interface], dict[str, str]]:
-    """Return the interfaces, plain HTTP first, and the reasons why others are not available."""
+    """Return the interfaces, and why each unavailable interface is unavailable.
+
+    Plain HTTP comes first, because the others are compared with it.
+    """
     direct: list[Interface] = [Psycopg(), Asyncpg()]
     unavailable = {}
     if project.database:

@@ -25,7 +25,7 @@ def pooled(stack):
 
 
 async def test_the_pooler_refuses_a_wrong_password(pooled):
-    # Every user of the machine can reach it.
+    # Every user of the machine can reach its port.
     with pytest.raises(asyncpg.PostgresError):
         await asyncpg.connect(re.sub(":[^:@]*@", ":any@", pooled), timeout=10)
     connection = await asyncpg.connect(pooled, timeout=10)

@@ -1,4 +1,4 @@
-"""Rows that Python cannot parse completely, as SQL and older versions can store them."""
+"""Jobs whose payload Python cannot parse. Callers of the SQL functions can enqueue such jobs."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ from picture_queue import JobStatus, Worker, WorkerSettings
 
 from ..signals import watch
 
-LONG_NUMBER = """jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"""
-DEEP = """('{"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"""
+LONG_NUMBER_SQL = """jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"""
+DEEP_NESTING_SQL = """('{"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"""
 
 
-@pytest.fixture(params=[LONG_NUMBER, DEEP], ids=["a long number", "deep nesting"])
+@pytest.fixture(params=[LONG_NUMBER_SQL, DEEP_NESTING_SQL], ids=["a long number", "deep nesting"])
 async def jobs(
     service: Any, queue: str, db: Any, request: pytest.FixtureRequest
 ) -> AsyncIterator[list[Any]]:
@@ -25,7 +25,7 @@ async def jobs(
         enqueued[2].id,
     )
     yield enqueued
-    # Other tests share the database, and the JSON decoder of Python cannot read this row.
+    # Other tests list the jobs of this database, and Python's JSON decoder cannot read this row.
     await db.execute("delete from job_queue where id = $1", enqueued[2].id)
 
 
