@@ -154,7 +154,8 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
 def env(*, data_dir: DataDirectory = None) -> None:
     """Print addresses and keys for a shell or a .env file.
 
-    For a shell: eval "$(picture-queue local env)".
+    For a shell: eval "$(picture-queue local env)". For a file that only you can read:
+    (umask 077; picture-queue local env > .env).
     """
     expect_installed()
     from picture_queue.local import stack

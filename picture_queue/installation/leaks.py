@@ -3,6 +3,7 @@
 The findings name variables and files, but never contain a secret.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
@@ -55,10 +56,22 @@ def _find_problems(directory: Path, environ: Mapping[str, str]) -> Iterator[Find
             yield Finding(
                 check="secrets", verdict="warn", detail=detail, remedy=f"chmod 600 {file.name}"
             )
-    scripts = chain.from_iterable((directory / name).rglob("*.js") for name in _BUNDLE_DIRECTORIES)
-    for file in islice(scripts, _MAX_FILES):
+    bundles = chain.from_iterable(_find_scripts(directory / name) for name in _BUNDLE_DIRECTORIES)
+    for file in islice(bundles, _MAX_FILES):
         if any(_is_secret(text.decode()) for text in _SECRET.findall(_read_file(file))):
             yield _bad(f"{file.relative_to(directory)} holds a secret, and browsers load it")
+
+
+def _find_scripts(directory: Path) -> Iterator[Path]:
+    """Yield the scripts of a directory, which may be rebuilt meanwhile; symlinks are not followed.
+
+    A directory may be a symlink to the whole disk.
+    """
+    if directory.is_symlink():
+        return
+    # It skips a directory that vanishes or cannot be read.
+    for parent, _, names in os.walk(directory):
+        yield from (Path(parent, name) for name in names if name.endswith(".js"))
 
 
 def _read_variables(file: Path) -> Iterator[tuple[str, str]]:

@@ -71,16 +71,19 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
 def test_a_new_directory_for_pictures_is_never_writable_by_others(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        make_directory(tmp_path / "outputs")
+        make_directory(tmp_path / "a" / "outputs")
     finally:
         os.umask(before)
-    assert mode(tmp_path / "outputs") == 0o755
+    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "outputs") == 0o755
 
 
 def test_a_directory_that_others_can_write_gets_no_pictures(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    with pytest.raises(typer.BadParameter, match=r"mode 0777\) can be written by other users"):
+    with pytest.raises(typer.BadParameter, match=r"Other users can replace .*mode 0777\)"):
         make_directory(tmp_path)
+    with pytest.raises(typer.BadParameter, match="Other users can replace"):
+        make_directory(tmp_path / "outputs")
+    assert os.listdir(tmp_path) == []
     # A sticky directory such as /tmp protects files of its users.
     tmp_path.chmod(0o1777)
     make_directory(tmp_path)
@@ -96,5 +99,7 @@ def test_a_directory_of_another_user_gets_no_pictures(tmp_path: Path) -> None:
     for path in (outputs, link):
         make_directory(path)
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        with pytest.raises(typer.BadParameter, match="belongs to another user"):
-            make_directory(path)
+        for directory in (path, path / "below"):
+            with pytest.raises(typer.BadParameter, match="Other users can replace"):
+                make_directory(directory)
+        assert os.listdir(mine) == []

@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +94,31 @@ def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "large.js").write_bytes(b"eyJ" * 1_700_000)
     assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+def test_a_bundle_directory_that_vanishes_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build deletes and creates directories while the doctor searches them."""
+    for name in ("a", "b"):
+        (tmp_path / "dist" / name).mkdir(parents=True)
+        (tmp_path / "dist" / name / "page.js").write_text("1")
+    scandir = os.scandir
+
+    def vanish(path: Any) -> Any:
+        if str(path).endswith("/a"):
+            shutil.rmtree(path, ignore_errors=True)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    (finding,) = examine_secrets(tmp_path, {})
+    assert finding.verdict == "ok"
+
+
+def test_a_bundle_directory_that_is_a_symlink_is_not_searched(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "page.js").write_text('"sb_secret_abcdefghijklmnop"')
+    (tmp_path / "dist").symlink_to(elsewhere)
+    (finding,) = examine_secrets(tmp_path, {})
+    assert finding.verdict == "ok"
