@@ -371,8 +371,8 @@ as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->>
 
 create table picture_queue.setting (
   only_row boolean primary key default true constraint setting_has_one_row check (only_row),
-  max_payload_bytes integer not null default 65536,
-  max_result_bytes integer not null default 1048576,
+  max_payload_bytes integer not null default 65536,  -- 64 KiB
+  max_result_bytes integer not null default 1048576,  -- 1 MiB
   max_prompt_length integer not null default 4000,
   max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
@@ -385,9 +385,9 @@ create table picture_queue.setting (
   backoff_cap_seconds real not null default 3600,
   backoff_jitter real not null default 0.2,
   unknown_queue text not null default 'create',
-  keep_completed_seconds real not null default 604800,
-  keep_cancelled_seconds real not null default 604800,
-  keep_failed_seconds real not null default 2592000,
+  keep_completed_seconds real not null default 604800,  -- 7 days
+  keep_cancelled_seconds real not null default 604800,  -- 7 days
+  keep_failed_seconds real not null default 2592000,  -- 30 days
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   keep_generations_days integer,
@@ -400,11 +400,11 @@ create table picture_queue.setting (
     and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
-    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400
+    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400  -- a day
     and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
-    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
+    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000  -- 100 years
     and backoff_jitter between 0 and 1
     and keep_generations_days between 1 and 36500
   ),
@@ -466,7 +466,7 @@ create table picture_queue.queue (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
       breaker_failures, breaker_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
-      breaker_seconds) <= 31536000
+      breaker_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
@@ -509,7 +509,7 @@ create table picture_queue.job_type (
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
@@ -1841,11 +1841,11 @@ begin
     update public.generations g
     set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
     from public.job_queue j
-    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) previous
     where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
       and (g.status, g.error) is distinct from (j.status, j.error)
     returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
-      b.status in ('completed', 'failed', 'cancelled') as had_ended
+      previous.status in ('completed', 'failed', 'cancelled') as had_ended
   )
   select array_agg(c.id) filter (where c.ends and not c.had_ended),
     array_agg(c.id) filter (where c.had_ended and not c.ends)
@@ -1924,14 +1924,14 @@ as $$
     from (select distinct queue, tenant, rank from claimable) t
     left join picture_queue.tenant w on w.name = t.tenant
   )
-  update public.job_queue j set turn = o.turn
+  update public.job_queue j set turn = assigned.turn
   from (
     select c.id, t.last_turn
       + t.step * row_number() over (partition by c.queue, c.tenant, c.rank order by c.turn, c.seq) as turn
     from claimable c
     join tenants t on t.queue = c.queue and t.tenant = c.tenant and t.rank = c.rank
-  ) o
-  where j.id = any (p_ids) and j.id = o.id
+  ) assigned
+  where j.id = any (p_ids) and j.id = assigned.id
 $$;
 
 
@@ -3589,10 +3589,10 @@ begin
     (array_agg(f.id) filter (where f.is_other))[1]
   into v_existing, v_conflicting
   from (
-    select n.i, coalesce(x.id, k.id) as id,
-      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
+    select n.i, coalesce(by_id.id, by_key.id) as id,
+      by_id.id is not null and (by_id.job_type, by_id.user_id) is distinct from (n.job_type, n.user_id) as is_other
     from unnest(p_jobs) n
-    left join public.job_queue x on x.id = n.job_id
+    left join public.job_queue by_id on by_id.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
       where j.idempotency_key = n.idempotency_key and j.job_type = n.job_type and j.user_id = n.user_id
@@ -3600,8 +3600,8 @@ begin
       select j.id from public.job_queue j
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
-    ) k on x.id is null
-    where coalesce(x.id, k.id) is not null
+    ) by_key on by_id.id is null
+    where coalesce(by_id.id, by_key.id) is not null
   ) f;
   if v_conflicting is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
@@ -3658,14 +3658,14 @@ begin
   v_updated := picture_queue._update_duplicates(v_unique, 'replace')
     || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_existing || coalesce((
-    select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
-      when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
+    select jsonb_object_agg(n.i, jsonb_build_object('job_id', existing.id, 'outcome', case
+      when n.on_conflict = 'ignore' or existing.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     cross join lateral (
       select o.id, o.status from public.job_queue o
-      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) existing
+    where n.on_conflict = 'ignore' or existing.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 
@@ -3920,6 +3920,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_position jsonb := p_positions -> p_queues[1];
+  -- Without a position the scan begins before every possible job.
   v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
   v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
   v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);
@@ -5227,7 +5228,7 @@ declare
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
   v_upper_seq bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
   v_lower_seq bigint := 0;
-  v_seq_span bigint := v_limit * 4;
+  v_seq_span bigint := v_limit * 4;  -- the length of the next range of seq
   v_owner text := filter ->> 'user_id';
   v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_range_where text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
@@ -5285,7 +5286,7 @@ begin
     loop
       v_jobs := v_jobs || v_job;
       v_bytes := v_bytes + pg_column_size(v_job);
-      exit when v_bytes > 8388608;
+      exit when v_bytes > 8388608;  -- 8 MiB
     end loop;
     exit when v_lower_seq = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
     v_upper_seq := v_lower_seq;
@@ -5359,7 +5360,7 @@ begin
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);
-    exit when v_bytes > 8388608;
+    exit when v_bytes > 8388608;  -- 8 MiB
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then
@@ -6110,6 +6111,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 s
 as $$
 begin
   insert into picture_queue.freed_key (key, n)
+  -- All blocking keys: the argument is the highest integer.
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
   perform picture_queue._wake_maintenance(picture_queue._now());
@@ -6906,7 +6908,7 @@ begin
       from picture_queue.schedule s
       where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) s
-    where s.bytes_before <= 8388608);
+    where s.bytes_before <= 8388608);  -- 8 MiB
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -10195,15 +10197,15 @@ create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
-      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+      coalesce(a.state, 'state hidden'), round(extract(epoch from held.age))),
     format('select pg_terminate_backend(%s);', a.pid)
   from pg_catalog.pg_stat_activity a
-  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
-  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) held
+  where a.pid <> pg_backend_pid() and held.age > interval '10 seconds' and a.pid in (
     select l.pid from pg_catalog.pg_locks l
     where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
-  order by h.age desc limit 10
+  order by held.age desc limit 10
 $$;
 
 -- Finds tables that vacuum does not keep free of dead rows.

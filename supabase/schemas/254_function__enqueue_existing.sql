@@ -13,10 +13,10 @@ begin
     (array_agg(f.id) filter (where f.is_other))[1]
   into v_existing, v_conflicting
   from (
-    select n.i, coalesce(x.id, k.id) as id,
-      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
+    select n.i, coalesce(by_id.id, by_key.id) as id,
+      by_id.id is not null and (by_id.job_type, by_id.user_id) is distinct from (n.job_type, n.user_id) as is_other
     from unnest(p_jobs) n
-    left join public.job_queue x on x.id = n.job_id
+    left join public.job_queue by_id on by_id.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
       where j.idempotency_key = n.idempotency_key and j.job_type = n.job_type and j.user_id = n.user_id
@@ -24,8 +24,8 @@ begin
       select j.id from public.job_queue j
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
-    ) k on x.id is null
-    where coalesce(x.id, k.id) is not null
+    ) by_key on by_id.id is null
+    where coalesce(by_id.id, by_key.id) is not null
   ) f;
   if v_conflicting is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
@@ -82,14 +82,14 @@ begin
   v_updated := picture_queue._update_duplicates(v_unique, 'replace')
     || picture_queue._update_duplicates(v_unique, 'debounce');
   return v_existing || coalesce((
-    select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
-      when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
+    select jsonb_object_agg(n.i, jsonb_build_object('job_id', existing.id, 'outcome', case
+      when n.on_conflict = 'ignore' or existing.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     cross join lateral (
       select o.id, o.status from public.job_queue o
-      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) existing
+    where n.on_conflict = 'ignore' or existing.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 

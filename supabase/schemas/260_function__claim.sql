@@ -15,6 +15,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_position jsonb := p_positions -> p_queues[1];
+  -- Without a position the scan begins before every possible job.
   v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
   v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
   v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);

@@ -32,7 +32,7 @@ declare
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
   v_upper_seq bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
   v_lower_seq bigint := 0;
-  v_seq_span bigint := v_limit * 4;
+  v_seq_span bigint := v_limit * 4;  -- the length of the next range of seq
   v_owner text := filter ->> 'user_id';
   v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_range_where text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
@@ -90,7 +90,7 @@ begin
     loop
       v_jobs := v_jobs || v_job;
       v_bytes := v_bytes + pg_column_size(v_job);
-      exit when v_bytes > 8388608;
+      exit when v_bytes > 8388608;  -- 8 MiB
     end loop;
     exit when v_lower_seq = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
     v_upper_seq := v_lower_seq;
@@ -164,7 +164,7 @@ begin
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);
-    exit when v_bytes > 8388608;
+    exit when v_bytes > 8388608;  -- 8 MiB
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then

@@ -143,7 +143,7 @@ begin
       from picture_queue.schedule s
       where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) s
-    where s.bytes_before <= 8388608);
+    where s.bytes_before <= 8388608);  -- 8 MiB
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end

@@ -100,15 +100,15 @@ create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
-      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+      coalesce(a.state, 'state hidden'), round(extract(epoch from held.age))),
     format('select pg_terminate_backend(%s);', a.pid)
   from pg_catalog.pg_stat_activity a
-  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
-  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) held
+  where a.pid <> pg_backend_pid() and held.age > interval '10 seconds' and a.pid in (
     select l.pid from pg_catalog.pg_locks l
     where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
-  order by h.age desc limit 10
+  order by held.age desc limit 10
 $$;
 
 -- Finds tables that vacuum does not keep free of dead rows.
