@@ -375,8 +375,8 @@ $$;
 
 create table picture_queue.setting (
   only_row boolean primary key default true constraint setting_has_one_row check (only_row),
-  max_payload_bytes integer not null default 65536,
-  max_result_bytes integer not null default 1048576,
+  max_payload_bytes integer not null default 65536,  -- 64 KiB
+  max_result_bytes integer not null default 1048576,  -- 1 MiB
   max_prompt_length integer not null default 4000,
   max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
@@ -389,9 +389,9 @@ create table picture_queue.setting (
   backoff_cap_seconds real not null default 3600,
   backoff_jitter real not null default 0.2,
   unknown_queue text not null default 'create',
-  keep_completed_seconds real not null default 604800,
-  keep_cancelled_seconds real not null default 604800,
-  keep_failed_seconds real not null default 2592000,
+  keep_completed_seconds real not null default 604800,  -- 7 days
+  keep_cancelled_seconds real not null default 604800,  -- 7 days
+  keep_failed_seconds real not null default 2592000,  -- 30 days
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   keep_generations_days integer,
@@ -404,11 +404,11 @@ create table picture_queue.setting (
     and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
-    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400
+    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400  -- a day
     and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
-    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
+    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000  -- 100 years
     and backoff_jitter between 0 and 1
     and keep_generations_days between 1 and 36500
   ),
@@ -470,7 +470,7 @@ create table picture_queue.queue (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
       breaker_failures, breaker_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
-      breaker_seconds) <= 31536000
+      breaker_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
@@ -513,7 +513,7 @@ create table picture_queue.job_type (
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
@@ -1856,11 +1856,11 @@ begin
     update public.generations g
     set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
     from public.job_queue j
-    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) previous
     where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
       and (g.status, g.error) is distinct from (j.status, j.error)
     returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
-      b.status in ('completed', 'failed', 'cancelled') as had_ended
+      previous.status in ('completed', 'failed', 'cancelled') as had_ended
   )
   select array_agg(c.id) filter (where c.ends and not c.had_ended),
     array_agg(c.id) filter (where c.had_ended and not c.ends)
@@ -1939,14 +1939,14 @@ as $$
     from (select distinct queue, tenant, rank from claimable) t
     left join picture_queue.tenant w on w.name = t.tenant
   )
-  update public.job_queue j set turn = o.turn
+  update public.job_queue j set turn = assigned.turn
   from (
     select c.id, t.last_turn
       + t.step * row_number() over (partition by c.queue, c.tenant, c.rank order by c.turn, c.seq) as turn
     from claimable c
     join tenants t on t.queue = c.queue and t.tenant = c.tenant and t.rank = c.rank
-  ) o
-  where j.id = any (p_ids) and j.id = o.id
+  ) assigned
+  where j.id = any (p_ids) and j.id = assigned.id
 $$;
 
 
@@ -2604,7 +2604,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz;
+  v_next_at timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -2620,8 +2620,8 @@ begin
       select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select min(p.at) into v_next from planned p;
-  perform picture_queue._wake_maintenance(v_next);
+  select min(p.at) into v_next_at from planned p;
+  perform picture_queue._wake_maintenance(v_next_at);
 end
 $$;
 
@@ -2753,7 +2753,7 @@ declare
   v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted_jobs(p_rules) u));
   v_keys text[];
   v_counts integer[];
-  v_found integer;
+  v_newly_counted integer;
 begin
   with uncounted as (
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
@@ -2767,19 +2767,19 @@ begin
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
     from uncounted u where j.id = u.id returning u.keys
   )
-  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_newly_counted
   from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  set counted = r.counted or not l.has_uncounted or v_found = 0 and not l.is_new,
-    count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
+  set counted = r.counted or not l.has_uncounted or v_newly_counted = 0 and not l.is_new,
+    count_at = case when v_newly_counted > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
       exists (select from picture_queue._uncounted_jobs(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;
-  return v_found;
+  return v_newly_counted;
 end
 $$;
 
@@ -3252,13 +3252,13 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
-  v_next picture_queue.new_job[];
-  v_is_plain boolean;
+  v_remaining picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
+  v_to_insert picture_queue.new_job[];  -- jobs to insert in this round; usually all remaining jobs
+  v_is_plain boolean;  -- _read_jobs describes this and the next variable
   v_is_keyed boolean;
-  v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
-  v_exists boolean;
-  v_rest_before integer;
+  v_existing jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
+  v_has_duplicates boolean;
+  v_remaining_before integer;
   v_failures integer := 0;
   v_table text;
   v_index text;
@@ -3269,36 +3269,36 @@ begin
   elsif not v_is_plain then
     -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
     if v_is_keyed then
-      v_found := picture_queue._find_existing(v_jobs);
+      v_existing := picture_queue._find_existing(v_jobs);
     end if;
-    v_jobs := picture_queue._prepare_jobs(v_jobs, v_found, p_is_callback);
+    v_jobs := picture_queue._prepare_jobs(v_jobs, v_existing, p_is_callback);
   end if;
-  v_rest := case when v_found = '{}' then v_jobs
-    else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
+  v_remaining := case when v_existing = '{}' then v_jobs
+    else array(select n from unnest(v_jobs) n where not v_existing ? n.i::text) end;
   if not v_is_keyed then
     -- No existing job can conflict, so do not use a subtransaction: a trigger of the project may enqueue 100,000 jobs
     -- one by one, and each subtransaction takes a transaction id.
-    perform picture_queue._insert_jobs(v_rest);
-    v_rest := '{}';
+    perform picture_queue._insert_jobs(v_remaining);
+    v_remaining := '{}';
   end if;
-  v_next := v_rest;  -- usually all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
-  while v_rest <> '{}' loop
-    if v_exists then
+  v_to_insert := v_remaining;
+  v_has_duplicates := cardinality(v_remaining) > 1 and picture_queue._any_exist(v_remaining);
+  while v_remaining <> '{}' loop
+    if v_has_duplicates then
       -- The existing job may lose the unique key before it is read here. Then try to insert the new job again.
-      v_rest_before := cardinality(v_rest);
-      v_found := v_found || picture_queue._resolve_duplicates(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
-      v_failures := case when cardinality(v_rest) < v_rest_before then 0 else v_failures + 1 end;
+      v_remaining_before := cardinality(v_remaining);
+      v_existing := v_existing || picture_queue._resolve_duplicates(v_remaining);
+      v_remaining := array(select n from unnest(v_remaining) n where not v_existing ? n.i::text);
+      v_failures := case when cardinality(v_remaining) < v_remaining_before then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('other transactions create and end jobs with the same id or key');
       end if;
-      v_next := picture_queue._first_of_duplicates(v_rest);
+      v_to_insert := picture_queue._first_of_duplicates(v_remaining);
     end if;
     begin  -- not `on conflict`, which would make each enqueue a tenth slower
-      perform picture_queue._insert_jobs(v_next);
-      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
+      perform picture_queue._insert_jobs(v_to_insert);
+      v_remaining := array(select n from unnest(v_remaining) n where n.i not in (select o.i from unnest(v_to_insert) o));
       v_failures := 0;
     exception when unique_violation then
       get stacked diagnostics v_table = table_name, v_index = constraint_name;
@@ -3306,50 +3306,50 @@ begin
         raise;  -- a trigger or an index of the project caused it
       end if;
     end;
-    v_exists := true;
+    v_has_duplicates := true;
   end loop;
-  if cardinality(v_jobs) = 1 and v_found = '{}' then
+  if cardinality(v_jobs) = 1 and v_existing = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
   if not v_is_plain then
     update picture_queue.batch b set total = b.total + c.n
     from (
       select n.batch_id, count(*) as n from unnest(v_jobs) n
-      where n.batch_id is not null and not v_found ? n.i::text group by n.batch_id
+      where n.batch_id is not null and not v_existing ? n.i::text group by n.batch_id
     ) c
     where b.id = c.batch_id;
-    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_found ? n.i::text) then
-      perform picture_queue._link_parents(v_jobs, v_found);
+    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_existing ? n.i::text) then
+      perform picture_queue._link_parents(v_jobs, v_existing);
     end if;
   end if;
-  if v_found = '{}' then
+  if v_existing = '{}' then
     -- A conversion of rows takes half the time of jsonb_build_object.
     return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
-    select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
+    select jsonb_agg(coalesce(v_existing -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
     from unnest(v_jobs) n);
 end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the
--- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_found) are not checked.
-create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_is_callback boolean)
+-- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_existing) are not checked.
+create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_existing jsonb, p_is_callback boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_new picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_found ? n.i::text);
+  v_new_jobs picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_existing ? n.i::text);
   v_jobs picture_queue.new_job[] := array(
-    select case when p_found ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
+    select case when p_existing ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
       else n end
     from unnest(p_jobs) n);
-  v_names text[] := array(select distinct n.queue from unnest(v_new) n order by n.queue);
-  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
+  v_queue_names text[] := array(select distinct n.queue from unnest(v_new_jobs) n order by n.queue);
+  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_queue_names) and q.draining);
   v_unknown text[] := array(
-    select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
-  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
-  v_bad record;
+    select n from unnest(v_queue_names) n where not exists (select from picture_queue.queue q where q.name = n));
+  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new_jobs) n where n.batch_id is not null);
+  v_refused_batch record;
 begin
   if v_draining is not null and not p_is_callback then
     perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
@@ -3368,15 +3368,15 @@ begin
   -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
-    select i.id, b.id is null as is_unknown into v_bad
+    select i.id, b.id is null as is_unknown into v_refused_batch
     from unnest(v_batches) as i (id)
     left join picture_queue.batch b on b.id = i.id
     where b.id is null or b.finished_at is not null
     order by i.id limit 1;
-    if v_bad.is_unknown then
-      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+    if v_refused_batch.is_unknown then
+      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_refused_batch.id));
     elsif found then
-      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_refused_batch.id), 'start a new batch');
     end if;
   end if;
   return v_jobs;
@@ -3513,25 +3513,25 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_places jsonb;  -- for each job id: its first position in the call
-  v_bad record;
+  v_bad_parent record;
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
   -- A JSON object, since a join would compare each pair of thousands of jobs.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
-  select n.i, p.id, v_places ? p.id::text as is_later into v_bad
+  select n.i, p.id, v_places ? p.id::text as is_later into v_bad_parent
   from unnest(p_jobs) n
   cross join unnest(n.depends_on) as p (id)
   where coalesce((v_places ->> p.id::text)::integer >= n.i, true)
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
-  if v_bad.is_later then
+  if v_bad_parent.is_later then
     perform picture_queue._raise_error('PQ_CYCLE',
-      format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
+      format('jobs[%s] depends on %s, which is not listed before it', v_bad_parent.i - 1, v_bad_parent.id),
       'list parents before their children');
   elsif found then
-    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad_parent.i - 1, v_bad_parent.id),
       'a job can depend on existing jobs, and on jobs before it in the same call');
   end if;
 
@@ -3546,27 +3546,27 @@ end
 $$;
 
 -- Links new jobs to their parents, and resolves the jobs that have a finished parent. If a parent in the call is a
--- duplicate of an existing job (p_found), the existing job becomes the parent; it may have finished long ago.
-create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_found jsonb) returns void
+-- duplicate of an existing job (p_existing), the existing job becomes the parent; it may have finished long ago.
+create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_existing jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_existing jsonb;  -- for each id in the call that is a duplicate: the id of the existing job
-  v_new jsonb;  -- the ids of new jobs, which no other transaction sees yet
+  v_existing_ids jsonb;  -- for each id in the call that is a duplicate: the id of the existing job
+  v_new_ids jsonb;  -- the ids of new jobs, which no other transaction sees yet
   v_resolved uuid[];
 begin
-  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_existing
+  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_existing_ids
   from unnest(p_jobs) n
-  cross join lateral (select p_found -> n.i::text ->> 'job_id' as id) o
+  cross join lateral (select p_existing -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new
-  from unnest(p_jobs) n where not p_found ? n.i::text;
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new_ids
+  from unnest(p_jobs) n where not p_existing ? n.i::text;
   with linked as (
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-    select n.job_id, coalesce((v_existing ->> d.id::text)::uuid, d.id), n.on_parent_failure
+    select n.job_id, coalesce((v_existing_ids ->> d.id::text)::uuid, d.id), n.on_parent_failure
     from unnest(p_jobs) n
     cross join unnest(n.depends_on) as d (id)
-    where n.hold = 'waiting' and not p_found ? n.i::text
+    where n.hold = 'waiting' and not p_existing ? n.i::text
     on conflict do nothing
     returning child_id, parent_id
   ),
@@ -3577,7 +3577,7 @@ begin
   ),
   recorded as (
     insert into picture_queue.follow_up (kind, subject)
-    select distinct 'child', l.child_id from link l where not l.is_finished and not v_new ? l.parent_id::text
+    select distinct 'child', l.child_id from link l where not l.is_finished and not v_new_ids ? l.parent_id::text
   )
   select array_agg(distinct l.child_id) into v_resolved from link l where l.is_finished;
   if v_resolved is not null then
@@ -3597,17 +3597,17 @@ create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) ret
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_found jsonb;
+  v_existing jsonb;
   v_conflicting uuid;
 begin
   select coalesce(jsonb_object_agg(f.i, jsonb_build_object('job_id', f.id, 'outcome', 'existing')), '{}'),
     (array_agg(f.id) filter (where f.is_other))[1]
-  into v_found, v_conflicting
+  into v_existing, v_conflicting
   from (
-    select n.i, coalesce(x.id, k.id) as id,
-      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
+    select n.i, coalesce(by_id.id, by_key.id) as id,
+      by_id.id is not null and (by_id.job_type, by_id.user_id) is distinct from (n.job_type, n.user_id) as is_other
     from unnest(p_jobs) n
-    left join public.job_queue x on x.id = n.job_id
+    left join public.job_queue by_id on by_id.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
       where j.idempotency_key = n.idempotency_key and j.job_type = n.job_type and j.user_id = n.user_id
@@ -3615,14 +3615,14 @@ begin
       select j.id from public.job_queue j
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
-    ) k on x.id is null
-    where coalesce(x.id, k.id) is not null
+    ) by_key on by_id.id is null
+    where coalesce(by_id.id, by_key.id) is not null
   ) f;
   if v_conflicting is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
       'make a new uuid for each job');
   end if;
-  return v_found;
+  return v_existing;
 end
 $$;
 
@@ -3654,13 +3654,13 @@ create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb := picture_queue._find_existing(p_jobs);
+  v_existing jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
-    select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
+    select n from unnest(p_jobs) n where n.unique_key is not null and not v_existing ? n.i::text);
   v_updated uuid[];
 begin
   if v_unique = '{}' then
-    return v_found;
+    return v_existing;
   end if;
   -- End the uniqueness of jobs whose period is over. Here and below, a lateral subselect searches the index for each
   -- key, since a join that was planned while the table was empty compares each pair.
@@ -3672,15 +3672,15 @@ begin
 
   v_updated := picture_queue._update_duplicates(v_unique, 'replace')
     || picture_queue._update_duplicates(v_unique, 'debounce');
-  return v_found || coalesce((
-    select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
-      when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
+  return v_existing || coalesce((
+    select jsonb_object_agg(n.i, jsonb_build_object('job_id', existing.id, 'outcome', case
+      when n.on_conflict = 'ignore' or existing.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     cross join lateral (
       select o.id, o.status from public.job_queue o
-      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) existing
+    where n.on_conflict = 'ignore' or existing.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 
@@ -3694,7 +3694,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_replaces boolean := p_kind = 'replace';
-  v_new picture_queue.new_job[] := array(
+  v_duplicates picture_queue.new_job[] := array(
     select l.n from (
       select distinct on (n.unique_key) n, n.on_conflict from unnest(p_jobs) n
       where n.on_conflict in ('replace', p_kind) order by n.unique_key, n.i desc
@@ -3702,14 +3702,14 @@ declare
     where l.on_conflict = p_kind);
   v_old_queues jsonb;
   v_ids uuid[] := array(
-    select u.id from unnest(v_new) n
+    select u.id from unnest(v_duplicates) n
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u);
   v_running uuid;
   v_changes picture_queue.change[];
   v_queues text[];
 begin
-  if v_new = '{}' then
+  if v_duplicates = '{}' then
     return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
@@ -3739,7 +3739,7 @@ begin
       unique_until = n.unique_until,
       -- A job that waits for its parents keeps the new time until they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
-    from unnest(v_new) n
+    from unnest(v_duplicates) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old_queues ->> j.id::text as old_queue
   ),
@@ -3847,25 +3847,25 @@ language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms
 as $$
 declare
   v_remaining picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
-  v_next integer := 1;  -- the position of the first job not tried yet
-  v_size integer := cardinality(p_candidates);  -- the number of jobs to start together
-  v_until timestamptz;
+  v_next_index integer := 1;  -- the position of the first job not tried yet
+  v_group_size integer := cardinality(p_candidates);  -- the number of jobs to start together
+  v_skips_from timestamptz;  -- 20 milliseconds after the first failure
 begin
   ids := '{}'::uuid[];
-  while v_next <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
+  while v_next_index <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
     begin
-      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_remaining);
+      ids := ids || picture_queue._start(p_candidates[v_next_index:v_next_index + v_group_size - 1], v_remaining);
       v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-      v_next := v_next + v_size;
-      v_size := v_size * 2;
+      v_next_index := v_next_index + v_group_size;
+      v_group_size := v_group_size * 2;
     exception when others then
-      if v_size = 1 then
-        perform picture_queue._record_failure('claim', p_candidates[v_next].id::text, sqlerrm);
-        v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
-        has_skipped := clock_timestamp() > v_until;
-        v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
+      if v_group_size = 1 then
+        perform picture_queue._record_failure('claim', p_candidates[v_next_index].id::text, sqlerrm);
+        v_skips_from := coalesce(v_skips_from, clock_timestamp() + interval '20 milliseconds');
+        has_skipped := clock_timestamp() > v_skips_from;
+        v_next_index := v_next_index + case when has_skipped then greatest((cardinality(p_candidates) - v_next_index) / 2, 1) else 1 end;
       end if;
-      v_size := greatest(v_size / 10, 1);
+      v_group_size := greatest(v_group_size / 10, 1);
     end;
   end loop;
 end
@@ -3935,6 +3935,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_position jsonb := p_positions -> p_queues[1];
+  -- Without a position the scan begins before every possible job.
   v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
   v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
   v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);
@@ -3984,7 +3985,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_size integer := p_limit;
+  v_list_size integer := p_limit;
   v_listed uuid[];
   v_picked picture_queue.candidate[];
 begin
@@ -3999,9 +4000,9 @@ begin
             coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
             coalesce((p_positions -> w.name ->> 2)::bigint, 0))
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-        order by j.rank, j.turn, j.seq limit v_size
+        order by j.rank, j.turn, j.seq limit v_list_size
       ) l
-      order by l.rank, l.turn, l.seq limit v_size);
+      order by l.rank, l.turn, l.seq limit v_list_size);
     v_picked := array(
       select row(j.id, case when p_claim.has_limits
         then picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
@@ -4017,8 +4018,8 @@ begin
           where f.kind = 'claim' and f.subject = j.id::text), true) end
       order by l.n limit p_limit
       for update of j skip locked);
-    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;
-    v_size := v_size * 4;
+    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_list_size;
+    v_list_size := v_list_size * 4;
   end loop;
   return v_picked;
 end
@@ -4318,12 +4319,12 @@ declare
   v_item jsonb;
   v_position bigint;
   v_answers jsonb[] := '{}'::jsonb[];
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item, v_position in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
-    if clock_timestamp() > v_started + interval '2 seconds' then
+    if clock_timestamp() > v_started_at + interval '2 seconds' then
       v_answers := v_answers || array(
         select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
           'error', 'PQ_BUSY: the outcomes before this one took two seconds')
@@ -4655,7 +4656,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz := v_now + interval '0.2 seconds';
+  v_next_check_at timestamptz := v_now + interval '0.2 seconds';
   v_events text[] := array(
     select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
@@ -4663,7 +4664,7 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._run_isolated('wake', array(
@@ -4680,7 +4681,7 @@ begin
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
-    perform picture_queue._wake_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next_check_at);
   end if;
   return v_woken;
 end
@@ -4925,30 +4926,30 @@ as $$
 declare
   v_lists jsonb[] := array[leases];  -- the lists that are not tried yet
   v_list jsonb;
-  v_count integer;
+  v_list_length integer;
   v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
   v_busy jsonb := '[]'::jsonb;  -- the ids of busy jobs
   v_problem text;
   v_list_answer jsonb;
   v_answer jsonb;
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   perform picture_queue._raise_problem(
     case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
-  while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
+  while v_lists <> '{}' and clock_timestamp() < v_started_at + interval '2 seconds' loop
     v_list := v_lists[1];
     v_lists := v_lists[2:];
-    v_count := jsonb_array_length(v_list);
+    v_list_length := jsonb_array_length(v_list);
     begin
       begin
-        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
+        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started_at + interval '0.5 seconds');
       exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
-        if v_count > 1 then
+        if v_list_length > 1 then
           v_lists := array[
-            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_count / 2 - 1)),
-            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
+            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_list_length / 2 - 1)),
+            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_list_length / 2))] || v_lists;
           continue;
         end if;
         v_list_answer := picture_queue._heartbeat(worker, v_list, true);
@@ -5240,15 +5241,15 @@ declare
   v_where text := picture_queue._jobs_where(
     filter, '{"limit": ["integer", 1, 1000], "before_seq": ["integer", 0, 999999999999999999]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
-  v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
-  v_lower bigint := 0;
-  v_span bigint := v_limit * 4;
+  v_upper_seq bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
+  v_lower_seq bigint := 0;
+  v_seq_span bigint := v_limit * 4;  -- the length of the next range of seq
   v_owner text := filter ->> 'user_id';
   v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
-  v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_range_where text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
   v_listed_where text;
   v_queues text[];
-  v_from text;
+  v_from_clause text;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
@@ -5261,21 +5262,21 @@ begin
     v_owner := coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000');
   end if;
   if coalesce(filter ->> 'job_ids', filter ->> 'batch_id', v_owner) is not null then
-    v_from := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
+    v_from_clause := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
       case when filter ->> 'job_ids' is not null
           then format('id = any (%L)', array(select jsonb_array_elements_text(filter -> 'job_ids')))
         when filter ->> 'batch_id' is not null then format('batch_id = %L', filter ->> 'batch_id')
         else format('user_id = %L', v_owner) end, v_where);
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
-    v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
+    v_from_clause := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range;
-    v_where := picture_queue._jobs_where(v_listed_filter) || v_range;
+    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range_where;
+    v_where := picture_queue._jobs_where(v_listed_filter) || v_range_where;
     select format('(%s) j', string_agg(case when s.hold is null
         then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
           'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed_where)
         else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
-      ' union all ')) into v_from
+      ' union all ')) into v_from_clause
     from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
       ('processing', 'j.hold is null'), ('processing', 'j.hold = ''parked''')) as s (status, hold)
     where s.status = coalesce(filter ->> 'status', case when filter ->> 'hold' = 'waiting' then 'pending' end, s.status);
@@ -5290,22 +5291,22 @@ begin
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'completed'),
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'failed'),
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'cancelled')))
-    into v_queues, v_lower
+    into v_queues, v_lower_seq
     from queues q where q.name is not null;
-    v_lower := greatest(least(v_upper, coalesce(v_lower, 0) + 1) - v_span, 0);
+    v_lower_seq := greatest(least(v_upper_seq, coalesce(v_lower_seq, 0) + 1) - v_seq_span, 0);
   end if;
   loop
-    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from)
-      using v_lower, v_upper, v_limit - cardinality(v_jobs), v_queues
+    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from_clause)
+      using v_lower_seq, v_upper_seq, v_limit - cardinality(v_jobs), v_queues
     loop
       v_jobs := v_jobs || v_job;
       v_bytes := v_bytes + pg_column_size(v_job);
-      exit when v_bytes > 8388608;
+      exit when v_bytes > 8388608;  -- 8 MiB
     end loop;
-    exit when v_lower = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
-    v_upper := v_lower;
-    v_span := v_span * 4;
-    v_lower := greatest(v_upper - v_span, 0);
+    exit when v_lower_seq = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
+    v_upper_seq := v_lower_seq;
+    v_seq_span := v_seq_span * 4;
+    v_lower_seq := greatest(v_upper_seq - v_seq_span, 0);
   end loop;
   return to_jsonb(v_jobs);
 exception when lock_not_available or deadlock_detected then
@@ -5374,7 +5375,7 @@ begin
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);
-    exit when v_bytes > 8388608;
+    exit when v_bytes > 8388608;  -- 8 MiB
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then
@@ -5549,8 +5550,8 @@ declare
     when 'cancel' then array['pending', 'processing', 'parked']
     when 'discard' then array['completed', 'failed', 'cancelled'] end;
   v_state text;
-  v_count bigint;
-  v_found uuid[];
+  v_state_count bigint;
+  v_state_ids uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
@@ -5573,13 +5574,13 @@ begin
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
       else picture_queue._filter_condition('status', v_state) end;
     execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
-    into v_count;
-    v_matched := v_matched + v_count;
-    if v_count > 0 and not coalesce(preview, false) then
+    into v_state_count;
+    v_matched := v_matched + v_state_count;
+    if v_state_count > 0 and not coalesce(preview, false) then
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
-      into v_found;
-      v_ids := v_ids || v_found;
+      into v_state_ids;
+      v_ids := v_ids || v_state_ids;
     end if;
   end loop;
   v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
@@ -5784,7 +5785,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_old record;
+  v_old_queue record;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -5798,11 +5799,11 @@ begin
   perform picture_queue._raise_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
     then format('queue is %s', quote_nullable(left(queue, 100))) end);
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
-  select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
+  select * into v_old_queue from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
   update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
   where q.name = set_queue.queue
-    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old_queue.fair_share, v_old_queue.aging_seconds);
   if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
@@ -6018,7 +6019,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_queue picture_queue.queue;
   v_ids uuid[];
-  v_last bigint;
+  v_last_seq bigint;
   v_remaining integer := p_limit;
 begin
   for v_queue in
@@ -6026,7 +6027,7 @@ begin
     where q.name = any (p_queues) and q.reorder_after is not null order by q.name for no key update skip locked
   loop
     exit when v_remaining <= 0;
-    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
+    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last_seq
     from (
       (select j.id, j.seq from public.job_queue j
         where j.queue = v_queue.name and j.status = 'pending' and j.seq > v_queue.reorder_after
@@ -6044,9 +6045,9 @@ begin
     -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
-      reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
+      reorder_after = case when v_last_seq is not null then v_last_seq when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
-      reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
+      reorder_again_at = case when v_last_seq is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
     where q.name = v_queue.name;
     v_remaining := v_remaining - coalesce(cardinality(v_ids), 0);
   end loop;
@@ -6125,6 +6126,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 s
 as $$
 begin
   insert into picture_queue.freed_key (key, n)
+  -- All blocking keys: the argument is the highest integer.
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
   perform picture_queue._wake_maintenance(picture_queue._now());
@@ -6500,7 +6502,7 @@ as $$
 declare
   v_part text;
   v_captures text[];
-  v_ends integer[];
+  v_range_ends integer[];
   v_step integer;
   v_numbers integer[] := array[]::integer[];
   v_problem text;
@@ -6508,16 +6510,16 @@ begin
   foreach v_part in array string_to_array(p_text, ',') loop
     v_captures := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
-    into v_ends
+    into v_range_ends
     from unnest(v_captures[1:2]) with ordinality as e (w, i);
     v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
       when v_captures is null then 'is not a number, range or step'
-      when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
+      when (v_captures[1] is not null and v_range_ends[1] is null) or (v_captures[2] is not null and v_range_ends[2] is null)
         then 'is not a known name'
-      when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
+      when least(v_range_ends[1], v_range_ends[2]) < p_low or greatest(v_range_ends[1], v_range_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
-      when v_ends[1] > v_ends[2] then 'ends before it begins'
+      when v_range_ends[1] > v_range_ends[2] then 'ends before it begins'
       when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
     end;
     if v_problem is not null then
@@ -6526,9 +6528,9 @@ begin
         || 'use every_seconds for other intervals');
     end if;
     v_numbers := v_numbers || array(select generate_series(
-      coalesce(v_ends[1], p_low),
-      case when v_ends[1] is null or (v_ends[2] is null and v_captures[3] is not null) then p_high
-        else coalesce(v_ends[2], v_ends[1]) end,
+      coalesce(v_range_ends[1], p_low),
+      case when v_range_ends[1] is null or (v_range_ends[2] is null and v_captures[3] is not null) then p_high
+        else coalesce(v_range_ends[2], v_range_ends[1]) end,
       v_step));
   end loop;
   return array(select distinct n from unnest(v_numbers) n order by n);
@@ -6579,28 +6581,28 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
-  v_passed timestamp := p_after at time zone p_timezone;
+  v_local_after timestamp := p_after at time zone p_timezone;
   v_day date;
   v_minute integer;
-  v_before timestamptz;  -- a moment before the day, and one after it
-  v_after timestamptz;
+  v_moment_before timestamptz;  -- a moment before the day, and one after it
+  v_moment_after timestamptz;
   v_old_offset interval;  -- the UTC offset at these moments
   v_new_offset interval;
   v_next timestamptz;
 begin
   -- Begin a day earlier, since the clock may be set back past midnight.
-  for v_day_offset in -1..(v_passed + interval '8 years')::date - v_passed::date loop
-    v_day := v_passed::date + v_day_offset;
+  for v_day_offset in -1..(v_local_after + interval '8 years')::date - v_local_after::date loop
+    v_day := v_local_after::date + v_day_offset;
     continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
       then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
       else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
       end;
-    v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
-    v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
-    v_old_offset := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
-    v_new_offset := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    v_moment_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
+    v_moment_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
+    v_old_offset := (v_moment_before at time zone p_timezone) - (v_moment_before at time zone 'UTC');
+    v_new_offset := (v_moment_after at time zone p_timezone) - (v_moment_after at time zone 'UTC');
     if v_old_offset = v_new_offset then
-      v_minute := floor(extract(epoch from v_passed - v_day) / 60);
+      v_minute := floor(extract(epoch from v_local_after - v_day) / 60);
       select (v_day + make_interval(mins => min(h * 60 + m)) - v_old_offset) at time zone 'UTC' into v_next
       from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
     else
@@ -6713,11 +6715,11 @@ declare
   v_now timestamptz := picture_queue._now();
   v_schedule picture_queue.schedule;
   v_ticks timestamptz[];
-  v_next timestamptz;
+  v_next_tick timestamptz;
   v_answer jsonb;
   v_error text;
   v_detail text;
-  v_jobs integer := 0;
+  v_job_count integer := 0;
 begin
   for v_schedule in
     select * from picture_queue.schedule s
@@ -6725,10 +6727,10 @@ begin
     order by s.next_at for update skip locked
   loop
     exit when picture_queue._is_out_of_time();
-    v_next := null;
+    v_next_tick := null;
     v_answer := '[]'::jsonb;
     begin
-      select d.ticks, d.next_at into v_ticks, v_next
+      select d.ticks, d.next_at into v_ticks, v_next_tick
       from picture_queue._schedule_due(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1)) d;
       if v_ticks <> '{}' then
         v_answer := picture_queue._enqueue((
@@ -6736,28 +6738,28 @@ begin
             md5('picture_queue schedule ' || v_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
           from unnest(v_ticks) t));
       end if;
-      v_error := case when v_next is null then 'The schedule has no further tick.' end;
+      v_error := case when v_next_tick is null then 'The schedule has no further tick.' end;
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- After a transient error the tick stays due, for the next round. If the next tick could not be computed, it is
       -- computed again in a minute.
       if picture_queue._is_transient(sqlstate) then
-        v_next := v_schedule.next_at;
-      elsif v_next is null then
-        v_next := v_now + interval '1 minute';
+        v_next_tick := v_schedule.next_at;
+      elsif v_next_tick is null then
+        v_next_tick := v_now + interval '1 minute';
       end if;
     end;
     update picture_queue.schedule s set
-      next_at = v_next,
-      paused = v_next is null,
+      next_at = v_next_tick,
+      paused = v_next_tick is null,
       last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
       last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
       last_error = v_error
     where s.name = v_schedule.name;
-    v_jobs := v_jobs + jsonb_array_length(v_answer);
+    v_job_count := v_job_count + jsonb_array_length(v_answer);
   end loop;
-  return v_jobs;
+  return v_job_count;
 end
 $$;
 
@@ -6785,9 +6787,9 @@ declare
   v_now timestamptz := picture_queue._now();
   v_fields jsonb := schedule;
   v_timezone jsonb;
-  v_new jsonb;
-  v_old jsonb;
-  v_next timestamptz;
+  v_new_row jsonb;
+  v_old_row jsonb;
+  v_next_at timestamptz;
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
@@ -6822,7 +6824,7 @@ begin
       where lower(z.name) = lower(v_fields ->> 'timezone')) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(v_fields ->> 'timezone', 100)),
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
-  v_new := jsonb_build_object(
+  v_new_row := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_fields ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
     'every_seconds', (v_fields ->> 'every_seconds')::double precision,
@@ -6830,27 +6832,27 @@ begin
     'missed', coalesce(v_fields ->> 'missed', 'once'),
     'job', v_fields - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
-  v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
-  if v_next is null then
+  v_next_at := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now);
+  if v_next_at is null then
     perform picture_queue._raise_error('PQ_INVALID_CRON',
-      format('cron is "%s", which has no date within eight years', v_new ->> 'cron'), 'use a day that exists in that month');
+      format('cron is "%s", which has no date within eight years', v_new_row ->> 'cron'), 'use a day that exists in that month');
   end if;
   -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(
-    jsonb_populate_record(null::picture_queue.schedule, v_new), v_now, gen_random_uuid())));
+    jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now, gen_random_uuid())));
 
-  select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
-    'paused', coalesce(v_fields -> 'paused', v_old -> 'paused', 'false'));
-  if v_old is null or v_old || v_new <> v_old then
-    v_next := case
-      when (v_new ->> 'paused')::boolean then null
-      when v_old -> 'paused' = 'false' and v_old || jsonb_build_object('cron', v_new -> 'cron', 'every_seconds',
-        v_new -> 'every_seconds', 'timezone', v_new -> 'timezone') = v_old then (v_old ->> 'next_at')::timestamptz
-      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now) end;
+  select to_jsonb(s) into v_old_row from picture_queue.schedule s where s.name = set_schedule.name for update;
+  v_new_row := v_new_row || jsonb_build_object('created_at', coalesce(v_old_row -> 'created_at', v_new_row -> 'created_at'),
+    'paused', coalesce(v_fields -> 'paused', v_old_row -> 'paused', 'false'));
+  if v_old_row is null or v_old_row || v_new_row <> v_old_row then
+    v_next_at := case
+      when (v_new_row ->> 'paused')::boolean then null
+      when v_old_row -> 'paused' = 'false' and v_old_row || jsonb_build_object('cron', v_new_row -> 'cron', 'every_seconds',
+        v_new_row -> 'every_seconds', 'timezone', v_new_row -> 'timezone') = v_old_row then (v_old_row ->> 'next_at')::timestamptz
+      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now) end;
     perform picture_queue._write_row('picture_queue.schedule', 'name', name,
-      v_new - 'name' || jsonb_build_object('next_at', v_next, 'updated_at', v_now, 'last_error', null));
-    perform picture_queue._wake_maintenance(v_next);
+      v_new_row - 'name' || jsonb_build_object('next_at', v_next_at, 'updated_at', v_now, 'last_error', null));
+    perform picture_queue._wake_maintenance(v_next_at);
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
@@ -6921,7 +6923,7 @@ begin
       from picture_queue.schedule s
       where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) s
-    where s.bytes_before <= 8388608);
+    where s.bytes_before <= 8388608);  -- 8 MiB
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -9884,7 +9886,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp s
 as $$
 declare
   v_job record;
-  v_before integer;
+  v_jobs_before integer;
 begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
@@ -9893,14 +9895,14 @@ begin
   elsif v_job.status <> 'pending' or v_job.hold is not null then
     return '{"position": null, "at_least": false}'::jsonb;
   end if;
-  select count(*) into v_before
+  select count(*) into v_jobs_before
   from (
     select from public.job_queue j
     where j.queue = v_job.queue and j.status = 'pending' and j.hold is null
       and (j.rank, j.turn, j.seq) < (v_job.rank, v_job.turn, v_job.seq)
     order by j.rank desc, j.turn desc, j.seq desc limit 10000
   ) b;
-  return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+  return jsonb_build_object('position', least(v_jobs_before + 1, 10000), 'at_least', v_jobs_before = 10000);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -10138,7 +10140,7 @@ declare
   v_idle_since timestamptz;
   v_ids uuid[];  -- the jobs of the caller
   v_reasons jsonb;  -- for each job id: the list of its reasons
-  v_found jsonb;  -- for each job id: the answer
+  v_answers jsonb;  -- for each job id: the answer
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
@@ -10162,13 +10164,13 @@ begin
   select jsonb_object_agg(j.id, jsonb_build_object('job_id', j.id, 'status', j.status, 'hold', j.hold)
     || (r.reasons -> 0)
     || case when jsonb_array_length(r.reasons) > 1 then jsonb_build_object('reasons', r.reasons) else '{}' end)
-  into v_found
+  into v_answers
   from public.job_queue j
   cross join lateral (select coalesce(v_reasons -> j.id::text, jsonb_build_array(jsonb_build_object(
     'reason', 'waiting_for_worker', 'detail', 'It waits for a free worker.', 'until', null))) as reasons offset 0) r
   where j.id = any (v_ids);
   return to_jsonb(array(
-    select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
+    select coalesce(v_answers -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
 exception when lock_not_available or deadlock_detected then
@@ -10372,7 +10374,7 @@ declare
   v_batch integer;
   v_pruned integer := 0;
   v_generations jsonb;
-  v_done jsonb;
+  v_result jsonb;
 begin
   -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
@@ -10404,14 +10406,14 @@ begin
     where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
     limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
-  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
+  v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
-  return v_done;
+  return v_result;
 end
 $$;
 
@@ -10497,10 +10499,10 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb;
+  v_result jsonb;
   v_resolved integer := 0;
 begin
-  v_done := jsonb_build_object(
+  v_result := jsonb_build_object(
     'promoted', picture_queue._run_isolated('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
@@ -10521,7 +10523,7 @@ begin
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
-  return v_done || jsonb_build_object(
+  return v_result || jsonb_build_object(
     'resolved', v_resolved + picture_queue._run_isolated('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
@@ -10593,11 +10595,11 @@ declare
   v_has_row boolean;
   v_prunes boolean;
   v_does_housekeeping boolean;
-  v_is_full boolean;
-  v_started timestamptz := clock_timestamp();
+  v_has_more_work boolean;
+  v_started_at timestamptz := clock_timestamp();
   v_step_size integer;
-  v_done jsonb := '{}'::jsonb;
-  v_next timestamptz;
+  v_result jsonb := '{}'::jsonb;
+  v_next_round_at timestamptz;
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- _check_deferred_constraints then checks all tables
@@ -10622,17 +10624,17 @@ begin
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
   if v_does_housekeeping then
-    v_done := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
+    v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_done := v_done || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue.prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
-    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
-    v_done := v_done || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
+    v_result := v_result || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
-    -- A transaction that adds work due before v_next wakes the worker that holds the lease.
-    v_next := least(v_now + interval '2 seconds',
+    -- A transaction that adds work due before v_next_round_at wakes the worker that holds the lease.
+    v_next_round_at := least(v_now + interval '2 seconds',
       (select j.scheduled_for from public.job_queue j
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
@@ -10641,26 +10643,26 @@ begin
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
-  if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
-    v_next := v_now;
+  v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
+  if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then
+    v_next_round_at := v_now;
   end if;
-  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
-    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_step_size / 4, 10)
-      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_step_size * 2, 500)
+  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next_round_at,
+    step_size = case when clock_timestamp() > v_started_at + interval '1 second' then greatest(v_step_size / 4, 10)
+      when v_has_more_work and clock_timestamp() < v_started_at + interval '0.2 seconds' then least(v_step_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
     -- Run the step again at once if rows are left.
     aggregate_at = case when not v_does_housekeeping then m.aggregate_at
-      when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+      when (v_result ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
-      when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
+      when (v_result ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until
       else picture_queue._now() + interval '5 seconds' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
-    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
+  return v_result || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
+    'next_in', greatest(extract(epoch from v_next_round_at - picture_queue._now()), 0));
 end
 $$;
 
@@ -10695,8 +10697,8 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_check record;
-  v_found jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_findings jsonb;
+  v_all_findings jsonb := '[]'::jsonb;
   v_lacks_index boolean := false;
 begin
   for v_check in
@@ -10724,25 +10726,25 @@ begin
   loop
     -- Without an index a check would read the whole table several times.
     continue when v_check.reads_jobs and v_lacks_index;
-    v_found := null;
+    v_findings := null;
     begin
       if v_check.function is not null then
         execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function,
           case v_check.name when 'clock' then '$1' end)
-        into v_found using client_time;
+        into v_findings using client_time;
       end if;
     exception when others then
-      v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
+      v_findings := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
         'remedy', 'check for a lock or a missing privilege; if there is none, report this as a bug of picture-queue'));
     end;
-    v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
+    v_findings := coalesce(v_findings, case when v_check.ok_detail is null then '[]'
       else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
-    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
-    v_all := v_all || (
-      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
+    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_findings @> '[{"verdict": "bad"}]';
+    v_all_findings := v_all_findings || (
+      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_findings) f);
   end loop;
-  return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+  return v_all_findings || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
     'detail', 'not checked while an index is missing', 'remedy', 'create the indexes, and run the doctor again')) else '[]' end;
 end
 $$;
@@ -10781,15 +10783,15 @@ create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
-      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+      coalesce(a.state, 'state hidden'), round(extract(epoch from held.age))),
     format('select pg_terminate_backend(%s);', a.pid)
   from pg_catalog.pg_stat_activity a
-  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
-  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) held
+  where a.pid <> pg_backend_pid() and held.age > interval '10 seconds' and a.pid in (
     select l.pid from pg_catalog.pg_locks l
     where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
-  order by h.age desc limit 10
+  order by held.age desc limit 10
 $$;
 
 -- Finds tables that vacuum does not keep free of dead rows.
@@ -11092,18 +11094,18 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron regclass := picture_queue._find_table('cron.job');
-  v_jobs bigint;
+  v_active_jobs bigint;
 begin
   if v_cron is null then
     return query select 'ok', 'not installed: the workers do the maintenance', null;
     return;
   end if;
   execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
-  into v_jobs using array['process-job-queue', 'prune-job-queue'];
-  return query select case when v_jobs = 2 then 'ok' else 'warn' end, case
-    when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
+  into v_active_jobs using array['process-job-queue', 'prune-job-queue'];
+  return query select case when v_active_jobs = 2 then 'ok' else 'warn' end, case
+    when v_active_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
     else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
-    case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
+    case when v_active_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
 end
 $$;
 
@@ -11275,10 +11277,10 @@ as $$
 declare
   -- The names of the tables are not in the text of the query, since without pg_cron a linter would report missing
   -- tables.
-  v_jobs regclass := picture_queue._find_table('cron.job');
-  v_runs regclass := picture_queue._find_table('cron.job_run_details');
+  v_job_table regclass := picture_queue._find_table('cron.job');
+  v_run_table regclass := picture_queue._find_table('cron.job_run_details');
 begin
-  if v_runs is null then
+  if v_run_table is null then
     return;
   end if;
   return query execute format($sql$
@@ -11293,11 +11295,11 @@ begin
       select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
     where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
-  $sql$, v_jobs, v_runs);
+  $sql$, v_job_table, v_run_table);
   return query
   select 'warn', format('cron.job_run_details has %s rows, and old ones are not deleted', round(c.reltuples)),
     'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
-  from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
+  from pg_catalog.pg_class c where c.oid = v_run_table and c.reltuples > 100000;
 end
 $$;
 
@@ -11726,7 +11728,7 @@ as $$
 declare
   -- The name of the function is not in the text of the query, since without pg_cron a linter would report a missing
   -- function. The casts to the parameter types keep Postgres from choosing another function of that name.
-  v_call text := (
+  v_statement text := (
     select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
       p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)
     from pg_catalog.pg_proc p
@@ -11739,11 +11741,11 @@ declare
           and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'))
     limit 1);
 begin
-  if v_call is null then
+  if v_statement is null then
     return 'pg_cron is not installed';
   end if;
-  execute v_call using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
-  execute v_call using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
+  execute v_statement using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_statement using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end
 $$;

@@ -121,7 +121,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz;
+  v_next_at timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -137,8 +137,8 @@ begin
       select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select min(p.at) into v_next from planned p;
-  perform picture_queue._wake_maintenance(v_next);
+  select min(p.at) into v_next_at from planned p;
+  perform picture_queue._wake_maintenance(v_next_at);
 end
 $$;
 
@@ -270,7 +270,7 @@ declare
   v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted_jobs(p_rules) u));
   v_keys text[];
   v_counts integer[];
-  v_found integer;
+  v_newly_counted integer;
 begin
   with uncounted as (
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
@@ -284,18 +284,18 @@ begin
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
     from uncounted u where j.id = u.id returning u.keys
   )
-  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_newly_counted
   from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  set counted = r.counted or not l.has_uncounted or v_found = 0 and not l.is_new,
-    count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
+  set counted = r.counted or not l.has_uncounted or v_newly_counted = 0 and not l.is_new,
+    count_at = case when v_newly_counted > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
       exists (select from picture_queue._uncounted_jobs(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;
-  return v_found;
+  return v_newly_counted;
 end
 $$;

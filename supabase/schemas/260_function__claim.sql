@@ -15,6 +15,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_position jsonb := p_positions -> p_queues[1];
+  -- Without a position the scan begins before every possible job.
   v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
   v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
   v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);
@@ -64,7 +65,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_size integer := p_limit;
+  v_list_size integer := p_limit;
   v_listed uuid[];
   v_picked picture_queue.candidate[];
 begin
@@ -79,9 +80,9 @@ begin
             coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
             coalesce((p_positions -> w.name ->> 2)::bigint, 0))
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-        order by j.rank, j.turn, j.seq limit v_size
+        order by j.rank, j.turn, j.seq limit v_list_size
       ) l
-      order by l.rank, l.turn, l.seq limit v_size);
+      order by l.rank, l.turn, l.seq limit v_list_size);
     v_picked := array(
       select row(j.id, case when p_claim.has_limits
         then picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
@@ -97,8 +98,8 @@ begin
           where f.kind = 'claim' and f.subject = j.id::text), true) end
       order by l.n limit p_limit
       for update of j skip locked);
-    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;
-    v_size := v_size * 4;
+    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_list_size;
+    v_list_size := v_list_size * 4;
   end loop;
   return v_picked;
 end

@@ -118,12 +118,12 @@ declare
   v_item jsonb;
   v_position bigint;
   v_answers jsonb[] := '{}'::jsonb[];
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item, v_position in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
-    if clock_timestamp() > v_started + interval '2 seconds' then
+    if clock_timestamp() > v_started_at + interval '2 seconds' then
       v_answers := v_answers || array(
         select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
           'error', 'PQ_BUSY: the outcomes before this one took two seconds')

@@ -66,6 +66,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 s
 as $$
 begin
   insert into picture_queue.freed_key (key, n)
+  -- All blocking keys: the argument is the highest integer.
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
   perform picture_queue._wake_maintenance(picture_queue._now());

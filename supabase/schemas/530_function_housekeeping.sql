@@ -186,7 +186,7 @@ declare
   v_batch integer;
   v_pruned integer := 0;
   v_generations jsonb;
-  v_done jsonb;
+  v_result jsonb;
 begin
   -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
@@ -218,14 +218,14 @@ begin
     where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
     limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
-  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
+  v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
-  return v_done;
+  return v_result;
 end
 $$;
 
