@@ -185,7 +185,7 @@ class _JobFollower:
                 wait = CONNECTED_POLL_INTERVAL if inbox.connected else interval
                 if self._project_answers:
                     wait = min(wait, stall.seconds_until_due)
-                item = await inbox.next(self._remaining(wait))
+                item = await inbox.next(self._remaining(wait))  # an event, or a reason to read
                 interval = min(interval * 1.5, POLL_INTERVAL)
                 if self._deadline_has_passed:
                     event: JobEvent | None = await self._check_at_deadline(job_id)

@@ -305,7 +305,7 @@ class Supervisor:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
 
     async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
-        """Make a call of an attempt; None if it fails. A lost lease stops the attempt."""
+        """Make a call of an attempt; see `AttemptListener`. A lost lease stops the attempt."""
         try:
             return await self._calls.call(call, _ATTEMPT_TIMEOUT, counts=False)
         except StaleLease:
