@@ -9,7 +9,7 @@ from picture_queue._loopback import is_loopback_url
 from picture_queue.errors import SettingsError
 
 REPLICATE_URL = "https://api.replicate.com/v1"
-# Each variable may hold a key of any kind; the first one that is set is used.
+# Each variable may hold a key of any kind. The first variable that is set is used.
 KEY_VARIABLES = (
     "SUPABASE_KEY",
     "SUPABASE_SERVICE_ROLE_KEY",

@@ -149,7 +149,8 @@ def _prepare_streams() -> None:
             null = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open until the exit
             setattr(sys, name, null)
         elif mode == "w":
-            with suppress(AttributeError, ValueError):  # not a text stream, or closed
+            # The stream may be closed, or may not be a text stream.
+            with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")
 
 

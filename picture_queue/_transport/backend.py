@@ -146,7 +146,7 @@ class AsyncBackend:
         return self.api
 
     async def aclose(self) -> None:
-        """Close the connections, except those of a supabase client that the caller passed."""
+        """Close the connections, but not a supabase client that the caller passed."""
         if self.database is not None:
             await self.database.aclose()
         if self.api is not None:

@@ -148,7 +148,7 @@ class Backend:
         return self.api
 
     def close(self) -> None:
-        """Close the connections, except those of a supabase client that the caller passed."""
+        """Close the connections, but not a supabase client that the caller passed."""
         if self.database is not None:
             self.database.close()
         if self.api is not None:

@@ -107,7 +107,7 @@ class Attempt:
         # Created on first use, since most handlers use neither.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[dict[str, Any]] | None = None
-        self._returned: Outcome | None = None  # the outcome when the handler has ended
+        self._returned: Outcome | None = None  # the outcome that the handler returned or raised
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
         # Created directly: an eager task factory of the loop would run the handler at once.

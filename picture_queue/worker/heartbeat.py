@@ -27,7 +27,7 @@ MAX_INTERVAL = 20.0
 #: Seconds from the start of a job to the confirmation of its start. No confirmation is sent if the
 #: outcome of the job is reported first.
 _CONFIRM_AFTER = 0.001
-_CONFIRM_AFTER_IN_BULK = 0.1  # the same while jobs end quickly
+_CONFIRM_AFTER_IN_BULK = 0.1  # instead of _CONFIRM_AFTER while jobs end quickly
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
@@ -123,7 +123,7 @@ class HeartbeatLoop:
         if self._timer is not None:
             self._timer.cancel()
         if self._thread.ident is None:
-            return  # it was not started
+            return  # the thread was not started
         await wait_for(self._ended, _STOP_TIMEOUT)
 
     # --- in the thread ---
@@ -177,7 +177,7 @@ class HeartbeatLoop:
             to_extend: The leases to extend.
 
         Returns:
-            False if one of them was not extended, so that the call must be repeated.
+            False if a lease was not extended, so that the call must be repeated.
         """
         sent_at = time.monotonic()
         # Honour the pause that the API asked for (Retry-After), unless a lease would expire first.

@@ -130,7 +130,7 @@ class Registry(dict[str, Handler]):
         return tuple(sorted(self))
 
     def queues(self) -> tuple[str, ...]:
-        """The queues of the handlers: ``default``, and those that their policies name."""
+        """Return ``default`` and the queues that the policies of the handlers name."""
         queues = {handler.policy.get("queue", "default") for handler in self.values()}
         return ("default", *sorted(queues - {"default"}))
 

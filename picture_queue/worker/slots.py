@@ -40,7 +40,7 @@ class Lease:
         confirmed_at: The time of the monotonic clock at which the call that granted or extended the
             lease was sent. The lease is valid for at least ``seconds`` from this time.
         confirm_at: The time at which to confirm to the database that the job has started; infinite
-            until the job gets a slot. The heartbeat extends leases for which it is finite.
+            until the job gets a slot. The heartbeat extends only leases with a finite time.
         start_confirmed: Whether the database knows that the job has started.
         attempt: The attempt that runs the job; None before the attempt starts.
         seconds: The length of the lease.
