@@ -139,8 +139,8 @@ def _check_timeout(seconds: object) -> None:
 
 def _hide_credentials(url: str) -> str:
     """Return a URL without its user name and password, for an error message."""
-    head, separator, rest = url.partition("://")
-    return f"{head}{separator}{rest.rpartition('@')[2]}" if separator else url
+    scheme, separator, address = url.partition("://")
+    return f"{scheme}{separator}{address.rpartition('@')[2]}" if separator else url
 
 
 def _is_http_url(url: str) -> bool:

@@ -147,11 +147,12 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
     logged = set()
     async with aclosing(follower.events(target)) as events:
         async for event in events:
-            why = event.explanation
-            if why is not None and (why.reason, why.key) not in logged:
-                logged.add((why.reason, why.key))
-                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+            reason = event.explanation
+            if reason is not None and (reason.reason, reason.key) not in logged:
+                logged.add((reason.reason, reason.key))
+                level = logging.WARNING if reason.reason in _NEED_OPERATOR else logging.INFO
+                message = "Job %s (%s) waits: %s"
+                _log.log(level, message, event.job_id, event.job_type, reason.detail)
     job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
         job = await follower.read_target(_rpc.get_job(job.id))

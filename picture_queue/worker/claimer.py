@@ -68,7 +68,7 @@ class Claimer(BackgroundLoop):
         self.demand_changed()
 
     def demand_changed(self) -> None:
-        """Claim if a claim is due and there are free slots for its jobs."""
+        """Claim if a claim is due and the slots ask for jobs."""
         if self._due_at <= time.monotonic() and self._slots.demand():
             self.wake()
 

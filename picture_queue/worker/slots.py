@@ -140,9 +140,9 @@ class Slots:
         # jobs are held ahead, claim even one job.
         if acceptable < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Stop claiming while outcomes cannot be written: the limit is more than waits for a working
-        # database. Up to MAX_CLAIM outcomes that wait for a row lock are not counted, since other
-        # outcomes can still be written.
+        # Stop claiming while outcomes cannot be written. As long as they can be written, fewer
+        # outcomes wait than the limit below. Up to MAX_CLAIM outcomes that wait for a row lock are
+        # not counted, since other outcomes can still be written.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         return min(acceptable, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
