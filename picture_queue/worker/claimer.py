@@ -84,9 +84,9 @@ class Claimer(BackgroundLoop):
             if not (demand := self._slots.demand()):
                 await self._wait(None)  # until a slot is free
                 return
-            self._open_claim = self._claim(min(demand, self._max_claim))
+            self._open_claim = self._build_claim(min(demand, self._max_claim))
             self._sent_at = time.monotonic()
-            self._due_at = math.inf  # unless `request_claim` asks for another claim
+            self._due_at = math.inf  # the answer sets it, or `request_claim` before the answer
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open_claim), _CLAIM_TIMEOUT)
         except Exception as error:
@@ -97,12 +97,12 @@ class Claimer(BackgroundLoop):
             raise
         self._process_answer(self._open_claim, jobs)
 
-    def _claim(self, demand: int) -> Claim:
+    def _build_claim(self, max_jobs: int) -> Claim:
         return Claim(
             self._calls.worker,
             self._settings.queue_names,
             self._job_types,
-            demand,
+            max_jobs,
             self._settings.lease,
             uuid4(),
             self._settings.weights,

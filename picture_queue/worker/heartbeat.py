@@ -151,7 +151,7 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        requests = self._requests  # `beat_now` may be called from here on
+        requests = self._requests  # read now, since `beat_now` may be called during the heartbeat
         extend_at = self._last_beat_at + MAX_INTERVAL if requests == self._served else -math.inf
         due_at = extend_at
         for lease in leases:  # in one pass, since this thread keeps the event loop from the GIL
@@ -160,6 +160,7 @@ class HeartbeatLoop:
         self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._next_beat_at > now:
+            # A twelfth of a lease: `LoopMonitor.check` needs four calls in a third of a lease.
             return min(self._next_beat_at - now, shortest / 12, _MAX_SLEEP)
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]

@@ -129,8 +129,8 @@ class Slots:
     def demand(self) -> int:
         """Return how many jobs to claim now.
 
-        While jobs end quickly, the worker claims more than it has slots for, so that it has work
-        until the next answer: as many as end within `AHEAD_SECONDS`. For long jobs, this is 0.
+        While jobs end quickly, the worker also claims as many jobs as end within `AHEAD_SECONDS`,
+        so that it has work until the next answer. While jobs are long, this number is 0.
         """
         if self._pausing:
             return 0
@@ -140,12 +140,13 @@ class Slots:
         # jobs are held ahead, claim even one job.
         if acceptable < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Stop claiming while outcomes cannot be written. As long as they can be written, fewer
-        # outcomes wait than the limit below. Up to MAX_CLAIM outcomes that wait for a row lock are
-        # not counted, since other outcomes can still be written.
+        # Stop claiming while outcomes cannot be written. While they can be written, fewer outcomes
+        # than `max_unwritten` wait. Up to MAX_CLAIM outcomes that wait for a row lock are not
+        # counted, since other outcomes can still be written.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
-        return min(acceptable, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
+        max_unwritten = 2 * self.concurrency + 4 * ahead
+        return min(acceptable, MAX_CLAIM) if unwritten < max_unwritten else 0
 
     def _target_ahead(self) -> int:
         """Return how many jobs to hold ahead."""
