@@ -19,7 +19,8 @@ UNCLEAR_TEST = re.compile(
     r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)"
 )
 
-#: A verb in the third person: one that is not also a plural noun, or any before an article.
+#: A verb in the third person at the start of a docstring: a listed verb that is not also a plural
+#: noun, or any verb before an article or a similar word.
 THIRD_PERSON = re.compile(
     r"(Adds|Applies|Asks|Begins|Collects|Confirms|Converts|Creates|Decodes|Deletes|Delivers|Does"
     r"|Encodes|Enqueues|Ensures|Expects|Finds|Gets|Gives|Has|Installs|Is|Keeps|Lets|Loses|Makes"

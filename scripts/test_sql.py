@@ -37,7 +37,7 @@ def find_pgtap() -> Path | None:
 
 
 def run_pgtap(files: list[str], url: str, environment: Mapping[str, str]) -> int:
-    """Run pgTAP files with pg_prove, then those that failed once more, each alone.
+    """Run pgTAP files with pg_prove, then each failed file once more, alone.
 
     Args:
         files: Files and directories, as absolute paths.

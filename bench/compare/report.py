@@ -65,8 +65,8 @@ TARGETS = (
 )
 
 #: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). ``raw`` is a
-#: loop of plain SQL without a queue. If a peer's rate divided by that of ``raw`` is now much lower
-#: than here, the peer may be configured badly.
+#: loop of plain SQL without a queue. Divide the rate of a peer by the rate of ``raw``: if this
+#: ratio is much lower in a new run than here, the peer may be configured badly.
 EARLIER = {
     "enqueue_one": {
         "raw": 3030, "pgqueuer": 2396, "graphile_worker": 1307, "pg_boss": 1098,
@@ -113,9 +113,9 @@ def summarize_rounds(
 def evaluate_targets(results: Results) -> list[tuple[Target, float]]:
     """Return each target that this run has figures for, with the ratio or figure that it reached.
 
-    A ratio is the median of the ratios of the rounds, because the speed of the machine varies and
-    the two measurements of a round ran shortly after each other. It is the ratio of the medians if
-    the two workloads have different numbers of rounds.
+    A ratio is the median of the ratios of all rounds: the speed of the machine varies, and the two
+    measurements of a round ran shortly after each other. If the two workloads have different
+    numbers of rounds, the ratio of the medians is used.
     """
     reached_targets = []
     for target in TARGETS:

@@ -29,7 +29,7 @@ class System:
         ours: True for picture-queue, which is always measured with its default settings.
         over_http: True to use the API of the embedded stack, and its database.
         environment: The environment variables of the program.
-        workloads: The names of its workloads; empty for all common ones.
+        workloads: The names of the workloads to measure; empty for all workloads.
     """
 
     name: str

@@ -37,7 +37,7 @@ from engine.maintenance import IDLE, RUNNING, SCHEDULES
 from engine.report import show, summarize
 from engine.workload import QUICK, Size, Workload, measure_in_turns
 
-#: The order of the workloads: those that leave many rows behind come last.
+#: The workloads in their order. Workloads that leave many rows behind come last.
 WORKLOADS = (
     IDLE,
     ENQUEUE,

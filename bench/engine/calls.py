@@ -1,4 +1,4 @@
-"""Single calls: enqueue, claim, report and heartbeat, in an empty table and in large ones."""
+"""Single calls: enqueue, claim, report and heartbeat, in an empty table and in a large table."""
 
 import math
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""The embedded stack of the demo: start and stop one, or use the one that is running."""
+"""The embedded stack of the demo: start and stop a stack, or use the running stack."""
 
 import asyncio
 import time

@@ -96,15 +96,15 @@ def doctor(
 
 
 def _select_checks(findings: "list[Finding]", names: list[str]) -> "list[Finding]":
-    done = {finding.check for finding in findings}
+    done_checks = {finding.check for finding in findings}
     for name in names:
-        if name not in done and name not in CHECKS:
-            known = ", ".join(dict.fromkeys([*CHECKS, *sorted(done)]))
+        if name not in done_checks and name not in CHECKS:
+            known = ", ".join(dict.fromkeys([*CHECKS, *sorted(done_checks)]))
             raise typer.BadParameter(f"{name!r} is not a check; use {known}", param_hint="--check")
     return [finding for finding in findings if finding.check in names] + [
         _finding(name, "bad", "did not run", "picture-queue doctor shows the reason")
         for name in names
-        if name not in done
+        if name not in done_checks
     ]
 
 

@@ -52,6 +52,7 @@ def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
         if explanation.job_id in queues
         and (
             explanation.reason not in _HIDDEN_REASONS
+            # The handler of the job has snoozed it and gave a reason.
             or (explanation.reason == "scheduled" and explanation.error)
         )
     )

@@ -74,11 +74,11 @@ def list_jobs(
     """List jobs, newest first."""
     with connect(ctx) as pq:
         jobs = pq.jobs.list(limit=limit, **filter)
-        note = "" if jobs or as_json else describe_missing(pq, filter)
+        missing = "" if jobs or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(job) for job in jobs])
     elif not jobs:
-        info(describe_no_match(filter) + note)
+        info(describe_no_match(filter) + missing)
     else:
         console = out()
         console.print(_job_table(jobs, wide=console.width >= _WIDE))
@@ -191,12 +191,12 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     expect_failures(filter)
     with connect(ctx) as pq:
         groups = pq.jobs.failure_reasons(**filter)
-        note = "" if groups or as_json else describe_missing(pq, filter)
+        missing = "" if groups or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(reason) for reason in groups])
         return
     if not groups:
-        info(describe_no_match(filter, "retry") + note)
+        info(describe_no_match(filter, "retry") + missing)
         return
     listing = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in groups:

@@ -288,7 +288,7 @@ async def _fetch(ctx: typer.Context, model_id: str, version: str | None) -> "Fet
 
 
 def _read_models(pq: "PictureQueue", kind: str | None = None) -> "list[Model]":
-    """Return the models; with a service key also those that are disabled or cannot be offered."""
+    """Return the models; with a service key also models that are disabled or cannot be offered."""
     from picture_queue.errors import NotAllowed
 
     try:

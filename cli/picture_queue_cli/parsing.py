@@ -67,10 +67,12 @@ def describe_syntax(error: ValueError) -> str:
     """Describe an error of `parse_json`: the reason, the position, and the text at the position."""
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
-    rest = error.doc[error.pos :]
-    position = f"{_shorten(rest)!r} at column {error.colno}" if rest else "the end of the text"
+    reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
+    unparsed = error.doc[error.pos :]
+    if not unparsed:
+        return f"{reason}, found the end of the text"
     line = f" of line {error.lineno}" if "\n" in error.doc else ""
-    return f"{error.msg[:1].lower()}{error.msg[1:]}, found {position}{line if rest else ''}"
+    return f"{reason}, found {_shorten(unparsed)!r} at column {error.colno}{line}"
 
 
 def file_hint(text: str) -> str | None:

@@ -166,7 +166,7 @@ def resume(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> Non
 
 @app.command(example="queues drain mail")
 def drain(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
-    """Refuse new jobs and run the existing ones."""
+    """Refuse new jobs and run the existing jobs."""
     with connect(ctx) as pq:
         _print_queue(pq.queues.drain(queue), as_json)
 

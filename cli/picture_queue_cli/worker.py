@@ -108,7 +108,7 @@ def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
     """
     try:
         import uvloop
-    except ImportError:  # not on Windows
+    except ImportError:  # uvloop is not available on Windows
         return None
     return uvloop.new_event_loop
 

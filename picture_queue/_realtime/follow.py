@@ -147,11 +147,12 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
     logged = set()
     async with aclosing(follower.events(target)) as events:
         async for event in events:
-            why = event.explanation
-            if why is not None and (why.reason, why.key) not in logged:
-                logged.add((why.reason, why.key))
-                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+            reason = event.explanation
+            if reason is not None and (reason.reason, reason.key) not in logged:
+                logged.add((reason.reason, reason.key))
+                level = logging.WARNING if reason.reason in _NEED_OPERATOR else logging.INFO
+                message = "Job %s (%s) waits: %s"
+                _log.log(level, message, event.job_id, event.job_type, reason.detail)
     job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
         job = await follower.read_target(_rpc.get_job(job.id))
@@ -185,7 +186,7 @@ class _JobFollower:
                 wait = CONNECTED_POLL_INTERVAL if inbox.connected else interval
                 if self._project_answers:
                     wait = min(wait, stall.seconds_until_due)
-                item = await inbox.next(self._remaining(wait))
+                item = await inbox.next(self._remaining(wait))  # an event, or a reason to read
                 interval = min(interval * 1.5, POLL_INTERVAL)
                 if self._deadline_has_passed:
                     event: JobEvent | None = await self._check_at_deadline(job_id)

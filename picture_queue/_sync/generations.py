@@ -44,7 +44,7 @@ _UPLOAD_FORMATS = (
 
 
 class Generations:
-    """The generations of a project; with a user's token, only those of that user."""
+    """The generations of a project; with a user's token, only the generations of this user."""
 
     def __init__(self, backend: Backend, watcher: Watcher) -> None:
         self._backend = backend
@@ -308,7 +308,7 @@ class Generations:
         ]
 
     def upload(self, picture: bytes | str | Path, *, user_id: UUID | str) -> str:
-        """Upload a picture as the input of a generation, such as one to edit or to upscale.
+        """Upload a picture as the input of a generation, for example to edit or upscale it.
 
         Args:
             picture: A PNG, JPEG or WebP picture of up to 10 MiB: its bytes, or the path of a file.
@@ -319,7 +319,7 @@ class Generations:
 
         Raises:
             InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
-            NotAllowed: The user id is not that of the token.
+            NotAllowed: The token belongs to another user than ``user_id``.
         """
         data = picture if isinstance(picture, bytes) else _read_upload(Path(picture))
         format_ = next((name for signature, name in _UPLOAD_FORMATS if signature.match(data)), None)

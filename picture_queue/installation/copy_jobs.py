@@ -1,4 +1,4 @@
-"""Copying the jobs from the relocated tables into the new ones.
+"""Copying the jobs from the relocated tables into the new tables.
 
 From a pre-release version of picture-queue, every table is copied, with the columns that both
 versions have. From another system, only jobs are copied: ids, payloads, states, attempts and times.

@@ -38,7 +38,7 @@ def migrate(settings: DatabaseSettings, applied: Callable[[str], None]) -> list[
     Raises:
         InstallationRefused: Another tool applies the migrations, or an applied migration is unknown
             to this package.
-        MigrationFailed: A migration failed and was rolled back; earlier ones remain applied.
+        MigrationFailed: A migration failed and was rolled back; earlier migrations remain applied.
         PictureQueueError: The database does not answer, or its user lacks the permission.
     """
     names = []

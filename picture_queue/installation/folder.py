@@ -50,13 +50,14 @@ class _File:
     def state(self, shipped: Migration) -> str:
         """Return ``present``, ``edited``, or ``other`` for another version of the migration."""
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        first, _, rest = text.partition("\n")
-        header = _HEADER.fullmatch(first.rstrip())
+        first_line, _, sql = text.partition("\n")
+        header = _HEADER.fullmatch(first_line.rstrip())
         if header is None:
             return "present" if digest(text) == shipped.digest else "edited"
-        if digest(rest) != header[3]:
+        installed_digest = header[3]
+        if digest(sql) != installed_digest:
             return "edited"
-        return "present" if header[3] == shipped.digest else "other"
+        return "present" if installed_digest == shipped.digest else "other"
 
 
 def install(project: Path, package_version: str, now: datetime | None = None) -> Installation:

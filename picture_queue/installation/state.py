@@ -70,7 +70,7 @@ class State:
     applied: dict[str, str | None]
 
     def expect_known(self, shipped: list[Migration]) -> None:
-        """Check that the applied migrations are those of this package, unchanged.
+        """Check that this package has all applied migrations, with the same content.
 
         Raises:
             InstallationRefused: A migration is unknown, or was applied in a pre-release version.
@@ -166,7 +166,7 @@ def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
     try:
         with Connection.connect(conninfo(settings), autocommit=True) as connection:
             # Behind a pooler in transaction mode, each statement may run in another session, which
-            # lacks the prepared statements of this one.
+            # lacks the prepared statements of this session.
             connection.prepare_threshold = None
             yield connection
     except Exception as error:

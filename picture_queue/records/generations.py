@@ -52,7 +52,7 @@ class MissingImage(Record):
 
 
 class Generation(Record):
-    """A request for pictures; its status is that of its job.
+    """A request for pictures; ``status`` is the status of its job.
 
     Attributes:
         kind: The kind of the generation, such as ``text-to-image``, which decides its job type.

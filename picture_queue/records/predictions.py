@@ -44,7 +44,9 @@ class PredictionModel(Record):
 
 
 class PredictionRow(Record):
-    """A row of ``picture_queue.prediction``; it is committed before the prediction is created.
+    """A row of ``picture_queue.prediction``.
+
+    The row is committed before its prediction is created at the provider.
 
     Attributes:
         provider: Name of the provider of the prediction.

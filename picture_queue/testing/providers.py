@@ -114,29 +114,31 @@ async def _wait_until(
 ) -> Prediction:
     try:
         async with asyncio.timeout(_STATE_TIMEOUT):
-            while not condition(found := await provider.get(prediction_id)):
+            while not condition(prediction := await provider.get(prediction_id)):
                 await provider.wait(prediction_id, _POLL_INTERVAL)
     except TimeoutError:
-        raise AssertionError(f"the prediction did not become {goal}: {found}") from None
-    return found
+        raise AssertionError(f"the prediction did not become {goal}: {prediction}") from None
+    return prediction
 
 
 async def _wait_until_ended(provider: Provider, prediction_id: str) -> Prediction:
-    return await _wait_until(provider, prediction_id, lambda found: found.has_ended, "final")
+    return await _wait_until(
+        provider, prediction_id, lambda prediction: prediction.has_ended, "final"
+    )
 
 
 async def check_capabilities(harness: ProviderHarness) -> None:
     """The capabilities are data, and a method without its capability is refused."""
     provider = harness.provider
-    found = provider.capabilities
-    _expect(isinstance(found, Capabilities), "capabilities is not a Capabilities")
-    _expect(found.recover in ("list", "id", "none"), f"recover is {found.recover!r}")
-    if not found.cancel:
+    capabilities = provider.capabilities
+    _expect(isinstance(capabilities, Capabilities), "capabilities is not a Capabilities")
+    _expect(capabilities.recover in ("list", "id", "none"), f"recover is {capabilities.recover!r}")
+    if not capabilities.cancel:
         await _expect_error(provider.cancel("x"), NotImplementedError, "cancel")
-    if found.recover != "list":
+    if capabilities.recover != "list":
         lost = provider.find_lost(await harness.request(), ())
         await _expect_error(lost, NotImplementedError, "find_lost")
-    if not found.webhook:
+    if not capabilities.webhook:
         await _expect_error(provider.verify_webhook({}, b""), NotImplementedError, "verify_webhook")
 
 
@@ -146,8 +148,8 @@ async def check_create_returns_before_the_end(harness: ProviderHarness) -> None:
         created = await harness.provider.create(await harness.request(is_slow=True))
     _expect(not created.has_ended, f"the prediction is {created.status} already")
     _expect(0 < len(created.id) <= 200, f"the id has {len(created.id)} characters")
-    found = await harness.provider.get(created.id)
-    _expect(found.id == created.id, f"get returned the prediction {found.id}")
+    current = await harness.provider.get(created.id)
+    _expect(current.id == created.id, f"get returned the prediction {current.id}")
     await harness.provider.release(created.id)
 
 
@@ -155,7 +157,8 @@ async def check_ids_are_unique(harness: ProviderHarness) -> None:
     """Each create call makes a prediction of its own, also for equal inputs."""
     requests = [await harness.request() for _ in range(5)]
     created = await asyncio.gather(*(harness.provider.create(request) for request in requests))
-    _expect(len({found.id for found in created}) == 5, "two predictions have the same id")
+    ids = {prediction.id for prediction in created}
+    _expect(len(ids) == 5, "two predictions have the same id")
 
 
 async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
@@ -209,8 +212,8 @@ async def check_cancel(harness: ProviderHarness) -> None:
         return
     slow = await provider.create(await harness.request(is_slow=True))
     for _ in range(2):
-        found = await provider.cancel(slow.id)
-        _expect(found.id == slow.id, f"cancel returned the prediction {found.id}")
+        cancelled = await provider.cancel(slow.id)
+        _expect(cancelled.id == slow.id, f"cancel returned the prediction {cancelled.id}")
     ended = await _wait_until_ended(provider, slow.id)
     _expect(ended.status in ("canceled", "aborted"), f"the prediction is {ended.status}")
     _expect(not ended.reached_deadline, "a cancelled prediction has reached_deadline")
@@ -240,24 +243,30 @@ async def check_progress(harness: ProviderHarness) -> None:
     if not provider.capabilities.progress:
         return
     created = await provider.create(await harness.request(is_slow=True))
-    found = await _wait_until(
-        provider, created.id, lambda now: now.progress is not None, "a prediction with progress"
-    )
-    _expect(found.progress is not None and 0 <= found.progress.percent <= 100, "not a percentage")
+    progress = (
+        await _wait_until(
+            provider,
+            created.id,
+            lambda prediction: prediction.progress is not None,
+            "a prediction with progress",
+        )
+    ).progress
+    _expect(progress is not None and 0 <= progress.percent <= 100, "not a percentage")
     await provider.release(created.id)
 
 
 async def check_another_process(harness: ProviderHarness) -> None:
     """Another worker attaches to a prediction, unless predictions end with their process."""
-    provider, other = harness.provider, harness.other_process()
+    provider, other_worker = harness.provider, harness.other_process()
     created = await provider.create(await harness.request())
     if provider.capabilities.recover == "none":
-        await _expect_error(other.get(created.id), ResourceNotFound, "get of another process")
+        call = other_worker.get(created.id)
+        await _expect_error(call, ResourceNotFound, "get of another process")
     else:
-        ended = await _wait_until_ended(other, created.id)
+        ended = await _wait_until_ended(other_worker, created.id)
         _expect(ended.status == "succeeded", f"the prediction is {ended.status}")
-        await other.download(ended.outputs[0])
-    await other.aclose()
+        await other_worker.download(ended.outputs[0])
+    await other_worker.aclose()
 
 
 async def check_a_lost_prediction_is_found(harness: ProviderHarness) -> None:
@@ -273,12 +282,12 @@ async def check_a_lost_prediction_is_found(harness: ProviderHarness) -> None:
     await harness.lose_answer()
     await _expect_error(provider.create(lost), ProviderError, "a create with a lost answer")
     created = await provider.create(equal)
-    found = await provider.find_lost(lost, {created.id})
-    _expect(len(found) == 1, f"{len(found)} predictions were found, not 1")
-    _expect(found[0].prediction.id != created.id, "a prediction of another row was found")
+    matches = await provider.find_lost(lost, {created.id})
+    _expect(len(matches) == 1, f"{len(matches)} predictions were found, not 1")
+    _expect(matches[0].prediction.id != created.id, "a prediction of another row was found")
     candidates = await provider.find_lost(lost, ())
     _expect(
-        candidates[0].prediction.id == found[0].prediction.id,
+        candidates[0].prediction.id == matches[0].prediction.id,
         "find_lost puts the prediction of another request first",
     )
     for candidate in candidates:
@@ -298,7 +307,7 @@ async def check_released_pictures(harness: ProviderHarness) -> None:
 
 
 async def check_wait_is_bounded(harness: ProviderHarness) -> None:
-    """A wait ends after its seconds, although the prediction runs, and also for an unknown id."""
+    """A wait ends after its timeout, for a prediction that still runs and for an unknown id."""
     provider = harness.provider
     created = await provider.create(await harness.request(is_slow=True))
     for prediction_id in (created.id, uuid4().hex):
@@ -313,7 +322,7 @@ async def check_wait_is_bounded(harness: ProviderHarness) -> None:
 
 
 async def check_webhook(harness: ProviderHarness) -> None:
-    """A webhook names its prediction; one with another body is refused."""
+    """A webhook names its prediction; a webhook whose body was changed is refused."""
     provider = harness.provider
     if not provider.capabilities.webhook:
         return
@@ -329,7 +338,7 @@ async def check_webhook(harness: ProviderHarness) -> None:
 
 
 async def check_close(harness: ProviderHarness) -> None:
-    """A provider can be closed twice, also while a prediction runs, and used again."""
+    """A provider can be closed twice, even while a prediction runs, and used again."""
     provider = harness.provider
     await provider.create(await harness.request(is_slow=True))
     for _ in range(2):

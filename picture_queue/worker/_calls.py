@@ -114,11 +114,11 @@ class WorkerCalls:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the arguments of a call are the cause, so that the call would fail again."""
+    """Return whether the call itself is the cause of an error, so that it would fail again."""
     if is_transient(error) or isinstance(error, NotAuthenticated | NotAllowed):
         return False
     if isinstance(error, ValueError | TypeError | RecursionError):
-        return True  # an argument cannot be written as JSON
+        return True  # an argument cannot be written as JSON, or the database refused its value
     return isinstance(error, PictureQueueError) and error.code in BY_CODE
 
 

@@ -159,7 +159,9 @@ def _resolve(annotation: Any, function: Callable[..., Any]) -> Any:
     if not isinstance(text, str):
         return annotation
     for layer in _layers(function):
-        with contextlib.suppress(Exception):  # not a function, or the name is not defined there
+        with contextlib.suppress(
+            Exception
+        ):  # the layer is no function, or lacks a name of the text
             code = getattr(layer, "__func__", layer)
             local = dict(inspect.getclosurevars(code).nonlocals)
             local.update((p.__name__, p) for p in getattr(code, "__type_params__", ()))
@@ -172,7 +174,7 @@ def _resolve(annotation: Any, function: Callable[..., Any]) -> Any:
 def _context_names(parameter: inspect.Parameter) -> list[str]:
     """Return the names of the contexts in an annotation, such as ``JobContext | None``."""
     annotation = parameter.annotation
-    if isinstance(annotation, str):  # imported for type checkers only
+    if isinstance(annotation, str):  # its names may be imported for type checkers only
         return _CONTEXT_PATTERN.findall(annotation)
     types = (annotation, *get_args(annotation))
     return [context.__name__ for context in _CONTEXTS if context in types]
@@ -189,7 +191,7 @@ def _payload_adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
         )
     try:
         adapter = TypeAdapter(annotation)
-        if not getattr(adapter, "pydantic_complete", True):  # an undefined name in it
+        if not getattr(adapter, "pydantic_complete", True):  # the type contains an undefined name
             adapter.rebuild(raise_errors=True)
         return adapter
     # The error for types without a schema is a subclass of PydanticUserError.

@@ -50,7 +50,7 @@ class Claimer(BackgroundLoop):
         self._on_claimed = on_claimed
         # Times of the monotonic clock: of the next claim, and of the claim that is not answered.
         self._due_at = self._sent_at = 0.0
-        self._open: Claim | None = None  # the claim that was sent and is not answered yet
+        self._open_claim: Claim | None = None  # the claim that was sent and is not answered yet
         self._was_full = True  # whether the last answer had as many jobs as were requested
         # Maximum number of jobs in a claim. It is reduced after a failure, since the answer may
         # have been too large.
@@ -68,15 +68,15 @@ class Claimer(BackgroundLoop):
         self.demand_changed()
 
     def demand_changed(self) -> None:
-        """Claim if a claim is due and there are free slots for its jobs."""
+        """Claim if a claim is due and the slots ask for jobs."""
         if self._due_at <= time.monotonic() and self._slots.demand():
             self.wake()
 
     def _is_finished(self) -> bool:
-        return self._open is None  # the answer may contain jobs, which must be released
+        return self._open_claim is None  # the answer may contain jobs, which must be released
 
     async def _tick(self) -> None:
-        if self._open is None:
+        if self._open_claim is None:
             wait = self._due_at - time.monotonic()
             if wait > 0:
                 await self._wait(wait)
@@ -84,25 +84,25 @@ class Claimer(BackgroundLoop):
             if not (demand := self._slots.demand()):
                 await self._wait(None)  # until a slot is free
                 return
-            self._open = self._claim(min(demand, self._max_claim))
+            self._open_claim = self._build_claim(min(demand, self._max_claim))
             self._sent_at = time.monotonic()
-            self._due_at = math.inf  # unless `request_claim` asks for another claim
+            self._due_at = math.inf  # the answer sets it, or `request_claim` before the answer
         try:
-            jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
+            jobs = await self._calls.call(_rpc.claim_jobs(self._open_claim), _CLAIM_TIMEOUT)
         except Exception as error:
             self._max_claim = max(1, self._max_claim // 2)
             if is_refusal(error):
                 self._calls.log_fault(f"The project refuses claims: {error}")
-                self._open, self._due_at = None, 0.0
+                self._open_claim, self._due_at = None, 0.0
             raise
-        self._process_answer(self._open, jobs)
+        self._process_answer(self._open_claim, jobs)
 
-    def _claim(self, demand: int) -> Claim:
+    def _build_claim(self, max_jobs: int) -> Claim:
         return Claim(
             self._calls.worker,
             self._settings.queue_names,
             self._job_types,
-            demand,
+            max_jobs,
             self._settings.lease,
             uuid4(),
             self._settings.weights,
@@ -110,7 +110,7 @@ class Claimer(BackgroundLoop):
         )
 
     def _process_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
-        self._open = None
+        self._open_claim = None
         self._max_claim = min(2 * self._max_claim, MAX_CLAIM)
         self._slots.restart_measurement()
         is_full = len(jobs) >= claim.max_jobs

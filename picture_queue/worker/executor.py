@@ -61,7 +61,16 @@ class AttemptListener(Protocol):
         """Free the slot after the handler has ended. Called after `on_outcome`."""
 
     async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
-        """Make a call that writes the progress or the log, as `name` says; None if it fails."""
+        """Make a call that writes the progress or the log.
+
+        Args:
+            attempt: The attempt.
+            call: The call.
+            name: ``progress`` or ``log``, for messages.
+
+        Returns:
+            The result of the call; None if it fails.
+        """
 
 
 class Attempt:
@@ -98,7 +107,7 @@ class Attempt:
         # Created on first use, since most handlers use neither.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[dict[str, Any]] | None = None
-        self._returned: Outcome | None = None  # the outcome when the handler has ended
+        self._returned: Outcome | None = None  # the outcome that the handler returned or raised
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
         # Created directly: an eager task factory of the loop would run the handler at once.
@@ -306,17 +315,17 @@ def log_outcome(
         status: State of the job afterwards, which can differ from the outcome.
     """
     name = "lost its lease" if outcome is None else outcome.name
-    level, suffix, reason, detail = logging.INFO, "", None, None
+    level, attempt_suffix, reason, detail = logging.INFO, "", None, None
     if isinstance(outcome, Failed):
         level = logging.ERROR if status == "failed" else logging.WARNING
-        suffix = f" of {job.max_attempts}" if outcome.retryable else ", for good"
+        attempt_suffix = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
         # The handler gave a reason, or raised an exception that does not count as an attempt. Warn,
         # since the job may be snoozed again and again without end.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
-        name, level, suffix = status, logging.ERROR, ", for good"
+        name, level, attempt_suffix = status, logging.ERROR, ", for good"
         reason = "the database refused its result; the error of the job has the reason"
     elif status == "cancelled":  # also if the handler returned another outcome
         name = status
@@ -324,7 +333,7 @@ def log_outcome(
         _log.log(
             level,
             "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
-            *(job.id_text, job.job_type, name, job.attempt, suffix),
+            *(job.id_text, job.job_type, name, job.attempt, attempt_suffix),
             f": {reason}" if reason else "",
             seconds,
         )

@@ -27,7 +27,7 @@ MAX_INTERVAL = 20.0
 #: Seconds from the start of a job to the confirmation of its start. No confirmation is sent if the
 #: outcome of the job is reported first.
 _CONFIRM_AFTER = 0.001
-_CONFIRM_AFTER_IN_BULK = 0.1  # the same while jobs end quickly
+_CONFIRM_AFTER_IN_BULK = 0.1  # instead of _CONFIRM_AFTER while jobs end quickly
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
@@ -123,7 +123,7 @@ class HeartbeatLoop:
         if self._timer is not None:
             self._timer.cancel()
         if self._thread.ident is None:
-            return  # it was not started
+            return  # the thread was not started
         await wait_for(self._ended, _STOP_TIMEOUT)
 
     # --- in the thread ---
@@ -151,7 +151,7 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        requests = self._requests  # `beat_now` may be called from here on
+        requests = self._requests  # read now, since `beat_now` may be called during the heartbeat
         extend_at = self._last_beat_at + MAX_INTERVAL if requests == self._served else -math.inf
         due_at = extend_at
         for lease in leases:  # in one pass, since this thread keeps the event loop from the GIL
@@ -160,6 +160,7 @@ class HeartbeatLoop:
         self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._next_beat_at > now:
+            # A twelfth of a lease: `LoopMonitor.check` needs four calls in a third of a lease.
             return min(self._next_beat_at - now, shortest / 12, _MAX_SLEEP)
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
@@ -177,7 +178,7 @@ class HeartbeatLoop:
             to_extend: The leases to extend.
 
         Returns:
-            False if one of them was not extended, so that the call must be repeated.
+            False if a lease was not extended, so that the call must be repeated.
         """
         sent_at = time.monotonic()
         # Honour the pause that the API asked for (Retry-After), unless a lease would expire first.

@@ -36,7 +36,7 @@ class MaintenanceLoop(BackgroundLoop):
         super().__init__(calls)
         self.is_holder = True
         self._on_work = on_work
-        self._failures = 0  # in a row
+        self._failures = 0  # number of failures in a row
 
     async def _tick(self) -> None:
         call = _rpc.maintain_jobs(worker=self._calls.worker)

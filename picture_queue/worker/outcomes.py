@@ -136,8 +136,8 @@ def wait_until(at: datetime) -> str:
     """Return a time as the database accepts it, from 1970 to 9998.
 
     Args:
-        at: The time. A naive one is in the time zone of the worker, which can differ from that of
-            the database.
+        at: The time. A naive datetime is in the time zone of the worker, which can differ from the
+            time zone of the database.
     """
     try:
         instant = at.astimezone(UTC)

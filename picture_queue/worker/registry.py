@@ -130,7 +130,7 @@ class Registry(dict[str, Handler]):
         return tuple(sorted(self))
 
     def queues(self) -> tuple[str, ...]:
-        """The queues of the handlers: ``default``, and those that their policies name."""
+        """Return ``default`` and the queues that the policies of the handlers name."""
         queues = {handler.policy.get("queue", "default") for handler in self.values()}
         return ("default", *sorted(queues - {"default"}))
 
@@ -141,12 +141,12 @@ class Registry(dict[str, Handler]):
 
 def _describe_fault(error: ValidationError) -> str:
     """Return the first fault of a payload, with the field and its value, in one line."""
-    first, *others = error.errors(include_url=False, include_context=False)
+    first, *other_faults = error.errors(include_url=False, include_context=False)
     field = ".".join(str(part) for part in ("payload", *first["loc"]))
     fault = f"{field} is missing"
     if first["type"] != "missing":
         value = repr(first["input"])
         shown = value if len(value) <= _MAX_SHOWN else value[: _MAX_SHOWN - 1] + "…"
         fault = f"{field} is {shown}: {first['msg']}"
-    more = f" (and {len(others)} more)" if others else ""
+    more = f" (and {len(other_faults)} more)" if other_faults else ""
     return f"The payload is invalid: {fault}{more}"

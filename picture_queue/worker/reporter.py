@@ -89,7 +89,7 @@ class Reporter(BackgroundLoop):
         self._add(Report(job, outcome, duration))
 
     async def stop(self, timeout: float) -> None:
-        """Write the outcomes that are left, and log those that could not be written."""
+        """Write the outcomes that are left, and log each outcome that could not be written."""
         await super().stop(timeout)
         for report in self._waiting.values():
             _log.error(

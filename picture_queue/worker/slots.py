@@ -33,14 +33,14 @@ _CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A job of this worker, from its claim until its outcome is written.
+    """The lease of a job, from the claim of the job until its outcome is written.
 
     Attributes:
         job: The job.
         confirmed_at: The time of the monotonic clock at which the call that granted or extended the
             lease was sent. The lease is valid for at least ``seconds`` from this time.
         confirm_at: The time at which to confirm to the database that the job has started; infinite
-            until the job gets a slot. The heartbeat extends leases for which it is finite.
+            until the job gets a slot. The heartbeat extends only leases with a finite time.
         start_confirmed: Whether the database knows that the job has started.
         attempt: The attempt that runs the job; None before the attempt starts.
         seconds: The length of the lease.
@@ -129,33 +129,36 @@ class Slots:
     def demand(self) -> int:
         """Return how many jobs to claim now.
 
-        While jobs end quickly, the worker claims more than it has slots for, so that it has work
-        until the next answer: as many as end within `AHEAD_SECONDS`. For long jobs, this is 0.
+        While jobs end quickly, the worker also claims as many jobs as end within `AHEAD_SECONDS`,
+        so that it has work until the next answer. While jobs are long, this number is 0.
         """
         if self._pausing:
             return 0
         ahead = self._target_ahead()
-        wanted = self.free + ahead - len(self._held)
+        acceptable = self.free + ahead - len(self._held)
         # While jobs are to be held ahead, a claim for a few jobs would waste a round trip. If no
         # jobs are held ahead, claim even one job.
-        if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
+        if acceptable < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Stop claiming while outcomes cannot be written: the limit is more than waits for a working
-        # database. Up to MAX_CLAIM outcomes that wait for a row lock are not counted, since other
-        # outcomes can still be written.
+        # Stop claiming while outcomes cannot be written. While they can be written, fewer outcomes
+        # than `max_unwritten` wait. Up to MAX_CLAIM outcomes that wait for a row lock are not
+        # counted, since other outcomes can still be written.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
-        return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
+        max_unwritten = 2 * self.concurrency + 4 * ahead
+        return min(acceptable, MAX_CLAIM) if unwritten < max_unwritten else 0
 
     def _target_ahead(self) -> int:
+        """Return how many jobs to hold ahead."""
         seconds = self._busy_seconds + self._busy_for()
         measured = 0
         if self._ended >= self.concurrency:
             measured = min(int(self._ended * AHEAD_SECONDS / max(seconds, _MIN_SAMPLE)), MAX_CLAIM)
-        # Until the measurement is long enough, the previous one applies.
+        # Until this measurement is long enough, the previous measurement applies too.
         return measured if seconds >= _MIN_SAMPLE else max(measured, self._last_target)
 
     def _busy_for(self) -> float:
+        """Return the seconds of the current busy period in this measurement; 0 if all are free."""
         return time.monotonic() - self._busy_since if self._taken else 0.0
 
     def restart_measurement(self) -> None:
@@ -268,17 +271,17 @@ class Slots:
 
     def pop_held(self) -> Lease | None:
         """Remove and return the oldest held job whose lease is still valid."""
-        dropped, found = 0, None
-        while found is None and self._held:
+        dropped, oldest = 0, None
+        while oldest is None and self._held:
             lease, _ = self._held.popleft()
             if lease.is_valid and self._leases.get(lease.job.id_text) is lease:
-                found = lease
+                oldest = lease
             else:
                 self.drop_lease(lease.job)  # another worker may have run the job
                 dropped += 1
         if dropped:
             _log.warning("Dropped %d jobs that were claimed ahead: their leases ended", dropped)
-        return found
+        return oldest
 
     def release_unstarted(self) -> None:
         """Release all jobs that have not started."""

@@ -40,7 +40,7 @@ _log = Log(__name__)
 
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
-_REGISTER_CALL_TIMEOUT = 10.0  # for each call: over a dead connection no answer comes
+_REGISTER_CALL_TIMEOUT = 10.0  # for each attempt, since a dead connection never answers
 _ATTEMPT_TIMEOUT = 5.0  # for a call of an attempt, which writes its progress or log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
@@ -74,7 +74,8 @@ class Supervisor:
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
-        self._backend = duplicate.with_own_pool(backend)  # handlers cannot use its connections
+        # Connections of its own: handlers may use all connections of the client.
+        self._backend = duplicate.with_own_pool(backend)
         self._events = events
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
@@ -305,7 +306,7 @@ class Supervisor:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
 
     async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
-        """Make a call of an attempt; None if it fails. A lost lease stops the attempt."""
+        """Make a call of an attempt; see `AttemptListener`. A lost lease stops the attempt."""
         try:
             return await self._calls.call(call, _ATTEMPT_TIMEOUT, counts=False)
         except StaleLease:

@@ -38,8 +38,8 @@ class Worker:
         client: A client with a service key; the worker does not close it. None: the worker creates
             a client from the environment when it starts, and closes it when it stops.
         settings: The settings of the worker; None: the defaults.
-        queues: Queues to claim from, instead of those in ``settings``: a list of names, or weights
-            by name.
+        queues: Queues to claim from, instead of the ``queues`` of the settings: a list of names, or
+            weights by name.
 
     Attributes:
         settings: The settings; the worker reads them when it starts.
@@ -309,8 +309,8 @@ class Worker:
             await supervisor.stop()
         except (Exception, asyncio.CancelledError):
             _log.exception("The stop of the worker failed")
-        # Not in a finally clause: Python also runs such a clause when it destroys the coroutine of
-        # a closed event loop. At that time, the worker may be running again.
+        # Not in a finally clause: Python would also run the clause when it destroys the coroutine
+        # of a closed event loop. At that time, the worker may be running again.
         self._supervisor = None
         for callback in self._after_stop:
             await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)

@@ -130,7 +130,7 @@ watch.close()
 pq.close()
 """,
     )
-    assert program.read_line() == "The wait began in another process. Wait again in this one."
+    assert program.read_line() == "The wait began in another process. Wait again in this process."
     assert program.read_line() == "pending"
     assert program.wait() == (0, "")
 
