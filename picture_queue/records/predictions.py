@@ -97,6 +97,8 @@ class BegunPrediction(Record):
         owned: Ids of the provider's predictions of the last two hours that belong to a row. Empty
             unless this row is in the state ``creating``: only then a search may need them.
         images: Images of the prediction that are already saved.
+        files: The paths in Storage of the pictures of generations that the input names, such as
+            ``generation:<id>/1``. Pictures that do not exist are left out.
         strip_metadata: True if metadata is to be removed from the pictures.
         running: Number of predictions of the project that have not ended, up to 10,000.
     """
@@ -108,6 +110,7 @@ class BegunPrediction(Record):
     resumed: bool
     owned: frozenset[str] = frozenset()
     images: tuple[SavedImage, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict)
     strip_metadata: bool = True
     running: int = 0
 
