@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli import generation_batches
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import (
     STATUSES,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 app = Commands(
     help="List, mark and delete generations.", example="generations list --search lighthouse"
 )
+
+app.add_typer(generation_batches.app, name="batches")
 
 GenerationId = Annotated[
     UUID, typer.Argument(metavar="GENERATION_ID", parser=parse_uuid, help="Name the generation.")
@@ -119,6 +122,7 @@ def _details(found: "Generation") -> dict[str, Any]:
         "favourite": "yes" if found.favourite else None,
         "user": found.user_id,
         "job": found.job_id,
+        "batch": found.batch_id,
         "pictures": "\n".join(image.path for image in found.images) or None,
         "created": local_time(found.created_at),
         "finished": local_time(found.finished_at),

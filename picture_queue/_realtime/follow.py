@@ -177,7 +177,7 @@ class _JobFollower:
         self.job = await self.read_target(target)
         job_id, newest = self.job.id, JobEvent.of(self.job, "snapshot")
         yield newest
-        inbox, stall = Inbox(job_id), _Stall()
+        inbox, stall = Inbox(job_id), Stall()
         interval = POLL_INTERVAL if self._watcher.subscriptions is not None else FIRST_POLL_INTERVAL
         with nullcontext() if newest.finished else self._watcher.listen(_topic(self.job), inbox):
             while not newest.finished:
@@ -194,7 +194,7 @@ class _JobFollower:
                     event = await self._read(job_id, item)
                 if event is not None and event.version > newest.version:
                     newest = event
-                    stall = _Stall()
+                    stall = Stall()
                     yield newest
                 elif self._project_answers and not stall.seconds_until_due:
                     explanation = stall.drop_repeated(await self._explain(job_id))
@@ -331,7 +331,7 @@ class Inbox:
         return item
 
 
-class _Stall:
+class Stall:
     """The time since the last change of a job, and the reasons that were yielded last."""
 
     def __init__(self) -> None:

@@ -19,12 +19,13 @@ from picture_queue._realtime.follow import (
     POLL_INTERVAL,
     READ_TIMEOUT,
     Inbox,
+    Stall,
     Watcher,
     check_timeout,
 )
 from picture_queue._transport.base import is_transient
 from picture_queue.errors import PictureQueueError, WaitTimeout
-from picture_queue.records import GenerationBatch
+from picture_queue.records import GenerationBatch, JobExplanation
 
 _log = Log(__name__)
 
@@ -61,6 +62,7 @@ class _BatchFollower:
         self._batch_id = batch_id
         self._timeout = timeout
         self._deadline = math.inf
+        self._project_answers = True
 
     async def states(self) -> AsyncGenerator[GenerationBatch, None]:
         self._deadline = time.monotonic() + self._timeout
@@ -70,11 +72,14 @@ class _BatchFollower:
         interval = FIRST_POLL_INTERVAL
         pause = _READ_INTERVAL + newest.total * _READ_INTERVAL_PER_GENERATION
         # The events of a batch without an owner have a topic for each job, so it is polled.
+        stall = Stall()
         listens = newest.user_id is not None and not newest.finished
         topic = f"pq:user:{newest.user_id}"
         with self._watcher.listen(topic, inbox) if listens else nullcontext():
             while not newest.finished:
                 wait = CONNECTED_POLL_INTERVAL if inbox.connected else interval
+                if self._project_answers:
+                    wait = min(wait, stall.seconds_until_due)
                 await inbox.next(min(wait, self._remaining()))
                 interval = min(interval * 1.5, max(POLL_INTERVAL, pause))
                 inbox.clear()
@@ -84,8 +89,12 @@ class _BatchFollower:
                     progress = max(found.progress, newest.progress)
                     found = found.model_copy(update={"progress": progress})
                     if found != newest:
-                        newest = found
+                        newest, stall = found, Stall()
                         yield newest
+                    elif not stall.seconds_until_due:
+                        explanation = stall.drop_repeated(await self._explain(newest))
+                        if explanation is not None:
+                            yield newest.model_copy(update={"explanation": explanation})
                 if self._remaining() < 0.01 and not newest.finished:
                     raise await self._timeout_error(newest)
                 if inbox.connected and not newest.finished:
@@ -107,37 +116,44 @@ class _BatchFollower:
         timeout = min(READ_TIMEOUT, self._remaining() + _LAST_CALL_TIMEOUT)
         try:
             async with asyncio.timeout(timeout):
-                return await self._watcher.backend.call(_rpc.generation_batch(self._batch_id))
+                found = await self._watcher.backend.call(_rpc.generation_batch(self._batch_id))
+            self._project_answers = True
+            return found
         except (PictureQueueError, TimeoutError) as error:
             if isinstance(error, PictureQueueError) and not is_transient(error):
                 raise
-            _log.warning(
-                "The project does not answer; the wait for batch %s continues: %s",
-                self._batch_id,
-                str(error) or f"nothing within {timeout:g} s",
-            )
+            if self._project_answers and self._remaining():
+                self._project_answers = False
+                _log.warning(
+                    "The project does not answer; the wait for batch %s continues: %s",
+                    self._batch_id,
+                    str(error) or f"nothing within {timeout:g} s",
+                )
             return None
 
     async def _timeout_error(self, newest: GenerationBatch) -> WaitTimeout:
-        """Return the error at the deadline, with the reason of the first job that has not ended."""
-        job_id = next(
-            entry.job_id
-            for entry in newest.generations
-            if entry.status in ("pending", "processing")
-        )
-        explanation = None
-        try:
-            async with asyncio.timeout(_LAST_CALL_TIMEOUT):
-                explanation = (await self._watcher.backend.call(_rpc.explain_jobs([job_id])))[0]
-        except (PictureQueueError, TimeoutError) as error:
-            _log.debug("Cannot read why job %s does not run: %s", job_id, error)
-        overdue = WaitTimeout(
+        explanation = await self._explain(newest)
+        error = WaitTimeout(
             f"Batch {self._batch_id} did not end within {self._timeout:g} s",
             detail="The project does not answer" if explanation is None else explanation.detail,
             hint="The batch continues; wait for it again",
         )
-        overdue.explanation = explanation
-        return overdue
+        error.explanation = explanation
+        return error
+
+    async def _explain(self, batch: GenerationBatch) -> JobExplanation | None:
+        """Return the reason why the first job that has not ended does not run; None: unknown."""
+        open_jobs = [
+            entry.job_id for entry in batch.generations if entry.status in ("pending", "processing")
+        ]
+        timeout = min(READ_TIMEOUT, self._remaining() + _LAST_CALL_TIMEOUT)
+        try:
+            async with asyncio.timeout(timeout):
+                rpc = _rpc.explain_jobs(open_jobs[:1])
+                return (await self._watcher.backend.call(rpc))[0]
+        except (PictureQueueError, TimeoutError) as error:
+            _log.debug("Cannot read why batch %s does not run: %s", self._batch_id, error)
+            return None
 
     def _remaining(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

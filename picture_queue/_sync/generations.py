@@ -165,7 +165,8 @@ class Generations:
         """Yield the states of a batch or chain until all its generations have ended.
 
         States between may be skipped, but not the last one. The progress never decreases, also if
-        a generation is retried.
+        a generation is retried. If the batch does not move, its newest state is yielded again with
+        the reason.
 
         Args:
             batch_id: The id of the batch.

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue.records.base import Record
-from picture_queue.records.jobs import JobStatus
+from picture_queue.records.jobs import JobExplanation, JobStatus
 
 
 class Image(Record):
@@ -153,6 +153,8 @@ class GenerationBatch(Record):
             ``completed``.
         cost_usd: The cost of all generations: expected, or actual after the end; None: not known.
         generations: The generations in the order of the requests and their steps.
+        explanation: The reason why the first generation that has not ended does not run, in a state
+            that `watch_batch` yields.
     """
 
     id: UUID
@@ -165,6 +167,7 @@ class GenerationBatch(Record):
     status: JobStatus
     cost_usd: float | None = None
     generations: tuple[BatchGeneration, ...]
+    explanation: JobExplanation | None = None
 
     @property
     def finished(self) -> bool:

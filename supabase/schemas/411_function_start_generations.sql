@@ -235,7 +235,7 @@ declare
   v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
   v_owner uuid;
   v_exists boolean;
-  v_warnings jsonb := '[]';
+  v_warnings jsonb := '[]'::jsonb;
 begin
   -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
   select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
