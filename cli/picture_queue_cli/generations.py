@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli import generation_batches
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import (
     STATUSES,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 app = Commands(
     help="List, mark and delete generations.", example="generations list --search lighthouse"
 )
+
+app.add_typer(generation_batches.app, name="batches")
 
 GenerationId = Annotated[
     UUID, typer.Argument(metavar="GENERATION_ID", parser=parse_uuid, help="Name the generation.")
@@ -119,6 +122,7 @@ def _details(generation: "Generation") -> dict[str, Any]:
         "favourite": "yes" if generation.favourite else None,
         "user": generation.user_id,
         "job": generation.job_id,
+        "batch": generation.batch_id,
         "pictures": "\n".join(image.path for image in generation.images) or None,
         "created": local_time(generation.created_at),
         "finished": local_time(generation.finished_at),

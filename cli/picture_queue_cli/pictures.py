@@ -4,7 +4,7 @@ import mimetypes
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -70,6 +70,23 @@ async def save_pictures(
         except OSError as error:
             raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--out") from error
     return paths
+
+
+def describe_pictures(generation: "Generation", paths: list[Path]) -> dict[str, Any]:
+    """Return the saved and the missing pictures of a generation as JSON."""
+    return {
+        "pictures": [
+            {
+                "path": str(path),
+                "mime_type": image.mime_type,
+                "width": image.width,
+                "height": image.height,
+                "bytes": image.bytes,
+            }
+            for path, image in zip(paths, generation.images, strict=True)
+        ],
+        "missing_images": [image.model_dump() for image in generation.missing_images],
+    }
 
 
 def file_name(generation: "Generation", image: "Image") -> str:

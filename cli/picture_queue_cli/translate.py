@@ -15,6 +15,7 @@ _FUNCTION = re.compile(r"\b([a-z]+(?:_[a-z]+)+)\(\)")
 # The command for each SQL function that a hint may name.
 COMMANDS = {
     "cancel_generation": "jobs cancel",
+    "cancel_generation_batch": "generations batches cancel",
     "cancel_job": "jobs cancel",
     "change_jobs": "jobs retry",
     "claim_jobs": "worker",
@@ -60,6 +61,7 @@ COMMANDS = {
     "set_setting": "settings set",
     "set_tenant": "tenants set",
     "start_generation": "generate",
+    "start_generations": "generate",
 }
 # The field at the start of an error detail: "jobs[3]: options.timeout_seconds" in
 # "jobs[3]: options.timeout_seconds is 0".

@@ -9,6 +9,7 @@ from picture_queue.providers import errors
 from picture_queue.records import BegunPrediction
 
 _SCHEME = "storage:"
+_GENERATION_SCHEME = "generation:"
 _UPLOADS = "uploads/"
 _EXTENSIONS = ("png", "jpg", "webp")  # of the pictures that may be uploaded
 
@@ -25,15 +26,21 @@ async def sign_files(
         max_pixels: Maximum number of pixels of an uploaded picture.
 
     Raises:
-        InputRejected: A file does not exist, is not a picture, or has too many pixels.
+        InputRejected: A file does not exist, is not a picture, or has too many pixels; or a
+            generation does not have the picture.
     """
 
     async def sign(name: str, value: Any) -> Any:
         if isinstance(value, list):
             return [await sign(name, item) for item in value]
-        if not isinstance(value, str) or not value.startswith(_SCHEME):
+        if not isinstance(value, str) or not value.startswith((_SCHEME, _GENERATION_SCHEME)):
             return value
-        path = value.removeprefix(_SCHEME)
+        if value.startswith(_GENERATION_SCHEME):
+            if value not in begun.files:
+                raise _rejected(name, f"is {value}, and there is no such picture")
+            path = begun.files[value]
+        else:
+            path = value.removeprefix(_SCHEME)
         try:
             if path.startswith(_UPLOADS):  # the pictures were checked when they were stored
                 _check_picture(name, await store.read_file(path), max_pixels)

@@ -100,6 +100,8 @@ class BegunPrediction(Record):
             search for the lost prediction of this row excludes them. Empty unless this row is in
             the state ``creating``, since only then its prediction may be lost.
         images: Images of the prediction that are already saved.
+        files: The paths in Storage of the pictures of generations that the input names, such as
+            ``generation:<id>/1``. Pictures that do not exist are left out.
         strip_metadata: True if metadata is to be removed from the pictures.
         running: Number of predictions of the project that have not ended, up to 10,000.
     """
@@ -111,6 +113,7 @@ class BegunPrediction(Record):
     resumed: bool
     owned: frozenset[str] = frozenset()
     images: tuple[SavedImage, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict)
     strip_metadata: bool = True
     running: int = 0
 

@@ -7020,7 +7020,7 @@ declare
 begin
   select jsonb_agg(to_jsonb(r) order by r.input) into v_references from picture_queue._references(p_input) r;
   if v_references is null then
-    return '{}';
+    return '{}'::uuid[];
   elsif jsonb_array_length(v_references) > 100 then
     v_problem := format('input names %s pictures of generations, at most 100 are possible', jsonb_array_length(v_references));
   else
@@ -7738,15 +7738,15 @@ declare
   v_path text;
   v_model_id text;
   v_default text;
-  v_defaults jsonb := '{}';  -- the default models of kinds, with and without a prompt
+  v_defaults jsonb := '{}'::jsonb;  -- the default models of kinds, with and without a prompt
   v_model record;
   v_kind text;  -- of the previous step
   v_id uuid;  -- after the first step: that of the previous one
   v_options jsonb;
   v_cost jsonb;
   v_job jsonb;
-  v_jobs jsonb[] := '{}';
-  v_warnings jsonb := '[]';
+  v_jobs jsonb[] := '{}'::jsonb[];
+  v_warnings jsonb := '[]'::jsonb;
   v_message text;
   v_detail text;
   v_hint text;
@@ -7883,7 +7883,7 @@ declare
   v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
   v_owner uuid;
   v_exists boolean;
-  v_warnings jsonb := '[]';
+  v_warnings jsonb := '[]'::jsonb;
 begin
   -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
   select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
@@ -8695,7 +8695,7 @@ as $$
 begin
   return picture_queue._require((
     select jsonb_build_object(
-      'batch_id', generation_batch.batch_id, 'total', count(*),
+      'batch_id', generation_batch.batch_id, 'user_id', (array_agg(m.user_id))[1], 'total', count(*),
       'completed', count(*) filter (where m.status = 'completed'),
       'failed', count(*) filter (where m.status = 'failed'),
       'cancelled', count(*) filter (where m.status = 'cancelled'),

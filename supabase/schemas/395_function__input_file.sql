@@ -85,7 +85,7 @@ declare
 begin
   select jsonb_agg(to_jsonb(r) order by r.input) into v_references from picture_queue._references(p_input) r;
   if v_references is null then
-    return '{}';
+    return '{}'::uuid[];
   elsif jsonb_array_length(v_references) > 100 then
     v_problem := format('input names %s pictures of generations, at most 100 are possible', jsonb_array_length(v_references));
   else

@@ -90,15 +90,15 @@ declare
   v_path text;
   v_model_id text;
   v_default text;
-  v_defaults jsonb := '{}';  -- the default models of kinds, with and without a prompt
+  v_defaults jsonb := '{}'::jsonb;  -- the default models of kinds, with and without a prompt
   v_model record;
   v_kind text;  -- of the previous step
   v_id uuid;  -- after the first step: that of the previous one
   v_options jsonb;
   v_cost jsonb;
   v_job jsonb;
-  v_jobs jsonb[] := '{}';
-  v_warnings jsonb := '[]';
+  v_jobs jsonb[] := '{}'::jsonb[];
+  v_warnings jsonb := '[]'::jsonb;
   v_message text;
   v_detail text;
   v_hint text;
@@ -235,7 +235,7 @@ declare
   v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
   v_owner uuid;
   v_exists boolean;
-  v_warnings jsonb := '[]';
+  v_warnings jsonb := '[]'::jsonb;
 begin
   -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
   select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;

@@ -10,7 +10,7 @@ as $$
 begin
   return picture_queue._require((
     select jsonb_build_object(
-      'batch_id', generation_batch.batch_id, 'total', count(*),
+      'batch_id', generation_batch.batch_id, 'user_id', (array_agg(m.user_id))[1], 'total', count(*),
       'completed', count(*) filter (where m.status = 'completed'),
       'failed', count(*) filter (where m.status = 'failed'),
       'cancelled', count(*) filter (where m.status = 'cancelled'),

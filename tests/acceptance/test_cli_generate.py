@@ -180,3 +180,68 @@ def test_a_job_of_an_unknown_type_waits_and_is_reported(cli: Cli, queue: str) ->
     warning = f"1 job of type odd-{queue} in queue {queue}: "
     assert f"{warning}no running worker has a handler for this type." in cli("health").stdout
     assert json.loads(cli("jobs", "show", job_id, "--json").stdout)["status"] == "pending"
+
+
+def test_a_chain_is_followed_as_one_and_all_its_pictures_are_saved(
+    cli: Cli, tmp_path: Path
+) -> None:
+    done = cli(
+        *("generate", "a red boat", "--input", "megapixels=0.25", "--json"),
+        *("--then", "upscale", "--then", "remove-background"),
+    )
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["status"], found["completed"]) == (0, "completed", 3)
+    kinds = [entry["kind"] for entry in found["generations"]]
+    assert kinds == ["text-to-image", "upscale", "background-removal"]
+    for entry, words in zip(
+        found["generations"],
+        ("a-red-boat-", "a-red-boat-upscale-", "a-red-boat-background-removal-"),
+        strict=True,
+    ):
+        (picture,) = entry["pictures"]
+        path = tmp_path / picture["path"]
+        assert path.name.startswith(words)
+        assert path.stat().st_size == picture["bytes"]
+
+
+def test_prompts_of_a_file_and_seeds_make_a_batch(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n\n  a dog \n")
+    done = cli("generate", "--prompts", "prompts.txt", "--count", "2", "--input", "seed=7")
+    assert done.exit_code == 0, done.stderr
+    names = [Path(line).name for line in done.stdout.splitlines()]
+    assert [name[:5] for name in names] == ["a-cat", "a-cat", "a-dog", "a-dog"]
+    assert done.stderr.startswith("Batch ")
+    started = cli("generate", "a cat", "--count", "3", "--no-watch", "--json")
+    batch = json.loads(started.stdout)
+    seeds = {
+        json.loads(cli("generations", "show", entry["id"], "--json").stdout)["input"]["seed"]
+        for entry in batch["generations"]
+    }
+    assert len(seeds) == 3
+    watched = cli("generations", "batches", "show", batch["id"], "--watch", "--json")
+    assert (watched.exit_code, json.loads(watched.stdout)["completed"]) == (0, 3)
+    shown = cli("generations", "batches", "show", batch["id"])
+    assert "100 %" in shown.stdout
+    cancelled = cli("generations", "batches", "cancel", batch["id"], "--json")
+    assert json.loads(cancelled.stdout)["cancelled"] == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ((), "pass either a prompt or --prompts"),
+        (("a cat", "--prompts", "x"), "pass either a prompt or --prompts"),
+        (("--prompts", "missing.txt"), "--prompts cannot be read"),
+        (("a cat", "--then", "paint"), "'paint' is neither the id of a model nor one of"),
+        (("a cat", "--then", "upscale", "--reuse"), "without --then"),
+        (("a cat", "--count", "0"), "--count"),
+        (("a cat", "--then", SCHNELL), "takes no picture"),
+        (("a cat", "--count", "2", "--input", "seed=x"), "seed"),
+    ],
+)
+def test_an_invalid_batch_is_refused_with_the_option(
+    cli: Cli, args: tuple[str, ...], error: str
+) -> None:
+    done = cli("generate", *args)
+    assert done.exit_code in (2, 3)
+    assert error in " ".join(done.stderr.split()), done.stderr

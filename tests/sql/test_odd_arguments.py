@@ -156,7 +156,8 @@ GENERATION_BATCH = "00000000-0000-4000-8000-00000000ba7c"
 ENDED_GENERATION = "00000000-0000-4000-8000-00000000e0de"
 #: Valid values of the other parameters, in SQL.
 PARAMETERS = {
-    "action": ["'retry'", "'cancel'", "'discard'"],
+    "action": ["'retry'", "'cancel'", "'discard'", "'refuse'"],
+    "key": ["'odd'", "'project'"],
     "generation_id": [f"'{UUIDS[4]}'", f"'{ENDED_GENERATION}'"],
     "generation_ids": [f"array['{UUIDS[4]}']::uuid[]"],
     "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'", f"'{GENERATION_BATCH}'"],

@@ -16,6 +16,11 @@ _OBJECT = {"a": 1}
 _STALE = our_error("PQ_STALE_LEASE")
 _CONFLICT = our_error("PQ_CONFLICT")
 _NO_GENERATION = our_error("PQ_UNKNOWN_GENERATION")
+_NO_BATCH = our_error("PQ_UNKNOWN_BATCH")
+_STARTED_BATCH = {
+    "batch_id": "$batch",
+    "generations": [{"generation_id": "<uuid>", "job_id": "<uuid>", "status": "pending"}],
+}
 _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 _CLAIMED_JOB = {
     "id": "$job",
@@ -244,6 +249,58 @@ GENERATIONS = [
         },
         foreign=_NO_GENERATION,
         null={"generation_id": _NO_GENERATION},
+    ),
+    Function(
+        "start_generations",
+        "user",
+        "requests jsonb, options jsonb=",
+        args={
+            "requests": [{"prompt": PROMPT, "input": {"seed": 7}}],
+            "options": {"batch_id": "$batch", "scheduled_for": "2099-01-01T00:00:00Z"},
+        },
+        right=_STARTED_BATCH,
+        foreign=_STARTED_BATCH,
+        absent={"options": {"batch_id": "<uuid>"}},
+        null={"requests": INVALID},
+        wrong={"requests": (_MAP, INVALID), "options": ("fast", INVALID)},
+    ),
+    Function(
+        "generation_batch",
+        "user",
+        "batch_id uuid",
+        read_only=True,
+        args={"batch_id": "$batch"},
+        setup="generation batch",
+        right={
+            "batch_id": "$batch",
+            "user_id": "$ada",
+            "total": 1,
+            "completed": 0,
+            "failed": 0,
+            "cancelled": 0,
+            "progress": 0,
+            "status": "pending",
+            "cost_usd": 0.003,
+        },
+        foreign=_NO_BATCH,
+        null={"batch_id": _NO_BATCH},
+    ),
+    Function(
+        "cancel_generation_batch",
+        "user",
+        "batch_id uuid",
+        args={"batch_id": "$batch"},
+        setup="generation batch",
+        right={
+            "batch_id": "$batch",
+            "total": 1,
+            "completed": 0,
+            "failed": 0,
+            "cancelled": 1,
+            "cancel_requested": 0,
+        },
+        foreign=_NO_BATCH,
+        null={"batch_id": _NO_BATCH},
     ),
     Function(
         "set_favourite",

@@ -92,6 +92,11 @@ METHODS: dict[str, Method] = {
     "queue_doctor": lambda pq, args: pq.doctor(),
     "picture_queue_version": lambda pq, args: pq.version(),
     "start_generation": _start_generation,
+    "start_generations": lambda pq, args: pq.generations.start_many(
+        args["requests"], **(args.get("options") or {})
+    ),
+    "generation_batch": lambda pq, args: pq.generations.get_batch(**args),
+    "cancel_generation_batch": lambda pq, args: pq.generations.cancel_batch(**args),
     "get_generation": lambda pq, args: pq.generations.get(**args),
     "list_generations": lambda pq, args: pq.generations.list(**args["filter"]),
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),

@@ -146,6 +146,21 @@ SETUPS: dict[str, list[Step]] = {
     ],
     "settings": [step("get_settings", {}, months="keep_archive_months")],
     "generation": _GENERATION,
+    "generation batch": [
+        step(
+            "start_generations",
+            {
+                "requests": [{"prompt": PROMPT}],
+                "options": {
+                    "user_id": "$ada",
+                    "batch_id": "$batch",
+                    "scheduled_for": "2099-01-01T00:00:00Z",
+                },
+            },
+            generation="generations.0.generation_id",
+            job="generations.0.job_id",
+        )
+    ],
     "cancelled generation": [*_GENERATION, step("cancel_job", {"job_id": "$job"})],
     "deleted generation": [
         *_GENERATION,
