@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing
+from picture_queue._rpc.base import Rpc, omit_none, parse_nothing
 from picture_queue.records import (
     BegunPrediction,
     FinalState,
@@ -17,8 +17,10 @@ from picture_queue.records import (
 )
 
 
-def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[BegunPrediction]:
-    params = keep_none(job_id=job_id, lease_id=lease_id)
+def begin_prediction(
+    job_id: UUID, lease_id: UUID, lost: UUID | None = None
+) -> Rpc[BegunPrediction]:
+    params = omit_none(job_id=job_id, lease_id=lease_id, lost=lost)
     return Rpc("begin_prediction", params, BegunPrediction.model_validate)
 
 

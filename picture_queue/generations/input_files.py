@@ -54,6 +54,25 @@ async def sign_files(
     return signed
 
 
+def name_files(store: GenerationStore, begun: BegunPrediction) -> dict[str, Any]:
+    """Return the input of a prediction as `sign_files` does, but with URLs without their query.
+
+    The search for a lost prediction compares these URLs, since each call is signed anew.
+    """
+
+    def name_file(value: Any) -> Any:
+        if isinstance(value, list):
+            return [name_file(item) for item in value]
+        if not isinstance(value, str) or not value.startswith(_SCHEME):
+            return value
+        return store.file_url(value.removeprefix(_SCHEME))
+
+    named: dict[str, Any] = dict(begun.prediction.input)
+    for name in begun.model.file_inputs & named.keys():
+        named[name] = name_file(named[name])
+    return named
+
+
 def _check_picture(name: str, data: bytes, max_pixels: int) -> None:
     info = read_image(data)
     if info is None or info.extension not in _EXTENSIONS:

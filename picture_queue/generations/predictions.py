@@ -6,6 +6,11 @@ prediction. If it has none, the outcome of the create call is unknown, so the wo
 the prediction at the provider before it creates another. A provider whose capability ``recover`` is
 ``id`` cannot search. One whose capability is ``none`` has no prediction of an earlier process; the
 generation then runs again.
+
+The search must not take or cancel the prediction of another row. A found prediction is left alone
+if another row has recorded it, or if a live row with an equal input has recorded none yet and may
+have created it, unless there is one for each of these rows. If a prediction is left alone wrongly,
+the generation is paid twice.
 """
 
 import asyncio
@@ -15,7 +20,7 @@ from dataclasses import replace
 from picture_queue._log import Log
 from picture_queue.errors import Conflict, StaleLease
 from picture_queue.generations._tasks import run_to_end
-from picture_queue.generations.input_files import sign_files
+from picture_queue.generations.input_files import name_files, sign_files
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
@@ -30,6 +35,7 @@ _URL_MARGIN = (
     600.0  # seconds that a signed URL of an input is valid beyond the prediction's deadline
 )
 _MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
+_MAX_RIVALS = 1000  # rows that `begin_prediction` returns; there may be more
 
 
 class PredictionManager:
@@ -58,6 +64,7 @@ class PredictionManager:
         self._progress = progress
         self._settings = settings
         self._lost: list[BegunPrediction] = []
+        self._is_certain = True  # False if another program may have created the prediction
         self.begun: BegunPrediction | None = None
         self._created = 0.0
         self._provider: Provider | None = None
@@ -215,7 +222,7 @@ class PredictionManager:
     async def cancel(self, begun: BegunPrediction) -> None:
         """Cancel the prediction of a row, if it can be identified."""
         prediction_id = self.prediction.id if self.prediction else begun.prediction.prediction_id
-        if not self.provider.capabilities.cancel:
+        if not self.provider.capabilities.cancel or not self._is_certain:
             return
         if prediction_id is None:
             await self._cancel_identified(begun, set(begun.owned))
@@ -326,24 +333,50 @@ class PredictionManager:
             return None
         taken = set(begun.owned)
         for is_last in (False, True):
-            for candidate, _ in await self._candidates(begun, taken):
-                if await self._record(begun, candidate):
-                    return await self.attach(begun, candidate.id)
-                taken.add(candidate.id)
+            for lost in await self._candidates(begun, taken):
+                if await self._record(begun, lost.prediction):
+                    self._is_certain = lost.is_certain
+                    return await self.attach(begun, lost.prediction.id)
+                taken.add(lost.prediction.id)
             if not is_last:
                 await self._progress.show(0, "waiting for the image service")
                 await asyncio.sleep(self._settings.recheck_delay)
         return None
 
     async def _candidates(
-        self, begun: BegunPrediction, taken: set[str]
+        self, begun: BegunPrediction, taken: set[str], *, to_cancel: bool = False
     ) -> Sequence[LostPrediction]:
-        return await self.provider.find_lost(self._request(begun), taken)
+        """Return the predictions that a row may have created and that no other row may own.
+
+        The database is asked after the provider. A row is committed before its prediction is
+        created, so the rows of all predictions that the provider has listed are found.
+        """
+        row = begun.prediction
+        request = replace(self._request(begun), input=name_files(self._store, begun))
+        found = await self.provider.find_lost(request, taken)
+        if not found:
+            return []
+        now = await self._store.begin(row.id)
+
+        free = [lost for lost in found if lost.prediction.id not in now.owned]
+        # To cancel a prediction is wrong if any other row may own it. But it may be used if each of
+        # these rows has created one: then it does not matter which row gets which.
+        usable = 0 if to_cancel else sum(lost.is_certain and lost.has_equal_input for lost in free)
+
+        def may_be_used(lost: LostPrediction) -> bool:
+            # A prediction whose file could not be compared may be that of any row of the model.
+            rows = now.twins if lost.has_equal_input else now.rivals
+            owners = sum(map(lost.may_be_of, rows))
+            if len(rows) >= _MAX_RIVALS:
+                return False
+            return owners == 0 or (lost.is_certain and lost.has_equal_input and usable > owners)
+
+        return [lost for lost in free if may_be_used(lost)]
 
     async def _cancel_identified(self, begun: BegunPrediction, taken: set[str]) -> None:
         if self.provider.capabilities.recover != "list":
             return
-        for candidate, is_certain in await self._candidates(begun, taken):
-            if is_certain:
-                _log.info("prediction %s: cancelling %s", begun.prediction.id, candidate.id)
-                await self.provider.cancel(candidate.id)
+        for lost in await self._candidates(begun, taken, to_cancel=True):
+            if lost.is_certain and lost.has_equal_input:
+                _log.info("prediction %s: cancelling %s", begun.prediction.id, lost.prediction.id)
+                await self.provider.cancel(lost.prediction.id)

@@ -69,9 +69,14 @@ class GenerationStore:
         self._job_id = job_id
         self._lease_id = lease_id
 
-    async def begin(self) -> BegunPrediction:
-        """Commit a row in state ``creating``, or return the row of an earlier attempt."""
-        return await self._backend.call(_rpc.begin_prediction(self._job_id, self._lease_id))
+    async def begin(self, lost: UUID | None = None) -> BegunPrediction:
+        """Commit a row in state ``creating``, or return the row of an earlier attempt.
+
+        Args:
+            lost: A row of the generation whose prediction is searched for: it is returned, with
+                ``owned``, ``twins`` and ``rivals``, and no row is created.
+        """
+        return await self._backend.call(_rpc.begin_prediction(self._job_id, self._lease_id, lost))
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
         """Record the id of a prediction in its row.
@@ -145,6 +150,10 @@ class GenerationStore:
             NotFound: There is no such file.
         """
         return await signed_url(self._backend, path, seconds)
+
+    def file_url(self, path: str) -> str:
+        """Return the URL of `sign_file` without its query, which differs for each call."""
+        return f"{self._backend.storage_url}/object/sign/{path}"
 
     async def save_images(
         self, images: Sequence[SavedImage], missing: Sequence[MissingImage] | None = None

@@ -5,7 +5,7 @@ its service and does not import the queue.
 """
 
 import asyncio
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
@@ -54,8 +54,8 @@ class PredictionRequest:
         version: The version of the model; None: the provider chooses it.
         official: True if the model is called by its name only, False if only by its version; None
             if that is not known or does not apply.
-        file_inputs: The names of the inputs that are URLs of files. A repeated call may have other
-            URLs of the same files.
+        file_inputs: The names of the inputs that are URLs of files. Those of Storage have a query
+            that differs for each call. `Provider.find_lost` gets them without their query.
         reports_progress: True if the predictions of the model are known to report progress.
     """
 
@@ -112,11 +112,19 @@ class LostPrediction(NamedTuple):
 
     Attributes:
         prediction: The prediction.
-        is_certain: True if no other request can have created it, so that it may be cancelled.
+        is_certain: True if it has the mark of this request, such as a deadline. Only such a
+            prediction is cancelled.
+        may_be_of: Function that returns whether the request of another row, with an equal input,
+            may have created it. By default each may have.
+        has_equal_input: True if all inputs were compared and are equal; False if a file could not
+            be compared, so that the prediction may show a picture of somebody else. Then
+            ``is_certain`` must be true.
     """
 
     prediction: Prediction
     is_certain: bool
+    may_be_of: Callable[[UUID], bool] = lambda _: True
+    has_equal_input: bool = True
 
 
 class OutputSink(Protocol):
@@ -221,7 +229,8 @@ class Provider(Protocol):
     ) -> Sequence[LostPrediction]:
         """Find the predictions that a create call may have created whose answer was lost.
 
-        Needs the capability ``recover = "list"``.
+        Needs the capability ``recover = "list"``. A prediction with another input, or with another
+        file, is not returned: its picture belongs to somebody else.
 
         Args:
             request: The request of the create call.

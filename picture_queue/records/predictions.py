@@ -51,14 +51,15 @@ class PredictionRow(Record):
     Attributes:
         provider: Name of the provider of the prediction.
         state: ``creating`` until the id of the prediction is recorded, then ``created``;
-            ``succeeded`` once the images are saved.
+            ``succeeded`` once the images are saved. Another final state only if the row was asked
+            for by its id, to search for its prediction.
         prediction_id: The id of the prediction at the provider; None until it is recorded.
         input: The input to send to the model.
     """
 
     id: UUID
     provider: str = "replicate"
-    state: Literal["creating", "created", "succeeded"]
+    state: Literal["creating", "created"] | FinalState
     prediction_id: str | None = None
     input: dict[str, Any] = Field(repr=False)
     created_at: AwareDatetime
@@ -99,6 +100,11 @@ class BegunPrediction(Record):
         owned: Ids of the provider's predictions of the last two hours that belong to other rows. A
             search for the lost prediction of this row excludes them. Empty unless this row is in
             the state ``creating``, since only then its prediction may be lost.
+        twins: The rows of other generations that are live, have an equal input, and whose
+            predictions are not recorded yet. Each may have created a prediction that looks like
+            that of this row. Empty when ``owned`` is; at most 1000, as ``rivals``.
+        rivals: The same rows, and those with any input for the same model, and those that were
+            given up as lost or cancelled.
         images: Images of the prediction that are already saved.
         files: The paths in Storage of the pictures of generations that the input names, such as
             ``generation:<id>/1``. Pictures that do not exist are left out.
@@ -112,6 +118,8 @@ class BegunPrediction(Record):
     age_seconds: float
     resumed: bool
     owned: frozenset[str] = frozenset()
+    twins: tuple[UUID, ...] = ()
+    rivals: tuple[UUID, ...] = ()
     images: tuple[SavedImage, ...] = ()
     files: dict[str, str] = Field(default_factory=dict)
     strip_metadata: bool = True

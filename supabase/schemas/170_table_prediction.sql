@@ -31,3 +31,6 @@ create unique index prediction_live on picture_queue.prediction (generation_id)
   where state in ('creating', 'created');
 create index prediction_generation on picture_queue.prediction (generation_id, created_at);
 create index prediction_recent on picture_queue.prediction (provider, created_at) where prediction_id is not null;
+-- For the search for a lost prediction: rows whose prediction may exist, although its id is not recorded.
+create index prediction_unrecorded on picture_queue.prediction (provider, created_at)
+  where prediction_id is null and state in ('creating', 'lost', 'canceled');

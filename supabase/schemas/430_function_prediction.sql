@@ -3,13 +3,21 @@
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
--- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
--- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
--- prediction, not of an earlier one; files: the paths of the pictures of generations that the input names; owned: for a row without an id, the prediction ids of the provider's rows of the
--- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); running: the number of
--- predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often each of them
--- may poll.
-create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
+-- - prediction.id: the id of the row; age_seconds: the time since its creation.
+-- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the report.
+-- - images: the saved images of this prediction, not of an earlier one.
+-- - files: the paths of the pictures of generations that the input names.
+-- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000 (a
+--   prediction that is not among them may be an orphan).
+-- - rivals: for such a row, the rows of other generations with the same model whose prediction may exist although its id
+--   is not recorded, of the last two hours, the newest 1,000. twins: those of them that are live and have an equal input.
+-- - running: the number of predictions of the last hour that have not ended, up to 10,000, from which the workers derive
+--   how often each of them may poll.
+-- With lost, the id of a row of the generation whose prediction is searched for, this row is returned, even if it was
+-- given up as lost, and no row is created. A row is committed before its prediction is created. So if the worker lists
+-- the predictions of the provider first, and then calls this function, every owner of a listed prediction is among owned
+-- or rivals.
+create function public.begin_prediction(job_id uuid, lease_id uuid, lost uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
@@ -18,6 +26,7 @@ declare
   v_model record;
   v_row record;
   v_resumed boolean;
+  v_is_searched boolean;
 begin
   v_job := picture_queue._lock_job(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id and not g.deleted;
@@ -29,10 +38,15 @@ begin
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
   select * into v_row from picture_queue.prediction p
-  where p.generation_id = v_generation.id and p.state in ('creating', 'created', 'succeeded')
+  where p.generation_id = v_generation.id
+    and case when begin_prediction.lost is null then p.state in ('creating', 'created', 'succeeded')
+      else p.id = begin_prediction.lost end
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
-  if not v_resumed then
+  if not v_resumed and begin_prediction.lost is not null then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('prediction %s does not belong to job %s', begin_prediction.lost, job_id));
+  elsif not v_resumed then
     insert into picture_queue.prediction (job_id, generation_id, attempt, provider, model_id, input, created_at, updated_at)
     values (v_job.id, v_generation.id, v_job.attempt, v_model.provider, v_model.model_id,
       v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]' and v_generation.prompt <> ''
@@ -40,6 +54,7 @@ begin
       picture_queue._now(), picture_queue._now())
     returning * into v_row;
   end if;
+  v_is_searched := v_row.state = 'creating' or begin_prediction.lost is not null;
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
@@ -48,11 +63,24 @@ begin
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
     'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
-    'owned', case when v_row.state = 'creating' then to_jsonb(array(
+    'owned', array(
       select p.prediction_id from picture_queue.prediction p
-      where p.provider = v_row.provider and p.prediction_id is not null
+      where v_is_searched and p.provider = v_row.provider and p.prediction_id is not null
         and p.created_at > picture_queue._now() - interval '2 hours'
-      order by p.created_at desc limit 10000)) else '[]' end,
+      order by p.created_at desc limit 10000),
+    'twins', array(
+      select p.id from picture_queue.prediction p
+      where v_is_searched and p.provider = v_row.provider and p.prediction_id is null and p.state = 'creating'
+        and p.created_at > picture_queue._now() - interval '2 hours' and p.model_id = v_row.model_id
+        and p.input = v_row.input and p.generation_id <> v_generation.id
+      order by p.created_at desc limit 1000),
+    'rivals', array(
+      select p.id from picture_queue.prediction p
+      where v_is_searched and p.provider = v_row.provider and p.prediction_id is null
+        and p.state in ('creating', 'lost', 'canceled')
+        and p.created_at > picture_queue._now() - interval '2 hours' and p.model_id = v_row.model_id
+        and p.generation_id <> v_generation.id
+      order by p.created_at desc limit 1000),
     'running', (select count(*) from (
       select from picture_queue.prediction p
       where p.provider = v_row.provider and p.state in ('creating', 'created')

@@ -1,6 +1,7 @@
 """A generation pays for one prediction, even if workers crash or responses are lost."""
 
 import asyncio
+import base64
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -240,6 +241,153 @@ class _StealingStore(Store):
             self._db.rows.append(row)
             self._twin = None
         await super().record(row_id, prediction_id)
+
+
+UPSCALER = "recraft-ai/recraft-crisp-upscale"
+
+
+async def test_the_picture_of_another_user_is_not_taken_after_a_failed_create(
+    world: World,
+) -> None:
+    theirs = _upscale(world)
+    client: Any = _CreateAtSearch(world.client, world.db, theirs)
+    ours = _upscale(world)
+    await world.set_fault(kind="server_error")
+    await world.run(ours, client=client)
+    assert [row.state for row in world.db.of(ours)] == ["lost", "succeeded"]
+    assert world.db.of(ours)[1].prediction_id != client.created
+
+
+async def test_the_picture_of_another_program_is_not_taken_after_a_failed_create(
+    world: World,
+) -> None:
+    generation = _upscale(world)
+    await world.set_fault(kind="server_error")
+    foreign: list[str] = []
+
+    class Client:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.client, name)
+
+        async def created_between(self, *args: Any, **options: Any) -> Any:
+            if not foreign:
+                data = {"image": "data:image/png;base64," + _PNG}
+                foreign.append((await world.client.create(UPSCALER, data, cancel_after=3000)).id)
+            return await world.client.created_between(*args, **options)
+
+    client: Any = Client()
+    await world.run(generation, client=client)
+    assert [row.state for row in world.db.of(generation)] == ["lost", "succeeded"]
+    assert world.db.of(generation)[1].prediction_id not in foreign
+
+
+async def test_an_upscale_with_a_lost_answer_is_found(world: World) -> None:
+    generation = _upscale(world)
+    await world.set_fault(kind="lose_answer")
+    await world.run(generation)
+    assert [row.state for row in world.db.of(generation)] == ["succeeded"]
+    assert await world.paid() == [world.db.of(generation)[0].prediction_id]
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not_taken(
+    world: World, is_live: bool
+) -> None:
+    generation, twin = world.generation(seed=1), world.generation(seed=1)
+    client: Any = _CreateAtSearch(world.client, world.db, twin, is_live=is_live)
+    await world.set_fault(kind="server_error")
+    await world.run(generation, client=client)
+    states = [row.state for row in world.db.of(generation)]
+    assert states == (["lost", "succeeded"] if is_live else ["succeeded"])
+    assert (world.db.of(generation)[-1].prediction_id != client.created) is is_live
+
+
+async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not_cancelled() -> (
+    None
+):
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        generation, twin = world.generation(seed=1), world.generation(seed=1)
+        client: Any = _CreateAtSearch(world.client, world.db, twin, loses_first=True)
+        job, settings = Job(), replace(FAST, park_after=0.5)
+        with pytest.raises(Park):
+            await world.run(generation, job, settings, client)
+        assert client.created in await world.paid()
+
+
+_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="  # fmt: skip # noqa: E501
+
+
+def _upscale(world: World) -> Generation:
+    """Return a generation that enlarges a picture that its user has uploaded."""
+    user = uuid4()
+    path = f"uploads/{user}/in.png"
+    world.db.files[path] = (base64.b64decode(_PNG), "image/png")
+    return Generation(UPSCALER, {"image": f"storage:{path}"}, user)
+
+
+class _CreateAtSearch:
+    """A client during whose first search another generation creates its prediction.
+
+    The row of the other generation has the deadline of the searching row, and its id is not
+    recorded yet.
+
+    Args:
+        client: The client.
+        db: The database.
+        other: The other generation.
+        is_live: False: the row of the other generation was given up as lost.
+        loses_first: True: the first create of this client does not reach Replicate.
+    """
+
+    def __init__(
+        self,
+        client: ReplicateClient,
+        db: Database,
+        other: Generation,
+        is_live: bool = True,
+        loses_first: bool = False,
+    ) -> None:
+        self._client = client
+        self._db = db
+        self._other = other
+        self._state = "creating" if is_live else "lost"
+        self._loses = loses_first
+        self._waits_for = 2 if loses_first else 0  # searches before the other creates
+        self.created: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def create(self, *args: Any, **options: Any) -> Any:
+        if self._loses:
+            self._loses = False
+            raise errors.OutcomeUnknown("The answer to a create was lost")
+        return await self._client.create(*args, **options)
+
+    async def created_between(self, *args: Any, **options: Any) -> Any:
+        self._waits_for -= 1
+        if self.created is None and self._waits_for < 0:
+            first = self._db.rows[0].id
+            row = Row(
+                UUID(int=first.int + 97 if first.int < 2**127 else first.int - 97),
+                self._other.id,
+                self._other.input,
+                datetime.now(UTC),
+                self._state,
+            )
+            self._db.rows.append(row)
+            store = Store(self._db, self._other)
+            files = {
+                name: await store.sign_file(value.removeprefix("storage:"), 60)
+                for name, value in row.input.items()
+                if str(value).startswith("storage:")
+            }
+            created = await self._client.create(
+                self._other.model_id, row.input | files, cancel_after=600 + row.id.int % 97
+            )
+            self.created = created.id
+        return await self._client.created_between(*args, **options)
 
 
 async def test_a_prediction_deleted_at_replicate_is_not_paid_twice(world: World) -> None:

@@ -84,11 +84,22 @@ class Store:
         self._generation = generation
         self._lease = db.leases[generation.id] = uuid4()
 
-    async def begin(self) -> BegunPrediction:
+    async def begin(self, lost: UUID | None = None) -> BegunPrediction:
         self._check()
         model = models()[self._generation.model_id]
-        resumable = [r for r in self._db.of(self._generation) if r.state in _BEFORE_STORED]
+        resumable = [
+            r
+            for r in self._db.of(self._generation)
+            if (r.state in _BEFORE_STORED if lost is None else r.id == lost)
+        ]
         row = resumable[-1] if resumable else self._new_row()
+        rivals = [
+            r
+            for r in self._db.rows
+            if r.generation_id != row.generation_id
+            and r.prediction_id is None
+            and r.state in ("creating", "lost", "canceled")
+        ]
         return BegunPrediction.model_validate(
             {
                 "generation": vars(self._generation),
@@ -97,6 +108,8 @@ class Store:
                 "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
                 "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
+                "twins": [r.id for r in rivals if r.state == "creating" and r.input == row.input],
+                "rivals": [r.id for r in rivals],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
                 "strip_metadata": self._db.strip_metadata,
             }
@@ -127,6 +140,15 @@ class Store:
         self._check()
         data = content if isinstance(content, bytes) else b"".join(content.chunks())
         self._db.files[path] = (data, content_type)
+
+    async def read_file(self, path: str) -> bytes:
+        return self._db.files[path][0]
+
+    async def sign_file(self, path: str, seconds: int) -> str:
+        return f"{self.file_url(path)}?token={uuid4()}"
+
+    def file_url(self, path: str) -> str:
+        return f"https://storage.localhost/object/sign/{path}"
 
     async def save_images(
         self, images: Sequence[SavedImage], missing: Sequence[MissingImage] | None = None

@@ -13,7 +13,7 @@ RPC = Path(_rpc.__file__).parent
 
 #: Every public function: its parameters (= marks a default), and the roles that may execute it.
 FUNCTIONS = {
-    "begin_prediction": ("job_id, lease_id", "service"),
+    "begin_prediction": ("job_id, lease_id, lost=", "service"),
     "cancel_generation": ("generation_id, request_id=", "user"),
     "cancel_generation_batch": ("batch_id", "user"),
     "cancel_job": ("job_id, request_id=", "user"),

@@ -196,6 +196,34 @@ async def test_an_unfinished_prediction_is_returned_again(db):
     assert "p1" in fresh["owned"]
 
 
+async def test_the_rows_that_may_own_a_lost_prediction_are_returned(db):
+    jobs = [(await start_and_claim_generation(db))[1] for _ in range(4)]
+    ids = [(UUID(job["id"]), UUID(job["lease_id"])) for job in jobs]
+    begun = [await db.value("select begin_prediction($1, $2)", *each) for each in ids]
+    ours, twin, other, lost = (each["prediction"]["id"] for each in begun)
+    await db.run("update picture_queue.prediction set input = '{}' where id = $1", UUID(other))
+    await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[3], UUID(lost))
+
+    found = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(ours))
+    assert found["prediction"]["id"] == ours
+    assert twin in found["twins"]
+    assert {twin, other, lost} <= set(found["rivals"])
+    assert not {ours, other, lost} & set(found["twins"])
+
+    await db.run("select record_prediction($1, $2, $3, 'of the twin')", *ids[1], UUID(twin))
+    found = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(ours))
+    assert twin not in found["rivals"]
+    assert "of the twin" in found["owned"]
+
+    await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[0], UUID(ours))
+    found = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(ours))
+    assert (found["prediction"]["state"], "of the twin" in found["owned"]) == ("lost", True)
+    rows = "select count(*) from picture_queue.prediction where generation_id = $1"
+    assert await db.value(rows, UUID(found["generation"]["id"])) == 1
+    refused = await db.refusal("select begin_prediction($1, $2, $3)", *ids[0], UUID(twin))
+    assert refused.message.startswith("PQ_CONFLICT: ")
+
+
 async def test_a_prediction_id_is_unique(db):
     _, first = await start_and_claim_generation(db)
     _, second = await start_and_claim_generation(db)

@@ -10,8 +10,10 @@ import pytest
 from picture_queue.providers.base import PredictionRequest
 from picture_queue.providers.replicate.orphans import (
     cancel_after,
+    compare_inputs,
     has_requested_deadline,
     is_candidate,
+    may_be_of,
     most_likely_first,
 )
 from picture_queue.providers.replicate.prediction import Prediction
@@ -86,6 +88,68 @@ def test_only_an_equal_deadline_makes_a_candidate_certain() -> None:
     assert has_requested_deadline(prediction(), REQUEST)
     assert not has_requested_deadline(prediction(), replace(REQUEST, row_id=UUID(int=13)))
     assert not has_requested_deadline(prediction(requested=None), REQUEST)
+
+
+FILE = "https://a.supabase.co/storage/v1/object/sign/uploads/1/in.png"
+EDIT = replace(REQUEST, input={"image": FILE, "steps": 4}, file_inputs=frozenset({"image"}))
+
+
+def with_image(image: Any, requested: float | None = REQUESTED_SECONDS) -> Prediction:
+    return prediction(requested=requested, input={"image": image, "steps": 4})
+
+
+@pytest.mark.parametrize("requested", [REQUESTED_SECONDS, None])
+def test_a_file_matches_with_any_token(requested: float | None) -> None:
+    found = with_image(FILE + "?token=a.b.c", requested)
+    assert is_candidate(EDIT, found)
+    assert compare_inputs(EDIT, found) == "equal"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        FILE.replace("/1/", "/2/") + "?token=a.b.c",
+        FILE.replace("//a.", "//b.") + "?token=a.b.c",
+        FILE.replace("https", "http") + "?token=a.b.c",
+        FILE + ".png?token=a.b.c",
+        FILE + "?version=2",
+        [FILE + "?token=a.b.c"],
+        None,
+    ],
+)
+def test_another_file_is_not_a_candidate(image: Any) -> None:
+    assert not is_candidate(EDIT, with_image(image))
+
+
+@pytest.mark.parametrize(
+    "image", ["data:image/png;base64,AAAA", "https://replicate.delivery/pbxt/a/in.png"]
+)
+def test_a_file_in_another_form_needs_the_requested_deadline(image: str) -> None:
+    assert is_candidate(EDIT, with_image(image))
+    assert compare_inputs(EDIT, with_image(image)) == "unknown"
+    assert not is_candidate(EDIT, with_image(image, None))
+    assert not is_candidate(EDIT, with_image(image, REQUESTED_SECONDS + 1))
+
+
+def test_lists_of_files_are_compared_one_by_one() -> None:
+    request = replace(EDIT, input={"image": [FILE, FILE], "steps": 4})
+    assert is_candidate(request, with_image([FILE + "?token=a", FILE + "?token=b"], None))
+    assert not is_candidate(request, with_image([FILE, FILE.replace("/1/", "/2/")], None))
+    assert not is_candidate(request, with_image([FILE], None))
+    assert not is_candidate(request, with_image([FILE, "data:,"], None))
+
+
+def test_a_url_of_the_user_is_compared_with_its_query() -> None:
+    request = replace(EDIT, input={"image": FILE + "?id=1", "steps": 4})
+    assert is_candidate(request, with_image(FILE + "?id=1"))
+    assert not is_candidate(request, with_image(FILE + "?id=2"))
+
+
+def test_another_row_may_have_created_a_prediction_unless_the_deadlines_differ() -> None:
+    same, other = UUID(int=12 + 97), UUID(int=13)
+    assert may_be_of(prediction(), REQUEST, same)
+    assert not may_be_of(prediction(), REQUEST, other)
+    assert may_be_of(prediction(requested=None), REQUEST, other)
 
 
 def test_rows_get_different_deadlines() -> None:

@@ -413,7 +413,7 @@ GENERATIONS = [
     Function(
         "begin_prediction",
         "service",
-        "job_id uuid, lease_id uuid",
+        "job_id uuid, lease_id uuid, lost uuid=",
         args=_LEASE_ARGS,
         setup="running generation",
         right={
