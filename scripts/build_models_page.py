@@ -87,8 +87,8 @@ picture-queue rules delete '*' 'disable_safety*' lock   # users may then turn sa
 |---|---|---|
 {rules}
 
-The caps of lists bound their entries. A text has at most `max_prompt_length` characters in any
-case, and a list 100 entries.
+A cap of a list is the highest number of its entries. Whatever the cap, a text has at most
+`max_prompt_length` characters, and a list at most 100 entries.
 
 ## Moderation
 
