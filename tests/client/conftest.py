@@ -15,7 +15,7 @@ from picture_queue import AsyncPictureQueue
 
 
 @dataclass(frozen=True)
-class Person:
+class SignedUpUser:
     """A signed-up user with a Supabase client and a client of this library."""
 
     id: UUID
@@ -24,7 +24,7 @@ class Person:
     pq: AsyncPictureQueue
 
 
-async def _sign_up(stack: Any) -> AsyncIterator[Person]:
+async def _sign_up(stack: Any) -> AsyncIterator[SignedUpUser]:
     async with httpx.AsyncClient(timeout=30) as http:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
@@ -36,20 +36,22 @@ async def _sign_up(stack: Any) -> AsyncIterator[Person]:
         assert answer.session and answer.user
         token = answer.session.access_token
         async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
-            yield Person(UUID(answer.user.id), token, client, pq)
+            yield SignedUpUser(UUID(answer.user.id), token, client, pq)
         await client.realtime.close()
 
 
 @pytest.fixture
-async def ada(stack: Any) -> AsyncIterator[Person]:
-    async for person in _sign_up(stack):
-        yield person
+async def ada(stack: Any) -> AsyncIterator[SignedUpUser]:
+    """A user."""
+    async for user in _sign_up(stack):
+        yield user
 
 
 @pytest.fixture
-async def bob(stack: Any) -> AsyncIterator[Person]:
-    async for person in _sign_up(stack):
-        yield person
+async def bob(stack: Any) -> AsyncIterator[SignedUpUser]:
+    """Another user."""
+    async for user in _sign_up(stack):
+        yield user
 
 
 class StallingProxy:

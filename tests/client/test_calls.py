@@ -144,7 +144,7 @@ def test_a_retry_after_beyond_the_deadline_is_raised_to_the_caller(api, status, 
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
+    ("header", "seconds"),
     [
         ("0", 0), ("1.5", 1.5), ("-3", 0), ("", None), (None, None), ("soon", None),
         ("nan", None), ("inf", None), ("1e400", None),
@@ -154,8 +154,8 @@ def test_a_retry_after_beyond_the_deadline_is_raised_to_the_caller(api, status, 
         (f"Wed, {10**20} Oct 2026 07:28:00 GMT", None),
     ],
 )  # fmt: skip
-def test_all_forms_of_retry_after_are_parsed(text, seconds):
-    assert parse_retry_after(text) == seconds
+def test_all_forms_of_retry_after_are_parsed(header, seconds):
+    assert parse_retry_after(header) == seconds
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ FORKS = """
 import asyncio, os, sys
 from picture_queue import AsyncPictureQueue, PictureQueue
 
-arguments, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+arguments, queue, mode = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def use(pq, writer):
     for n in range(8):
@@ -282,10 +282,10 @@ async def use_async(pq, writer):
         enqueued = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
         assert (await pq.jobs.get(enqueued.id)).payload == {"n": [writer, n]}
 
-pq = PictureQueue(**arguments) if kind == "sync" else AsyncPictureQueue(**arguments)
+pq = PictureQueue(**arguments) if mode == "sync" else AsyncPictureQueue(**arguments)
 
 def run(writer):
-    use(pq, writer) if kind == "sync" else asyncio.run(use_async(pq, writer))
+    use(pq, writer) if mode == "sync" else asyncio.run(use_async(pq, writer))
 
 async def fork_inside_a_loop():
     await use_async(pq, "parent")
@@ -305,7 +305,7 @@ def fork():
         children.append(child)
     return children
 
-if kind == "inside a loop":
+if mode == "inside a loop":
     children = asyncio.run(fork_inside_a_loop())
 else:
     run("before")
@@ -315,10 +315,10 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "inside a loop"])
+@pytest.mark.parametrize("mode", ["sync", "async", "inside a loop"])
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_fork_has_its_own_connections(stack, queue, kind, direct):
-    run_script(FORKS, repr(client_arguments(stack)[direct]), queue, kind)
+def test_a_fork_has_its_own_connections(stack, queue, mode, direct):
+    run_script(FORKS, repr(client_arguments(stack)[direct]), queue, mode)
 
 
 FORKED_CLIENT = """

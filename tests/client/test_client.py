@@ -44,8 +44,8 @@ async def test_a_job_is_enqueued_read_and_listed(service, queue):
 
 async def test_an_idempotency_key_returns_the_existing_job(service, queue):
     first = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
-    again = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
-    assert (again.id, again.outcome) == (first.id, "existing")
+    second = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
+    assert (second.id, second.outcome) == (first.id, "existing")
 
 
 async def test_many_jobs_are_enqueued_in_one_call(service, queue):
@@ -212,15 +212,15 @@ async def test_wrong_keys_and_addresses_raise_typed_errors(stack):
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["secret_key", "service_role_key"])
-async def test_both_kinds_of_service_keys_work(stack, kind):
-    async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
+@pytest.mark.parametrize("key_name", ["secret_key", "service_role_key"])
+async def test_both_kinds_of_service_keys_work(stack, key_name):
+    async with AsyncPictureQueue(stack.api_url, getattr(stack, key_name)) as pq:
         await pq.jobs.list(limit=1)
 
 
-@pytest.mark.parametrize("kind", ["publishable_key", "anon_key"])
-async def test_calls_with_an_anonymous_key_are_refused(stack, kind):
-    async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
+@pytest.mark.parametrize("key_name", ["publishable_key", "anon_key"])
+async def test_calls_with_an_anonymous_key_are_refused(stack, key_name):
+    async with AsyncPictureQueue(stack.api_url, getattr(stack, key_name)) as pq:
         for call in (pq.jobs.list, pq.models.list, pq.health, pq.version):
             with pytest.raises((errors.NotAllowed, errors.NotAuthenticated)):
                 await call()

@@ -74,7 +74,9 @@ async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, mo
             await listener_of_other_topic.next(timeout=0.1)
 
 
-async def test_a_join_without_an_answer_does_not_delay_others(source, db, monkeypatch, until):
+async def test_a_join_without_an_answer_does_not_delay_joins_of_other_topics(
+    source, db, monkeypatch, until
+):
     subscribe = AsyncRealtimeChannel.subscribe
     unanswered_topic, topic = new_topic(), new_topic()
     join_started = asyncio.Event()
@@ -105,7 +107,7 @@ async def test_a_join_without_an_answer_does_not_delay_others(source, db, monkey
             assert await listener.next() == "job"
 
 
-async def test_a_refreshed_token_is_sent_before_the_old_one_expires(stack, ada, db, monkeypatch):
+async def test_a_refreshed_token_is_sent_before_the_old_token_expires(stack, ada, db, monkeypatch):
     monkeypatch.setattr(subscriptions, "_TOKEN_INTERVAL", 0.1)
     claims = jwt.decode(ada.token, options={"verify_signature": False})
     expires_soon = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")

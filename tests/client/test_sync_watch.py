@@ -107,7 +107,7 @@ def test_an_unfinished_watch_does_not_block_the_exit_of_the_process(
     assert program.wait() == (0, "")
 
 
-def test_a_fork_cannot_use_a_watch_of_its_parent_but_can_start_one(stack, job_id):
+def test_a_fork_cannot_use_a_watch_of_its_parent_but_can_start_a_watch(stack, job_id):
     program = Program(
         stack,
         job_id,

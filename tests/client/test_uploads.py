@@ -20,9 +20,9 @@ UPSCALER = "nightmareai/real-esrgan"
 SETTINGS = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.1, max_pixels=2_000_000)
 
 
-def picture(kind: str = "png", size: tuple[int, int] = (20, 20)) -> bytes:
+def picture(image_format: str = "png", size: tuple[int, int] = (20, 20)) -> bytes:
     data = BytesIO()
-    Image.new("RGB", size, "red").save(data, kind)
+    Image.new("RGB", size, "red").save(data, image_format)
     return data.getvalue()
 
 
@@ -50,9 +50,11 @@ async def newest_input(stack: Any) -> Callable[[], Any]:
     return read
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-async def test_a_user_can_upscale_an_uploaded_picture(ada, new_builtin_worker, newest_input, kind):
-    file = await ada.pq.generations.upload(picture(kind), user_id=ada.id)
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+async def test_a_user_can_upscale_an_uploaded_picture(
+    ada, new_builtin_worker, newest_input, image_format
+):
+    file = await ada.pq.generations.upload(picture(image_format), user_id=ada.id)
     assert file.startswith(f"storage:uploads/{ada.id}/")
     started = await ada.pq.generations.start("", UPSCALER, {"image": file})
     async with new_builtin_worker():
@@ -60,7 +62,7 @@ async def test_a_user_can_upscale_an_uploaded_picture(ada, new_builtin_worker, n
     url = (await newest_input())["image"]
     async with httpx.AsyncClient(timeout=10) as http:
         answer = await http.get(url)  # The URL is signed, so the provider needs no key.
-    assert answer.content == picture(kind)
+    assert answer.content == picture(image_format)
     # The stored input has no signed URL, because the URL stays valid after the generation ends.
     assert (await ada.pq.generations.get(started.id)).input == {"image": file}
 
@@ -173,9 +175,9 @@ async def test_a_file_above_the_limit_is_refused_before_it_is_read(ada, tmp_path
 
 async def test_storage_refuses_large_files_and_other_types_without_the_client(ada):
     bucket = ada.supabase.storage.from_("uploads")
-    for data, kind in ((b"<svg/>", "image/svg+xml"), (b"x" * 11_000_000, "image/png")):
+    for data, mime_type in ((b"<svg/>", "image/svg+xml"), (b"x" * 11_000_000, "image/png")):
         with pytest.raises(Exception, match=r"(?i)mime|large|exceeded"):
-            await bucket.upload(f"{ada.id}/a.png", data, {"content-type": kind})
+            await bucket.upload(f"{ada.id}/a.png", data, {"content-type": mime_type})
 
 
 async def test_a_user_has_a_limited_number_of_uploaded_files(ada, bob, service):

@@ -91,10 +91,10 @@ def _interfaces(project: Project, exit_stack: ExitStack) -> tuple[list[Interface
 
 
 def _program(name: str, install: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    program = shutil.which(name)
+    if program is None:
         raise FileNotFoundError(f"{name} is missing: {install}")
-    return found
+    return program
 
 
 def _run(project: Project, interfaces: list[Interface]) -> list[Column]:

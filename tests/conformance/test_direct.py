@@ -152,9 +152,9 @@ def test_a_sync_query_without_an_answer_is_abandoned_at_the_timeout(stack):
 async def test_large_requests_and_answers_are_transferred(direct, queue):
     jobs = [{"job_type": "x", "queue": queue, "payload": {"text": "ü" * 5000}} for _ in range(400)]
     enqueued = await direct.jobs.enqueue_many(jobs)
-    found = await direct.jobs.list(queue=queue, limit=400)
-    assert {job.id for job in found} == {job.id for job in enqueued}
-    assert found[0].payload == {"text": "ü" * 5000}
+    listed = await direct.jobs.list(queue=queue, limit=400)
+    assert {job.id for job in listed} == {job.id for job in enqueued}
+    assert listed[0].payload == {"text": "ü" * 5000}
 
 
 async def test_concurrent_calls_share_a_few_connections(direct, db):

@@ -203,8 +203,8 @@ async def test_a_batch_that_is_enqueued_twice_is_stored_once(service, queue, job
     batch_id = uuid4()
     jobs = [NewJob(job_type=job_type, queue=queue)]
     first = await service.batches.enqueue(jobs, batch_id=batch_id)
-    again = await service.batches.enqueue(jobs, batch_id=batch_id)
-    assert [job.id for job in again.jobs] == [job.id for job in first.jobs]
+    second = await service.batches.enqueue(jobs, batch_id=batch_id)
+    assert [job.id for job in second.jobs] == [job.id for job in first.jobs]
     assert len(await service.jobs.list(batch_id=batch_id)) == 1
 
 

@@ -38,8 +38,8 @@ async def test_a_job_is_run_and_its_result_stored(service, queue, new_worker):
         result = await service.jobs.result(job.id, timeout=15)
         name = worker.name
     assert result == {"path": "a.png", "width": 40, "attempt": 1}
-    done = await service.jobs.get(job.id)
-    assert (done.progress, done.attempt, done.worker) == (100, 1, name)
+    completed = await service.jobs.get(job.id)
+    assert (completed.progress, completed.attempt, completed.worker) == (100, 1, name)
 
 
 async def test_a_sync_handler_runs_in_a_thread_and_shows_progress(service, queue, new_worker):
@@ -72,13 +72,13 @@ async def test_an_invalid_payload_fails_its_job_and_the_worker_continues(
     async def resize(payload: Resize) -> int:
         return payload.width
 
-    bad = await service.jobs.enqueue("resize", {"path": "a", "width": "wide"}, queue=queue)
+    invalid_job = await service.jobs.enqueue("resize", {"path": "a", "width": "wide"}, queue=queue)
     async with worker:
         with pytest.raises(JobFailed, match=r"payload.width is 'wide': Input should be a valid"):
-            await service.jobs.result(bad.id, timeout=15)
-        good = await service.jobs.enqueue("resize", {"path": "a", "width": 7}, queue=queue)
-        assert await service.jobs.result(good.id, timeout=15) == 7
-    assert (await service.jobs.get(bad.id)).attempt == 1
+            await service.jobs.result(invalid_job.id, timeout=15)
+        valid_job = await service.jobs.enqueue("resize", {"path": "a", "width": 7}, queue=queue)
+        assert await service.jobs.result(valid_job.id, timeout=15) == 7
+    assert (await service.jobs.get(invalid_job.id)).attempt == 1
 
 
 async def test_a_job_of_an_unknown_type_stays_pending(service, queue, new_worker):
@@ -242,13 +242,13 @@ async def test_a_result_that_cannot_be_stored_fails_its_job(
     async def fine() -> int:
         return 1
 
-    bad = await service.jobs.enqueue("odd", queue=queue)
-    good = await service.jobs.enqueue("fine", queue=queue)
+    invalid_job = await service.jobs.enqueue("odd", queue=queue)
+    valid_job = await service.jobs.enqueue("fine", queue=queue)
     async with worker:
         with pytest.raises(JobFailed, match=expected):
-            await service.jobs.result(bad.id, timeout=15)
-        assert await service.jobs.result(good.id, timeout=15) == 1
-    assert (await service.jobs.get(bad.id)).attempt == 1
+            await service.jobs.result(invalid_job.id, timeout=15)
+        assert await service.jobs.result(valid_job.id, timeout=15) == 1
+    assert (await service.jobs.get(invalid_job.id)).attempt == 1
 
 
 async def test_no_more_jobs_run_at_once_than_there_are_slots(service, queue, new_worker):
@@ -270,7 +270,7 @@ async def test_no_more_jobs_run_at_once_than_there_are_slots(service, queue, new
     async with worker:
         for _ in jobs:
             await worker._signals.reported.next()
-    done = await service.jobs.list(queue=queue, status="completed")
-    assert sorted(job.result for job in done) == list(range(60))
-    assert all(job.attempt == 1 for job in done)
+    completed = await service.jobs.list(queue=queue, status="completed")
+    assert sorted(job.result for job in completed) == list(range(60))
+    assert all(job.attempt == 1 for job in completed)
     assert peak == 4

@@ -83,8 +83,8 @@ async def test_jobs_claimed_ahead_run_once_although_the_event_loop_was_blocked(
     )
 
     async def are_finished() -> bool:
-        found = await service.jobs.list(queue=queue)
-        return len(found) == len(jobs) and all(job.finished_at for job in found)
+        listed = await service.jobs.list(queue=queue)
+        return len(listed) == len(jobs) and all(job.finished_at for job in listed)
 
     async with worker:
         await until(are_finished, timeout=40)

@@ -198,8 +198,8 @@ async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose
     )
     assert [job.outcome for job in enqueued] == ["created", "existing", "created"]
     assert enqueued[0].id == enqueued[1].id
-    again = await service.jobs.enqueue_many([with_key])
-    assert (again[0].outcome, again[0].id) == ("existing", enqueued[0].id)
+    (repeated,) = await service.jobs.enqueue_many([with_key])
+    assert (repeated.outcome, repeated.id) == ("existing", enqueued[0].id)
     lose_response("enqueue_batch")
     batch = await service.batches.enqueue([{"job_type": "x", "queue": queue}] * 2)
     assert [job.outcome for job in batch.jobs] == ["created"] * 2

@@ -36,7 +36,7 @@ INTERFACES = [
     *our_clients(direct=False),
     *our_clients(direct=True),
 ]
-KINDS = {"right", "absent", "null", "wrong", "unauthorised", "repeated"}
+KINDS_OF_CASES = {"right", "absent", "null", "wrong", "unauthorised", "repeated"}
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def plain_http(project):
 
 
 def find_differences(project, interface, plain_http):
-    """Return the differences between the answers of an interface and the expected ones, as text."""
+    """Return the differences of the answers of an interface from the expected answers, as text."""
     if interface.direct and not project.database:
         pytest.fail(
             "set PICTURE_QUEUE_TEST_DB_URL: this interface connects to the database directly",
@@ -164,12 +164,12 @@ def test_different_answers_of_two_interfaces_are_reported():
     placeholders = {"job": job_id}
     failed = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {job_id}", None)
     reference = Column("httpx", {case.id: select_compared_part(case, failed, placeholders)})
-    for other, expected_problems in (
+    for answer, expected_problems in (
         (replace(failed, status=None), 0),  # Some interfaces do not return the status.
         (replace(failed, detail="job_id is 8"), 1),
         (replace(failed, hint="list_jobs()"), 1),
     ):
-        column = Column("other", {case.id: select_compared_part(case, other, placeholders)})
+        column = Column("other", {case.id: select_compared_part(case, answer, placeholders)})
         compare(column, reference)
         assert len(column.problems) == expected_problems
 
@@ -213,7 +213,7 @@ def test_every_public_function_is_described_as_installed(stack):
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
 def test_a_function_has_cases_of_all_six_kinds(function):
     names = [case.id.split("/") for case in CASES if case.function == function.name]
-    assert {kind for name, kind, *_ in names if name == function.name} == KINDS
+    assert {kind for name, kind, *_ in names if name == function.name} == KINDS_OF_CASES
     for kind in ("absent", "null", "wrong"):
         tested = {
             rest[0]
@@ -233,11 +233,12 @@ def test_every_code_has_a_case():
 
 
 def test_the_sql_reference_lists_every_error_code_that_a_function_raises_in_a_case():
-    text = (Path(__file__).parents[2] / "docs" / "sql.md").read_text("utf-8")
-    parts = re.split(r"^### `(\w+)\(", text, flags=re.MULTILINE)
+    page = (Path(__file__).parents[2] / "docs" / "sql.md").read_text("utf-8")
+    # The text before the first function, and then the name and the section of each function.
+    parts = re.split(r"^### `(\w+)\(", page, flags=re.MULTILINE)
     documented = {
-        name: set(re.findall(r"PQ_[A-Z_]+", part.split("\n## ")[0]))
-        for name, part in zip(parts[1::2], parts[2::2], strict=True)
+        name: set(re.findall(r"PQ_[A-Z_]+", section.split("\n## ")[0]))
+        for name, section in zip(parts[1::2], parts[2::2], strict=True)
     }
     tested = {
         (case.function, case.expected.code)

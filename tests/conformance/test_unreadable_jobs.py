@@ -42,20 +42,20 @@ async def test_only_the_unreadable_job_fails(service, queue, jobs, caplog):
         for _ in jobs:
             await worker._signals.reported.next()
     assert sorted(ran) == [0, 1, 3, 4]
-    found = {job.id: job for job in await service.jobs.list(queue=queue)}
-    failed = found.pop(jobs[2].id)
+    listed = {job.id: job for job in await service.jobs.list(queue=queue)}
+    failed = listed.pop(jobs[2].id)
     assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1)
     assert failed.error is not None and failed.error.startswith("The job cannot be read: payload: ")
-    assert {job.status for job in found.values()} == {JobStatus.COMPLETED}
+    assert {job.status for job in listed.values()} == {JobStatus.COMPLETED}
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert str(failed.id) in record.getMessage()
 
 
 async def test_a_list_contains_the_other_jobs_if_one_is_unreadable(service, queue, jobs):
-    found = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
-    assert found.keys() == {job.id for job in jobs}
-    assert [found[job.id] for job in jobs if job is not jobs[2]] == [
+    listed = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
+    assert listed.keys() == {job.id for job in jobs}
+    assert [listed[job.id] for job in jobs if job is not jobs[2]] == [
         {"n": n} for n in range(5) if n != 2
     ]
-    assert found[jobs[2].id].keys() == {"unreadable"}
-    assert (await service.jobs.get(jobs[2].id)).payload == found[jobs[2].id]
+    assert listed[jobs[2].id].keys() == {"unreadable"}
+    assert (await service.jobs.get(jobs[2].id)).payload == listed[jobs[2].id]

@@ -51,7 +51,7 @@ class Answer:
         detail: The error's detail.
         hint: The error's hint.
         status: The HTTP status.
-        kind: The name of the exception's class.
+        exception: The name of the exception's class.
     """
 
     data: Json = None
@@ -60,7 +60,7 @@ class Answer:
     detail: str | None = None
     hint: str | None = None
     status: int | None = None
-    kind: str | None = None
+    exception: str | None = None
 
     def text(self) -> str:
         """Return the fields that are set, for a message."""
@@ -119,19 +119,19 @@ def select_compared_part(case: Case, answer: Answer, placeholders: PlaceholderVa
     return Answer(None, answer.code, *texts, status=answer.status)
 
 
-def describe_difference(case: Case, seen: Answer) -> str | None:
+def describe_difference(case: Case, compared: Answer) -> str | None:
     """Return the difference from the expected answer as text, or None.
 
     Args:
         case: The case.
-        seen: The compared part of the answer.
+        compared: The compared part of the answer.
     """
     expected = case.expected
     if isinstance(expected, ExpectedError):
-        if seen.code != expected.code or seen.status not in (None, expected.status):
-            return f"expected {expected.code} ({expected.status}), got {seen.text()}"
-    elif seen.code is not None or not matches(expected, seen.data):
-        return f"expected {expected}, got {seen.text()}"
+        if compared.code != expected.code or compared.status not in (None, expected.status):
+            return f"expected {expected.code} ({expected.status}), got {compared.text()}"
+    elif compared.code is not None or not matches(expected, compared.data):
+        return f"expected {expected}, got {compared.text()}"
     return None
 
 
@@ -141,7 +141,7 @@ def differs(first: Answer, second: Answer) -> bool:
     The class of the exception is not compared. The status is not compared if an interface does not
     return it.
     """
-    ignored = {"kind"}
+    ignored = {"exception"}
     if first.status is None or second.status is None:
         ignored.add("status")
     fields = asdict(first).keys() - ignored

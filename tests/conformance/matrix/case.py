@@ -42,6 +42,7 @@ INVALID = our_error("PQ_INVALID_ARGUMENT")
 NO_JOB = our_error("PQ_UNKNOWN_JOB")
 #: No function has these parameters. This is the code of PostgREST; PostgreSQL has 42883.
 NO_SUCH_FUNCTION = ExpectedError("PGRST202", 404)
+#: The argument is not a value of the parameter's type.
 NOT_A_VALUE = ExpectedError("22P02", 400)
 NOT_A_TIME = ExpectedError("22007", 400)
 #: The role may not execute the function. The status is 401 for `anon` and 403 for other roles.
@@ -166,25 +167,25 @@ def build_cases(function: Function) -> list[Case]:
     Raises:
         KeyError: The answer to null or to a wrong type is missing for a parameter.
     """
-    found: list[Case] = []
+    cases: list[Case] = []
 
     def add(kind: str, role: str, args: Mapping[str, Json], expected: Json, times: int = 1) -> None:
         is_error = isinstance(expected, ExpectedError)
         setup = "" if is_error and expected in ERRORS_BEFORE_ANY_READ else function.setup
         view = None if is_error else function.view
         name = f"{function.name}/{kind}"
-        found.append(
+        cases.append(
             Case(name, function.name, role, args, expected, setup, times, view, function.read_only)
         )
 
     args, right = dict(function.args), function.right
     add("right", "service", args, right)
-    again = right if function.repeated is ... else function.repeated
-    add("repeated", "service", args, again, times=2)
+    repeated = right if function.repeated is ... else function.repeated
+    add("repeated", "service", args, repeated, times=2)
     add("unauthorised/anon", "anon", args, ANONYMOUS)
     if function.callers == "user":
         add("right/owner", "ada", args, right)
-        add("repeated/owner", "ada", args, again, times=2)
+        add("repeated/owner", "ada", args, repeated, times=2)
         add("unauthorised/other", "bob", args, function.foreign)
     else:
         add("unauthorised/user", "ada", args, FORBIDDEN)
@@ -193,9 +194,9 @@ def build_cases(function: Function) -> list[Case]:
         ("null", _variants_with_null),
         ("wrong", _variants_with_wrong_type),
     ):
-        for name, changed, expected in build_variants(function):
-            add(f"{kind}/{name}", "service", changed, expected)
-    return found
+        for name, changed_args, expected in build_variants(function):
+            add(f"{kind}/{name}", "service", changed_args, expected)
+    return cases
 
 
 #: Changed calls: the name of the changed parameter, all arguments, and the expected answer.
@@ -250,10 +251,10 @@ def fill_placeholders(value: Json, placeholders: PlaceholderValues) -> Json:
         return [fill_placeholders(item, placeholders) for item in value]
     if not isinstance(value, str):
         return value
-    whole = _PLACEHOLDER.fullmatch(value)
-    if whole:
-        return _resolve(whole[1], placeholders)
-    return _PLACEHOLDER.sub(lambda found: str(_resolve(found[1], placeholders)), value)
+    match = _PLACEHOLDER.fullmatch(value)
+    if match:  # The value of the placeholder may have any type.
+        return _resolve(match[1], placeholders)
+    return _PLACEHOLDER.sub(lambda match: str(_resolve(match[1], placeholders)), value)
 
 
 def _resolve(name: str, placeholders: PlaceholderValues) -> Json:

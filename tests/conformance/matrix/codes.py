@@ -157,10 +157,11 @@ _CASES = [
 
 def _numbered(cases: list[Case]) -> Iterator[Case]:
     """Append a number to the id of the second and later cases with the same code and function."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for case in cases:
-        seen[case.id] += 1
-        yield replace(case, id=f"{case.id} {seen[case.id]}") if seen[case.id] > 1 else case
+        counts[case.id] += 1
+        number = counts[case.id]
+        yield replace(case, id=f"{case.id} {number}") if number > 1 else case
 
 
 CODES = list(_numbered(_CASES))

@@ -166,11 +166,15 @@ def our_clients(direct: bool) -> list[Interface]:
 
 def convert_error(error: PictureQueueError) -> Answer:
     """Return the answer for an exception of the library, including the name of its class."""
-    kind, code = type(error).__name__, error.code
-    if kind == "DatabaseTooOld":
+    exception, code = type(error).__name__, error.code
+    if exception == "DatabaseTooOld":
         code = "PGRST202"  # The exception has no code of its own; use the code of PostgREST.
     return Answer(
-        code=code or kind, message=error.message, detail=error.detail, hint=error.hint, kind=kind
+        code=code or exception,
+        message=error.message,
+        detail=error.detail,
+        hint=error.hint,
+        exception=exception,
     )
 
 

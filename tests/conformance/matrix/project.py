@@ -42,7 +42,7 @@ class Project:
         tokens: The token of each role: the key itself, or the token of a user.
         users: The ids of the users ada and bob, by name.
         database: The address of the database, if known.
-        caller: Makes the calls of the setup and the cleanup.
+        caller: The calls of the setup and the cleanup.
     """
 
     url: str
@@ -85,20 +85,22 @@ class Project:
                     problem = f"setup {setup}: {step.function} answers {answer}, without {path}"
                     raise AssertionError(problem) from None
 
-    def clear(self, placeholders: Sequence[PlaceholderValues], generations: Sequence[str]) -> None:
+    def clear(
+        self, all_placeholders: Sequence[PlaceholderValues], generation_jobs: Sequence[str]
+    ) -> None:
         """Delete the jobs, schedules, limits and pauses that would affect later cases.
 
         Args:
-            placeholders: The values of the placeholders of each case.
-            generations: The job ids of the generations that the cases started.
+            all_placeholders: The values of the placeholders of each case.
+            generation_jobs: The ids of the jobs of the generations that the cases started.
         """
         outcomes = [
             {"job_id": values["job"], "lease_id": values["lease"], "outcome": "cancelled"}
-            for values in placeholders
+            for values in all_placeholders
             if "job" in values and "lease" in values
         ]
         self.caller.call("report_jobs", {"outcomes": outcomes})
-        filters: list[dict[str, Any]] = [{"job_type": JOB_TYPE}, {"job_ids": list(generations)}]
+        filters: list[dict[str, Any]] = [{"job_type": JOB_TYPE}, {"job_ids": list(generation_jobs)}]
         filters += [{"user_id": self.users[name]} for name in ("ada", "bob")]
         for filter_ in filters:
             for action in ("cancel", "discard"):
@@ -106,11 +108,11 @@ class Project:
         if self.database:
             self.caller.delete_named_rows()
             return
-        for worker in {values["worker"] for values in placeholders if "worker" in values}:
+        for worker in {values["worker"] for values in all_placeholders if "worker" in values}:
             self.caller.call("unregister_worker", {"worker": worker})
-        for name in {values["name"] for values in placeholders if "name" in values}:
+        for name in {values["name"] for values in all_placeholders if "name" in values}:
             self.caller.call("delete_schedule", {"name": name})
-        for values in placeholders:
+        for values in all_placeholders:
             # The cases with a wrong type pass an object as the key, which becomes its JSON text.
             for key in (values["key"], f'{{"a":"{values["key"]}"}}') if "key" in values else ():
                 self.caller.call("resume_key", {"key": key})
@@ -177,13 +179,14 @@ class ServiceCaller:
         if self._database is None:
             return
         for table, column in _NAME_COLUMNS.items():
-            unused = (
+            # A queue that still has jobs cannot be deleted.
+            unused_condition = (
                 " and not exists (select from public.job_queue j where j.queue = t.name)"
                 if table == "queue"
                 else ""
             )
             statement = f"delete from picture_queue.{table} t where t.{column} like '%conform-%'"
-            self._database.execute((statement + unused).encode())
+            self._database.execute((statement + unused_condition).encode())
 
     def close(self) -> None:
         """Close the connections."""

@@ -87,13 +87,12 @@ async def run(project: Project, interface: Interface, cases: Sequence[Case] = CA
             ]
             project.clear([placeholders for _, placeholders in prepared], generation_jobs)
     for (case, placeholders), answer in zip(prepared, answers, strict=True):
-        seen = select_compared_part(case, answer, placeholders)
-        column.answers[case.id] = seen
-        problem = describe_difference(case, seen)
-        if problem is None and answer.kind and answer.kind != exception_name(answer.code or ""):
-            problem = (
-                f"{answer.code} is raised as {answer.kind}, not {exception_name(answer.code or '')}"
-            )
+        compared = select_compared_part(case, answer, placeholders)
+        column.answers[case.id] = compared
+        problem = describe_difference(case, compared)
+        expected_exception = exception_name(answer.code or "")
+        if problem is None and answer.exception and answer.exception != expected_exception:
+            problem = f"{answer.code} is raised as {answer.exception}, not {expected_exception}"
         if problem is not None:
             column.problems[case.id] = problem
     return column
@@ -102,10 +101,10 @@ async def run(project: Project, interface: Interface, cases: Sequence[Case] = CA
 def compare(column: Column, reference: Column) -> None:
     """Compare the answers of two interfaces; add the differences to the problems of the first."""
     for case, answer in column.answers.items():
-        other = reference.answers.get(case)
-        if case not in column.problems and other and differs(answer, other):
+        expected = reference.answers.get(case)
+        if case not in column.problems and expected and differs(answer, expected):
             column.problems[case] = (
-                f"{reference.interface} has {other.text()}, {column.interface} {answer.text()}"
+                f"{reference.interface} has {expected.text()}, {column.interface} {answer.text()}"
             )
 
 
