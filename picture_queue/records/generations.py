@@ -57,7 +57,7 @@ class Generation(Record):
     Attributes:
         batch_id: The batch or chain of the generation; None: it was started alone.
         batch_position: The position of its request in the batch, from 0; in a chain always 0.
-        batch_step: Its step in the chain of its request, from 0.
+        batch_step: The step in the chain of the request, from 0.
         kind: The kind of the generation, such as ``text-to-image``, which decides its job type.
         model_version: The version that the model had in the catalogue at the start.
         input: The inputs that are sent to the model, after the rules of the project were applied.
@@ -129,7 +129,7 @@ class BatchGeneration(Record):
         hold: The reason why its job cannot run yet; None: it can, or has.
         progress: The progress of its job in percent.
         position: The position of its request in the batch, from 0; in a chain always 0.
-        step: Its step in the chain of its request, from 0.
+        step: The step in the chain of the request, from 0.
     """
 
     id: UUID
