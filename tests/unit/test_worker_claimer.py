@@ -335,7 +335,7 @@ async def test_an_unexpected_exception_does_not_end_the_claimer(
     harness, backend, caplog, monkeypatch
 ):
     harness.claimer._delay = _calls.RetryDelay(first=0.0)
-    claim = harness.claimer._claim
+    claim = harness.claimer._build_claim
     failures = [RuntimeError("a bug")]
 
     def fail_first(demand: int) -> Any:
@@ -343,7 +343,7 @@ async def test_an_unexpected_exception_does_not_end_the_claimer(
             raise failures.pop()
         return claim(demand)
 
-    monkeypatch.setattr(harness.claimer, "_claim", fail_first)
+    monkeypatch.setattr(harness.claimer, "_build_claim", fail_first)
     harness.claimer.start()
     await harness.signals.idle.next()
     assert "Claimer failed and continues" in caplog.text

@@ -36,7 +36,7 @@ def catch_no_base_exception() -> None:
 
 def read_properties_unguarded() -> None:
     """Read the attributes of exceptions without catching their errors."""
-    replace(verdicts_module, "_attribute", lambda error, name: getattr(error, name, None))
+    replace(verdicts_module, "_read_attribute", lambda error, name: getattr(error, name, None))
     replace(verdicts_module, "from_error", verdicts_module._outcome_of)
 
 
