@@ -24,7 +24,7 @@ from picture_queue.local.pins import POSTGREST_VERSION, postgrest_download
 
 POSTGRES_SETTING = "PICTURE_QUEUE_POSTGRES_BIN"
 POSTGREST_SETTING = "PICTURE_QUEUE_POSTGREST"
-OLDEST_POSTGRES = 15
+OLDEST_POSTGRES = 15  # the oldest supported major version
 
 _VERSION_TIMEOUT = 20  # seconds; a first start from a cold disk is slow
 
@@ -60,7 +60,7 @@ def find_postgres(major: int | None = None) -> Program:
             `OLDEST_POSTGRES`.
 
     Raises:
-        MissingProgram: No Postgres, or none of that version, was found.
+        MissingProgram: No Postgres was found, or no Postgres of this version.
     """
     for directory, origin in _postgres_directories():
         program = _check_postgres(directory, origin)

@@ -35,11 +35,11 @@ from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
 
-_INITDB_TIMEOUT = 120.0  # seconds, like all timeouts here
-_START_TIMEOUT = 60.0  # the start after a crash includes the recovery
-_SINGLE_USER_TIMEOUT = 60.0
+_INITDB_TIMEOUT = 120.0  # seconds
+_START_TIMEOUT = 60.0  # seconds; the start after a crash includes the recovery
+_SINGLE_USER_TIMEOUT = 60.0  # seconds
 _SOCKET_PATH_LIMIT = 100  # bytes; Linux accepts 107, macOS 103
-_POLL_INTERVAL = 0.01
+_POLL_INTERVAL = 0.01  # seconds
 # Each signal has its timeout in seconds. SIGINT is a fast shutdown. SIGQUIT is an immediate
 # shutdown, after which the next start does a recovery.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))

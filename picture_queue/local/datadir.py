@@ -29,7 +29,7 @@ from picture_queue.local.ownership import (
 from picture_queue.local.paths import default_data_dir
 from picture_queue.local.processes import end_orphan, find_process
 
-_POLL_INTERVAL = 0.02
+_POLL_INTERVAL = 0.02  # seconds
 _GUARD_TIMEOUT = 30.0  # seconds in which the guard of a killed stack ends its programs
 # All files that a stack creates. `delete` deletes no others, since a user may have added files.
 _STACK_FILES = {

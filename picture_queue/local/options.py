@@ -20,8 +20,8 @@ class Options:
         durable: False makes Postgres faster, but a power failure may lose data.
         lifeline: Stop when standard input closes, which means that the process that started the
             stack has ended.
-        migrations: Whether to apply the migrations of picture-queue; if not, the database is like
-            that of a new project.
+        migrations: Whether to apply the migrations of picture-queue. Without them, the stack is
+            like a new Supabase project.
         temporary: Whether the data directory is deleted at the end, by the process that started
             the stack. If that process dies first, the stack deletes the directory.
         replicate_seconds: Duration of the simulator's predictions; None: as long as real models.

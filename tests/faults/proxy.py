@@ -61,7 +61,7 @@ class Proxy:
         self._listener: socket.socket | None = None
         self.port = 0
         self.accepted = self.lost = self.answered = 0
-        # These are the active faults. Only the thread of the connections changes them.
+        # The active faults. Only the thread that serves the connections changes these attributes.
         self.silent = False
         self.delay_seconds = 0.0
         self.flowing = asyncio.Event()

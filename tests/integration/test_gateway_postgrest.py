@@ -332,9 +332,9 @@ async def test_postgrest_answers_as_recorded(recorded_gateway):
         replay = Replay(url, platform.settings.anon_key, sql)
         with contextlib.closing(replay):
             for case in json.loads((FIXTURES / "recordings.json").read_text(encoding="utf-8")):
-                found = {"not sent"} if "config" in case else await replay.differences(case)
-                if found:
-                    different[case["id"]] = " ".join(sorted(found))
+                parts = {"not sent"} if "config" in case else await replay.differences(case)
+                if parts:
+                    different[case["id"]] = " ".join(sorted(parts))
     listed = {name: parts for _, parts, cases in DIFFERENCES for name in cases.split()}
     unexpected = {
         name: (different.get(name), listed.get(name))

@@ -109,7 +109,7 @@ class Workers:
             process.wait()
 
     async def stop_all(self, seconds: float) -> int:
-        """Stop all workers; return the number of those that did not stop and were killed."""
+        """Stop all workers; kill those that do not stop, and return their number."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         killed = 0

@@ -10,7 +10,7 @@ import websockets
 
 from picture_queue.local.gateway import RealtimeLimits
 from picture_queue.local.gateway.realtime import limits
-from picture_queue.local.gateway.realtime.limits import SharedRate
+from picture_queue.local.gateway.realtime.limits import FairRateLimit
 from tests.integration.conftest import Platform, new_platform, platform  # noqa: F401 - fixtures
 from tests.security.realtime_socket import RealtimeSocket, open_socket
 from tests.security.world import World
@@ -161,7 +161,7 @@ async def test_a_malformed_notification_does_not_drop_events(
 def test_a_client_at_its_limit_leaves_a_share_to_others(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
     monkeypatch.setattr(limits, "monotonic", lambda: now)
-    rate = SharedRate(10)
+    rate = FairRateLimit(10)
     assert [rate.take("a") for _ in range(12)] == [True] * 10 + [False] * 2
     assert [rate.take("b") for _ in range(6)] == [True] * 5 + [False]
     assert [rate.take("c", 2) for _ in range(2)] == [True, False]
@@ -171,4 +171,4 @@ def test_a_client_at_its_limit_leaves_a_share_to_others(monkeypatch: pytest.Monk
 
 
 def test_a_rate_of_zero_permits_nothing():
-    assert not SharedRate(0).take("a")
+    assert not FairRateLimit(0).take("a")

@@ -165,9 +165,9 @@ async def test_the_progress_of_a_woken_generation_does_not_decrease(
 ):
     await slow_down(simulator, 3)
     started = await service.generations.start("a boat", "black-forest-labs/flux-dev")
-    shown: list[int] = []
+    percentages: list[int] = []
     async with parking_worker():
         async for event in service.generations.watch(started.id, timeout=30):
-            shown.append(event.progress)
-    assert shown == sorted(shown)
-    assert shown[-1] == 100
+            percentages.append(event.progress)
+    assert percentages == sorted(percentages)
+    assert percentages[-1] == 100
