@@ -99,6 +99,7 @@ CALLS = {
 }
 #: These functions return a row of the table, so Postgres locks the table before it calls them.
 RETURNS_TABLE_ROW = {"claim_next_job"}
+#: The body of a function that creates the rows of one call and returns their ids by name.
 SETUP = """
 declare
   v_name text := $1;
@@ -185,15 +186,15 @@ async def call_and_roll_back(
         connection = await connect(url)
         await connection.execute("set statement_timeout = '6s'")
         await connection.execute("begin")
-        began, error = time.monotonic(), None
+        started_at, error = time.monotonic(), None
         try:
             await connection.execute(f"select {call}")
         except asyncpg.PostgresError as raised:
             error = f"{raised.sqlstate} {raised.message}"
-        took = time.monotonic() - began
+        seconds = time.monotonic() - started_at
         await connection.execute("rollback")
         await connection.close(timeout=5)
-        return error, took
+        return error, seconds
 
 
 async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
@@ -209,9 +210,9 @@ async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]
     finally:
         await holder.close(timeout=5)
     return {
-        name: (error, round(took, 1))
-        for name, (error, took) in zip(calls, answers, strict=True)
-        if took > MAX_SECONDS or (error and not error.startswith("PT429 PQ_BUSY"))
+        name: (error, round(seconds, 1))
+        for name, (error, seconds) in zip(calls, answers, strict=True)
+        if seconds > MAX_SECONDS or (error and not error.startswith("PT429 PQ_BUSY"))
     }
 
 
