@@ -55,8 +55,8 @@ class Generation(Record):
 
     Attributes:
         batch_id: The batch or chain of the generation; None: it was started alone.
-        batch_position: The position of its request in the batch, from 0; in a chain always 0.
-        batch_step: Its step in the chain of its request, from 0.
+        batch_position: Position of its request in the batch, from 0; in a chain always 0.
+        batch_step: Number of its step in the chain of its request, from 0.
         kind: The kind of the generation, such as ``text-to-image``, which decides its job type.
         model_version: The version that the model had in the catalogue at the start.
         input: The inputs that are sent to the model, after the rules of the project were applied.
@@ -127,8 +127,8 @@ class BatchGeneration(Record):
     Attributes:
         hold: The reason why its job cannot run yet; None: it can, or has.
         progress: The progress of its job in percent.
-        position: The position of its request in the batch, from 0; in a chain always 0.
-        step: Its step in the chain of its request, from 0.
+        position: Position of its request in the batch, from 0; in a chain always 0.
+        step: Number of its step in the chain of its request, from 0.
     """
 
     id: UUID

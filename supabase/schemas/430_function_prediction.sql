@@ -5,10 +5,10 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
 -- live, or succeeded with saved images, if its worker died before the report; images: the saved ones of this
--- prediction, not of an earlier one; files: the paths of the pictures of generations that the input names; owned: for a row without an id, the prediction ids of the provider's rows of the
--- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); running: the number of
--- predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often each of them
--- may poll.
+-- prediction, not of an earlier one; files: the paths of the pictures of generations that the input names; owned: for a
+-- row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000 (a prediction
+-- that is not among them may be an orphan); running: the number of predictions of the last hour that have not ended, up
+-- to 10,000, from which the workers derive how often each of them may poll.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
