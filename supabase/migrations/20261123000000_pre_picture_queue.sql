@@ -6938,8 +6938,8 @@ comment on function public.list_schedules is 'The schedules, by name.';
 
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
 -- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
--- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end of
--- the other. The worker replaces files with signed URLs.
+-- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end
+-- of the other. The worker replaces files with signed URLs.
 
 -- Returns the generation and the number of the picture that an input names; null if it names none.
 create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
@@ -7012,8 +7012,8 @@ begin
 end
 $$;
 
--- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those that
--- do not exist. For a service (p_user is null) they may belong to anyone.
+-- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those
+-- that do not exist. For a service (p_user is null) they may belong to anyone.
 create function picture_queue._referenced_jobs(p_input jsonb, p_user uuid) returns uuid[]
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7394,8 +7394,8 @@ as $$
 $$;
 
 -- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
--- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do not
--- require one. Null if there is no such model.
+-- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do
+-- not require one. Null if there is no such model.
 create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7498,9 +7498,9 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
--- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules. Returns
--- the model, the input to send, warnings, and the jobs that it has to wait for, since it uses their pictures. p_picture:
--- the picture of the previous step of a chain, for the input that takes it.
+-- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
+-- Returns the model, the input to send, warnings, and the jobs that it has to wait for, since it uses their pictures.
+-- p_picture: the picture of the previous step of a chain, for the input that takes it.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
@@ -7510,7 +7510,8 @@ as $$
 declare
   v_rule jsonb;
 begin
-  select r.model_id, r.kind, r.provider into model_id, kind, provider from picture_queue._resolve_model(p_model_id, p_kind) r;
+  select r.model_id, r.kind, r.provider into model_id, kind, provider
+  from picture_queue._resolve_model(p_model_id, p_kind) r;
   input := p_input;
   if p_picture is not null and jsonb_typeof(p_input) = 'object' then
     v_rule := (select picture_queue._picture_input(m.inputs) from picture_queue.model m
@@ -7534,8 +7535,8 @@ begin
 end
 $$;
 
--- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call finds
--- the same job. p_job_options: further options of the job.
+-- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
+-- finds the same job. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
   p_job_options jsonb default '{}')
@@ -7565,7 +7566,8 @@ as $$
 declare
   v_started jsonb := jsonb_build_object('generation_id', p_id, 'job_id', p_job_id, 'status', p_status);
   v_steps jsonb := (
-    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status) order by g.batch_step)
+    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status)
+      order by g.batch_step)
     from public.generations g
     where g.batch_id = p_batch_id and g.batch_position = p_position and g.batch_step > 0);
 begin
@@ -7576,8 +7578,8 @@ $$;
 
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it the
--- first of a chain.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it
+-- the first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -7617,7 +7619,6 @@ begin
 
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
-  -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
     v_model.kind, v_model.provider, v_model.model_id, p_options))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
@@ -7649,9 +7650,9 @@ comment on function public.start_generation is 'Starts a generation; returns at 
 
 -- 411_function_start_generations.sql
 
--- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have its
--- id, the position of their request in the call and their step in the chain of this request. Each is a generation of its
--- own, with its own job, cost and refund. The job of a step depends on the job of the step before.
+-- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have
+-- its id, the position of their request in the call and their step in the chain of this request. Each is a generation
+-- of its own, with its own job, cost and refund. The job of a step depends on the job of the step before.
 
 -- Refuses options.then, or the `then` of a request, if it is no list of up to 5 steps. p_path: the name of the list.
 create function picture_queue._check_steps(p_path text, p_steps jsonb) returns void
@@ -8686,11 +8687,12 @@ comment on function public.cancel_generation is 'Cancels a generation of the cal
 
 -- 421_function_generation_batch.sql
 
--- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the whole,
--- and its generations in the order of the call. It runs with the caller's privileges, so row level security decides which
--- generations the caller sees. progress: the mean over the generations, of which an ended one counts as 100. status:
--- pending until the first has started; processing until the last has ended; then failed if any failed, else cancelled if
--- any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked up by its id.
+-- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the
+-- whole, and its generations in the order of the call. It runs with the caller's privileges, so row level security
+-- decides which generations the caller sees. progress: the mean over the generations, of which an ended one counts as
+-- 100. status: pending until the first has started; processing until the last has ended; then failed if any failed,
+-- else cancelled if any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked
+-- up by its id.
 create function public.generation_batch(batch_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -8729,8 +8731,8 @@ end
 $$;
 comment on function public.generation_batch is 'A batch of generations of the caller: its counts, progress and status.';
 
--- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of the
--- batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
+-- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of
+-- the batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
 create function picture_queue.cancel_generation_batch(p_batch_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
@@ -8774,7 +8776,8 @@ $$;
 create function public.cancel_generation_batch(batch_id uuid) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation_batch(batch_id) $$;
-comment on function public.cancel_generation_batch is 'Cancels the generations of a batch of the caller that have not ended.';
+comment on function public.cancel_generation_batch is
+  'Cancels the generations of a batch of the caller that have not ended.';
 
 
 -- 422_function_gallery.sql

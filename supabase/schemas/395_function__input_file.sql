@@ -1,7 +1,7 @@
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
 -- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
--- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end of
--- the other. The worker replaces files with signed URLs.
+-- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end
+-- of the other. The worker replaces files with signed URLs.
 
 -- Returns the generation and the number of the picture that an input names; null if it names none.
 create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
@@ -74,8 +74,8 @@ begin
 end
 $$;
 
--- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those that
--- do not exist. For a service (p_user is null) they may belong to anyone.
+-- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those
+-- that do not exist. For a service (p_user is null) they may belong to anyone.
 create function picture_queue._referenced_jobs(p_input jsonb, p_user uuid) returns uuid[]
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -24,8 +24,8 @@ as $$
 $$;
 
 -- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
--- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do not
--- require one. Null if there is no such model.
+-- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do
+-- not require one. Null if there is no such model.
 create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

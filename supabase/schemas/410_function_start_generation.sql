@@ -47,9 +47,9 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
--- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules. Returns
--- the model, the input to send, warnings, and the jobs that it has to wait for, since it uses their pictures. p_picture:
--- the picture of the previous step of a chain, for the input that takes it.
+-- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
+-- Returns the model, the input to send, warnings, and the jobs that it has to wait for, since it uses their pictures.
+-- p_picture: the picture of the previous step of a chain, for the input that takes it.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
@@ -59,7 +59,8 @@ as $$
 declare
   v_rule jsonb;
 begin
-  select r.model_id, r.kind, r.provider into model_id, kind, provider from picture_queue._resolve_model(p_model_id, p_kind) r;
+  select r.model_id, r.kind, r.provider into model_id, kind, provider
+  from picture_queue._resolve_model(p_model_id, p_kind) r;
   input := p_input;
   if p_picture is not null and jsonb_typeof(p_input) = 'object' then
     v_rule := (select picture_queue._picture_input(m.inputs) from picture_queue.model m
@@ -83,8 +84,8 @@ begin
 end
 $$;
 
--- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call finds
--- the same job. p_job_options: further options of the job.
+-- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
+-- finds the same job. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
   p_job_options jsonb default '{}')
@@ -114,7 +115,8 @@ as $$
 declare
   v_started jsonb := jsonb_build_object('generation_id', p_id, 'job_id', p_job_id, 'status', p_status);
   v_steps jsonb := (
-    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status) order by g.batch_step)
+    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status)
+      order by g.batch_step)
     from public.generations g
     where g.batch_id = p_batch_id and g.batch_position = p_position and g.batch_step > 0);
 begin
@@ -125,8 +127,8 @@ $$;
 
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it the
--- first of a chain.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it
+-- the first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -166,7 +168,6 @@ begin
 
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
-  -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
     v_model.kind, v_model.provider, v_model.model_id, p_options))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;

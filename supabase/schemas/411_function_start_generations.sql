@@ -1,6 +1,6 @@
--- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have its
--- id, the position of their request in the call and their step in the chain of this request. Each is a generation of its
--- own, with its own job, cost and refund. The job of a step depends on the job of the step before.
+-- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have
+-- its id, the position of their request in the call and their step in the chain of this request. Each is a generation
+-- of its own, with its own job, cost and refund. The job of a step depends on the job of the step before.
 
 -- Refuses options.then, or the `then` of a request, if it is no list of up to 5 steps. p_path: the name of the list.
 create function picture_queue._check_steps(p_path text, p_steps jsonb) returns void

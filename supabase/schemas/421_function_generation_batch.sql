@@ -1,8 +1,9 @@
--- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the whole,
--- and its generations in the order of the call. It runs with the caller's privileges, so row level security decides which
--- generations the caller sees. progress: the mean over the generations, of which an ended one counts as 100. status:
--- pending until the first has started; processing until the last has ended; then failed if any failed, else cancelled if
--- any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked up by its id.
+-- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the
+-- whole, and its generations in the order of the call. It runs with the caller's privileges, so row level security
+-- decides which generations the caller sees. progress: the mean over the generations, of which an ended one counts as
+-- 100. status: pending until the first has started; processing until the last has ended; then failed if any failed,
+-- else cancelled if any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked
+-- up by its id.
 create function public.generation_batch(batch_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -41,8 +42,8 @@ end
 $$;
 comment on function public.generation_batch is 'A batch of generations of the caller: its counts, progress and status.';
 
--- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of the
--- batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
+-- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of
+-- the batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
 create function picture_queue.cancel_generation_batch(p_batch_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
@@ -86,4 +87,5 @@ $$;
 create function public.cancel_generation_batch(batch_id uuid) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation_batch(batch_id) $$;
-comment on function public.cancel_generation_batch is 'Cancels the generations of a batch of the caller that have not ended.';
+comment on function public.cancel_generation_batch is
+  'Cancels the generations of a batch of the caller that have not ended.';

@@ -217,7 +217,10 @@ async def _add_jobs(project: SampleProject) -> None:
         metadata={"note": SECRET},
     )
     project.ids["batch"] = batch["batch_id"]
-    requests = [{"prompt": project.prompt}, {"prompt": project.prompt, "then": [{"kind": "upscale"}]}]
+    requests = [
+        {"prompt": project.prompt},
+        {"prompt": project.prompt, "then": [{"kind": "upscale"}]},
+    ]
     batch = await project.call("owner", "start_generations", requests=requests)
     project.ids["generation_batch"] = batch["batch_id"]
     await project.call(
