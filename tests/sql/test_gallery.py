@@ -237,16 +237,18 @@ async def test_a_different_generation_is_not_reused(db, change):
 
 async def test_a_word_behind_half_a_megabyte_of_newer_prompts_is_found(db):
     user = uuid4()
-    wanted = await add(db, "a lighthouse", user=user, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    wanted = await insert_generation(
+        db, "a lighthouse", user=user, created_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
     for _ in range(60):
         prompt = " ".join(uuid4().hex for _ in range(300))  # 10 kB that cannot be compressed
-        await add(db, prompt, user=user)
-    assert await ids(db, user_id=str(user), search="lighthouse") == [wanted]
+        await insert_generation(db, prompt, user=user)
+    assert await list_ids(db, user_id=str(user), search="lighthouse") == [wanted]
 
 
 async def test_a_search_for_more_than_32_words_is_refused(db):
     words = [f"w{i}" for i in range(33)]
-    assert await ids(db, search=" ".join(words[:32])) == []
+    assert await list_ids(db, search=" ".join(words[:32])) == []
     refused = await db.refusal(LIST, {"search": " ".join(words)})
     assert refused.detail == "filter.search has 33 words, the limit is 32"
 

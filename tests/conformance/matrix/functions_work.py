@@ -262,7 +262,7 @@ GENERATIONS = [
         foreign=_STARTED_BATCH,
         absent={"options": {"batch_id": "<uuid>"}},
         null={"requests": INVALID},
-        wrong={"requests": (_MAP, INVALID), "options": ("fast", INVALID)},
+        wrong={"requests": (_OBJECT, INVALID), "options": ("fast", INVALID)},
     ),
     Function(
         "generation_batch",
