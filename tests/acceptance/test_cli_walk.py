@@ -152,6 +152,8 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
     cli: Cli, stack: Any, queue: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
+    # Each command repeats its first call; without a wait the test takes a tenth of the time.
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     environ, codes = UNREACHABLE[state]
     if environ.get("PICTURE_QUEUE_DATABASE_URL"):
         wrong = stack.db_url.replace(f":{stack.db_url.split(':')[2].split('@')[0]}@", ":wrong@")
