@@ -69,6 +69,10 @@ _FIELD = re.compile(
     r"(?:jobs\[(?P<item>\d+)\]: )?(?:(?P<part>callback): )?"
     r"(?P<path>[a-z_]+(?:\.[a-z_]+)*) (?=is\b|has\b|are\b)"
 )
+# The request and the step of a batch of generations, at the start of an error detail.
+_REQUEST = re.compile(
+    r"(?:requests\[(?P<item>\d+)\](?:\.|: )?)?(?:(?:options\.)?then\[(?P<step>\d+)\](?:\.|: )?)?"
+)
 _PREFIXES = ("options.", "filter.", "unique.")
 # For each parameter of SQL, the Python names that its command-line parameter can have.
 _PARAMETERS = {
@@ -139,13 +143,15 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
 
 
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
-    detail = error.detail or ""
+    request, detail = _split_request(error.detail or "", ctx.params)
+    if request:
+        error.detail = request + detail
     found = _FIELD.match(detail)
     if found is None or found["path"] == "it":
         return
     field = _translate_field(found["path"], ctx.command.params, found["part"])
     position = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
-    error.detail = f"{position}{field} {detail[found.end() :]}"
+    error.detail = f"{request}{position}{field} {detail[found.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
         error.hint = _specific_hint(error.detail, error.hint, found["path"])
         # The first letter of a message is printed as a capital. A lowercase name of a setting must
@@ -154,6 +160,21 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
             error.message = "Refused"
         else:
             error.message, error.detail = error.detail, None
+
+
+def _split_request(detail: str, given: dict[str, Any]) -> tuple[str, str]:
+    """Return the prompt and the step that a detail of ``generate`` names, and its rest."""
+    found = _REQUEST.match(detail)
+    if found is None or "prompts" not in given:
+        return "", detail
+    steps = given.get("then")
+    request = ""
+    if found["item"] is not None and given.get("prompts"):
+        # A prompt has as many requests as seeds.
+        request = f"Prompt {int(found['item']) // given.get('count', 1) + 1}: "
+    if found["step"] is not None and steps:
+        request += f"--then {steps[int(found['step'])]}: "
+    return request, detail[found.end() :]
 
 
 def _is_batch(ctx: Any, found: re.Match[str]) -> bool:
