@@ -192,7 +192,7 @@ def test_a_chain_is_followed_as_one_and_all_its_pictures_are_saved(
     cli: Cli, tmp_path: Path
 ) -> None:
     done = cli(
-        *("generate", "a red boat", "--input", "megapixels=0.25", "--json"),
+        *("generate", "a red boat", "--json"),
         *("--then", "upscale", "--then", "remove-background"),
     )
     found = json.loads(done.stdout)
@@ -235,13 +235,15 @@ def test_prompts_of_a_file_and_seeds_make_a_batch(cli: Cli, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        ((), "pass either a prompt or --prompts"),
+        ((), "PROMPT is missing"),
         (("a cat", "--prompts", "x"), "pass either a prompt or --prompts"),
         (("--prompts", "missing.txt"), "--prompts cannot be read"),
         (("a cat", "--then", "paint"), "'paint' is neither the id of a model nor one of"),
         (("a cat", "--then", "upscale", "--reuse"), "without --then"),
         (("a cat", "--count", "0"), "--count"),
-        (("a cat", "--then", SCHNELL), "takes no picture"),
+        (("a cat", "--then", SCHNELL), f"--then {SCHNELL}: --model is"),
+        (("a cat", "--then", "edit"), "--then edit: PROMPT is empty"),
+        (("a cat", "--count", "2", "--input", "go_fast=7"), "--input go_fast is 7"),
         (("a cat", "--count", "2", "--input", "seed=x"), "seed"),
     ],
 )
