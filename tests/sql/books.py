@@ -21,8 +21,14 @@ select coalesce(jsonb_agg(jsonb_build_object('account', a.account, 'ledger', to_
 from (
   select k.key, picture_queue._read_account(k.key) as account from picture_queue.account k) a
 cross join lateral (
-  select coalesce(sum(l.amount_usd * case l.phase when 'reserve' then 1 when 'refund' then -1 end),
-      0) as usd,
+  -- The account of the project has what the provider charges, once that is known.
+  select coalesce(sum(case when a.key <> 'project'
+        then l.amount_usd * case l.phase when 'reserve' then 1 when 'refund' then -1 end
+      when l.phase = 'reserve' then l.amount_usd
+      when l.provider_usd is not null then l.provider_usd - (
+        select r.amount_usd from picture_queue.ledger r
+        where r.generation_id = l.generation_id and r.round = l.round and r.phase = 'reserve')
+      end), 0) as usd,
     coalesce(sum(l.amount_usd * case when l.phase = 'grant' then 1 when not l.from_credits then 0
       when l.phase = 'reserve' then -1 when l.phase = 'refund' then 1 end), 0) as credits,
     count(*) filter (where l.phase = 'reserve' and l.counted and not exists (
@@ -35,7 +41,7 @@ where (a.account ->> 'month_usd')::numeric <> s.usd or a.key <> 'project'
   and ((a.account ->> 'credits_usd')::numeric, (a.account ->> 'pending')::bigint)
     <> (s.credits, s.pending)
 """
-#: Generations whose cost is not the reserved amount while they are live, the settled one after.
+#: Generations whose cost is not the reserved amount while they are live, all settled ones after.
 WRONG_COSTS = """
 select coalesce(jsonb_agg(
   jsonb_build_object('id', g.id, 'cost', g.cost_usd, 'status', g.status)), '[]')
@@ -44,9 +50,9 @@ where exists (
     select from picture_queue.ledger l where l.generation_id = g.id and l.price_unit is not null)
   and g.cost_usd is distinct from (
     select case when g.status in ('pending', 'processing') then max(l.amount_usd) filter (
-        where l.phase = 'reserve')
-      else coalesce(max(l.amount_usd) filter (where l.phase = 'settle'), 0) end
+        where l.phase = 'reserve' and l.round = (
+          select max(o.round) from picture_queue.ledger o where o.generation_id = g.id))
+      else coalesce(sum(l.amount_usd) filter (where l.phase = 'settle'), 0) end
     from picture_queue.ledger l
-    where l.generation_id = g.id and l.round = (
-      select max(o.round) from picture_queue.ledger o where o.generation_id = g.id))
+    where l.generation_id = g.id)
 """
