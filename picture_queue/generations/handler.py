@@ -4,7 +4,7 @@ It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, NoReturn
 
 from picture_queue._log import Log
@@ -93,7 +93,10 @@ def image_handler(
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
         store = store_for(job)
-        return await _GenerationRun(providers, store, job, handler_settings, thumbnails).run()
+        files = payload.get("operator_files", ())  # inputs with files of the operator's rules
+        return await _GenerationRun(
+            providers, store, job, handler_settings, thumbnails, files
+        ).run()
 
     return generate_image
 
@@ -122,13 +125,16 @@ class _GenerationRun:
         job: JobContext,
         settings: HandlerSettings,
         thumbnails: ThumbnailMaker | None,
+        operator_files: Collection[str],
     ) -> None:
         self._store = store
         self._thumbnails = thumbnails
         self._job = job
         self._settings = settings
         self._progress = GenerationProgress(job)
-        self._manager = PredictionManager(providers, store, self._progress, settings)
+        self._manager = PredictionManager(
+            providers, store, self._progress, settings, operator_files
+        )
         self._uploads = PendingUploads(store)
         self._has_cancelled = False  # True once this attempt has cancelled an overdue prediction
 

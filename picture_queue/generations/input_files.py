@@ -1,6 +1,9 @@
 """The files of Storage that inputs name, and the signed URLs that replace them."""
 
+import re
+from collections.abc import Collection
 from typing import Any
+from uuid import UUID
 
 from picture_queue.errors import InvalidArgument, NotFound, PictureQueueError
 from picture_queue.generations.image_info import read_image
@@ -11,39 +14,48 @@ from picture_queue.records import BegunPrediction
 _SCHEME = "storage:"
 _UPLOADS = "uploads/"
 _EXTENSIONS = ("png", "jpg", "webp")  # of the pictures that may be uploaded
+#: The files that a worker may sign, as in SQL (`_file_problem`). No part begins with a dot.
+_PATH = re.compile(r"(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}")
+_MAX_LENGTH = 500
 
 
 async def sign_files(
-    store: GenerationStore, begun: BegunPrediction, seconds: float, max_pixels: int
+    store: GenerationStore,
+    begun: BegunPrediction,
+    seconds: float,
+    max_pixels: int,
+    operator_files: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the input of a prediction, with signed URLs in place of files of Storage.
+
+    Only files of the inputs that the model declares are signed: those of the buckets uploads and
+    pictures that belong to the user of the generation. `start_generation` has checked that, but a
+    worker can read every file of the project, so it checks it again.
 
     Args:
         store: The store of the generation.
         begun: The row of the prediction.
         seconds: Time for which the URLs are valid.
         max_pixels: Maximum number of pixels of an uploaded picture.
+        operator_files: The inputs whose files the operator's rules have added. They may belong to
+            anybody, as those of a generation without a user.
 
     Raises:
-        InputRejected: A file does not exist, is not a picture, or has too many pixels.
+        InputRejected: A file does not exist, is not a picture, has too many pixels, or is not one
+            that the user may name.
     """
-
-    async def sign(name: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [await sign(name, item) for item in value]
-        if not isinstance(value, str) or not value.startswith(_SCHEME):
-            return value
-        path = value.removeprefix(_SCHEME)
+    user = begun.generation.user_id
+    signed: dict[str, Any] = dict(begun.prediction.input)
+    for name, path in _paths(begun):
+        _check_path(name, path, None if name in operator_files else user)
+    for name, path in _paths(begun):
         try:
             if path.startswith(_UPLOADS):  # the pictures were checked when they were stored
                 _check_picture(name, await store.read_file(path), max_pixels)
-            return await store.sign_file(path, int(seconds))
+            url = await store.sign_file(path, int(seconds))
         except (NotFound, InvalidArgument) as error:
             raise _rejected(name, "does not exist in Storage") from error
-
-    signed: dict[str, Any] = dict(begun.prediction.input)
-    for name in begun.model.file_inputs & signed.keys():
-        signed[name] = await sign(name, signed[name])
+        signed[name] = _replace(signed[name], path, url)
     return signed
 
 
@@ -52,18 +64,35 @@ def name_files(store: GenerationStore, begun: BegunPrediction) -> dict[str, Any]
 
     The search for a lost prediction compares these URLs, since each call is signed anew.
     """
-
-    def name_file(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name_file(item) for item in value]
-        if not isinstance(value, str) or not value.startswith(_SCHEME):
-            return value
-        return store.file_url(value.removeprefix(_SCHEME))
-
     named: dict[str, Any] = dict(begun.prediction.input)
-    for name in begun.model.file_inputs & named.keys():
-        named[name] = name_file(named[name])
+    for name, path in _paths(begun):
+        named[name] = _replace(named[name], path, store.file_url(path))
     return named
+
+
+def _paths(begun: BegunPrediction) -> list[tuple[str, str]]:
+    """Return the inputs that are files of Storage, and their paths, which begin with a bucket."""
+    found: dict[tuple[str, str], None] = {}
+    for name in sorted(begun.model.file_inputs & begun.prediction.input.keys()):
+        value = begun.prediction.input[name]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and item.startswith(_SCHEME):
+                found[name, item.removeprefix(_SCHEME)] = None
+    return list(found)
+
+
+def _replace(value: Any, path: str, url: str) -> Any:
+    """Replace a file of Storage in the value of an input."""
+    if isinstance(value, list):
+        return [_replace(item, path, url) for item in value]
+    return url if value == _SCHEME + path else value
+
+
+def _check_path(name: str, path: str, user: UUID | None) -> None:
+    if len(_SCHEME + path) > _MAX_LENGTH or not _PATH.fullmatch(path):
+        raise _rejected(name, "is not a file of the buckets uploads and pictures")
+    if user is not None and path.split("/")[1] != str(user):
+        raise _rejected(name, "does not belong to the user")
 
 
 def _check_picture(name: str, data: bytes, max_pixels: int) -> None:

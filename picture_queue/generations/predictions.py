@@ -14,7 +14,7 @@ the generation is paid twice.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from picture_queue._log import Log
@@ -47,6 +47,7 @@ class PredictionManager:
         store: The store of the generation's rows.
         progress: The progress that the owner sees.
         settings: The settings of the handler.
+        operator_files: The inputs whose files the operator's rules have added.
 
     Attributes:
         begun: The row; None until it is committed.
@@ -59,7 +60,9 @@ class PredictionManager:
         store: GenerationStore,
         progress: GenerationProgress,
         settings: HandlerSettings,
+        operator_files: Collection[str] = (),
     ) -> None:
+        self._operator_files = operator_files
         self._providers = providers
         self._store = store
         self._progress = progress
@@ -316,6 +319,7 @@ class PredictionManager:
                 begun,
                 self.provider.time_limit(request) + _URL_MARGIN,
                 self._settings.max_pixels,
+                self._operator_files,
             )
         except Exception as error:
             await self._store.finish(begun.prediction.id, "failed", error=str(error))

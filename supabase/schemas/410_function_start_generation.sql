@@ -57,6 +57,7 @@ declare
   v_existing record;
   v_model record;
   v_input jsonb;
+  v_operator_files text[];
   v_warnings jsonb;
   v_version text;
   v_reusable jsonb;
@@ -75,6 +76,7 @@ begin
     select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
   v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
   perform picture_queue._check_file_owner(p_input, v_user);  -- an operator's default may be a file of the operator
+  v_operator_files := picture_queue._operator_files(p_input, v_input);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
@@ -92,7 +94,8 @@ begin
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
-    'payload', jsonb_build_object('generation_id', v_generation_id),
+    'payload', jsonb_build_object('generation_id', v_generation_id) || case
+      when cardinality(v_operator_files) > 0 then jsonb_build_object('operator_files', v_operator_files) else '{}' end,
     'user_id', v_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
