@@ -1029,10 +1029,12 @@ alter table public.images
 
 -- What users and the project may spend on generations, what they have spent, and the books of it.
 --
--- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the actual cost and
--- refunds the rest. Each is a row of the ledger, and the ledger is never pruned. The account of a user has the sums. A
--- start locks the account, so that no limit is exceeded. A generation that ends does not lock it: it appends a row to
--- account_change, which the next start of the user, or maintenance, adds to the account.
+-- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
+-- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
+-- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each is a row of the
+-- ledger, and the ledger is never pruned. The account of a user has the sums. A start locks the account, so that no
+-- limit is exceeded. A generation that ends does not lock it: it appends a row to account_change, which the next start
+-- of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -1074,7 +1076,7 @@ comment on table picture_queue.account is 'The plan, the credits and the spendin
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- refunded
+  usd numeric not null,  -- refunded; for the project, the reservation without what the provider charges, also below 0
   credits_usd numeric not null,  -- returned to the credits
   pending integer not null,  -- ended generations
   reserved_on date not null,
@@ -1099,6 +1101,8 @@ create table picture_queue.ledger (
   idempotency_key text unique,
   note text,
   at timestamptz not null,
+  -- What the provider charges for the predictions of the round. The row that ends the round has it.
+  provider_usd numeric,
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
   constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
@@ -6967,8 +6971,25 @@ as $$
   end
 $$;
 
--- Refuses files of Storage that belong to somebody else. It looks at all texts, also those that are no files. Callers
--- without a user (p_user is null) are services, which may name each file.
+-- Returns the texts in an input that begin with a prefix such as storage:, at any depth, and the names of their inputs.
+create function picture_queue._input_texts(p_input jsonb, p_prefix text) returns table (input text, value text)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if position('"' || p_prefix in p_input::text) = 0 then  -- almost always
+    return;
+  end if;
+  return query
+  select e.key, t.value #>> '{}'
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_path_query(e.value, 'strict $.** ? (@.type() == "string")') as t (value)
+  where starts_with(t.value #>> '{}', p_prefix);
+end
+$$;
+
+-- Refuses files of Storage that belong to somebody else, or whose path is malformed. It looks at all texts, also those
+-- that are no files, since a model may read them as such. Callers without a user (p_user is null) are services, which
+-- may name each file.
 create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6978,12 +6999,11 @@ begin
   if p_user is null then
     return;
   end if;
-  select format('input.%s is %s, which is not a file of the user', left(e.key, 100), left(u, 200)) into v_problem
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
-  order by e.key limit 1;
+  select format('input.%s is %s, which is not a file of the user', left(t.input, 100), left(t.value, 200))
+  into v_problem
+  from picture_queue._input_texts(p_input, 'storage:') t
+  where split_part(t.value, '/', 2) is distinct from p_user::text or picture_queue._file_problem(t.value) is not null
+  order by t.input limit 1;
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'upload the file to the folder of the user in the bucket uploads');
@@ -7003,12 +7023,10 @@ begin
     return;
   end if;
   return query
-  select e.key, u.value, r.generation_id, r.n
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  cross join lateral picture_queue._parse_reference(u.value) r
-  where starts_with(u.value, 'generation:') and r.generation_id is not null;
+  select t.input, t.value, r.generation_id, r.n
+  from picture_queue._input_texts(p_input, 'generation:') t
+  cross join lateral picture_queue._parse_reference(t.value) r
+  where r.generation_id is not null;
 end
 $$;
 
@@ -7058,6 +7076,20 @@ begin
     from picture_queue._references(p_input) r
     join public.images i on i.generation_id = r.generation_id and i.n = r.n
     where not i.deleted), '{}');
+end
+$$;
+
+-- Returns the inputs whose files the operator's rules have added: p_sent is the input after the rules. The worker signs
+-- them whoever owns them.
+create function picture_queue._operator_files(p_given jsonb, p_sent jsonb) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select distinct t.input
+    from unnest('{storage:,generation:}'::text[]) f (prefix)
+    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
+    where (p_given -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;
 
@@ -7499,16 +7531,18 @@ as $$
 $$;
 
 -- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
--- Returns the model, the input to send, warnings, and the jobs that it has to wait for, since it uses their pictures.
+-- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and the
+-- inputs whose files the rules have added.
 -- p_picture: the picture of the previous step of a chain, for the input that takes it.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
-  out depends_on uuid[])
+  out depends_on uuid[], out operator_files text[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule jsonb;
+  v_given jsonb;
 begin
   select r.model_id, r.kind, r.provider into model_id, kind, provider
   from picture_queue._resolve_model(p_model_id, p_kind) r;
@@ -7526,20 +7560,22 @@ begin
     input := input || jsonb_build_object(v_rule ->> 'name',
       case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
   end if;
+  v_given := input;
   input := picture_queue._apply_input_rules(model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
   warnings := picture_queue._check_input(model_id, p_prompt, input);
   perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
+  operator_files := picture_queue._operator_files(v_given, input);
   depends_on := picture_queue._referenced_jobs(p_input, p_user);
   version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
 end
 $$;
 
 -- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
--- finds the same job. p_job_options: further options of the job.
+-- finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
-  p_job_options jsonb default '{}')
+  p_operator_files text[], p_job_options jsonb default '{}')
 returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7547,7 +7583,8 @@ begin
   return jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || p_generation_id)::uuid,
     'job_type', picture_queue._generation_job_type(p_kind, p_provider), 'generation_id', p_generation_id,
-    'payload', jsonb_build_object('generation_id', p_generation_id),
+    'payload', jsonb_build_object('generation_id', p_generation_id) || case
+      when cardinality(p_operator_files) > 0 then jsonb_build_object('operator_files', p_operator_files) else '{}' end,
     'user_id', p_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
@@ -7620,7 +7657,7 @@ begin
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
-    v_model.kind, v_model.provider, v_model.model_id, p_options))) -> 0;
+    v_model.kind, v_model.provider, v_model.model_id, p_options, v_model.operator_files))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
@@ -7797,7 +7834,7 @@ begin
     v_job := picture_queue._generation_job(
       case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
         else gen_random_uuid() end,
-      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, jsonb_strip_nulls(jsonb_build_object(
+      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, v_model.operator_files, jsonb_strip_nulls(jsonb_build_object(
         'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
           then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
     v_id := (v_job ->> 'generation_id')::uuid;
@@ -8221,9 +8258,11 @@ $$;
 
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of these generations that have ended: a completed generation costs what its pictures or its
--- seconds cost, at most the reserved amount; any other, and one that was deleted, costs nothing. Each reservation is
--- settled once, by the unique key of the ledger. Returns the number of settled reservations.
+-- Settles the reservations of these generations that have ended. The state in which one ended does not matter: it costs
+-- what its stored pictures or its seconds cost, together with earlier rounds, and at most the reserved amount. One
+-- without a stored picture costs nothing, unless it completed and is paid by the second; nor does one that was deleted.
+-- The account of the project counts what the provider charges; a prediction whose cost is not known counts as reserved.
+-- Each reservation is settled once, by the unique key of the ledger. Returns the number of settled reservations.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8234,14 +8273,24 @@ begin
   -- A retry that is not committed yet must not keep a reservation that is settled here.
   perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
-    select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
-      when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
+    select l.*, coalesce(g.status = 'completed', false) as completed, i.images, o.settled_before, case l.price_unit
+      when 'image' then l.price_usd * i.images
       when 'second' then l.price_usd * (
-        select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
-        where p.generation_id = l.generation_id and p.state = 'succeeded'
-          and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
+        select (p.metrics ->> 'predict_time')::numeric from picture_queue.prediction p
+        where p.generation_id = l.generation_id and (p.state = 'succeeded' or g.status <> 'completed')
+          and jsonb_typeof(p.metrics -> 'predict_time') = 'number'
+        order by p.created_at desc limit 1) end as cost,
+      (
+        select sum(case when p.cost_usd is not null then p.cost_usd
+          when p.prediction_id is not null or p.state = 'creating' then l.amount_usd else 0 end)
+        from picture_queue.prediction p where p.generation_id = l.generation_id) as charged, o.charged_before
     from picture_queue.ledger l
     left join public.generations g on g.id = l.generation_id
+    cross join lateral (select count(*) as images from public.images i where i.generation_id = l.generation_id) i
+    cross join lateral (
+      select coalesce(sum(o.amount_usd) filter (where o.phase = 'settle'), 0) as settled_before,
+        coalesce(sum(o.provider_usd), 0) as charged_before
+      from picture_queue.ledger o where o.generation_id = l.generation_id and o.round < l.round) o
     where l.generation_id = any (p_generation_ids) and l.phase = 'reserve'
       and (g.id is null or g.status in ('completed', 'failed', 'cancelled'))
       and not exists (
@@ -8249,20 +8298,23 @@ begin
         where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))
   ),
   ended as (
-    select r.*, case when r.completed then trim_scale(
-        round(greatest(least(coalesce(r.cost, r.amount_usd), r.amount_usd), 0), 6))
-      else 0 end as settled
+    select r.*, s.settled, r.completed or s.settled > 0 as settles,
+      trim_scale(round(greatest(greatest(r.charged, r.settled_before + s.settled) - r.charged_before, 0), 6)) as provider
     from reservation r
+    cross join lateral (select case when r.completed or r.images > 0 then trim_scale(
+        round(greatest(least(coalesce(r.cost, r.amount_usd) - r.settled_before, r.amount_usd), 0), 6))
+      else 0 end as settled) s
   ),
   written as (
     insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-      from_credits, counted, at)
+      from_credits, counted, at, provider_usd)
     select p.phase, e.generation_id, e.round, e.user_id, e.model_id, p.amount, e.price_usd, e.price_unit, e.from_credits,
-      e.counted, v_now
+      e.counted, v_now, case when p.ends then e.provider end
     from ended e
     cross join lateral (values
-      ('settle', e.settled, e.completed),
-      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.completed)) as p (phase, amount, applies)
+      ('settle', e.settled, e.settles, true),
+      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.settles, not e.settles)
+    ) as p (phase, amount, applies, ends)
     where p.applies
     order by e.generation_id, e.round, p.phase
     on conflict (generation_id, round, phase) do nothing
@@ -8270,22 +8322,25 @@ begin
   )
   select jsonb_agg(jsonb_build_object(
     'generation_id', e.generation_id, 'user_id', e.user_id,
-    'cost_usd', case when e.price_unit is not null then e.settled end,
+    'cost_usd', case when e.price_unit is not null then e.settled_before + e.settled end,
     'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
+    'uncharged_usd', case when w.phase = 'settle' or not e.settles then e.amount_usd - e.provider else 0 end,
     'from_credits', e.from_credits,
-    -- Of the two rows of a completed generation, the settlement ends it.
-    'ends', w.phase = 'settle' or not e.completed,
+    -- Of two rows, the settlement ends the round.
+    'ends', w.phase = 'settle' or not e.settles,
     'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
   into v_settled
   from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
   -- As in _reserve, the account of the project is looked up after the ledger was written.
   insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
-  select k.key, sum(s.refund_usd), sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
+  select k.key, sum(case k.key when 'project' then s.uncharged_usd else s.refund_usd end),
+    sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
     count(*) filter (where k.key <> 'project' and s.ends and s.counted), s.reserved_on, v_now
   from jsonb_to_recordset(v_settled) as s (
-    user_id uuid, refund_usd numeric, from_credits boolean, ends boolean, counted boolean, reserved_on date)
+    user_id uuid, refund_usd numeric, uncharged_usd numeric, from_credits boolean, ends boolean, counted boolean,
+    reserved_on date)
   cross join lateral (values ('user:' || s.user_id), (
-    (select a.key from picture_queue.account a where a.key = 'project' and s.refund_usd > 0))) as k (key)
+    (select a.key from picture_queue.account a where a.key = 'project' and s.uncharged_usd <> 0))) as k (key)
   where k.key is not null
   group by k.key, s.reserved_on
   order by k.key, s.reserved_on;
@@ -8377,7 +8432,8 @@ end
 $$;
 
 -- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
--- provider does not count them), or of its seconds, also if it failed. Null if that is not known.
+-- provider does not count them), or of its seconds, also if it failed. Null if that is not known. Counts of over 1000
+-- pictures or a day are taken for errors of the provider, and bounded.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -8386,10 +8442,10 @@ begin
   return (
     select case
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
-        then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
+        then trim_scale(round(greatest(least((p_metrics ->> 'predict_time')::numeric, 86400), 0) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
         then case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          when 'number' then m.price_usd_per_image * greatest(least((p_metrics ->> 'image_count')::numeric, 1000), 0)
           else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end
@@ -8429,9 +8485,10 @@ begin
   insert into picture_queue.account (key, day, day_usd, month_usd)
   select 'project', v_today, coalesce(sum(s.usd) filter (where s.day = v_today), 0), coalesce(sum(s.usd), 0)
   from (
-    select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
+    select coalesce(e.provider_usd, l.amount_usd) as usd, (l.at at time zone 'UTC')::date as day
     from picture_queue.ledger l
-    left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
+    left join picture_queue.ledger e on e.generation_id = l.generation_id and e.round = l.round
+      and e.phase in ('settle', 'refund') and e.provider_usd is not null
     where l.phase = 'reserve' and l.at >= date_trunc('month', v_today::timestamp) at time zone 'UTC'
   ) s
   where date_trunc('month', s.day) = date_trunc('month', v_today)
@@ -9387,7 +9444,7 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
 -- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the
---   report.
+--   report. (One that succeeded although its generation was cancelled has no images, and a retry creates another.)
 -- - images: the saved images of this prediction, not of an earlier one.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000
@@ -9423,8 +9480,10 @@ begin
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is null then p.state in ('creating', 'created', 'succeeded')
-      else p.id = begin_prediction.lost end
+    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
+      else p.state in ('creating', 'created') end
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed and begin_prediction.lost is not null then

@@ -1,9 +1,11 @@
 -- What users and the project may spend on generations, what they have spent, and the books of it.
 --
--- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the actual cost and
--- refunds the rest. Each is a row of the ledger, and the ledger is never pruned. The account of a user has the sums. A
--- start locks the account, so that no limit is exceeded. A generation that ends does not lock it: it appends a row to
--- account_change, which the next start of the user, or maintenance, adds to the account.
+-- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
+-- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
+-- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each is a row of the
+-- ledger, and the ledger is never pruned. The account of a user has the sums. A start locks the account, so that no
+-- limit is exceeded. A generation that ends does not lock it: it appends a row to account_change, which the next start
+-- of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -45,7 +47,7 @@ comment on table picture_queue.account is 'The plan, the credits and the spendin
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- refunded
+  usd numeric not null,  -- refunded; for the project, the reservation without what the provider charges, also below 0
   credits_usd numeric not null,  -- returned to the credits
   pending integer not null,  -- ended generations
   reserved_on date not null,
@@ -70,6 +72,8 @@ create table picture_queue.ledger (
   idempotency_key text unique,
   note text,
   at timestamptz not null,
+  -- What the provider charges for the predictions of the round. The row that ends the round has it.
+  provider_usd numeric,
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
   constraint ledger_unit_is_known check (price_unit in ('image', 'second')),

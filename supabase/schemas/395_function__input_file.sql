@@ -29,8 +29,25 @@ as $$
   end
 $$;
 
--- Refuses files of Storage that belong to somebody else. It looks at all texts, also those that are no files. Callers
--- without a user (p_user is null) are services, which may name each file.
+-- Returns the texts in an input that begin with a prefix such as storage:, at any depth, and the names of their inputs.
+create function picture_queue._input_texts(p_input jsonb, p_prefix text) returns table (input text, value text)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if position('"' || p_prefix in p_input::text) = 0 then  -- almost always
+    return;
+  end if;
+  return query
+  select e.key, t.value #>> '{}'
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_path_query(e.value, 'strict $.** ? (@.type() == "string")') as t (value)
+  where starts_with(t.value #>> '{}', p_prefix);
+end
+$$;
+
+-- Refuses files of Storage that belong to somebody else, or whose path is malformed. It looks at all texts, also those
+-- that are no files, since a model may read them as such. Callers without a user (p_user is null) are services, which
+-- may name each file.
 create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -40,12 +57,11 @@ begin
   if p_user is null then
     return;
   end if;
-  select format('input.%s is %s, which is not a file of the user', left(e.key, 100), left(u, 200)) into v_problem
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
-  order by e.key limit 1;
+  select format('input.%s is %s, which is not a file of the user', left(t.input, 100), left(t.value, 200))
+  into v_problem
+  from picture_queue._input_texts(p_input, 'storage:') t
+  where split_part(t.value, '/', 2) is distinct from p_user::text or picture_queue._file_problem(t.value) is not null
+  order by t.input limit 1;
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'upload the file to the folder of the user in the bucket uploads');
@@ -65,12 +81,10 @@ begin
     return;
   end if;
   return query
-  select e.key, u.value, r.generation_id, r.n
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  cross join lateral picture_queue._parse_reference(u.value) r
-  where starts_with(u.value, 'generation:') and r.generation_id is not null;
+  select t.input, t.value, r.generation_id, r.n
+  from picture_queue._input_texts(p_input, 'generation:') t
+  cross join lateral picture_queue._parse_reference(t.value) r
+  where r.generation_id is not null;
 end
 $$;
 
@@ -120,6 +134,20 @@ begin
     from picture_queue._references(p_input) r
     join public.images i on i.generation_id = r.generation_id and i.n = r.n
     where not i.deleted), '{}');
+end
+$$;
+
+-- Returns the inputs whose files the operator's rules have added: p_sent is the input after the rules. The worker signs
+-- them whoever owns them.
+create function picture_queue._operator_files(p_given jsonb, p_sent jsonb) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select distinct t.input
+    from unnest('{storage:,generation:}'::text[]) f (prefix)
+    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
+    where (p_given -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;
 

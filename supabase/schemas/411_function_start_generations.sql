@@ -145,7 +145,7 @@ begin
     v_job := picture_queue._generation_job(
       case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
         else gen_random_uuid() end,
-      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, jsonb_strip_nulls(jsonb_build_object(
+      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, v_model.operator_files, jsonb_strip_nulls(jsonb_build_object(
         'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
           then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
     v_id := (v_job ->> 'generation_id')::uuid;

@@ -5,7 +5,7 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
 -- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the
---   report.
+--   report. (One that succeeded although its generation was cancelled has no images, and a retry creates another.)
 -- - images: the saved images of this prediction, not of an earlier one.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000
@@ -41,8 +41,10 @@ begin
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is null then p.state in ('creating', 'created', 'succeeded')
-      else p.id = begin_prediction.lost end
+    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
+      else p.state in ('creating', 'created') end
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed and begin_prediction.lost is not null then

@@ -1,5 +1,6 @@
 """The operator's rules over inputs, and the models of a project."""
 
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -148,6 +149,47 @@ async def test_a_default_of_the_operator_may_be_a_file_of_the_operator(db):
     refused = await db.refusal(START, "a cat", model, {"image_input": [file]}, {})
     assert "is not a file of the user" in refused.detail
     refused = await db.refusal(START, "a cat", model, {"image_input": [None]}, {})
+    assert refused.message.startswith("PQ_INVALID_INPUT")
+
+
+async def test_a_job_names_the_inputs_whose_files_the_operator_has_added(db):
+    model, file = "google/nano-banana", f"storage:uploads/{uuid4()}/logo.png"
+    await db.value("select set_input_rule($1, 'image_input', 'default', $2)", model, [file])
+    user = uuid4()
+    await db.act_as("authenticated", user)
+    own = f"storage:uploads/{user}/own.png"
+    files = []
+    for given in ({}, {"image_input": [own]}, {"image_input": ["https://example.com/a.png"]}):
+        started = await db.value(START, "a cat", model, given, {})
+        payload = await db.value(
+            "select payload from job_queue where id = $1", UUID(started["job_id"])
+        )
+        files.append(payload.get("operator_files"))
+    assert files == [["image_input"], None, None]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "uploads/{other}/a.png",
+        "pictures/{other}/1/a.png",
+        "secrets/{user}/a.png",
+        "uploads/{user}/../{other}/a.png",
+        "uploads/{user}",
+        "",
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "[{}]", "[[{}]]", '{{"a": {{"b": [1, {}]}}}}'])
+async def test_a_user_cannot_name_a_foreign_file_at_any_depth(db, path, form):
+    user = uuid4()
+    await db.act_as("authenticated", user)
+
+    async def start(file: str) -> Any:
+        given = {"unlisted": json.loads(form.format(json.dumps(file)))}
+        return await db.refusal(START, "a cat", TURBO, given, {})
+
+    refused = await start("storage:" + path.format(user=user, other=uuid4()))
+    assert "is not a file of the user" in refused.detail
     assert refused.message.startswith("PQ_INVALID_INPUT")
 
 
