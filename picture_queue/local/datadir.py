@@ -17,7 +17,12 @@ from typing import Any
 import psutil
 
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
-from picture_queue.local.checked_directory import CHOOSE_ANOTHER_HINT, CheckedDirectory
+from picture_queue.local.checked_directory import (
+    CHOOSE_ANOTHER_HINT,
+    MARKER,
+    PLATFORM_DIGEST,
+    CheckedDirectory,
+)
 from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import (
     expect_safe_path,
@@ -33,9 +38,10 @@ _POLL_INTERVAL = 0.02
 _GUARD_TIMEOUT = 30.0  # seconds in which the guard of a killed stack ends its programs
 # All files that a stack creates. `delete` deletes no others, since a user may have added files.
 _STACK_FILES = {
+    MARKER,
+    PLATFORM_DIGEST,
     "lock",
     "logs",
-    "platform.sha256",
     "postgres",
     "postgrest.sock",
     "programs.json",
@@ -43,6 +49,7 @@ _STACK_FILES = {
     "state.json",
     "storage",
     # A killed start leaves these files behind.
+    "initdb-started",
     "password",
     "password.new",
     "programs.new",
@@ -259,19 +266,42 @@ class DataDir(CheckedDirectory):
         finally:
             os.close(descriptor)
 
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.path)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be read: {error.strerror}", detail=str(self.path)
+            ) from error
+
+    def expect_stack(self) -> None:
+        """Check that a stack has used the directory, or that it is empty or does not exist.
+
+        Raises:
+            LocalStackError: The directory contains files, and no stack has used it.
+        """
+        if self.exists() and not self.is_marked() and any(self._names()):
+            raise LocalStackError(
+                "There is no stack in this directory",
+                detail=str(self.path),
+                hint="Name the data directory of a stack with --data-dir.",
+            )
+
     def delete(self) -> None:
         """Delete the files of a stack, and the directory if it contains no other files.
 
         Raises:
             StackAlreadyRunning: A stack is running in the directory.
-            LocalStackError: A file cannot be deleted.
+            LocalStackError: No stack has used the directory, or a file cannot be deleted.
         """
         if not self.exists():
             return
         expect_safe_path(self.path.parent)
+        self.expect_stack()
         try:
             with self.cleanup():
-                for name in _STACK_FILES:
+                # Delete the markers last. If a file cannot be deleted, `delete` can be repeated.
+                for name in (*(_STACK_FILES - {MARKER, PLATFORM_DIGEST}), PLATFORM_DIGEST, MARKER):
                     entry = self.path / name
                     if entry.is_dir() and not entry.is_symlink():
                         shutil.rmtree(entry)

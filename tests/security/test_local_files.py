@@ -359,11 +359,83 @@ def test_the_error_for_an_unreachable_directory_names_owner_and_mode(open_direct
     assert "/var/lib" in str(caught.value) and "/tmp," not in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_start_deletes_no_database_of_others(open_directory: Path, mode: int):
+    """In an early version a start deleted `postgres` in a directory without a stack."""
+    data = open_directory / "data"
+    (data / "postgres").mkdir(parents=True)
+    (data / "postgres" / "PG_VERSION").write_text("18\n")
+    data.chmod(mode)
+    expect_refused(data, "contains 'postgres', which no stack has created", "--data-dir")
+    assert (data / "postgres" / "PG_VERSION").read_text() == "18\n"
+
+
+@pytest.mark.parametrize("name", ["logs", "storage", "secrets.json", "state.json", "lock"])
+def test_a_start_uses_no_files_of_others(open_directory: Path, name: str):
+    """Otherwise the first `reset` afterwards would delete them."""
+    data = open_directory / "data"
+    data.mkdir(mode=0o700)
+    if "." in name or name == "lock":
+        (data / name).write_text("{}")
+    else:
+        (data / name).mkdir()
+        (data / name / "thesis.txt").write_text("important")
+    expect_refused(data, f"contains {name!r}, which no stack has created", "--data-dir")
+
+
+def test_a_start_deletes_no_database_that_it_did_not_begin(open_directory: Path):
+    """The file that says that the database is complete may be lost, as in a partial backup."""
+    data = open_directory / "data"
+    with LocalSupabase(data, durable=False):
+        pass
+    (data / "platform.sha256").unlink()
+    with pytest.raises(LocalStackError, match="a database that no start of this version began"):
+        LocalSupabase(data, durable=False).start()
+    assert (data / "postgres" / "PG_VERSION").exists()
+    local.reset(data)
+    assert not data.exists()
+
+
+def test_reset_deletes_no_files_of_others(open_directory: Path):
+    data = open_directory / "data"
+    for name in ("logs", "storage", "postgres"):
+        (data / name).mkdir(parents=True)
+        (data / name / "thesis.txt").write_text("important")
+    (data / "secrets.json").write_text("{}")
+    (data / "lock").write_text("mine")
+    before = _list_entries(data)
+    for mode in (0o700, 0o755):
+        data.chmod(mode)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            local.reset(data)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            DataDir(data).delete()
+    assert _list_entries(data)[1:] == before[1:] and (data / "lock").read_text() == "mine"
+
+
+def test_reset_that_fails_can_be_repeated(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    data = DataDir(open_directory / "data")
+    data.path.mkdir(mode=0o700)
+    data.mark()
+    (data.path / "postgres").mkdir()
+
+    def fail(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(LocalStackError, match="cannot be deleted"):
+            local.reset(data.path)
+    local.reset(data.path)
+    assert not data.path.exists()
+
+
 def test_reset_follows_no_symlink(open_directory: Path):
     (open_directory / "target").mkdir()
     (open_directory / "target" / "thesis.txt").touch()
     data = open_directory / "data"
     data.mkdir()
+    DataDir(data).mark()
     (data / "storage").symlink_to(open_directory / "target")
     local.reset(data)
     assert os.listdir(open_directory / "target") == ["thesis.txt"] and not data.exists()
