@@ -185,6 +185,7 @@ class Cluster:
 
     async def _initdb(self, guard: Guard) -> None:
         builtin_locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        self.program.expect_unchanged()
         process = spawn(
             [
                 self.program.path / "initdb",
@@ -229,6 +230,7 @@ class Cluster:
         # With -j an empty line after a semicolon ends a command. Without empty lines all statements
         # are one command, and so one transaction.
         command = re.sub(r";\s*\n\s*\n", ";\n", statements).strip() + "\n\n"
+        self.program.expect_unchanged()
         try:
             with open_log(self._log) as log:
                 subprocess.run(
@@ -264,8 +266,9 @@ class Cluster:
         """Start the server on `port`; `wait_until_ready` waits until it accepts connections.
 
         Raises:
-            LocalStackError: The server cannot be started.
+            LocalStackError: The server cannot be started, or its program was replaced.
         """
+        self.program.expect_unchanged()
         # The server runs in its own directory. In quotes, a comma does not separate directories.
         sockets = "." if self._sockets == self._data else f'"{self._sockets}"'
         settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": sockets}

