@@ -450,6 +450,53 @@ def test_reset_follows_no_symlink(open_directory: Path):
     assert os.listdir(open_directory / "target") == ["thesis.txt"] and not data.exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "5", "null", "[]", "{", '{"status": 5}', '{"status": {}}'),
+        '{"status": {"API_URL": 5}, "superuser_url": ""}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
+def test_a_status_of_another_form_is_refused_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    data = DataDir(tmp_path)
+    (data.path / "state.json").write_text(text)
+    monkeypatch.setattr(DataDir, "find_daemon", lambda self: psutil.Process())
+    with pytest.raises(LocalStackError, match="status of the stack cannot be read") as caught:
+        local.status(data.path)
+    assert "local stop" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "[]", "[[1, {}]]", "[[]]", '{"pid": "x", "started": 0}'),
+        *('{"pid": 1e300, "started": 0}', '{"pid": 1, "started": "x"}'),
+        f'{{"pid": {2**70}, "started": 0}}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
+def test_other_files_of_another_form_are_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    data = DataDir(tmp_path)
+    for name in ("lock", "programs.json", "secrets.json"):
+        (data.path / name).write_text(text)
+    assert data.find_programs() == []
+    with pytest.raises(LocalStackError, match="secrets cannot be read"):
+        data.read_secrets()
+    monkeypatch.setattr(DataDir, "is_locked", lambda self: True)
+    assert data.find_daemon() is None
+
+
+def test_a_secret_that_is_not_a_text_is_refused(tmp_path: Path):
+    (tmp_path / "secrets.json").write_text('{"jwt_secret": 5}')
+    with pytest.raises(LocalStackError, match="jwt_secret is not a text"):
+        DataDir(tmp_path).read_secrets()
+
+
 def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory: Path):
     # Otherwise another user could write the id of any process into the file, and root would end it.
     data = DataDir(open_directory / "data")
