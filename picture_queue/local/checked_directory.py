@@ -155,7 +155,7 @@ class CheckedDirectory(ABC):
         """Check that a directory without marker has no contents that a stack would replace."""
         if self.is_marked():
             return
-        for name in sorted(self._file_names.intersection(os.listdir(directory))):
+        for name in sorted(self._file_names & set(os.listdir(directory))):
             # A start in another process may have just created the marker and this file.
             if _has_content(directory, name) and not self.is_marked():
                 raise LocalStackError(

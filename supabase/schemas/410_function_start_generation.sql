@@ -48,8 +48,8 @@ as $$
 $$;
 
 -- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
--- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and the
--- inputs whose files the rules have added.
+-- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and
+-- the inputs whose files the rules have added.
 -- p_picture: the picture of the previous step of a chain, for the input that takes it.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,

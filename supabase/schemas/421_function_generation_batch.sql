@@ -68,7 +68,7 @@ begin
     order by j.id for update);
   if v_open <> '{}' then
     perform picture_queue._cancel_jobs(v_open);
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return (
     select jsonb_build_object('batch_id', p_batch_id, 'total', count(*),

@@ -136,7 +136,7 @@ class History:
     def _stop_after_pictures(self, outcome: str) -> None:
         if self.leases:
             job, lease = self.leases[-1]
-            self._make_pictures(job, lease, self.chance.randint(0, 3))
+            self._make_pictures(job, lease, self.rng.randint(0, 3))
             item = {"job_id": job, "lease_id": lease, "outcome": outcome, "retryable": False}
             self.value("select report_jobs(%s)", json.dumps([item]))
 
