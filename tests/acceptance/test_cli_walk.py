@@ -55,10 +55,13 @@ FIXED_OPTIONS = {
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Yield each command and its full name."""
-    root: Any = typer.main.get_command(app)
-    for group, command in root.commands.items():
-        for name, one in getattr(command, "commands", {"": command}).items():
-            yield f"{group} {name}".strip(), one
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop(0)
+        if hasattr(command, "commands"):
+            waiting += [(f"{words} {name}".strip(), one) for name, one in command.commands.items()]
+        else:
+            yield words, command
 
 
 def takes_text(parameter: Any) -> bool:
@@ -164,7 +167,7 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
         arguments = [
             VALID_VALUES.get(p.name, queue)
             for p in command.params
-            if not is_option(p) and p.required
+            if not is_option(p) and (p.required or p.name == "prompt")
         ]
         options = [] if name == "worker" else list(FIXED_OPTIONS.get(name, ()))
         if name.startswith("jobs ") and not arguments and name != "jobs list":
