@@ -43,7 +43,7 @@ def parse_steps(texts: list[str]) -> "list[GenerationStep]":
         else:
             names = sorted({*KINDS, *_VERBS} - set(_VERBS.values()) - {"text-to-image"})
             raise typer.BadParameter(
-                f"{name!r} is neither the id of a model nor one of {', '.join(names)}",
+                f"{name[:100]!r} is neither the id of a model nor one of {', '.join(names)}",
                 param_hint="--then",
             )
         if prompt:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import Result
 
-from picture_queue_cli.app import app
+from .test_cli_walk import commands as all_commands
 
 Cli = Callable[..., Result]
 
@@ -21,6 +20,8 @@ MISSING_OBJECT = {
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
+    "generations batches cancel": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
+    "generations batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
     "generations delete": [
         ((UNKNOWN_ID, "--yes"), f"No such generation: GENERATION_ID is {UNKNOWN_ID}")
     ],
@@ -84,12 +85,7 @@ WITHOUT_MISSING_OBJECT = {
 
 
 def commands() -> dict[str, Any]:
-    root: Any = typer.main.get_command(app)
-    return {
-        f"{group} {name}".strip(): subcommand
-        for group, command in root.commands.items()
-        for name, subcommand in getattr(command, "commands", {"": command}).items()
-    }
+    return dict(all_commands())
 
 
 def test_every_command_is_either_in_missing_object_or_in_without_missing_object() -> None:

@@ -57,10 +57,16 @@ FIXED_OPTIONS = {
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Yield each command and its full name."""
-    root: Any = typer.main.get_command(app)
-    for group, command in root.commands.items():
-        for name, subcommand in getattr(command, "commands", {"": command}).items():
-            yield f"{group} {name}".strip(), subcommand
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop(0)
+        if hasattr(command, "commands"):
+            waiting += [
+                (f"{words} {name}".strip(), subcommand)
+                for name, subcommand in command.commands.items()
+            ]
+        else:
+            yield words, command
 
 
 def takes_text(parameter: Any) -> bool:
@@ -179,7 +185,7 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
         arguments = [
             VALID_VALUES.get(parameter.name, queue)
             for parameter in command.params
-            if not is_option(parameter) and parameter.required
+            if not is_option(parameter) and (parameter.required or parameter.name == "prompt")
         ]
         options = [] if name == "worker" else list(FIXED_OPTIONS.get(name, ()))
         # Without an id or a filter, commands for jobs refuse the call before they use the project.
