@@ -126,7 +126,7 @@ class CheckedDirectory(ABC):
 
     def is_marked(self) -> bool:
         """Return whether a start of a stack has used the directory."""
-        return any((self.path / name).is_file() for name in (MARKER, PLATFORM_DIGEST))
+        return any(os.path.isfile(self.path / name) for name in (MARKER, PLATFORM_DIGEST))
 
     def mark(self) -> None:
         """Mark the directory as one of a stack, before the first other file is created in it.
@@ -155,7 +155,7 @@ class CheckedDirectory(ABC):
         """Check that a directory without marker has no contents that a stack would replace."""
         if self.is_marked():
             return
-        for name in sorted(self._file_names.intersection(os.listdir(directory))):
+        for name in sorted(self._file_names & set(os.listdir(directory))):
             # A start in another process may have just created the marker and this file.
             if _has_content(directory, name) and not self.is_marked():
                 raise LocalStackError(
