@@ -126,7 +126,7 @@ class CheckedDirectory(ABC):
 
     def is_marked(self) -> bool:
         """Return whether a start of a stack has used the directory."""
-        return any((self.path / name).is_file() for name in (MARKER, PLATFORM_DIGEST))
+        return any(os.path.isfile(self.path / name) for name in (MARKER, PLATFORM_DIGEST))
 
     def mark(self) -> None:
         """Mark the directory as one of a stack, before the first other file is created in it.
