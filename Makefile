@@ -32,7 +32,7 @@ test: $(READY) ## Run the tests that need only Python; failed ones run once more
 	@$(BIN)/python scripts/run_tests.py -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-fast: $(READY) ## Run the unit tests and quick tests of the SQL, in about a minute
-	@$(BIN)/pytest tests/unit tests/sql/test_contract.py tests/sql/test_corners.py -q -n auto --dist loadfile $(ARGS)
+	@$(BIN)/pytest tests/unit tests/sql/test_contract.py tests/sql/test_edge_cases.py -q -n auto --dist loadfile $(ARGS)
 	@echo "Left out: the worker, clients, CLI, embedded stack, security and most of the SQL. Run them with: make test"
 
 test-lowest: $(READY) ## Run the unit tests with the lowest versions that pyproject.toml permits (needs uv)

@@ -28,7 +28,7 @@ from picture_queue import AsyncPictureQueue
 from picture_queue.local.stack import LocalSupabase
 
 ROOT = Path(__file__).resolve().parent.parent
-IDLE_SECONDS = 10
+IDLE_SECONDS = 10  # The duration of the measurement of an idle worker.
 PAUSE = 0.05  # Seconds between two rounds, so that the worker is idle again.
 JOIN_PAUSE = 0.05  # Seconds until a subscription is active and the first read is done.
 
@@ -137,8 +137,9 @@ async def run(rounds: int) -> dict[str, Any]:
         AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq,
         running_worker(stack) as worker,
     ):
+        # Wait until the worker runs and has connected.
         first = await pq.jobs.enqueue("bench-pick-up")
-        await pq.jobs.result(first.id, timeout=60)  # Wait until the worker runs and has connected.
+        await pq.jobs.result(first.id, timeout=60)
         pick_up = await measure_pick_up(pq, rounds)
         events = await measure_event(pq, stack, rounds)
         cpu, rss = await measure_idle(worker)
@@ -169,13 +170,16 @@ def show(report: dict[str, Any]) -> None:
     table.add_column("measured", justify="right")
     table.add_column("target", justify="right")
     for name, (description, unit, targets) in TARGETS.items():
-        found = report["workloads"][name]
-        is_met = all(found[figure] <= target for figure, target in targets.items())
-        shown = [k for k in ("p50", "p95", "value") if k in found]
-        measured = "  ".join(f"{'' if k == 'value' else k + ' '}{found[k]}" for k in shown)
-        target = "  ".join(f"{'' if k == 'value' else k + ' '}≤ {v:g}" for k, v in targets.items())
+        values = report["workloads"][name]
+        is_met = all(values[figure] <= target for figure, target in targets.items())
+        measured = "  ".join(
+            f"{_label(figure)}{values[figure]}"
+            for figure in ("p50", "p95", "value")
+            if figure in values
+        )
+        bounds = "  ".join(f"{_label(figure)}≤ {bound:g}" for figure, bound in targets.items())
         style = "green" if is_met else "bold red"
-        table.add_row(description, f"[{style}]{measured} {unit}[/]", f"{target} {unit}")
+        table.add_row(description, f"[{style}]{measured} {unit}[/]", f"{bounds} {unit}")
     console = Console()
     console.print(table)
     machine = report["machine"]
@@ -184,6 +188,11 @@ def show(report: dict[str, Any]) -> None:
         f"Postgres {machine['postgres']}",
         style="dim",
     )
+
+
+def _label(figure: str) -> str:
+    """Return the name of a figure as a prefix; the only figure of a workload needs no name."""
+    return "" if figure == "value" else f"{figure} "
 
 
 def main() -> None:

@@ -54,8 +54,8 @@ def encode(value: Any, field: str = "") -> bytes:
         field: The name of the argument in error messages; empty for the dict of all arguments.
 
     Raises:
-        InvalidArgument: JSON has no such number, or PostgreSQL cannot store such a text; the error
-            names the part.
+        InvalidArgument: A number cannot be expressed in JSON, or PostgreSQL cannot store a text;
+            the error names the part.
     """
     try:
         data = to_json(value)

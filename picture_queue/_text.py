@@ -21,11 +21,11 @@ def text_of(value: object) -> str:
 def describe_error(error: BaseException) -> str:
     """Return the type and the message of an exception; never raise one."""
     try:
-        kind = str.__str__(type(error).__name__)
+        type_name = str.__str__(type(error).__name__)
     except BaseException:  # __name__ may be a property of the metaclass that raises
-        kind = "Exception"
+        type_name = "Exception"
     text = text_of(error)
-    return kind if not text or text.isspace() else f"{kind}: {text}"
+    return type_name if not text or text.isspace() else f"{type_name}: {text}"
 
 
 def clean_line(text: str, length: int = LINE_LENGTH) -> str:

@@ -140,6 +140,41 @@ class NewJob(JobOptions, total=False):
     payload: Mapping[str, JsonValue] | None
 
 
+class GenerationStep(TypedDict, total=False):
+    """A further step of a chain, which gets the first picture of the step before.
+
+    Attributes:
+        kind: The kind of the step, such as ``upscale``. It decides the model if ``model_id`` is not
+            given: the cheapest of the kind that takes a picture.
+        model_id: The id of a model that takes a picture.
+        prompt: A description, for models that take one.
+        input: Further inputs of the model, without the picture.
+    """
+
+    kind: str | None
+    model_id: str | None
+    prompt: str | None
+    input: Mapping[str, JsonValue] | None
+
+
+class GenerationRequest(TypedDict, total=False):
+    """A generation of a batch.
+
+    Attributes:
+        prompt: A description of the picture; empty for models without a prompt.
+        model_id: The id of a model; None: the default model of the project.
+        input: Further inputs of the model.
+        kind: The kind of a model that has several.
+        then: Up to 5 further steps, which make the generation the first of a chain.
+    """
+
+    prompt: Required[str]
+    model_id: str | None
+    input: Mapping[str, JsonValue] | None
+    kind: str | None
+    then: Sequence[GenerationStep] | None
+
+
 class BudgetChanges(TypedDict, total=False):
     """The limits of a budget; None removes a limit.
 

@@ -9,7 +9,7 @@ from picture_queue._loopback import is_loopback_url
 from picture_queue.errors import SettingsError
 
 REPLICATE_URL = "https://api.replicate.com/v1"
-# Each variable may hold a key of any kind; the first one that is set is used.
+# Each variable may hold a key of any kind. The first variable that is set is used.
 KEY_VARIABLES = (
     "SUPABASE_KEY",
     "SUPABASE_SERVICE_ROLE_KEY",
@@ -139,8 +139,8 @@ def _check_timeout(seconds: object) -> None:
 
 def _hide_credentials(url: str) -> str:
     """Return a URL without its user name and password, for an error message."""
-    head, separator, rest = url.partition("://")
-    return f"{head}{separator}{rest.rpartition('@')[2]}" if separator else url
+    scheme, separator, address = url.partition("://")
+    return f"{scheme}{separator}{address.rpartition('@')[2]}" if separator else url
 
 
 def _is_http_url(url: str) -> bool:

@@ -4,8 +4,8 @@
 - the migration of 0.1.0, ``migrations/20261123000000_pre_picture_queue.sql``, from all files of
   ``schemas/``, between two statements that set and restore the search_path
 
-After the release of 0.1.0 its migration must not change, so this script must no longer write it.
-Whoever then changes a schema file also writes a new migration by hand.
+After the release of 0.1.0 the migration of 0.1.0 must not change, so this script must then no
+longer write it. A change of a schema file then needs a new migration, written by hand.
 ``scripts/verify_schema.py`` checks that the migrations and the schema files create the same
 database.
 
@@ -24,12 +24,12 @@ MODELS_SQL = SCHEMAS / "700_data_models.sql"
 MIGRATION = ROOT / "supabase" / "migrations" / "20261123000000_pre_picture_queue.sql"
 RULE_KEYS = ("name", "type", "format", "required", "default", "minimum", "maximum", "enum")
 
-#: The first and the last statement of each migration. They are valid for the session, since psql
-#: commits each statement of a file by itself.
+#: The first and the last statement of each migration. They change the search_path of the session
+#: instead of the transaction, since psql commits each statement of a file by itself.
 PROLOGUE = """\
--- Find names and operators in pg_catalog only. Otherwise an operator of another schema that fits
--- better would be bound into checks and policies, and run with the rights of the owner. The last
--- statement restores the search_path.
+-- Find names and operators in pg_catalog only. Otherwise checks and policies could use an operator
+-- that another user has created in another schema, and would run it with the rights of the owner.
+-- The last statement restores the search_path.
 select
   pg_catalog.set_config(
     'picture_queue.search_path', pg_catalog.current_setting('search_path'), false),
@@ -73,7 +73,11 @@ def models_sql() -> str:
 
 
 def migration_sql(models: str) -> str:
-    """Return the migration: all schema files in order, with this SQL for the models."""
+    """Return the migration: all schema files in order.
+
+    Args:
+        models: The SQL that inserts the models, in place of the content of their schema file.
+    """
     parts = [PROLOGUE]
     for file in sorted({*SCHEMAS.glob("*.sql"), MODELS_SQL}):
         text = models if file == MODELS_SQL else file.read_text("utf-8")

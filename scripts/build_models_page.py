@@ -23,15 +23,16 @@ KINDS = {
     "vector": "Vector graphics",
 }
 OUTPUTS = {"uri": "one picture", "uri[]": "a list of pictures", None: "not known"}
-MAX_CHOICES = 12  # of a list of permitted values; the rest is in list_models()
+MAX_CHOICES = 12  # permitted values of an input that the page lists; list_models() has all of them
 
 HEAD = """\
 <!-- Written by scripts/build_models_page.py from models.json and 710_data_input_rules.sql. -->
 
 # Models
 
-The catalogue has {count} models of Replicate. `picture-queue models` lists those of a project,
-and `picture-queue models show owner/name` shows the inputs of one, with the rules of the project.
+The catalogue has {count} models of Replicate. `picture-queue models` lists the models of a project,
+and `picture-queue models show owner/name` shows the inputs of a model, with the rules of the
+project.
 The values were collected from public pages in 2025 and 2026, so check the price of a model before
 you rely on it.
 
@@ -70,9 +71,10 @@ generation.
 ## Rules
 
 The operator decides which inputs users may set: `lock` permits one value, `default` is the value
-if none is given, `cap` is the highest value, `refuse` refuses an input or some of its values, and
-`allow` ends less specific rules. A rule applies to a model, or to all that match a pattern, and
-to all users or to those of a plan. Rules apply to every caller, service keys included.
+of an input that the caller leaves out, `cap` is the highest value, `refuse` refuses an input or
+some of its values, and `allow` disables less specific rules. A rule applies to a model, or to all
+models that match a pattern, and to all users or to the users of a plan. Rules apply to every
+caller, service keys included.
 
 ```sh
 picture-queue rules set '*' num_outputs cap 1 --plan free
@@ -87,8 +89,8 @@ picture-queue rules delete '*' 'disable_safety*' lock   # users may then turn sa
 |---|---|---|
 {rules}
 
-The caps of lists bound their entries. A text has at most `max_prompt_length` characters in any
-case, and a list 100 entries.
+The cap of a list is its maximum number of entries. Without a rule, a text has at most
+`max_prompt_length` characters, and a list at most 100 entries.
 
 ## Moderation
 
@@ -124,37 +126,37 @@ Run the worker with `picture-queue worker --app module:worker`.
 def rule_rows() -> list[str]:
     """Return a row of the table for each default rule."""
     text = RULES.read_text("utf-8")
-    found = re.findall(r"\('([^']+)', '([^']+)', '([^']+)', (?:'([^']*)'|null)\)", text)
+    rules = re.findall(r"\('([^']+)', '([^']+)', '([^']+)', (?:'([^']*)'|null)\)", text)
     return [
         f"| `{model}` | `{name}` | {action}{f' `{value}`' if value else ''} |"
-        for model, name, action, value in found
+        for model, name, action, value in rules
     ]
 
 
-def permitted(entry: dict[str, Any]) -> str:
+def format_permitted(entry: dict[str, Any]) -> str:
     """Return the values that an input permits."""
     if entry["enum"]:
-        shown = ", ".join(f"`{value}`" for value in entry["enum"][:MAX_CHOICES])
-        rest = len(entry["enum"]) - MAX_CHOICES
-        return shown + (f" and {rest} more" if rest > 0 else "")
-    low, high = entry["minimum"], entry["maximum"]
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    if low is not None:
-        return f"from {low}"
-    return f"up to {high}" if high is not None else ""
+        first_values = ", ".join(f"`{value}`" for value in entry["enum"][:MAX_CHOICES])
+        more = len(entry["enum"]) - MAX_CHOICES
+        return first_values + (f" and {more} more" if more > 0 else "")
+    minimum, maximum = entry["minimum"], entry["maximum"]
+    if minimum is not None and maximum is not None:
+        return f"{minimum} to {maximum}"
+    if minimum is not None:
+        return f"from {minimum}"
+    return f"up to {maximum}" if maximum is not None else ""
 
 
-def default(entry: dict[str, Any]) -> str:
-    """Return the default of an input, as JSON."""
+def format_default(entry: dict[str, Any]) -> str:
+    """Return the default of an input as JSON; empty text if there is none."""
     if entry["default"] in (None, "", []):
         return ""
     text = json.dumps(entry["default"], ensure_ascii=False).replace("|", "\\|")
     return f"`{text}`" if len(text) <= 60 else f"`{text[:57]}…`"
 
 
-def section(model: dict[str, Any]) -> str:
-    """Return the section of a model."""
+def format_section(model: dict[str, Any]) -> str:
+    """Return the section of the page about a model."""
     price, seconds = model["price_usd_per_image"], model["typical_seconds"]
     facts = [
         f"**Kind:** {', '.join((model['kind'], *model['also_kinds']))}",
@@ -166,7 +168,7 @@ def section(model: dict[str, Any]) -> str:
     if model["unavailable_reason"]:
         lines += [f"Not offered: {model['unavailable_reason']}.", ""]
     if not model["inputs_complete"]:
-        lines += ["The list of inputs may be incomplete. Others are passed on with a warning.", ""]
+        lines += ["The list of inputs may be incomplete. Other inputs are sent with a warning.", ""]
     if model["notes"]:
         lines += [model["notes"], ""]
     lines += ["| input | type | default | permitted | meaning |", "|---|---|---|---|---|"]
@@ -175,12 +177,13 @@ def section(model: dict[str, Any]) -> str:
         kind = "files" if entry["format"] and entry["type"] == "array" else kind
         name = f"`{entry['name']}`{' *' if entry['required'] else ''}"
         lines.append(
-            f"| {name} | {kind} | {default(entry)} | {permitted(entry)} | {entry['description']} |"
+            f"| {name} | {kind} | {format_default(entry)} | {format_permitted(entry)} "
+            f"| {entry['description']} |"
         )
     return "\n".join(lines)
 
 
-def page() -> str:
+def build_page() -> str:
     """Return the text of the page."""
     models = json.loads(MODELS.read_text("utf-8"))
     parts = [HEAD.format(count=len(models), rules="\n".join(rule_rows()))]
@@ -190,13 +193,13 @@ def page() -> str:
         )
         if of_kind:
             parts.append(f"## {title}")
-            parts += [section(model) for model in of_kind]
+            parts += [format_section(model) for model in of_kind]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def main() -> int:
-    """Write the page if it is out of date; with --check only report that."""
-    text = page()
+    """Write the page if it is out of date; with --check only report that it is out of date."""
+    text = build_page()
     if PAGE.exists() and PAGE.read_text("utf-8") == text:
         return 0
     if "--check" in sys.argv:

@@ -19,7 +19,8 @@ UNCLEAR_TEST = re.compile(
     r"test_\w*(?<=_)(nobody|somebody|whoever|heard|told|said|says|goes_on)(_|$)"
 )
 
-#: A verb in the third person: one that is not also a plural noun, or any before an article.
+#: A verb in the third person at the start of a docstring: a listed verb that is not also a plural
+#: noun, or any verb before an article or a similar word.
 THIRD_PERSON = re.compile(
     r"(Adds|Applies|Asks|Begins|Collects|Confirms|Converts|Creates|Decodes|Deletes|Delivers|Does"
     r"|Encodes|Enqueues|Ensures|Expects|Finds|Gets|Gives|Has|Installs|Is|Keeps|Lets|Loses|Makes"
@@ -129,39 +130,39 @@ def findings(path: Path) -> Iterator[str]:
 
 def _findings_in_python(file: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        where = f"{file}:{getattr(node, 'lineno', 1)}"
+        location = f"{file}:{getattr(node, 'lineno', 1)}"
         if isinstance(node, _DOCUMENTED):
             text = ast.get_docstring(node) or ""
             first = text.partition("\n")[0]
             if QUESTION.match(first):
-                yield f"{where}: begin this docstring with a verb or a noun: {first}"
+                yield f"{location}: begin this docstring with a verb or a noun: {first}"
             if THIRD_PERSON.match(first):
-                yield f"{where}: begin this docstring with an imperative: {first}"
+                yield f"{location}: begin this docstring with an imperative: {first}"
             for argument in ARGUMENT.findall(text):
-                yield f"{where}: begin this description with a noun: {argument[0]}"
+                yield f"{location}: begin this description with a noun: {argument[0]}"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and UNCLEAR_TEST.match(
             node.name
         ):
-            yield f"{where}: say in plain words what {node.name} tests"
-        for part in ("name", "id", "arg", "attr"):
-            name = getattr(node, part, None)
+            yield f"{location}: say in plain words what {node.name} tests"
+        for attribute in ("name", "id", "arg", "attr"):
+            name = getattr(node, attribute, None)
             if isinstance(name, str) and name in RETIRED:
-                yield f"{where}: {name} is now {RETIRED[name]}"
+                yield f"{location}: {name} is now {RETIRED[name]}"
 
 
 def main() -> int:
     """Print all findings; return 1 if there are any."""
     files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
     files += (ROOT / "supabase" / "schemas").rglob("*.sql")
-    found = [
+    all_findings = [
         finding
         for file in sorted(files)
         if "node_modules" not in file.parts
         for finding in findings(file)
     ]
-    for finding in found:
+    for finding in all_findings:
         print(finding)
-    return bool(found)
+    return bool(all_findings)
 
 
 if __name__ == "__main__":

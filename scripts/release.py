@@ -22,10 +22,10 @@ _SQL_VERSION = re.compile(r"'version', '([^']+)'")
 
 def version(root: Path) -> str:
     """Return the version of the package."""
-    found = _VERSION.search((root / "picture_queue" / "__init__.py").read_text("utf-8"))
-    if found is None:
+    match = _VERSION.search((root / "picture_queue" / "__init__.py").read_text("utf-8"))
+    if match is None:
         raise SystemExit("picture_queue/__init__.py: __version__ is not of the form 1.2.3")
-    return found[1]
+    return match[1]
 
 
 def problems(root: Path) -> Iterator[str]:
@@ -39,8 +39,8 @@ def problems(root: Path) -> Iterator[str]:
     if not re.search(rf"^## \[{re.escape(number)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         yield f"CHANGELOG.md has no heading '## [{number}] - <date>': rename [Unreleased]"
     for file in (root / "supabase" / "schemas").glob("*_function_version.sql"):
-        found = _SQL_VERSION.search(file.read_text("utf-8"))
-        if found is None or found[1] != number:
+        match = _SQL_VERSION.search(file.read_text("utf-8"))
+        if match is None or match[1] != number:
             yield f"{file.name} has another version than {number}: change it, run make format"
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     if not project.get("urls"):
@@ -67,8 +67,8 @@ def build(root: Path) -> list[Path]:
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    result = subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True)
+    return result.stdout.strip()
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
@@ -77,10 +77,10 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     parser.add_argument("--tag", action="store_true", help="build, and create the tag")
     wants_tag = parser.parse_args(arguments).tag
     number = version(root)
-    found = list(problems(root))
-    for problem in found:
+    obstacles = list(problems(root))
+    for problem in obstacles:
         print(f"! {problem}")
-    if found:
+    if obstacles:
         print(f"{number} cannot be released.")
         return 1
     if not wants_tag:

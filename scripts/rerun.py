@@ -1,8 +1,8 @@
-"""Run each failed test once more, alone, to find the flaky ones.
+"""Run each failed test once more, alone, to find flaky tests.
 
-A test that then passes is printed as ``flaky: <test id>`` and does not fail the run. A test that
-fails twice fails the run. More than `MAX_RERUNS` failures probably have one cause, so no test runs
-again.
+A test that passes the second time is printed as ``flaky: <test id>`` and does not fail the run. A
+test that fails twice fails the run. If more than `MAX_RERUNS` tests fail, they probably fail for
+one common reason, so none of them runs again.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def rerun_failed(failed: Sequence[str], passes_alone: Callable[[str], bool]) -> 
         print(f"{len(failed)} tests failed; above {MAX_RERUNS} none is run again", flush=True)
         return False
     print(f"Running {len(failed)} failed tests again, each alone", flush=True)
-    flaky = {test: passes_alone(test) for test in failed}
-    for test, passed in flaky.items():
+    passed_alone = {test: passes_alone(test) for test in failed}
+    for test, passed in passed_alone.items():
         print(f"{'flaky' if passed else 'failed twice'}: {test}", flush=True)
-    return all(flaky.values())
+    return all(passed_alone.values())

@@ -27,18 +27,18 @@ class FailureRecorder:
         self._has_other_failures = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Record the report of a failed test; its setup and its teardown may fail as well."""
+        """Record the failure of a test, or of its setup or teardown."""
         if not report.failed or hasattr(report, "wasxfail"):
             return
         self._test_failures += 1
-        # xdist reports this phase for the test during which a worker died.
+        # xdist reports the phase "???" for the test during which an xdist worker died.
         self._crashed = self._crashed or str(report.when) == "???"
         if report.nodeid not in self.tests:
             self.tests.append(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Detect failures that no report has, such as a collection error or low coverage."""
+        """Detect failures that are not reported for a test, such as a collection error."""
         self.root = session.config.rootpath
         self._has_other_failures = session.testsfailed != self._test_failures or bool(
             session.shouldfail
@@ -52,7 +52,8 @@ class FailureRecorder:
 
 def main(arguments: list[str]) -> int:
     """Run pytest with these arguments, then the failed tests alone."""
-    # Copied before pytest-cov changes the environment, so the second run measures no coverage.
+    # A copy from before pytest-cov changes the environment, so that the second run measures no
+    # coverage.
     environment = dict(os.environ)
     recorder = FailureRecorder()
     code = int(pytest.main(arguments, plugins=[recorder]))
@@ -64,12 +65,12 @@ def main(arguments: list[str]) -> int:
         # overrides the default expression, which could deselect the test.
         command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "", test]
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 command, cwd=recorder.root, env=environment, timeout=RERUN_TIMEOUT, check=False
             )
         except subprocess.TimeoutExpired:
             return False
-        return done.returncode == 0
+        return process.returncode == 0
 
     return 0 if rerun_failed(recorder.tests, passes_alone) else code
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Creates the virtual environment and installs all dependencies into it. `make setup` calls it and
-# sets VENV and PYTHON. It works as root and as an ordinary user.
+# Creates the virtual environment and installs all dependencies into it. `make setup` calls this script
+# and sets VENV and PYTHON. The script works as root and as an ordinary user.
 set -eu
 
 fail() {
@@ -12,8 +12,8 @@ fail() {
 unset REPLICATE_API_TOKEN SUPABASE_ACCESS_TOKEN SUPABASE_DB_PASSWORD SUPABASE_JWT_SECRET SUPABASE_SECRET_KEY \
   SUPABASE_SERVICE_ROLE_KEY PICTURE_QUEUE_DATABASE_URL
 
-# The package is built with the hatchling of requirements/dev.txt, whose hash was checked
-# (--no-build-isolation). Otherwise a new one would be downloaded without a check.
+# With --no-build-isolation, the package is built with the hatchling of requirements/dev.txt, whose hash was
+# checked. Otherwise another hatchling would be downloaded without a check of its hash.
 if command -v uv >/dev/null 2>&1; then
   echo "Creating $VENV with uv"
   # uv reads settings and projects in all directories above. Below /tmp, another user may have created /tmp/uv.toml.
@@ -40,5 +40,5 @@ fi
 "$VENV/bin/python" -m compileall -q picture_queue cli
 
 echo "Downloading PostgREST for the embedded stack, unless it is installed"
-"$VENV/bin/python" -m picture_queue.local.fetch
+"$VENV/bin/python" -P -m picture_queue.local.fetch
 echo "Ready: make demo, make test"

@@ -21,7 +21,7 @@ TESTS = (
         (
             sys.executable,
             "scripts/run_tests.py",
-            "-q",
+            *("-q", "-n", "2", "--dist", "loadfile"),  # most of these tests wait
             "tests/worker",
             "tests/generations/test_worker.py",
             "--ignore=tests/worker/isolation",  # these tests do not depend on Postgres
@@ -36,8 +36,8 @@ def run(major: int, command: tuple[str, ...]) -> tuple[bool, float]:
     """Run a suite on a version; return whether it passed, and its duration in seconds."""
     environment = os.environ | {"PICTURE_QUEUE_POSTGRES_BIN": str(POSTGRES[major][0])}
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=environment, timeout=TIMEOUT, check=False)
-    return done.returncode == 0, time.perf_counter() - began
+    process = subprocess.run(command, cwd=ROOT, env=environment, timeout=TIMEOUT, check=False)
+    return process.returncode == 0, time.perf_counter() - began
 
 
 def main(majors: list[int]) -> int:

@@ -28,16 +28,16 @@ TIMEOUT = 600  # seconds, for each program
 
 def find_pgtap() -> Path | None:
     """Return the newest installed SQL script of pgTAP, except upgrade scripts."""
-    found = [
-        (tuple(int(part) for part in name[1].split(".")), path)
+    scripts = [
+        (tuple(int(part) for part in match[1].split(".")), path)
         for path in Path("/usr/share/postgresql").glob("*/extension/pgtap--*.sql")
-        if (name := re.fullmatch(r"pgtap--([\d.]+)\.sql", path.name))
+        if (match := re.fullmatch(r"pgtap--([\d.]+)\.sql", path.name))
     ]
-    return max(found)[1] if found else None
+    return max(scripts)[1] if scripts else None
 
 
 def run_pgtap(files: list[str], url: str, environment: Mapping[str, str]) -> int:
-    """Run pgTAP files with pg_prove, then those that failed once more, each alone.
+    """Run pgTAP files with pg_prove, then each failed file once more, alone.
 
     Args:
         files: Files and directories, as absolute paths.
@@ -68,7 +68,7 @@ def run_pgtap(files: list[str], url: str, environment: Mapping[str, str]) -> int
             stdout=subprocess.PIPE,
             text=True,
         ).stdout.splitlines()
-        # pg_prove prints its options among the files.
+        # pg_prove prints its options too, between the files.
         failed = [Path(line) for line in printed if Path(line).is_file()]
         names = {os.path.relpath(file, ROOT): str(file) for file in failed}
         if not names:  # pg_prove itself failed
@@ -100,8 +100,8 @@ def main(files: list[str]) -> int:
 
         code = psql("", "-c", "create schema tap", "-c", "grant usage on schema tap to public")
         code = code or psql("tap", "-f", str(script))
-        chosen = [str(Path(file).resolve()) for file in files] or [str(TESTS)]
-        return code or run_pgtap(chosen, address, environment("public,extensions,tap"))
+        paths = [str(Path(file).resolve()) for file in files] or [str(TESTS)]
+        return code or run_pgtap(paths, address, environment("public,extensions,tap"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Generate the sync half of the library from the async half.
 
-The rules apply in their order. A rule that matches nothing is an error, so that obsolete rules are
-removed. ``python scripts/unasync.py [--check]``. With --check it writes nothing, and exits with 1
-if a file is out of date.
+The rules apply in the order in which they are listed. A rule that matches nothing is an error, so
+that obsolete rules are removed.
+
+``python scripts/unasync.py [--check]``. With --check it writes nothing, and exits with 1 if a file
+is out of date.
 """
 
 import re

@@ -1,8 +1,9 @@
 """Check that the migrations and the schema files create the same database.
 
-Each is applied to a separate database of a temporary stack, by the role `postgres`, as in a
-Supabase project. The dumps, with grants, policies and comments, must be equal, and so must the rows
-that the SQL inserts. If they differ, the script prints the difference and exits with 1.
+The role `postgres` applies the migrations to one database of a temporary stack and the schema files
+to another, as in a Supabase project. The dumps, with grants, policies and comments, must be equal,
+and so must the rows that the SQL inserts. If they differ, the script prints the difference and
+exits with 1.
 """
 
 import asyncio
@@ -41,7 +42,13 @@ def database_url(url: str, database: str) -> str:
 async def build_database(
     stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, str]]
 ) -> list[str]:
-    """Create a database from these scripts and return the lines of its dump and its rows."""
+    """Create a database from SQL scripts, and return the lines of its dump and its rows.
+
+    Args:
+        stack: The stack in which to create the database.
+        name: The name of the database.
+        scripts: The file name and the SQL of each script.
+    """
     admin = await asyncpg.connect(stack.superuser_url, timeout=TIMEOUT)
     await admin.execute(f"create database {name} owner postgres")
     await admin.close()

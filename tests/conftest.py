@@ -1,4 +1,4 @@
-"""Fixtures for all tests, such as one embedded stack for the session."""
+"""Fixtures for all tests, such as the embedded stack, which all tests of a session share."""
 
 import asyncio
 import inspect
@@ -23,10 +23,10 @@ from .signals import watch
 # A shell starts background processes with SIGINT ignored, and child processes inherit this. The
 # programs that the tests interrupt must not ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Without this, a proxy of the environment would get the keys of the embedded stack.
-_DIRECT = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost")))
-os.environ |= {"no_proxy": _DIRECT, "NO_PROXY": _DIRECT}
-# Otherwise npm makes Node run bytecode of a shared directory, which another user may have created.
+# A proxy of the environment must not get the keys of the embedded stack.
+_NO_PROXY = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1", "localhost")))
+os.environ |= {"no_proxy": _NO_PROXY, "NO_PROXY": _NO_PROXY}
+# npm must not make Node run bytecode from a shared directory, which another user may have created.
 os.environ["NODE_DISABLE_COMPILE_CACHE"] = "1"
 _OWN_MODULES = Path(__file__).parents[1] / "scripts" / "own_modules.cjs"
 os.environ["NODE_OPTIONS"] = f'--require "{_OWN_MODULES}"'
@@ -35,8 +35,8 @@ os.environ["NODE_OPTIONS"] = f'--require "{_OWN_MODULES}"'
 class RemoteStack:
     """A real project in place of the embedded stack, with the same attributes.
 
-    It is used if `PICTURE_QUEUE_TEST_URL` is set. A test that needs another variable fails without
-    it.
+    The tests use this class if `PICTURE_QUEUE_TEST_URL` is set. A test that needs another variable
+    fails if that variable is not set.
     """
 
     _VARIABLES = {  # noqa: RUF012
@@ -72,50 +72,50 @@ class RemoteStack:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The packages of tests/npm: supabase-js, the Supabase CLI, Postgres 17 and more."""
-    found = Path(__file__).parent / "npm" / "node_modules"
-    if not (found / ".ready").exists():
-        pytest.fail("the packages of tests/npm are missing: make test-extra", pytrace=False)
-    return found
+    directory = Path(__file__).parent / "npm" / "node_modules"
+    if not (directory / ".ready").exists():
+        pytest.fail("the packages of tests/npm are missing: run make test-extra", pytrace=False)
+    return directory
 
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """The program `node`."""
-    return _program("node", "apt-get install nodejs npm")
+    """The path of the program `node`."""
+    return _find_program("node", "apt-get install nodejs npm")
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The program `chromium`."""
-    return _program("chromium", "apt-get install chromium")
+    """The path of the program `chromium`."""
+    return _find_program("chromium", "apt-get install chromium")
 
 
 @pytest.fixture(scope="session")
 def supabase_cli(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real Supabase CLI 2, in a directory without other programs."""
     program = node_modules / "supabase" / "dist" / "supabase.js"
-    return _supabase_cli(program, tmp_path_factory.mktemp("cli2"))
+    return _link_cli(program, tmp_path_factory.mktemp("cli2"))
 
 
 @pytest.fixture(scope="session")
 def supabase_cli_3(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real Supabase CLI 3, in a directory without other programs."""
     program = node_modules / "supabase-3" / "bin" / "supabase"
-    return _supabase_cli(program, tmp_path_factory.mktemp("cli3"))
+    return _link_cli(program, tmp_path_factory.mktemp("cli3"))
 
 
-def _supabase_cli(program: Path, directory: Path) -> Path:
-    # Both programs are called `supabase`, and npm links only one of them.
+def _link_cli(program: Path, directory: Path) -> Path:
+    # Both versions are called `supabase`, and npm creates a link to only one of them.
     link = directory / "supabase"
     link.symlink_to(program)
     return link
 
 
-def _program(name: str, install: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
-    if found is None:
-        pytest.fail(f"{name} is missing: {install}", pytrace=False)
-    return found
+def _find_program(name: str, install_command: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if path is None:
+        pytest.fail(f"{name} is missing: run {install_command}", pytrace=False)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -130,7 +130,7 @@ def stack() -> Iterator[LocalSupabase | RemoteStack]:
 
 @pytest.fixture(autouse=True)
 def disable_coverage_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start programs without coverage, which is slow. Only the programs of `stack` have it."""
+    """Start programs without coverage, which makes them slow; `stack` has started before."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
@@ -153,14 +153,14 @@ async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
 
-        async def set_(**switches: Any) -> None:
+        async def set_switches(**switches: Any) -> None:
             (await http.post("/_faults", json=switches)).raise_for_status()
 
-        yield set_
+        yield set_switches
         await http.delete("/_faults")
 
 
-# --- Workers, each with a queue for its test only ---
+# --- Workers, each for the queue of its test only ---
 
 
 @pytest.fixture
@@ -168,8 +168,8 @@ def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
     """Return a function that creates a worker of `queue`. It claims at wake-ups or every 30 s."""
 
     def create(**settings: Any) -> Worker:
-        chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
-        worker = Worker(service, WorkerSettings(**chosen))
+        values = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
+        worker = Worker(service, WorkerSettings(**values))
         watch(worker)
         return worker
 
@@ -205,8 +205,8 @@ def until() -> Callable[..., Any]:
     async def wait(condition: Callable[[], Any], timeout: float = 15) -> None:
         async with asyncio.timeout(timeout):
             while True:
-                found = condition()
-                if await found if inspect.isawaitable(found) else found:
+                result = condition()
+                if await result if inspect.isawaitable(result) else result:
                     return
                 await asyncio.sleep(0.01)
 

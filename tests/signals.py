@@ -20,7 +20,7 @@ class Signal:
 
 
 class Signals:
-    """The events of a worker that `WorkerCalls` lists, with the id in place of each job."""
+    """The events of a worker, as `WorkerCalls` lists them. A job is represented by its id."""
 
     def __init__(self) -> None:
         self.idle = Signal()
@@ -33,14 +33,14 @@ class Signals:
 
     def emit(self, event: str, *values: Any) -> None:
         """Record that an event occurred."""
-        shown = tuple(_shown(value) for value in values) or (None,)
+        recorded = tuple(_replace_jobs(value) for value in values) or (None,)
         signal: Signal = getattr(self, event)
-        signal._values.put_nowait(shown if len(shown) > 1 else shown[0])
+        signal._values.put_nowait(recorded if len(recorded) > 1 else recorded[0])
 
 
-def _shown(value: Any) -> Any:
+def _replace_jobs(value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(_shown(item) for item in value)
+        return tuple(_replace_jobs(item) for item in value)
     return value.id if isinstance(value, ClaimedJob) else value
 
 

@@ -31,6 +31,7 @@ from compare.server import API_DATABASE, Server, run_server
 from compare.systems import BENCH, INSTALLED, System, systems
 from compare.workloads import ALL_WORKLOADS, QUICK, WORKLOADS, Context, Size, Workload
 
+#: The figures of each measurement, by the names of the workload and the system.
 Rounds = dict[tuple[str, str], list[Figures]]
 
 
@@ -48,7 +49,7 @@ async def prepare(server: Server, system: System) -> dict[str, object]:
 
 
 def plan(
-    chosen: list[System], workloads: list[Workload], rounds: int
+    selected: list[System], workloads: list[Workload], rounds: int
 ) -> list[tuple[Workload, System]]:
     """Return the measurements in order: by round, then by workload, then by system."""
     return [
@@ -57,7 +58,7 @@ def plan(
         for workload in workloads
         if number < workload.rounds
         for _ in range(workload.repeats)
-        for system in chosen
+        for system in selected
         if workload.name in (system.workloads or ALL_WORKLOADS)
         and (not workload.only or system.name in workload.only)
     ]
@@ -66,24 +67,26 @@ def plan(
 async def compare(args: argparse.Namespace) -> int:
     """Run the measurements and write the report."""
     size = QUICK if args.quick else Size()
-    names = args.systems.split(",") if args.systems else None
-    chosen = [system for system in systems() if names is None or system.name in names]
-    wanted_workloads = args.workloads.split(",") if args.workloads else None
+    system_names = args.systems.split(",") if args.systems else None
+    selected = [
+        system for system in systems() if system_names is None or system.name in system_names
+    ]
+    workload_names = args.workloads.split(",") if args.workloads else None
     workloads = [
         workload
         for workload in WORKLOADS
-        if (wanted_workloads is None or workload.name in wanted_workloads)
-        and (size.many or workload.name != "noop_long")
+        if (workload_names is None or workload.name in workload_names)
+        and (size.many or workload.name != "noop_long")  # --quick leaves out the long run
     ]
     measured: Rounds = {}
     async with run_server(find_programs(args.postgres)) as server:
         settings = await server.settings()
-        chosen = [
+        selected = [
             replace(system, environment={"PEER_API": server.api}) if system.over_http else system
-            for system in chosen
+            for system in selected
         ]
-        steps = plan(chosen, workloads, args.rounds)
-        descriptions = {system.name: await prepare(server, system) for system in chosen}
+        steps = plan(selected, workloads, args.rounds)
+        descriptions = {system.name: await prepare(server, system) for system in selected}
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -107,7 +110,7 @@ async def compare(args: argparse.Namespace) -> int:
                     print(elapsed, workload.name, system.name, figures, file=sys.stderr)
             await server.settings()  # This raises an error if commits are no longer durable.
     machine = {
-        "cpu": f"{os.cpu_count()} x {_cpu()}",
+        "cpu": f"{os.cpu_count()} x {_cpu_name()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -115,8 +118,8 @@ async def compare(args: argparse.Namespace) -> int:
         **settings,
     }
     results = summarize_rounds(measured, descriptions)
-    full = not (args.quick or args.systems or args.workloads) and args.postgres == PLATFORM
-    directory = BENCH.parent / "docs" / "benchmarks" if full else INSTALLED
+    is_full = not (args.quick or args.systems or args.workloads) and args.postgres == PLATFORM
+    directory = BENCH.parent / "docs" / "benchmarks" if is_full else INSTALLED
     directory.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"machine": machine, "workloads": results}, indent=1)
     text = render_markdown(machine, results)
@@ -131,7 +134,7 @@ async def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cpu() -> str:
+def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(

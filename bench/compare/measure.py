@@ -55,11 +55,11 @@ class Bench:
 
     async def run(self, command: str, **options: Any) -> float:
         """Run a command of the system's program to the end; return the seconds that it measured."""
-        given = [f"--{name}={value}" for name, value in options.items()]
+        arguments = [f"--{name}={value}" for name, value in options.items()]
         process = await asyncio.create_subprocess_exec(
             *self.system.command,
             command,
-            *given,
+            *arguments,
             env=self.system.environ(PEER_DSN=self.dsn),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -75,12 +75,18 @@ class Bench:
 
     @asynccontextmanager
     async def workers(
-        self, count: int, times: Path | None = None
+        self, count: int, times_file: Path | None = None
     ) -> AsyncIterator[list["WorkerProcess"]]:
-        """Run workers during the block; all begin at the same time, when it is entered."""
+        """Run workers during the block; all of them begin when the block is entered.
+
+        Args:
+            count: The number of workers.
+            times_file: The file to which a worker writes the start times of its jobs; None: they
+                are not recorded.
+        """
         options = ["--tuned"] if self.tuned else []
-        if times is not None:
-            options.append(f"--file={times}")
+        if times_file is not None:
+            options.append(f"--file={times_file}")
         started = [await WorkerProcess.start(self.system, self.dsn, options) for _ in range(count)]
         try:
             for worker in started:
@@ -97,9 +103,9 @@ class WorkerProcess:
     """A worker process and its output.
 
     Attributes:
-        handled: The number of jobs that it has handled so far.
+        handled: The number of jobs that the worker has handled so far.
         first_at: The time of the first call of its handler, as Unix time.
-        totals: The last message, with the totals of its jobs and its resource usage.
+        totals: The last message of the worker, with the totals of its jobs and its resource usage.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -179,8 +185,8 @@ async def open_bench(
         system: The system that uses it.
         unfinished: The statement that counts due and unfinished jobs.
         tuned: True to run workers with their best settings.
-        name: The first part of the name of the database. The database is kept until the next one
-            of this name is created.
+        name: The first part of the name of the database. The database is kept until another
+            database of this name is created.
         template: The first part of the name of the database that is copied.
     """
     if system.over_http:
@@ -215,47 +221,53 @@ async def run_prefilled(
     async with bench.workers(workers) as running:
         deadline = time.time() + time_limit
         while time.time() < deadline:
-            done = sum(worker.handled for worker in running)
+            handled = sum(worker.handled for worker in running)
             # The time before the query, because in a large table the query takes a while.
             ended = time.time()
-            if done >= jobs and not await bench.count_unfinished():
+            if handled >= jobs and not await bench.count_unfinished():
                 break
             await asyncio.sleep(_POLL_INTERVAL)
-        first = min((worker.first_at for worker in running if worker.handled), default=ended)
-        done = sum(worker.handled for worker in running)
-        complete = done >= jobs
-    handled = sum(worker.totals.get("distinct", 0) for worker in running)
+        began = min((worker.first_at for worker in running if worker.handled), default=ended)
+        handled = sum(worker.handled for worker in running)
+        is_complete = handled >= jobs
+    distinct = sum(worker.totals.get("distinct", 0) for worker in running)
     twice = [number for worker in running for number in worker.totals.get("twice", ())]
-    if complete and (twice or handled != jobs):
+    if is_complete and (twice or distinct != jobs):
         raise InvalidMeasurement(
-            f"{bench.system.name}: {handled} of {jobs} handled, twice: {twice}"
+            f"{bench.system.name}: {distinct} of {jobs} handled, twice: {twice}"
         )
     totals = running[0].totals
     return {
-        "rate": done / max(ended - first, 1e-9) if done else 0.0,
+        "rate": handled / max(ended - began, 1e-9) if handled else 0.0,
         "rss": totals.get("max_rss_mb", 0.0),
-        "cpu": totals.get("cpu_seconds", 0.0) / max(done, 1) * workers * 1e6,
+        # CPU microseconds a job, estimated from the first worker and its share of the jobs.
+        "cpu": totals.get("cpu_seconds", 0.0) / max(handled, 1) * workers * 1e6,
     }
 
 
 async def measure_pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
     """Enqueue jobs one by one for an idle worker, and measure the delay until each starts.
 
+    Args:
+        bench: The system.
+        jobs: The number of jobs.
+        gap: The mean interval between two enqueues, in seconds.
+
     Returns:
         Milliseconds from the commit to the handler (p50, p95, p99), and the number of unfinished
         jobs right after the last enqueue.
     """
     with tempfile.TemporaryDirectory() as directory:
-        begun, committed = Path(directory) / "begun", Path(directory) / "committed"
-        async with bench.workers(1, begun):
-            await asyncio.sleep(2)
-            await bench.run("produce", n=jobs, gap=gap, file=committed)
+        starts_file, commits_file = Path(directory) / "starts", Path(directory) / "commits"
+        async with bench.workers(1, starts_file):
+            await asyncio.sleep(2)  # until the worker is idle
+            await bench.run("produce", n=jobs, gap=gap, file=commits_file)
             left = await bench.count_unfinished()
             deadline = time.time() + 30
             while time.time() < deadline and await bench.count_unfinished():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-            await asyncio.sleep(0.2)
-        starts, commits = json.loads(begun.read_text()), json.loads(committed.read_text())
+            await asyncio.sleep(0.2)  # until the worker has recorded the last job
+        starts, commits = json.loads(starts_file.read_text()), json.loads(commits_file.read_text())
     delays = sorted((starts[n] - at) * 1000 for n, at in commits.items() if n in starts)
     if len(delays) < len(commits):
         raise InvalidMeasurement(
@@ -271,15 +283,18 @@ async def measure_idle(bench: Bench, seconds: float) -> Figures:
     """Measure an idle worker: statements per second, and CPU use in percent of a core."""
     commits = "select xact_commit from pg_stat_database where datname = current_database()"
     async with bench.workers(1) as (worker,):
-        await asyncio.sleep(3)
-        cpu, before = worker.process.cpu_times(), await _read_count(bench.connection, commits)
+        await asyncio.sleep(3)  # until the worker is idle
+        cpu_before = worker.process.cpu_times()
+        commits_before = await _read_count(bench.connection, commits)
         began = time.perf_counter()
         await asyncio.sleep(seconds)
-        after, used = await _read_count(bench.connection, commits), worker.process.cpu_times()
+        commits_after = await _read_count(bench.connection, commits)
+        cpu_after = worker.process.cpu_times()
         took = time.perf_counter() - began
+    cpu_seconds = cpu_after.user + cpu_after.system - cpu_before.user - cpu_before.system
     return {
-        "queries": (after - before - _OWN_QUERIES) / took,
-        "core": (used.user + used.system - cpu.user - cpu.system) / took * 100,
+        "queries": (commits_after - commits_before - _OWN_QUERIES) / took,
+        "core": cpu_seconds / took * 100,
     }
 
 

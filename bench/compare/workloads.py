@@ -25,11 +25,12 @@ class Size:
     Args:
         one: The number of jobs enqueued one by one.
         bulk: The number of jobs enqueued in bulk, and of jobs that workers run.
-        many: The number of jobs of the long run; 0 to skip it.
-        latencies: The number of jobs whose start delay is measured.
-        loaded: The number of jobs that are enqueued at 500 per second.
-        finished: The number of finished rows of the growth workload; a fifth as many are due later.
-        held: The seconds of the held snapshot.
+        many: The number of jobs of the long run; 0 to skip the long run.
+        latencies: The number of jobs whose start delay is measured, with an idle worker.
+        loaded: The number of jobs whose start delay is measured, at 500 jobs per second.
+        finished: The number of finished rows of the growth workload. The table also gets a fifth of
+            this number as rows that are due later.
+        held: The seconds for which a snapshot is held.
         idle: The seconds for which an idle worker is measured.
         time_limit: The time limit in seconds for slow workers.
         disk_pause: The seconds to wait after large writes, until the disk is idle.
@@ -83,9 +84,9 @@ class Workload:
         name: The name in the report.
         title: The title in the report.
         units: The names of its figures, and their units.
-        measure: A function that returns the figures, or a list of them if it measures in turns.
+        measure: A function that returns the figures, or a list of figures if it measures in turns.
         rounds: The maximum number of rounds; 1 for long measurements.
-        only: The names of its systems; empty for all.
+        only: The names of the systems to measure; empty for all systems.
         repeats: The number of measurements per round; several for short, noisy measurements.
     """
 

@@ -2,7 +2,8 @@
 
 The program starts its own Postgres, by default of the version that Supabase runs. Commits are
 durable (fsync on) unless ``--unsafe`` is given. With ``--baseline`` the SQL of that git ref gets a
-second database on the same server. The two take turns, and each turn gives one ratio new/old.
+second database on the same server. The two databases are measured in turns, and each turn gives one
+ratio new/old.
 Absolute numbers differ from machine to machine. The report marks a number outside its bound. The
 run fails only if a workload cannot be measured.
 """
@@ -36,7 +37,7 @@ from engine.maintenance import IDLE, RUNNING, SCHEDULES
 from engine.report import show, summarize
 from engine.workload import QUICK, Size, Workload, measure_in_turns
 
-#: The order of the workloads: those that leave many rows behind come last.
+#: The workloads in their order. Workloads that leave many rows behind come last.
 WORKLOADS = (
     IDLE,
     ENQUEUE,
@@ -55,7 +56,7 @@ WORKLOADS = (
 async def measure_all(
     workloads: list[Workload], server: Server, size: Size, baseline: str | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Measure these workloads; return the figures, and the errors of those that failed."""
+    """Measure workloads; return the figures, and the errors of the workloads that failed."""
     databases = await create_databases(server, baseline)
     figures: dict[str, Any] = {}
     errors: dict[str, str] = {}
@@ -78,10 +79,10 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         size = replace(
             size, steady_turns=turns, limited_steady_turns=turns, steady_seconds=args.held / turns
         )
-    chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
+    selected = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
     load = round(os.getloadavg()[0], 2)
     async with run_server(find_programs(args.postgres), durable=not args.unsafe) as server:
-        figures, errors = await measure_all(chosen, server, size, args.baseline)
+        figures, errors = await measure_all(selected, server, size, args.baseline)
         settings = await server.settings(durable=not args.unsafe)
     return {
         "machine": {
@@ -104,11 +105,11 @@ def main() -> int:
     """Run the benchmark from the command line."""
     names = [workload.name for workload in WORKLOADS]
 
-    def only(text: str) -> list[str]:
-        chosen = text.split(",")
-        if unknown := set(chosen) - set(names):
+    def parse_names(text: str) -> list[str]:
+        parsed = text.split(",")
+        if unknown := set(parsed) - set(names):
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is not one of {names}")
-        return chosen
+        return parsed
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -117,7 +118,7 @@ def main() -> int:
     )
     parser.add_argument("--baseline", metavar="REF", help="compare with the SQL of a git ref")
     parser.add_argument("--postgres", type=int, default=PLATFORM, help="major version")
-    parser.add_argument("--only", type=only, help=f"some of {','.join(names)}")
+    parser.add_argument("--only", type=parse_names, help=f"some of {','.join(names)}")
     parser.add_argument("--held", type=float, help="seconds of work under a held snapshot")
     parser.add_argument("--unsafe", action="store_true", help="turn fsync off")
     args = parser.parse_args()

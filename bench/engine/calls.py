@@ -1,4 +1,4 @@
-"""Single calls: enqueue, claim, report and heartbeat, in an empty table and in large ones."""
+"""Single calls: enqueue, claim, report and heartbeat, in an empty table and in a large table."""
 
 import math
 from uuid import uuid4
@@ -11,7 +11,8 @@ _KEYS = 100  # The number of limit keys that the blocked jobs wait for.
 
 
 async def _warm_up(calls: Calls, queue: str) -> None:
-    # The first calls of a connection are not measured, because Postgres plans the statements then.
+    # The first calls of a connection are not measured: during them Postgres plans the statements,
+    # up to the sixth call, from which it uses a generic plan.
     await calls.fill_queue(queue, 6 * CLAIM_SIZE)
     for _ in range(6):
         await calls.cycle(queue)
@@ -22,10 +23,10 @@ async def measure_enqueue(database: Database, size: Size) -> Samples:
     async with database.connect() as calls:
         for _ in range(6):
             await calls.enqueue_job("enqueue")
-        one = [await calls.enqueue_job("enqueue") for _ in range(size.rounds * 10)]
+        single = [await calls.enqueue_job("enqueue") for _ in range(size.rounds * 10)]
         await calls.enqueue_jobs("enqueue", _BULK)
         bulk = [await calls.enqueue_jobs("enqueue", _BULK) for _ in range(2)]
-    return {"enqueue_one": one, "enqueue_bulk": [_BULK * 1000 / took for took in bulk]}
+    return {"enqueue_one": single, "enqueue_bulk": [_BULK * 1000 / took for took in bulk]}
 
 
 async def _time_cycles(calls: Calls, queue: str, rounds: int) -> Samples:
@@ -43,15 +44,15 @@ async def measure_cycle(database: Database, size: Size) -> Samples:
     """Time claims, heartbeats and reports of 100 jobs and of one job."""
     async with database.connect() as calls:
         await _warm_up(calls, "cycle")
-        found = await _time_cycles(calls, "cycle", size.rounds)
-        both = zip(found["claim"], found["report"], strict=True)
-        found["cycle"] = [CLAIM_SIZE * 1000 / sum(times) for times in both]
+        samples = await _time_cycles(calls, "cycle", size.rounds)
+        pairs = zip(samples["claim"], samples["report"], strict=True)
+        samples["cycle"] = [CLAIM_SIZE * 1000 / (claim + report) for claim, report in pairs]
         rounds = size.rounds * 5
         await calls.fill_queue("single", rounds)
         single = [await calls.cycle("single", 1) for _ in range(rounds)]
-        found["claim_one"], found["report_one"] = map(list, zip(*single, strict=True))
-        found["claim_none"] = [(await calls.claim("single", 1))[0] for _ in range(rounds)]
-    return found
+        samples["claim_one"], samples["report_one"] = map(list, zip(*single, strict=True))
+        samples["claim_none"] = [(await calls.claim("single", 1))[0] for _ in range(rounds)]
+    return samples
 
 
 async def prepare_unknown(database: Database, size: Size) -> None:
@@ -67,26 +68,26 @@ async def measure_unknown(database: Database, size: Size) -> Samples:
     The database may store for a short time which jobs a worker's claim skipped. The second claim of
     a worker may then be faster, so it is measured separately from the first.
     """
-    found: Samples = {"unknown_none": [], "unknown_one": [], "unknown_next": []}
+    samples: Samples = {"unknown_none": [], "unknown_one": [], "unknown_next": []}
     async with database.connect() as calls:
         for turn in range(size.rounds + 1):
-            none, _ = await calls.claim("mixed", 1, worker="finds-nothing")
+            empty_claim, _ = await calls.claim("mixed", 1, worker="finds-nothing")
             worker = f"new-{uuid4()}"
             await calls.fill_queue("mixed", 2)
-            one, first = await calls.claim_exactly("mixed", 1, worker=worker)
-            next_one, second = await calls.claim_exactly("mixed", 1, worker=worker)
-            await calls.report(first + second)
+            first_claim, first_job = await calls.claim_exactly("mixed", 1, worker=worker)
+            second_claim, second_job = await calls.claim_exactly("mixed", 1, worker=worker)
+            await calls.report(first_job + second_job)
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
-            found["unknown_none"].append(none)
-            found["unknown_one"].append(one)
-            found["unknown_next"].append(next_one)
-    return found
+            samples["unknown_none"].append(empty_claim)
+            samples["unknown_one"].append(first_claim)
+            samples["unknown_next"].append(second_claim)
+    return samples
 
 
-# Finished jobs are inserted directly, because to enqueue, claim and report a million takes minutes.
-# The effect on claims and reports is the same: no other table that they read has rows of finished
-# jobs.
+# Finished jobs are inserted directly, because it takes minutes to enqueue, claim and report a
+# million jobs. The effect on claims and reports is the same, since the other tables that they read
+# have no rows for finished jobs.
 _FINISHED = """
 insert into public.job_queue (queue, job_type, status, attempt, started_at, finished_at)
 select 'full', $1, 'completed', 1, now() - i * interval '10 milliseconds',
@@ -108,7 +109,8 @@ async def prepare_full(database: Database, size: Size) -> None:
             size.scaled(100_000),
             options=lambda i: {"limit_keys": [f"model:{i % _KEYS + 1}"]},
         )
-        # The enqueue, maintenance or a claim blocks these jobs; it depends on the version.
+        # The jobs get the hold `blocked` from the enqueue, maintenance or a claim, depending on the
+        # version of the SQL.
         for _ in range(math.ceil(size.scaled(100_000) / 1000) + 1):
             await calls.run_maintenance()
             if not (await calls.claim("full"))[1]:
@@ -120,8 +122,8 @@ async def measure_full(database: Database, size: Size) -> Samples:
     """Time claims and reports in a table with many other jobs."""
     async with database.connect() as calls:
         await _warm_up(calls, "full")
-        found = await _time_cycles(calls, "full", size.rounds)
-    return {"claim_full": found["claim"], "report_full": found["report"]}
+        samples = await _time_cycles(calls, "full", size.rounds)
+    return {"claim_full": samples["claim"], "report_full": samples["report"]}
 
 
 ENQUEUE = Workload(

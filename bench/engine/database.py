@@ -35,7 +35,7 @@ class Calls:
     Args:
         connection: The connection.
         maintains_by_worker: True if `maintain_jobs` takes the name of a worker. In older versions
-            of the SQL it takes none, and claims do part of the maintenance.
+            of the SQL it has no such parameter, and claims do part of the maintenance.
     """
 
     def __init__(self, connection: Connection, maintains_by_worker: bool) -> None:
@@ -59,26 +59,26 @@ class Calls:
         took, _ = await self._time(query, JOB_TYPE, '{"i": 1}', queue, json.dumps(options or {}))
         return took
 
-    async def enqueue_jobs(self, queue: str, count: int, **given: Any) -> float:
+    async def enqueue_jobs(self, queue: str, count: int, **fields: Any) -> float:
         """Enqueue jobs in one call.
 
         Args:
             queue: The queue.
             count: The number of jobs.
-            given: Further fields of each job: a value, or a function of the job's number.
+            **fields: Further fields of each job: a value, or a function of the job's number.
         """
         items = [
             {"job_type": JOB_TYPE, "queue": queue, "payload": {"i": i}}
-            | {name: value(i) if callable(value) else value for name, value in given.items()}
+            | {name: value(i) if callable(value) else value for name, value in fields.items()}
             for i in range(count)
         ]
         took, _ = await self._time("select enqueue_jobs($1::jsonb)", json.dumps(items))
         return took
 
-    async def fill_queue(self, queue: str, count: int, **given: Any) -> None:
+    async def fill_queue(self, queue: str, count: int, **fields: Any) -> None:
         """Enqueue jobs for later claims, 10,000 a call."""
         for begin in range(0, count, 10_000):
-            await self.enqueue_jobs(queue, min(count - begin, 10_000), **given)
+            await self.enqueue_jobs(queue, min(count - begin, 10_000), **fields)
 
     async def claim(
         self,
@@ -101,7 +101,7 @@ class Calls:
         """Claim exactly `count` jobs.
 
         Raises:
-            RuntimeError: The claim returned fewer.
+            RuntimeError: The claim returned fewer jobs.
         """
         took, jobs = await self.claim(queue, count, worker=worker)
         if len(jobs) != count:
@@ -206,15 +206,15 @@ def migrations_at(ref: str) -> list[str]:
     """
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            raise SystemExit(f"git {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
+        if process.returncode:
+            raise SystemExit(f"git {' '.join(arguments)}: {process.stderr.strip()}")
+        return process.stdout
 
-    listed = git("ls-tree", "--name-only", ref, f"{_MIGRATIONS}/").splitlines()
-    files = sorted(name for name in listed if name.endswith(".sql"))
+    names = git("ls-tree", "--name-only", ref, f"{_MIGRATIONS}/").splitlines()
+    files = sorted(name for name in names if name.endswith(".sql"))
     if not files:
         raise SystemExit(f"{ref} has no migrations in {_MIGRATIONS}")
     return [git("show", f"{ref}:{name}") for name in files]

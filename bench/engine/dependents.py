@@ -60,21 +60,21 @@ async def measure_dependents(database: Database, size: Size) -> Samples:
             await asyncio.sleep(max(size.maintenance_seconds / 4, 2))
             _, jobs = await calls.claim_exactly(queue, 1)
             began = time.monotonic()
-            report = await calls.report(jobs)
+            report_duration = await calls.report(jobs)
             await _wait_until_resolved(watch, queue)
             ended = time.monotonic()
         finally:
             stopped.set()
             await asyncio.gather(*tasks)
     before = percentile([took for at, took in claims if at < began], 0.95)
-    meanwhile = [took for at, took in claims if began <= at <= ended + 1]
-    during = percentile(meanwhile, 0.95)
+    durations = [took for at, took in claims if began <= at <= ended + 1]
+    during = percentile(durations, 0.95)
     return {
-        "dependents_report": [report],
+        "dependents_report": [report_duration],
         "dependents_seconds": [ended - began],
         "elsewhere_before": [before],
         "elsewhere_during": [during],
-        "elsewhere_max": [max(meanwhile)],
+        "elsewhere_max": [max(durations)],
         "elsewhere_ratio": [during / before],
     }
 

@@ -123,21 +123,21 @@ class HeldSnapshot:
         async with database.connect_many(3) as (producer, worker, maintenance):
             await maintenance.acquire_maintenance_lease("maintenance")
             await load.run(producer, worker, maintenance, size.steady_seconds)
-        found = {f"{self._name}_{call}": [load.p95(call)] for call in _CALLS}
-        return found | {f"{self._name}_rate": [load.reported / size.steady_seconds]}
+        samples = {f"{self._name}_{call}": [load.p95(call)] for call in _CALLS}
+        return samples | {f"{self._name}_rate": [load.reported / size.steady_seconds]}
 
     def conclude(self, turns: list[Samples]) -> Samples:
         """Compare the last turn with the first."""
-        found: Samples = {}
+        samples: Samples = {}
         for call in _CALLS:
             name = f"{self._name}_{call}"
             first, last = turns[0][name][0], turns[-1][name][0]
-            found |= {
+            samples |= {
                 f"{name}_first": [first],
                 f"{name}_last": [last],
                 f"{name}_ratio": [last / first],
             }
-        return found
+        return samples
 
     async def finish(self, database: Database, size: Size) -> None:
         """Release the snapshot, and delete the limit."""

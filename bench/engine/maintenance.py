@@ -8,13 +8,17 @@ from engine.database import Calls, Database, Job
 from engine.workload import Figure, Samples, Size, Workload
 
 _IDLE_WORKERS = 10
-_LEASE_SECONDS = 3600.0  # So long that no lease expires during a measurement.
+_LEASE_SECONDS = 3600.0  # Long enough that no lease expires during a measurement.
 _MAX_PAUSE = 60.0  # seconds
 _MIN_PAUSE = 0.001  # seconds
 
 
 async def maintain_until(calls: Calls, worker: str, stopped: asyncio.Event) -> list[float]:
-    """Call maintenance at the times that its answers give, as workers do; return the durations."""
+    """Call maintenance until an event is set, each time when the last answer asks for it.
+
+    Returns:
+        The durations of the calls in milliseconds.
+    """
     durations = []
     while not stopped.is_set():
         took, next_in = await calls.maintain(worker)
@@ -61,14 +65,16 @@ async def _maintain_for(database: Database, count: int, seconds: float) -> tuple
 
 async def measure_idle(database: Database, size: Size) -> Samples:
     """Measure the cost of maintenance for one and for ten workers when no job is due."""
-    one_cpu, one = await _maintain_for(database, 1, size.maintenance_seconds)
-    many_cpu, many = await _maintain_for(database, _IDLE_WORKERS, size.maintenance_seconds)
+    cpu_of_one, time_of_one = await _maintain_for(database, 1, size.maintenance_seconds)
+    cpu_of_many, time_of_many = await _maintain_for(
+        database, _IDLE_WORKERS, size.maintenance_seconds
+    )
     return {
-        "idle_one": [one],
-        "idle_one_cpu": [one_cpu],
-        "idle_many": [many],
-        "idle_many_cpu": [many_cpu],
-        "idle_ratio": [many_cpu / one_cpu],
+        "idle_one": [time_of_one],
+        "idle_one_cpu": [cpu_of_one],
+        "idle_many": [time_of_many],
+        "idle_many_cpu": [cpu_of_many],
+        "idle_ratio": [cpu_of_many / cpu_of_one],
     }
 
 

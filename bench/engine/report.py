@@ -15,19 +15,22 @@ _WIDTH = 130  # The number of characters per line if the output is not a termina
 def _summary(figure: Figure, turns: list[list[float]]) -> dict[str, Any]:
     values = [value for turn in turns for value in turn]
     median = statistics.median(values)
-    found: dict[str, Any] = {"median": round(median, _DIGITS)}
+    summary: dict[str, Any] = {"median": round(median, _DIGITS)}
     if len(values) > 1:
-        # 95 % of the calls were at least this fast. For a rate that is the 5th percentile.
-        found["p95"] = round(percentile(values, 0.05 if figure.is_rate else 0.95), _DIGITS)
+        # 95 % of the calls were at least this fast. For a rate, this is the 5th percentile.
+        summary["p95"] = round(percentile(values, 0.05 if figure.is_rate else 0.95), _DIGITS)
     if figure.bound:
         sign, bound = figure.bound
-        found["met"] = median <= bound if sign == "≤" else median >= bound
-    return found
+        summary["met"] = median <= bound if sign == "≤" else median >= bound
+    return summary
 
 
 def _ratio(new: list[list[float]], old: list[list[float]]) -> dict[str, Any] | None:
-    pairs = [(statistics.median(n), statistics.median(o)) for n, o in zip(new, old, strict=True)]
-    ratios = [n / o for n, o in pairs if o]
+    medians = [
+        (statistics.median(new_values), statistics.median(old_values))
+        for new_values, old_values in zip(new, old, strict=True)
+    ]
+    ratios = [new_median / old_median for new_median, old_median in medians if old_median]
     if not ratios:
         return None
     return {
@@ -48,13 +51,15 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, figure in workload.figures.items():
         values = {
-            database: [turn[name] for turn in found if name in turn]
-            for database, found in turns.items()
+            database: [turn[name] for turn in database_turns if name in turn]
+            for database, database_turns in turns.items()
         }
         item: dict[str, Any] = {"what": figure.title, "unit": figure.unit}
         if figure.bound:
             item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"
-        item |= {database: _summary(figure, found) for database, found in values.items()}
+        item |= {
+            database: _summary(figure, turn_values) for database, turn_values in values.items()
+        }
         # A ratio of two percentages would be misleading.
         if "old" in values and figure.unit != "%":
             item["ratio"] = _ratio(values["new"], values["old"])
@@ -62,19 +67,19 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
     return results
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
 
 
 def _cells(item: dict[str, Any], database: str) -> tuple[str, str]:
-    found = item.get(database)
-    if found is None:
+    summary = item.get(database)
+    if summary is None:
         return "", ""
-    style = {None: "", True: "green", False: "bold red"}[found.get("met")]
-    median = _number(found["median"])
+    style = {None: "", True: "green", False: "bold red"}[summary.get("met")]
+    median = _format_number(summary["median"])
     return (
         f"[{style}]{median}[/]" if style else median,
-        _number(found["p95"]) if "p95" in found else "",
+        _format_number(summary["p95"]) if "p95" in summary else "",
     )
 
 
@@ -95,7 +100,7 @@ def show(report: dict[str, Any]) -> None:
         if baseline:
             ratio = item.get("ratio") or {}
             cells += _cells(item, "old")
-            cells += [_number(ratio[name]) if ratio else "" for name in ("median", "min")]
+            cells += [_format_number(ratio[name]) if ratio else "" for name in ("median", "min")]
         table.add_row(*cells, item["unit"], item.get("bound", ""))
     console.print(table)
     for name, error in report["errors"].items():

@@ -10,7 +10,7 @@ from engine.database import Database
 
 #: The result of one turn: values by figure, in the figure's unit.
 Samples = dict[str, list[float]]
-#: The results of the turns of each database, and after them those of `Workload.conclude`.
+#: The results of the turns of each database; the last item has the results of `Workload.conclude`.
 Turns = dict[str, list[Samples]]
 
 
@@ -20,13 +20,13 @@ class Size:
 
     Args:
         turns: The number of turns, unless the workload has its own.
-        rounds: The number of calls of each kind in a turn, or a divisor of it.
+        rounds: The number to which the number of calls in a turn is proportional.
         job_factor: The factor by which the sizes of large tables are multiplied.
         steady_turns: The number of turns with a steady load, during which one snapshot is held.
-        limited_steady_turns: The number of such turns if the jobs have a limit.
-        steady_seconds: The duration of such a turn.
+        limited_steady_turns: The number of turns with a steady load of jobs that have a limit.
+        steady_seconds: The duration of a turn with a steady load.
         maintenance_turns: The number of turns that measure maintenance.
-        maintenance_seconds: The duration of such a turn.
+        maintenance_seconds: The duration of a turn that measures maintenance.
     """
 
     turns: int = 12
@@ -72,7 +72,7 @@ class Figure:
     @property
     def is_rate(self) -> bool:
         """True if the figure is a rate, for which higher is better."""
-        # ms/s is the time spent in a second: lower is better.
+        # The unit ms/s is for time that calls take in a second, for which lower is better.
         return self.unit.endswith("/s") and not self.unit.startswith("ms")
 
 
@@ -100,7 +100,7 @@ class Workload:
 
 
 async def measure_in_turns(workload: Workload, databases: list[Database], size: Size) -> Turns:
-    """Measure a workload in all databases, which take turns."""
+    """Measure a workload in all databases, one after the other in each turn."""
     turns: Turns = {database.name: [] for database in databases}
     try:
         for database in databases:
@@ -115,8 +115,8 @@ async def measure_in_turns(workload: Workload, databases: list[Database], size: 
             if workload.finish:
                 await workload.finish(database, size)
     if workload.conclude:
-        for found in turns.values():
-            found.append(workload.conclude(found))
+        for samples in turns.values():
+            samples.append(workload.conclude(samples))
     return turns
 
 

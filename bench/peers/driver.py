@@ -9,7 +9,7 @@ the environment of the peers, and needs only the standard library, and asyncpg f
 ``setup``         installs the schema in an empty database
 ``enqueue-one``   enqueues --n jobs in --lanes concurrent tasks, each of which waits until a job is
                   durable before the next; prints the seconds
-``enqueue-bulk``  does the same with 1,000 jobs per call
+``enqueue-bulk``  enqueues --n jobs with 1,000 jobs per call; prints the seconds
 ``prefill``       enqueues --n jobs as fast as possible, with --priorities different priorities
 ``bloat``         inserts --finished and --future rows of finished and scheduled jobs
 ``produce``       enqueues --n jobs, one every --gap seconds, and records the commit times
@@ -120,14 +120,15 @@ class Record:
     async def report_progress(self) -> None:
         """Print the number of jobs every 20 ms, if it has changed.
 
-        After an idle second it checks less often, because the cost of idle workers is measured too.
+        After a second without a change, the number is checked less often, because the cost of idle
+        workers is measured too.
         """
-        reported = quiet = 0
+        reported = unchanged = 0  # jobs printed last, and checks since the number changed
         while True:
-            await asyncio.sleep(0.02 if quiet < 50 else 0.5)
-            quiet += 1
+            await asyncio.sleep(0.02 if unchanged < 50 else 0.5)
+            unchanged += 1
             if len(self.numbers) > reported:
-                reported, quiet = len(self.numbers), 0
+                reported, unchanged = len(self.numbers), 0
                 print_json(event="count", n=reported, first=self._first or self.times[0])
 
 
@@ -206,18 +207,19 @@ async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> No
 
 
 async def _enqueue_concurrently(driver: Driver, numbers: range, lanes: int) -> None:
-    async def run_lane(lane_numbers: range) -> None:
+    async def enqueue_in_turn(lane_numbers: range) -> None:
         for number in lane_numbers:
             await driver.enqueue(number)
 
-    await asyncio.gather(*(run_lane(numbers[first::lanes]) for first in range(lanes)))
+    await asyncio.gather(*(enqueue_in_turn(numbers[first::lanes]) for first in range(lanes)))
 
 
 async def _produce(driver: Driver, args: argparse.Namespace) -> None:
     committed = []
     due = time.perf_counter()
     for number in range(args.n):
-        # Without jitter, every job or none could coincide with periodic work of the system.
+        # Jitter, since at regular intervals either every job or no job could coincide with periodic
+        # work of the system.
         due += args.gap * random.uniform(0.5, 1.5)
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         await driver.enqueue(number)
@@ -229,7 +231,7 @@ async def _produce(driver: Driver, args: argparse.Namespace) -> None:
 async def _work(driver: Driver, args: argparse.Namespace) -> None:
     record = Record(with_times=args.file is not None)
     loop = asyncio.get_running_loop()
-    print_json(event="ready", pid=__import__("os").getpid())
+    print_json(event="ready", pid=os.getpid())
     await loop.run_in_executor(None, sys.stdin.readline)
     reporting = asyncio.create_task(record.report_progress())
     working = asyncio.create_task(driver.work(record.handle, args.tuned))

@@ -1,4 +1,5 @@
-// graphile-worker. The tuned settings are those of its performance tests: local queue, batched completion.
+// graphile-worker. The tuned settings are the settings of its own performance tests: local queue, batched
+// completion.
 import { readFileSync } from "node:fs";
 import { Logger, makeWorkerUtils, run, runMigrations } from "graphile-worker";
 import { main } from "./driver.mjs";

@@ -1,4 +1,4 @@
-"""PgQueuer, over asyncpg. The tuned settings are those of its own benchmark tool."""
+"""PgQueuer, over asyncpg. The tuned settings are the settings of PgQueuer's own benchmark."""
 
 import json
 from collections.abc import Sequence

@@ -16,10 +16,10 @@ Events = Literal["none", "status", "progress"]
 
 
 class PictureQueue(Driver):
-    # As in `picture-queue worker`, and in PgQueuer's own program.
+    # `picture-queue worker` uses uvloop too, as does PgQueuer's own program.
     uvloop = True
     unfinished = (
-        # There are two counts, each from a partial index, because the table may be large.
+        # Two counts, so that each of them can use a partial index: the table may be large.
         "select (select count(*) from public.job_queue where queue = 'bench' "
         "and status = 'pending' and hold is null) "
         "+ (select count(*) from public.job_queue where status = 'processing' and hold is null)"

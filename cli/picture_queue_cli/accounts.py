@@ -46,9 +46,9 @@ def list_accounts(
         info("There are no accounts.")
         return
     numbers = ("credits USD", "pending", "today USD", "month USD")
-    shown = table("user", "plan", *numbers, right=numbers)
+    listing = table("user", "plan", *numbers, right=numbers)
     for account in accounts:
-        shown.add_row(
+        listing.add_row(
             str(account.user_id),
             account.plan or "",
             f"{account.credits_usd:g}",
@@ -56,7 +56,7 @@ def list_accounts(
             f"{account.spent_today_usd:g}",
             f"{account.spent_this_month_usd:g}",
         )
-    out().print(shown)
+    out().print(listing)
 
 
 @app.command(example=f"accounts show {EXAMPLE_ID}")
@@ -82,7 +82,7 @@ def set_account(
         _print_account(pq.accounts.set(user, plan=plan), as_json)
 
 
-# A negative amount is not an option.
+# `ignore_unknown_options`: a negative amount such as -5 must not be taken for an option.
 @app.command(
     example=f"accounts grant {EXAMPLE_ID} 5 --note 'invoice 17'",
     context_settings={"ignore_unknown_options": True},
@@ -132,7 +132,7 @@ def ledger(
     ] = 100,
     as_json: JsonFlag = False,
 ) -> None:
-    """List what was reserved, settled, refunded, granted."""
+    """List amounts reserved, settled, refunded and granted."""
     with connect(ctx) as pq:
         rows = pq.accounts.ledger(user_id=user_id, generation_id=generation_id, limit=limit)
     if as_json:
@@ -141,9 +141,9 @@ def ledger(
     if not rows:
         info("The ledger is empty.")
         return
-    shown = table("at", "phase", "USD", "user", "generation", "round", right=("USD", "round"))
+    listing = table("at", "phase", "USD", "user", "generation", "round", right=("USD", "round"))
     for row in rows:
-        shown.add_row(
+        listing.add_row(
             local_time(row.at),
             row.phase,
             f"{row.amount_usd:g}",
@@ -151,7 +151,7 @@ def ledger(
             str(row.generation_id or ""),
             str(row.round or ""),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 def _print_account(account: "Account", as_json: bool) -> None:
@@ -160,10 +160,10 @@ def _print_account(account: "Account", as_json: bool) -> None:
         return
     limits = {field: cell(getattr(account.budget, field)) for field in FIELDS}
     amounts = ("credits_usd", "pending", "spent_today_usd", "spent_this_month_usd")
-    shown = {
+    rows = {
         "user": str(account.user_id),
         "plan": account.plan or "",
         **{name: cell(getattr(account, name)) for name in amounts},
         **limits,
     }
-    out().print(pairs({name: text for name, text in shown.items() if text}))
+    out().print(pairs({name: text for name, text in rows.items() if text}))

@@ -50,8 +50,8 @@ app = Commands(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         print_line(f"picture-queue {__version__}")
         raise typer.Exit
 

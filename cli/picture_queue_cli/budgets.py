@@ -41,10 +41,10 @@ def list_budgets(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     if not budgets:
         info("There are no budgets.")
         return
-    shown = table("key", *FIELDS, right=FIELDS)
+    listing = table("key", *FIELDS, right=FIELDS)
     for budget in budgets:
-        shown.add_row(budget.key, *(cell(getattr(budget, field)) for field in FIELDS))
-    out().print(shown)
+        listing.add_row(budget.key, *(cell(getattr(budget, field)) for field in FIELDS))
+    out().print(listing)
 
 
 @app.command(example="budgets show user:*")
@@ -53,12 +53,12 @@ def show(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
     from picture_queue.errors import BudgetNotFound
 
     with connect(ctx) as pq:
-        found = {budget.key: budget for budget in read_all_pages(pq.budgets.list, "key")}
-    if key not in found:
+        budgets = {budget.key: budget for budget in read_all_pages(pq.budgets.list, "key")}
+    if key not in budgets:
         raise BudgetNotFound(
             "No such budget", detail=f"KEY is {key!r}", hint="See: picture-queue budgets list"
         )
-    _print_budget(found[key], as_json)
+    _print_budget(budgets[key], as_json)
 
 
 @app.command("set", example="budgets set plan:free usd_per_day=0.5 per_minute=5")
@@ -90,7 +90,7 @@ def delete(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
 
 
 def cell(value: Any) -> str:
-    """Return a limit as a cell of a table."""
+    """Return the value of a limit as the text of a table cell."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else f"{value:g}"
@@ -101,5 +101,5 @@ def _print_budget(budget: Any, as_json: bool) -> None:
         print_json(plain(budget))
         return
     limits = {field: cell(getattr(budget, field)) for field in FIELDS}
-    shown = {field: text for field, text in limits.items() if text}
-    out().print(pairs({"key": budget.key, **shown}))
+    set_limits = {field: text for field, text in limits.items() if text}
+    out().print(pairs({"key": budget.key, **set_limits}))

@@ -24,7 +24,7 @@ class _Base:
     name: str | None
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Parse the command line; a usage error without a command gets this one."""
+        """Parse the command line; set the context of a usage error, from which it is reported."""
         try:
             return super().parse_args(ctx, args)  # type: ignore[misc]
         except UsageError as error:
@@ -46,12 +46,12 @@ class Command(_Base, TyperCommand):
         parse = parser.parse_args
 
         def parse_args(args: list[str]) -> Any:
-            values, rest, given = parse(args=args)
-            for parameter in set(given):
+            values, rest, used_parameters = parse(args=args)
+            for parameter in set(used_parameters):
                 # The help of every filter option begins with these words.
                 if getattr(parameter, "help", "").startswith("Select jobs"):
-                    _expect_one_value(ctx, parameter, given.count(parameter))
-            return values, rest, given
+                    _expect_one_value(ctx, parameter, used_parameters.count(parameter))
+            return values, rest, used_parameters
 
         parser.parse_args = parse_args
         return parser
@@ -110,7 +110,7 @@ class Group(_Base, TyperGroup):
 
 
 class Commands(typer.Typer):
-    """A typer app whose commands and groups use these base classes."""
+    """A typer app whose commands are of class `Command` and whose groups are of class `Group`."""
 
     def __init__(self, *, example: str, cls: type[TyperGroup] = Group, **settings: Any) -> None:
         super().__init__(
@@ -160,9 +160,9 @@ def check_values(ctx: Any) -> None:
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         for item in items:
             if isinstance(item, str) and not is_utf8(item):
-                shown = "" if parameter.name in _SECRETS else f"{item!r}, which is "
+                value_text = "" if parameter.name in _SECRETS else f"{item!r}, which is "
                 raise InvalidArgument(
-                    f"{label(parameter)} is {shown}not UTF-8 text", hint="Encode it as UTF-8"
+                    f"{label(parameter)} is {value_text}not UTF-8 text", hint="Encode it as UTF-8"
                 )
             if isinstance(item, float) and not math.isfinite(item):
                 raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""The embedded stack of the demo: start and stop one, or use the one that is running."""
+"""The embedded stack of the demo: start and stop a stack, or use the running stack."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from picture_queue_cli.render import err, info, styled
 REQUEST_TIMEOUT = 30.0  # seconds
 
 _JOB_TYPE = "generate-image"
-_WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
+_WORKER_TIMEOUT = 20.0  # seconds for the worker to register; it starts together with the stack
 _POLL_INTERVAL = 0.05  # seconds
 _LABEL_WIDTH = 12
 _SIMULATOR = "a simulator; --real-replicate uses the real service"
@@ -38,7 +38,7 @@ class Stack:
 
     Args:
         status: Addresses and keys.
-        is_own: True if the demo started it.
+        is_own: True if the demo started the stack.
         real_replicate: True if the demo started its worker with the real Replicate.
     """
 
@@ -152,17 +152,17 @@ async def wait_for_worker(stack: Stack) -> None:
         ) as pq:
             while True:
                 workers = (await pq.health()).workers
-                found = next((w for w in workers if _JOB_TYPE in w.job_types), None)
-                if found or time.monotonic() > deadline:
+                worker = next((entry for entry in workers if _JOB_TYPE in entry.job_types), None)
+                if worker or time.monotonic() > deadline:
                     break
                 await asyncio.sleep(_POLL_INTERVAL)
-    if found is None:
+    if worker is None:
         log = Path(stack.status["DATA_DIR"]) / "logs" / "worker.log"
         raise LocalStackError(
             f"No worker of this stack runs {_JOB_TYPE} jobs",
             hint=f"Its log is {log}" if stack.is_own else "Start one: picture-queue worker",
         )
-    print_step("Worker", found.worker)
+    print_step("Worker", worker.worker)
 
 
 @asynccontextmanager
@@ -197,8 +197,8 @@ async def realtime_cutter(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[
 async def find_image_source(stack: Stack, prompt: str, since: float) -> str:
     """Return the source of a picture: ``simulator``, or ``api`` for the real Replicate.
 
-    The worker of a stack that was running already may use either of them. So this function looks
-    for the picture among the predictions of the simulator.
+    The worker of a stack that was running already may use the simulator or the real Replicate. So
+    this function looks for the picture among the predictions of the simulator.
 
     Args:
         stack: The stack that generated the picture.

@@ -18,23 +18,40 @@ if TYPE_CHECKING:
     from picture_queue.records import Finding
     from picture_queue.settings import DatabaseSettings, ProjectSettings
 
+# The checks of this package, outside the database.
 _CHECKS_BY_PACKAGE = (
-    *("address", "key", "api", "version", "postgrest", "schemas", "realtime", "migrations"),
-    *("secrets", "workers"),
+    "address",
+    "key",
+    "api",
+    "version",
+    "postgrest",
+    "schemas",
+    "realtime",
+    "migrations",
+    "secrets",
+    "workers",
 )
-# A newer database may have more.
+# The checks of the SQL function queue_doctor; a newer database may have more checks.
 _CHECKS_BY_DATABASE = (
-    *("held snapshots", "locks", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
-    *(
-        "pruning",
-        "failed steps",
-        "privileges",
-        "exposure",
-        "maintenance",
-        "pg_cron",
-        "pg_cron runs",
-    ),
-    *("realtime in SQL", "storage", "settings", "postgres", "clock"),
+    "held snapshots",
+    "locks",
+    "dead rows",
+    "indexes",
+    "orphans",
+    "counts",
+    "overdue jobs",
+    "pruning",
+    "failed steps",
+    "privileges",
+    "exposure",
+    "maintenance",
+    "pg_cron",
+    "pg_cron runs",
+    "realtime in SQL",
+    "storage",
+    "settings",
+    "postgres",
+    "clock",
 )
 CHECKS = _CHECKS_BY_PACKAGE + _CHECKS_BY_DATABASE
 _VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
@@ -79,15 +96,15 @@ def doctor(
 
 
 def _select_checks(findings: "list[Finding]", names: list[str]) -> "list[Finding]":
-    seen = {finding.check for finding in findings}
+    done_checks = {finding.check for finding in findings}
     for name in names:
-        if name not in seen and name not in CHECKS:
-            known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
+        if name not in done_checks and name not in CHECKS:
+            known = ", ".join(dict.fromkeys([*CHECKS, *sorted(done_checks)]))
             raise typer.BadParameter(f"{name!r} is not a check; use {known}", param_hint="--check")
     return [finding for finding in findings if finding.check in names] + [
         _finding(name, "bad", "did not run", "picture-queue doctor shows the reason")
         for name in names
-        if name not in seen
+        if name not in done_checks
     ]
 
 
@@ -100,7 +117,8 @@ def _run_checks(target: Target, database: "DatabaseSettings | None") -> "list[Fi
     from picture_queue.installation.leaks import examine_secrets
 
     findings = checkup.examine_database(database)
-    can_run_checks = not checkup.is_bad(findings)  # the functions are installed
+    # If the migrations are fine, the database has the SQL function with the checks.
+    can_run_checks = not checkup.is_bad(findings)
     findings += examine_secrets(Path.cwd(), os.environ)
     try:
         settings = _resolve_settings(target)
@@ -159,11 +177,11 @@ def _finding(check: str, verdict: str, detail: str, remedy: str | None = None) -
 
 
 def _show(findings: "list[Finding]") -> None:
-    shown = table("", "check", "finding")
+    listing = table("", "check", "finding")
     for finding in findings:
-        word, style = _VERDICTS[finding.verdict]
+        verdict, style = _VERDICTS[finding.verdict]
         detail = styled(finding.detail)
         if finding.remedy and finding.verdict != "ok":
             detail.append(styled(f"\n{finding.remedy}", "cyan"))
-        shown.add_row(Text(word, style=style), finding.check, detail)
-    out().print(shown)
+        listing.add_row(Text(verdict, style=style), finding.check, detail)
+    out().print(listing)

@@ -132,21 +132,25 @@ class RootCommand(Group):
 
 
 def _report(text: str, exit_code: ExitCode, as_json: bool, code: str | None = None) -> None:
-    """Print an error; with --json also as JSON, unless a result was printed before."""
+    """Print an error on standard error.
+
+    With --json, print it also as JSON on standard output, unless a result was printed before.
+    """
     print_error(text)
     if as_json and not json_was_printed():
         print_json({"error": text, "code": code, "exit_code": exit_code}, indent=None)
 
 
 def _prepare_streams() -> None:
-    """Open closed streams on the null device; let open ones escape what they cannot encode."""
+    """Open closed streams on the null device; let open streams escape what they cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
             null = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - open until the exit
             setattr(sys, name, null)
         elif mode == "w":
-            with suppress(AttributeError, ValueError):  # not a text stream, or closed
+            # The stream may be closed, or may not be a text stream.
+            with suppress(AttributeError, ValueError):
                 stream.reconfigure(errors="backslashreplace")
 
 
@@ -160,14 +164,15 @@ def _drop_output() -> None:
 
 
 def _describe_usage_error(error: Any) -> str:
-    kind, parameter = type(error).__name__, getattr(error, "param", None)
+    # The classes of click cannot be imported; see `UsageError`.
+    class_name, parameter = type(error).__name__, getattr(error, "param", None)
     name = getattr(error, "param_hint", None) or (label(parameter) if parameter else None)
     text = error.message
-    if kind == "MissingParameter":
+    if class_name == "MissingParameter":
         name, text = None, f"{name} is missing"
-    elif kind == "BadOptionUsage":
+    elif class_name == "BadOptionUsage":
         text = f"{error.option_name} needs a value"
-    elif kind != "BadParameter":
+    elif class_name != "BadParameter":
         text = error.format_message()
     text = f"{name}: {text}" if name else text[:1].upper() + text[1:]
     if text[-1] not in ".?":

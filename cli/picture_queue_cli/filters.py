@@ -23,11 +23,14 @@ _ACTIONS = {
     "retry": (("failed", "cancelled"), "retried"),
     "discard": (_FINISHED, "discarded"),
 }
-_OPTIONS = {"job_type": "--type", "batch_id": "--batch"}
+# The options whose name differs from the name of the filter field.
+_OPTION_NAMES = {"job_type": "--type", "batch_id": "--batch"}
 
 
 def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
-    """Check that the queue and the batch of a filter exist; used if no job matches.
+    """Check that the queue and the batch of a filter exist.
+
+    Commands call this function if no job matches, since a misspelt name is the likely reason.
 
     Raises:
         QueueNotFound: There is no such queue.
@@ -64,15 +67,16 @@ def expect_possible(action: str, filter: dict[str, Any]) -> None:
     Raises:
         typer.BadParameter: The action cannot change jobs in this state.
     """
-    states, word = _ACTIONS[action]
+    states, participle = _ACTIONS[action]
     status = filter.get("status", states[0])
     if status not in states:
         raise typer.BadParameter(
-            f"{status} jobs cannot be {word}; use {_join_words(states)}", param_hint="--status"
+            f"{status} jobs cannot be {participle}; use {_join_words(states)}",
+            param_hint="--status",
         )
     if "hold" in filter and action != "cancel":
         raise typer.BadParameter(
-            f"{filter['hold']} jobs have not finished, so they cannot be {word}",
+            f"{filter['hold']} jobs have not finished, so they cannot be {participle}",
             param_hint="--hold",
         )
 
@@ -99,13 +103,14 @@ def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
 
     Args:
         filter: The filter.
-        action: The action; its states are named if the filter has no status.
+        action: The action for which jobs were selected. If the filter has no status, the sentence
+            has the states of the jobs that the action can change.
     """
     states = ""
     if action is not None and "status" not in filter:
         states = "failed " if action == "retry" else f"{_join_words(_ACTIONS[action][0])} "
     options = [
-        f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_format(value)}"
+        f"{_OPTION_NAMES.get(name) or '--' + name.replace('_', '-')} {_format_value(value)}"
         for name, value in filter.items()
         if name != "job_ids"
     ]
@@ -114,7 +119,7 @@ def describe_no_match(filter: dict[str, Any], action: str | None = None) -> str:
     return f"No {states}job matches {' and '.join(options)}."
 
 
-def _format(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, datetime):
         return local_time(value) or ""
     if isinstance(value, dict):

@@ -6,12 +6,20 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli.generate_batch import (
+    build_requests,
+    expect_download,
+    generate_batch,
+    parse_steps,
+    translate_warning,
+)
 from picture_queue_cli.models import KINDS
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import choice, expect_filled, parse_pairs, parse_uuid
+from picture_queue_cli.parsing import choice, expect_filled, parse_pairs, parse_uuid, whole_number
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
     OutDirectory,
+    describe_pictures,
     make_directory,
     save_pictures,
 )
@@ -34,8 +42,9 @@ def _complete_model(incomplete: str) -> list[str]:
 def generate(
     ctx: typer.Context,
     prompt: Annotated[
-        str, typer.Argument(help="Describe the picture; empty for models without a prompt.")
-    ],
+        str | None,
+        typer.Argument(help="Describe the picture; empty for models without a prompt."),
+    ] = None,
     *,
     model: Annotated[
         str | None,
@@ -65,6 +74,25 @@ def generate(
     reuse: Annotated[
         bool, typer.Option("--reuse", help="Return an equal finished picture if there is one.")
     ] = False,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="Continue with upscale or remove-background; repeatable.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Read prompts, one a line; - is standard input."),
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            parser=whole_number(1, 100),
+            help="Generate N pictures that differ in seed.",
+        ),
+    ] = 1,
     out: OutDirectory = DEFAULT_DIRECTORY,
     user_id: Annotated[
         UUID | None,
@@ -79,18 +107,21 @@ def generate(
     timeout: Timeout = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Generate a picture, follow its progress and save it."""
+    """Generate pictures, follow their progress and save them."""
     model_input = parse_pairs(inputs or [], "--input")
+    steps = parse_steps(then or [])
+    request: dict[str, Any] = {"model_id": model, "input": model_input, "kind": kind}
+    requests = build_requests(prompt, prompts, count, request)
+    is_batch = len(requests) > 1 or bool(steps)
+    if is_batch and reuse:
+        raise typer.BadParameter("start one picture without --then", param_hint="--reuse")
     if watch:
         make_directory(out)
-    request = {
-        "prompt": prompt,
-        "model_id": model,
-        "input": model_input,
-        "kind": kind,
-        "user_id": user_id,
-        "reuse": reuse,
-    }
+    if is_batch:
+        requests = [{**each, "then": steps} for each in requests]
+        run(generate_batch(ctx, requests, user_id, out if watch else None, timeout, as_json))
+        return
+    request = {**requests[0], "user_id": user_id, "reuse": reuse}
     run(_generate(ctx, request, out if watch else None, timeout, as_json))
 
 
@@ -101,16 +132,12 @@ async def _generate(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    from picture_queue.generations.store import expect_api, expect_storage
-
     async with connect_async(ctx) as pq:
         if out is not None:
-            # Check that the pictures can be downloaded before a prediction is paid for.
-            # start_generation checks the key only if it is called over the API.
-            await expect_storage(pq) if pq._backend.database else expect_api(pq)
+            await expect_download(pq)
         started = await pq.generations.start(**request)
         for warning in started.warnings:
-            warn(_translate_warning(warning))
+            warn(translate_warning(warning))
         if out is not None:
             await _follow_and_save(pq, started, out, timeout, as_json)
         elif as_json:
@@ -123,12 +150,6 @@ async def _generate(
             )
         else:
             print_line(str(started.id))
-
-
-def _translate_warning(text: str) -> str:
-    """Return a warning about an input in the words of the command line."""
-    name = text.removeprefix("input.")
-    return f"--input {name}" if name != text else text
 
 
 async def _follow_and_save(
@@ -154,17 +175,7 @@ async def _follow_and_save(
                 "prompt": generation.prompt,
                 "input": generation.input,
                 "error": generation.error,
-                "pictures": [
-                    {
-                        "path": str(path),
-                        "mime_type": image.mime_type,
-                        "width": image.width,
-                        "height": image.height,
-                        "bytes": image.bytes,
-                    }
-                    for path, image in zip(paths, generation.images, strict=True)
-                ],
-                "missing_images": [image.model_dump() for image in generation.missing_images],
+                **describe_pictures(generation, paths),
             }
         )
     else:

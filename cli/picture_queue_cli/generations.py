@@ -6,6 +6,7 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli import generation_batches
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import (
     STATUSES,
@@ -41,6 +42,8 @@ app = Commands(
     help="List, mark and delete generations.", example="generations list --search lighthouse"
 )
 
+app.add_typer(generation_batches.app, name="batches")
+
 GenerationId = Annotated[
     UUID, typer.Argument(metavar="GENERATION_ID", parser=parse_uuid, help="Name the generation.")
 ]
@@ -51,21 +54,21 @@ _MAX_PROMPT_LENGTH = 50  # characters of a prompt in the table
 def list_generations(
     ctx: typer.Context,
     *,
-    search: text_option("Select prompts with these words.") = None,  # type: ignore[valid-type]
+    search: text_option("Select prompts that contain these words.") = None,  # type: ignore[valid-type]
     status: choice_option("Select this status.", values=STATUSES) = None,  # type: ignore[valid-type]
     model: text_option("Select this model.", metavar="MODEL") = None,  # type: ignore[valid-type]
     favourites: Annotated[
         bool | None,
-        typer.Option("--favourites/--no-favourites", help="Select favourites, or only others."),
+        typer.Option("--favourites/--no-favourites", help="Select favourites, or the others."),
     ] = None,
     user_id: id_option("Select this owner; needs a service key.") = None,  # type: ignore[valid-type]
-    before: id_option("Select those older than this generation.") = None,  # type: ignore[valid-type]
-    limit: number_option("List at most this many.", low=1, high=1000) = 20,  # type: ignore[valid-type]
+    before: id_option("Select generations older than this one.") = None,  # type: ignore[valid-type]
+    limit: number_option("List at most this many.", minimum=1, maximum=1000) = 20,  # type: ignore[valid-type]
     as_json: JsonFlag = False,
 ) -> None:
     """List generations, newest first."""
     with connect(ctx) as pq:
-        found = pq.generations.list(
+        generations = pq.generations.list(
             status=status,
             model_id=model,
             favourite=favourites,
@@ -75,53 +78,54 @@ def list_generations(
             before=None if before is None else pq.generations.get(before),
         )
     if as_json:
-        print_json([plain(generation) for generation in found])
+        print_json([plain(generation) for generation in generations])
         return
-    if not found:
+    if not generations:
         info("No generation matches.")
         return
-    shown = table("id", "prompt", "status", "pictures", "", "created", right=("pictures",))
-    for one in found:
-        prompt = one_line(one.prompt)
+    listing = table("id", "prompt", "status", "pictures", "", "created", right=("pictures",))
+    for generation in generations:
+        prompt = one_line(generation.prompt)
         if len(prompt) > _MAX_PROMPT_LENGTH:
             prompt = prompt[: _MAX_PROMPT_LENGTH - 1] + "…"
-        shown.add_row(
-            str(one.id),
+        listing.add_row(
+            str(generation.id),
             styled(prompt),
-            status_text(one.status),
-            str(len(one.images)),
-            "favourite" if one.favourite else "",
-            format_age(one.created_at),
+            status_text(generation.status),
+            str(len(generation.images)),
+            "favourite" if generation.favourite else "",
+            format_age(generation.created_at),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 @app.command(example=f"generations show {EXAMPLE_ID}")
 def show(ctx: typer.Context, generation_id: GenerationId, *, as_json: JsonFlag = False) -> None:
     """Show a generation and its pictures."""
     with connect(ctx) as pq:
-        found = pq.generations.get(generation_id)
+        generation = pq.generations.get(generation_id)
     if as_json:
-        print_json(plain(found))
+        print_json(plain(generation))
     else:
-        out().print(pairs(_details(found)))
+        out().print(pairs(_details(generation)))
 
 
-def _details(found: "Generation") -> dict[str, Any]:
+def _details(generation: "Generation") -> dict[str, Any]:
     return {
-        "id": found.id,
-        "prompt": found.prompt,
-        "model": found.model_id,
-        "version": found.model_version,
-        "input": json.dumps(found.input, ensure_ascii=False),
-        "status": status_text(found.status),
-        "error": found.error,
-        "favourite": "yes" if found.favourite else None,
-        "user": found.user_id,
-        "job": found.job_id,
-        "pictures": "\n".join(image.path for image in found.images) or None,
-        "created": local_time(found.created_at),
-        "finished": local_time(found.finished_at),
+        "id": generation.id,
+        "prompt": generation.prompt,
+        "model": generation.model_id,
+        "version": generation.model_version,
+        "input": json.dumps(generation.input, ensure_ascii=False),
+        "status": status_text(generation.status),
+        "error": generation.error,
+        "favourite": "yes" if generation.favourite else None,
+        "user": generation.user_id,
+        "job": generation.job_id,
+        "batch": generation.batch_id,
+        "pictures": "\n".join(image.path for image in generation.images) or None,
+        "created": local_time(generation.created_at),
+        "finished": local_time(generation.finished_at),
     }
 
 
@@ -135,11 +139,13 @@ def favourite(
 ) -> None:
     """Mark a generation as a favourite, or unmark it."""
     with connect(ctx) as pq:
-        found = pq.generations.set_favourite(generation_id, not remove)
+        generation = pq.generations.set_favourite(generation_id, not remove)
     if as_json:
-        print_json(plain(found))
+        print_json(plain(generation))
     else:
-        print_line(f"{found.id}: {'a favourite' if found.favourite else 'not a favourite'}")
+        print_line(
+            f"{generation.id}: {'a favourite' if generation.favourite else 'not a favourite'}"
+        )
 
 
 @app.command(example=f"generations delete {EXAMPLE_ID}")
@@ -153,8 +159,8 @@ def delete(
     """Delete a generation with its pictures."""
     with connect(ctx) as pq:
         if not yes:
-            found = pq.generations.get(generation_id)
-            confirm(f"Delete {found.id} with {len(found.images)} pictures?")
+            generation = pq.generations.get(generation_id)
+            confirm(f"Delete {generation.id} with {len(generation.images)} pictures?")
         pq.generations.delete(generation_id)
     if as_json:
         print_json({"generation_id": generation_id, "deleted": True})

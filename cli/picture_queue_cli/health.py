@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from picture_queue import PictureQueue
     from picture_queue.records import Health, WorkerSeen
 
-# The silence after which a worker counts as stopped; workers report at least every 20 s.
-_LATE_AFTER = 25.0  # seconds
-_EXPLAINED_JOBS = 100  # the number of newest pending jobs whose reasons are shown
+# Seconds without a call after which a worker counts as stopped. Workers send a heartbeat at least
+# every 20 seconds.
+_LATE_AFTER = 25.0
+_EXPLAINED_JOBS = 100  # number of pending jobs, the newest ones, whose reasons are shown
 # Reasons that need no warning, or that have their own warning.
 _HIDDEN_REASONS = (
     "waiting_for_worker",
@@ -33,16 +34,16 @@ _HIDDEN_REASONS = (
 def health(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """Show queues, workers, and jobs that do not run."""
     with connect(ctx) as pq:
-        found = pq.health()
-        held = _count_reasons(pq)
+        project_health = pq.health()
+        reasons = _count_reasons(pq)
     if as_json:
-        print_json({**plain(found), "held": held})
+        print_json({**plain(project_health), "held": reasons})
     else:
-        _show_health(found, held)
+        _show_health(project_health, reasons)
 
 
 def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
-    """Return why pending jobs do not run: each reason with its number of jobs."""
+    """Return the reasons why pending jobs do not run, each with its number of jobs."""
     jobs = pq.jobs.list(status="pending", limit=_EXPLAINED_JOBS)
     queues = {job.id: job.queue for job in jobs}
     counts = Counter(
@@ -51,6 +52,7 @@ def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
         if explanation.job_id in queues
         and (
             explanation.reason not in _HIDDEN_REASONS
+            # The handler of the job has snoozed it and gave a reason.
             or (explanation.reason == "scheduled" and explanation.error)
         )
     )
@@ -60,26 +62,26 @@ def _count_reasons(pq: "PictureQueue") -> list[dict[str, Any]]:
     ]
 
 
-def _show_health(found: "Health", held: list[dict[str, Any]]) -> None:
+def _show_health(project_health: "Health", reasons: list[dict[str, Any]]) -> None:
     console = out()
     numbers = ("pending", "scheduled", "processing", "parked", "failed in 24 h", "workers")
     queues = table("queue", *numbers, "oldest", "", right=(*numbers, "oldest"))
-    for row in found.queues:
+    for queue in project_health.queues:
         queues.add_row(
-            row.queue,
-            str(row.pending),
-            str(row.scheduled),
-            str(row.processing),
-            str(row.parked),
-            Text(str(row.failed_last_day), style="red" if row.failed_last_day else ""),
-            str(row.workers),
-            duration(row.oldest_pending_seconds) if row.pending else "",
-            queue_state(row),
+            queue.queue,
+            str(queue.pending),
+            str(queue.scheduled),
+            str(queue.processing),
+            str(queue.parked),
+            Text(str(queue.failed_last_day), style="red" if queue.failed_last_day else ""),
+            str(queue.workers),
+            duration(queue.oldest_pending_seconds) if queue.pending else "",
+            queue_state(queue),
         )
     console.print(queues)
-    if found.workers:
+    if project_health.workers:
         workers = table("worker", "queues", "job types", "", "seen")
-        for worker in found.workers:
+        for worker in project_health.workers:
             workers.add_row(
                 worker.worker,
                 ", ".join(worker.queues),
@@ -89,7 +91,7 @@ def _show_health(found: "Health", held: list[dict[str, Any]]) -> None:
             )
         console.print()
         console.print(workers)
-    for number, warning in enumerate(_warnings(found, held)):
+    for number, warning in enumerate(_warnings(project_health, reasons)):
         if number == 0:
             console.print()
         console.print(styled(one_line(f"! {warning}"), "yellow"), soft_wrap=True)
@@ -109,20 +111,22 @@ def _worker_state(worker: "WorkerSeen") -> Text:
     return Text("idle", style="green")
 
 
-def _warnings(found: "Health", held: list[dict[str, Any]]) -> list[str]:
+def _warnings(project_health: "Health", reasons: list[dict[str, Any]]) -> list[str]:
     warnings = [
         f"{_jobs(waiting.pending)} of type {waiting.job_type} in queue {waiting.queue}: "
         "no running worker has a handler for this type."
-        for waiting in found.job_types_without_worker
+        for waiting in project_health.job_types_without_worker
     ]
     warnings += [
         f"{_jobs(group['jobs'])} in queue {group['queue']}, of the newest {_EXPLAINED_JOBS} "
         f"pending: {group['detail']}"
-        for group in held
+        for group in reasons
     ]
-    if found.stuck:
-        warnings.append(f"{_jobs(found.stuck)} processing for too long. See the view stuck_jobs.")
-    if all(is_late(worker) for worker in found.workers):
+    if project_health.stuck:
+        warnings.append(
+            f"{_jobs(project_health.stuck)} processing for too long. See the view stuck_jobs."
+        )
+    if all(is_late(worker) for worker in project_health.workers):
         warnings.append("No worker is running. Start one: picture-queue worker")
     return warnings
 

@@ -74,26 +74,26 @@ def list_jobs(
     """List jobs, newest first."""
     with connect(ctx) as pq:
         jobs = pq.jobs.list(limit=limit, **filter)
-        note = "" if jobs or as_json else describe_missing(pq, filter)
+        missing = "" if jobs or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(job) for job in jobs])
     elif not jobs:
-        info(describe_no_match(filter) + note)
+        info(describe_no_match(filter) + missing)
     else:
         console = out()
-        console.print(_overview(jobs, wide=console.width >= _WIDE))
+        console.print(_job_table(jobs, wide=console.width >= _WIDE))
 
 
-def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
-    """Return jobs as a table; a wide one has more columns."""
-    shown = table("id", "type", *(("queue", "attempt") if wide else ()), "status", "created")
+def _job_table(jobs: "Sequence[Job]", *, wide: bool) -> Table:
+    """Return jobs as a table; a wide table also has the queue and the attempt."""
+    listing = table("id", "type", *(("queue", "attempt") if wide else ()), "status", "created")
     for job in jobs:
         state = status_text(job.status, job.hold)
         if job.status == "processing":
             state.append(f" {job.progress} %")
-        more = (job.queue, f"{job.attempt} of {job.max_attempts}") if wide else ()
-        shown.add_row(str(job.id), job.job_type, *more, state, format_age(job.created_at))
-    return shown
+        wide_cells = (job.queue, f"{job.attempt} of {job.max_attempts}") if wide else ()
+        listing.add_row(str(job.id), job.job_type, *wide_cells, state, format_age(job.created_at))
+    return listing
 
 
 @app.command(example=f"jobs show {EXAMPLE_ID}")
@@ -174,14 +174,14 @@ def _show_history(job_history: "JobHistory") -> None:
             lines.add_row(local_time(line.at), line.level, line.message)
         out().print()
         out().print(lines)
-    shown = None
+    last_detail = None
     for attempt in job_history.attempts:
-        if attempt.detail and attempt.detail != shown:
-            shown = attempt.detail
+        if attempt.detail and attempt.detail != last_detail:  # print equal tracebacks once
+            last_detail = attempt.detail
             out().print()
             out().print(f"Attempt {attempt.attempt}, {local_time(attempt.ended_at)}:", style="dim")
             # Indented, so that no line of a traceback looks like a line of this program.
-            out().print(indent(shown, "  "), soft_wrap=True)
+            out().print(indent(last_detail, "  "), soft_wrap=True)
 
 
 @app.command(example="jobs reasons --queue mail")
@@ -191,18 +191,18 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     expect_failures(filter)
     with connect(ctx) as pq:
         groups = pq.jobs.failure_reasons(**filter)
-        note = "" if groups or as_json else describe_missing(pq, filter)
+        missing = "" if groups or as_json else describe_missing(pq, filter)
     if as_json:
         print_json([plain(reason) for reason in groups])
         return
     if not groups:
-        info(describe_no_match(filter, "retry") + note)
+        info(describe_no_match(filter, "retry") + missing)
         return
-    shown = table("jobs", "reason", "types", "last", right=("jobs",))
+    listing = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in groups:
         last = format_age(reason.last_at)
-        shown.add_row(str(reason.count), reason.reason, ", ".join(reason.job_types), last)
-    out().print(shown)
+        listing.add_row(str(reason.count), reason.reason, ", ".join(reason.job_types), last)
+    out().print(listing)
 
 
 @app.command(example="jobs cancel --queue mail --status pending")
@@ -216,22 +216,22 @@ def cancel(
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cancel jobs; running ones are asked to stop."""
+    """Cancel jobs; ask running jobs to stop."""
     if not job_ids:
         _change(ctx, "cancel", filter, preview=preview, yes=yes, as_json=as_json)
         return
     _expect_no_filter(filter)
     with connect(ctx) as pq:
-        answers, refused = _change_each(job_ids, pq.jobs.cancel)
+        answers, first_error = _change_each(job_ids, pq.jobs.cancel)
     if as_json:
         _print_records(answers)
     else:
         for answer in answers:
             if answer.cancel_requested and not answer.status.finished:
-                info("The job is running; its worker is asked to stop.")
+                info("The job is running; its worker was asked to stop it.")
             out().print(status_text(answer.status))
-    if refused is not None:
-        raise refused
+    if first_error is not None:
+        raise first_error
 
 
 @app.command(example="jobs retry --type resize --preview")
@@ -251,14 +251,14 @@ def retry(
         return
     _expect_no_filter(filter)
     with connect(ctx) as pq:
-        jobs, refused = _change_each(job_ids, pq.jobs.retry)
+        jobs, first_error = _change_each(job_ids, pq.jobs.retry)
     if as_json:
         _print_records(jobs)
     else:
         for job in jobs:
             out().print(status_text(job.status, job.hold))
-    if refused is not None:
-        raise refused
+    if first_error is not None:
+        raise first_error
 
 
 @app.command(example="jobs discard --finished-before 2030-01-31")
@@ -286,13 +286,13 @@ def _change_each(
 ) -> tuple[list[T], PictureQueueError | None]:
     """Change each job; return the answers, and the first error if there is one."""
     answers: list[T] = []
-    refused: PictureQueueError | None = None
+    first_error: PictureQueueError | None = None
     for job_id in job_ids:
         try:
             answers.append(change(job_id))
         except (NotFound, Conflict) as error:
-            refused = refused or error
-    return answers, refused
+            first_error = first_error or error
+    return answers, first_error
 
 
 def _print_records(records: "Sequence[Record]") -> None:
@@ -362,9 +362,9 @@ def _change_all(
     with Progress(console=err(), transient=True) as progress:
         task = progress.add_task(action, total=matched)
         while True:
-            done = pq.jobs.change(action, limit=2000, **filter)
-            changed += done.changed
+            result = pq.jobs.change(action, limit=2000, **filter)
+            changed += result.changed
             progress.update(task, completed=changed)
             # A call that changed nothing found only jobs that other transactions have locked.
-            if not done.more or not done.changed:
+            if not result.more or not result.changed:
                 return changed

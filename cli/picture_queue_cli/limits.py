@@ -51,12 +51,14 @@ def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     if not limits:
         info("There are no limits.")
         return
-    shown = table("key", "running", "of", "rate", "waiting", "", right=("running", "of", "waiting"))
+    listing = table(
+        "key", "running", "of", "rate", "waiting", "", right=("running", "of", "waiting")
+    )
     for limit in limits:
         state = ""
         if limit.paused:
             state = "paused" + (f" until {local_time(limit.resume_at)}" if limit.resume_at else "")
-        shown.add_row(
+        listing.add_row(
             limit.key,
             str(limit.running),
             "" if limit.max_running is None else str(limit.max_running),
@@ -64,7 +66,7 @@ def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             str(limit.waiting),
             styled(state, "yellow"),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 @app.command("set", example="limits set type:resize --rate 10/1m")

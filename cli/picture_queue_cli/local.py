@@ -41,9 +41,10 @@ _LABELS = {
     "REPLICATE_TOKEN": "Simulator token",
 }
 _LABEL_WIDTH = 22
-# Characters without a special meaning between double quotes, in a shell and in a .env file.
-_PLAIN = re.compile(r"[\w./:@?=&%+-]+", re.ASCII)
-#: The variables of `supabase status -o env`, then those that this package reads.
+# Text of characters that have no special meaning between double quotes, in a shell and in a .env
+# file.
+_PLAIN_TEXT = re.compile(r"[\w./:@?=&%+-]+", re.ASCII)
+#: The variables of `supabase status -o env`, then the variables that this package reads.
 _VARIABLES = (
     *("API_URL", "DB_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY"),
     *("JWT_SECRET", "REPLICATE_URL", "REPLICATE_TOKEN"),
@@ -101,7 +102,7 @@ def start(
                 param_hint="--allow-origin",
             )
     with err().status("Starting Supabase …"):
-        found = start_background(
+        addresses = start_background(
             data_dir,
             port=port,
             worker=worker,
@@ -110,14 +111,14 @@ def start(
             notice=info,
         )
     if as_json:
-        print_json(found)
+        print_json(addresses)
         return
-    show_status(found)
+    show_status(addresses)
     if worker:
         info(f"\nA worker is running. Its pictures come from {REPLICATE[real_replicate]}.")
     info("\nFor your own programs:")
-    out().print(Text(f"export SUPABASE_URL={found['API_URL']}"), soft_wrap=True)
-    out().print(Text(f"export SUPABASE_KEY={found['SECRET_KEY']}"), soft_wrap=True)
+    out().print(Text(f"export SUPABASE_URL={addresses['API_URL']}"), soft_wrap=True)
+    out().print(Text(f"export SUPABASE_KEY={addresses['SECRET_KEY']}"), soft_wrap=True)
     info(f"\nStop it with: picture-queue local stop{_data_dir_option(data_dir)}")
 
 
@@ -142,37 +143,38 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
     expect_installed()
     from picture_queue.local import stack
 
-    found = stack.status(data_dir)
+    addresses = stack.status(data_dir)
     if as_json:
-        print_json(found)
+        print_json(addresses)
     else:
-        show_status(found)
+        show_status(addresses)
 
 
 @app.command(example='eval "$(picture-queue local env)"')
 def env(*, data_dir: DataDirectory = None) -> None:
     """Print addresses and keys for a shell or a .env file.
 
-    For a shell: eval "$(picture-queue local env)".
+    For a shell: eval "$(picture-queue local env)". For a file that only you can read:
+    (umask 077; picture-queue local env > .env).
     """
     expect_installed()
     from picture_queue.local import stack
 
-    found = stack.status(data_dir)
-    found |= {
-        "SUPABASE_URL": found["API_URL"],
-        "SUPABASE_SERVICE_ROLE_KEY": found["SERVICE_ROLE_KEY"],
+    addresses = stack.status(data_dir)
+    addresses |= {
+        "SUPABASE_URL": addresses["API_URL"],
+        "SUPABASE_SERVICE_ROLE_KEY": addresses["SERVICE_ROLE_KEY"],
     }
     for name in _VARIABLES:
         # Root's shell may evaluate this output. The values come from state.json, which the stack's
         # unprivileged user can change.
-        if not _PLAIN.fullmatch(found[name]):
+        if not _PLAIN_TEXT.fullmatch(addresses[name]):
             raise LocalStackError(
-                f"{name} of the running stack is {found[name]!r}, which no stack writes",
+                f"{name} of the running stack is {addresses[name]!r}, which is not a valid value",
                 hint="Another program changed state.json; stop the stack and start it again",
             )
     for name in _VARIABLES:
-        out().print(Text(f'export {name}="{found[name]}"'), soft_wrap=True)
+        out().print(Text(f'export {name}="{addresses[name]}"'), soft_wrap=True)
 
 
 @app.command(example="local reset --yes")
@@ -203,10 +205,10 @@ def reset(
     info("Deleted.")
 
 
-def show_status(found: dict[str, str]) -> None:
-    """Print addresses and keys for people."""
+def show_status(addresses: dict[str, str]) -> None:
+    """Print addresses and keys with labels, for people instead of programs."""
     console = out()
     for name, label in _LABELS.items():
-        line = Text.assemble((f"{label:<{_LABEL_WIDTH}}", "dim"), found[name])
+        line = Text.assemble((f"{label:<{_LABEL_WIDTH}}", "dim"), addresses[name])
         # With soft_wrap the line has no line breaks, so a long key can be copied whole.
         console.print(line, soft_wrap=True)

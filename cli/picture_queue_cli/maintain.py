@@ -22,9 +22,7 @@ _LABELS = {
 def maintain(
     ctx: typer.Context,
     *,
-    force: Annotated[
-        bool, typer.Option(help="Run it even if a worker does the maintenance.")
-    ] = False,
+    force: Annotated[bool, typer.Option(help="Run even if a worker does the maintenance.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run one round of maintenance."""
@@ -36,8 +34,9 @@ def maintain(
         info("A worker does the maintenance of this project. To run a round anyway, use --force.")
     else:
         del answer["leased"]
-        out().print(pairs({_LABELS.get(name, name): _format(n) for name, n in answer.items()}))
+        rows = {_LABELS.get(name, name): _format_number(value) for name, value in answer.items()}
+        out().print(pairs(rows))
 
 
-def _format(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -84,19 +84,22 @@ def list_models(
 ) -> None:
     """List the models."""
     with connect(ctx) as pq:
-        found = _read_models(pq, kind)
+        models = _read_models(pq, kind)
     if as_json:
-        print_json([plain(model) for model in found])
+        print_json([plain(model) for model in models])
         return
-    shown = table("model", "kind", "seconds", "USD", right=("seconds", "USD"))
-    for model in found:
+    listing = table("model", "kind", "seconds", "USD", right=("seconds", "USD"))
+    for model in models:
         name = styled(one_line(model.model_id))
-        name.append(*_state(model))
-        shown.add_row(
-            name, model.kind, _number(model.typical_seconds), _number(model.price_usd_per_image)
+        name.append(*_describe_state(model))
+        listing.add_row(
+            name,
+            model.kind,
+            _format_number(model.typical_seconds),
+            _format_number(model.price_usd_per_image),
         )
-    out().print(shown)
-    for model in found:
+    out().print(listing)
+    for model in models:
         if model.unavailable_reason is not None:
             info(one_line(f"{model.model_id} is not offered: {model.unavailable_reason}"))
 
@@ -109,19 +112,19 @@ def show(ctx: typer.Context, model_id: ModelName, *, as_json: JsonFlag = False) 
     if as_json:
         print_json(plain(model))
         return
-    for line in _facts(model):
+    for line in _describe_model(model):
         info(one_line(line))
-    shown = table("input", "type", "default", "permitted", "project")
+    listing = table("input", "type", "default", "permitted", "project")
     for entry in model.inputs:
-        shown.add_row(
+        listing.add_row(
             entry["name"] + (" *" if entry.get("required") else ""),
             ("list of " if entry["type"] == "array" and entry.get("format") else "")
             + ("URL" if entry.get("format") else str(entry["type"])),
             "" if entry.get("default") is None else str(entry["default"]),
-            _permitted(entry),
+            _describe_permitted(entry),
             _describe_rules(model.rules.get(entry["name"], {}), entry.get("maximum")),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 @app.command(example="models add owner/name --kind upscale")
@@ -143,9 +146,9 @@ def add(
     and shown before the model is added. The kinds are text-to-image,
     image-variation, image-edit, upscale, background-removal and vector.
     """
-    given = {"kind": kind, "price_usd_per_image": price}
-    extra = {name: value for name, value in given.items() if value is not None}
-    run(_update(ctx, model, extra, is_new=True, yes=yes, as_json=as_json))
+    options = {"kind": kind, "price_usd_per_image": price}
+    fields = {name: value for name, value in options.items() if value is not None}
+    run(_update(ctx, model, fields, is_new=True, yes=yes, as_json=as_json))
 
 
 @app.command(example="models refresh black-forest-labs/flux-schnell")
@@ -184,13 +187,22 @@ def _set_enabled(ctx: typer.Context, model_id: str, enabled: bool, as_json: bool
 async def _update(
     ctx: typer.Context,
     name: str,
-    extra: dict[str, Any],
+    fields: dict[str, Any],
     *,
     is_new: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Read a model from Replicate, show the differences, and write them after a confirmation."""
+    """Read a model from Replicate, show the differences, and write them after a confirmation.
+
+    Args:
+        ctx: The context of the command.
+        name: ``owner/name``, or ``owner/name:version``.
+        fields: Fields of the model that the command line sets.
+        is_new: Whether the project must not have the model yet.
+        yes: Whether to write the changes without a confirmation.
+        as_json: Whether to print the model as JSON.
+    """
     from picture_queue.providers.replicate.schema import describe_changes
 
     model_id, _, version = name.partition(":")
@@ -198,7 +210,7 @@ async def _update(
         known = await _known_model(pq, model_id, is_new)
         fetched = await _fetch(ctx, model_id, version or None)
         before = None if known is None else plain(known)
-        changes = {**fetched.changes_to(before), **extra}
+        changes = {**fetched.changes_to(before), **fields}
         if known is None:
             changes.setdefault("kind", fetched.guess_kind())
             if changes["kind"] is None:
@@ -219,7 +231,12 @@ async def _update(
 
 
 async def _known_model(pq: "AsyncPictureQueue", model_id: str, is_new: bool) -> "Model | None":
-    """Return the model of the project, None if there is none; the other case is an error."""
+    """Return the model of the project; None if the model is new.
+
+    Raises:
+        UnknownModel: `is_new` is false, but the project does not have the model.
+        Conflict: `is_new` is true, but the project has the model already.
+    """
     from picture_queue.errors import Conflict
 
     models = await pq.models.list(include_disabled=True)
@@ -248,7 +265,8 @@ async def _fetch(ctx: typer.Context, model_id: str, version: str | None) -> "Fet
         settings = ReplicateSettings(target.replicate_token, target.replicate_url)
     if settings is None:
         raise SettingsError(
-            "REPLICATE_API_TOKEN is not set", hint="The inputs of a model are read with it"
+            "REPLICATE_API_TOKEN is not set",
+            hint="Set it: the inputs of a model are read from the API of Replicate",
         )
     async with ReplicateClient(settings.token, base_url=settings.base_url) as client:
         try:
@@ -270,7 +288,7 @@ async def _fetch(ctx: typer.Context, model_id: str, version: str | None) -> "Fet
 
 
 def _read_models(pq: "PictureQueue", kind: str | None = None) -> "list[Model]":
-    """Return the models; with a service key also those that are disabled or cannot be offered."""
+    """Return the models; with a service key also models that are disabled or cannot be offered."""
     from picture_queue.errors import NotAllowed
 
     try:
@@ -279,10 +297,10 @@ def _read_models(pq: "PictureQueue", kind: str | None = None) -> "list[Model]":
         return pq.models.list(kind=kind)
 
 
-def _find_model(found: "list[Model]", model_id: str) -> "Model":
+def _find_model(models: "list[Model]", model_id: str) -> "Model":
     from picture_queue.errors import UnknownModel
 
-    for model in found:
+    for model in models:
         if model.model_id == model_id:
             return model
     raise UnknownModel(
@@ -292,8 +310,8 @@ def _find_model(found: "list[Model]", model_id: str) -> "Model":
     )
 
 
-def _state(model: "Model") -> tuple[str, str]:
-    """Return the state of a model, unless it is a usual one, and its style."""
+def _describe_state(model: "Model") -> tuple[str, str]:
+    """Return the state of a model and its style; empty texts for an enabled model."""
     if model.unavailable_reason is not None:
         return "  not offered", "yellow"
     if not model.enabled:
@@ -301,22 +319,22 @@ def _state(model: "Model") -> tuple[str, str]:
     return ("  default", "green") if model.default else ("", "")
 
 
-def _facts(model: "Model") -> "list[str]":
-    facts = [f"{model.model_id}, {', '.join((model.kind, *model.also_kinds))}"]
+def _describe_model(model: "Model") -> "list[str]":
+    lines = [f"{model.model_id}, {', '.join((model.kind, *model.also_kinds))}"]
     if model.unavailable_reason is not None:
-        facts.append(f"Not offered: {model.unavailable_reason}")
+        lines.append(f"Not offered: {model.unavailable_reason}")
     elif not model.enabled:
-        facts.append("Disabled")
-    facts.append(f"Provider {model.provider}: {_describe_capabilities(model)}")
+        lines.append("Disabled")
+    lines.append(f"Provider {model.provider}: {_describe_capabilities(model)}")
     output = {"uri": "one picture", "uri[]": "a list of pictures"}.get(model.output or "")
-    facts.append(f"Output: {output or 'not known'}")
+    lines.append(f"Output: {output or 'not known'}")
     price = model.price_usd_per_image
-    facts.append("Price: " + ("not known" if price is None else f"{price:g} USD a picture"))
+    lines.append("Price: " + ("not known" if price is None else f"{price:g} USD a picture"))
     if model.typical_seconds is not None:
-        facts.append(f"Typical run time: {model.typical_seconds:g} s")
+        lines.append(f"Typical run time: {model.typical_seconds:g} s")
     if not model.inputs_complete:
-        facts.append("The list of inputs may be incomplete; others are passed on unchecked")
-    return facts
+        lines.append("The list of inputs may be incomplete; other inputs are sent unchecked")
+    return lines
 
 
 def _describe_rules(rules: "dict[str, Any]", maximum: float | None) -> str:
@@ -327,47 +345,51 @@ def _describe_rules(rules: "dict[str, Any]", maximum: float | None) -> str:
     elif rules.get("refuse"):
         parts.append("not " + ", ".join(str(value) for value in rules["refuse"]))
     if "lock" in rules:
-        parts.append(f"always {_value(rules['lock'])}")
+        parts.append(f"always {_format_value(rules['lock'])}")
     if "cap" in rules and (maximum is None or rules["cap"] < maximum):
-        parts.append(f"at most {_value(rules['cap'])}")
+        parts.append(f"at most {_format_value(rules['cap'])}")
     if "default" in rules:
-        parts.append(f"default {_value(rules['default'])}")
+        parts.append(f"default {_format_value(rules['default'])}")
     return ", ".join(parts)
 
 
-def _value(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _describe_capabilities(model: "Model") -> str:
-    """Return what the provider of a model cannot promise."""
-    found = model.capabilities
-    if found is None:
-        return "no worker with it has registered yet"
+    """Return a text about the capabilities that the provider of a model lacks."""
+    capabilities = model.capabilities
+    if capabilities is None:
+        return "no worker with this provider has registered yet"
     missing = [
         text
         for is_possible, text in (
-            (found.webhook, "no webhooks"),
-            (found.cancel, "a running picture cannot be cancelled"),
-            (found.progress, "no progress"),
-            (found.recover != "id", "a worker that crashes at the start may pay twice"),
-            (found.recover != "none", "after a crash of the worker the picture is made again"),
+            (capabilities.webhook, "no webhooks"),
+            (capabilities.cancel, "a running picture cannot be cancelled"),
+            (capabilities.progress, "no progress"),
+            (capabilities.recover != "id", "a worker that crashes at the start may pay twice"),
+            (
+                capabilities.recover != "none",
+                "after a crash of the worker the picture is made again",
+            ),
         )
         if not is_possible
     ]
-    return "; ".join(missing) or "all that a provider can do"
+    return "; ".join(missing) or "has all capabilities"
 
 
-def _permitted(rule: "dict[str, Any]") -> str:
-    if rule.get("enum"):
-        return ", ".join(str(value) for value in rule["enum"])
-    low, high = rule.get("minimum"), rule.get("maximum")
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    if low is not None:
-        return f"from {low}"
-    return f"up to {high}" if high is not None else ""
+def _describe_permitted(entry: "dict[str, Any]") -> str:
+    """Return the values that a model permits for an input."""
+    if entry.get("enum"):
+        return ", ".join(str(value) for value in entry["enum"])
+    minimum, maximum = entry.get("minimum"), entry.get("maximum")
+    if minimum is not None and maximum is not None:
+        return f"{minimum} to {maximum}"
+    if minimum is not None:
+        return f"from {minimum}"
+    return f"up to {maximum}" if maximum is not None else ""
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:g}"

@@ -35,44 +35,54 @@ HOLDS = ("scheduled", "blocked", "waiting", "parked")
 MAX_INTEGER = 2_147_483_647
 
 
-def _option(kind: Any, text: str, *names: str, metavar: str | None = None, **settings: Any) -> Any:
-    return Annotated[kind, typer.Option(*names, help=text, metavar=metavar, **settings)]
+def _option(
+    type_: Any, help_text: str, *names: str, metavar: str | None = None, **settings: Any
+) -> Any:
+    """Return the annotation of a parameter that is an option."""
+    return Annotated[type_, typer.Option(*names, help=help_text, metavar=metavar, **settings)]
 
 
-def text_option(text: str, *names: str, kind: Any = str | None, metavar: str = "TEXT") -> Any:
+def text_option(help_text: str, *names: str, type_: Any = str | None, metavar: str = "TEXT") -> Any:
     """Return an option that takes text that is not blank; with ``list[str]`` it is repeatable."""
-    return _option(kind, text, *names, metavar=metavar, callback=expect_filled)
+    return _option(type_, help_text, *names, metavar=metavar, callback=expect_filled)
 
 
-def id_option(text: str, *names: str, kind: Any = UUID | None) -> Any:
+def id_option(help_text: str, *names: str, type_: Any = UUID | None) -> Any:
     """Return an option that takes an id; with ``list[UUID]`` it is repeatable."""
-    return _option(kind, text, *names, metavar="ID", parser=parse_uuid)
+    return _option(type_, help_text, *names, metavar="ID", parser=parse_uuid)
 
 
-def duration_option(text: str, *names: str) -> Any:
+def duration_option(help_text: str, *names: str) -> Any:
     """Return an option that takes a duration such as 90s or 10m."""
-    return _option(float | None, text, *names, metavar="DURATION", parser=parse_duration)
+    return _option(float | None, help_text, *names, metavar="DURATION", parser=parse_duration)
 
 
-def time_option(text: str, *names: str) -> Any:
+def time_option(help_text: str, *names: str) -> Any:
     """Return an option that takes a time such as 2030-01-31T08:00."""
-    return _option(datetime | None, text, *names, metavar="TIME", parser=parse_time)
+    return _option(datetime | None, help_text, *names, metavar="TIME", parser=parse_time)
 
 
-def number_option(text: str, *names: str, low: int, high: int, kind: Any = int) -> Any:
+def number_option(help_text: str, *names: str, minimum: int, maximum: int, type_: Any = int) -> Any:
     """Return an option that takes a whole number within bounds."""
-    return _option(kind, text, *names, metavar="NUMBER", parser=whole_number(low, high))
+    parser = whole_number(minimum, maximum)
+    return _option(type_, help_text, *names, metavar="NUMBER", parser=parser)
 
 
-def choice_option(text: str, *names: str, values: Sequence[str], kind: Any = str | None) -> Any:
-    """Return an option that takes one of the given values."""
+def choice_option(
+    help_text: str, *names: str, values: Sequence[str], type_: Any = str | None
+) -> Any:
+    """Return an option that takes one of several values."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
 
-    listed = "|".join(values)
     return _option(
-        kind, text, *names, metavar=listed, parser=choice(*values), autocompletion=complete
+        type_,
+        help_text,
+        *names,
+        metavar="|".join(values),
+        parser=choice(*values),
+        autocompletion=complete,
     )
 
 
@@ -98,32 +108,32 @@ _FILTER_OPTIONS: dict[str, Any] = {
 _JOB_OPTIONS: dict[str, Any] = {
     "queue": text_option("Use this queue instead of the job type's.", metavar="QUEUE"),
     "priority": number_option(
-        "Run before jobs of a lower priority.", low=-1_000_000_000, high=1_000_000_000
+        "Run before jobs of a lower priority.", minimum=-1_000_000_000, maximum=1_000_000_000
     ),
     "delay": duration_option("Start after this delay: 90s, 10m, 2h or 1d."),
     "max_attempts": number_option(
-        "Fail after this many attempts.", low=1, high=1000, kind=int | None
+        "Fail after this many attempts.", minimum=1, maximum=1000, type_=int | None
     ),
     "timeout": duration_option("Stop an attempt after this time: 90s, 10m."),
-    "expires_in": duration_option("Fail unless it starts within this time: 10m, 2h."),
-    "tag": text_option("Add a tag to find the job by; repeatable.", kind=list[str]),
+    "expires_in": duration_option("Fail if not started within this time: 10m, 2h."),
+    "tag": text_option("Add a tag to find the job by; repeatable.", type_=list[str]),
     "metadata": _option(str | None, "Attach a JSON object.", metavar="JSON"),
     "tenant": text_option("Set the tenant of the job for fair sharing."),
     "limit_key": text_option(
-        "Apply the limit of this key: model:flux; repeatable.", kind=list[str], metavar="KEY"
+        "Apply the limit of this key: model:flux; repeatable.", type_=list[str], metavar="KEY"
     ),
-    "depends_on": id_option("Wait for this job to finish; repeatable.", kind=list[UUID]),
+    "depends_on": id_option("Wait for this job to finish; repeatable.", type_=list[UUID]),
     "on_parent_failure": choice_option(
-        "Choose what to do if a job it depends on fails.", values=("cancel", "fail", "run")
+        "Choose what to do if a parent job fails.", values=("cancel", "fail", "run")
     ),
-    "unique": _option(bool, "Skip it if an equal job has not finished."),
+    "unique": _option(bool, "Enqueue nothing if an equal job has not finished."),
     "unique_by": text_option(
-        "Compare only this key of the payload; repeatable.", kind=list[str], metavar="KEY"
+        "Compare only this key of the payload; repeatable.", type_=list[str], metavar="KEY"
     ),
     "on_conflict": choice_option(
         "Choose what to do if an equal job exists.",
         values=("ignore", "replace", "debounce"),
-        kind=str,
+        type_=str,
     ),
     "user_id": id_option("Make this user the owner of the job."),
 }
@@ -174,38 +184,50 @@ def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
 
     Parents are left out: the database refuses them in a schedule.
     """
-    shared = {k: v for k, v in _JOB_OPTIONS.items() if k not in ("depends_on", "on_parent_failure")}
-    return _with_options(command, "options", shared, _build_job_options)
+    options = {
+        option: annotation
+        for option, annotation in _JOB_OPTIONS.items()
+        if option not in ("depends_on", "on_parent_failure")
+    }
+    return _with_options(command, "options", options, _build_job_options)
 
 
 def _with_options(
     command: Callable[..., None],
     name: str,
-    shared: dict[str, Any],
+    options: dict[str, Any],
     build: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Callable[..., None]:
-    """Replace the parameter `name` by several options.
+    """Return a command that has several options in place of one parameter.
 
-    Typer reads the options from the signature of a function, so the wrapper gets a signature that
-    has them. `build` turns their values into the value of the parameter.
+    Typer reads the options from the signature of a function, so the returned function gets a
+    signature with them.
+
+    Args:
+        command: The command.
+        name: The name of the parameter.
+        options: The annotation of each option.
+        build: Function that converts the values of the options into the value of the parameter.
     """
 
     def wrapper(**values: Any) -> None:
-        command(**{name: build({key: values.pop(key) for key in shared})}, **values)
+        command(**{name: build({option: values.pop(option) for option in options})}, **values)
 
     parameters = [p for p in inspect.signature(command).parameters.values() if p.name != name]
-    options = [
+    added = [
         inspect.Parameter(
-            key,
+            option,
             inspect.Parameter.KEYWORD_ONLY,
-            annotation=kind,
-            default=[] if kind.__origin__ in (list[str], list[UUID]) else _DEFAULTS.get(key),
+            annotation=annotation,
+            default=[]
+            if annotation.__origin__ in (list[str], list[UUID])
+            else _DEFAULTS.get(option),
         )
-        for key, kind in shared.items()
+        for option, annotation in options.items()
     ]
     positional = [p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
     keyword_only = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    signature = inspect.Signature([*positional, *options, *keyword_only])
+    signature = inspect.Signature([*positional, *added, *keyword_only])
     wrapper.__dict__["__signature__"] = signature
     wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__

@@ -64,13 +64,15 @@ def read_json(text: str, name: str) -> Any:
 
 
 def describe_syntax(error: ValueError) -> str:
-    """Describe an error of `parse_json`: the reason, the position, and the text there."""
+    """Describe an error of `parse_json`: the reason, the position, and the text at the position."""
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
-    rest = error.doc[error.pos :]
-    found = f"{_shorten(rest)!r} at column {error.colno}" if rest else "the end of the text"
+    reason = f"{error.msg[:1].lower()}{error.msg[1:]}"
+    unparsed = error.doc[error.pos :]
+    if not unparsed:
+        return f"{reason}, found the end of the text"
     line = f" of line {error.lineno}" if "\n" in error.doc else ""
-    return f"{error.msg[:1].lower()}{error.msg[1:]}, found {found}{line if rest else ''}"
+    return f"{reason}, found {_shorten(unparsed)!r} at column {error.colno}{line}"
 
 
 def file_hint(text: str) -> str | None:
@@ -95,16 +97,16 @@ def parse_json(text: str) -> Any:
         ValueError: The text is not JSON, or not readable by all parsers; the message says why.
     """
     try:
-        found = json.loads(
+        value = json.loads(
             text, parse_constant=_refuse_constant, parse_float=_parse_float, parse_int=_parse_int
         )
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError as error:
         surrogate = ascii(error.object[error.start])[1:-1]
         raise ValueError(f"it has {surrogate}, an unpaired surrogate") from None
-    return found
+    return value
 
 
 def _refuse_constant(name: str) -> None:
@@ -191,9 +193,10 @@ def parse_time(text: str) -> datetime:
         typer.BadParameter: The text is not a time.
     """
     try:
-        found = datetime.fromisoformat(text)
-        return found if found.tzinfo else found.astimezone()
-    except (ValueError, OverflowError, OSError) as error:  # the last two: outside the calendar
+        time = datetime.fromisoformat(text)
+        return time if time.tzinfo else time.astimezone()
+    # OverflowError, OSError: in another time zone, the year is not in the range 1 to 9999.
+    except (ValueError, OverflowError, OSError) as error:
         raise typer.BadParameter(
             f"{_shorten(text)!r} is not a time like 2030-01-31T08:00"
         ) from error
@@ -214,15 +217,15 @@ def resolve_resume_at(length: float | None, at: datetime | None) -> datetime | N
     return at if length is None else datetime.now(UTC) + timedelta(seconds=length)
 
 
-def whole_number(low: int, high: int) -> Callable[[Any], int]:
+def whole_number(minimum: int, maximum: int) -> Callable[[Any], int]:
     """Return a parser of whole numbers within bounds."""
 
     def parse(text: Any) -> int:
-        value = str(text)  # a default is a number already
+        value = str(text)  # typer also passes the default, which is a number
         if not re.fullmatch(r"[+-]?[0-9]+", value):
             raise typer.BadParameter(f"{_shorten(value)!r} is not a whole number")
-        if len(value) > _MAX_DIGITS or not low <= int(value) <= high:
-            raise typer.BadParameter(f"{_shorten(value)} is not between {low} and {high}")
+        if len(value) > _MAX_DIGITS or not minimum <= int(value) <= maximum:
+            raise typer.BadParameter(f"{_shorten(value)} is not between {minimum} and {maximum}")
         return int(value)
 
     return parse
@@ -279,7 +282,7 @@ def parse_directory(text: Any) -> Path:
 
 
 def choice(*values: str) -> Callable[[Any], str]:
-    """Return a parser that accepts only the given values."""
+    """Return a parser that accepts only these values."""
 
     def parse(text: Any) -> str:
         if text not in values:
@@ -299,16 +302,16 @@ def parse_pairs(pairs: list[str], option: str | None = None) -> dict[str, Any]:
     Raises:
         typer.BadParameter: A pair has no name or no equals sign.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (name and equals):
             raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint=option)
         try:
-            found[name] = parse_json(value)
+            values[name] = parse_json(value)
         except ValueError:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 def parse_changes(settings: list[str]) -> dict[str, Any]:
@@ -319,18 +322,18 @@ def parse_changes(settings: list[str]) -> dict[str, Any]:
     Raises:
         typer.BadParameter: A change has no name or equals sign, is blank, or is not a duration.
     """
-    found = parse_pairs(settings)
-    for name, value in found.items():
+    changes = parse_pairs(settings)
+    for name, value in changes.items():
         if value == "default":
-            found[name] = None
+            changes[name] = None
         elif value == "":
             raise typer.BadParameter("'' is blank; write =default to reset it", param_hint=name)
         elif name.endswith("_seconds") and isinstance(value, str):
             try:
-                found[name] = parse_duration(value)
+                changes[name] = parse_duration(value)
             except typer.BadParameter as error:
                 raise typer.BadParameter(error.message, param_hint=name) from error
-    return found
+    return changes
 
 
 @dataclass(frozen=True)
@@ -348,7 +351,7 @@ def parse_rate(text: str) -> Rate:
         typer.BadParameter: The text is not a rate.
     """
     count, slash, period = (part.strip() for part in text.partition("/"))
-    duration = period if period[:1].isdecimal() else f"1{period}"
+    duration = period if period[:1].isdecimal() else f"1{period}"  # 10/m means 10/1m
     try:
         if slash and re.fullmatch("[0-9]{1,9}", count):
             return Rate(int(count), parse_duration(duration))
@@ -358,9 +361,9 @@ def parse_rate(text: str) -> Rate:
 
 
 def expect_filled(value: Any) -> Any:
-    """Check that a value, or each of several, is not blank, and return it.
+    """Check that a value, or each value of a list, is not blank, and return it.
 
-    This is a callback of arguments and options.
+    Typer calls this function as the callback of an argument or option.
 
     Raises:
         typer.BadParameter: A value is blank.

@@ -4,10 +4,11 @@ import mimetypes
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from picture_queue.errors import LocalStackError
 from picture_queue_cli.parsing import parse_directory
 
 if TYPE_CHECKING:
@@ -33,30 +34,23 @@ def make_directory(path: Path) -> None:
             exchange the pictures in it.
     """
     try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _check_other_users(path)
+        if os.name == "posix":
+            from picture_queue.local.ownership import expect_safe_path, make_safe_directory
+
+            expect_safe_path(path)  # up to the first part that does not exist
+            make_safe_directory(path)
+            expect_safe_path(path)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+    except LocalStackError as error:
+        raise typer.BadParameter(
+            f"{error.message}: {error.detail}; choose a directory that only you can write",
+            param_hint="--out",
+        ) from error
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--out") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{path} is not writable", param_hint="--out")
-
-
-def _check_other_users(path: Path) -> None:
-    if os.name != "posix":
-        return
-    from picture_queue._files import describe_path, is_writable_by_others, trusted_owners
-
-    info = path.stat()
-    if not {info.st_uid, path.lstat().st_uid} <= trusted_owners():
-        problem = "belongs to another user"
-    elif is_writable_by_others(path, info):
-        problem = "can be written by other users"
-    else:
-        return
-    raise typer.BadParameter(
-        f"{describe_path(path, info)} {problem}; choose a directory that only you can write",
-        param_hint="--out",
-    )
 
 
 async def save_pictures(
@@ -78,9 +72,27 @@ async def save_pictures(
     return paths
 
 
+def describe_pictures(generation: "Generation", paths: list[Path]) -> dict[str, Any]:
+    """Return the saved and the missing pictures of a generation as JSON."""
+    return {
+        "pictures": [
+            {
+                "path": str(path),
+                "mime_type": image.mime_type,
+                "width": image.width,
+                "height": image.height,
+                "bytes": image.bytes,
+            }
+            for path, image in zip(paths, generation.images, strict=True)
+        ],
+        "missing_images": [image.model_dump() for image in generation.missing_images],
+    }
+
+
 def file_name(generation: "Generation", image: "Image") -> str:
     """Return a unique file name that begins with the prompt."""
-    # The first digits of the id are its time, which others can predict.
+    # The name ends with the last digits of the id, which are random. Its first digits are a time:
+    # another user could predict them, and create a file with this name first.
     words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")
     words = words[:_MAX_PROMPT_LENGTH].strip("-")
     number = f"-{image.n}" if len(generation.images) > 1 else ""

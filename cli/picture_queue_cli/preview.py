@@ -36,6 +36,7 @@ def preview(path: Path, console: Console) -> Text | None:
             if picture.width * picture.height > _MAX_PIXELS:
                 return None
             columns, lines = _size(picture.width, picture.height, console)
+            # Let the decoder of JPEG reduce the picture, to about twice the size that is shown.
             picture.draft("RGB", (columns * 2, lines * 4))
             small = picture.convert("RGB")
             small = small.resize((columns, lines * 2), Image.Resampling.LANCZOS)
@@ -70,7 +71,10 @@ def _read_if_small(path: Path) -> bytes | None:
 
 
 def _size(width: int, height: int, console: Console) -> tuple[int, int]:
-    """Return columns and lines; a third of the console's lines stays free for the output below."""
+    """Return the size of the preview in columns and lines.
+
+    A third of the lines of the console stays free for the output below the preview.
+    """
     columns = min(_MAX_COLUMNS, console.width - 2)
     lines = max(1, min(round(columns * height / width / 2), console.height * 2 // 3))
     return max(1, min(columns, round(lines * 2 * width / height))), lines

@@ -11,7 +11,7 @@ from picture_queue._visible import visible
 from picture_queue_cli.render import err, one_line
 
 if TYPE_CHECKING:
-    from picture_queue.records import JobEvent
+    from picture_queue.records import GenerationBatch, JobEvent
 
 _MARKS = {
     "completed": Text("✓", style="green"),
@@ -28,17 +28,21 @@ class _Mark(SpinnerColumn):
 
 
 class _Percent(ProgressColumn):
+    """The percentage; blank while the progress is not known."""
+
     def render(self, task: Task) -> Text:
         return Text(f"{task.percentage:3.0f} %" if task.total else "     ")
 
 
 class _Elapsed(ProgressColumn):
+    """The time since the start of the progress bar, until the job has finished."""
+
     def render(self, task: Task) -> Text:
         return Text(f"{task.finished_time or task.elapsed or 0:5.1f} s", style="dim")
 
 
 class ProgressBar:
-    """The progress bar of one job."""
+    """The progress bar of one job or one batch."""
 
     def __init__(self) -> None:
         console = err()
@@ -55,15 +59,24 @@ class ProgressBar:
 
     def show(self, event: "JobEvent") -> None:
         """Show the state of an event; the bar pulses while the progress is 0."""
-        has_progress = event.finished or event.progress > 0
+        self._show(event, _description(event))
+
+    def show_batch(self, batch: "GenerationBatch") -> None:
+        """Show the state of a batch of generations."""
+        ended = batch.completed + batch.failed + batch.cancelled
+        failed = f", {batch.failed} failed" if batch.failed else ""
+        self._show(batch, f"{ended} of {batch.total} have ended{failed}")
+
+    def _show(self, state: "JobEvent | GenerationBatch", description: str) -> None:
+        has_progress = state.finished or state.progress > 0
         self._progress.update(
             self._task,
-            description=visible(one_line(_description(event))),
+            description=visible(one_line(description)),
             total=100 if has_progress else None,
-            completed=event.progress,
-            status=str(event.status),
+            completed=state.progress,
+            status=str(state.status),
         )
-        if event.finished:
+        if state.finished:
             self._progress.stop_task(self._task)
 
     def __enter__(self) -> Self:

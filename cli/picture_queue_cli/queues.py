@@ -71,12 +71,12 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         print_json([{**plain(queues[row.queue]), **plain(row)} for row in counts])
         return
     numbers = ("pending", "processing", "held", "failed", "last minute")
-    shown = table("queue", "jobs", *numbers, "oldest", "", right=(*numbers, "oldest"))
+    listing = table("queue", "jobs", *numbers, "oldest", "", right=(*numbers, "oldest"))
     largest = max((sum(getattr(row, name) for name, _ in _BAR_PARTS) for row in counts), default=0)
     for row in counts:
         parts = {name: getattr(row, name) for name, _ in _BAR_PARTS}
         held = row.scheduled + row.blocked + row.waiting + row.parked
-        shown.add_row(
+        listing.add_row(
             row.queue,
             _draw_bar(parts, largest),
             str(row.pending),
@@ -87,11 +87,11 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             "" if row.oldest_seconds is None else duration(row.oldest_seconds),
             queue_state(queues[row.queue]),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 def _draw_bar(parts: dict[str, int], largest: int) -> Text:
-    """Draw the jobs of a queue by state; the largest queue fills the width."""
+    """Return a bar with a part for each state of jobs; the bar of the largest queue is full."""
     bar = Text()
     for name, style in _BAR_PARTS:
         width = -(-_BAR_WIDTH * parts[name] // largest) if largest else 0  # rounded up
@@ -112,14 +112,14 @@ def queue_state(queue: "Queue | QueueHealth") -> Text:
 def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Show the settings of a queue."""
     with connect(ctx) as pq:
-        found = {row.name: row for row in read_all_pages(pq.queues.list, "name")}.get(queue)
-    if found is None:
+        policies = {policy.name: policy for policy in read_all_pages(pq.queues.list, "name")}
+    if queue not in policies:
         from picture_queue.errors import QueueNotFound
 
         raise QueueNotFound(
             "No such queue", detail=f"queue is {queue!r}", hint="See: picture-queue queues list"
         )
-    _print_queue(found, as_json)
+    _print_queue(policies[queue], as_json)
 
 
 @app.command("set", example="queues set mail lease_seconds=5m")
@@ -166,7 +166,7 @@ def resume(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> Non
 
 @app.command(example="queues drain mail")
 def drain(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
-    """Refuse new jobs and run the existing ones."""
+    """Refuse new jobs and run the existing jobs."""
     with connect(ctx) as pq:
         _print_queue(pq.queues.drain(queue), as_json)
 
@@ -188,9 +188,10 @@ def purge(
             if not yes:
                 confirm(f"Cancel {matched} pending jobs of {queue}?")
             while True:
-                done = pq.queues.purge(queue)
-                changed += done.changed
-                if not done.more or not done.changed:
+                result = pq.queues.purge(queue)
+                changed += result.changed
+                # A call that changed nothing found only jobs that other transactions have locked.
+                if not result.more or not result.changed:
                     break
     if as_json:
         print_json({"matched": matched, "changed": changed})
@@ -239,17 +240,17 @@ def workers(
     if min_workers > max_workers:
         raise typer.BadParameter(f"--min {min_workers} is above --max {max_workers}")
     with connect(ctx) as pq:
-        found = pq.queues.desired_workers(
+        workers = pq.queues.desired_workers(
             queue,
             jobs_per_worker=jobs_per_worker,
             min_workers=min_workers,
             max_workers=max_workers,
         )
     if as_json:
-        print_json(plain(found))
+        print_json(plain(workers))
     else:
-        info(f"{found.running} running, {found.ready} ready")
-        out().print(str(found.desired))
+        info(f"Jobs: {workers.running} running, {workers.ready} ready")
+        out().print(str(workers.desired))
 
 
 def _print_queue(queue: "Queue", as_json: bool) -> None:

@@ -57,7 +57,7 @@ class _Console(Console):
     """A console that prints text without markup, with control characters escaped."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        # Escaped here as well, because a table measures its cells before `render` prints them.
+        # Escape the text here as well: a table measures its cells before `render` prints them.
         return super().render_str(visible(text), **options)
 
     def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
@@ -92,8 +92,7 @@ def print_error(text: str) -> None:
     line = " ".join(text.split())
     if len(line) > _MAX_ERROR_LENGTH:  # the end has the hint, so the middle is cut
         line = f"{line[: _MAX_ERROR_LENGTH - 200]} … {line[-200:]}"
-    shown = Text.assemble(("error: ", "bold red"), styled(line, "red"))
-    err().print(shown, soft_wrap=True)
+    err().print(Text.assemble(("error: ", "bold red"), styled(line, "red")), soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -108,7 +107,7 @@ def print_line(text: str) -> None:
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document; with ``indent=None`` in one line, for streams."""
-    # json.dumps escapes every control character but this one.
+    # json.dumps escapes every control character except U+007F.
     text = json.dumps(value, indent=indent, default=str).replace("\x7f", r"\u007f")
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

@@ -56,16 +56,16 @@ def list_rules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     if not rules:
         info("There are no rules.")
         return
-    shown = table("model", "input", "action", "value", "plan")
+    listing = table("model", "input", "action", "value", "plan")
     for rule in rules:
-        shown.add_row(
+        listing.add_row(
             one_line(rule.model),
             one_line(rule.input),
             rule.action,
             "" if rule.value is None else one_line(json.dumps(rule.value, ensure_ascii=False)),
             one_line(rule.plan or ""),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 @app.command("set", example="rules set '*' num_outputs cap 2 --plan free")
@@ -84,17 +84,17 @@ def set_rule(
 ) -> None:
     """Set a rule over an input.
 
-    lock permits only VALUE. default is the value if none is given. cap is
-    the highest number, or the most entries or characters. refuse refuses
-    the input, or a list of its values. allow ends less specific rules.
+    lock permits only VALUE. default is used if the input is left out. cap is
+    the highest number, or the most entries or characters. refuse refuses the
+    input, or a list of its values. allow disables less specific rules.
     """
     with connect(ctx) as pq:
         rule = pq.rules.set(model, input_, action, _parse_value(value), plan=plan)
     if as_json:
         print_json(plain(rule))
     else:
-        shown = "" if rule.value is None else f" {json.dumps(rule.value, ensure_ascii=False)}"
-        print_line(one_line(f"{rule.model} {rule.input}: {rule.action}{shown}"))
+        value_text = "" if rule.value is None else f" {json.dumps(rule.value, ensure_ascii=False)}"
+        print_line(one_line(f"{rule.model} {rule.input}: {rule.action}{value_text}"))
 
 
 @app.command(example="rules delete '*' num_outputs cap")

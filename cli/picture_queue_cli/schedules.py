@@ -46,9 +46,9 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     if not schedules:
         info("There are no schedules.")
         return
-    shown = table("name", "type", "runs", "next", "last", "")
+    listing = table("name", "type", "runs", "next", "last", "")
     for schedule in schedules:
-        shown.add_row(
+        listing.add_row(
             schedule.name,
             str(schedule.job.get("job_type")),
             _format_recurrence(schedule),
@@ -58,7 +58,7 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             format_age(schedule.last_at),
             styled(schedule.last_error or "", "red"),
         )
-    out().print(shown)
+    out().print(listing)
 
 
 def _format_recurrence(schedule: "Schedule") -> str:

@@ -24,10 +24,10 @@ def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     if not tenants:
         info("Every tenant has weight 1.")
         return
-    shown = table("tenant", "weight", right=("weight",))
+    listing = table("tenant", "weight", right=("weight",))
     for tenant in tenants:
-        shown.add_row(tenant.tenant, f"{tenant.weight:g}")
-    out().print(shown)
+        listing.add_row(tenant.tenant, f"{tenant.weight:g}")
+    out().print(listing)
 
 
 @app.command("set", example="tenants set acme 3")

@@ -89,19 +89,19 @@ class Timeline:
 
     def as_table(self) -> Table:
         """Return the steps as a table."""
-        shown = table("ms", "step", "source", "", right=("ms",))
+        listing = table("ms", "step", "source", "", right=("ms",))
         for name, entry in self._in_order():
             meaning = Text(_SOURCES[entry.source], style="dim")
-            shown.add_row(f"{entry.ms:,}", name, entry.source, meaning)
-        return shown
+            listing.add_row(f"{entry.ms:,}", name, entry.source, meaning)
+        return listing
 
     def sources(self) -> str:
         """Return a sentence that counts the events by their source."""
         counts: dict[str, int] = {}
         for event, _ in self.events:
             counts[event.source] = counts.get(event.source, 0) + 1
-        named = ", ".join(f"{count} from {source}" for source, count in counts.items())
-        return f"{len(self.events)} states: {named}"
+        parts = ", ".join(f"{count} from {source}" for source, count in counts.items())
+        return f"{len(self.events)} states: {parts}"
 
     def _in_order(self) -> list[tuple[str, TimelineEntry]]:
         return sorted(self.entries.items(), key=lambda item: item[1].ms)

@@ -15,6 +15,7 @@ _FUNCTION = re.compile(r"\b([a-z]+(?:_[a-z]+)+)\(\)")
 # The command for each SQL function that a hint may name.
 COMMANDS = {
     "cancel_generation": "jobs cancel",
+    "cancel_generation_batch": "generations batches cancel",
     "cancel_job": "jobs cancel",
     "change_jobs": "jobs retry",
     "claim_jobs": "worker",
@@ -60,12 +61,17 @@ COMMANDS = {
     "set_setting": "settings set",
     "set_tenant": "tenants set",
     "start_generation": "generate",
+    "start_generations": "generate",
 }
 # The field at the start of an error detail: "jobs[3]: options.timeout_seconds" in
 # "jobs[3]: options.timeout_seconds is 0".
 _FIELD = re.compile(
     r"(?:jobs\[(?P<item>\d+)\]: )?(?:(?P<part>callback): )?"
     r"(?P<path>[a-z_]+(?:\.[a-z_]+)*) (?=is\b|has\b|are\b)"
+)
+# The request and the step of a batch of generations, at the start of an error detail.
+_REQUEST = re.compile(
+    r"(?:requests\[(?P<item>\d+)\](?:\.|: )?)?(?:(?:options\.)?then\[(?P<step>\d+)\](?:\.|: )?)?"
 )
 _PREFIXES = ("options.", "filter.", "unique.")
 # For each parameter of SQL, the Python names that its command-line parameter can have.
@@ -137,15 +143,17 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
 
 
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
-    detail = error.detail or ""
-    found = _FIELD.match(detail)
-    if found is None or found["path"] == "it":
+    request, detail = _split_request(error.detail or "", ctx.params)
+    if request:
+        error.detail = request + detail
+    match = _FIELD.match(detail)
+    if match is None or match["path"] == "it":
         return
-    field = _translate_field(found["path"], ctx.command.params, found["part"])
-    position = f"Item {int(found['item']) + 1} of the list: " if _is_batch(ctx, found) else ""
-    error.detail = f"{position}{field} {detail[found.end() :]}"
+    field = _translate_field(match["path"], ctx.command.params, match["part"])
+    position = f"Item {int(match['item']) + 1} of the list: " if _is_batch(ctx, match) else ""
+    error.detail = f"{request}{position}{field} {detail[match.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
-        error.hint = _specific_hint(error.detail, error.hint, found["path"])
+        error.hint = _specific_hint(error.detail, error.hint, match["path"])
         # The first letter of a message is printed as a capital. A lowercase name of a setting must
         # keep its case, so it stays in the detail.
         if field.isalpha() and field.islower():
@@ -154,8 +162,25 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
             error.message, error.detail = error.detail, None
 
 
-def _is_batch(ctx: Any, found: re.Match[str]) -> bool:
-    return found["item"] is not None and any(p.name == "jobs" for p in ctx.command.params)
+def _split_request(detail: str, arguments: dict[str, Any]) -> tuple[str, str]:
+    """Return the prompt and the step that a detail of ``generate`` names, and its rest."""
+    match = _REQUEST.match(detail)
+    if match is None or "prompts" not in arguments:
+        return "", detail
+    steps = arguments.get("then")
+    request = ""
+    if match["item"] is not None and arguments.get("prompts"):
+        # The requests of a prompt differ only in their seeds.
+        request = f"Prompt {int(match['item']) // arguments.get('count', 1) + 1}: "
+    if match["step"] is not None and steps:
+        request += f"--then {steps[int(match['step'])]}: "
+    return request, detail[match.end() :]
+
+
+def _is_batch(ctx: Any, match: re.Match[str]) -> bool:
+    """Return whether a field belongs to a job of the argument JOBS, whose items have numbers."""
+    has_jobs = any(parameter.name == "jobs" for parameter in ctx.command.params)
+    return match["item"] is not None and has_jobs
 
 
 def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> str:
@@ -175,7 +200,10 @@ def _translate_field(path: str, parameters: Iterable[Any], part: str | None) -> 
 
 
 def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
-    """Return the hint for a field; None if it is about another field, or repeats the detail."""
+    """Return the hint for a field; None if the hint is about another field or repeats the detail.
+
+    The database has one hint for all faults of some functions.
+    """
     text = (hint or "").lower()
     if path in _NAME_HINTS and _VALUE_ONLY.search(detail) and "event_id" not in text:
         return _NAME_HINTS[path]
@@ -192,7 +220,7 @@ def _specific_hint(detail: str, hint: str | None, path: str) -> str | None:
 
 def _replace_functions(text: str) -> str:
     return _FUNCTION.sub(
-        lambda found: f"`picture-queue {COMMANDS[found[1]]}`" if found[1] in COMMANDS else found[0],
+        lambda match: f"`picture-queue {COMMANDS[match[1]]}`" if match[1] in COMMANDS else match[0],
         text,
     )
 
@@ -206,7 +234,7 @@ def _replace_setting(text: str, ctx: Any) -> str:
 
 
 def _typed_addresses(ctx: Any) -> dict[str, str]:
-    """Return the option that the user typed for each environment variable in error texts."""
+    """Return the option for each environment variable in error texts, if the user typed it."""
     root = ctx.find_root()
     options = {"db_url": ctx.params.get("db_url"), "url": root.params.get("url")}
     sources = {"db_url": ctx, "url": root}
@@ -215,13 +243,13 @@ def _typed_addresses(ctx: Any) -> dict[str, str]:
         for name, value in options.items()
         if value and getattr(sources[name].get_parameter_source(name), "name", "") == "COMMANDLINE"
     }
-    found = {}
+    names = {}
     if "db_url" in typed:
-        found["PICTURE_QUEUE_DATABASE_URL (or --db-url)"] = "--db-url"
-        found["PICTURE_QUEUE_DATABASE_URL"] = "--db-url"
+        names["PICTURE_QUEUE_DATABASE_URL (or --db-url)"] = "--db-url"
+        names["PICTURE_QUEUE_DATABASE_URL"] = "--db-url"
     if "url" in typed:
-        found["SUPABASE_URL"] = "--url"
-    return found
+        names["SUPABASE_URL"] = "--url"
+    return names
 
 
 def _replace(text: str, replacements: dict[str, str]) -> str:

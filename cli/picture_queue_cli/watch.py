@@ -32,7 +32,7 @@ def watch(
         bool, typer.Option("--json", help="Print each state as one line of JSON.")
     ] = False,
 ) -> None:
-    """Follow a job to its end.
+    """Follow a job or a generation to its end.
 
     The exit code is 0 if it completed and 1 if it failed or was cancelled.
     """
@@ -90,7 +90,7 @@ async def follow(
     from picture_queue_cli.progress_bar import ProgressBar
 
     last = None
-    with _hint_on_interrupt(target_id), ProgressBar() as bar:
+    with hint_on_interrupt(f"watch {target_id}"), ProgressBar() as bar:
         async for last in pq.jobs.watch(job_id, timeout=timeout):
             if last.explanation is not None:
                 info(reason_lines(last.explanation) or "")
@@ -102,14 +102,14 @@ async def follow(
 
 
 @contextmanager
-def _hint_on_interrupt(target_id: UUID) -> Iterator[None]:
-    """Print how to follow the job again when the user interrupts the command."""
+def hint_on_interrupt(command: str, subject: str = "job") -> Iterator[None]:
+    """Print how to follow the job or batch again when the user interrupts the command."""
     from asyncio import CancelledError
 
     try:
         yield
     except CancelledError:
-        info(f"The job continues. Follow it again: picture-queue watch {target_id}")
+        info(f"The {subject} continues. Follow it again: picture-queue {command}")
         raise
 
 

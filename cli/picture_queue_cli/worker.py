@@ -102,10 +102,13 @@ def worker(
 
 
 def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
-    """Return uvloop's event loop if it is installed; a job costs a tenth less CPU time with it."""
+    """Return a function that creates event loops of uvloop; None if uvloop is not installed.
+
+    With uvloop, a job takes a tenth less CPU time.
+    """
     try:
         import uvloop
-    except ImportError:  # not on Windows
+    except ImportError:  # uvloop is not available on Windows
         return None
     return uvloop.new_event_loop
 
@@ -133,24 +136,24 @@ def restart() -> NoReturn:
 
 
 def parse_weights(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
-    """Parse ``--queue``: return names, or names with weights if one has a weight.
+    """Parse the values of ``--queue``: return names, or weights by name if any queue has a weight.
 
     Raises:
         SettingsError: A weight is not a number.
     """
     if not any("=" in queue for queue in queues):
         return tuple(queues)
-    found = {}
+    weights = {}
     for queue in queues:
         name, equals, weight = queue.partition("=")
         try:
-            found[name] = float(weight) if equals else 1.0
+            weights[name] = float(weight) if equals else 1.0
         except ValueError as error:
             raise SettingsError(
                 f"--queue {queue}: the weight is not a number",
                 hint=f"Write it as --queue {name}=3",
             ) from error
-    return found
+    return weights
 
 
 async def _work(
@@ -200,26 +203,28 @@ def _replicate_settings(target: Target, real: bool) -> "ReplicateSettings | None
     """
     from picture_queue.settings import ReplicateSettings
 
-    found = ReplicateSettings.from_env()
+    replicate = ReplicateSettings.from_env()
     if real:
-        if found is None:
+        if replicate is None:
             raise SettingsError(
                 "REPLICATE_API_TOKEN is not set, which --real-replicate needs",
                 hint="Set it, or omit --real-replicate to use the simulator",
             )
-        return found
+        return replicate
     url = target.url or os.environ.get("SUPABASE_URL")
     simulator = _find_simulator(target, url)
     if simulator is None and is_loopback_url(url):
-        # The stack has another data directory. The variables of `local env` name its simulator.
+        # A stack with another data directory is used. `local env` prints the variables that have
+        # the URL and the token of its simulator.
         simulator = _simulator_from_environment()
-        if simulator is None and found is not None and not is_loopback_url(found.base_url):
+        is_real = replicate is not None and not is_loopback_url(replicate.base_url)
+        if simulator is None and is_real:
             raise SettingsError(
                 f"The project {url} is on this machine, and REPLICATE_API_TOKEN is set",
                 hint="To pay for its pictures add --real-replicate; to use its simulator run: "
                 'eval "$(picture-queue local env)"',
             )
-    return simulator or found
+    return simulator or replicate
 
 
 def _find_simulator(target: Target, url: str | None) -> "ReplicateSettings | None":
@@ -289,17 +294,18 @@ def load_worker(app: str) -> "Worker":
     # The first entry of sys.path is the directory of this program, not the current directory.
     sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        value = getattr(importlib.import_module(module), name, None)
     except PictureQueueError:
         raise
     except ModuleNotFoundError as error:
-        top = module.split(".")[0]
-        missing = error.name or top
-        hint = f"Run this in the directory of {top}, or install it" if missing == top else None
+        package = module.split(".")[0]
+        missing = error.name or package
         raise SettingsError(
             f"--app {app} cannot be imported",
             detail=str(error),
-            hint=hint or f"Install {missing}, which {top} imports",
+            hint=f"Run this command in the directory of {package}, or install {package}"
+            if missing == package
+            else f"Install {missing}, which {package} imports",
         ) from error
     except Exception as error:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -308,15 +314,15 @@ def load_worker(app: str) -> "Worker":
             detail=f"{type(error).__name__}: {text}",
             hint=f"See {_location(error)}",
         ) from error
-    if not isinstance(found, Worker):
-        type_name = type(found).__name__
-        problem = f"{module} has no such name" if found is None else f"it is of type {type_name}"
+    if not isinstance(value, Worker):
+        type_name = type(value).__name__
+        problem = f"{module} has no such name" if value is None else f"it is of type {type_name}"
         raise SettingsError(
             f"--app {app} is not a Worker",
             detail=problem,
             hint=f"Define it in {module}: {name} = Worker()",
         )
-    return found
+    return value
 
 
 def _location(error: Exception) -> str:

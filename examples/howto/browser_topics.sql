@@ -5,7 +5,7 @@
 --   using (extension = 'broadcast' and topic = 'pq:user:' || (select auth.uid())::text
 --     and topic = (select realtime.topic()));
 --
--- You can add other policies. This one lets users with a claim "support" receive the events of all users.
+-- You can add other policies. This policy lets users with a claim "support" receive the events of all users.
 begin;
 create policy "support receives all job events" on realtime.messages for select to authenticated
 using (

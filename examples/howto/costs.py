@@ -13,7 +13,7 @@ async def main() -> None:
     async with AsyncPictureQueue.from_env() as pq:
         await pq.budgets.set("plan:free", needs_credits=True, usd_per_day=0.5, per_minute=3)
         await pq.accounts.set(user, plan="free")
-        # A payment may be reported twice; its id is granted once.
+        # A payment may be reported twice; the idempotency key grants its credits once.
         for _ in range(2):
             account = await pq.accounts.grant(user, 0.01, idempotency_key=f"payment {user}")
         print("credits:", account.credits_usd)
@@ -26,21 +26,21 @@ async def main() -> None:
         except NotEnoughCredits as error:
             print(error.detail)  # credits_usd is 0.004, and this generation costs 0.006
 
-        await pq.generations.cancel(started.id)  # it is refunded
+        await pq.generations.cancel(started.id)  # refunds the credits
         print("credits:", (await pq.accounts.get(user)).credits_usd)
         for entry in await pq.accounts.ledger(user_id=user):
             print(entry.phase, entry.amount_usd)
 
-        waiting = []
+        pending = []
         try:
             for _ in range(4):
-                waiting.append(await pq.generations.start("A boat", user_id=user))
+                pending.append(await pq.generations.start("A boat", user_id=user))
         except TooManyGenerations as error:
             print("try again in", error.retry_after, "seconds")
-        except LimitExceeded as error:  # the base of all three
+        except LimitExceeded as error:  # the base class of all refusals by a limit
             print(error)
-        for one in waiting:
-            await pq.generations.cancel(one.id)
+        for pending_generation in pending:
+            await pq.generations.cancel(pending_generation.id)
 
 
 asyncio.run(main())

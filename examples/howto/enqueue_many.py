@@ -3,13 +3,13 @@
 from picture_queue import NewJob, PictureQueue
 
 with PictureQueue.from_env() as pq:
-    # One round trip, all or none; up to tens of thousands of jobs.
+    # One round trip for up to 100,000 jobs: all are created, or none.
     thumbnails = [
         NewJob(job_type="thumbnail", payload={"path": f"{n}.png"}, queue="howto-enqueue")
         for n in range(1000)
     ]
-    made = pq.jobs.enqueue_many(thumbnails)
-    assert {job.outcome for job in made} == {"created"}
+    created = pq.jobs.enqueue_many(thumbnails)
+    assert {job.outcome for job in created} == {"created"}
 
     job = pq.jobs.enqueue(
         "report",
@@ -17,7 +17,7 @@ with PictureQueue.from_env() as pq:
         queue="howto-enqueue",
         priority=5,  # before jobs of priority 0
         delay=3600,  # starts after an hour
-        expires_in=7200,  # fails if it has not started after two
+        expires_in=7200,  # fails if it has not started after two hours
         max_attempts=5,
         timeout=120,
         tags=["monthly"],

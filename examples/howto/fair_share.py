@@ -1,4 +1,4 @@
-"""Fair sharing: ten jobs of one tenant do not wait for all jobs of another."""
+"""Fair sharing: ten jobs of one tenant do not wait for all jobs of another tenant."""
 
 import asyncio
 

@@ -27,18 +27,18 @@ async def main() -> None:
                 await pq.jobs.result(started.job_id, timeout=30)
 
             found = await pq.generations.list(user_id=user, search="lighthouse red")
-            assert [one.prompt for one in found] == ["A red lighthouse"]
+            assert [generation.prompt for generation in found] == ["A red lighthouse"]
             await pq.generations.set_favourite(found[0].id)
             assert await pq.generations.list(user_id=user, favourite=True)
 
             # Read all generations, one page after another.
             page, prompts = await pq.generations.list(user_id=user, limit=2), []
             while page:
-                prompts += [one.prompt for one in page]
+                prompts += [generation.prompt for generation in page]
                 page = await pq.generations.list(user_id=user, limit=2, before=page[-1])
             assert len(prompts) == 3
 
-            # The same request returns the finished picture, and no other is made.
+            # The same request returns the finished generation; no other picture is made.
             again = await pq.generations.start(
                 "A red lighthouse", "my/flat", user_id=user, reuse=True
             )
@@ -55,7 +55,7 @@ async def main() -> None:
                     break
                 await asyncio.sleep(0.1)
             else:
-                raise TimeoutError("the file exists still")
+                raise TimeoutError("the file still exists")
             print("deleted")
 
 

@@ -1,4 +1,4 @@
--- List the newest pictures. The paths are those in the bucket pictures.
+-- List the newest pictures. The paths are relative to the bucket pictures.
 select g.prompt, i.n, i.path, i.thumbnail_path, i.blurhash, i.width, i.height, i.bytes
 from images i join generations g on g.id = i.generation_id
 order by i.created_at desc limit 20;

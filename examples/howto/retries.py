@@ -1,4 +1,4 @@
-"""Retries: after the backoff, at a time that the handler chooses, or none."""
+"""Retries: after the backoff, at a time that the handler chooses, or not at all."""
 
 import asyncio
 

@@ -35,7 +35,7 @@ class AsyncLimits:
         rate: int | None = None,
         period: float | None = None,
     ) -> Limit:
-        """Set the limit of a key. It applies at once, and running jobs count towards it.
+        """Set the limit of a key. The limit applies at once; running jobs count towards it.
 
         Args:
             key: The key. ``user:*``, for example, gives each key ``user:<id>`` this limit.

@@ -71,7 +71,7 @@ class AsyncQueues:
         return await self._backend.call(_rpc.resume_queue(queue))
 
     async def drain(self, queue: str) -> Queue:
-        """Drain a queue: refuse new jobs, and run the existing ones.
+        """Drain a queue: refuse new jobs, and run the existing jobs.
 
         Returns:
             The queue as it is now.

@@ -63,7 +63,7 @@ class Watcher:
 
     def __init__(self, backend: AsyncBackend) -> None:
         self.backend = backend
-        self._inboxes: set[_Inbox] = set()
+        self._inboxes: set[Inbox] = set()
         self.subscriptions: EventSource | None = None
         if backend.api is not None:
             from picture_queue._realtime.subscriptions import Subscriptions
@@ -76,7 +76,7 @@ class Watcher:
             self.wake_ups = Notifications(backend.database.settings)
 
     @contextmanager
-    def listen(self, topic: str, inbox: "_Inbox") -> Iterator[None]:
+    def listen(self, topic: str, inbox: "Inbox") -> Iterator[None]:
         """Deliver the events of a topic until the block ends, if the client has a source."""
         source = self.subscriptions
         self._inboxes.add(inbox)
@@ -147,11 +147,12 @@ async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None
     logged = set()
     async with aclosing(follower.events(target)) as events:
         async for event in events:
-            why = event.explanation
-            if why is not None and (why.reason, why.key) not in logged:
-                logged.add((why.reason, why.key))
-                level = logging.WARNING if why.reason in _NEED_OPERATOR else logging.INFO
-                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+            reason = event.explanation
+            if reason is not None and (reason.reason, reason.key) not in logged:
+                logged.add((reason.reason, reason.key))
+                level = logging.WARNING if reason.reason in _NEED_OPERATOR else logging.INFO
+                message = "Job %s (%s) waits: %s"
+                _log.log(level, message, event.job_id, event.job_type, reason.detail)
     job = follower.job
     if not job.finished:  # the final state came as an event, which has no result
         job = await follower.read_target(_rpc.get_job(job.id))
@@ -178,14 +179,14 @@ class _JobFollower:
         self.job = await self.read_target(target)
         job_id, newest = self.job.id, JobEvent.of(self.job, "snapshot")
         yield newest
-        inbox, stall = _Inbox(job_id), _Stall()
+        inbox, stall = Inbox(job_id), Stall()
         interval = POLL_INTERVAL if self._watcher.subscriptions is not None else FIRST_POLL_INTERVAL
         with nullcontext() if newest.finished else self._watcher.listen(_topic(self.job), inbox):
             while not newest.finished:
                 wait = CONNECTED_POLL_INTERVAL if inbox.connected else interval
                 if self._project_answers:
                     wait = min(wait, stall.seconds_until_due)
-                item = await inbox.next(self._remaining(wait))
+                item = await inbox.next(self._remaining(wait))  # an event, or a reason to read
                 interval = min(interval * 1.5, POLL_INTERVAL)
                 if self._deadline_has_passed:
                     event: JobEvent | None = await self._check_at_deadline(job_id)
@@ -195,7 +196,7 @@ class _JobFollower:
                     event = await self._read(job_id, item)
                 if event is not None and event.version > newest.version:
                     newest = event
-                    stall = _Stall()
+                    stall = Stall()
                     yield newest
                 elif self._project_answers and not stall.seconds_until_due:
                     explanation = stall.drop_repeated(await self._explain(job_id))
@@ -285,7 +286,7 @@ class _JobFollower:
         return min(maximum, max(0.0, self._deadline + extra - time.monotonic()))
 
 
-class _Inbox:
+class Inbox:
     """The listener of one wait. It queues events, and requests to read the row."""
 
     def __init__(self, job_id: UUID) -> None:
@@ -332,7 +333,7 @@ class _Inbox:
         return item
 
 
-class _Stall:
+class Stall:
     """The state of a job that has not changed: the time of the next `explain_jobs`, and the reasons
     that were yielded last.
     """

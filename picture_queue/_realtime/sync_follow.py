@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from picture_queue._transport.postgrest_sync import Postgrest
 
 T = TypeVar("T")
-_Events: TypeAlias = queue.SimpleQueue[JobEvent | None]
-_Work: TypeAlias = Callable[[asynchronous.Watcher, _Events], Coroutine[Any, Any, T]]
+Events: TypeAlias = queue.SimpleQueue[Any]  # None ends them
+_Work: TypeAlias = Callable[[asynchronous.Watcher, Events], Coroutine[Any, Any, T]]
 
 _CHECK_INTERVAL = 1.0  # seconds between two checks that the thread is alive
 _STOP_TIMEOUT = 5.0  # seconds to close the connections
@@ -48,9 +48,9 @@ class Watcher:
         self._lock = threading.Lock()
         self._background: _LoopThread | None = None
 
-    def run(self, work: _Work[T]) -> Generator[JobEvent, None, T]:
+    def run(self, work: _Work[T]) -> Generator[Any, None, T]:
         """Run a coroutine in the thread, yield the events that it queues, and return its result."""
-        events: _Events = queue.SimpleQueue()
+        events: Events = queue.SimpleQueue()
         with self._lock:
             if self._background is None or not self._background.is_alive:
                 self._background = _LoopThread(self._backend)
@@ -101,7 +101,7 @@ def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = Non
 
 
 async def _forward(
-    watcher: asynchronous.Watcher, target: Rpc[Any], timeout: float | None, events: _Events
+    watcher: asynchronous.Watcher, target: Rpc[Any], timeout: float | None, events: Events
 ) -> None:
     """Put the states of a job into the queue that the thread of the caller reads."""
     async with contextlib.aclosing(asynchronous.follow(watcher, target, timeout)) as states:
@@ -137,7 +137,7 @@ class _LoopThread:
         """True if the thread runs; after a fork, it runs only in the parent process."""
         return self._thread.is_alive()
 
-    def submit(self, work: _Work[T], events: _Events) -> Future[T]:
+    def submit(self, work: _Work[T], events: Events) -> Future[T]:
         """Run a coroutine in the loop; queue None after its events when it has ended."""
         future = asyncio.run_coroutine_threadsafe(work(self._watcher, events), self._loop)
         self._futures.add(future)
@@ -145,7 +145,7 @@ class _LoopThread:
         future.add_done_callback(lambda _: events.put(None))
         return future
 
-    def next(self, events: _Events) -> JobEvent | None:
+    def next(self, events: Events) -> Any:
         """Wait for the next event.
 
         Raises:

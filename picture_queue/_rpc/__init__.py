@@ -13,13 +13,16 @@ from picture_queue._rpc.budgets import delete_budget, list_budgets, set_budget
 from picture_queue._rpc.events import send_event
 from picture_queue._rpc.generations import (
     cancel_generation,
+    cancel_generation_batch,
     delete_generation,
+    generation_batch,
     get_generation,
     list_deleted_generations,
     list_generations,
     record_deleted_files,
     set_favourite,
     start_generation,
+    start_generations,
 )
 from picture_queue._rpc.jobs import (
     cancel_job,
@@ -88,6 +91,7 @@ __all__ = [
     "Rpc",
     "begin_prediction",
     "cancel_generation",
+    "cancel_generation_batch",
     "cancel_job",
     "change_jobs",
     "claim_jobs",
@@ -104,6 +108,7 @@ __all__ = [
     "explain_jobs",
     "failure_reasons",
     "finish_prediction",
+    "generation_batch",
     "get_account",
     "get_batch",
     "get_generation",
@@ -159,5 +164,6 @@ __all__ = [
     "set_setting",
     "set_tenant",
     "start_generation",
+    "start_generations",
     "unregister_worker",
 ]

@@ -33,7 +33,7 @@ class Rpc(NamedTuple, Generic[T]):
 
 
 def omit_none(**params: Any) -> dict[str, Any]:
-    """Return the arguments as JSON, without those that are None: they take the function's defaults.
+    """Return the arguments as JSON, without None: omitted arguments take the function's defaults.
 
     Raises:
         InvalidArgument: An argument cannot be written as JSON.

@@ -1,18 +1,23 @@
 """Calls about generations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from picture_queue._ids import new_id
 from picture_queue._rpc.base import Rpc, keep_none, omit_none, parse_nothing, row_parser
+from picture_queue.options import GenerationRequest, GenerationStep
 from picture_queue.records import (
+    BatchCancelRequest,
     CancelRequest,
     DeletedGeneration,
     Generation,
+    GenerationBatch,
     JobStatus,
+    StartedBatch,
     StartedGeneration,
 )
 
@@ -31,6 +36,7 @@ def start_generation(
     idempotency_key: str | None = None,
     priority: int | None = None,
     reuse: bool = False,
+    then: Sequence[GenerationStep] = (),
 ) -> Rpc[StartedGeneration]:
     options = omit_none(
         # The id makes a retry of this call idempotent, unless an idempotency key does.
@@ -41,13 +47,58 @@ def start_generation(
         idempotency_key=idempotency_key,
         priority=priority,
         reuse=reuse or None,
+        then=list(then) or None,
     )
     params = omit_none(prompt=prompt, model_id=model_id, input=input or {}, options=options)
     return Rpc(
-        "start_generation",
-        params,
-        lambda data: StartedGeneration.model_validate({"id": data["generation_id"], **data}),
+        "start_generation", params, lambda data: StartedGeneration.model_validate(_with_ids(data))
     )
+
+
+def start_generations(
+    requests: Iterable[GenerationRequest],
+    *,
+    batch_id: UUID | str | None = None,
+    user_id: UUID | str | None = None,
+    scheduled_for: datetime | None = None,
+    priority: int | None = None,
+) -> Rpc[StartedBatch]:
+    options = omit_none(
+        batch_id=batch_id or new_id(),
+        user_id=user_id,
+        scheduled_for=scheduled_for,
+        priority=priority,
+    )
+    params = omit_none(requests=list(requests), options=options)
+    return Rpc(
+        "start_generations", params, lambda data: StartedBatch.model_validate(_with_ids(data))
+    )
+
+
+def generation_batch(batch_id: UUID | str) -> Rpc[GenerationBatch]:
+    return Rpc(
+        "generation_batch",
+        keep_none(batch_id=batch_id),
+        lambda data: GenerationBatch.model_validate(_with_ids(data)),
+    )
+
+
+def cancel_generation_batch(batch_id: UUID | str) -> Rpc[BatchCancelRequest]:
+    return Rpc(
+        "cancel_generation_batch",
+        keep_none(batch_id=batch_id),
+        lambda data: BatchCancelRequest.model_validate(_with_ids(data)),
+    )
+
+
+def _with_ids(data: dict[str, Any]) -> dict[str, Any]:
+    """Add ``id`` to a generation or batch of an answer, and to those that it contains."""
+    lists: dict[str, Any] = {
+        name: [_with_ids(item) for item in data[name]]
+        for name in ("generations", "steps")
+        if name in data
+    }
+    return {"id": data.get("generation_id") or data["batch_id"], **data, **lists}
 
 
 def get_generation(generation_id: UUID | str) -> Rpc[Generation]:

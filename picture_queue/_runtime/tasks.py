@@ -1,9 +1,10 @@
-"""Tasks that run handlers, which are functions of users. No handler can stop the others.
+"""Tasks that run handlers, which are functions of users. No handler can stop another handler.
 
 Without this module, a handler could do harm in three ways:
 
 - A SystemExit or KeyboardInterrupt that leaves a task stops the event loop. The task of a handler
-  catches these exceptions of the handler; `guard_tasks` replaces those of tasks that it starts.
+  catches these exceptions of the handler. `guard_tasks` replaces them in tasks that the handler
+  starts.
 - A task that ignores its cancellation keeps the event loop from ending. `abandon` prevents that.
 - A handler can cancel all tasks that `asyncio.all_tasks` returns. `HandlerTask` ignores a
   cancellation by another handler.

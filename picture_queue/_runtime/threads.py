@@ -121,7 +121,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse new calls, and wait a few seconds at most for running ones."""
+        """Refuse new calls, and wait a few seconds at most for running calls."""
         with self._lock:
             self._closed = True
             cancelled: list[_Call] = []

@@ -30,7 +30,7 @@ class Budgets:
         return self._backend.call(_rpc.list_budgets(limit, after))
 
     def set(self, key: str, **changes: Unpack[BudgetChanges]) -> Budget:
-        """Create or change a budget. It applies to the next start.
+        """Create or change a budget. The change applies to generations started from now on.
 
         Args:
             key: ``project``, ``user:*`` (each user), ``plan:<name>`` (each user of a plan) or

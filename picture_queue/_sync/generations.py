@@ -4,7 +4,7 @@
 
 import builtins
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,18 +17,23 @@ from picture_queue._files import replace_file
 from picture_queue._ids import new_id
 from picture_queue._json import encode
 from picture_queue._realtime.sync_follow import Watcher, follow
+from picture_queue._realtime.sync_follow_batch import follow_batch
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import generations as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue._transport.base import StorageCall, parse_answer
 from picture_queue.errors import Conflict, InvalidArgument
+from picture_queue.options import GenerationRequest, GenerationStep
 from picture_queue.records import (
+    BatchCancelRequest,
     CancelRequest,
     Generation,
+    GenerationBatch,
     Image,
     JobEvent,
     JobStatus,
     ModelKind,
+    StartedBatch,
     StartedGeneration,
 )
 
@@ -44,7 +49,7 @@ _UPLOAD_FORMATS = (
 
 
 class Generations:
-    """The generations of a project; with a user's token, only those of that user."""
+    """The generations of a project; with a user's token, only the generations of this user."""
 
     def __init__(self, backend: Backend, watcher: Watcher) -> None:
         self._backend = backend
@@ -62,6 +67,7 @@ class Generations:
         user_id: UUID | str | None = None,
         priority: int | None = None,
         reuse: bool = False,
+        then: Sequence[GenerationStep] = (),
     ) -> StartedGeneration:
         """Start a generation and return without waiting for its pictures.
 
@@ -81,9 +87,12 @@ class Generations:
             reuse: Return an equal generation of the same owner that has completed, if there is one,
                 instead of starting another. Two generations are equal if they have the same model,
                 version of the model, prompt and inputs.
+            then: Up to 5 further steps. Each gets the first picture of the step before, and is a
+                generation of its own. If a step fails, the later ones are cancelled and refunded.
 
         Returns:
-            The ids of the generation and its job, and warnings about unknown inputs.
+            The ids of the generation and its job, and warnings about unknown inputs; of a chain
+            also the batch id, for `get_batch` and `watch_batch`, and the further steps.
 
         Raises:
             UnknownModel: The project does not offer the model; the error has the reason.
@@ -104,8 +113,86 @@ class Generations:
             user_id=user_id,
             priority=priority,
             reuse=reuse,
+            then=then,
         )
         return self._backend.call(rpc)
+
+    def start_many(
+        self,
+        requests: Iterable[GenerationRequest],
+        *,
+        batch_id: UUID | str | None = None,
+        scheduled_for: datetime | None = None,
+        user_id: UUID | str | None = None,
+        priority: int | None = None,
+    ) -> StartedBatch:
+        """Start a batch of up to 100 generations, all or none, and return without waiting for them.
+
+        Rates, budgets and credits of the user count all generations of the batch.
+
+        Args:
+            requests: The generations, each with a prompt and, if needed, a model, inputs and
+                further steps.
+            batch_id: An id that you generate. A repeated call with it returns the existing batch.
+            scheduled_for: The earliest time to start.
+            user_id: The owner, which only a service key may set; None: the signed-in user, if any.
+            priority: Generations with a higher priority run first; only a service key may set it.
+
+        Returns:
+            The id of the batch, and the generations in the order of the requests.
+
+        Raises:
+            PictureQueueError: For the same reasons as in `start`; the error names the request, such
+                as ``requests[3].prompt``.
+        """
+        rpc = _rpc.start_generations(
+            requests,
+            batch_id=batch_id,
+            scheduled_for=scheduled_for,
+            user_id=user_id,
+            priority=priority,
+        )
+        return self._backend.call(rpc)
+
+    def get_batch(self, batch_id: UUID | str) -> GenerationBatch:
+        """Return a batch of generations, or a chain: counts, progress and status of the whole.
+
+        Raises:
+            BatchNotFound: No such batch, or it belongs to another user.
+        """
+        return self._backend.call(_rpc.generation_batch(batch_id))
+
+    def watch_batch(
+        self, batch_id: UUID | str, *, timeout: float | None = None
+    ) -> Generator[GenerationBatch, None, None]:
+        """Yield the states of a batch or chain until all its generations have ended.
+
+        States between may be skipped, but not the last one. The progress never decreases, also if
+        a generation is retried. If the batch does not move, its newest state is yielded again with
+        the reason.
+
+        Args:
+            batch_id: The id of the batch.
+            timeout: Seconds to wait for the end of the batch; None: no limit.
+
+        Raises:
+            InvalidArgument: The timeout is not a number of seconds, or below zero.
+            BatchNotFound: No such batch, or it belongs to another user.
+            WaitTimeout: The batch did not end in time; the error has the reason. The batch
+                continues.
+        """
+        return follow_batch(self._watcher, batch_id, timeout)
+
+    def cancel_batch(self, batch_id: UUID | str) -> BatchCancelRequest:
+        """Cancel all generations of a batch or chain that have not ended.
+
+        Returns:
+            The numbers of its generations by state.
+
+        Raises:
+            BatchNotFound: No such batch, or it belongs to another user.
+        """
+        return self._backend.call(_rpc.cancel_generation_batch(batch_id))
 
     def get(self, generation_id: UUID | str) -> Generation:
         """Return a generation with its images.
@@ -308,7 +395,7 @@ class Generations:
         ]
 
     def upload(self, picture: bytes | str | Path, *, user_id: UUID | str) -> str:
-        """Upload a picture as the input of a generation, such as one to edit or to upscale.
+        """Upload a picture as the input of a generation, for example to edit or upscale it.
 
         Args:
             picture: A PNG, JPEG or WebP picture of up to 10 MiB: its bytes, or the path of a file.
@@ -319,7 +406,7 @@ class Generations:
 
         Raises:
             InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
-            NotAllowed: The user id is not that of the token.
+            NotAllowed: The token belongs to another user than ``user_id``.
         """
         data = picture if isinstance(picture, bytes) else _read_upload(Path(picture))
         format_ = next((name for signature, name in _UPLOAD_FORMATS if signature.match(data)), None)

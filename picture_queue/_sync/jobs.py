@@ -29,7 +29,7 @@ from picture_queue.records import (
 
 
 class Jobs:
-    """The jobs of a project; with a user's token, only those of that user."""
+    """The jobs of a project; with a user's token, only the jobs of this user."""
 
     def __init__(self, backend: Backend, watcher: Watcher) -> None:
         self._backend = backend
@@ -119,7 +119,7 @@ class Jobs:
         limit: int = 10_000,
         **filter: Unpack[JobFilter],
     ) -> Changed:
-        """Retry failed jobs, cancel unfinished ones, or discard finished ones.
+        """Retry failed jobs, cancel unfinished jobs, or discard finished jobs.
 
         Args:
             action: The change to make.

@@ -73,7 +73,7 @@ class Queues:
         return self._backend.call(_rpc.resume_queue(queue))
 
     def drain(self, queue: str) -> Queue:
-        """Drain a queue: refuse new jobs, and run the existing ones.
+        """Drain a queue: refuse new jobs, and run the existing jobs.
 
         Returns:
             The queue as it is now.

@@ -35,7 +35,7 @@ class Rules:
         *,
         plan: str | None = None,
     ) -> InputRule:
-        """Set a rule. It applies to generations that are started from now on.
+        """Set a rule. The rule applies to generations that are started from now on.
 
         Args:
             model: The model, or a pattern in which ``*`` stands for any characters.

@@ -105,20 +105,21 @@ class AsyncBackend:
         return f"{self._api().settings.url}/storage/v1"
 
     async def _retry(self, call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
+        """Make a call, and repeat it after transient failures until the deadline."""
         try:
             return await call(deadline)
         except Exception as error:
             if not is_transient(error):
                 raise
-            failure: Exception | None = error
+            first_failure: Exception | None = error
         # Tenacity is set up only after a failure, since its setup takes a tenth of the time of a
         # call. The first attempt of tenacity raises the failure of the call above again, so that
         # this call counts as an attempt.
         async for attempt in AsyncRetrying(**retry_policy(deadline)):
             with attempt:
-                if failure is not None:
-                    first, failure = failure, None
-                    raise first
+                if first_failure is not None:
+                    failure, first_failure = first_failure, None
+                    raise failure
                 return await call(deadline)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -146,7 +147,7 @@ class AsyncBackend:
         return self.api
 
     async def aclose(self) -> None:
-        """Close the connections, except those of a supabase client that the caller passed."""
+        """Close the connections, but not a supabase client that the caller passed."""
         if self.database is not None:
             await self.database.aclose()
         if self.api is not None:

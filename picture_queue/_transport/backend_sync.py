@@ -107,20 +107,21 @@ class Backend:
         return f"{self._api().settings.url}/storage/v1"
 
     def _retry(self, call: Callable[[Deadline], T], deadline: Deadline) -> T:
+        """Make a call, and repeat it after transient failures until the deadline."""
         try:
             return call(deadline)
         except Exception as error:
             if not is_transient(error):
                 raise
-            failure: Exception | None = error
+            first_failure: Exception | None = error
         # Tenacity is set up only after a failure, since its setup takes a tenth of the time of a
         # call. The first attempt of tenacity raises the failure of the call above again, so that
         # this call counts as an attempt.
         for attempt in Retrying(**retry_policy(deadline)):
             with attempt:
-                if failure is not None:
-                    first, failure = failure, None
-                    raise first
+                if first_failure is not None:
+                    failure, first_failure = first_failure, None
+                    raise failure
                 return call(deadline)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -148,7 +149,7 @@ class Backend:
         return self.api
 
     def close(self) -> None:
-        """Close the connections, except those of a supabase client that the caller passed."""
+        """Close the connections, but not a supabase client that the caller passed."""
         if self.database is not None:
             self.database.close()
         if self.api is not None:

@@ -109,7 +109,7 @@ class StorageCall:
         path: The path below the URL of Storage, without a leading slash.
         content: The request body. An iterable is read anew for each request, and needs the header
             ``Content-Length``.
-        headers: Headers in addition to those of the client.
+        headers: Headers in addition to the headers of the client.
     """
 
     method: str
@@ -151,7 +151,7 @@ _backoff = wait_random_exponential(0.2, 2.0)  # seconds
 
 
 def _wait_seconds(state: RetryCallState) -> float:
-    """Return the seconds before the next attempt, at least those that the server asked for."""
+    """Return the seconds before the next attempt, at least as many as the server asked for."""
     error = state.outcome.exception() if state.outcome is not None else None
     return max(getattr(error, "retry_after", None) or 0.0, _backoff(state))
 

@@ -292,12 +292,12 @@ class _Pool(Generic[C]):
             connection.close()
 
     def close(self) -> None:
-        """Close the idle connections now, and those of running calls when the calls end."""
+        """Close the idle connections now, and the connections of running calls at their end."""
         self._closed = True
         self.close_idle()
 
     def abandon(self) -> None:
-        """Close the connections of another event loop; leave those of the parent process open."""
+        """Close the connections of another event loop, but leave the parent's connections open."""
         if self.owner.is_inherited():
             leave_open(self)
         else:

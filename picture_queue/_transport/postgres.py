@@ -107,7 +107,7 @@ class AsyncPostgres:
         return statement
 
     async def aclose(self) -> None:
-        """Close idle connections now, and those of running calls when the calls end."""
+        """Close idle connections now, and the connections of running calls at their end."""
         if self._pool is not None:
             self._current_pool().close()
 

@@ -75,7 +75,7 @@ class Postgrest:
             elif self._owner is not None or self._creator.is_inherited():
                 raise SettingsError(
                     "The supabase client belongs to another process or event loop",
-                    hint="Create a supabase client and a PictureQueue in this one",
+                    hint="Create a supabase client and a PictureQueue in this process and loop",
                 )
             self._owner = owner
 

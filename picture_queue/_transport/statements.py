@@ -44,7 +44,8 @@ class Statement:
         else:
             self._select = f"select {call}"
             if signature["returns"] not in ("json", "jsonb"):
-                self.decode = _decode_text  # a uuid, or empty for a function that returns void
+                # The answer is a uuid, or empty if the function returns void.
+                self.decode = _decode_text
         self._sql: dict[tuple[str, ...], bytes] = {}  # by the names of the arguments
 
     def bind(self, params: Mapping[str, Any]) -> tuple[bytes, list[bytes | None]]:
@@ -108,7 +109,7 @@ def _encode_text(value: Any, name: str) -> bytes | None:
 def _encode_array(value: Any, name: str) -> bytes | None:
     """Encode an array: https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO."""
     if not isinstance(value, list | tuple):
-        return _encode_text(value, name)  # PostgreSQL refuses it with an exact message
+        return _encode_text(value, name)  # not an array: PostgreSQL refuses it and names the fault
     items = [_encode_item(item, f"{name}[{i}]") for i, item in enumerate(value)]
     return b"{" + b",".join(items) + b"}"
 

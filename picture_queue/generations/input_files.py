@@ -12,6 +12,7 @@ from picture_queue.providers import errors
 from picture_queue.records import BegunPrediction
 
 _SCHEME = "storage:"
+_GENERATION_SCHEME = "generation:"
 _UPLOADS = "uploads/"
 _EXTENSIONS = ("png", "jpg", "webp")  # of the pictures that may be uploaded
 #: The files that a worker may sign, as in SQL (`_file_problem`). No part begins with a dot.
@@ -42,20 +43,22 @@ async def sign_files(
 
     Raises:
         InputRejected: A file does not exist, is not a picture, has too many pixels, or is not one
-            that the user may name.
+            that the user may name; or a generation does not have the picture.
     """
     user = begun.generation.user_id
     signed: dict[str, Any] = dict(begun.prediction.input)
-    for name, path in _paths(begun):
-        _check_path(name, path, None if name in operator_files else user)
-    for name, path in _paths(begun):
+    files = _files(begun)
+    for name, text in files:
+        _check_path(name, text, _path(begun, text), None if name in operator_files else user)
+    for name, text in files:
+        path = _path(begun, text) or ""
         try:
             if path.startswith(_UPLOADS):  # the pictures were checked when they were stored
                 _check_picture(name, await store.read_file(path), max_pixels)
             url = await store.sign_file(path, int(seconds))
         except (NotFound, InvalidArgument) as error:
             raise _rejected(name, "does not exist in Storage") from error
-        signed[name] = _replace(signed[name], path, url)
+        signed[name] = _replace(signed[name], text, url)
     return signed
 
 
@@ -65,31 +68,41 @@ def name_files(store: GenerationStore, begun: BegunPrediction) -> dict[str, Any]
     The search for a lost prediction compares these URLs, since each call is signed anew.
     """
     named: dict[str, Any] = dict(begun.prediction.input)
-    for name, path in _paths(begun):
-        named[name] = _replace(named[name], path, store.file_url(path))
+    for name, text in _files(begun):
+        if path := _path(begun, text):
+            named[name] = _replace(named[name], text, store.file_url(path))
     return named
 
 
-def _paths(begun: BegunPrediction) -> list[tuple[str, str]]:
-    """Return the inputs that are files of Storage, and their paths, which begin with a bucket."""
-    found: dict[tuple[str, str], None] = {}
+def _files(begun: BegunPrediction) -> list[tuple[str, str]]:
+    """Return the inputs that are files of Storage or pictures of generations, and their texts."""
+    files: dict[tuple[str, str], None] = {}
     for name in sorted(begun.model.file_inputs & begun.prediction.input.keys()):
         value = begun.prediction.input[name]
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, str) and item.startswith(_SCHEME):
-                found[name, item.removeprefix(_SCHEME)] = None
-    return list(found)
+            if isinstance(item, str) and item.startswith((_SCHEME, _GENERATION_SCHEME)):
+                files[name, item] = None
+    return list(files)
 
 
-def _replace(value: Any, path: str, url: str) -> Any:
-    """Replace a file of Storage in the value of an input."""
+def _path(begun: BegunPrediction, text: str) -> str | None:
+    """Return the path of a file, which begins with its bucket; None if there is no such picture."""
+    if text.startswith(_GENERATION_SCHEME):
+        return begun.files.get(text)
+    return text.removeprefix(_SCHEME)
+
+
+def _replace(value: Any, text: str, url: str) -> Any:
+    """Replace a file in the value of an input."""
     if isinstance(value, list):
-        return [_replace(item, path, url) for item in value]
-    return url if value == _SCHEME + path else value
+        return [_replace(item, text, url) for item in value]
+    return url if value == text else value
 
 
-def _check_path(name: str, path: str, user: UUID | None) -> None:
-    if len(_SCHEME + path) > _MAX_LENGTH or not _PATH.fullmatch(path):
+def _check_path(name: str, text: str, path: str | None, user: UUID | None) -> None:
+    if path is None:
+        raise _rejected(name, f"is {text}, and there is no such picture")
+    if len(path) > _MAX_LENGTH or not _PATH.fullmatch(path):
         raise _rejected(name, "is not a file of the buckets uploads and pictures")
     if user is not None and path.split("/")[1] != str(user):
         raise _rejected(name, "does not belong to the user")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from picture_queue._resources import Migration, migrations
 from picture_queue.errors import InstallationRefused, MigrationFailed
 from picture_queue.installation import state
-from picture_queue.installation.database import LIMITS, LOCK, apply
+from picture_queue.installation.database import LOCK, TIMEOUTS, apply
 from picture_queue.installation.state import MigrationTool, connected
 from picture_queue.settings import DatabaseSettings
 
@@ -28,8 +28,8 @@ class Adoption:
         moved: The objects that were moved to that schema.
         jobs: The number of copied jobs in each state.
         copied: The number of rows copied from each table.
-        notes: Descriptions of objects that a person must review.
-        applied: The names of the applied migrations.
+        notes: A sentence for each object that a person must review.
+        applied: The names of the migrations that were applied.
     """
 
     schema: str | None = None
@@ -79,7 +79,7 @@ def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool
     """
     installed = state.read(connection, shipped)
     if installed.tool in (MigrationTool.CLI, MigrationTool.EMBEDDED):
-        state.expect_tool(installed, MigrationTool.MIGRATE)
+        state.expect_tool(installed, MigrationTool.MIGRATE)  # raises
     if installed.tool is MigrationTool.NONE:
         raise InstallationRefused(
             "The database has no job queue to adopt",
@@ -89,7 +89,7 @@ def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool
         return False
     digests = {migration.name: migration.digest for migration in shipped}
     if installed.applied.keys() - digests.keys():
-        installed.expect_known(shipped)
+        installed.expect_known(shipped)  # raises: a newer version of this package applied one
     return all(digests[name] == digest for name, digest in installed.applied.items())
 
 
@@ -100,7 +100,7 @@ def _adopt(connection: "Connection[Any]", shipped: list[Migration]) -> Adoption:
     from picture_queue.installation.relocate import relocate
 
     try:
-        connection.execute(LIMITS)
+        connection.execute(TIMEOUTS)
         relocation = relocate(connection, shipped)
         for migration in shipped:
             apply(connection, migration)

@@ -42,7 +42,8 @@ class Checkup:
     Args:
         findings: The findings, in the order of the checks.
         has_sql: True if the API has our functions in a compatible version.
-        may_operate: True if the key may be a service key, which `queue_doctor()` requires.
+        may_operate: True unless the key is known not to be a service key, which `queue_doctor()`
+            requires.
     """
 
     findings: list[Finding]
@@ -51,7 +52,7 @@ class Checkup:
 
 
 async def examine_api(settings: ProjectSettings) -> Checkup:
-    """Check a project through its API."""
+    """Check a project from outside its database: URL, key, API and Realtime."""
     kind = recognise_key(settings.key, settings.url)
     findings = [_check_url(settings.url), _check_key(kind)]
     headers = {"apikey": settings.key}
@@ -168,7 +169,7 @@ def _check_version(version: Version) -> tuple[bool, Finding]:
 
 
 async def _find_other_queue(http: httpx.AsyncClient) -> Finding:
-    """Return the finding for missing functions; it tells whether another job queue exists."""
+    """Return the finding for missing functions, which differs if another job queue exists."""
     try:
         table = await http.get("/job_queue", params={"limit": "0"})
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""Copying the jobs from the relocated tables into the new ones.
+"""Copying the jobs from the relocated tables into the new tables.
 
 From a pre-release version of picture-queue, every table is copied, with the columns that both
 versions have. From another system, only jobs are copied: ids, payloads, states, attempts and times.
@@ -46,8 +46,8 @@ select a.attname from pg_catalog.pg_attribute a
 where a.attrelid = to_regclass(%s) and a.attidentity <> '' and not a.attisdropped
 """
 STATES = ("pending", "processing", "completed", "failed", "cancelled")
-# Names of each of our columns in other systems; the first one that exists is used.
-_NAMES = {
+# The names that other systems use for each of our columns; the first name that exists is used.
+_COLUMN_NAMES = {
     "job_type": ("job_type", "type"),
     "payload": ("payload", "data"),
     "priority": ("priority",),
@@ -126,23 +126,26 @@ def _copy_tables(connection: "Connection[Any]", relocation: Relocation) -> dict[
     for name in order.static_order():
         table, schema = tables[name]
         source = f"{relocation.private if schema == 'picture_queue' else relocation.schema}.{table}"
-        if table in _NOT_COPIED or not (old := _columns(connection, source)):
+        if table in _NOT_COPIED or not (old_columns := _columns(connection, source)):
             continue
-        copied[table] = _copy_table(connection, f"{schema}.{table}", source, old)
+        copied[table] = _copy_table(connection, f"{schema}.{table}", source, old_columns)
     return copied
 
 
 def _copy_table(
-    connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]
+    connection: "Connection[Any]", target: str, source: str, old_columns: Mapping[str, str]
 ) -> int:
-    """Replace the rows that the installation wrote with the old rows, but keep new models."""
-    values: dict[str, sql.Composable] = {
-        name: sql.Identifier(name) for name in _columns(connection, target) if name in old
+    """Replace the rows that the installation wrote with the old rows; return their number.
+
+    Models that only the new version has are kept.
+    """
+    expressions: dict[str, sql.Composable] = {
+        name: sql.Identifier(name) for name in _columns(connection, target) if name in old_columns
     }
-    if target == "public.job_queue" and "rank" not in old:
-        values["rank"] = sql.SQL("-priority")  # older versions claimed by priority only
-    if target == "public.job_queue" and "parked_at" not in old:
-        values["parked_at"] = sql.SQL("updated_at")
+    if target == "public.job_queue" and "rank" not in old_columns:
+        expressions["rank"] = sql.SQL("-priority")  # older versions claimed by priority only
+    if target == "public.job_queue" and "parked_at" not in old_columns:
+        expressions["parked_at"] = sql.SQL("updated_at")
     if target != "picture_queue.model":
         connection.execute(sql.SQL("delete from {} where true").format(_identifier(target)))
     query = sql.SQL(
@@ -151,8 +154,8 @@ def _copy_table(
     copied = connection.execute(
         query.format(
             _identifier(target),
-            sql.SQL(", ").join(map(sql.Identifier, values)),
-            sql.SQL(", ").join(values.values()),
+            sql.SQL(", ").join(map(sql.Identifier, expressions)),
+            sql.SQL(", ").join(expressions.values()),
             _identifier(source),
         )
     ).rowcount
@@ -193,9 +196,9 @@ def _expressions(types: dict[str, str]) -> sql.Composable:
     """
 
     def convert(column: str, type_: str, default: str) -> sql.Composable:
-        for name in _NAMES[column]:
+        for name in _COLUMN_NAMES[column]:
             if name in types and (type_ != "uuid" or types[name] == "uuid"):
-                # Text becomes a JSON string.
+                # A column of type text becomes a JSON string.
                 is_text = type_ == "jsonb" and types[name] not in ("json", "jsonb")
                 template = "to_jsonb(o.{})" if is_text else "o.{}::text::" + type_
                 value = sql.SQL(template).format(sql.Identifier(name))

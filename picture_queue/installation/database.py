@@ -1,8 +1,8 @@
 """Application of the migrations to a database, without the Supabase CLI.
 
 Each migration is one transaction: its statements and its row in ``picture_queue.migration``. The
-transaction holds an advisory lock, so that only one process applies migrations at a time; it reads
-the pending migrations under the lock. A session-level lock would not work behind a pooler.
+transaction holds an advisory lock, so that only one process applies migrations at a time, and reads
+the pending migrations under this lock. A session-level lock would not work behind a pooler.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOCK = "select pg_catalog.pg_advisory_xact_lock(4238266008931965025)"
 # The platform sets statement timeouts for roles, which a migration may exceed. The lock timeout is
 # needed since a statement that waits for a table lock blocks all later statements on the table.
-LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
+TIMEOUTS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 _RECORD = "insert into picture_queue.migration (name, digest) values (%s, %s)"
 
 
@@ -36,9 +36,9 @@ def migrate(settings: DatabaseSettings, applied: Callable[[str], None]) -> list[
         The names of the applied migrations.
 
     Raises:
-        InstallationRefused: Another tool applies the migrations, or the applied ones are not those
-            of this package.
-        MigrationFailed: A migration failed and was rolled back; earlier ones remain applied.
+        InstallationRefused: Another tool applies the migrations, or an applied migration is unknown
+            to this package.
+        MigrationFailed: A migration failed and was rolled back; earlier migrations remain applied.
         PictureQueueError: The database does not answer, or its user lacks the permission.
     """
     names = []
@@ -64,7 +64,8 @@ def expect_tool(settings: DatabaseSettings, tool: MigrationTool) -> None:
     """Check that a tool may apply migrations to the database.
 
     Raises:
-        InstallationRefused: Another tool applies them, or another queue must be adopted first.
+        InstallationRefused: Another tool applies the migrations, or another queue must be adopted
+            first.
         PictureQueueError: The database does not answer.
     """
     with connected(settings) as connection:
@@ -98,7 +99,7 @@ def apply(connection: "Connection[Any]", migration: Migration) -> None:
     from psycopg import Error
 
     try:
-        connection.execute(LIMITS)
+        connection.execute(TIMEOUTS)
         # Without parameters, psycopg sends all statements at once and unchanged.
         connection.execute(migration.sql.encode())
         connection.execute(_RECORD, (migration.name, migration.digest))

@@ -18,7 +18,8 @@ class KeyKind:
 
     Args:
         name: The name of this kind in the project's settings.
-        access: The permissions of the key: those of a service or of users, or unknown.
+        access: ``service`` if the key has all privileges, ``users`` if it has only the privileges
+            of signed-in users.
         problem: The reason why the key cannot work; None if no problem was found.
         remedy: The fix for the problem.
     """
@@ -40,7 +41,7 @@ def recognise_key(key: str, url: str) -> KeyKind:
         return KeyKind("secret key (sb_secret_)", "service")
     if key.startswith("sb_publishable_"):
         return KeyKind("publishable key (sb_publishable_)", "users")
-    claims = _claims(key)
+    claims = _decode_claims(key)
     if claims is None:
         return KeyKind("unrecognised key format", "unknown", remedy=_REMEDY)
     role = claims.get("role")
@@ -57,8 +58,8 @@ def recognise_key(key: str, url: str) -> KeyKind:
     return KeyKind(name, access)
 
 
-def _claims(key: str) -> dict[str, Any] | None:
-    """Return the claims of a JWT; None if the key is not one."""
+def _decode_claims(key: str) -> dict[str, Any] | None:
+    """Return the claims of a JWT, without a check of its signature; None if it is not a JWT."""
     parts = key.split(".")
     if len(parts) != 3:
         return None

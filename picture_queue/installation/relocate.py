@@ -16,6 +16,7 @@ from picture_queue._resources import Migration
 if TYPE_CHECKING:
     from psycopg import Connection
 
+# The name of a table, view or function that a migration creates in `public`.
 _CREATED = re.compile(r"^create (?:table|view|function) public\.(\w+)", re.MULTILINE)
 _TAKEN_NAMES = (
     "select nspname from pg_catalog.pg_namespace where nspname like 'picture\\_queue\\_before%'"
@@ -46,25 +47,26 @@ with moved as (
 )
 select format('trigger %%I moves with %%s and does not fire for new rows', t.tgname,
   t.tgrelid::regclass)
-from pg_catalog.pg_trigger t join moved m on m.oid = t.tgrelid where not t.tgisinternal
+from pg_catalog.pg_trigger t join moved on moved.oid = t.tgrelid where not t.tgisinternal
 union all
 select format('%%s has a foreign key to %%s, which still references the old rows',
   c.conrelid::regclass, c.confrelid::regclass)
-from pg_catalog.pg_constraint c join moved m on m.oid = c.confrelid
-where c.contype = 'f' and c.conrelid not in (select m.oid from moved m)
+from pg_catalog.pg_constraint c join moved on moved.oid = c.confrelid
+where c.contype = 'f' and c.conrelid not in (select oid from moved)
 union all
-select distinct format('view %%s still shows the old rows of %%s', w.ev_class::regclass,
-  d.refobjid::regclass)
-from pg_catalog.pg_depend d
-join pg_catalog.pg_rewrite w on w.oid = d.objid
-join moved m on m.oid = d.refobjid
-where d.classid = 'pg_catalog.pg_rewrite'::regclass
-  and w.ev_class not in (select m.oid from moved m)
+select distinct format('view %%s still shows the old rows of %%s', rule.ev_class::regclass,
+  dependency.refobjid::regclass)
+from pg_catalog.pg_depend dependency
+join pg_catalog.pg_rewrite rule on rule.oid = dependency.objid
+join moved on moved.oid = dependency.refobjid
+where dependency.classid = 'pg_catalog.pg_rewrite'::regclass
+  and rule.ev_class not in (select oid from moved)
 union all
-select format('publication %%I: subscribers to changes of %%s get no more events', p.pubname,
-  r.prrelid::regclass)
-from pg_catalog.pg_publication_rel r
-join pg_catalog.pg_publication p on p.oid = r.prpubid join moved m on m.oid = r.prrelid
+select format('publication %%I: subscribers to changes of %%s get no more events',
+  publication.pubname, published.prrelid::regclass)
+from pg_catalog.pg_publication_rel published
+join pg_catalog.pg_publication publication on publication.oid = published.prpubid
+join moved on moved.oid = published.prrelid
 union all
 select format('function %%s names job_queue, which is now the new table',
   f.oid::regprocedure)
@@ -75,14 +77,14 @@ where f.prosrc ~ '\\mjob_queue\\M' and n.nspname not in ('pg_catalog', 'informat
   and not (n.nspname = 'public' and f.proname = any (%(names)s))
 order by 1
 """
-# Policies of picture-queue on tables of the platform. They are dropped here, and the installation
+# Policies of picture-queue on tables of the platform. `relocate` drops them, and the installation
 # creates them again.
 _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
 where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
 """
-# The table must belong to a role with all rights of the current role. Reading a table of another
-# role could run code of that role.
+# Whether the table of pg_cron exists. The table must belong to a role with all rights of the
+# current role, since reading a table of another role could run code of that role.
 _HAS_CRON = """
 select exists (
   select from pg_catalog.pg_class c

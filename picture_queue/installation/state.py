@@ -15,10 +15,11 @@ from picture_queue.settings import DatabaseSettings
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# to_regclass returns null for a name that does not exist, so the tables need not exist. A list must
-# belong to a role with all rights of the current role or of the owner of the database. Reading a
-# table of another role could run code of that role.
-_EXISTING = """
+# Whether the schema, the table of jobs and the two lists of migrations exist. to_regclass returns
+# null for a name that does not exist. A list counts only if it belongs to a role with all rights of
+# the current role or of the owner of the database: reading a table of another role could run code
+# of that role.
+_EXISTENCE_QUERY = """
 with trusted as (
   select c.oid from pg_catalog.pg_class c
   cross join pg_catalog.pg_database d
@@ -33,8 +34,8 @@ select jsonb_build_object(
   'cli_list', exists (
     select from trusted t where t.oid = to_regclass('supabase_migrations.schema_migrations')))
 """
-_OWN_LIST = "select name, digest from picture_queue.migration"
-_CLI_LIST = "select version, name from supabase_migrations.schema_migrations"
+_OWN_LIST_QUERY = "select name, digest from picture_queue.migration"
+_CLI_LIST_QUERY = "select version, name from supabase_migrations.schema_migrations"
 
 
 class MigrationTool(StrEnum):
@@ -69,7 +70,7 @@ class State:
     applied: dict[str, str | None]
 
     def expect_known(self, shipped: list[Migration]) -> None:
-        """Check that the applied migrations are those of this package, unchanged.
+        """Check that this package has all applied migrations, with the same content.
 
         Raises:
             InstallationRefused: A migration is unknown, or was applied in a pre-release version.
@@ -95,28 +96,29 @@ def read(connection: "Connection[Any]", shipped: list[Migration]) -> State:
     Raises:
         psycopg.Error: The database refused a query.
     """
-    row = connection.execute(_EXISTING).fetchone()
+    row = connection.execute(_EXISTENCE_QUERY).fetchone()
     exists: dict[str, bool] = row[0] if row else {}
-    own: dict[str, str | None] = {}
+    own_list: dict[str, str | None] = {}
     if exists["own_list"]:
-        own = dict(connection.execute(_OWN_LIST).fetchall())
-    if own:
-        return State(MigrationTool.MIGRATE, own)
-    pushed, names = set(), set()
+        own_list = dict(connection.execute(_OWN_LIST_QUERY).fetchall())
+    if own_list:
+        return State(MigrationTool.MIGRATE, own_list)
+    # The names in the list of the CLI, and the same names with the versions before them.
+    names, full_names = set(), set()
     if exists["cli_list"]:
-        for version, name in connection.execute(_CLI_LIST):
-            names.add(name)
+        for version, name in connection.execute(_CLI_LIST_QUERY):
             # The CLI splits a file name into a timestamp and a name. `picture-queue install` puts a
-            # new timestamp before our name. In a file with the original timestamp, the timestamp is
-            # a part of our name.
-            pushed |= {name, f"{version}_{name}"}
-    ours: dict[str, str | None] = {
-        migration.name: None for migration in shipped if migration.name in pushed
+            # new timestamp before our name, so the name in the list is our name. In a file with the
+            # original timestamp, the timestamp is a part of our name.
+            names.add(name)
+            full_names.add(f"{version}_{name}")
+    applied: dict[str, str | None] = {
+        migration.name: None for migration in shipped if migration.name in names | full_names
     }
-    if ours and exists["schema"]:
+    if applied and exists["schema"]:
         # The embedded stack, which is on this machine, keeps the original timestamps.
-        is_embedded = is_loopback(connection.info.host) and not ours.keys() <= names
-        return State(MigrationTool.EMBEDDED if is_embedded else MigrationTool.CLI, ours)
+        is_embedded = is_loopback(connection.info.host) and not applied.keys() <= names
+        return State(MigrationTool.EMBEDDED if is_embedded else MigrationTool.CLI, applied)
     if exists["schema"]:
         return State(MigrationTool.UNKNOWN, {})
     return State(MigrationTool.OTHER_QUEUE if exists["jobs"] else MigrationTool.NONE, {})
@@ -130,7 +132,8 @@ def expect_tool(state: State, tool: MigrationTool) -> None:
         tool: The tool.
 
     Raises:
-        InstallationRefused: Another tool applies them, or another queue must be adopted first.
+        InstallationRefused: Another tool applies the migrations, or another queue must be adopted
+            first.
     """
     if state.tool in (MigrationTool.NONE, tool):
         return
@@ -163,7 +166,7 @@ def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
     try:
         with Connection.connect(conninfo(settings), autocommit=True) as connection:
             # Behind a pooler in transaction mode, each statement may run in another session, which
-            # lacks the prepared statements of this one.
+            # lacks the prepared statements of this session.
             connection.prepare_threshold = None
             yield connection
     except Exception as error:

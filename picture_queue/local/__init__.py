@@ -1,7 +1,7 @@
-"""A Supabase project on loopback, made of a real Postgres and a real PostgREST, for development.
+"""The embedded stack: a Supabase project on loopback, with a real Postgres and a real PostgREST.
 
-`LocalSupabase` runs one for the duration of a `with` block. `picture_queue.local.stack` also has
-the functions behind `picture-queue local`, which runs one in the background.
+`LocalSupabase` runs a stack for the duration of a `with` block. `picture_queue.local.stack` also
+has the functions behind `picture-queue local`, which runs a stack in the background.
 """
 
 import importlib.util

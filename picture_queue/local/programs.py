@@ -15,17 +15,17 @@ from picture_queue.local.ports import HOST, socket_name
 from picture_queue.local.processes import program_environment, spawn, tail
 from picture_queue.local.runtime import inherited_descriptors
 
-_READY_TIMEOUT = 30.0
-_REQUEST_TIMEOUT = 5.0
-_POLL_INTERVAL = 0.02
+_READY_TIMEOUT = 30.0  # seconds
+_REQUEST_TIMEOUT = 5.0  # seconds
+_POLL_INTERVAL = 0.02  # seconds
 
 
 class PostgREST:
     """A PostgREST with the configuration that supabase.com uses.
 
     PostgREST listens on a Unix socket in the data directory and on no port, for two reasons. It
-    checks no API key and no `Origin`. And after it has ended, another program could listen on the
-    same port and get the service tokens that the gateway sends.
+    checks no API key and no `Origin`. And when PostgREST has ended, another program could listen on
+    the same port and get the service tokens that the gateway sends.
 
     On supabase.com, `db-hoisted-tx-settings` limits which ``SET`` clauses of a function apply to
     the whole transaction. Version 12.0 does not have this setting and applies all of them.
@@ -51,8 +51,9 @@ class PostgREST:
         """Start PostgREST; `wait_until_ready` waits until it answers.
 
         Raises:
-            LocalStackError: The program cannot be started.
+            LocalStackError: The program cannot be started, or was replaced.
         """
+        self.program.expect_unchanged()
         return spawn(
             [self.program.path],
             log=self._log,

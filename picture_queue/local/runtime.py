@@ -24,7 +24,7 @@ from picture_queue.local.paths import ServiceUser, is_reachable
 
 _DESCRIPTORS: Final = "PICTURE_QUEUE_RUNTIME_DESCRIPTORS"
 # From <asm-generic/unistd.h>, <fcntl.h> and <linux/mount.h>.
-_OPEN_TREE: Final = 428
+_OPEN_TREE: Final = 428  # the number of the system call
 _AT_FDCWD: Final = -100
 _OPEN_TREE_FLAGS: Final = 0x1 | 0x8000 | os.O_CLOEXEC  # OPEN_TREE_CLONE | AT_RECURSIVE
 _PACKAGES: Final = ("picture_queue", "picture_queue_cli")

@@ -28,15 +28,15 @@ _log = logging.getLogger(__name__)
 _START_TIMEOUT = 20.0  # seconds
 _STOP_TIMEOUT = 10.0  # seconds
 _REQUEST_STOP_TIMEOUT = 2  # seconds that open requests get at a stop
-_POLL_INTERVAL = 0.005
+_POLL_INTERVAL = 0.005  # seconds
 _HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
 _HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
-_PIPELINE_LIMIT = 100  # requests that wait for the answer to an earlier one on their connection
+_PIPELINE_LIMIT = 100  # requests of one connection that wait until earlier requests are answered
 _WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
 _SEND_BUFFER = 64 * 1024  # bytes that the kernel buffers for a client
 _UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; enough for two messages of the maximum size
 # A limit on bytes is not enough for a WebSocket message, because a fragment may be empty.
-_FRAGMENT_LIMIT = 10_000
+_FRAGMENT_LIMIT = 10_000  # fragments
 # The other descriptors are for files and for connections to the database and PostgREST.
 _DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
 _WARN_INTERVAL = 60.0  # seconds
@@ -122,7 +122,7 @@ class _AppServer:
     def __init__(self, name: str, app: ASGIApp, listeners: list[socket.socket]) -> None:
         self._name = name
         self._listeners = listeners
-        self._server = _Server(
+        self._server = _UvicornServer(
             uvicorn.Config(
                 app,
                 http=_HttpProtocol,
@@ -277,7 +277,7 @@ class _WebSocketProtocol(_SlowClientCheck, WebSocketsSansIOProtocol):
                 _log.info("refused a WebSocket with status %d", self.initial_response[0])
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Install no signal handlers: the daemon handles signals and stops its parts in order."""

@@ -52,8 +52,8 @@ class LocalSupabase:
         durable: Whether committed data survives a power failure. None: yes, except in a temporary
             directory.
         replicate_seconds: Duration of the simulator's predictions; None: as long as real models.
-        migrations: Whether to apply the migrations of picture-queue; if not, the database is like
-            that of a new project.
+        migrations: Whether to apply the migrations of picture-queue. Without them, the stack is
+            like a new Supabase project.
         real_replicate: Whether the worker uses the real Replicate with `REPLICATE_API_TOKEN`, which
             costs money.
         allowed_origins: Origins, besides loopback, whose pages may call the API.
@@ -309,11 +309,13 @@ def reset(data_dir: Path | None = None) -> None:
     """Stop a stack if it is running, and delete its data.
 
     Raises:
-        LocalStackError: The stack does not stop, or a file cannot be deleted.
+        LocalStackError: The directory contains no stack, the stack does not stop, or a file cannot
+            be deleted.
     """
+    data = DataDir(data_dir or default_data_dir())
+    data.expect_stack()
     with contextlib.suppress(StackNotRunning):
         stop(data_dir)
-    data = DataDir(data_dir or default_data_dir())
     launch.wait_until_unlocked(data)
     data.delete()
 

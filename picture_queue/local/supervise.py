@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _MAX_RESTARTS = 5  # within `_RESTART_WINDOW`
 _RESTART_WINDOW = 60.0  # seconds
 _FIRST_DELAY = 0.1  # seconds; doubled with each restart in the window
-_GUARD_TIMEOUT = 40.0
+_GUARD_TIMEOUT = 40.0  # seconds
 
 Signals = Sequence[tuple[signal.Signals, float]]
 
@@ -96,7 +96,7 @@ class Guard:
             await asyncio.wait_for(wait_for_exit(self._process), _GUARD_TIMEOUT)
 
 
-class Service:
+class SupervisedProgram:
     """A program that is restarted when it dies, a limited number of times.
 
     Args:

@@ -5,10 +5,14 @@ from picture_queue.records.base import Record
 from picture_queue.records.batches import Batch, EnqueuedBatch
 from picture_queue.records.budgets import Budget
 from picture_queue.records.generations import (
+    BatchCancelRequest,
+    BatchGeneration,
     DeletedGeneration,
     Generation,
+    GenerationBatch,
     Image,
     MissingImage,
+    StartedBatch,
     StartedGeneration,
 )
 from picture_queue.records.jobs import (
@@ -64,6 +68,8 @@ from picture_queue.records.workers import (
 __all__ = [
     "Account",
     "Batch",
+    "BatchCancelRequest",
+    "BatchGeneration",
     "BegunPrediction",
     "Budget",
     "CancelRequest",
@@ -78,6 +84,7 @@ __all__ = [
     "FinalState",
     "Finding",
     "Generation",
+    "GenerationBatch",
     "Health",
     "HeartbeatAnswer",
     "Hold",
@@ -114,6 +121,7 @@ __all__ = [
     "Schedule",
     "Setting",
     "Source",
+    "StartedBatch",
     "StartedGeneration",
     "Tenant",
     "Transition",

@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Base of all records. It is immutable and ignores columns that a newer database adds."""
+    """Base of all records. Records are immutable and ignore fields that a newer database adds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())

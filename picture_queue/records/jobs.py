@@ -180,7 +180,7 @@ class JobReason(Record):
     Attributes:
         reason: finished, running, waiting_for_worker, no_worker, queue_paused, key_paused, limit,
             scheduled, retry, parents, event, lease_expired, step_failed, no_maintenance, unknown,
-            or one that a newer database adds.
+            or a reason that a newer database adds.
         detail: The reason as a sentence.
         until: The time when the reason ends, if known.
         key: The limit key (for the reasons limit and key_paused).
@@ -220,13 +220,13 @@ class JobReason(Record):
 
 
 class JobExplanation(JobReason):
-    """The reason why a job does not run; if there are several, the first one.
+    """The reason why a job does not run; if there are several reasons, the first of them.
 
     Attributes:
         job_id: The job.
         status: The status of the job; None if there is no such job.
         hold: The column ``hold`` of the job.
-        reasons: All reasons, this one first; empty if there is only one.
+        reasons: All reasons, beginning with this reason; empty if there is only one reason.
     """
 
     job_id: UUID | None

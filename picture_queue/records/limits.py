@@ -9,7 +9,7 @@ class Limit(Record):
     """A limit key that has a limit, is paused, or has waiting jobs.
 
     At most ``max_running`` jobs run at once; at most ``rate`` start in any ``period_seconds``.
-    ``running`` and ``waiting`` count the jobs of the key that run, and that the limit holds back.
+    ``running`` counts the jobs of the key that run, ``waiting`` the jobs that the key holds back.
     """
 
     key: str

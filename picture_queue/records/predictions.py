@@ -44,7 +44,9 @@ class PredictionModel(Record):
 
 
 class PredictionRow(Record):
-    """A row of ``picture_queue.prediction``; it is committed before the prediction is created.
+    """A row of ``picture_queue.prediction``.
+
+    The row is committed before its prediction is created at the provider.
 
     Attributes:
         provider: Name of the provider of the prediction.
@@ -104,6 +106,8 @@ class BegunPrediction(Record):
         rivals: The same rows, and those with any input for the same model, and those that were
             given up as lost or cancelled.
         images: Images of the prediction that are already saved.
+        files: The paths in Storage of the pictures of generations that the input names, such as
+            ``generation:<id>/1``. Pictures that do not exist are left out.
         strip_metadata: True if metadata is to be removed from the pictures.
         running: Number of predictions of the project that have not ended, up to 10,000.
     """
@@ -117,6 +121,7 @@ class BegunPrediction(Record):
     twins: tuple[UUID, ...] = ()
     rivals: tuple[UUID, ...] = ()
     images: tuple[SavedImage, ...] = ()
+    files: dict[str, str] = Field(default_factory=dict)
     strip_metadata: bool = True
     running: int = 0
 

@@ -7,7 +7,7 @@ A test of your provider runs them all, with any test framework:
         async with my_harness() as harness:
             await check(harness)
 
-A check of a capability that the provider does not have tests that the provider says so.
+If the provider lacks the capability that a check needs, the check passes without a test.
 """
 
 import asyncio
@@ -31,13 +31,14 @@ from picture_queue.providers.errors import (
     WebhookRefused,
 )
 
-_PATIENCE = 20.0  # seconds for a prediction to reach a state
-_POLL = 0.02  # seconds
+_STATE_TIMEOUT = 20.0  # seconds for a prediction to reach a state
+_POLL_INTERVAL = 0.02  # seconds
+# The first bytes of PNG, JPEG, WebP, GIF and SVG files.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"<svg", b"<?xml")
 
 
 class ProviderHarness(Protocol):
-    """A provider under test, and its service, as the checks need them.
+    """A provider under test, with control over the service that makes its pictures.
 
     Attributes:
         provider: The provider.
@@ -48,9 +49,10 @@ class ProviderHarness(Protocol):
     async def request(
         self, *, pictures: int = 1, fails: bool = False, is_slow: bool = False, timeout: float = 600
     ) -> PredictionRequest:
-        """Return a request with a new row id. Requests of equal arguments have equal inputs.
+        """Return a request with a new row id. Requests with equal arguments have equal inputs.
 
-        It applies to the next create call, so a harness may prepare its service for it.
+        A check passes the request to its next create call, so the harness may prepare its service
+        for this request.
 
         Args:
             pictures: Number of pictures.
@@ -60,16 +62,22 @@ class ProviderHarness(Protocol):
         """
 
     def other_process(self) -> Provider:
-        """Return the provider as another worker has it."""
+        """Return a second provider for the same service, as another worker would create it."""
 
     async def pass_deadline(self, request: PredictionRequest) -> None:
         """Let the time limit of a request pass, for example by moving a clock."""
 
     async def lose_answer(self) -> None:
-        """Make the next create call take effect and lose its answer; for ``recover = "list"``."""
+        """Make the next create call take effect and lose its answer.
+
+        Only providers with ``recover = "list"`` need this method.
+        """
 
     async def webhook(self, prediction_id: str) -> tuple[Mapping[str, str], bytes]:
-        """Return headers and body of a webhook about a prediction; for ``webhook``."""
+        """Return headers and body of a webhook about a prediction.
+
+        Only providers with the capability ``webhook`` need this method.
+        """
 
 
 class _Sink:
@@ -101,45 +109,47 @@ async def _expect_error(call: Awaitable[Any], kind: type[BaseException], situati
     raise AssertionError(f"{situation}: {kind.__name__} was not raised")
 
 
-async def _reach(
-    provider: Provider, prediction_id: str, condition: Callable[[Prediction], bool], what: str
+async def _wait_until(
+    provider: Provider, prediction_id: str, condition: Callable[[Prediction], bool], goal: str
 ) -> Prediction:
     try:
-        async with asyncio.timeout(_PATIENCE):
-            while not condition(found := await provider.get(prediction_id)):
-                await provider.wait(prediction_id, _POLL)
+        async with asyncio.timeout(_STATE_TIMEOUT):
+            while not condition(prediction := await provider.get(prediction_id)):
+                await provider.wait(prediction_id, _POLL_INTERVAL)
     except TimeoutError:
-        raise AssertionError(f"the prediction did not become {what}: {found}") from None
-    return found
+        raise AssertionError(f"the prediction did not become {goal}: {prediction}") from None
+    return prediction
 
 
-async def _end(provider: Provider, prediction_id: str) -> Prediction:
-    return await _reach(provider, prediction_id, lambda found: found.has_ended, "final")
+async def _wait_until_ended(provider: Provider, prediction_id: str) -> Prediction:
+    return await _wait_until(
+        provider, prediction_id, lambda prediction: prediction.has_ended, "final"
+    )
 
 
 async def check_capabilities(harness: ProviderHarness) -> None:
     """The capabilities are data, and a method without its capability is refused."""
     provider = harness.provider
-    found = provider.capabilities
-    _expect(isinstance(found, Capabilities), "capabilities is not a Capabilities")
-    _expect(found.recover in ("list", "id", "none"), f"recover is {found.recover!r}")
-    if not found.cancel:
+    capabilities = provider.capabilities
+    _expect(isinstance(capabilities, Capabilities), "capabilities is not a Capabilities")
+    _expect(capabilities.recover in ("list", "id", "none"), f"recover is {capabilities.recover!r}")
+    if not capabilities.cancel:
         await _expect_error(provider.cancel("x"), NotImplementedError, "cancel")
-    if found.recover != "list":
+    if capabilities.recover != "list":
         lost = provider.find_lost(await harness.request(), ())
         await _expect_error(lost, NotImplementedError, "find_lost")
-    if not found.webhook:
+    if not capabilities.webhook:
         await _expect_error(provider.verify_webhook({}, b""), NotImplementedError, "verify_webhook")
 
 
 async def check_create_returns_before_the_end(harness: ProviderHarness) -> None:
     """A create call returns while the prediction runs, with its id."""
-    async with asyncio.timeout(_PATIENCE):
+    async with asyncio.timeout(_STATE_TIMEOUT):
         created = await harness.provider.create(await harness.request(is_slow=True))
     _expect(not created.has_ended, f"the prediction is {created.status} already")
     _expect(0 < len(created.id) <= 200, f"the id has {len(created.id)} characters")
-    found = await harness.provider.get(created.id)
-    _expect(found.id == created.id, f"get returned the prediction {found.id}")
+    current = await harness.provider.get(created.id)
+    _expect(current.id == created.id, f"get returned the prediction {current.id}")
     await harness.provider.release(created.id)
 
 
@@ -147,16 +157,17 @@ async def check_ids_are_unique(harness: ProviderHarness) -> None:
     """Each create call makes a prediction of its own, also for equal inputs."""
     requests = [await harness.request() for _ in range(5)]
     created = await asyncio.gather(*(harness.provider.create(request) for request in requests))
-    _expect(len({found.id for found in created}) == 5, "two predictions have the same id")
+    ids = {prediction.id for prediction in created}
+    _expect(len(ids) == 5, "two predictions have the same id")
 
 
 async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
     """A prediction leads to its pictures, which can be read more than once."""
     provider = harness.provider
     created = await provider.create(await harness.request(pictures=2))
-    ended = await _end(provider, created.id)
+    ended = await _wait_until_ended(provider, created.id)
     _expect(ended.status == "succeeded", f"the prediction is {ended.status}: {ended.error}")
-    _expect(len(ended.outputs) == 2, f"it has {len(ended.outputs)} outputs, not 2")
+    _expect(len(ended.outputs) == 2, f"the prediction has {len(ended.outputs)} outputs, not 2")
     _expect(len(set(ended.outputs)) == 2, "both outputs are the same")
     for output in ended.outputs:
         data = await provider.download(output)
@@ -175,10 +186,10 @@ async def check_a_failure_is_classified(harness: ProviderHarness) -> None:
     provider = harness.provider
     request = await harness.request(fails=True)
     created = await provider.create(request)
-    ended = await _end(provider, created.id)
+    ended = await _wait_until_ended(provider, created.id)
     _expect(ended.status == "failed", f"the prediction is {ended.status}")
     _expect(ended.outputs == (), "a failed prediction has outputs")
-    _expect(ended.error, "it has no error")
+    _expect(ended.error, "the failed prediction has no error")
     text = str(ended.error)
     _expect("\0" not in text and len(text) <= 8192, "a database cannot store the error")
     error = provider.classify(ended)
@@ -188,7 +199,7 @@ async def check_a_failure_is_classified(harness: ProviderHarness) -> None:
 
 
 async def check_an_unknown_prediction_is_not_found(harness: ProviderHarness) -> None:
-    """A read of an unknown id raises ResourceNotFound; to release it does nothing."""
+    """A read of an unknown id raises ResourceNotFound; a release of an unknown id does nothing."""
     provider, unknown = harness.provider, uuid4().hex
     await _expect_error(provider.get(unknown), ResourceNotFound, "get of an unknown id")
     await provider.release(unknown)
@@ -201,26 +212,26 @@ async def check_cancel(harness: ProviderHarness) -> None:
         return
     slow = await provider.create(await harness.request(is_slow=True))
     for _ in range(2):
-        found = await provider.cancel(slow.id)
-        _expect(found.id == slow.id, f"cancel returned the prediction {found.id}")
-    ended = await _end(provider, slow.id)
+        cancelled = await provider.cancel(slow.id)
+        _expect(cancelled.id == slow.id, f"cancel returned the prediction {cancelled.id}")
+    ended = await _wait_until_ended(provider, slow.id)
     _expect(ended.status in ("canceled", "aborted"), f"the prediction is {ended.status}")
-    _expect(not ended.reached_deadline, "a cancel is not the deadline")
+    _expect(not ended.reached_deadline, "a cancelled prediction has reached_deadline")
     quick = await provider.create(await harness.request())
-    done = await _end(provider, quick.id)
+    before = await _wait_until_ended(provider, quick.id)
     await provider.cancel(quick.id)
-    now = await provider.get(quick.id)
-    _expect(now.status == done.status, f"a cancel changed {done.status} to {now.status}")
+    after = await provider.get(quick.id)
+    _expect(after.status == before.status, f"a cancel changed {before.status} to {after.status}")
 
 
 async def check_deadline(harness: ProviderHarness) -> None:
-    """The provider stops a prediction at its time limit and reports that."""
+    """The provider stops a prediction at its time limit and reports the reason."""
     provider = harness.provider
     request = await harness.request(is_slow=True, timeout=0.5)
     _expect(provider.time_limit(request) >= request.timeout, "the time limit is too early")
     created = await provider.create(request)
     await harness.pass_deadline(request)
-    ended = await _end(provider, created.id)
+    ended = await _wait_until_ended(provider, created.id)
     _expect(ended.status != "succeeded", "a slow prediction succeeded")
     is_reported = ended.reached_deadline or ended.status == "aborted"
     _expect(is_reported, f"the prediction is {ended.status} without reached_deadline")
@@ -232,77 +243,91 @@ async def check_progress(harness: ProviderHarness) -> None:
     if not provider.capabilities.progress:
         return
     created = await provider.create(await harness.request(is_slow=True))
-    found = await _reach(
-        provider, created.id, lambda now: now.progress is not None, "one with progress"
-    )
-    _expect(found.progress is not None and 0 <= found.progress.percent <= 100, "not a percentage")
+    progress = (
+        await _wait_until(
+            provider,
+            created.id,
+            lambda prediction: prediction.progress is not None,
+            "a prediction with progress",
+        )
+    ).progress
+    _expect(progress is not None and 0 <= progress.percent <= 100, "not a percentage")
     await provider.release(created.id)
 
 
 async def check_another_process(harness: ProviderHarness) -> None:
     """Another worker attaches to a prediction, unless predictions end with their process."""
-    provider, other = harness.provider, harness.other_process()
+    provider, other_worker = harness.provider, harness.other_process()
     created = await provider.create(await harness.request())
     if provider.capabilities.recover == "none":
-        await _expect_error(other.get(created.id), ResourceNotFound, "get of another process")
+        call = other_worker.get(created.id)
+        await _expect_error(call, ResourceNotFound, "get of another process")
     else:
-        ended = await _end(other, created.id)
+        ended = await _wait_until_ended(other_worker, created.id)
         _expect(ended.status == "succeeded", f"the prediction is {ended.status}")
-        await other.download(ended.outputs[0])
-    await other.aclose()
+        await other_worker.download(ended.outputs[0])
+    await other_worker.aclose()
 
 
 async def check_a_lost_prediction_is_found(harness: ProviderHarness) -> None:
-    """A prediction whose create answer was lost is found, and told from one with equal input."""
+    """A prediction whose create answer was lost is found.
+
+    The provider does not confuse it with a prediction of another request with equal input.
+    """
     provider = harness.provider
     if provider.capabilities.recover != "list":
         return
-    lost, twin = await harness.request(), await harness.request()
+    lost, equal = await harness.request(), await harness.request()
     _expect(await provider.find_lost(lost, ()) == [], "a prediction was found before the create")
     await harness.lose_answer()
     await _expect_error(provider.create(lost), ProviderError, "a create with a lost answer")
-    created = await provider.create(twin)
-    found = await provider.find_lost(lost, {created.id})
-    _expect(len(found) == 1, f"{len(found)} predictions were found, not 1")
-    _expect(found[0].prediction.id != created.id, "a prediction of another row was found")
-    both = await provider.find_lost(lost, ())
-    _expect(both[0].prediction.id == found[0].prediction.id, "another one is more likely")
-    wrong = [each for each in both if each.is_certain and each.prediction.id == created.id]
-    _expect(not wrong, "a prediction of another request is called certain")
+    created = await provider.create(equal)
+    matches = await provider.find_lost(lost, {created.id})
+    _expect(len(matches) == 1, f"{len(matches)} predictions were found, not 1")
+    _expect(matches[0].prediction.id != created.id, "a prediction of another row was found")
+    candidates = await provider.find_lost(lost, ())
+    _expect(
+        candidates[0].prediction.id == matches[0].prediction.id,
+        "find_lost puts the prediction of another request first",
+    )
+    for candidate in candidates:
+        is_wrong = candidate.is_certain and candidate.prediction.id == created.id
+        _expect(not is_wrong, "find_lost is certain about the prediction of another request")
 
 
 async def check_released_pictures(harness: ProviderHarness) -> None:
-    """To release a final prediction twice is harmless."""
+    """A final prediction can be released twice."""
     provider = harness.provider
     created = await provider.create(await harness.request())
-    ended = await _end(provider, created.id)
+    ended = await _wait_until_ended(provider, created.id)
     for _ in range(2):
         await provider.release(created.id)
-    with contextlib.suppress(OutputError):  # it may be deleted now
+    with contextlib.suppress(OutputError):  # the release may have deleted the picture
         await provider.download(ended.outputs[0])
 
 
 async def check_wait_is_bounded(harness: ProviderHarness) -> None:
-    """A wait ends after its seconds, although the prediction runs, and also for an unknown id."""
+    """A wait ends after its timeout, for a prediction that still runs and for an unknown id."""
     provider = harness.provider
     created = await provider.create(await harness.request(is_slow=True))
     for prediction_id in (created.id, uuid4().hex):
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_STATE_TIMEOUT):
                 await provider.wait(prediction_id, 0.05)
         except TimeoutError:
             raise AssertionError("wait(…, 0.05) did not end") from None
-    _expect((await provider.get(created.id)).status not in FINAL_STATUSES, "it has ended")
+    current = await provider.get(created.id)
+    _expect(current.status not in FINAL_STATUSES, "the slow prediction has ended")
     await provider.release(created.id)
 
 
 async def check_webhook(harness: ProviderHarness) -> None:
-    """A webhook names its prediction; one with another body is refused."""
+    """A webhook names its prediction; a webhook whose body was changed is refused."""
     provider = harness.provider
     if not provider.capabilities.webhook:
         return
     created = await provider.create(await harness.request())
-    await _end(provider, created.id)
+    await _wait_until_ended(provider, created.id)
     headers, body = await harness.webhook(created.id)
     reported = await provider.verify_webhook(headers, body)
     _expect(reported.id == created.id, f"the webhook is about {reported.id}")
@@ -313,13 +338,13 @@ async def check_webhook(harness: ProviderHarness) -> None:
 
 
 async def check_close(harness: ProviderHarness) -> None:
-    """A provider can be closed twice, also while a prediction runs, and used again."""
+    """A provider can be closed twice, even while a prediction runs, and used again."""
     provider = harness.provider
     await provider.create(await harness.request(is_slow=True))
     for _ in range(2):
         await provider.aclose()
     created = await provider.create(await harness.request())
-    ended = await _end(provider, created.id)
+    ended = await _wait_until_ended(provider, created.id)
     _expect(ended.status == "succeeded", f"after aclose() a prediction is {ended.status}")
 
 

@@ -12,11 +12,12 @@ from picture_queue._rpc import predictions as _rpc
 from picture_queue.errors import InvalidArgument, PictureQueueError
 from picture_queue.providers import errors as provider_errors
 from picture_queue.providers.base import Provider
-from picture_queue.web.body import BodyRefused, read_body
+from picture_queue.web.body import BodyReader, BodyRefused
 
 _log = Log(__name__)
 
 MAX_BYTES = 2 * 1024 * 1024  # of a webhook; a prediction has its input, its logs and links
+_MAX_SHARED_BYTES = 32 * 1024 * 1024  # of all webhooks that are being received; see `BodyReader`
 _MAX_CALLS = 16  # calls of the database at the same time
 _TIMEOUT = 8.0  # seconds for the call of the database; Replicate then delivers the webhook again
 
@@ -36,11 +37,12 @@ class ProviderWebhooks:
         self._client = client
         self._provider = provider
         self._calls = asyncio.Semaphore(_MAX_CALLS)
+        self._bodies = BodyReader(MAX_BYTES, _MAX_SHARED_BYTES)
 
     async def receive(self, request: Request) -> Response:
         """Verify a webhook and apply it."""
         try:
-            body = await read_body(request, MAX_BYTES)
+            body = await self._bodies.read(request)
             prediction = await self._provider.verify_webhook(request.headers, body)
             row = UUID(request.query_params.get("prediction", ""))
         except ClientDisconnect:

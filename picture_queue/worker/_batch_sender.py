@@ -14,28 +14,28 @@ class BatchSender(Generic[T]):
 
     Args:
         send: The function that writes values; it must not raise.
-        keep: Maximum number of values that are kept; the oldest are dropped first.
-        interval: Seconds from the end of a call to the start of the next.
-        gather: Seconds that a value waits for others.
-        batch: Number of waiting values that are sent at once.
+        max_waiting: Maximum number of waiting values; the oldest are dropped first.
+        interval: Minimum number of seconds from the end of a call to the start of the next one.
+        gather_time: Seconds that a value waits for others, so that one call sends all of them.
+        batch_size: Number of waiting values that do not wait for others.
     """
 
     def __init__(
         self,
         send: Callable[[list[T]], Coroutine[Any, Any, None]],
-        keep: int,
+        max_waiting: int,
         interval: float = 0.0,
-        gather: float = 0.0,
-        batch: int = 1,
+        gather_time: float = 0.0,
+        batch_size: int = 1,
     ) -> None:
         self._send = send
         self._interval = interval
-        self._gather = gather
-        self._batch = batch
-        self._waiting: deque[T] = deque(maxlen=keep)
+        self._gather_time = gather_time
+        self._batch_size = batch_size
+        self._waiting: deque[T] = deque(maxlen=max_waiting)
         self._sending: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._ended_at = -math.inf  # of the last call, by the clock of the event loop
+        self._last_call_ended_at = -math.inf  # by the clock of the event loop
 
     @property
     def has_unsent(self) -> bool:
@@ -43,7 +43,7 @@ class BatchSender(Generic[T]):
         return bool(self._waiting) or self._sending is not None
 
     def put(self, value: T) -> None:
-        """Add a value. It is sent when the interval has passed and it has waited for others."""
+        """Add a value. It is sent in the background, together with others that wait."""
         self._waiting.append(value)
         self._schedule()
 
@@ -66,9 +66,9 @@ class BatchSender(Generic[T]):
         if not self._waiting or self._sending:
             return
         loop = asyncio.get_running_loop()
-        due_at = self._ended_at + self._interval
-        if len(self._waiting) < self._batch:
-            due_at = max(due_at, loop.time() + self._gather)
+        due_at = self._last_call_ended_at + self._interval
+        if len(self._waiting) < self._batch_size:
+            due_at = max(due_at, loop.time() + self._gather_time)
         if due_at <= loop.time():
             self._send_waiting()
         elif self._timer is None:
@@ -83,7 +83,7 @@ class BatchSender(Generic[T]):
 
     def _on_sent(self, task: asyncio.Task[None]) -> None:
         self._sending = None
-        self._ended_at = task.get_loop().time()
+        self._last_call_ended_at = task.get_loop().time()
         self._schedule()
 
     def _stop_timer(self) -> None:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _log = Log(__name__)
 
-_ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
+_FAULT_LOG_INTERVAL = 60.0  # seconds between two error messages about the same fault
 _MAX_PAUSE = 60.0  # seconds: one wrong Retry-After must not stop all calls for hours
 
 
@@ -29,14 +29,15 @@ class WorkerCalls:
     Args:
         backend: The worker's project.
         worker: Name of the worker.
-        emit: Called with each event of the worker, so that tests can wait for it: ``idle`` (two
-            claims in a row returned fewer jobs than requested), ``claimed`` (jobs), ``outcome``
-            (job, name of the outcome or None), ``reported`` (job, answer), ``heartbeat_answered``,
-            ``maintained`` (answer), ``listening`` (queues whose wake-ups arrive).
+        emit: Called with the name and the values of each internal event of the worker, so that
+            tests can wait for the event: ``idle`` (two claims in a row returned fewer jobs than
+            requested), ``claimed`` (jobs), ``outcome`` (job, name of the outcome or None),
+            ``reported`` (job, answer), ``heartbeat_answered``, ``maintained`` (answer),
+            ``listening`` (number of queues whose wake-ups arrive).
 
     Attributes:
-        quiet_until: Time of the monotonic clock until which only urgent calls are made, because the
-            API asked for a pause (``Retry-After``).
+        quiet_until: Time of the monotonic clock until which the worker makes only urgent calls,
+            because the API asked for a pause (``Retry-After``).
     """
 
     def __init__(self, backend: "AsyncBackend", worker: str, emit: Callable[..., None]) -> None:
@@ -44,8 +45,9 @@ class WorkerCalls:
         self.emit = emit
         self.quiet_until = 0.0
         self._backend = backend
-        self._failing_since: dict[str, float] = {}  # by function
-        self._alarmed_at: dict[str, float] = {}
+        # The functions whose last call failed, and the time of the first failure since a success.
+        self._failing_since: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}  # for each message of `log_fault`
 
     @property
     def is_up(self) -> bool:
@@ -61,7 +63,7 @@ class WorkerCalls:
             rpc: The call.
             timeout: Seconds to wait for the answer, retries included.
             urgent: Whether to make the call even if the API asked for a pause.
-            counts: Whether the result of the call changes `is_up`.
+            counts: Whether the result of the call counts for `is_up`.
 
         Raises:
             PictureQueueError: The database refused the call, or did not answer, or the API asked
@@ -83,7 +85,7 @@ class WorkerCalls:
         """Record that the project answered a call of a function."""
         if (since := self._failing_since.pop(function, None)) is not None:
             seconds = time.monotonic() - since
-            self._alarmed_at.clear()
+            self._logged_at.clear()
             _log.info("The worker's calls succeed again after %.1f s (%s)", seconds, function)
 
     def record_failure(self, error: Exception, function: str, *, counts: bool = True) -> None:
@@ -97,26 +99,26 @@ class WorkerCalls:
             return
         reason = str(error) or type(error).__name__
         if isinstance(error, NotAuthenticated | NotAllowed):
-            self.alarm(f"The project refuses the worker, which can do nothing: {reason}")
+            self.log_fault(f"The project refuses all calls of the worker: {reason}")
         elif function not in self._failing_since:
             _log.warning("The worker's calls fail and are repeated (%s): %s", function, reason)
         self._failing_since.setdefault(function, time.monotonic())
 
-    def alarm(self, message: str) -> None:
+    def log_fault(self, message: str) -> None:
         """Log an error, but the same error at most once a minute."""
         now = time.monotonic()
-        last = self._alarmed_at.get(message)
-        if last is None or now - last >= _ALARM_INTERVAL:
-            self._alarmed_at[message] = now
+        last = self._logged_at.get(message)
+        if last is None or now - last >= _FAULT_LOG_INTERVAL:
+            self._logged_at[message] = now
             _log.error(message)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the call itself is at fault, so that it would fail again."""
+    """Return whether the call itself is the cause of an error, so that it would fail again."""
     if is_transient(error) or isinstance(error, NotAuthenticated | NotAllowed):
         return False
     if isinstance(error, ValueError | TypeError | RecursionError):
-        return True  # not encodable as JSON, or not readable by the database
+        return True  # an argument cannot be written as JSON, or the database refused its value
     return isinstance(error, PictureQueueError) and error.code in BY_CODE
 
 

@@ -30,11 +30,11 @@ class BackgroundLoop(ABC):
 
         Args:
             on_failure: Called if other code cancels the task, as `asyncio.run` does at its end. The
-                task is not restarted before `stop`, since that code most likely also cancelled
-                tasks that it depends on.
+                task is not restarted before `stop`, since the other code most likely also cancelled
+                tasks on which this task depends.
         """
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def on_end(task: asyncio.Task[None]) -> None:
             if task.cancelled() and not self._cancelled_by_stop and on_failure is not None:
                 on_failure(
                     PictureQueueError(
@@ -44,7 +44,7 @@ class BackgroundLoop(ABC):
                 )
 
         self._task = asyncio.create_task(self._run(), name=type(self).__name__)
-        self._task.add_done_callback(ended)
+        self._task.add_done_callback(on_end)
 
     async def stop(self, timeout: float) -> None:
         """End after the current tick, or as soon as `_is_finished` permits.
@@ -82,7 +82,7 @@ class BackgroundLoop(ABC):
         return True
 
     def _log_failure(self, error: Exception) -> None:
-        """Log why a tick failed; `WorkerCalls` logs calls that fail."""
+        """Log the failure of a tick, unless `WorkerCalls` has logged it as a failed call."""
         if not isinstance(error, PictureQueueError):
             _log.error("%s failed and continues", type(self).__name__, exc_info=error)
 
@@ -102,7 +102,7 @@ class BackgroundLoop(ABC):
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep. A stop ends the sleep, unless work is left: retries would form a busy loop."""
+        """Sleep. A stop ends the sleep, unless work is left, whose retries need the delay."""
         if self.stopping and not self._is_finished():
             await asyncio.sleep(seconds)
         else:

@@ -18,7 +18,7 @@ _SIGNATURE_HINT = "Write it as (), (payload), (payload, job) or (job: JobContext
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _MAX_LAYERS = 100
 _CONTEXTS = (JobContext, SyncJobContext)
-_CONTEXT_NAME = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONTEXTS)})\b")
+_CONTEXT_PATTERN = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONTEXTS)})\b")
 
 # An undefined name in an annotation must not raise: the type of the result may be imported for type
 # checkers only.
@@ -62,9 +62,9 @@ def read_signature(job_type: str, function: Callable[..., Any]) -> HandlerSignat
     try:
         return _read_signature(function)
     except _Unusable as error:
-        why, hint = error.args
+        fault, hint = error.args
         raise InvalidArgument(
-            f"The handler of {job_type!r} is not usable", detail=why, hint=hint
+            f"The handler of {job_type!r} is not usable", detail=fault, hint=hint
         ) from error.__cause__
 
 
@@ -78,20 +78,24 @@ def _read_signature(function: Callable[..., Any]) -> HandlerSignature:
     if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in layers):
         raise _Unusable("it is a generator", "Return a value instead of yielding some")
     is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
-    wanted = _parameters(function)
-    takes_context = len(wanted) == 2 or (len(wanted) == 1 and bool(_contexts(wanted[0])))
-    right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
-    if takes_context and _contexts(wanted[-1]) == [wrong]:
+    parameters = _passed_parameters(function)
+    takes_context = len(parameters) == 2 or (
+        len(parameters) == 1 and bool(_context_names(parameters[0]))
+    )
+    right, wrong = (
+        context.__name__ for context in (_CONTEXTS if is_async else reversed(_CONTEXTS))
+    )
+    if takes_context and _context_names(parameters[-1]) == [wrong]:
         kind = "an async" if is_async else "a sync"
-        hint = f"Annotate {wanted[-1].name} with {right}"
+        hint = f"Annotate {parameters[-1].name} with {right}"
         raise _Unusable(f"{kind} handler takes no {wrong}", hint)
-    takes_payload = len(wanted) - takes_context == 1
-    adapter = _adapter(wanted[0]) if takes_payload else None
+    takes_payload = len(parameters) - takes_context == 1
+    adapter = _payload_adapter(parameters[0]) if takes_payload else None
     return HandlerSignature(is_async, takes_payload, takes_context, adapter)
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Any]:
-    """Yield a callable and each callable inside it: of partials, decorators and `__call__`."""
+    """Yield a callable and each callable that it wraps, as a partial, decorator or `__call__`."""
     layer: Any = function
     for _ in range(_MAX_LAYERS):  # a `__wrapped__` can lead back to itself
         yield layer
@@ -105,33 +109,33 @@ def _layers(function: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters that take the payload and the context, if there are any."""
+def _passed_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters to which the worker passes the payload and the context."""
     signature = _signature(function)
     parameters = list(signature.parameters.values())
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise _Unusable(f"{parameter.name} can only be given by name", _SIGNATURE_HINT)
-    given = [p for p in parameters if p.kind in _POSITIONAL]
-    if not given and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
+    positional = [p for p in parameters if p.kind in _POSITIONAL]
+    if not positional and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise _Unusable(
             f"{signature} does not show whether it takes the payload and the job",
             "Name its arguments, or put @functools.wraps(function) on the wrapper",
         )
-    required = [p.name for p in given if p.default is p.empty]
+    required = [p.name for p in positional if p.default is p.empty]
     names = ", ".join(required)
     if len(required) > 2:
         raise _Unusable(f"it requires {len(required)} arguments ({names})", _SIGNATURE_HINT)
-    if given and given[0].name in ("self", "cls"):
+    if positional and positional[0].name in ("self", "cls"):
         raise _Unusable(
             f"it is a method that is not bound to an object ({names})",
             "Register the method of an object: worker.handler(…)(object.method)",
         )
-    found = [p.replace(annotation=_resolve(p.annotation, function)) for p in given[:2]]
-    if len(found) == 2 and _contexts(found[0]):
+    first_two = [p.replace(annotation=_resolve(p.annotation, function)) for p in positional[:2]]
+    if len(first_two) == 2 and _context_names(first_two[0]):
         raise _Unusable(f"its first argument is the context ({names})", _SIGNATURE_HINT)
     # A second argument with a default is not passed, unless it is the context.
-    return found[:1] + [p for p in found[1:] if p.name in required or _contexts(p)]
+    return first_two[:1] + [p for p in first_two[1:] if p.name in required or _context_names(p)]
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -155,26 +159,28 @@ def _resolve(annotation: Any, function: Callable[..., Any]) -> Any:
     if not isinstance(text, str):
         return annotation
     for layer in _layers(function):
-        with contextlib.suppress(Exception):  # not a function, or the name is not defined there
+        with contextlib.suppress(
+            Exception
+        ):  # the layer is no function, or lacks a name of the text
             code = getattr(layer, "__func__", layer)
             local = dict(inspect.getclosurevars(code).nonlocals)
             local.update((p.__name__, p) for p in getattr(code, "__type_params__", ()))
             value = eval(text, code.__globals__, local)  # noqa: S307 # nosec: Python does the same
-            # Text again: an annotation in quotes, in a module that postpones annotations.
+            # The value is text if the annotation is in quotes and the module postpones annotations.
             return _resolve(value, layer) if isinstance(value, str) else value
     return text
 
 
-def _contexts(parameter: inspect.Parameter) -> list[str]:
+def _context_names(parameter: inspect.Parameter) -> list[str]:
     """Return the names of the contexts in an annotation, such as ``JobContext | None``."""
     annotation = parameter.annotation
-    if isinstance(annotation, str):  # imported for type checkers only
-        return _CONTEXT_NAME.findall(annotation)
+    if isinstance(annotation, str):  # its names may be imported for type checkers only
+        return _CONTEXT_PATTERN.findall(annotation)
     types = (annotation, *get_args(annotation))
     return [context.__name__ for context in _CONTEXTS if context in types]
 
 
-def _adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
+def _payload_adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
     annotation = parameter.annotation
     if annotation in (inspect.Parameter.empty, Any, dict, dict[str, Any]):
         return None
@@ -185,7 +191,7 @@ def _adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
         )
     try:
         adapter = TypeAdapter(annotation)
-        if not getattr(adapter, "pydantic_complete", True):  # an undefined name in it
+        if not getattr(adapter, "pydantic_complete", True):  # the type contains an undefined name
             adapter.rebuild(raise_errors=True)
         return adapter
     # The error for types without a schema is a subclass of PydanticUserError.

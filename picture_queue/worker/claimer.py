@@ -30,8 +30,8 @@ class Claimer(BackgroundLoop):
         on_claimed: Called with each job, and the time of the monotonic clock when it was claimed.
 
     Attributes:
-        receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
-            each slot that becomes free.
+        receives_wake_ups: Whether wake-ups of all queues arrive. If not, the worker claims whenever
+            a slot becomes free.
     """
 
     def __init__(
@@ -48,10 +48,13 @@ class Claimer(BackgroundLoop):
         self._settings = settings
         self._slots = slots
         self._on_claimed = on_claimed
-        self._due_at = self._sent_at = 0.0  # times of the next claim, and of the open one
-        self._open: Claim | None = None  # sent, and not answered yet
-        self._was_full = True  # the last answer had as many jobs as were requested
-        self._max_claim = MAX_CLAIM  # lower after a failure: the answer may have been too large
+        # Times of the monotonic clock: of the next claim, and of the claim that is not answered.
+        self._due_at = self._sent_at = 0.0
+        self._open_claim: Claim | None = None  # the claim that was sent and is not answered yet
+        self._was_full = True  # whether the last answer had as many jobs as were requested
+        # Maximum number of jobs in a claim. It is reduced after a failure, since the answer may
+        # have been too large.
+        self._max_claim = MAX_CLAIM
 
     def request_claim(self) -> None:
         """Claim at once, or as soon as a slot is free."""
@@ -59,21 +62,21 @@ class Claimer(BackgroundLoop):
         self.wake()
 
     def slot_freed(self) -> None:
-        """Claim for a slot that is free now, if there may be a job for it."""
+        """Claim for a slot that became free, unless a wake-up will announce the next job."""
         if not self.receives_wake_ups:
             self._due_at = 0.0
         self.demand_changed()
 
     def demand_changed(self) -> None:
-        """Claim the jobs that can be taken now, if there may be some."""
+        """Claim if a claim is due and the slots ask for jobs."""
         if self._due_at <= time.monotonic() and self._slots.demand():
             self.wake()
 
     def _is_finished(self) -> bool:
-        return self._open is None  # the answer may contain jobs, which must be released
+        return self._open_claim is None  # the answer may contain jobs, which must be released
 
     async def _tick(self) -> None:
-        if self._open is None:
+        if self._open_claim is None:
             wait = self._due_at - time.monotonic()
             if wait > 0:
                 await self._wait(wait)
@@ -81,25 +84,25 @@ class Claimer(BackgroundLoop):
             if not (demand := self._slots.demand()):
                 await self._wait(None)  # until a slot is free
                 return
-            self._open = self._claim(min(demand, self._max_claim))
+            self._open_claim = self._build_claim(min(demand, self._max_claim))
             self._sent_at = time.monotonic()
-            self._due_at = math.inf  # unless `request_claim` asks for another claim
+            self._due_at = math.inf  # the answer sets it, or `request_claim` before the answer
         try:
-            jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
+            jobs = await self._calls.call(_rpc.claim_jobs(self._open_claim), _CLAIM_TIMEOUT)
         except Exception as error:
             self._max_claim = max(1, self._max_claim // 2)
             if is_refusal(error):
-                self._calls.alarm(f"The project refuses claims: {error}")
-                self._open, self._due_at = None, 0.0
+                self._calls.log_fault(f"The project refuses claims: {error}")
+                self._open_claim, self._due_at = None, 0.0
             raise
-        self._process_answer(self._open, jobs)
+        self._process_answer(self._open_claim, jobs)
 
-    def _claim(self, demand: int) -> Claim:
+    def _build_claim(self, max_jobs: int) -> Claim:
         return Claim(
             self._calls.worker,
             self._settings.queue_names,
             self._job_types,
-            demand,
+            max_jobs,
             self._settings.lease,
             uuid4(),
             self._settings.weights,
@@ -107,7 +110,7 @@ class Claimer(BackgroundLoop):
         )
 
     def _process_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
-        self._open = None
+        self._open_claim = None
         self._max_claim = min(2 * self._max_claim, MAX_CLAIM)
         self._slots.restart_measurement()
         is_full = len(jobs) >= claim.max_jobs
@@ -120,8 +123,8 @@ class Claimer(BackgroundLoop):
             self._calls.emit("idle")
         else:
             # Claim again at once, even after the first answer that is not full. The database
-            # records only with that answer that this worker is idle, so it sent no wake-up for a
-            # job that was written shortly before.
+            # records that this worker is idle when it writes that answer. So it sent no wake-up for
+            # a job that was enqueued shortly before.
             self._due_at = 0.0
         self._was_full = is_full
         for job in jobs:

@@ -50,15 +50,18 @@ class _Context(JobFields):
     def cancel_requested(self) -> bool:
         """True if the job is being cancelled.
 
-        The worker then stops a running handler: an async one gets an `asyncio.CancelledError`. If
-        the job was cancelled while it was parked, this is true from the start. The worker does not
-        stop such a handler, so that it can undo the work of an earlier attempt.
+        The worker then stops the handler: an async handler gets an `asyncio.CancelledError`. If the
+        job was cancelled while it was parked, the property is true from the start. The worker does
+        not stop the handler in this case, so that it can undo the work of an earlier attempt.
         """
         return self._attempt.cancel_requested
 
     @property
     def shutdown_requested(self) -> bool:
-        """True once the worker is stopping. It releases the job if the handler does not end."""
+        """True once the worker is stopping.
+
+        The worker releases the job if the handler does not end in time.
+        """
         return self._attempt.shutdown_requested
 
     @property
@@ -92,7 +95,7 @@ class _Context(JobFields):
     def _call_in_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
         if self._attempt.has_outcome:
-            # The caller was asked to stop, or it is a task that outlived the handler.
+            # The caller is a handler that was asked to stop, or a task that outlived its handler.
             raise asyncio.CancelledError("the attempt is over")
         if asyncio._get_running_loop() is self._loop:
             function()

@@ -32,11 +32,11 @@ _tracebacks = Log(f"{__name__}.tracebacks")
 CLEANUP_TIMEOUT = 25.0
 #: Seconds between the end of a call that reports progress and the start of the next.
 PROGRESS_INTERVAL = 0.25
-#: Seconds between a log line and the call that sends it together with later lines.
+#: Seconds from a log line to the call that sends it, together with later lines.
 LOG_INTERVAL = 1.0
 #: Number of waiting lines that are sent at once.
 LOG_BATCH = 50
-#: Maximum number of unsent lines of a job; the database keeps no more of them either.
+#: Maximum number of unsent lines of a job. The database keeps the same number of lines.
 MAX_LOG_LINES = 200
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class StopReason(enum.Enum):
     TIMEOUT = enum.auto()
     CANCEL = enum.auto()
     SHUTDOWN = enum.auto()
-    LOST = enum.auto()  # the lease is gone: the outcome is dropped
+    LOST = enum.auto()  # the lease has ended, so the database would refuse the outcome
 
 
 class AttemptListener(Protocol):
@@ -61,7 +61,16 @@ class AttemptListener(Protocol):
         """Free the slot after the handler has ended. Called after `on_outcome`."""
 
     async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
-        """Make a call that writes the progress or the log, as `name` says; None if it fails."""
+        """Make a call that writes the progress or the log.
+
+        Args:
+            attempt: The attempt.
+            call: The call.
+            name: ``progress`` or ``log``, for messages.
+
+        Returns:
+            The result of the call; None if it fails.
+        """
 
 
 class Attempt:
@@ -98,21 +107,24 @@ class Attempt:
         # Created on first use, since most handlers use neither.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[dict[str, Any]] | None = None
-        self._returned: Outcome | None = None  # the outcome when the handler has ended
+        self._returned: Outcome | None = None  # the outcome that the handler returned or raised
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
         # Created directly: an eager task factory of the loop would run the handler at once.
         self._task = HandlerTask(self._run(), loop=loop, name=f"{job.job_type} {job.id_text}")
         self._task.add_done_callback(self._on_done)
-        # Start the timer in a later callback, when the smallest jobs have ended: a timer would add
-        # 25 % to their time. After a stop, this is the timer of the cleanup.
+        # The timer of the timeout is started in a later callback. The smallest jobs have ended by
+        # then, and a timer would add 25 % to their time. After a stop, `_timer` is the timer that
+        # limits the cleanup of the handler.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
     def progress(self) -> BatchSender[tuple[int, str | None]]:
         """Sender of the progress; a newer value replaces one that waits to be sent."""
         if self._progress is None:
-            self._progress = BatchSender(self._send_progress, keep=1, interval=PROGRESS_INTERVAL)
+            self._progress = BatchSender(
+                self._send_progress, max_waiting=1, interval=PROGRESS_INTERVAL
+            )
         return self._progress
 
     @property
@@ -120,7 +132,7 @@ class Attempt:
         """Sender of log lines. It needs the lease, which the report of the outcome ends."""
         if self._log is None:
             self._log = BatchSender(
-                self._send_log, MAX_LOG_LINES, gather=LOG_INTERVAL, batch=LOG_BATCH
+                self._send_log, MAX_LOG_LINES, gather_time=LOG_INTERVAL, batch_size=LOG_BATCH
             )
         return self._log
 
@@ -144,7 +156,7 @@ class Attempt:
             return
         if reason is StopReason.CANCEL:
             if self.cancel_requested:
-                return  # the handler knows, and may be undoing its work
+                return  # the handler has been told already, and may be undoing its work
             self.cancel_requested = True
         if self.stop_reason is not None:
             if reason is StopReason.LOST:
@@ -168,8 +180,8 @@ class Attempt:
                     "The handler of job %s has not stopped and still runs", self.job.id_text
                 )
         if is_async and self.shutdown_requested and not self.ended:
-            # `asyncio.run` ends only after all tasks. This one ignores its cancellation, or waits
-            # for a task that does.
+            # `asyncio.run` ends only after all tasks have ended. This task ignores its
+            # cancellation, or waits for a task that ignores it.
             self._task.abandon()
 
     async def _send_progress(self, values: list[tuple[int, str | None]]) -> None:
@@ -195,7 +207,7 @@ class Attempt:
         pid = os.getpid()
         current_handler.set(self._task)
         try:
-            outcome = await self._call()
+            outcome = await self._call_handler()
         except BaseException as error:
             outcome = self._outcome_of_error(error)
         if os.getpid() != pid:
@@ -203,17 +215,18 @@ class Attempt:
             # and would continue as a second worker of the same jobs.
             _log.error("The handler of job %s returned in a fork, which is ended", self.job.id_text)
             os._exit(1)
-        # Not with `return`: the value is lost if the handler cancels its task in the last step.
+        # The outcome is not returned, since a return value is lost if the handler cancels its own
+        # task in the last step.
         self._returned = outcome
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._progress.flush()  # the job shows its progress while it waits
         current_handler.set(None)  # breaks a reference cycle of the task and its context
 
-    async def _call(self) -> Outcome | None:
+    async def _call_handler(self) -> Outcome | None:
         handler, signature = self._handler, self._handler.signature
-        kind = JobContext if signature.is_async else SyncJobContext
-        context = kind(self) if signature.takes_context else None
+        context_class = JobContext if signature.is_async else SyncJobContext
+        context = context_class(self) if signature.takes_context else None
         if not signature.is_async:
             return await self._run_in_thread(lambda: handler.call(self.job.payload, context))
         value = handler.call(self.job.payload, context)
@@ -221,7 +234,7 @@ class Attempt:
         if inspect.isawaitable(value):
             value = await value
         if is_large(value):
-            # Encoding it as JSON can take seconds, which must not block the event loop.
+            # Writing a large value as JSON can take seconds, which must not block the event loop.
             return await self._run_in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
 
@@ -238,10 +251,10 @@ class Attempt:
 
     def _outcome_of_error(self, error: BaseException) -> Outcome | None:
         """Return the outcome of a handler that raised; after a stop, only a verdict counts."""
-        kind = type(verdicts.cause_of(error))
-        if issubclass(kind, asyncio.CancelledError):
+        error_class = type(verdicts.cause_of(error))
+        if issubclass(error_class, asyncio.CancelledError):
             return self._outcome_of_stop(error)
-        if self.stop_reason is None or issubclass(kind, verdicts.Verdict):
+        if self.stop_reason is None or issubclass(error_class, verdicts.Verdict):
             return verdicts.from_error(error, self.job.queue)
         _log.info(
             "The handler of job %s failed while it was stopped: %s\n%s",
@@ -285,9 +298,9 @@ class Attempt:
                 return Released()
             case StopReason.LOST:
                 return None
-            case None if self.shutdown_requested:  # the handler saw it and stopped
+            case None if self.shutdown_requested:  # the handler read the flag and stopped itself
                 return Released()
-            case None:  # the handler cancelled something itself and did not catch that
+            case None:  # the handler cancelled one of its tasks and did not catch the exception
                 return Failed("CancelledError: the handler cancelled itself", traceback_of(error))
 
 
@@ -302,17 +315,17 @@ def log_outcome(
         status: State of the job afterwards, which can differ from the outcome.
     """
     name = "lost its lease" if outcome is None else outcome.name
-    level, suffix, reason, detail = logging.INFO, "", None, None
+    level, attempt_suffix, reason, detail = logging.INFO, "", None, None
     if isinstance(outcome, Failed):
         level = logging.ERROR if status == "failed" else logging.WARNING
-        suffix = f" of {job.max_attempts}" if outcome.retryable else ", for good"
+        attempt_suffix = f" of {job.max_attempts}" if outcome.retryable else ", for good"
         reason, detail = outcome.error, outcome.detail
     elif isinstance(outcome, Snoozed) and outcome.detail is not None:
-        # The handler gave a reason, or raised an exception that does not count. Warn, since it
-        # may recur without end.
+        # The handler gave a reason, or raised an exception that does not count as an attempt. Warn,
+        # since the job may be snoozed again and again without end.
         level, reason = logging.WARNING, outcome.detail
     if status == "failed" and not isinstance(outcome, Failed):
-        name, level, suffix = status, logging.ERROR, ", for good"
+        name, level, attempt_suffix = status, logging.ERROR, ", for good"
         reason = "the database refused its result; the error of the job has the reason"
     elif status == "cancelled":  # also if the handler returned another outcome
         name = status
@@ -320,7 +333,7 @@ def log_outcome(
         _log.log(
             level,
             "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
-            *(job.id_text, job.job_type, name, job.attempt, suffix),
+            *(job.id_text, job.job_type, name, job.attempt, attempt_suffix),
             f": {reason}" if reason else "",
             seconds,
         )

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _log = Log(__name__)
 
-#: Maximum number of seconds between two heartbeats. After a minute without one, a worker is not
-#: listed as alive and gets no wake-ups.
+#: Maximum number of seconds between two heartbeats. After a minute without a heartbeat, the
+#: database does not list a worker as alive and sends it no wake-ups.
 MAX_INTERVAL = 20.0
-#: Seconds from the start of a job to its confirmation, which is not sent if the outcome of the job
-#: is reported first.
+#: Seconds from the start of a job to the confirmation of its start. No confirmation is sent if the
+#: outcome of the job is reported first.
 _CONFIRM_AFTER = 0.001
-_CONFIRM_AFTER_IN_BULK = 0.1  # the same while jobs end quickly
+_CONFIRM_AFTER_IN_BULK = 0.1  # instead of _CONFIRM_AFTER while jobs end quickly
 _CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 # Maximum number of seconds that the thread sleeps: while a handler blocks the event loop, the timer
 # that wakes the thread for a confirmation does not run.
@@ -40,8 +40,8 @@ _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 class HeartbeatLoop:
     """A thread that confirms starts, extends leases, and receives requests to stop jobs.
 
-    Handlers that block the event loop, or use all connections of the client, do not stop it. It
-    logs a warning when a handler blocks the event loop for a third of a lease.
+    Handlers that block the event loop, or use all connections of the client, do not stop the
+    thread. The thread logs a warning when a handler blocks the event loop for a third of a lease.
 
     Args:
         calls: The calls of the worker; they record whether the heartbeats of the thread succeed.
@@ -71,7 +71,8 @@ class HeartbeatLoop:
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
-        self._requests = self._served = 0  # calls of `beat_now`, and those followed by a heartbeat
+        # Number of calls of `beat_now`, and of those after which a heartbeat was answered.
+        self._requests = self._served = 0
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._last_beat_at = self._next_beat_at = time.monotonic()
@@ -90,9 +91,9 @@ class HeartbeatLoop:
     def schedule_confirm(self, lease: Lease) -> None:
         """Schedule the confirmation of the start of a job that just got its slot.
 
-        A job that waits for the confirmation before it runs is confirmed at once. A job that runs
-        already is confirmed a little later, together with others. If it ends before, no call is
-        needed.
+        If the job must not run before the confirmation, the call is made at once. A job that runs
+        already is confirmed a little later, together with others. If the job ends before that time,
+        its report confirms the start, and no call is needed.
         """
         if lease.attempt is None or lease.extend_at < self._next_beat_at:
             self._woken.set()
@@ -122,13 +123,14 @@ class HeartbeatLoop:
         if self._timer is not None:
             self._timer.cancel()
         if self._thread.ident is None:
-            return  # it was not started
+            return  # the thread was not started
         await wait_for(self._ended, _STOP_TIMEOUT)
 
     # --- in the thread ---
 
     def _run(self) -> None:
-        # If the event loop was closed without a stop, its handlers have ended: let leases expire.
+        # If the event loop was closed without a stop of the worker, no handler runs any more. Then
+        # let the leases expire.
         while not (self._stopping or self._loop.is_closed()):
             wait, warning = _FAULT_DELAY, None
             try:
@@ -149,25 +151,35 @@ class HeartbeatLoop:
 
     def _tick(self, leases: list[Lease], shortest: float) -> float:
         """Send a heartbeat if one is due; return the seconds until the next tick."""
-        requests = self._requests  # `beat_now` may be called from here on
+        requests = self._requests  # read now, since `beat_now` may be called during the heartbeat
         extend_at = self._last_beat_at + MAX_INTERVAL if requests == self._served else -math.inf
         due_at = extend_at
-        for lease in leases:  # in one pass, since the event loop waits for the GIL
+        for lease in leases:  # in one pass, since this thread keeps the event loop from the GIL
             extend_at = min(extend_at, lease.extend_at)
             due_at = min(due_at, lease.due_at)
         self._next_beat_at = max(due_at, self._retry_at)
         now = time.monotonic()
         if self._next_beat_at > now:
+            # A twelfth of a lease: `LoopMonitor.check` needs four calls in a third of a lease.
             return min(self._next_beat_at - now, shortest / 12, _MAX_SLEEP)
         # Confirm the starts that are due soon in the same call.
         confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
-        named = leases if extend_at <= now else confirm
-        if self._beat(leases, shortest, named):
+        to_extend = leases if extend_at <= now else confirm
+        if self._beat(leases, shortest, to_extend):
             self._served = requests  # only after success, since beat_now() is not called again
         return 0.0
 
-    def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> bool:
-        """Send a heartbeat for the named leases; return False if one was not extended."""
+    def _beat(self, leases: list[Lease], shortest: float, to_extend: list[Lease]) -> bool:
+        """Send a heartbeat that extends some of the leases.
+
+        Args:
+            leases: All leases, which determine the timeout of the call.
+            shortest: The length of the shortest lease, in seconds.
+            to_extend: The leases to extend.
+
+        Returns:
+            False if a lease was not extended, so that the call must be repeated.
+        """
         sent_at = time.monotonic()
         # Honour the pause that the API asked for (Retry-After), unless a lease would expire first.
         quiet_until = self._calls.quiet_until
@@ -175,10 +187,10 @@ class HeartbeatLoop:
             self._retry_at = quiet_until
             return False
         # Leave time for a second call before the first lease expires.
-        first_end = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
-        timeout = max(_MIN_TIMEOUT, min(first_end, shortest / 3))
-        ids = {lease.job.id_text: lease.job.lease_id_text for lease in named}
-        call = _rpc.heartbeat_jobs(self._calls.worker, ids)
+        first_expiry = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
+        timeout = max(_MIN_TIMEOUT, min(first_expiry, shortest / 3))
+        lease_ids = {lease.job.id_text: lease.job.lease_id_text for lease in to_extend}
+        call = _rpc.heartbeat_jobs(self._calls.worker, lease_ids)
         try:
             answer = self._connection.call(call, timeout)
         except Exception as error:
@@ -188,20 +200,21 @@ class HeartbeatLoop:
         self._last_beat_at = sent_at
         if answer.busy:
             self._retry_at = sent_at + self._delay.next()
-            named = [lease for lease in named if lease.job.id_text not in answer.busy]
         else:
             self._delay.reset()
-        for lease in named:  # lost ones too: they are not sent again before on_answer drops them
+        answered = [lease for lease in to_extend if lease.job.id_text not in answer.busy]
+        # Lost leases too, so that they are not sent again before `on_answer` drops them.
+        for lease in answered:
             lease.confirmed_at = sent_at
             lease.start_confirmed = True
-        self._notify(self._on_answer, named, answer)
+        self._notify(self._on_answer, answered, answer)
         self._notify(self._calls.emit, "heartbeat_answered")
         return not answer.busy
 
     def _record_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
         self._calls.record_failure(error, "heartbeat_jobs")
         if is_refusal(error):
-            self._calls.alarm(f"The project refuses heartbeats: {error}")
+            self._calls.log_fault(f"The project refuses heartbeats: {error}")
         now = time.monotonic()
         pause = min(self._calls.quiet_until - now, shortest / 3)
         self._retry_at = now + max(self._delay.next(), pause)

@@ -14,12 +14,13 @@ _log = Log(__name__)
 _CALL_TIMEOUT = 10.0  # seconds, retries included
 #: Minimum number of seconds between two calls: the database does other work as well.
 _MIN_PAUSE = 0.01
-#: Failures in a row before a warning. A single one, such as a restart of the database, is normal.
+#: Number of failures in a row before a warning. Single failures are normal, for example when the
+#: database is restarted.
 _WARN_AFTER = 3
 
 
 class MaintenanceLoop(BackgroundLoop):
-    """The loop that runs the maintenance of the project while this worker holds its lease.
+    """The loop that runs the maintenance of the project while this worker holds the lease for it.
 
     The database decides who holds the lease, and answers each call with the time of the next one.
     A failure of maintenance does not mean that other calls fail, so it is logged separately.
@@ -35,7 +36,7 @@ class MaintenanceLoop(BackgroundLoop):
         super().__init__(calls)
         self.is_holder = True
         self._on_work = on_work
-        self._failures = 0  # in a row
+        self._failures = 0  # number of failures in a row
 
     async def _tick(self) -> None:
         call = _rpc.maintain_jobs(worker=self._calls.worker)
@@ -48,7 +49,8 @@ class MaintenanceLoop(BackgroundLoop):
             self._on_work()
         self.is_holder = answer.leased
         if answer.leased:
-            await self._sleep(_MIN_PAUSE)  # unlike the wait below, not ended by a wake-up
+            # A wake-up ends the wait below, but not this sleep.
+            await self._sleep(_MIN_PAUSE)
             await self._wait(max(0.0, answer.next_in - _MIN_PAUSE))
         else:
             jitter = random.uniform(1.0, 1.2)  # noqa: S311 - spreads workers started together

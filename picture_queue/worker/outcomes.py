@@ -25,11 +25,11 @@ class Outcome:
     def as_json(self) -> dict[str, Any]:
         """Return the outcome in the format of `report_jobs`, without the ids."""
         fields: dict[str, Any] = {"outcome": self.name}
-        parts: tuple[str, ...] = self.__slots__
-        for part in parts:
-            value = getattr(self, part)
+        names: tuple[str, ...] = self.__slots__
+        for name in names:
+            value = getattr(self, name)
             if value is not None:
-                fields[part] = value
+                fields[name] = value
         return fields
 
 
@@ -70,7 +70,7 @@ class Snoozed(Outcome):
         delay_seconds: Seconds until the next run; see `wait_seconds`.
         run_at: Time of the next run, instead of ``delay_seconds``; see `wait_until`.
         pause_key: A limit key that is paused for ``delay_seconds`` as well.
-        detail: One line for operators: the given reason, or the exception.
+        detail: One line for operators: the reason that the handler gave, or its exception.
     """
 
     name: ClassVar[str] = "snoozed"
@@ -136,11 +136,11 @@ def wait_until(at: datetime) -> str:
     """Return a time as the database accepts it, from 1970 to 9998.
 
     Args:
-        at: The time. A naive one is in the time zone of the worker, which can differ from that of
-            the database.
+        at: The time. A naive datetime is in the time zone of the worker, which can differ from the
+            time zone of the database.
     """
     try:
         instant = at.astimezone(UTC)
-    except (OverflowError, ValueError, OSError):  # in UTC it is outside of the years 1 to 9999
+    except (OverflowError, ValueError, OSError):  # the year in UTC is not in the range 1 to 9999
         instant = LATEST if at.year > EARLIEST.year else EARLIEST
     return min(max(instant, EARLIEST), LATEST).isoformat()

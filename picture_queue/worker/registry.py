@@ -83,18 +83,19 @@ class Handler:
         Raises:
             PermanentFailure: The payload is invalid; the message names the field and its value.
         """
-        given: list[Any] = []
+        arguments: list[Any] = []
         if self.signature.takes_payload:
-            given.append(self._validate(payload))
+            arguments.append(self._validate(payload))
         if self.signature.takes_context:
-            given.append(context)
-        return self.function(*given)
+            arguments.append(context)
+        return self.function(*arguments)
 
     def _validate(self, payload: dict[str, Any]) -> Any:
         if self.signature.payload is None:
             return payload
         try:
-            # As JSON, since strict types accept a date or a UUID as text only in JSON.
+            # Validate JSON instead of a dict, since strict types accept a date or a UUID that is
+            # written as text only in JSON.
             return self.signature.payload.validate_json(to_json(payload))
         except ValidationError as error:
             raise PermanentFailure(_describe_fault(error)) from error
@@ -120,7 +121,7 @@ class Registry(dict[str, Handler]):
         self[job_type] = Handler(function, read_signature(job_type, function), policy)
 
     def set_capabilities(self, job_type: str, capabilities: dict[str, Any]) -> None:
-        """Set what `register_worker` records about the handler of a type, for clients to read."""
+        """Set the capabilities that `register_worker` records for a type and clients can read."""
         self[job_type].policy["capabilities"] = capabilities
 
     @property
@@ -129,9 +130,9 @@ class Registry(dict[str, Handler]):
         return tuple(sorted(self))
 
     def queues(self) -> tuple[str, ...]:
-        """The queues of the handlers: ``default``, and those that their policies name."""
-        named = {handler.policy.get("queue", "default") for handler in self.values()}
-        return ("default", *sorted(named - {"default"}))
+        """Return ``default`` and the queues that the policies of the handlers name."""
+        queues = {handler.policy.get("queue", "default") for handler in self.values()}
+        return ("default", *sorted(queues - {"default"}))
 
     def policies(self) -> dict[str, dict[str, Any]]:
         """Return the policy of each type, as `register_worker` takes them."""
@@ -140,12 +141,12 @@ class Registry(dict[str, Handler]):
 
 def _describe_fault(error: ValidationError) -> str:
     """Return the first fault of a payload, with the field and its value, in one line."""
-    first, *others = error.errors(include_url=False, include_context=False)
+    first, *other_faults = error.errors(include_url=False, include_context=False)
     field = ".".join(str(part) for part in ("payload", *first["loc"]))
     fault = f"{field} is missing"
     if first["type"] != "missing":
         value = repr(first["input"])
         shown = value if len(value) <= _MAX_SHOWN else value[: _MAX_SHOWN - 1] + "…"
         fault = f"{field} is {shown}: {first['msg']}"
-    more = f" (and {len(others)} more)" if others else ""
+    more = f" (and {len(other_faults)} more)" if other_faults else ""
     return f"The payload is invalid: {fault}{more}"

@@ -26,7 +26,10 @@ _REPORT_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Report:
-    """The outcome of an attempt, encoded alone so that an error does not affect other outcomes.
+    """The outcome of an attempt as JSON.
+
+    Each outcome is encoded separately, so that an outcome that cannot be encoded does not affect
+    the others.
 
     Args:
         duration: The duration of the attempt in seconds; None: the job was not started.
@@ -76,7 +79,8 @@ class Reporter(BackgroundLoop):
         self._slots = slots
         self._on_written = on_written
         self._locked_reporter = locked_reporter
-        # One report for each job: a second one means that the lease of the first has ended.
+        # One report for each job, by its id. A second report of a job replaces the first, since it
+        # means that the lease of the first has ended.
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
 
@@ -85,18 +89,22 @@ class Reporter(BackgroundLoop):
         self._add(Report(job, outcome, duration))
 
     async def stop(self, timeout: float) -> None:
-        """Write the outcomes that are left, and log those that could not be written."""
+        """Write the outcomes that are left, and log each outcome that could not be written."""
         await super().stop(timeout)
         for report in self._waiting.values():
-            text = "The outcome of job %s (%s) could not be written; it runs again after its lease"
-            _log.error(text, report.job.id_text, report.outcome.name)
+            _log.error(
+                "The outcome of job %s (%s) could not be written; "
+                "the job runs again when its lease has expired",
+                report.job.id_text,
+                report.outcome.name,
+            )
 
     def _add(self, report: Report) -> None:
         self._waiting[report.job.id_text] = report
         self.wake()
 
     def _remove(self, report: Report) -> bool:
-        """Remove a report; return False if it no longer waits, or a newer one took its place."""
+        """Remove a report; return False if it no longer waits or a newer report has replaced it."""
         is_newest = self._waiting.get(report.job.id_text) is report
         if is_newest:
             del self._waiting[report.job.id_text]
@@ -130,8 +138,8 @@ class Reporter(BackgroundLoop):
                 for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                     await self._send(half)
                 return
-            # Send other outcomes first, in smaller batches: an outcome that cannot be sent must not
-            # delay the rest.
+            # Move these outcomes to the end and send smaller batches, so that an outcome that
+            # cannot be sent does not delay the others.
             self._batch_size = max(1, len(batch) // 2)
             for report in batch:
                 if self._remove(report):
@@ -171,19 +179,19 @@ class Reporter(BackgroundLoop):
         if self._locked_reporter is not None and self._remove(report):
             self._locked_reporter._add(report)
             self._slots.mark_locked(report.job)
-            self._on_written([])  # no lease ends, but the worker may claim again
+            self._on_written([])  # no lease ends, but `mark_locked` may permit claims again
 
     def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
         if answer != "stale":
             if report.duration is not None:
                 log_outcome(report.job, report.outcome, report.duration, status)
         elif not isinstance(report.outcome, Released):
-            text = "The work on job %s was not recorded: its lease had ended (outcome: %s)"
-            _log.warning(text, report.job.id_text, report.outcome.name)
+            message = "The outcome of job %s (%s) was not recorded: its lease had ended"
+            _log.warning(message, report.job.id_text, report.outcome.name)
         self._calls.emit("reported", report.job, answer)
 
     def _fail_job(self, report: Report, reason: str) -> None:
-        """Replace a refused outcome with a failure; give up if it is such a failure already."""
+        """Replace a refused outcome with a failure; give up if that failure is refused too."""
         if self._waiting.get(report.job.id_text) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:
@@ -191,6 +199,6 @@ class Reporter(BackgroundLoop):
             self._remove(report)
             self._on_written([report.job])
             return
-        text = "The outcome of job %s (%s) is refused, and the job fails: %s"
-        _log.error(text, report.job.id_text, report.outcome.name, reason)
+        message = "The outcome of job %s (%s) is refused, and the job fails: %s"
+        _log.error(message, report.job.id_text, report.outcome.name, reason)
         report.fail(reason)

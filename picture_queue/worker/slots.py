@@ -23,8 +23,8 @@ MAX_CLAIM = 1000
 AHEAD_SECONDS = 0.25
 #: Minimum duration in seconds of a measurement of the rate: a few quick jobs predict nothing.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
-#: While jobs are to be held ahead, a claim asks for this many at least, or for half of the target
-#: if that is less.
+#: Minimum number of jobs in a claim while jobs are to be held ahead. If half of the number of jobs
+#: to hold ahead is less, that half is the minimum.
 MIN_CLAIM = 500
 #: Maximum number of seconds that a job is held ahead. Then it is released for other workers.
 MAX_HELD_SECONDS = 1.0
@@ -33,14 +33,14 @@ _CHECK_HELD = 0.05  # seconds between two checks of the jobs that are held ahead
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A job of this worker, from its claim until its outcome is written.
+    """The lease of a job, from the claim of the job until its outcome is written.
 
     Attributes:
         job: The job.
         confirmed_at: The time of the monotonic clock at which the call that granted or extended the
             lease was sent. The lease is valid for at least ``seconds`` from this time.
         confirm_at: The time at which to confirm to the database that the job has started; infinite
-            until the job gets a slot. The heartbeat extends leases for which it is finite.
+            until the job gets a slot. The heartbeat extends only leases with a finite time.
         start_confirmed: Whether the database knows that the job has started.
         attempt: The attempt that runs the job; None before the attempt starts.
         seconds: The length of the lease.
@@ -63,7 +63,7 @@ class Lease:
 
     @property
     def due_at(self) -> float:
-        """The time at which to confirm the start or to extend the lease, whichever is first."""
+        """The time at which to confirm the start or to extend the lease, whichever comes first."""
         if self.start_confirmed or self.has_outcome:  # the report of the outcome confirms the start
             return self.extend_at
         return min(self.extend_at, self.confirm_at)
@@ -98,18 +98,20 @@ class Slots:
     def __init__(self, concurrency: int, release: Callable[[ClaimedJob], None]) -> None:
         self.concurrency = concurrency
         self._release = release
-        # By job. A job keeps its slot until its handler has ended, even after it has an outcome.
+        # The jobs that have a slot. A job keeps its slot until its handler has ended, even after it
+        # has an outcome.
         self._taken: dict[ClaimedJob, Lease] = {}
-        self._held: deque[tuple[Lease, float]] = deque()  # with the time to release it
+        # The jobs that are held ahead, each with the time at which to release it.
+        self._held: deque[tuple[Lease, float]] = deque()
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
-        # Ids of jobs with an outcome that is not written yet: it pauses a limit key, or it waits
-        # for a lock on the row of the job.
+        # Ids of jobs whose outcome is not written yet: those whose outcome pauses a limit key, and
+        # those whose outcome waits for a lock on the row of the job.
         self._pausing: set[str] = set()
         self._locked: set[str] = set()
         # Since the measurement began: jobs that ended, and seconds in which any slot was taken.
         self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
-        self._last_target = 0  # jobs to hold ahead, from the previous measurement
+        self._last_target = 0  # number of jobs to hold ahead, from the previous measurement
         self._timer: asyncio.TimerHandle | None = None
 
     # --- demand ---
@@ -127,31 +129,36 @@ class Slots:
     def demand(self) -> int:
         """Return how many jobs to claim now.
 
-        While jobs end quickly, the worker claims more than it has slots for, so that it has work
-        until the next answer: as many as end within `AHEAD_SECONDS`. For long jobs, this is 0.
+        While jobs end quickly, the worker also claims as many jobs as end within `AHEAD_SECONDS`,
+        so that it has work until the next answer. While jobs are long, this number is 0.
         """
         if self._pausing:
             return 0
         ahead = self._target_ahead()
-        wanted = self.free + ahead - len(self._held)
-        # While jobs are to be held ahead, do not claim only a few. Otherwise, claim even one job.
-        if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
+        acceptable = self.free + ahead - len(self._held)
+        # While jobs are to be held ahead, a claim for a few jobs would waste a round trip. If no
+        # jobs are held ahead, claim even one job.
+        if acceptable < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Stop claiming while outcomes cannot be written. Up to MAX_CLAIM outcomes that wait for a
-        # row lock are not counted, since other outcomes can still be written.
+        # Stop claiming while outcomes cannot be written. While they can be written, fewer outcomes
+        # than `max_unwritten` wait. Up to MAX_CLAIM outcomes that wait for a row lock are not
+        # counted, since other outcomes can still be written.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
-        return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
+        max_unwritten = 2 * self.concurrency + 4 * ahead
+        return min(acceptable, MAX_CLAIM) if unwritten < max_unwritten else 0
 
     def _target_ahead(self) -> int:
+        """Return how many jobs to hold ahead."""
         seconds = self._busy_seconds + self._busy_for()
         measured = 0
         if self._ended >= self.concurrency:
             measured = min(int(self._ended * AHEAD_SECONDS / max(seconds, _MIN_SAMPLE)), MAX_CLAIM)
-        # Until the measurement is long enough, the previous one applies.
+        # Until this measurement is long enough, the previous measurement applies too.
         return measured if seconds >= _MIN_SAMPLE else max(measured, self._last_target)
 
     def _busy_for(self) -> float:
+        """Return the seconds of the current busy period in this measurement; 0 if all are free."""
         return time.monotonic() - self._busy_since if self._taken else 0.0
 
     def restart_measurement(self) -> None:
@@ -163,7 +170,8 @@ class Slots:
     def pause_claims(self, job: ClaimedJob) -> None:
         """Stop claims until the outcome of this job, which pauses a limit key, is written.
 
-        The jobs that have not started are released, since the limit key may be theirs."""
+        The jobs that have not started are released, since the limit key may apply to them.
+        """
         self._pausing.add(job.id_text)
         self.release_unstarted()
 
@@ -175,14 +183,18 @@ class Slots:
     # --- leases ---
 
     def leases(self) -> list[Lease]:
-        """Return the leases to extend: those of the jobs that got a slot."""
+        """Return the leases that heartbeats extend: those of the jobs that got a slot."""
         with self._lock:
             return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
 
     def next_confirm_at(self) -> float:
         """Return the time to confirm the next start of a running job; infinite if there is none."""
-        running = (lease for lease in self._taken.values() if not lease.has_outcome)
-        return min((one.confirm_at for one in running if not one.start_confirmed), default=math.inf)
+        unconfirmed = (
+            lease.confirm_at
+            for lease in self._taken.values()
+            if not (lease.has_outcome or lease.start_confirmed)
+        )
+        return min(unconfirmed, default=math.inf)
 
     def find(self, job_id: str) -> Lease | None:
         """Return the lease of a job, or None."""
@@ -204,8 +216,8 @@ class Slots:
 
     def drop_lease(self, job: ClaimedJob) -> None:
         """Remove a lease that ended. If its attempt has not started, free the slot as well."""
-        # Also without a lease: an outcome can be passed to the other reporter after its lease was
-        # lost.
+        # Discard the ids even if there is no lease: an outcome can be passed to the reporter of
+        # locked jobs after its lease was lost.
         self._pausing.discard(job.id_text)
         self._locked.discard(job.id_text)
         lease = self._leases.get(job.id_text)
@@ -259,17 +271,17 @@ class Slots:
 
     def pop_held(self) -> Lease | None:
         """Remove and return the oldest held job whose lease is still valid."""
-        dropped, found = 0, None
-        while found is None and self._held:
+        dropped, oldest = 0, None
+        while oldest is None and self._held:
             lease, _ = self._held.popleft()
             if lease.is_valid and self._leases.get(lease.job.id_text) is lease:
-                found = lease
+                oldest = lease
             else:
-                self.drop_lease(lease.job)  # another worker may have run it
+                self.drop_lease(lease.job)  # another worker may have run the job
                 dropped += 1
         if dropped:
             _log.warning("Dropped %d jobs that were claimed ahead: their leases ended", dropped)
-        return found
+        return oldest
 
     def release_unstarted(self) -> None:
         """Release all jobs that have not started."""

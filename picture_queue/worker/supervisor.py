@@ -40,7 +40,7 @@ _log = Log(__name__)
 
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
-_REGISTER_CALL_TIMEOUT = 10.0  # for one of the calls: a connection may be dead
+_REGISTER_CALL_TIMEOUT = 10.0  # for each attempt, since a dead connection never answers
 _ATTEMPT_TIMEOUT = 5.0  # for a call of an attempt, which writes its progress or log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
@@ -74,15 +74,16 @@ class Supervisor:
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
-        self._backend = duplicate.with_own_pool(backend)  # handlers cannot use its connections
+        # Connections of its own: handlers may use all connections of the client.
+        self._backend = duplicate.with_own_pool(backend)
         self._events = events
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
-        self._stuck: list[Attempt] = []  # given up long ago, but their handlers still run
-        self._log_tasks: set[asyncio.Task[None]] = set()  # they send the last log lines of attempts
+        self._stuck: list[Attempt] = []  # attempts that were given up, whose handlers still run
+        self._log_tasks: set[asyncio.Task[None]] = set()  # tasks of `_report_after_log`
         self._is_started = self._stopping = False
-        self._stops_now = False  # after `stop_now`
+        self._stops_now = False  # whether `stop_now` was called
         self._attempts_done = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release)
@@ -124,7 +125,7 @@ class Supervisor:
         self._warn_of_unserved_queues()
 
     async def _register(self) -> Version:
-        """Register the worker. The project may be restarting, so it gets some time to answer."""
+        """Register the worker. Retry for a minute, since the project may be restarting."""
         queues, policies = self._settings.queue_names, self._registry.policies()
         deadline, delay = Deadline(_REGISTER_TIMEOUT), RetryDelay()
         while True:
@@ -143,8 +144,8 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop the parts in order: claims, attempts, reports of outcomes, heartbeats.
 
-        Each step has a timeout. Other code may cancel every task of the event loop, which ends the
-        current step, but not the stop: outcomes and leases would be lost.
+        Each step has a timeout. If other code cancels all tasks of the event loop, only the current
+        step ends, and the stop continues with the next one. Otherwise outcomes would be lost.
         """
         self._stopping = True
         self._wake_ups.stop()
@@ -168,7 +169,8 @@ class Supervisor:
         _log.info("Worker %s has stopped", self.name)
 
     async def _unregister(self) -> None:
-        with contextlib.suppress(Exception):  # the database drops the worker within a minute
+        # After a failure, the database stops listing the worker within a minute.
+        with contextlib.suppress(Exception):
             await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
         if self._backend is not self._client_backend:
             await self._backend.aclose()
@@ -247,7 +249,7 @@ class Supervisor:
             task = asyncio.create_task(self._report_after_log(attempt, outcome))
             self._log_tasks.add(task)
             task.add_done_callback(self._log_tasks.discard)
-        elif outcome is not None:  # None: the lease is lost, and dropped already
+        elif outcome is not None:  # without an outcome, the lease is lost and was dropped
             self._reporter.put(job, outcome, attempt.duration)
         if not (attempt.ended or self._stopping):
             loop = asyncio.get_running_loop()
@@ -273,13 +275,13 @@ class Supervisor:
         job, stuck, slots = attempt.job, len(self._stuck), self._settings.concurrency
         _log.error(
             f"The handler of job {job.id} ({job.job_type}) still runs "
-            f"{self._settings.stuck_after:g} s after it was given up and keeps its slot; "
-            f"{stuck} of {slots} slots are lost that way"
+            f"{self._settings.stuck_after:g} s after it was given up, and keeps its slot; "
+            f"stuck handlers hold {stuck} of {slots} slots"
         )
         if 2 * stuck >= slots:
             hint = "Start a new process, and set a timeout for everything that handlers wait for"
-            text = "Handlers that do not end hold half of the worker's slots"
-            self._on_failure(WorkerStuck(text, hint=hint))
+            message = "Handlers that do not end hold half of the worker's slots"
+            self._on_failure(WorkerStuck(message, hint=hint))
 
     def _fill_slots(self) -> None:
         if self._stopping:
@@ -304,7 +306,7 @@ class Supervisor:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
 
     async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
-        """Make a call of an attempt; None if it fails. A lost lease stops the attempt."""
+        """Make a call of an attempt; see `AttemptListener`. A lost lease stops the attempt."""
         try:
             return await self._calls.call(call, _ATTEMPT_TIMEOUT, counts=False)
         except StaleLease:
@@ -317,7 +319,7 @@ class Supervisor:
     # --- heartbeats ---
 
     def _on_heartbeat(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
-        """Start jobs whose start is confirmed; stop those that are cancelled or lost."""
+        """Start the jobs whose start was confirmed; stop the jobs that were cancelled or lost."""
         for lease in leases:
             if lease.job.id_text in answer.lost:
                 self._on_lease_lost(
@@ -328,8 +330,8 @@ class Supervisor:
                 if lease.is_valid:
                     self._start_job(lease)
                 else:
-                    self._slots.drop_lease(lease.job)  # another worker may have it
-                if lease.attempt is None:  # it did not start
+                    self._slots.drop_lease(lease.job)  # another worker may have claimed the job
+                if lease.attempt is None:  # the job did not start
                     self._fill_slots()
             if lease.job.id_text in answer.cancel and lease.attempt is not None:
                 lease.attempt.stop(StopReason.CANCEL)
@@ -338,16 +340,20 @@ class Supervisor:
         """Drop a lease that ended, and stop its handler."""
         self._slots.drop_lease(lease.job)
         if lease.attempt is None or lease.attempt.has_outcome:
-            self._fill_slots()  # claims may have waited for its outcome
+            self._fill_slots()  # claims may have waited until the outcome was written
         else:
-            text = "The lease of job %s is lost and its handler stopped: %s"
-            _log.warning(text, lease.job.id, reason)
+            message = "The lease of job %s is lost and its handler stopped: %s"
+            _log.warning(message, lease.job.id, reason)
             lease.attempt.stop(StopReason.LOST)
 
     # --- wake-ups ---
 
     def _on_listening(self, joined: bool) -> None:
-        """Record whether all wake-ups arrive. After a subscription, act as if one was missed."""
+        """Record whether the wake-ups of all queues arrive.
+
+        A wake-up may have been missed before a subscription began. So claim and send a heartbeat,
+        as a wake-up would have requested.
+        """
         self._claimer.receives_wake_ups = self._wake_ups.all_arrive
         if joined:
             self._claimer.request_claim()
@@ -355,7 +361,7 @@ class Supervisor:
             self._calls.emit("listening", len(self._wake_ups.joined))
 
     def _on_wake_up(self, reason: str) -> None:
-        """Do what a wake-up requests."""
+        """Claim, send a heartbeat or run maintenance, as the reason of a wake-up requests."""
         if reason == "cancel":
             self._heartbeat.beat_now()
         elif reason == "take over" or (reason == "maintain" and self._maintenance.is_holder):

@@ -42,22 +42,28 @@ _NO_REASON = "The handler asked for another attempt"
 _DEFAULT_SNOOZE = 10.0  # seconds
 _MAX_GROUP_DEPTH = 100
 _MAX_NAME_LENGTH = 200  # characters of an event or a limit key
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
+# Characters that the name of an event or a limit key must not have.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Verdict(Exception):
     """Decision about a job. A handler returns it, or raises it from any depth.
 
     Raises:
-        InvalidArgument: A time is negative or not a number, or is given twice or not at all; a name
-            does not have 1 to 200 characters, or has a control character.
+        InvalidArgument: A number of seconds is negative or not a number; both or neither of two
+            alternative times are given; or a name does not have 1 to 200 characters, or has a
+            control character.
     """
 
     def __post_init__(self) -> None:
         self.outcome("")  # validates the arguments when the verdict is created
 
     def outcome(self, queue: str) -> Outcome:
-        """Return the outcome of a job of that queue; raises `InvalidArgument` as above."""
+        """Return the outcome of a job of a queue.
+
+        Raises:
+            InvalidArgument: A field is invalid; see the class.
+        """
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,8 +146,8 @@ class Park(Verdict):
 
     Args:
         seconds: Seconds to wait at most; then the job is run again without the event.
-        event: Name of the event; by default the id of the job. Its data are the ``event`` of the
-            next context.
+        event: Name of the event; by default the id of the job. In the next attempt, ``job.event``
+            is the payload of the event.
     """
 
     seconds: float
@@ -205,7 +211,8 @@ def from_error(error: BaseException, queue: str) -> Outcome:
     """Return the outcome that an exception of a handler asks for; raises nothing."""
     try:
         return _outcome_of(error, queue)
-    # Properties of an exception run code of the user, and a verdict may have been changed.
+    # Properties of an exception run code of the user, which may raise. A verdict may be invalid
+    # because the user changed its fields.
     except BaseException as fault:
         text = f"{describe_error(error)} (it cannot be read: {describe_error(fault)})"
         return Failed(clean_line(text), traceback_of(error))
@@ -215,28 +222,28 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
     cause = cause_of(error)
     if isinstance(cause, Verdict):
         outcome: object = cause.outcome(queue)
-        if not isinstance(outcome, Outcome):  # of a subclass that the user wrote
+        if not isinstance(outcome, Outcome):  # the user may have written a subclass of Verdict
             raise TypeError(f"its outcome() returned {outcome!r}")
         return outcome
-    delay = wait_seconds(_attribute(cause, "retry_after"))
-    if _attribute(cause, "counts") is False:
-        key: Any = _attribute(cause, "pause_key")
+    delay = wait_seconds(_read_attribute(cause, "retry_after"))
+    if _read_attribute(cause, "counts") is False:
+        key: Any = _read_attribute(cause, "pause_key")
         return Snoozed(
             _DEFAULT_SNOOZE if delay is None else delay,
             pause_key=None if _find_name_fault("pause_key", key) else key,
             detail=clean_line(describe_error(cause)),
         )
-    public = _attribute(cause, "public")
+    public = _read_attribute(cause, "public")
     return Failed(
         (isinstance(public, str) and clean_line(text_of(public)))
         or clean_line(describe_error(cause)),
         traceback_of(error),
-        _attribute(cause, "retryable") is not False,
+        _read_attribute(cause, "retryable") is not False,
         delay,
     )
 
 
-def _attribute(error: BaseException, name: str) -> object:
+def _read_attribute(error: BaseException, name: str) -> object:
     """Return an attribute of an exception; None if it is missing or its property raises."""
     try:
         return getattr(error, name, None)
@@ -251,7 +258,7 @@ def cause_of(error: BaseException) -> BaseException:
             error = error.__cause__
         # Not isinstance(), which reads `__class__`: that may be a property that raises.
         is_group = issubclass(type(error), BaseExceptionGroup)
-        members = _attribute(error, "exceptions") if is_group else None
+        members = _read_attribute(error, "exceptions") if is_group else None
         if not isinstance(members, tuple) or len(members) != 1:
             break
         error = members[0]
@@ -280,7 +287,8 @@ def _parse_wait(
         return _parse_seconds(verdict, seconds), None
     if seconds is not None:
         raise InvalidArgument(f"{verdict} takes seconds or {name}, not both")
-    if not isinstance(at, datetime) or at != at:  # pandas.NaT: a datetime, not equal to itself
+    # pandas.NaT is a datetime that is not equal to itself.
+    if not isinstance(at, datetime) or at != at:
         raise InvalidArgument(f"{verdict} takes a datetime", detail=f"{name} is {at!r}")
     return None, wait_until(at)
 
@@ -293,7 +301,7 @@ def _check_name(name: str, value: str | None) -> str | None:
 
 
 def _find_name_fault(name: str, value: object) -> str | None:
-    """Return the fault for which `report_jobs` would refuse the name of an event or a limit key."""
+    """Return the fault for which `report_jobs` would refuse a name of an event or a limit key."""
     if not isinstance(value, str) or not 1 <= len(value) <= _MAX_NAME_LENGTH:
         size = len(value) if isinstance(value, str) else repr(value)
         return f"A name has 1 to {_MAX_NAME_LENGTH} characters: {name} has {size}"

@@ -38,8 +38,8 @@ class Worker:
         client: A client with a service key; the worker does not close it. None: the worker creates
             a client from the environment when it starts, and closes it when it stops.
         settings: The settings of the worker; None: the defaults.
-        queues: Queues to claim from, instead of those in ``settings``: a list of names, or weights
-            by name.
+        queues: Queues to claim from, instead of the ``queues`` of the settings: a list of names, or
+            weights by name.
 
     Attributes:
         settings: The settings; the worker reads them when it starts.
@@ -70,10 +70,12 @@ class Worker:
         # Functions that raise if the client cannot do what a handler needs; called by `start`.
         self._client_checks: list[Callable[[AsyncPictureQueue], None]] = []
         self._running_client: AsyncPictureQueue | None = None
-        # Functions that close what this run opened, by description; the last one is called first.
+        # Functions that close the connections of this run, by description for the log; the function
+        # that was added last is called first.
         self._closers: dict[str, Callback] = {}
         self._supervisor: Supervisor | None = None
-        self._failure: PictureQueueError | None = None  # the reason if it stops without a request
+        # The reason why the worker stops, if nobody requested the stop.
+        self._failure: PictureQueueError | None = None
         self._was_run = False
         self._stop_asked = False
         # Objects of the event loop of this run; the next run may use another loop.
@@ -121,12 +123,12 @@ class Worker:
     ) -> Callable[[F], F]:
         """Register the decorated function as the handler of a job type.
 
-        Its first argument is the payload. If the argument is annotated with a pydantic model, a
-        dataclass or a TypedDict, the payload is validated first, and an invalid one fails the job.
-        The second argument, if there is one, is the `JobContext`. A plain ``def`` runs in a thread
-        and gets a `SyncJobContext`. The result must be JSON. An exception fails the attempt, and
-        `PermanentFailure` fails the job. To choose another outcome, return or raise a `Snooze`,
-        `Retry`, `RateLimited`, `Park` or `Cancel`.
+        The first argument of the function is the payload. If it is annotated with a pydantic model,
+        a dataclass or a TypedDict, the payload is validated first, and an invalid payload fails the
+        job. The second argument, if the function has one, is the `JobContext`. A plain ``def`` runs
+        in a thread and gets a `SyncJobContext`. The result must be JSON. An exception fails the
+        attempt, and `PermanentFailure` fails the job. To choose another outcome, return or raise a
+        `Snooze`, `Retry`, `RateLimited`, `Park` or `Cancel`.
 
         Args:
             job_type: The job type: letters, digits and ``_ . : -``.
@@ -135,7 +137,8 @@ class Worker:
             max_attempts: Attempts before the job fails.
             lease: Length of a lease in seconds; heartbeats extend it.
             backoff: A `Backoff`, or the delay before the second attempt in seconds.
-            backoff_cap: The longest delay in seconds; a `Backoff` has its own, ``cap``.
+            backoff_cap: The longest delay in seconds, if ``backoff`` is a number; a `Backoff` has
+                the field ``cap``.
 
         Raises:
             InvalidArgument: A name or a number is invalid, the function cannot be called with
@@ -179,15 +182,15 @@ class Worker:
                 version; or other code cancelled a task of the worker.
             InvalidArgument: The worker runs in another event loop.
         """
-        # A plain function: it resets the request to stop when it is called. In a coroutine function
-        # that would happen later, and undo a stop() that is called after run().
+        # A plain function, so that the request to stop is reset when `run` is called. A coroutine
+        # function would reset it later, and undo a stop() that is called after run().
         if self._was_run:
-            self._stop_asked = False  # it was for the previous run
+            self._stop_asked = False  # the request was made to the previous run
         self._was_run = True
         return self._run()
 
     if sys.version_info >= (3, 12):
-        inspect.markcoroutinefunction(run)  # for frameworks that check it
+        inspect.markcoroutinefunction(run)  # for frameworks that call iscoroutinefunction()
 
     async def _run(self) -> None:
         with on_stop_signal(self._on_stop_signal):
@@ -238,7 +241,7 @@ class Worker:
             await self.stop()
             raise
         if starting.cancelled() or starting.exception() is not None:
-            await self.stop()  # the registration may have been written
+            await self.stop()  # to unregister the worker: its registration may have been written
         if not starting.cancelled():
             starting.result()
 
@@ -246,7 +249,7 @@ class Worker:
         """Return the client of this run, which handlers of this package use.
 
         Raises:
-            SettingsError: It cannot do what a handler needs.
+            SettingsError: The client cannot do what a handler needs, such as store pictures.
         """
         client = self._client or AsyncPictureQueue.from_env()
         try:
@@ -298,15 +301,16 @@ class Worker:
     async def _stop(self, supervisor: Supervisor) -> None:
         try:
             if self._starting is not None:
-                # Wait for it: a registration that is written after its removal would remain.
+                # Wait for the registration. If it were written after `unregister_worker`, it would
+                # remain.
                 await asyncio.wait({self._starting}, timeout=_REGISTRATION_TIMEOUT)
                 self._starting.cancel()
                 await asyncio.wait({self._starting})
             await supervisor.stop()
         except (Exception, asyncio.CancelledError):
             _log.exception("The stop of the worker failed")
-        # Not in a finally clause: Python also runs such a clause when it destroys the coroutine of
-        # a closed event loop. At that time, the worker may be running again.
+        # Not in a finally clause: Python would also run the clause when it destroys the coroutine
+        # of a closed event loop. At that time, the worker may be running again.
         self._supervisor = None
         for callback in self._after_stop:
             await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)

@@ -1,6 +1,6 @@
--- Find names and operators in pg_catalog only. Otherwise an operator of another schema that fits
--- better would be bound into checks and policies, and run with the rights of the owner. The last
--- statement restores the search_path.
+-- Find names and operators in pg_catalog only. Otherwise checks and policies could use an operator
+-- that another user has created in another schema, and would run it with the rights of the owner.
+-- The last statement restores the search_path.
 select
   pg_catalog.set_config(
     'picture_queue.search_path', pg_catalog.current_setting('search_path'), false),
@@ -17,10 +17,10 @@ select
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers.
 -- claim_jobs picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and
--- report_jobs when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition
--- permits, and _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is
--- recorded as follow-ups. One worker calls maintain_jobs in a loop. It processes the follow-ups, jobs that are due,
--- expired leases and schedules.
+-- report_jobs when the job has ended. _transition makes each change of state that a row of
+-- picture_queue.state_transition permits, and _emit sends the event of the change. Work for other jobs that follows
+-- from a change (children, batches, limits) is recorded as follow-ups. One worker calls maintain_jobs in a loop. It
+-- processes the follow-ups, jobs that are due, expired leases and schedules.
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
@@ -41,8 +41,8 @@ select
 -- - `= any (array(select … for update skip locked))`: the statement changes only rows that no other transaction has
 --   locked, and does not wait for the others.
 --
--- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
--- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
+-- Advisory locks. Each lock has two numbers. The first number says what the second number stands for, in most cases as
+-- a hash: 1903326068 a limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
 -- worker.
 do $$
 begin
@@ -78,7 +78,7 @@ create type picture_queue.change as (
 
 -- A job after a change of state. Only a few columns are passed, since passing whole rows is slower; the few callers
 -- that need other columns read the row again.
-create type picture_queue.moved as (
+create type picture_queue.changed_job as (
   id uuid,
   queue text,
   status text,
@@ -103,7 +103,7 @@ create type picture_queue.claim as (
 
 -- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
-  moved picture_queue.moved[],
+  changed_jobs picture_queue.changed_job[],
   sends_events boolean,    -- some jobs are in queues that send events
   has_long_history boolean, -- some jobs may have more than 50 rows of history
   has_generation boolean,  -- some jobs belong to a generation
@@ -285,7 +285,8 @@ $$;
 -- and the handler raises the error again, if the error is one of ours, or the error of a read-only transaction
 -- (25006), for which PostgREST answers a GET with 405. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a
 -- trigger of the project on public.job_queue, public.generations or public.images may raise any error.
-create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -360,18 +361,22 @@ begin
 end
 $$;
 
--- Returns the user that the caller's token names; null for a service key.
+-- Returns the user that the caller's token names; null for a service key, and for a token of another issuer whose sub
+-- is no uuid.
 create function picture_queue._caller_id() returns uuid
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
+as $$
+  select case when t.sub ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then t.sub::uuid end
+  from (select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub' as sub) t
+$$;
 
 
 -- 100_table_setting.sql
 
 create table picture_queue.setting (
   only_row boolean primary key default true constraint setting_has_one_row check (only_row),
-  max_payload_bytes integer not null default 65536,
-  max_result_bytes integer not null default 1048576,
+  max_payload_bytes integer not null default 65536,  -- 64 KiB
+  max_result_bytes integer not null default 1048576,  -- 1 MiB
   max_prompt_length integer not null default 4000,
   max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
@@ -384,9 +389,9 @@ create table picture_queue.setting (
   backoff_cap_seconds real not null default 3600,
   backoff_jitter real not null default 0.2,
   unknown_queue text not null default 'create',
-  keep_completed_seconds real not null default 604800,
-  keep_cancelled_seconds real not null default 604800,
-  keep_failed_seconds real not null default 2592000,
+  keep_completed_seconds real not null default 604800,  -- 7 days
+  keep_cancelled_seconds real not null default 604800,  -- 7 days
+  keep_failed_seconds real not null default 2592000,  -- 30 days
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   keep_generations_days integer,
@@ -399,11 +404,11 @@ create table picture_queue.setting (
     and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
-    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400
+    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400  -- a day
     and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
-    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
+    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000  -- 100 years
     and backoff_jitter between 0 and 1
     and keep_generations_days between 1 and 36500
   ),
@@ -465,7 +470,7 @@ create table picture_queue.queue (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
       breaker_failures, breaker_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
-      breaker_seconds) <= 31536000
+      breaker_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
@@ -504,11 +509,11 @@ create table picture_queue.job_type (
   backoff_seconds real,
   backoff_cap_seconds real,
   backoff_jitter real,
-  capabilities jsonb,  -- for job types of generations: what the provider supports, as its workers register it; null: unknown
+  capabilities jsonb,  -- for job types of generations: what the provider supports; null: unknown
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
@@ -713,8 +718,9 @@ create table picture_queue.maintenance (
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases
   aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows
-  was_housekeeping boolean not null default false,  -- whether the latest round aggregated and pruned; if so, the next does not
-  step_size integer not null default 100  -- the number of subjects in a step: it grows after quick rounds and shrinks after slow ones
+  -- Whether the latest round aggregated and pruned; if so, the next round does not.
+  was_housekeeping boolean not null default false,
+  step_size integer not null default 100  -- subjects of a step: more after quick rounds, fewer after slow rounds
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';
@@ -735,6 +741,7 @@ create index dependency_parent on picture_queue.dependency (parent_id);
 
 create table picture_queue.batch (
   id uuid primary key,
+  user_id uuid,  -- the owner of a batch of generations; null: the project
   total integer not null default 0,
   completed integer not null default 0,
   failed integer not null default 0,
@@ -749,7 +756,8 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is
-  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished.';
+  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished. Chains and '
+  'batches of generations are batches of their jobs.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 -- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)
@@ -760,7 +768,7 @@ create index batch_callback on picture_queue.batch (finished_at)
 
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and the keys that its
 -- enqueue names, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a
--- key takes precedence over that of its kind.
+-- key takes precedence over the rule of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -780,9 +788,9 @@ create table picture_queue.limit_rule (
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
 -- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
--- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. version
--- rises with each change: the newest row version comes first in the index, even while an old snapshot keeps the
--- versions before it from being cleaned up.
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. The column
+-- version rises with each change, so that the newest version of a row comes first in the index, even while an old
+-- snapshot keeps vacuum from removing older versions.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -880,7 +888,8 @@ create table picture_queue.signal (
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is 'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
+comment on table picture_queue.signal is
+  'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
 create index signal_check on picture_queue.signal (check_at) where check_at is not null;
 
 -- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
@@ -935,6 +944,11 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  -- For a generation of a batch or chain: the batch, the position of its request in the call, and its step in the chain
+  -- of the request, both from 0. Otherwise null.
+  batch_id uuid,
+  batch_position integer,
+  batch_step integer,
   kind text not null default 'text-to-image',
   model_id text not null,
   model_version text,
@@ -965,6 +979,7 @@ create index generations_owned on public.generations (user_id, created_at desc, 
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
+create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
 -- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
 create index generations_words on public.generations
@@ -977,6 +992,7 @@ create index generations_equal on public.generations (
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
+  alter batch_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
   alter model_version set statistics 0, alter favourite set statistics 0;
 alter index public.generations_words alter column 1 set statistics 0;
@@ -1081,6 +1097,7 @@ create table picture_queue.ledger (
   price_unit text,
   from_credits boolean not null default false,
   counted boolean not null default false,  -- for per_minute, per_hour and max_pending
+  is_retry boolean not null default false,  -- of an ended generation; per_minute and per_hour do not count retries
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -1097,7 +1114,7 @@ create table picture_queue.ledger (
 comment on table picture_queue.ledger is
   'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
 create index ledger_owned on picture_queue.ledger (user_id, id);
-create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and round = 1 and counted;
+create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and counted and not is_retry;
 
 
 -- 160_table_model.sql
@@ -1240,7 +1257,8 @@ create table picture_queue.history (
   error text,
   detail text
 );
-comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each job.';
+comment on table picture_queue.history is
+  'Changes of state of a job with their internal detail, the last 50 of each job.';
 create index history_job on picture_queue.history (job_id, id);
 
 
@@ -1388,7 +1406,8 @@ create function picture_queue._user_functions() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
-    cancel_generation,list_models,job_position,explain_jobs,get_account,may_upload,delete_generation,set_favourite,
+    cancel_generation,start_generations,generation_batch,cancel_generation_batch,list_models,job_position,explain_jobs,
+    get_account,may_upload,delete_generation,set_favourite,
     search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
@@ -1669,7 +1688,7 @@ $$;
 -- writes the rows, their history (of all actions but complete), the counts and the events. It records work for other
 -- jobs as follow-ups, and processes the first 20 at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
-returns picture_queue.moved[]
+returns picture_queue.changed_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1684,15 +1703,15 @@ begin
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
   -- Rarely, fewer jobs changed than requested. If a permitted change did not happen, a trigger of the project returned
   -- null. Then raise an error: without one, the caller would repeat the change forever.
-  if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
+  if coalesce(cardinality(v_applied.changed_jobs), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
     join picture_queue.state_transition e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
-      and j.id not in (select m.id from unnest(v_applied.moved) m))
+      and j.id not in (select done.id from unnest(v_applied.changed_jobs) done))
   then
     raise exception 'a trigger on public.job_queue prevented the change of a job';
-  elsif v_applied.moved is null then
+  elsif v_applied.changed_jobs is null then
     return null;
   end if;
   -- This statement runs after the change, so it sees children that were committed in the meantime. The search takes a
@@ -1700,7 +1719,7 @@ begin
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
-  v_ids := array(select m.id from unnest(v_applied.moved) m);
+  v_ids := array(select j.id from unnest(v_applied.changed_jobs) j);
   if v_applied.due_at < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
@@ -1720,9 +1739,9 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_does_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.changed_jobs, v_applied.batches, p_does_follow_ups);
   end if;
-  return v_applied.moved;
+  return v_applied.changed_jobs;
 end
 $$;
 
@@ -1735,7 +1754,7 @@ as $$
 declare
   v_applied picture_queue.applied;
 begin
-  with moved as (
+  with changed as (
     update public.job_queue j set
       status = c.to_status, hold = c.to_hold, attempt = j.attempt + c.attempt_delta,
       max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
@@ -1782,34 +1801,34 @@ begin
   written_history as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
-    select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
-      case when m.from_status = 'processing' then m.started_at end,
-      case when m.from_status = 'processing' and m.from_hold is null
-        then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
-      case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
-    from moved m where m.action <> 'complete'
+    select j.id, p_now, j.action, j.status, j.hold, j.attempt, j.worker,
+      case when j.from_status = 'processing' then j.started_at end,
+      case when j.from_status = 'processing' and j.from_hold is null
+        then coalesce(j.duration_seconds, extract(epoch from p_now - j.started_at)) end,
+      case when j.action in ('fail', 'back_off', 'expire', 'abandon') then j.error end, left(j.detail, 8192)
+    from changed j where j.action <> 'complete'
   ),
   written_counts as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select m.queue, d.status, d.hold, sum(d.n), p_now
+    select j.queue, d.status, d.hold, sum(d.n), p_now
     from (
-      select m.queue, m.from_status, m.from_hold, m.status, m.hold, count(*) as n from moved m
-      group by m.queue, m.from_status, m.from_hold, m.status, m.hold
-    ) m
-    cross join lateral (values (m.from_status, m.from_hold, -m.n), (m.status, m.hold, m.n)) as d (status, hold, n)
-    group by m.queue, d.status, d.hold having sum(d.n) <> 0
+      select j.queue, j.from_status, j.from_hold, j.status, j.hold, count(*) as n from changed j
+      group by j.queue, j.from_status, j.from_hold, j.status, j.hold
+    ) j
+    cross join lateral (values (j.from_status, j.from_hold, -j.n), (j.status, j.hold, j.n)) as d (status, hold, n)
+    group by j.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),
-    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
-    bool_or(m.version > 50), bool_or(m.generation_id is not null),
-    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
-    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')),
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null),
-    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')),
-    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null)
+  select array_agg(row(j.id, j.queue, j.status, j.hold, j.lease_id)::picture_queue.changed_job),
+    bool_or(j.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
+    bool_or(j.version > 50), bool_or(j.generation_id is not null),
+    array_agg(j.id) filter (where j.slots is not null and j.from_status = 'processing' and j.from_hold is null),
+    array_agg(j.id) filter (where j.blocked_on is not null and j.action not in ('unblock', 'block')),
+    bool_or(j.tenant is not null and j.status = 'pending' and j.hold is null),
+    min(j.scheduled_for) filter (where j.hold in ('scheduled', 'parked')),
+    jsonb_agg(jsonb_build_object('batch_id', j.batch_id, 'from', j.from_status, 'to', j.status))
+      filter (where j.batch_id is not null)
   into v_applied
-  from moved m;
+  from changed j;
   return v_applied;
 end
 $$;
@@ -1844,11 +1863,11 @@ begin
     update public.generations g
     set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
     from public.job_queue j
-    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) previous
     where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
       and (g.status, g.error) is distinct from (j.status, j.error)
     returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
-      b.status in ('completed', 'failed', 'cancelled') as had_ended
+      previous.status in ('completed', 'failed', 'cancelled') as had_ended
   )
   select array_agg(c.id) filter (where c.ends and not c.had_ended),
     array_agg(c.id) filter (where c.had_ended and not c.ends)
@@ -1927,14 +1946,14 @@ as $$
     from (select distinct queue, tenant, rank from claimable) t
     left join picture_queue.tenant w on w.name = t.tenant
   )
-  update public.job_queue j set turn = o.turn
+  update public.job_queue j set turn = assigned.turn
   from (
     select c.id, t.last_turn
       + t.step * row_number() over (partition by c.queue, c.tenant, c.rank order by c.turn, c.seq) as turn
     from claimable c
     join tenants t on t.queue = c.queue and t.tenant = c.tenant and t.rank = c.rank
-  ) o
-  where j.id = any (p_ids) and j.id = o.id
+  ) assigned
+  where j.id = any (p_ids) and j.id = assigned.id
 $$;
 
 
@@ -2055,7 +2074,7 @@ $$;
 -- list for which the step fails, in half, down to the one subject that fails. That subject is written to failed_step,
 -- and callers skip it until its retry_at. The others are processed until the time is used up (_is_out_of_time).
 -- Returns the number of subjects processed.
-create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
+create function picture_queue._run_isolated(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2084,8 +2103,8 @@ begin
     perform picture_queue._record_failure(p_kind, p_subjects[1], v_error);
     return 0;
   end if;
-  return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
-    + picture_queue._isolate(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
+  return picture_queue._run_isolated(p_kind, p_subjects[:v_count / 2], p_limit)
+    + picture_queue._run_isolated(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
 end
 $$;
 
@@ -2142,7 +2161,7 @@ $$;
 -- wakes maintenance for the others, among them batches that another transaction has locked. If p_does_follow_ups is
 -- false, it only records them: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
-  p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
+  p_changed_jobs picture_queue.changed_job[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2152,7 +2171,7 @@ begin
   with recorded as (
     insert into picture_queue.follow_up (kind, subject, data)
     select 'parent', m.id, null::jsonb
-    from unnest(p_moved) m
+    from unnest(p_changed_jobs) m
     where m.status in ('completed', 'failed', 'cancelled')
       and (select true from picture_queue.dependency d where d.parent_id = m.id limit 1)
     union all
@@ -2171,7 +2190,7 @@ begin
   if v_ids is null or not p_does_follow_ups then
     return;
   end if;
-  perform picture_queue._isolate(k.kind, k.ids, 100)
+  perform picture_queue._run_isolated(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
     from picture_queue.follow_up f
@@ -2213,7 +2232,7 @@ begin
         where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
         limit v_limit_left for update of c skip locked) d
       limit v_limit_left);
-    v_resolved := picture_queue._isolate('resolve', v_children, v_limit_left);
+    v_resolved := picture_queue._run_isolated('resolve', v_children, v_limit_left);
     v_limit_left := v_limit_left - greatest(cardinality(v_children), 1);
     -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
@@ -2250,7 +2269,7 @@ declare
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
   v_endings jsonb;  -- for each child that ends with a parent: the action and the reason
   v_changes picture_queue.change[];
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
   with resolved as (
     delete from picture_queue.dependency d
@@ -2281,9 +2300,9 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
+  v_changed_jobs := picture_queue._transition(v_changes, p_does_follow_ups);
   perform picture_queue._wake_workers(
-    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
+    array(select distinct m.queue from unnest(v_changed_jobs) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
@@ -2305,7 +2324,7 @@ begin
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
-  perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
+  perform picture_queue._run_isolated('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
   where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
@@ -2366,7 +2385,7 @@ begin
   select array_agg(c.id::text) into v_finished
   from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
-  perform picture_queue._isolate('callback', v_finished, 20);
+  perform picture_queue._run_isolated('callback', v_finished, 20);
   return cardinality(p_ids);
 end
 $$;
@@ -2429,9 +2448,9 @@ create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns inte
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
-  v_moved := picture_queue._transition((
+  v_changed_jobs := picture_queue._transition((
     select array_agg(row(
       j.id,
       case p_kind
@@ -2461,8 +2480,8 @@ begin
       offset 0) start
     where j.id = any (p_ids)));
   perform picture_queue._wake_workers(
-    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
+    array(select distinct m.queue from unnest(v_changed_jobs) m where m.status = 'pending' and m.hold is null), 'enqueue');
+  return coalesce(cardinality(v_changed_jobs), 0);
 end
 $$;
 
@@ -2470,14 +2489,15 @@ $$;
 -- 245_function__limit.sql
 
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
--- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). It sets jobs of a
--- key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the keys
--- to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks a
--- job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). A claim sets jobs of
+-- a key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the
+-- keys to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks
+-- a job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
 -- subtracts the ended jobs from the counts, and unblocks jobs.
 
 -- Returns all keys of a job to which limits may apply, whether or not they have a rule.
-create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[])
+returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
@@ -2485,10 +2505,10 @@ as $$
     || p_limit_keys
 $$;
 
--- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
--- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large. It is too small
--- while transactions that end jobs have not committed yet.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or the rule of its kind, the end
+-- of its pause, how many of its jobs run (running), how many more may start now (capacity), and from when on more may
+-- start (free_at; null: only when a job ends). If the caller holds the locks of the keys, the capacity is never too
+-- large. It is too small while transactions that end jobs have not committed yet.
 create function picture_queue._key_states(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -2499,8 +2519,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Maintenance has already subtracted older rows of freed_key; those that were committed late it subtracts in its
-  -- next round.
+  -- Maintenance has already subtracted the older rows of freed_key, or subtracts them in its next round if they were
+  -- committed late.
   v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -2591,7 +2611,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz;
+  v_next_at timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -2607,8 +2627,8 @@ begin
       select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select min(p.at) into v_next from planned p;
-  perform picture_queue._wake_maintenance(v_next);
+  select min(p.at) into v_next_at from planned p;
+  perform picture_queue._wake_maintenance(v_next_at);
 end
 $$;
 
@@ -2638,7 +2658,7 @@ begin
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
   from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  perform picture_queue._isolate('unblock', array(
+  perform picture_queue._run_isolated('unblock', array(
     with recursive pair as (
       -- Find the pairs of queue and job type, each by one search in the index.
       select k.key, found.queue, found.job_type, 1 as n
@@ -2700,7 +2720,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
 begin
-  perform picture_queue._isolate('key', array(
+  perform picture_queue._run_isolated('key', array(
     select k.key
     from (
       select distinct f.key from picture_queue.freed_key f
@@ -2740,7 +2760,7 @@ declare
   v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted_jobs(p_rules) u));
   v_keys text[];
   v_counts integer[];
-  v_found integer;
+  v_newly_counted integer;
 begin
   with uncounted as (
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
@@ -2754,19 +2774,19 @@ begin
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
     from uncounted u where j.id = u.id returning u.keys
   )
-  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_newly_counted
   from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  set counted = r.counted or not l.has_uncounted or v_found = 0 and not l.is_new,
-    count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
+  set counted = r.counted or not l.has_uncounted or v_newly_counted = 0 and not l.is_new,
+    count_at = case when v_newly_counted > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
       exists (select from picture_queue._uncounted_jobs(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;
-  return v_found;
+  return v_newly_counted;
 end
 $$;
 
@@ -2774,10 +2794,10 @@ $$;
 -- 246_function__admit.sql
 
 -- Returns the jobs of this list that may start, p_max_jobs at most, with their limited keys. The caller has locked the
--- jobs, and must start those that are returned, since they are counted as running. Each limited key numbers its jobs
--- in the order of the list; a job may start if its number under each of its keys is within the capacity of the key. A
--- job with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before
--- them take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
+-- jobs, and must start the returned jobs, since they are counted as running. Each limited key numbers its jobs in the
+-- order of the list; a job may start if its number under each of its keys is within the capacity of the key. A job
+-- with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before them
+-- take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
 -- which is the maximum, a locked key counts as full, and its jobs are blocked: otherwise the next claim would pick the
 -- same jobs, and never those behind them. Keys stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
@@ -2851,8 +2871,8 @@ $$;
 
 -- 248_function__check_jobs.sql
 
--- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
--- of the policies of job types. A stored item that it has accepted can be enqueued later.
+-- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
+-- later.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
@@ -2882,10 +2902,10 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a list: a kind and its bounds.
--- number and integer: lowest, highest; text: highest number of characters, lowest (default 1); name: highest number of
--- characters, the characters allowed besides letters and digits; list: highest number of entries, highest number of
--- characters of an entry; uuids: highest number of entries; choice: the values; object: highest number of bytes
--- (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- number, integer: minimum, maximum; text: maximum and minimum (default 1) length; name: maximum length, the
+-- characters allowed besides letters and digits; list: maximum number and length of entries; uuids: maximum number;
+-- choice: the values; object: maximum bytes (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any
+-- time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2971,9 +2991,9 @@ begin
 end
 $$;
 
--- Refuses an object with an unknown field, or a value that does not fit its rule. Users may execute this function,
--- since it reads no table. The default rules are for filters of lists that are sorted by name. limit: the number of
--- rows of a page, at most 10,000, which is also the default; after: the name of the last row of the previous page.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may
+-- execute it. The default rules are for filters of lists that are sorted by name. limit: the rows of a page, 10,000 at
+-- most and by default; after: the last name of the previous page.
 create function picture_queue._check_fields(
   p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 returns void
@@ -2990,7 +3010,7 @@ end
 $$;
 
 -- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
--- key of the payload, such as a misspelt key: without a value, different jobs would count as equal.
+-- key of the payload, such as a misspelt key, by which different jobs would be equal.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -3042,8 +3062,8 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot be unique again when it has finished, since an equal job may have
-    -- been enqueued in the meantime.
+    -- A job that is not unique while it runs cannot be unique again afterwards, since an equal job may have been
+    -- enqueued.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
@@ -3051,9 +3071,8 @@ end
 $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. Refuses the first invalid job with an
--- error that names its position, the field and the value. p_name: the name of the argument that describes the job,
--- such as a callback; null: the argument is jobs. p_first: the position of the first job of p_jobs in the call, if
--- p_jobs is only a part of the call.
+-- error that names its position, the field and the value. p_name: the argument that describes the job (null: jobs).
+-- p_first: the position of the first job in the call, if p_jobs is a part of the call.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -3077,7 +3096,7 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: for example an array in an array
+  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: such as an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
@@ -3125,9 +3144,9 @@ $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. A job of a first-in, first-out queue gets
 -- its rank and turn here, other jobs in _assign_order. is_plain: all jobs have a rank, and none has parents or a
--- batch. is_keyed: the caller has set the id, the idempotency key or the uniqueness of some. bad: the position of the
--- first invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed,
--- fields are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
+-- batch. is_keyed: some have an id, an idempotency key or uniqueness from the caller. bad: the position of the first
+-- invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed, fields
+-- are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -3141,7 +3160,7 @@ declare
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
-  -- e: the fields of a job as the caller set them; t: its type; q: its queue; o: its options; r: derived values.
+  -- e: the fields from the caller; t: the job type; q: the queue; o: the options; r: derived values.
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
@@ -3240,13 +3259,13 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
-  v_next picture_queue.new_job[];
-  v_is_plain boolean;
+  v_remaining picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
+  v_to_insert picture_queue.new_job[];  -- jobs to insert in this round; usually all remaining jobs
+  v_is_plain boolean;  -- _read_jobs describes this and the next variable
   v_is_keyed boolean;
-  v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
-  v_exists boolean;
-  v_rest_before integer;
+  v_existing jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
+  v_has_duplicates boolean;
+  v_remaining_before integer;
   v_failures integer := 0;
   v_table text;
   v_index text;
@@ -3257,37 +3276,36 @@ begin
   elsif not v_is_plain then
     -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
     if v_is_keyed then
-      v_found := picture_queue._find_existing(v_jobs);
+      v_existing := picture_queue._find_existing(v_jobs);
     end if;
-    v_jobs := picture_queue._prepare_jobs(v_jobs, v_found, p_is_callback);
+    v_jobs := picture_queue._prepare_jobs(v_jobs, v_existing, p_is_callback);
   end if;
-  v_rest := case when v_found = '{}' then v_jobs
-    else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
+  v_remaining := case when v_existing = '{}' then v_jobs
+    else array(select n from unnest(v_jobs) n where not v_existing ? n.i::text) end;
   if not v_is_keyed then
     -- No existing job can conflict, so do not use a subtransaction: a trigger of the project may enqueue 100,000 jobs
     -- one by one, and each subtransaction takes a transaction id.
-    perform picture_queue._insert_jobs(v_rest);
-    v_rest := '{}';
+    perform picture_queue._insert_jobs(v_remaining);
+    v_remaining := '{}';
   end if;
-  v_next := v_rest;  -- usually all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
-  while v_rest <> '{}' loop
-    if v_exists then
-      -- When it is looked up, the existing job may not have the unique key any more. Then try to insert the new job
-      -- again.
-      v_rest_before := cardinality(v_rest);
-      v_found := v_found || picture_queue._resolve_duplicates(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
-      v_failures := case when cardinality(v_rest) < v_rest_before then 0 else v_failures + 1 end;
+  v_to_insert := v_remaining;
+  v_has_duplicates := cardinality(v_remaining) > 1 and picture_queue._any_exist(v_remaining);
+  while v_remaining <> '{}' loop
+    if v_has_duplicates then
+      -- The existing job may lose the unique key before it is read here. Then try to insert the new job again.
+      v_remaining_before := cardinality(v_remaining);
+      v_existing := v_existing || picture_queue._resolve_duplicates(v_remaining);
+      v_remaining := array(select n from unnest(v_remaining) n where not v_existing ? n.i::text);
+      v_failures := case when cardinality(v_remaining) < v_remaining_before then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('other transactions create and end jobs with the same id or key');
       end if;
-      v_next := picture_queue._first_of_duplicates(v_rest);
+      v_to_insert := picture_queue._first_of_duplicates(v_remaining);
     end if;
     begin  -- not `on conflict`, which would make each enqueue a tenth slower
-      perform picture_queue._insert_jobs(v_next);
-      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
+      perform picture_queue._insert_jobs(v_to_insert);
+      v_remaining := array(select n from unnest(v_remaining) n where n.i not in (select o.i from unnest(v_to_insert) o));
       v_failures := 0;
     exception when unique_violation then
       get stacked diagnostics v_table = table_name, v_index = constraint_name;
@@ -3295,50 +3313,50 @@ begin
         raise;  -- a trigger or an index of the project caused it
       end if;
     end;
-    v_exists := true;
+    v_has_duplicates := true;
   end loop;
-  if cardinality(v_jobs) = 1 and v_found = '{}' then
+  if cardinality(v_jobs) = 1 and v_existing = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
   if not v_is_plain then
     update picture_queue.batch b set total = b.total + c.n
     from (
       select n.batch_id, count(*) as n from unnest(v_jobs) n
-      where n.batch_id is not null and not v_found ? n.i::text group by n.batch_id
+      where n.batch_id is not null and not v_existing ? n.i::text group by n.batch_id
     ) c
     where b.id = c.batch_id;
-    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_found ? n.i::text) then
-      perform picture_queue._link_parents(v_jobs, v_found);
+    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_existing ? n.i::text) then
+      perform picture_queue._link_parents(v_jobs, v_existing);
     end if;
   end if;
-  if v_found = '{}' then
+  if v_existing = '{}' then
     -- A conversion of rows takes half the time of jsonb_build_object.
     return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
-    select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
+    select jsonb_agg(coalesce(v_existing -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
     from unnest(v_jobs) n);
 end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the
--- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_found) are not checked.
-create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_is_callback boolean)
+-- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_existing) are not checked.
+create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_existing jsonb, p_is_callback boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_new picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_found ? n.i::text);
+  v_new_jobs picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_existing ? n.i::text);
   v_jobs picture_queue.new_job[] := array(
-    select case when p_found ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
+    select case when p_existing ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
       else n end
     from unnest(p_jobs) n);
-  v_names text[] := array(select distinct n.queue from unnest(v_new) n order by n.queue);
-  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
+  v_queue_names text[] := array(select distinct n.queue from unnest(v_new_jobs) n order by n.queue);
+  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_queue_names) and q.draining);
   v_unknown text[] := array(
-    select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
-  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
-  v_bad record;
+    select n from unnest(v_queue_names) n where not exists (select from picture_queue.queue q where q.name = n));
+  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new_jobs) n where n.batch_id is not null);
+  v_refused_batch record;
 begin
   if v_draining is not null and not p_is_callback then
     perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
@@ -3357,15 +3375,15 @@ begin
   -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
-    select i.id, b.id is null as is_unknown into v_bad
+    select i.id, b.id is null as is_unknown into v_refused_batch
     from unnest(v_batches) as i (id)
     left join picture_queue.batch b on b.id = i.id
     where b.id is null or b.finished_at is not null
     order by i.id limit 1;
-    if v_bad.is_unknown then
-      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+    if v_refused_batch.is_unknown then
+      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_refused_batch.id));
     elsif found then
-      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_refused_batch.id), 'start a new batch');
     end if;
   end if;
   return v_jobs;
@@ -3406,8 +3424,8 @@ end
 $$;
 
 -- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
--- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each step of
--- priority moves the turn forward by aging_seconds. With fair share, the turn comes after the last turn of the tenant
+-- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each point of
+-- priority makes the turn earlier by aging_seconds. With fair share, the turn comes after the last turn of the tenant
 -- (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -3502,25 +3520,25 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_places jsonb;  -- for each job id: its first position in the call
-  v_bad record;
+  v_bad_parent record;
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
   -- A JSON object, since a join would compare each pair of thousands of jobs.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
-  select n.i, p.id, v_places ? p.id::text as is_later into v_bad
+  select n.i, p.id, v_places ? p.id::text as is_later into v_bad_parent
   from unnest(p_jobs) n
   cross join unnest(n.depends_on) as p (id)
   where coalesce((v_places ->> p.id::text)::integer >= n.i, true)
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
-  if v_bad.is_later then
+  if v_bad_parent.is_later then
     perform picture_queue._raise_error('PQ_CYCLE',
-      format('jobs[%s] depends on %s, which is not listed before it', v_bad.i - 1, v_bad.id),
+      format('jobs[%s] depends on %s, which is not listed before it', v_bad_parent.i - 1, v_bad_parent.id),
       'list parents before their children');
   elsif found then
-    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
+    perform picture_queue._raise_error('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad_parent.i - 1, v_bad_parent.id),
       'a job can depend on existing jobs, and on jobs before it in the same call');
   end if;
 
@@ -3535,27 +3553,27 @@ end
 $$;
 
 -- Links new jobs to their parents, and resolves the jobs that have a finished parent. If a parent in the call is a
--- duplicate of an existing job (p_found), the existing job becomes the parent; it may have finished long ago.
-create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_found jsonb) returns void
+-- duplicate of an existing job (p_existing), the existing job becomes the parent; it may have finished long ago.
+create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_existing jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_existing jsonb;  -- for each id in the call that is a duplicate: the id of the existing job
-  v_new jsonb;  -- the ids of new jobs, which no other transaction sees yet
+  v_existing_ids jsonb;  -- for each id in the call that is a duplicate: the id of the existing job
+  v_new_ids jsonb;  -- the ids of new jobs, which no other transaction sees yet
   v_resolved uuid[];
 begin
-  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_existing
+  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_existing_ids
   from unnest(p_jobs) n
-  cross join lateral (select p_found -> n.i::text ->> 'job_id' as id) o
+  cross join lateral (select p_existing -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new
-  from unnest(p_jobs) n where not p_found ? n.i::text;
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new_ids
+  from unnest(p_jobs) n where not p_existing ? n.i::text;
   with linked as (
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-    select n.job_id, coalesce((v_existing ->> d.id::text)::uuid, d.id), n.on_parent_failure
+    select n.job_id, coalesce((v_existing_ids ->> d.id::text)::uuid, d.id), n.on_parent_failure
     from unnest(p_jobs) n
     cross join unnest(n.depends_on) as d (id)
-    where n.hold = 'waiting' and not p_found ? n.i::text
+    where n.hold = 'waiting' and not p_existing ? n.i::text
     on conflict do nothing
     returning child_id, parent_id
   ),
@@ -3566,7 +3584,7 @@ begin
   ),
   recorded as (
     insert into picture_queue.follow_up (kind, subject)
-    select distinct 'child', l.child_id from link l where not l.is_finished and not v_new ? l.parent_id::text
+    select distinct 'child', l.child_id from link l where not l.is_finished and not v_new_ids ? l.parent_id::text
   )
   select array_agg(distinct l.child_id) into v_resolved from link l where l.is_finished;
   if v_resolved is not null then
@@ -3586,17 +3604,17 @@ create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) ret
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_found jsonb;
+  v_existing jsonb;
   v_conflicting uuid;
 begin
   select coalesce(jsonb_object_agg(f.i, jsonb_build_object('job_id', f.id, 'outcome', 'existing')), '{}'),
     (array_agg(f.id) filter (where f.is_other))[1]
-  into v_found, v_conflicting
+  into v_existing, v_conflicting
   from (
-    select n.i, coalesce(x.id, k.id) as id,
-      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
+    select n.i, coalesce(by_id.id, by_key.id) as id,
+      by_id.id is not null and (by_id.job_type, by_id.user_id) is distinct from (n.job_type, n.user_id) as is_other
     from unnest(p_jobs) n
-    left join public.job_queue x on x.id = n.job_id
+    left join public.job_queue by_id on by_id.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
       where j.idempotency_key = n.idempotency_key and j.job_type = n.job_type and j.user_id = n.user_id
@@ -3604,14 +3622,14 @@ begin
       select j.id from public.job_queue j
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
-    ) k on x.id is null
-    where coalesce(x.id, k.id) is not null
+    ) by_key on by_id.id is null
+    where coalesce(by_id.id, by_key.id) is not null
   ) f;
   if v_conflicting is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
       'make a new uuid for each job');
   end if;
-  return v_found;
+  return v_existing;
 end
 $$;
 
@@ -3643,13 +3661,13 @@ create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb := picture_queue._find_existing(p_jobs);
+  v_existing jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
-    select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
+    select n from unnest(p_jobs) n where n.unique_key is not null and not v_existing ? n.i::text);
   v_updated uuid[];
 begin
   if v_unique = '{}' then
-    return v_found;
+    return v_existing;
   end if;
   -- End the uniqueness of jobs whose period is over. Here and below, a lateral subselect searches the index for each
   -- key, since a join that was planned while the table was empty compares each pair.
@@ -3661,15 +3679,15 @@ begin
 
   v_updated := picture_queue._update_duplicates(v_unique, 'replace')
     || picture_queue._update_duplicates(v_unique, 'debounce');
-  return v_found || coalesce((
-    select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
-      when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
+  return v_existing || coalesce((
+    select jsonb_object_agg(n.i, jsonb_build_object('job_id', existing.id, 'outcome', case
+      when n.on_conflict = 'ignore' or existing.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     cross join lateral (
       select o.id, o.status from public.job_queue o
-      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) existing
+    where n.on_conflict = 'ignore' or existing.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 
@@ -3683,7 +3701,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_replaces boolean := p_kind = 'replace';
-  v_new picture_queue.new_job[] := array(
+  v_duplicates picture_queue.new_job[] := array(
     select l.n from (
       select distinct on (n.unique_key) n, n.on_conflict from unnest(p_jobs) n
       where n.on_conflict in ('replace', p_kind) order by n.unique_key, n.i desc
@@ -3691,14 +3709,14 @@ declare
     where l.on_conflict = p_kind);
   v_old_queues jsonb;
   v_ids uuid[] := array(
-    select u.id from unnest(v_new) n
+    select u.id from unnest(v_duplicates) n
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u);
   v_running uuid;
   v_changes picture_queue.change[];
   v_queues text[];
 begin
-  if v_new = '{}' then
+  if v_duplicates = '{}' then
     return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
@@ -3728,7 +3746,7 @@ begin
       unique_until = n.unique_until,
       -- A job that waits for its parents keeps the new time until they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
-    from unnest(v_new) n
+    from unnest(v_duplicates) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old_queues ->> j.id::text as old_queue
   ),
@@ -3757,10 +3775,10 @@ $$;
 
 -- The second and third part of a claim: start the picked jobs under a lease, and read them for the worker.
 
--- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
--- the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions, but
--- with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has the
--- worker and the start time.
+-- Starts locked jobs under a lease, in the order of the list; if there are limits, only the jobs that _admit permits.
+-- Returns the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions,
+-- but with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has
+-- the worker and the start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3836,25 +3854,25 @@ language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms
 as $$
 declare
   v_remaining picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
-  v_next integer := 1;  -- the position of the first job not tried yet
-  v_size integer := cardinality(p_candidates);  -- the number of jobs to start together
-  v_until timestamptz;
+  v_next_index integer := 1;  -- the position of the first job not tried yet
+  v_group_size integer := cardinality(p_candidates);  -- the number of jobs to start together
+  v_skips_from timestamptz;  -- 20 milliseconds after the first failure
 begin
   ids := '{}'::uuid[];
-  while v_next <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
+  while v_next_index <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
     begin
-      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_remaining);
+      ids := ids || picture_queue._start(p_candidates[v_next_index:v_next_index + v_group_size - 1], v_remaining);
       v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-      v_next := v_next + v_size;
-      v_size := v_size * 2;
+      v_next_index := v_next_index + v_group_size;
+      v_group_size := v_group_size * 2;
     exception when others then
-      if v_size = 1 then
-        perform picture_queue._record_failure('claim', p_candidates[v_next].id::text, sqlerrm);
-        v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
-        has_skipped := clock_timestamp() > v_until;
-        v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
+      if v_group_size = 1 then
+        perform picture_queue._record_failure('claim', p_candidates[v_next_index].id::text, sqlerrm);
+        v_skips_from := coalesce(v_skips_from, clock_timestamp() + interval '20 milliseconds');
+        has_skipped := clock_timestamp() > v_skips_from;
+        v_next_index := v_next_index + case when has_skipped then greatest((cardinality(p_candidates) - v_next_index) / 2, 1) else 1 end;
       end if;
-      v_size := greatest(v_size / 10, 1);
+      v_group_size := greatest(v_group_size / 10, 1);
     end;
   end loop;
 end
@@ -3924,6 +3942,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_position jsonb := p_positions -> p_queues[1];
+  -- Without a position the scan begins before every possible job.
   v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
   v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
   v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);
@@ -3973,7 +3992,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_size integer := p_limit;
+  v_list_size integer := p_limit;
   v_listed uuid[];
   v_picked picture_queue.candidate[];
 begin
@@ -3988,9 +4007,9 @@ begin
             coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
             coalesce((p_positions -> w.name ->> 2)::bigint, 0))
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-        order by j.rank, j.turn, j.seq limit v_size
+        order by j.rank, j.turn, j.seq limit v_list_size
       ) l
-      order by l.rank, l.turn, l.seq limit v_size);
+      order by l.rank, l.turn, l.seq limit v_list_size);
     v_picked := array(
       select row(j.id, case when p_claim.has_limits
         then picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
@@ -4006,8 +4025,8 @@ begin
           where f.kind = 'claim' and f.subject = j.id::text), true) end
       order by l.n limit p_limit
       for update of j skip locked);
-    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;
-    v_size := v_size * 4;
+    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_list_size;
+    v_list_size := v_list_size * 4;
   end loop;
   return v_picked;
 end
@@ -4091,7 +4110,7 @@ begin
     v_started := picture_queue._start_isolated(v_picked, v_remaining);
     ids := ids || v_started.ids;
     v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-    -- All picked jobs have started, or enough jobs, or none of the same jobs as in the previous pick.
+    -- Stop if all picked jobs have started, if enough jobs have, or if none has and the pick is the same as before.
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_remaining.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
         and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_previous_ids;
@@ -4178,7 +4197,7 @@ begin
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
   -- A lock timeout also occurs if the first call with this request id is still in progress. A deadlock is possible,
-  -- since even `skip locked` waits for a row that another transaction changed after this statement began.
+  -- since even `skip locked` waits for a row if another transaction changed it after this claim had read it.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
@@ -4253,7 +4272,7 @@ declare
   v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
   select s.max_result_bytes into v_max_bytes from picture_queue.setting s;
   -- A result of up to 200 bytes can only exceed the size limit; it has no other problem (_json_problem).
@@ -4271,9 +4290,9 @@ begin
   else
     v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_max_bytes);
   end if;
-  v_moved := picture_queue._transition(v_changes);
-  if v_moved is not null then
-    perform picture_queue._apply_report_effects(v_outcomes, v_moved);
+  v_changed_jobs := picture_queue._transition(v_changes);
+  if v_changed_jobs is not null then
+    perform picture_queue._apply_report_effects(v_outcomes, v_changed_jobs);
   end if;
   select to_jsonb(array(
       select jsonb_build_object(
@@ -4282,7 +4301,7 @@ begin
         'status', coalesce(m.status, j.status))
       from unnest(v_outcomes) o
       -- If a report names two leases of a job, the lease in the row is valid; the other is stale.
-      left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+      left join unnest(v_changed_jobs) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
     -- Whether there may be deferred constraints. This is checked after the change: a transaction that creates such a
@@ -4307,12 +4326,12 @@ declare
   v_item jsonb;
   v_position bigint;
   v_answers jsonb[] := '{}'::jsonb[];
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item, v_position in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
-    if clock_timestamp() > v_started + interval '2 seconds' then
+    if clock_timestamp() > v_started_at + interval '2 seconds' then
       v_answers := v_answers || array(
         select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
           'error', 'PQ_BUSY: the outcomes before this one took two seconds')
@@ -4394,12 +4413,13 @@ $$;
 
 -- Applies the further effects of outcomes: it wakes jobs whose event was sent before they parked; pauses a limit key
 -- or queue ('queue:…') until the time of the outcome, unless it is paused for longer; and checks the breakers.
-create function picture_queue._apply_report_effects(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
+create function picture_queue._apply_report_effects(
+  p_outcomes picture_queue.outcome[], p_changed_jobs picture_queue.changed_job[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
+  v_parked uuid[] := array(select m.id from unnest(p_changed_jobs) m where m.hold = 'parked');
   v_events text[];
   v_pause record;
 begin
@@ -4416,9 +4436,9 @@ begin
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from (
-        -- Only the outcomes that changed their jobs.
+        -- Use only outcomes that changed their jobs.
         select distinct on (u.job_id) u.* from unnest(p_outcomes) u
-        join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
+        join unnest(p_changed_jobs) m on m.id = u.job_id and m.lease_id = u.lease_id
         order by u.job_id, u.i
       ) o
       where o.pause_key is not null
@@ -4442,12 +4462,12 @@ begin
     end loop;
   end if;
   if exists (
-    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
+    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_changed_jobs) m))
   then
     -- Leave out postponed jobs, since they may still have the error of an earlier attempt. Leave out errors that are
     -- not retryable: they concern one job, and a user could pause the queue for all users with bad inputs.
     perform picture_queue._check_breakers(array(
-      select distinct m.id from unnest(p_moved) m
+      select distinct m.id from unnest(p_changed_jobs) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
       where (o.outcome = 'completed' or o.outcome = 'failed' and o.retryable is not false) and m.status <> 'cancelled'));
   end if;
@@ -4516,13 +4536,13 @@ end
 $$;
 
 -- Extends the leases in force, including expired leases that were not swept yet, and records that their jobs have
--- started. Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases
--- has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is extended only
--- until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease expires and counts
--- as lost, but a report is accepted until the sweep. A job that was cancelled while parked is claimed once more, so
--- that its handler can undo its work; its grace period begins at that claim. A lease is extended in the table
--- lease_extension if another transaction has locked the row of the job, or if p_extension_only is true. The call waits
--- no longer than lock_timeout.
+-- started. Returns the jobs to cancel, and the jobs whose lease is lost. If a call names two leases of a job,
+-- lost_leases has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is
+-- extended only until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease
+-- expires and counts as lost, but a report is accepted until the sweep. A job that was cancelled while parked is
+-- claimed once more, so that its handler can undo its work; its grace period begins at that claim. A lease is extended
+-- in the table lease_extension if another transaction has locked the row of the job, or if p_extension_only is true.
+-- The call waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -4643,7 +4663,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz := v_now + interval '0.2 seconds';
+  v_next_check_at timestamptz := v_now + interval '0.2 seconds';
   v_events text[] := array(
     select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
@@ -4651,10 +4671,10 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
-  v_woken := picture_queue._isolate('wake', array(
+  v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
     from picture_queue.signal s
     cross join lateral (
@@ -4668,7 +4688,7 @@ begin
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
-    perform picture_queue._wake_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next_check_at);
   end if;
   return v_woken;
 end
@@ -4913,30 +4933,30 @@ as $$
 declare
   v_lists jsonb[] := array[leases];  -- the lists that are not tried yet
   v_list jsonb;
-  v_count integer;
+  v_list_length integer;
   v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
   v_busy jsonb := '[]'::jsonb;  -- the ids of busy jobs
   v_problem text;
   v_list_answer jsonb;
   v_answer jsonb;
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   perform picture_queue._raise_problem(
     case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
-  while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
+  while v_lists <> '{}' and clock_timestamp() < v_started_at + interval '2 seconds' loop
     v_list := v_lists[1];
     v_lists := v_lists[2:];
-    v_count := jsonb_array_length(v_list);
+    v_list_length := jsonb_array_length(v_list);
     begin
       begin
-        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
+        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started_at + interval '0.5 seconds');
       exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
-        if v_count > 1 then
+        if v_list_length > 1 then
           v_lists := array[
-            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_count / 2 - 1)),
-            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
+            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_list_length / 2 - 1)),
+            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_list_length / 2))] || v_lists;
           continue;
         end if;
         v_list_answer := picture_queue._heartbeat(worker, v_list, true);
@@ -5006,10 +5026,10 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
--- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
--- one by one, so that one does not delay the others. If the report has a single outcome, a locked job raises PQ_BUSY,
--- and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An error of the
--- claim does not undo the report: claim_error has its text.
+-- cannot be written together (an outcome is malformed, or its job is locked for longer than lock_timeout), they are
+-- written one by one, so that this outcome does not delay the others. If the report has a single outcome, a locked job
+-- raises PQ_BUSY, and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An
+-- error of the claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -5128,8 +5148,8 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. Users may execute this
--- function, since it reads no table.
+-- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. It reads no table,
+-- so users may execute it.
 create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5228,15 +5248,15 @@ declare
   v_where text := picture_queue._jobs_where(
     filter, '{"limit": ["integer", 1, 1000], "before_seq": ["integer", 0, 999999999999999999]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
-  v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
-  v_lower bigint := 0;
-  v_span bigint := v_limit * 4;
+  v_upper_seq bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
+  v_lower_seq bigint := 0;
+  v_seq_span bigint := v_limit * 4;  -- the length of the next range of seq
   v_owner text := filter ->> 'user_id';
   v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
-  v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_range_where text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
   v_listed_where text;
   v_queues text[];
-  v_from text;
+  v_from_clause text;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
@@ -5249,21 +5269,21 @@ begin
     v_owner := coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000');
   end if;
   if coalesce(filter ->> 'job_ids', filter ->> 'batch_id', v_owner) is not null then
-    v_from := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
+    v_from_clause := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
       case when filter ->> 'job_ids' is not null
           then format('id = any (%L)', array(select jsonb_array_elements_text(filter -> 'job_ids')))
         when filter ->> 'batch_id' is not null then format('batch_id = %L', filter ->> 'batch_id')
         else format('user_id = %L', v_owner) end, v_where);
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
-    v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
+    v_from_clause := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range;
-    v_where := picture_queue._jobs_where(v_listed_filter) || v_range;
+    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range_where;
+    v_where := picture_queue._jobs_where(v_listed_filter) || v_range_where;
     select format('(%s) j', string_agg(case when s.hold is null
         then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
           'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed_where)
         else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
-      ' union all ')) into v_from
+      ' union all ')) into v_from_clause
     from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
       ('processing', 'j.hold is null'), ('processing', 'j.hold = ''parked''')) as s (status, hold)
     where s.status = coalesce(filter ->> 'status', case when filter ->> 'hold' = 'waiting' then 'pending' end, s.status);
@@ -5278,22 +5298,22 @@ begin
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'completed'),
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'failed'),
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'cancelled')))
-    into v_queues, v_lower
+    into v_queues, v_lower_seq
     from queues q where q.name is not null;
-    v_lower := greatest(least(v_upper, coalesce(v_lower, 0) + 1) - v_span, 0);
+    v_lower_seq := greatest(least(v_upper_seq, coalesce(v_lower_seq, 0) + 1) - v_seq_span, 0);
   end if;
   loop
-    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from)
-      using v_lower, v_upper, v_limit - cardinality(v_jobs), v_queues
+    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from_clause)
+      using v_lower_seq, v_upper_seq, v_limit - cardinality(v_jobs), v_queues
     loop
       v_jobs := v_jobs || v_job;
       v_bytes := v_bytes + pg_column_size(v_job);
-      exit when v_bytes > 8388608;
+      exit when v_bytes > 8388608;  -- 8 MiB
     end loop;
-    exit when v_lower = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
-    v_upper := v_lower;
-    v_span := v_span * 4;
-    v_lower := greatest(v_upper - v_span, 0);
+    exit when v_lower_seq = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
+    v_upper_seq := v_lower_seq;
+    v_seq_span := v_seq_span * 4;
+    v_lower_seq := greatest(v_upper_seq - v_seq_span, 0);
   end loop;
   return to_jsonb(v_jobs);
 exception when lock_not_available or deadlock_detected then
@@ -5362,7 +5382,7 @@ begin
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);
-    exit when v_bytes > 8388608;
+    exit when v_bytes > 8388608;  -- 8 MiB
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then
@@ -5537,8 +5557,8 @@ declare
     when 'cancel' then array['pending', 'processing', 'parked']
     when 'discard' then array['completed', 'failed', 'cancelled'] end;
   v_state text;
-  v_count bigint;
-  v_found uuid[];
+  v_state_count bigint;
+  v_state_ids uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
@@ -5561,16 +5581,16 @@ begin
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
       else picture_queue._filter_condition('status', v_state) end;
     execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
-    into v_count;
-    v_matched := v_matched + v_count;
-    if v_count > 0 and not coalesce(preview, false) then
+    into v_state_count;
+    v_matched := v_matched + v_state_count;
+    if v_state_count > 0 and not coalesce(preview, false) then
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
-      into v_found;
-      v_ids := v_ids || v_found;
+      into v_state_ids;
+      v_ids := v_ids || v_state_ids;
     end if;
   end loop;
-  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
@@ -5772,7 +5792,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_old record;
+  v_old_queue record;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -5786,11 +5806,11 @@ begin
   perform picture_queue._raise_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
     then format('queue is %s', quote_nullable(left(queue, 100))) end);
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
-  select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
+  select * into v_old_queue from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
   update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
   where q.name = set_queue.queue
-    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old_queue.fair_share, v_old_queue.aging_seconds);
   if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
@@ -5934,7 +5954,7 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
@@ -6006,7 +6026,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_queue picture_queue.queue;
   v_ids uuid[];
-  v_last bigint;
+  v_last_seq bigint;
   v_remaining integer := p_limit;
 begin
   for v_queue in
@@ -6014,7 +6034,7 @@ begin
     where q.name = any (p_queues) and q.reorder_after is not null order by q.name for no key update skip locked
   loop
     exit when v_remaining <= 0;
-    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
+    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last_seq
     from (
       (select j.id, j.seq from public.job_queue j
         where j.queue = v_queue.name and j.status = 'pending' and j.seq > v_queue.reorder_after
@@ -6026,15 +6046,15 @@ begin
         order by j.seq limit v_remaining)
       order by seq limit v_remaining
     ) o;
-    perform picture_queue._isolate('renumber', array(
+    perform picture_queue._run_isolated('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
     -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
-      reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
+      reorder_after = case when v_last_seq is not null then v_last_seq when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
-      reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
+      reorder_again_at = case when v_last_seq is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
     where q.name = v_queue.name;
     v_remaining := v_remaining - coalesce(cardinality(v_ids), 0);
   end loop;
@@ -6113,6 +6133,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 s
 as $$
 begin
   insert into picture_queue.freed_key (key, n)
+  -- All blocking keys: the argument is the highest integer.
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
   perform picture_queue._wake_maintenance(picture_queue._now());
@@ -6180,7 +6201,7 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 
 -- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
 -- locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
+create function picture_queue._set_key_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -6208,12 +6229,12 @@ $$;
 -- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+as $$ select picture_queue._set_key_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, null) $$;
+as $$ select picture_queue._set_key_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.
@@ -6488,7 +6509,7 @@ as $$
 declare
   v_part text;
   v_captures text[];
-  v_ends integer[];
+  v_range_ends integer[];
   v_step integer;
   v_numbers integer[] := array[]::integer[];
   v_problem text;
@@ -6496,16 +6517,16 @@ begin
   foreach v_part in array string_to_array(p_text, ',') loop
     v_captures := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
-    into v_ends
+    into v_range_ends
     from unnest(v_captures[1:2]) with ordinality as e (w, i);
     v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
       when v_captures is null then 'is not a number, range or step'
-      when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
+      when (v_captures[1] is not null and v_range_ends[1] is null) or (v_captures[2] is not null and v_range_ends[2] is null)
         then 'is not a known name'
-      when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
+      when least(v_range_ends[1], v_range_ends[2]) < p_low or greatest(v_range_ends[1], v_range_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
-      when v_ends[1] > v_ends[2] then 'ends before it begins'
+      when v_range_ends[1] > v_range_ends[2] then 'ends before it begins'
       when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
     end;
     if v_problem is not null then
@@ -6514,9 +6535,9 @@ begin
         || 'use every_seconds for other intervals');
     end if;
     v_numbers := v_numbers || array(select generate_series(
-      coalesce(v_ends[1], p_low),
-      case when v_ends[1] is null or (v_ends[2] is null and v_captures[3] is not null) then p_high
-        else coalesce(v_ends[2], v_ends[1]) end,
+      coalesce(v_range_ends[1], p_low),
+      case when v_range_ends[1] is null or (v_range_ends[2] is null and v_captures[3] is not null) then p_high
+        else coalesce(v_range_ends[2], v_range_ends[1]) end,
       v_step));
   end loop;
   return array(select distinct n from unnest(v_numbers) n order by n);
@@ -6567,28 +6588,28 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
-  v_passed timestamp := p_after at time zone p_timezone;
+  v_local_after timestamp := p_after at time zone p_timezone;
   v_day date;
   v_minute integer;
-  v_before timestamptz;  -- a moment before the day, and one after it
-  v_after timestamptz;
+  v_moment_before timestamptz;  -- a moment before the day, and one after it
+  v_moment_after timestamptz;
   v_old_offset interval;  -- the UTC offset at these moments
   v_new_offset interval;
   v_next timestamptz;
 begin
   -- Begin a day earlier, since the clock may be set back past midnight.
-  for v_day_offset in -1..(v_passed + interval '8 years')::date - v_passed::date loop
-    v_day := v_passed::date + v_day_offset;
+  for v_day_offset in -1..(v_local_after + interval '8 years')::date - v_local_after::date loop
+    v_day := v_local_after::date + v_day_offset;
     continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
       then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
       else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
       end;
-    v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
-    v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
-    v_old_offset := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
-    v_new_offset := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    v_moment_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
+    v_moment_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
+    v_old_offset := (v_moment_before at time zone p_timezone) - (v_moment_before at time zone 'UTC');
+    v_new_offset := (v_moment_after at time zone p_timezone) - (v_moment_after at time zone 'UTC');
     if v_old_offset = v_new_offset then
-      v_minute := floor(extract(epoch from v_passed - v_day) / 60);
+      v_minute := floor(extract(epoch from v_local_after - v_day) / 60);
       select (v_day + make_interval(mins => min(h * 60 + m)) - v_old_offset) at time zone 'UTC' into v_next
       from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
     else
@@ -6701,11 +6722,11 @@ declare
   v_now timestamptz := picture_queue._now();
   v_schedule picture_queue.schedule;
   v_ticks timestamptz[];
-  v_next timestamptz;
+  v_next_tick timestamptz;
   v_answer jsonb;
   v_error text;
   v_detail text;
-  v_jobs integer := 0;
+  v_job_count integer := 0;
 begin
   for v_schedule in
     select * from picture_queue.schedule s
@@ -6713,10 +6734,10 @@ begin
     order by s.next_at for update skip locked
   loop
     exit when picture_queue._is_out_of_time();
-    v_next := null;
+    v_next_tick := null;
     v_answer := '[]'::jsonb;
     begin
-      select d.ticks, d.next_at into v_ticks, v_next
+      select d.ticks, d.next_at into v_ticks, v_next_tick
       from picture_queue._schedule_due(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1)) d;
       if v_ticks <> '{}' then
         v_answer := picture_queue._enqueue((
@@ -6724,28 +6745,28 @@ begin
             md5('picture_queue schedule ' || v_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
           from unnest(v_ticks) t));
       end if;
-      v_error := case when v_next is null then 'The schedule has no further tick.' end;
+      v_error := case when v_next_tick is null then 'The schedule has no further tick.' end;
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- After a transient error the tick stays due, for the next round. If the next tick could not be computed, it is
       -- computed again in a minute.
       if picture_queue._is_transient(sqlstate) then
-        v_next := v_schedule.next_at;
-      elsif v_next is null then
-        v_next := v_now + interval '1 minute';
+        v_next_tick := v_schedule.next_at;
+      elsif v_next_tick is null then
+        v_next_tick := v_now + interval '1 minute';
       end if;
     end;
     update picture_queue.schedule s set
-      next_at = v_next,
-      paused = v_next is null,
+      next_at = v_next_tick,
+      paused = v_next_tick is null,
       last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
       last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
       last_error = v_error
     where s.name = v_schedule.name;
-    v_jobs := v_jobs + jsonb_array_length(v_answer);
+    v_job_count := v_job_count + jsonb_array_length(v_answer);
   end loop;
-  return v_jobs;
+  return v_job_count;
 end
 $$;
 
@@ -6773,9 +6794,9 @@ declare
   v_now timestamptz := picture_queue._now();
   v_fields jsonb := schedule;
   v_timezone jsonb;
-  v_new jsonb;
-  v_old jsonb;
-  v_next timestamptz;
+  v_new_row jsonb;
+  v_old_row jsonb;
+  v_next_at timestamptz;
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
@@ -6810,7 +6831,7 @@ begin
       where lower(z.name) = lower(v_fields ->> 'timezone')) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(v_fields ->> 'timezone', 100)),
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
-  v_new := jsonb_build_object(
+  v_new_row := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_fields ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
     'every_seconds', (v_fields ->> 'every_seconds')::double precision,
@@ -6818,27 +6839,27 @@ begin
     'missed', coalesce(v_fields ->> 'missed', 'once'),
     'job', v_fields - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
-  v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
-  if v_next is null then
+  v_next_at := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now);
+  if v_next_at is null then
     perform picture_queue._raise_error('PQ_INVALID_CRON',
-      format('cron is "%s", which has no date within eight years', v_new ->> 'cron'), 'use a day that exists in that month');
+      format('cron is "%s", which has no date within eight years', v_new_row ->> 'cron'), 'use a day that exists in that month');
   end if;
   -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(
-    jsonb_populate_record(null::picture_queue.schedule, v_new), v_now, gen_random_uuid())));
+    jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now, gen_random_uuid())));
 
-  select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
-    'paused', coalesce(v_fields -> 'paused', v_old -> 'paused', 'false'));
-  if v_old is null or v_old || v_new <> v_old then
-    v_next := case
-      when (v_new ->> 'paused')::boolean then null
-      when v_old -> 'paused' = 'false' and v_old || jsonb_build_object('cron', v_new -> 'cron', 'every_seconds',
-        v_new -> 'every_seconds', 'timezone', v_new -> 'timezone') = v_old then (v_old ->> 'next_at')::timestamptz
-      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now) end;
+  select to_jsonb(s) into v_old_row from picture_queue.schedule s where s.name = set_schedule.name for update;
+  v_new_row := v_new_row || jsonb_build_object('created_at', coalesce(v_old_row -> 'created_at', v_new_row -> 'created_at'),
+    'paused', coalesce(v_fields -> 'paused', v_old_row -> 'paused', 'false'));
+  if v_old_row is null or v_old_row || v_new_row <> v_old_row then
+    v_next_at := case
+      when (v_new_row ->> 'paused')::boolean then null
+      when v_old_row -> 'paused' = 'false' and v_old_row || jsonb_build_object('cron', v_new_row -> 'cron', 'every_seconds',
+        v_new_row -> 'every_seconds', 'timezone', v_new_row -> 'timezone') = v_old_row then (v_old_row ->> 'next_at')::timestamptz
+      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now) end;
     perform picture_queue._write_row('picture_queue.schedule', 'name', name,
-      v_new - 'name' || jsonb_build_object('next_at', v_next, 'updated_at', v_now, 'last_error', null));
-    perform picture_queue._wake_maintenance(v_next);
+      v_new_row - 'name' || jsonb_build_object('next_at', v_next_at, 'updated_at', v_now, 'last_error', null));
+    perform picture_queue._wake_maintenance(v_next_at);
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
@@ -6909,7 +6930,7 @@ begin
       from picture_queue.schedule s
       where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) s
-    where s.bytes_before <= 8388608);
+    where s.bytes_before <= 8388608);  -- 8 MiB
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -6920,17 +6941,33 @@ comment on function public.list_schedules is 'The schedules, by name.';
 -- 395_function__input_file.sql
 
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
--- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces
--- them with signed URLs.
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
+-- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end
+-- of the other. The worker replaces files with signed URLs.
 
--- Returns the problem with an input for a file; null if it is an https:// address or a file of Storage.
+-- Returns the generation and the number of the picture that an input names; null if it names none.
+create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text[] := regexp_match(p_file,
+    '^generation:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:/([1-9][0-9]{0,3}))?$', 'i');
+begin
+  generation_id := v_parts[1]::uuid;
+  n := case when generation_id is not null then coalesce(v_parts[2]::integer, 1) end;
+end
+$$;
+
+-- Returns the problem with an input for a file; null if it is an https:// address, a file of Storage or
+-- a picture of a generation.
 create function picture_queue._file_problem(p_file text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_file ~ '^https://[^[:space:]]+$' then null
+    when starts_with(p_file, 'generation:') and (picture_queue._parse_reference(p_file)).n is not null then null
     when coalesce(length(p_file) > 500, true) or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
-      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
   end
 $$;
 
@@ -6974,14 +7011,84 @@ begin
 end
 $$;
 
--- Returns the inputs whose files of Storage the operator's rules have added: p_sent is the input after the rules. The
--- worker signs them whoever owns them.
+-- Returns the pictures of generations that an input names: the name of the input, its text, the generation and the
+-- number of the picture. As _check_file_owner, it looks at all texts.
+create function picture_queue._references(p_input jsonb)
+returns table (input text, reference text, generation_id uuid, n integer)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  if position('"generation:' in p_input::text) = 0 then  -- almost always
+    return;
+  end if;
+  return query
+  select t.input, t.value, r.generation_id, r.n
+  from picture_queue._input_texts(p_input, 'generation:') t
+  cross join lateral picture_queue._parse_reference(t.value) r
+  where r.generation_id is not null;
+end
+$$;
+
+-- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those
+-- that do not exist. For a service (p_user is null) they may belong to anyone.
+create function picture_queue._referenced_jobs(p_input jsonb, p_user uuid) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_references jsonb;
+  v_problem text;
+begin
+  select jsonb_agg(to_jsonb(r) order by r.input) into v_references from picture_queue._references(p_input) r;
+  if v_references is null then
+    return '{}'::uuid[];
+  elsif jsonb_array_length(v_references) > 100 then
+    v_problem := format('input names %s pictures of generations, at most 100 are possible', jsonb_array_length(v_references));
+  else
+    select format('input.%s is %s, and %s', left(r.input, 100), r.reference,
+      case when p_user is null then 'there is no such generation' else 'the user has no such generation' end) into v_problem
+    from jsonb_to_recordset(v_references) as r (input text, reference text, generation_id uuid)
+    where not exists (
+      select from public.generations g
+      where g.id = r.generation_id and not g.deleted and (p_user is null or g.user_id = p_user))
+    limit 1;
+  end if;
+  if v_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, 'list_generations() shows the generations of the user');
+  end if;
+  return array(
+    select distinct j.id
+    from jsonb_to_recordset(v_references) as r (generation_id uuid)
+    join public.generations g on g.id = r.generation_id
+    join public.job_queue j on j.id = g.job_id
+    where j.finished_at is null order by j.id);
+end
+$$;
+
+-- Returns, for each picture of a generation that an input names, its path in Storage, which begins with the bucket.
+-- Pictures that do not exist, or were deleted, are left out.
+create function picture_queue._referenced_paths(p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return coalesce((
+    select jsonb_object_agg(r.reference, 'pictures/' || i.path)
+    from picture_queue._references(p_input) r
+    join public.images i on i.generation_id = r.generation_id and i.n = r.n
+    where not i.deleted), '{}');
+end
+$$;
+
+-- Returns the inputs whose files the operator's rules have added: p_sent is the input after the rules. The worker signs
+-- them whoever owns them.
 create function picture_queue._operator_files(p_given jsonb, p_sent jsonb) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return array(
-    select distinct t.input from picture_queue._input_texts(p_sent, 'storage:') t
+    select distinct t.input
+    from unnest('{storage:,generation:}'::text[]) f (prefix)
+    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
     where (p_given -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;
@@ -7031,7 +7138,7 @@ as $$
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
       where picture_queue._file_problem(u) is not null)
-      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
     when p_rule -> 'format' is null and exists (
@@ -7232,12 +7339,20 @@ begin
     else case jsonb_typeof(p_given)
       when 'number' then case when (p_given #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
-      when 'array' then case when jsonb_array_length(p_given) > v_cap
-        then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap) end
+      when 'array' then case
+        when jsonb_array_length(p_given) > v_cap
+          then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap)
+        when p_rule is null and exists (
+          select from jsonb_array_elements(p_given) g
+          where case when jsonb_typeof(g) = 'number' then (g #>> '{}')::numeric > v_cap end)
+          then format('has a number above %s, the maximum of this project', v_cap) end
       when 'string' then case
         -- Some providers convert texts to numbers.
         when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
-          then (p_given #>> '{}')::numeric > v_cap end
+          then (p_given #>> '{}')::numeric > v_cap
+          -- The type of an input that the model does not list is not known. Python reads '9_9' as 99.
+          when p_rule is null and v_cap is not null
+            then p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
           then format('is above %s, the maximum of this project', v_cap)
         when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
           then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
@@ -7300,6 +7415,36 @@ as $$
     end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
 $$;
 
+-- Returns the input of a model that takes the picture of an earlier step: the first required file, else the first file.
+-- A mask comes last. Null if the model takes no picture.
+create function picture_queue._picture_input(p_inputs jsonb) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select r.rule from jsonb_array_elements(p_inputs) with ordinality as r (rule, i)
+  where r.rule ->> 'format' = 'uri'
+  order by coalesce((r.rule ->> 'required')::boolean, false) desc, r.rule ->> 'name' ~ 'mask', r.i limit 1
+$$;
+
+-- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
+-- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do
+-- not require one. Null if there is no such model.
+create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return (
+    select m.model_id
+    from picture_queue.model m
+    left join lateral (
+      select r.rule from jsonb_array_elements(m.inputs) as r (rule) where r.rule ->> 'name' = 'prompt' limit 1) p on true
+    where m.kind = p_kind and m.enabled and m.unavailable_reason is null
+      and picture_queue._picture_input(m.inputs) is not null
+    order by case when p_prompted then p.rule is null else coalesce((p.rule ->> 'required')::boolean, false) end,
+      picture_queue._cost(m.model_id, '{}') ->> 'price_unit' is null,
+      (picture_queue._cost(m.model_id, '{}') ->> 'amount_usd')::numeric, m.model_id limit 1);
+end
+$$;
+
 -- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
 -- Null in p_model_id stands for the default model.
 create function picture_queue._resolve_model(
@@ -7336,22 +7481,26 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Checks the options of a generation and returns its owner; null: it belongs to no user.
-create function picture_queue._generation_user(p_options jsonb) returns uuid
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_user uuid;
-begin
-  perform picture_queue._check_fields('options.', p_options, '{
+-- Checks the options of a generation and returns its owner; null: it belongs to no user. The default rules are those of
+-- start_generation, which validates options.then itself.
+create function picture_queue._generation_user(p_options jsonb, p_rules jsonb default '{
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
     "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "reuse": ["boolean"],
+    "then": ["object"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
-  }');
+  }')
+returns uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user uuid;
+begin
+  perform picture_queue._check_fields('options.',
+    case when p_options ? 'then' then p_options || '{"then": null}' else p_options end, p_rules);
   if picture_queue._is_service() then
     return (p_options ->> 'user_id')::uuid;
   end if;
@@ -7381,9 +7530,93 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
+-- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
+-- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and the
+-- inputs whose files the rules have added.
+-- p_picture: the picture of the previous step of a chain, for the input that takes it.
+create function picture_queue._check_generation(
+  p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
+  out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
+  out depends_on uuid[], out operator_files text[])
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule jsonb;
+  v_given jsonb;
+begin
+  select r.model_id, r.kind, r.provider into model_id, kind, provider
+  from picture_queue._resolve_model(p_model_id, p_kind) r;
+  input := p_input;
+  if p_picture is not null and jsonb_typeof(p_input) = 'object' then
+    v_rule := (select picture_queue._picture_input(m.inputs) from picture_queue.model m
+      where m.model_id = _check_generation.model_id);
+    if v_rule is null then
+      perform picture_queue._raise_error('PQ_INVALID_INPUT', format('model_id is %L, which takes no picture', model_id),
+        'choose a model with an input of format uri; list_models() shows the inputs of each model');
+    elsif p_input ? (v_rule ->> 'name') then
+      perform picture_queue._raise_error('PQ_INVALID_INPUT',
+        format('input.%s is given, but it gets the picture of the previous step', v_rule ->> 'name'), 'omit it');
+    end if;
+    input := input || jsonb_build_object(v_rule ->> 'name',
+      case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
+  end if;
+  v_given := input;
+  input := picture_queue._apply_input_rules(model_id, (
+    select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
+  warnings := picture_queue._check_input(model_id, p_prompt, input);
+  perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
+  operator_files := picture_queue._operator_files(v_given, input);
+  depends_on := picture_queue._referenced_jobs(p_input, p_user);
+  version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
+end
+$$;
+
+-- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
+-- finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
+create function picture_queue._generation_job(
+  p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
+  p_operator_files text[], p_job_options jsonb default '{}')
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return jsonb_build_object(
+    'job_id', md5('picture_queue job of generation ' || p_generation_id)::uuid,
+    'job_type', picture_queue._generation_job_type(p_kind, p_provider), 'generation_id', p_generation_id,
+    'payload', jsonb_build_object('generation_id', p_generation_id) || case
+      when cardinality(p_operator_files) > 0 then jsonb_build_object('operator_files', p_operator_files) else '{}' end,
+    'user_id', p_user, 'priority', p_options -> 'priority',
+    'scheduled_for', p_options -> 'scheduled_for',
+    'idempotency_key', p_options -> 'idempotency_key',
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', p_job_options || jsonb_build_object('limit_keys',
+      array['provider:' || p_provider, 'model:' || left(p_model_id, 190)]));
+end
+$$;
+
+-- Returns the answer of start_generation for an existing generation, with the steps of its chain.
+create function picture_queue._started_generation(
+  p_id uuid, p_job_id uuid, p_status text, p_batch_id uuid, p_position integer)
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_started jsonb := jsonb_build_object('generation_id', p_id, 'job_id', p_job_id, 'status', p_status);
+  v_steps jsonb := (
+    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status)
+      order by g.batch_step)
+    from public.generations g
+    where g.batch_id = p_batch_id and g.batch_position = p_position and g.batch_step > 0);
+begin
+  return v_started || case when p_batch_id is null then '{}' else jsonb_build_object('batch_id', p_batch_id) end
+    || case when v_steps is null then '{}' else jsonb_build_object('steps', v_steps) end;
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it
+-- the first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -7394,10 +7627,6 @@ declare
   v_cost jsonb;
   v_existing record;
   v_model record;
-  v_input jsonb;
-  v_operator_files text[];
-  v_warnings jsonb;
-  v_version text;
   v_reusable jsonb;
   v_job jsonb;
   v_job_row record;
@@ -7407,50 +7636,39 @@ begin
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
-    return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
+    return picture_queue._started_generation(
+      v_existing.id, v_existing.job_id, v_existing.status, v_existing.batch_id, v_existing.batch_position);
+  elsif v_existing.id is null and coalesce(p_options -> 'then', 'null') not in ('null', '[]') then
+    return picture_queue._start_chain(v_user, v_generation_id, p_prompt, p_model_id, p_input, p_options);
   end if;
-  v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
-  v_input := picture_queue._apply_input_rules(v_model.model_id, (
-    select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
-  v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
-  perform picture_queue._check_file_owner(p_input, v_user);  -- an operator's default may be a file of the operator
-  v_operator_files := picture_queue._operator_files(p_input, v_input);
+  v_model := picture_queue._check_generation(v_user, p_prompt, p_model_id, p_options ->> 'kind', p_input);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
-  v_version := (select m.version from picture_queue.model m where m.model_id = v_model.model_id);
   v_reusable := picture_queue._find_reusable(
-    p_options, v_user, v_model.model_id, v_version, coalesce(p_prompt, ''), v_input);
+    p_options, v_user, v_model.model_id, v_model.version, coalesce(p_prompt, ''), v_model.input);
   if v_reusable is not null then
     return v_reusable;
+  elsif v_model.depends_on <> '{}' then
+    return picture_queue._start_dependent(v_user, v_generation_id, p_prompt, p_model_id, p_input, p_options);
   end if;
 
-  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
-  -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
-  v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
-    'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
-    'payload', jsonb_build_object('generation_id', v_generation_id) || case
-      when cardinality(v_operator_files) > 0 then jsonb_build_object('operator_files', v_operator_files) else '{}' end,
-    'user_id', v_user, 'priority', p_options -> 'priority',
-    'scheduled_for', p_options -> 'scheduled_for',
-    'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all its types.
-    'options', jsonb_build_object('limit_keys',
-      array['provider:' || v_model.provider, 'model:' || left(v_model.model_id, 190)])))) -> 0;
+  v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
+    v_model.kind, v_model.provider, v_model.model_id, p_options, v_model.operator_files))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
       (id, user_id, job_id, kind, model_id, model_version, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, v_version,
-      coalesce(p_prompt, ''), v_input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id,
+      v_model.version, coalesce(p_prompt, ''), v_model.input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
     perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status)
-    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+    || case when v_model.warnings = '[]' then '{}' else jsonb_build_object('warnings', v_model.warnings) end;
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;
@@ -7465,6 +7683,284 @@ as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
 comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';
+
+
+-- 411_function_start_generations.sql
+
+-- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have
+-- its id, the position of their request in the call and their step in the chain of this request. Each is a generation
+-- of its own, with its own job, cost and refund. The job of a step depends on the job of the step before.
+
+-- Refuses options.then, or the `then` of a request, if it is no list of up to 5 steps. p_path: the name of the list.
+create function picture_queue._check_steps(p_path text, p_steps jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if coalesce(p_steps, 'null') = 'null' then
+    return;
+  elsif jsonb_typeof(p_steps) <> 'array' then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', p_path || ' is not a list', 'pass a list of steps');
+  elsif jsonb_array_length(p_steps) > 5 then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('%s has %s steps, at most 5 are possible', p_path, jsonb_array_length(p_steps)), 'use fewer steps');
+  end if;
+  perform picture_queue._check_fields(format('%s[%s].', p_path, s.i - 1), s.step, '{
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+    "model_id": ["text", 200],
+    "prompt": ["text", 1000000, 0],
+    "input": ["object"]
+  }')
+  from jsonb_array_elements(p_steps) with ordinality as s (step, i);
+  perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+    format('%s[%s] has neither model_id nor kind', p_path, s.i - 1), 'name the model of the step, or its kind')
+  from jsonb_array_elements(p_steps) with ordinality as s (step, i)
+  where coalesce(s.step ->> 'model_id', s.step ->> 'kind') is null;
+end
+$$;
+
+-- Refuses the requests of start_generations if they are no list of 1 to 100 objects with known fields. It bounds the
+-- work of the checks that follow.
+create function picture_queue._check_requests(p_requests jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer := case when jsonb_typeof(p_requests) = 'array' then jsonb_array_length(p_requests) end;
+  v_request record;
+begin
+  perform picture_queue._raise_problem(case
+    when v_count is null then 'requests is not a list'
+    when v_count not between 1 and 100 then format('requests has %s entries, 1 to 100 are possible', v_count)
+    else 'requests ' || picture_queue._json_problem(p_requests, 100 * (select s.max_payload_bytes from picture_queue.setting s))
+    end, 'pass a list of objects with prompt, model_id, input, kind and then');
+  for v_request in
+    select format('requests[%s].', r.i - 1) as path, r.request from jsonb_array_elements(p_requests) with ordinality as r (request, i)
+  loop
+    perform picture_queue._check_fields(v_request.path,
+      case when v_request.request ? 'then' then v_request.request || '{"then": null}' else v_request.request end, '{
+        "prompt": ["text", 1000000, 0],
+        "model_id": ["text", 200],
+        "input": ["object"],
+        "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
+        "then": ["object"]
+      }');
+    perform picture_queue._check_steps(v_request.path || 'then', v_request.request -> 'then');
+  end loop;
+end
+$$;
+
+-- Raises the error of one request again, with the path of the request before the name of the field.
+create function picture_queue._raise_request_error(
+  p_path text, p_sqlstate text, p_message text, p_detail text, p_hint text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_detail text := regexp_replace(p_detail, '^options[.]', '');
+begin
+  raise exception using errcode = p_sqlstate, message = p_message, hint = p_hint, detail = case
+    when p_path is null then p_detail
+    when v_detail ~ '^(prompt|model_id|kind|input)([. ]|$)' then p_path || '.' || v_detail
+    else p_path || ': ' || p_detail end;
+end
+$$;
+
+-- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Each
+-- reservation is written before the next request is checked, so that rates, budgets and credits count all of them. The
+-- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
+-- settles its generation. p_options: those of start_generation, with the id of the first generation, or of
+-- start_generations. p_is_batch: whether errors name entries of requests. Returns warnings.
+create function picture_queue._start_requests(
+  p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_item record;
+  v_path text;
+  v_model_id text;
+  v_default text;
+  v_defaults jsonb := '{}'::jsonb;  -- the default models of kinds, with and without a prompt
+  v_model record;
+  v_kind text;  -- of the previous step
+  v_id uuid;  -- after the first step: that of the previous one
+  v_options jsonb;
+  v_cost jsonb;
+  v_job jsonb;
+  v_jobs jsonb[] := '{}'::jsonb[];
+  v_warnings jsonb := '[]'::jsonb;
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  for v_item in
+    select r.i - 1 as position, s.step, s.item ->> 'prompt' as prompt, s.item ->> 'model_id' as model_id,
+      s.item ->> 'kind' as kind, coalesce(nullif(s.item -> 'input', 'null'), '{}') as input,
+      row_number() over (order by r.i, s.step) as n
+    from jsonb_array_elements(p_requests) with ordinality as r (request, i)
+    cross join lateral (
+      select 0 as step, r.request as item
+      union all
+      select t.i, t.item
+      from jsonb_array_elements(coalesce(nullif(r.request -> 'then', 'null'), '[]')) with ordinality as t (item, i)) s
+    order by r.i, s.step
+  loop
+    v_path := concat_ws('.', case when p_is_batch then format('requests[%s]', v_item.position) end,
+      case when v_item.step > 0 then format('%s[%s]', case when p_is_batch then 'then' else 'options.then' end, v_item.step - 1)
+      end);
+    v_path := nullif(v_path, '');
+    v_model_id := v_item.model_id;
+    if v_item.step > 0 then
+      if v_model_id is null then
+        v_default := v_item.kind || picture_queue._is_blank(v_item.prompt);
+        if not v_defaults ? v_default then
+          v_defaults := v_defaults || jsonb_build_object(v_default,
+            picture_queue._default_model(v_item.kind, not picture_queue._is_blank(v_item.prompt)));
+        end if;
+        v_model_id := v_defaults ->> v_default;
+      end if;
+      if v_model_id is null then
+        perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('kind is %s, and no model of this kind takes a picture',
+          v_item.kind));
+      elsif v_kind = 'vector' then
+        perform picture_queue._raise_error('PQ_INVALID_INPUT', 'the previous step makes a vector picture, which no model takes',
+          'make it the last step');
+      end if;
+    end if;
+    v_model := picture_queue._check_generation(p_user, v_item.prompt, v_model_id, v_item.kind, v_item.input,
+      case when v_item.step > 0 then 'generation:' || v_id end);
+    v_warnings := v_warnings || case when v_path is null then v_model.warnings else (
+      select coalesce(jsonb_agg(v_path || '.' || w), '[]') from jsonb_array_elements_text(v_model.warnings) w) end;
+    v_options := case when v_item.step = 0 then p_options else p_options - '{scheduled_for,idempotency_key}'::text[] end;
+    v_job := picture_queue._generation_job(
+      case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
+        else gen_random_uuid() end,
+      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, v_model.operator_files, jsonb_strip_nulls(jsonb_build_object(
+        'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
+          then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
+    v_id := (v_job ->> 'generation_id')::uuid;
+    v_kind := v_model.kind;
+    v_cost := picture_queue._check_spending(p_user, v_model.model_id, v_model.input, v_id, v_job ->> 'job_type',
+      v_options ->> 'idempotency_key');
+    insert into public.generations (id, user_id, job_id, batch_id, batch_position, batch_step, kind, model_id, model_version,
+      prompt, input, status, created_at, updated_at)
+    values (v_id, p_user, (v_job ->> 'job_id')::uuid, p_batch_id,
+      case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
+      v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
+      -- Lists are ordered by time, so the last request comes first.
+      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond');
+    perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost);
+    v_jobs := v_jobs || v_job;
+  end loop;
+  v_path := null;
+  if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
+    perform picture_queue._raise_busy('another call starts the same generation at the same time');
+  end if;
+  return v_warnings;
+exception when others then
+  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  if sqlstate like 'PT%' then
+    perform picture_queue._raise_request_error(v_path, sqlstate, v_message, v_detail, v_hint);
+  end if;
+  raise;
+end
+$$;
+
+-- Starts one generation that uses pictures of unfinished generations, which its job waits for.
+create function picture_queue._start_dependent(
+  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_warnings jsonb := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind')),
+    p_options || jsonb_build_object('generation_id', p_generation_id), false);
+begin
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, null, null)
+    from public.generations g where g.id = p_generation_id)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+end
+$$;
+
+-- Starts a generation and the steps after it (options.then).
+create function picture_queue._start_chain(
+  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch uuid := gen_random_uuid();
+  v_warnings jsonb;
+begin
+  perform picture_queue._check_steps('options.then', p_options -> 'then');
+  if (p_options ->> 'reuse')::boolean then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'options.reuse is true, which is not possible with options.then',
+      'start the chain with generation:<id> of the earlier picture as an input');
+  end if;
+  insert into picture_queue.batch (id, user_id, created_at) values (v_batch, p_user, picture_queue._now());
+  v_warnings := picture_queue._start_requests(p_user, v_batch, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind', 'then', p_options -> 'then')),
+    p_options || jsonb_build_object('generation_id', p_generation_id), false);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, v_batch, 0)
+    from public.generations g where g.id = p_generation_id)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+end
+$$;
+
+-- Starts a batch of generations in one transaction, all or none. A call that repeats options.batch_id returns the
+-- existing generations.
+create function picture_queue.start_generations(p_requests jsonb, p_options jsonb) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_user uuid := picture_queue._generation_user(p_options, '{
+    "batch_id": ["uuid"],
+    "scheduled_for": ["time"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
+  v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
+  v_owner uuid;
+  v_exists boolean;
+  v_warnings jsonb := '[]'::jsonb;
+begin
+  -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
+  select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
+  if v_exists is null then
+    perform picture_queue._check_requests(p_requests);
+    insert into picture_queue.batch (id, user_id, created_at) values (v_batch, v_user, picture_queue._now())
+    on conflict (id) do nothing;
+    if found then
+      v_warnings := picture_queue._start_requests(v_user, v_batch, p_requests, p_options, true);
+      v_owner := v_user;
+      v_exists := true;
+    else
+      select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
+    end if;
+  end if;
+  if v_exists is null or v_owner is distinct from v_user then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
+  end if;
+  return jsonb_build_object('batch_id', v_batch, 'generations', (
+    select jsonb_agg(picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
+      order by g.batch_position)
+    from public.generations g where g.batch_id = v_batch and g.batch_step = 0))
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+exception when others then
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
+  raise;
+end
+$$;
+
+create function public.start_generations(requests jsonb, options jsonb default '{}') returns jsonb
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue.start_generations(coalesce(requests, 'null'), coalesce(options, '{}'))
+$$;
+comment on function public.start_generations is
+  'Starts up to 100 generations at once, all or none; returns at once, with batch_id and the ids of each.';
 
 
 -- 412_function__spending.sql
@@ -7653,7 +8149,7 @@ begin
     -- The start that is the first of the last v_rate; another start is possible a period after it.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
-      where l.user_id = p_user_id and l.phase = 'reserve' and l.round = 1 and l.counted and l.at > v_now - v_period
+      where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry and l.at > v_now - v_period
       order by l.at desc offset v_rate - 1 limit 1) end;
     if v_rate = 0 or v_first is not null then
       perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
@@ -7691,7 +8187,7 @@ begin
   v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
   v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
   v_cost := v_cost || jsonb_build_object(
-    'counted', v_counted, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+    'counted', v_counted, 'is_retry', p_retries, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
   if not p_retries and (
     exists (select from public.generations g where g.id = p_generation_id)
     or p_idempotency_key is not null and exists (
@@ -7732,11 +8228,11 @@ begin
     perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
   end if;
   insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-    from_credits, counted, at)
+    from_credits, counted, is_retry, at)
   values ('reserve', p_generation_id, 1 + coalesce((
       select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
     p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
-    picture_queue._now());
+    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
   update public.generations g
   set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
     cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)
@@ -8246,6 +8742,101 @@ $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
 
+-- 421_function_generation_batch.sql
+
+-- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the
+-- whole, and its generations in the order of the call. It runs with the caller's privileges, so row level security
+-- decides which generations the caller sees. progress: the mean over the generations, of which an ended one counts as
+-- 100. status: pending until the first has started; processing until the last has ended; then failed if any failed,
+-- else cancelled if any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked
+-- up by its id.
+create function public.generation_batch(batch_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
+as $$
+begin
+  return picture_queue._require((
+    select jsonb_build_object(
+      'batch_id', generation_batch.batch_id, 'user_id', (array_agg(m.user_id))[1], 'total', count(*),
+      'completed', count(*) filter (where m.status = 'completed'),
+      'failed', count(*) filter (where m.status = 'failed'),
+      'cancelled', count(*) filter (where m.status = 'cancelled'),
+      'progress', floor(avg(case when m.ended then 100 else m.progress end))::integer,
+      'status', case when bool_and(m.status = 'pending') then 'pending'
+        when not bool_and(m.ended) then 'processing'
+        when bool_or(m.status = 'failed') then 'failed'
+        when bool_or(m.status = 'cancelled') then 'cancelled'
+        else 'completed' end,
+      'cost_usd', sum(m.cost_usd),
+      'generations', jsonb_agg(jsonb_build_object('generation_id', m.id, 'job_id', m.job_id, 'kind', m.kind,
+        'status', m.status, 'hold', m.hold, 'progress', m.progress, 'message', m.message, 'error', m.error,
+        'position', m.batch_position, 'step', m.batch_step) order by m.batch_position, m.batch_step))
+    from (
+      select g.*, j.hold, j.message, coalesce(j.progress, case g.status when 'completed' then 100 else 0 end) as progress,
+        g.status in ('completed', 'failed', 'cancelled') as ended
+      from public.generations g
+      left join lateral (
+        select o.hold, o.message, o.progress from public.job_queue o where o.id = g.job_id offset 0) j on true
+      where g.batch_id = generation_batch.batch_id and not g.deleted
+    ) m
+    having count(*) > 0),
+    'PQ_UNKNOWN_BATCH', format('batch_id is %s', generation_batch.batch_id),
+    'start_generations() returns the id of a batch; its generations were deleted, or belong to another user');
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._require(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
+$$;
+comment on function public.generation_batch is 'A batch of generations of the caller: its counts, progress and status.';
+
+-- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of
+-- the batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
+create function picture_queue.cancel_generation_batch(p_batch_id uuid) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_user uuid := picture_queue._caller_id();
+  v_jobs uuid[];
+  v_open uuid[];
+begin
+  perform picture_queue._check_isolation();
+  -- Users may call this function, and a session may have set the parameter itself.
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  v_jobs := array(
+    select g.job_id from public.generations g
+    where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
+  if v_jobs = '{}' then
+    perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', p_batch_id));
+  end if;
+  v_open := array(
+    select j.id from public.job_queue j
+    where j.id = any (v_jobs) and j.finished_at is null and j.cancel_requested_at is null
+    order by j.id for update);
+  if v_open <> '{}' then
+    perform picture_queue._cancel_jobs(v_open);
+    perform picture_queue._fire_deferred();
+  end if;
+  return (
+    select jsonb_build_object('batch_id', p_batch_id, 'total', count(*),
+      'completed', count(*) filter (where g.status = 'completed'),
+      'failed', count(*) filter (where g.status = 'failed'),
+      'cancelled', count(*) filter (where g.status = 'cancelled'),
+      'cancel_requested', count(*) filter (where g.status in ('pending', 'processing')))
+    from public.generations g
+    where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
+exception when others then
+  perform picture_queue._translate_error(sqlstate, sqlerrm, format('batch %s is locked by another transaction', p_batch_id));
+  raise;
+end
+$$;
+
+create function public.cancel_generation_batch(batch_id uuid) returns jsonb
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.cancel_generation_batch(batch_id) $$;
+comment on function public.cancel_generation_batch is
+  'Cancels the generations of a batch of the caller that have not ended.';
+
+
 -- 422_function_gallery.sql
 
 -- The gallery: search, favourites, reuse of equal pictures, and the deletion of generations with their files.
@@ -8271,7 +8862,8 @@ $$;
 -- of the tables, since row level security does not permit the use of the index of words before the check of the owner.
 --
 -- If the words are frequent, the newest rows contain a page of them. Otherwise few rows have them, and the index of
--- words finds these. The planner has no statistics of prompts, and could not choose between the two.
+-- words finds these. The planner has no statistics of prompts, and could not choose between the two. The newest rows
+-- are searched up to half a megabyte of stored prompts, since to_tsvector takes a millisecond for a kilobyte.
 create function picture_queue.search_generations(p_filter jsonb) returns uuid[]
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan set seq_page_cost = 100
@@ -8291,15 +8883,19 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('filter.search is %s, which has no word', to_jsonb(left(p_filter ->> 'search', 100))),
       'words consist of letters and digits');
+  elsif numnode(v_words) > 63 then  -- each word is a node, and each "and" between two words
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
+      format('filter.search has %s words, the limit is 32', (numnode(v_words) + 1) / 2), 'search for fewer words');
   end if;
   v_ids := array(
     select n.id
     from (
-      select g.* from public.generations g
+      select g.*, sum(pg_column_size(g.prompt)) over (order by g.created_at desc, g.id desc) as prompt_bytes
+      from public.generations g
       where (v_owner is null or g.user_id = v_owner) and not g.deleted
         and (g.created_at, g.id) < (v_before, v_before_id)
       order by g.created_at desc, g.id desc limit greatest(v_limit * 2, 500)) n
-    where to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
+    where n.prompt_bytes <= 500000 and to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
       and (p_filter ->> 'status' is null or n.status = p_filter ->> 'status')
       and (p_filter ->> 'model_id' is null or n.model_id = p_filter ->> 'model_id')
       and (p_filter ->> 'favourite' is null or n.favourite = (p_filter ->> 'favourite')::boolean)
@@ -8558,18 +9154,18 @@ declare
   v_days integer := (select s.keep_generations_days from picture_queue.setting s);
 begin
   return jsonb_build_object(
-    'deleted_generations', picture_queue._isolate('delete_generation', array(
+    'deleted_generations', picture_queue._run_isolated('delete_generation', array(
       select g.id::text from public.generations g
       where v_days is not null and not g.deleted and g.created_at < v_now - make_interval(days => v_days)
         and g.status in ('completed', 'failed', 'cancelled')
         and g.id::text not in (select picture_queue._failed_subjects('delete_generation'))
       order by g.created_at, g.id limit p_limit), p_limit),
-    'enqueued_deletions', picture_queue._isolate('delete_files', array(
+    'enqueued_deletions', picture_queue._run_isolated('delete_files', array(
       select d.generation_id::text from picture_queue.deleted_generation d
       where d.remove_at is null and d.enqueue_at <= v_now
         and d.generation_id::text not in (select picture_queue._failed_subjects('delete_files'))
       order by d.enqueue_at limit p_limit), p_limit),
-    'removed_generations', picture_queue._isolate('remove_generation', array(
+    'removed_generations', picture_queue._run_isolated('remove_generation', array(
       select d.generation_id::text from picture_queue.deleted_generation d
       where d.remove_at <= v_now
         and d.generation_id::text not in (select picture_queue._failed_subjects('remove_generation'))
@@ -8846,18 +9442,22 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
--- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
--- live, or succeeded with saved images, if its worker died before the report (one that succeeded although its
--- generation was cancelled has no images, and a retry creates another); images: the saved ones of this
--- prediction, not of an earlier one; owned: for a row without an id, the prediction ids of the provider's rows of the
--- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); twins and rivals: for such
--- a row, the rows of other generations with the same model whose prediction may exist although its id is not recorded,
--- of the last two hours, the newest 1,000: rivals are all, twins those that are live and have an equal input; running:
--- the number of predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often
--- each of them may poll. lost: a row of the generation whose prediction is searched for, also if it was given up as
--- lost: it is returned, with owned, twins and rivals, and no row is created. A row is committed before its prediction
--- is created. So if the worker lists the predictions of the provider first, and then calls this function, every owner
--- of a listed prediction is among owned or rivals.
+-- - prediction.id: the id of the row; age_seconds: the time since its creation.
+-- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the
+--   report. (One that succeeded although its generation was cancelled has no images, and a retry creates another.)
+-- - images: the saved images of this prediction, not of an earlier one.
+-- - files: the paths of the pictures of generations that the input names.
+-- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000
+--   (a prediction that is not among them may be an orphan).
+-- - rivals: for such a row, the rows of other generations with the same model whose prediction may exist although its
+--   id is not recorded, of the last two hours, the newest 1,000. twins: those of them that are live and have an equal
+--   input.
+-- - running: the number of predictions of the last hour that have not ended, up to 10,000, from which the workers
+--   derive how often each of them may poll.
+-- With lost, the id of a row of the generation whose prediction is searched for, this row is returned, even if it was
+-- given up as lost, and no row is created. A row is committed before its prediction is created. So if the worker lists
+-- the predictions of the provider first, and then calls this function, every owner of a listed prediction is among
+-- owned or rivals.
 create function public.begin_prediction(job_id uuid, lease_id uuid, lost uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -8904,6 +9504,7 @@ begin
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', array(
       select p.prediction_id from picture_queue.prediction p
@@ -9380,7 +9981,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp s
 as $$
 declare
   v_job record;
-  v_before integer;
+  v_jobs_before integer;
 begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
@@ -9389,14 +9990,14 @@ begin
   elsif v_job.status <> 'pending' or v_job.hold is not null then
     return '{"position": null, "at_least": false}'::jsonb;
   end if;
-  select count(*) into v_before
+  select count(*) into v_jobs_before
   from (
     select from public.job_queue j
     where j.queue = v_job.queue and j.status = 'pending' and j.hold is null
       and (j.rank, j.turn, j.seq) < (v_job.rank, v_job.turn, v_job.seq)
     order by j.rank desc, j.turn desc, j.seq desc limit 10000
   ) b;
-  return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+  return jsonb_build_object('position', least(v_jobs_before + 1, 10000), 'at_least', v_jobs_before = 10000);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -9634,7 +10235,7 @@ declare
   v_idle_since timestamptz;
   v_ids uuid[];  -- the jobs of the caller
   v_reasons jsonb;  -- for each job id: the list of its reasons
-  v_found jsonb;  -- for each job id: the answer
+  v_answers jsonb;  -- for each job id: the answer
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
@@ -9658,13 +10259,13 @@ begin
   select jsonb_object_agg(j.id, jsonb_build_object('job_id', j.id, 'status', j.status, 'hold', j.hold)
     || (r.reasons -> 0)
     || case when jsonb_array_length(r.reasons) > 1 then jsonb_build_object('reasons', r.reasons) else '{}' end)
-  into v_found
+  into v_answers
   from public.job_queue j
   cross join lateral (select coalesce(v_reasons -> j.id::text, jsonb_build_array(jsonb_build_object(
     'reason', 'waiting_for_worker', 'detail', 'It waits for a free worker.', 'until', null))) as reasons offset 0) r
   where j.id = any (v_ids);
   return to_jsonb(array(
-    select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
+    select coalesce(v_answers -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
 exception when lock_not_available or deadlock_detected then
@@ -9761,7 +10362,7 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. It is a step of _isolate, which records a partition in failed_step if a session
+-- Drops partitions of the archive. It is a step of _run_isolated, which records a partition in failed_step if a session
 -- reads it, or if a view depends on it. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -9868,7 +10469,7 @@ declare
   v_batch integer;
   v_pruned integer := 0;
   v_generations jsonb;
-  v_done jsonb;
+  v_result jsonb;
 begin
   -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
@@ -9879,7 +10480,7 @@ begin
   loop
     -- While a table of another role refers to public.job_queue, all jobs are kept (_check_references); queue_doctor()
     -- reports the table.
-    v_batch := picture_queue._isolate('prune', array(
+    v_batch := picture_queue._run_isolated('prune', array(
       select d.id::text
       from (select s.* from picture_queue.setting s
         where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
@@ -9895,19 +10496,19 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._isolate('account', array(
+  perform picture_queue._run_isolated('account', array(
     select distinct c.key from picture_queue.account_change c
     where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
     limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
-  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
+  v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
-    'dropped_partitions', picture_queue._isolate('partition', array(
+    'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
-  return v_done;
+  return v_result;
 end
 $$;
 
@@ -9984,8 +10585,8 @@ $$;
 -- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
 -- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
 -- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
--- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
--- Returns the number of subjects of each kind.
+-- others (_run_isolated). The selects skip locked jobs, so that jobs that other sessions have locked do not use up
+-- p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -9993,53 +10594,53 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb;
+  v_result jsonb;
   v_resolved integer := 0;
 begin
-  v_done := jsonb_build_object(
-    'promoted', picture_queue._isolate('promote', array(
+  v_result := jsonb_build_object(
+    'promoted', picture_queue._run_isolated('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
         and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
-    'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
-    'expired', picture_queue._isolate('abandon', array(
+    'swept', picture_queue._run_isolated('sweep', case when p_sweeps then picture_queue._jobs_with_expired_lease(p_limit) end, p_limit),
+    'expired', picture_queue._run_isolated('abandon', array(
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
-    'scheduled', picture_queue._isolate('schedule', array(
+    'scheduled', picture_queue._run_isolated('schedule', array(
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
   foreach v_kind in array array['parent', 'child', 'settlement'] loop
-    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._run_isolated(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
-  return v_done || jsonb_build_object(
-    'resolved', v_resolved + picture_queue._isolate('batch', array(
+  return v_result || jsonb_build_object(
+    'resolved', v_resolved + picture_queue._run_isolated('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
-    + picture_queue._isolate('event', array(
+    + picture_queue._run_isolated('event', array(
       select s.name from picture_queue.signal s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
-    + picture_queue._isolate('callback', array(
+    + picture_queue._run_isolated('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
         and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
-    'counted', picture_queue._isolate('rule', array(
+    'counted', picture_queue._run_isolated('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
         and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
-    'reordered', picture_queue._isolate('reorder', array(
+    'reordered', picture_queue._run_isolated('reorder', array(
       select q.name from picture_queue.queue q
       where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
-    'keys', picture_queue._isolate('key', array(
+    'keys', picture_queue._run_isolated('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
         where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
@@ -10049,7 +10650,7 @@ $$;
 
 -- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
 -- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
-create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+create function picture_queue._jobs_with_expired_lease(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -10089,11 +10690,11 @@ declare
   v_has_row boolean;
   v_prunes boolean;
   v_does_housekeeping boolean;
-  v_is_full boolean;
-  v_started timestamptz := clock_timestamp();
+  v_has_more_work boolean;
+  v_started_at timestamptz := clock_timestamp();
   v_step_size integer;
-  v_done jsonb := '{}'::jsonb;
-  v_next timestamptz;
+  v_result jsonb := '{}'::jsonb;
+  v_next_round_at timestamptz;
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- _check_deferred_constraints then checks all tables
@@ -10111,24 +10712,24 @@ begin
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- A round that is not forced does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
   -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
   if v_does_housekeeping then
-    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
+    v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_done := v_done || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue.prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
-    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
-    v_done := v_done || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
+    v_result := v_result || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
-    -- A transaction that adds work due before v_next wakes the worker that holds the lease.
-    v_next := least(v_now + interval '2 seconds',
+    -- A transaction that adds work due before v_next_round_at wakes the worker that holds the lease.
+    v_next_round_at := least(v_now + interval '2 seconds',
       (select j.scheduled_for from public.job_queue j
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
@@ -10137,26 +10738,26 @@ begin
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
-  if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
-    v_next := v_now;
+  v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
+  if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then
+    v_next_round_at := v_now;
   end if;
-  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
-    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_step_size / 4, 10)
-      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_step_size * 2, 500)
+  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next_round_at,
+    step_size = case when clock_timestamp() > v_started_at + interval '1 second' then greatest(v_step_size / 4, 10)
+      when v_has_more_work and clock_timestamp() < v_started_at + interval '0.2 seconds' then least(v_step_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
     -- Run the step again at once if rows are left.
     aggregate_at = case when not v_does_housekeeping then m.aggregate_at
-      when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+      when (v_result ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
-      when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
+      when (v_result ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until
       else picture_queue._now() + interval '5 seconds' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
-    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
+  return v_result || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
+    'next_in', greatest(extract(epoch from v_next_round_at - picture_queue._now()), 0));
 end
 $$;
 
@@ -10191,8 +10792,8 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_check record;
-  v_found jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_findings jsonb;
+  v_all_findings jsonb := '[]'::jsonb;
   v_lacks_index boolean := false;
 begin
   for v_check in
@@ -10220,25 +10821,25 @@ begin
   loop
     -- Without an index a check would read the whole table several times.
     continue when v_check.reads_jobs and v_lacks_index;
-    v_found := null;
+    v_findings := null;
     begin
       if v_check.function is not null then
         execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function,
           case v_check.name when 'clock' then '$1' end)
-        into v_found using client_time;
+        into v_findings using client_time;
       end if;
     exception when others then
-      v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
+      v_findings := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
         'remedy', 'check for a lock or a missing privilege; if there is none, report this as a bug of picture-queue'));
     end;
-    v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
+    v_findings := coalesce(v_findings, case when v_check.ok_detail is null then '[]'
       else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
-    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
-    v_all := v_all || (
-      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
+    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_findings @> '[{"verdict": "bad"}]';
+    v_all_findings := v_all_findings || (
+      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_findings) f);
   end loop;
-  return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+  return v_all_findings || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
     'detail', 'not checked while an index is missing', 'remedy', 'create the indexes, and run the doctor again')) else '[]' end;
 end
 $$;
@@ -10277,15 +10878,15 @@ create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
-      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+      coalesce(a.state, 'state hidden'), round(extract(epoch from held.age))),
     format('select pg_terminate_backend(%s);', a.pid)
   from pg_catalog.pg_stat_activity a
-  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
-  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) held
+  where a.pid <> pg_backend_pid() and held.age > interval '10 seconds' and a.pid in (
     select l.pid from pg_catalog.pg_locks l
     where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
-  order by h.age desc limit 10
+  order by held.age desc limit 10
 $$;
 
 -- Finds tables that vacuum does not keep free of dead rows.
@@ -10588,18 +11189,18 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron regclass := picture_queue._find_table('cron.job');
-  v_jobs bigint;
+  v_active_jobs bigint;
 begin
   if v_cron is null then
     return query select 'ok', 'not installed: the workers do the maintenance', null;
     return;
   end if;
   execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
-  into v_jobs using array['process-job-queue', 'prune-job-queue'];
-  return query select case when v_jobs = 2 then 'ok' else 'warn' end, case
-    when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
+  into v_active_jobs using array['process-job-queue', 'prune-job-queue'];
+  return query select case when v_active_jobs = 2 then 'ok' else 'warn' end, case
+    when v_active_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
     else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
-    case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
+    case when v_active_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
 end
 $$;
 
@@ -10771,10 +11372,10 @@ as $$
 declare
   -- The names of the tables are not in the text of the query, since without pg_cron a linter would report missing
   -- tables.
-  v_jobs regclass := picture_queue._find_table('cron.job');
-  v_runs regclass := picture_queue._find_table('cron.job_run_details');
+  v_job_table regclass := picture_queue._find_table('cron.job');
+  v_run_table regclass := picture_queue._find_table('cron.job_run_details');
 begin
-  if v_runs is null then
+  if v_run_table is null then
     return;
   end if;
   return query execute format($sql$
@@ -10789,11 +11390,11 @@ begin
       select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
     where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
-  $sql$, v_jobs, v_runs);
+  $sql$, v_job_table, v_run_table);
   return query
   select 'warn', format('cron.job_run_details has %s rows, and old ones are not deleted', round(c.reltuples)),
     'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
-  from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
+  from pg_catalog.pg_class c where c.oid = v_run_table and c.reltuples > 100000;
 end
 $$;
 
@@ -11099,6 +11700,7 @@ begin
     enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
+    start_generations, generation_batch, cancel_generation_batch,
     delete_generation, set_favourite, list_deleted_generations, record_deleted_files,
     list_models, set_model, set_input_rule, delete_input_rule, list_input_rules, begin_prediction, record_prediction,
     finish_prediction, receive_prediction, save_images, queue_status,
@@ -11121,12 +11723,14 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
+  public.start_generations, public.generation_batch, public.cancel_generation_batch,
   public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
 -- Private functions that the functions above call with the privileges of the caller. They take the identity of the
 -- caller from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.start_generations, picture_queue.cancel_generation_batch,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
   picture_queue.delete_generation, picture_queue.set_favourite, picture_queue.search_generations,
@@ -11219,7 +11823,7 @@ as $$
 declare
   -- The name of the function is not in the text of the query, since without pg_cron a linter would report a missing
   -- function. The casts to the parameter types keep Postgres from choosing another function of that name.
-  v_call text := (
+  v_statement text := (
     select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
       p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)
     from pg_catalog.pg_proc p
@@ -11232,11 +11836,11 @@ declare
           and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'))
     limit 1);
 begin
-  if v_call is null then
+  if v_statement is null then
     return 'pg_cron is not installed';
   end if;
-  execute v_call using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
-  execute v_call using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
+  execute v_statement using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_statement using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end
 $$;

@@ -6,10 +6,10 @@
 --
 -- The path of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle workers.
 -- claim_jobs picks rows and leases them. The worker calls report_progress and heartbeat_jobs while the job runs, and
--- report_jobs when it has ended. _transition makes each change of state, as a row of picture_queue.state_transition
--- permits, and _emit sends its event. Work for other jobs that follows from a change (children, batches, limits) is
--- recorded as follow-ups. One worker calls maintain_jobs in a loop. It processes the follow-ups, jobs that are due,
--- expired leases and schedules.
+-- report_jobs when the job has ended. _transition makes each change of state that a row of
+-- picture_queue.state_transition permits, and _emit sends the event of the change. Work for other jobs that follows
+-- from a change (children, batches, limits) is recorded as follow-ups. One worker calls maintain_jobs in a loop. It
+-- processes the follow-ups, jobs that are due, expired leases and schedules.
 --
 -- The path of a picture. start_generation checks the input against picture_queue.model and enqueues a job of type
 -- generate-image. The worker calls begin_prediction, record_prediction, save_images and finish_prediction, each under
@@ -30,8 +30,8 @@
 -- - `= any (array(select … for update skip locked))`: the statement changes only rows that no other transaction has
 --   locked, and does not wait for the others.
 --
--- Advisory locks. The first number of a lock says what the second one stands for, in most cases as a hash: 1903326068 a
--- limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
+-- Advisory locks. Each lock has two numbers. The first number says what the second number stands for, in most cases as
+-- a hash: 1903326068 a limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
 -- worker.
 do $$
 begin

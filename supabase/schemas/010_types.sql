@@ -14,7 +14,7 @@ create type picture_queue.change as (
 
 -- A job after a change of state. Only a few columns are passed, since passing whole rows is slower; the few callers
 -- that need other columns read the row again.
-create type picture_queue.moved as (
+create type picture_queue.changed_job as (
   id uuid,
   queue text,
   status text,
@@ -39,7 +39,7 @@ create type picture_queue.claim as (
 
 -- The result of _apply_changes: the changed jobs, and which of the further steps of _transition they need.
 create type picture_queue.applied as (
-  moved picture_queue.moved[],
+  changed_jobs picture_queue.changed_job[],
   sends_events boolean,    -- some jobs are in queues that send events
   has_long_history boolean, -- some jobs may have more than 50 rows of history
   has_generation boolean,  -- some jobs belong to a generation

@@ -84,7 +84,8 @@ $$;
 -- and the handler raises the error again, if the error is one of ours, or the error of a read-only transaction
 -- (25006), for which PostgREST answers a GET with 405. A transient error becomes PQ_BUSY, any other PQ_CONFLICT: a
 -- trigger of the project on public.job_queue, public.generations or public.images may raise any error.
-create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null) returns void
+create function picture_queue._translate_error(p_sqlstate text, p_message text, p_busy_detail text default null)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin

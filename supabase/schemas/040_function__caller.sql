@@ -14,7 +14,11 @@ begin
 end
 $$;
 
--- Returns the user that the caller's token names; null for a service key.
+-- Returns the user that the caller's token names; null for a service key, and for a token of another issuer whose sub
+-- is no uuid.
 create function picture_queue._caller_id() returns uuid
 language sql stable set search_path = pg_catalog, pg_temp
-as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
+as $$
+  select case when t.sub ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then t.sub::uuid end
+  from (select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub' as sub) t
+$$;

@@ -1,7 +1,7 @@
 create table picture_queue.setting (
   only_row boolean primary key default true constraint setting_has_one_row check (only_row),
-  max_payload_bytes integer not null default 65536,
-  max_result_bytes integer not null default 1048576,
+  max_payload_bytes integer not null default 65536,  -- 64 KiB
+  max_result_bytes integer not null default 1048576,  -- 1 MiB
   max_prompt_length integer not null default 4000,
   max_user_uploads integer not null default 100,
   max_attempts integer not null default 3,
@@ -14,9 +14,9 @@ create table picture_queue.setting (
   backoff_cap_seconds real not null default 3600,
   backoff_jitter real not null default 0.2,
   unknown_queue text not null default 'create',
-  keep_completed_seconds real not null default 604800,
-  keep_cancelled_seconds real not null default 604800,
-  keep_failed_seconds real not null default 2592000,
+  keep_completed_seconds real not null default 604800,  -- 7 days
+  keep_cancelled_seconds real not null default 604800,  -- 7 days
+  keep_failed_seconds real not null default 2592000,  -- 30 days
   archive boolean not null default false,
   keep_archive_months integer not null default 12,
   keep_generations_days integer,
@@ -29,11 +29,11 @@ create table picture_queue.setting (
     and least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and max_user_uploads >= 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000  -- a year
     and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
-    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400
+    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400  -- a day
     and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
-    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
+    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000  -- 100 years
     and backoff_jitter between 0 and 1
     and keep_generations_days between 1 and 36500
   ),

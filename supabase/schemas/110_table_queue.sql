@@ -28,7 +28,7 @@ create table picture_queue.queue (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
       breaker_failures, breaker_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
-      breaker_seconds) <= 31536000
+      breaker_seconds) <= 31536000  -- a year
     and backoff_jitter between 0 and 1
   ),
   constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),

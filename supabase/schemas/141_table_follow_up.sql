@@ -52,8 +52,9 @@ create table picture_queue.maintenance (
   sweep_at timestamptz not null default '-infinity',  -- when to search for expired leases
   aggregate_at timestamptz not null default '-infinity',  -- when to add depth_change to depth, the counts of jobs
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows
-  was_housekeeping boolean not null default false,  -- whether the latest round aggregated and pruned; if so, the next does not
-  step_size integer not null default 100  -- the number of subjects in a step: it grows after quick rounds and shrinks after slow ones
+  -- Whether the latest round aggregated and pruned; if so, the next round does not.
+  was_housekeeping boolean not null default false,
+  step_size integer not null default 100  -- subjects of a step: more after quick rounds, fewer after slow rounds
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';

@@ -10,6 +10,7 @@ create index dependency_parent on picture_queue.dependency (parent_id);
 
 create table picture_queue.batch (
   id uuid primary key,
+  user_id uuid,  -- the owner of a batch of generations; null: the project
   total integer not null default 0,
   completed integer not null default 0,
   failed integer not null default 0,
@@ -24,7 +25,8 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is
-  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished.';
+  'Batches of jobs, the counts of their finished jobs, and the callback to enqueue when all have finished. Chains and '
+  'batches of generations are batches of their jobs.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 -- Finished batches whose callback has not been enqueued yet.
 create index batch_callback on picture_queue.batch (finished_at)

@@ -1,6 +1,6 @@
 -- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and the keys that its
 -- enqueue names, such as 'model:flux'. A rule applies to one key, or to each key of a kind ('user:*'). The rule of a
--- key takes precedence over that of its kind.
+-- key takes precedence over the rule of its kind.
 create table picture_queue.limit_rule (
   key text primary key,
   max_running integer,
@@ -20,9 +20,9 @@ create table picture_queue.limit_rule (
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
 
 -- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
--- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. version
--- rises with each change: the newest row version comes first in the index, even while an old snapshot keeps the
--- versions before it from being cleaned up.
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. The column
+-- version rises with each change, so that the newest version of a row comes first in the index, even while an old
+-- snapshot keeps vacuum from removing older versions.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,

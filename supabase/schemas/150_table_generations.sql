@@ -2,6 +2,11 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
+  -- For a generation of a batch or chain: the batch, the position of its request in the call, and its step in the chain
+  -- of the request, both from 0. Otherwise null.
+  batch_id uuid,
+  batch_position integer,
+  batch_step integer,
   kind text not null default 'text-to-image',
   model_id text not null,
   model_version text,
@@ -32,6 +37,7 @@ create index generations_owned on public.generations (user_id, created_at desc, 
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
+create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
 -- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
 create index generations_words on public.generations
@@ -44,6 +50,7 @@ create index generations_equal on public.generations (
 -- As in job_queue, estimates must not reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
+  alter batch_id set statistics 0,
   alter prompt set statistics 0, alter error set statistics 0, alter missing_images set statistics 0,
   alter model_version set statistics 0, alter favourite set statistics 0;
 alter index public.generations_words alter column 1 set statistics 0;

@@ -68,6 +68,7 @@ create table picture_queue.ledger (
   price_unit text,
   from_credits boolean not null default false,
   counted boolean not null default false,  -- for per_minute, per_hour and max_pending
+  is_retry boolean not null default false,  -- of an ended generation; per_minute and per_hour do not count retries
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -84,4 +85,4 @@ create table picture_queue.ledger (
 comment on table picture_queue.ledger is
   'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
 create index ledger_owned on picture_queue.ledger (user_id, id);
-create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and round = 1 and counted;
+create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and counted and not is_retry;

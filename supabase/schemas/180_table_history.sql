@@ -14,5 +14,6 @@ create table picture_queue.history (
   error text,
   detail text
 );
-comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each job.';
+comment on table picture_queue.history is
+  'Changes of state of a job with their internal detail, the last 50 of each job.';
 create index history_job on picture_queue.history (job_id, id);

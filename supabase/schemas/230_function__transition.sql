@@ -5,7 +5,7 @@
 -- writes the rows, their history (of all actions but complete), the counts and the events. It records work for other
 -- jobs as follow-ups, and processes the first 20 at once unless p_does_follow_ups is false.
 create function picture_queue._transition(p_changes picture_queue.change[], p_does_follow_ups boolean default true)
-returns picture_queue.moved[]
+returns picture_queue.changed_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -20,15 +20,15 @@ begin
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
   -- Rarely, fewer jobs changed than requested. If a permitted change did not happen, a trigger of the project returned
   -- null. Then raise an error: without one, the caller would repeat the change forever.
-  if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
+  if coalesce(cardinality(v_applied.changed_jobs), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
     join picture_queue.state_transition e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
-      and j.id not in (select m.id from unnest(v_applied.moved) m))
+      and j.id not in (select done.id from unnest(v_applied.changed_jobs) done))
   then
     raise exception 'a trigger on public.job_queue prevented the change of a job';
-  elsif v_applied.moved is null then
+  elsif v_applied.changed_jobs is null then
     return null;
   end if;
   -- This statement runs after the change, so it sees children that were committed in the meantime. The search takes a
@@ -36,7 +36,7 @@ begin
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
-  v_ids := array(select m.id from unnest(v_applied.moved) m);
+  v_ids := array(select j.id from unnest(v_applied.changed_jobs) j);
   if v_applied.due_at < v_now + interval '2 seconds' then  -- the next round begins within two seconds anyway
     perform picture_queue._wake_maintenance(v_applied.due_at);
   end if;
@@ -56,9 +56,9 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    perform picture_queue._record_follow_ups(v_applied.moved, v_applied.batches, p_does_follow_ups);
+    perform picture_queue._record_follow_ups(v_applied.changed_jobs, v_applied.batches, p_does_follow_ups);
   end if;
-  return v_applied.moved;
+  return v_applied.changed_jobs;
 end
 $$;
 
@@ -71,7 +71,7 @@ as $$
 declare
   v_applied picture_queue.applied;
 begin
-  with moved as (
+  with changed as (
     update public.job_queue j set
       status = c.to_status, hold = c.to_hold, attempt = j.attempt + c.attempt_delta,
       max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
@@ -118,34 +118,34 @@ begin
   written_history as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
-    select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
-      case when m.from_status = 'processing' then m.started_at end,
-      case when m.from_status = 'processing' and m.from_hold is null
-        then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
-      case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
-    from moved m where m.action <> 'complete'
+    select j.id, p_now, j.action, j.status, j.hold, j.attempt, j.worker,
+      case when j.from_status = 'processing' then j.started_at end,
+      case when j.from_status = 'processing' and j.from_hold is null
+        then coalesce(j.duration_seconds, extract(epoch from p_now - j.started_at)) end,
+      case when j.action in ('fail', 'back_off', 'expire', 'abandon') then j.error end, left(j.detail, 8192)
+    from changed j where j.action <> 'complete'
   ),
   written_counts as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select m.queue, d.status, d.hold, sum(d.n), p_now
+    select j.queue, d.status, d.hold, sum(d.n), p_now
     from (
-      select m.queue, m.from_status, m.from_hold, m.status, m.hold, count(*) as n from moved m
-      group by m.queue, m.from_status, m.from_hold, m.status, m.hold
-    ) m
-    cross join lateral (values (m.from_status, m.from_hold, -m.n), (m.status, m.hold, m.n)) as d (status, hold, n)
-    group by m.queue, d.status, d.hold having sum(d.n) <> 0
+      select j.queue, j.from_status, j.from_hold, j.status, j.hold, count(*) as n from changed j
+      group by j.queue, j.from_status, j.from_hold, j.status, j.hold
+    ) j
+    cross join lateral (values (j.from_status, j.from_hold, -j.n), (j.status, j.hold, j.n)) as d (status, hold, n)
+    group by j.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),
-    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
-    bool_or(m.version > 50), bool_or(m.generation_id is not null),
-    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
-    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')),
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null),
-    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')),
-    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null)
+  select array_agg(row(j.id, j.queue, j.status, j.hold, j.lease_id)::picture_queue.changed_job),
+    bool_or(j.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
+    bool_or(j.version > 50), bool_or(j.generation_id is not null),
+    array_agg(j.id) filter (where j.slots is not null and j.from_status = 'processing' and j.from_hold is null),
+    array_agg(j.id) filter (where j.blocked_on is not null and j.action not in ('unblock', 'block')),
+    bool_or(j.tenant is not null and j.status = 'pending' and j.hold is null),
+    min(j.scheduled_for) filter (where j.hold in ('scheduled', 'parked')),
+    jsonb_agg(jsonb_build_object('batch_id', j.batch_id, 'from', j.from_status, 'to', j.status))
+      filter (where j.batch_id is not null)
   into v_applied
-  from moved m;
+  from changed j;
   return v_applied;
 end
 $$;

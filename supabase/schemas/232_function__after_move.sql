@@ -25,11 +25,11 @@ begin
     update public.generations g
     set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
     from public.job_queue j
-    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) b
+    cross join lateral (select o.status from public.generations o where o.id = j.generation_id offset 0) previous
     where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
       and (g.status, g.error) is distinct from (j.status, j.error)
     returning g.id, g.status in ('completed', 'failed', 'cancelled') as ends,
-      b.status in ('completed', 'failed', 'cancelled') as had_ended
+      previous.status in ('completed', 'failed', 'cancelled') as had_ended
   )
   select array_agg(c.id) filter (where c.ends and not c.had_ended),
     array_agg(c.id) filter (where c.had_ended and not c.ends)
@@ -108,12 +108,12 @@ as $$
     from (select distinct queue, tenant, rank from claimable) t
     left join picture_queue.tenant w on w.name = t.tenant
   )
-  update public.job_queue j set turn = o.turn
+  update public.job_queue j set turn = assigned.turn
   from (
     select c.id, t.last_turn
       + t.step * row_number() over (partition by c.queue, c.tenant, c.rank order by c.turn, c.seq) as turn
     from claimable c
     join tenants t on t.queue = c.queue and t.tenant = c.tenant and t.rank = c.rank
-  ) o
-  where j.id = any (p_ids) and j.id = o.id
+  ) assigned
+  where j.id = any (p_ids) and j.id = assigned.id
 $$;

@@ -113,7 +113,7 @@ $$;
 -- list for which the step fails, in half, down to the one subject that fails. That subject is written to failed_step,
 -- and callers skip it until its retry_at. The others are processed until the time is used up (_is_out_of_time).
 -- Returns the number of subjects processed.
-create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
+create function picture_queue._run_isolated(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -142,8 +142,8 @@ begin
     perform picture_queue._record_failure(p_kind, p_subjects[1], v_error);
     return 0;
   end if;
-  return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
-    + picture_queue._isolate(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
+  return picture_queue._run_isolated(p_kind, p_subjects[:v_count / 2], p_limit)
+    + picture_queue._run_isolated(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
 end
 $$;
 

@@ -7,7 +7,7 @@
 -- wakes maintenance for the others, among them batches that another transaction has locked. If p_does_follow_ups is
 -- false, it only records them: the caller or the next round of maintenance processes them.
 create function picture_queue._record_follow_ups(
-  p_moved picture_queue.moved[], p_batches jsonb, p_does_follow_ups boolean)
+  p_changed_jobs picture_queue.changed_job[], p_batches jsonb, p_does_follow_ups boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -17,7 +17,7 @@ begin
   with recorded as (
     insert into picture_queue.follow_up (kind, subject, data)
     select 'parent', m.id, null::jsonb
-    from unnest(p_moved) m
+    from unnest(p_changed_jobs) m
     where m.status in ('completed', 'failed', 'cancelled')
       and (select true from picture_queue.dependency d where d.parent_id = m.id limit 1)
     union all
@@ -36,7 +36,7 @@ begin
   if v_ids is null or not p_does_follow_ups then
     return;
   end if;
-  perform picture_queue._isolate(k.kind, k.ids, 100)
+  perform picture_queue._run_isolated(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
     from picture_queue.follow_up f
@@ -78,7 +78,7 @@ begin
         where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failed_subjects('resolve'))
         limit v_limit_left for update of c skip locked) d
       limit v_limit_left);
-    v_resolved := picture_queue._isolate('resolve', v_children, v_limit_left);
+    v_resolved := picture_queue._run_isolated('resolve', v_children, v_limit_left);
     v_limit_left := v_limit_left - greatest(cardinality(v_children), 1);
     -- If a parent was retried in the meantime, its children keep waiting.
     delete from picture_queue.follow_up f
@@ -115,7 +115,7 @@ declare
     select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
   v_endings jsonb;  -- for each child that ends with a parent: the action and the reason
   v_changes picture_queue.change[];
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
   with resolved as (
     delete from picture_queue.dependency d
@@ -146,9 +146,9 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_endings ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, p_does_follow_ups);
+  v_changed_jobs := picture_queue._transition(v_changes, p_does_follow_ups);
   perform picture_queue._wake_workers(
-    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
+    array(select distinct m.queue from unnest(v_changed_jobs) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return cardinality(v_children);
 end
 $$;
@@ -170,7 +170,7 @@ begin
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id for update skip locked
   ) f;
-  perform picture_queue._isolate('resolve', v_children, cardinality(v_children));
+  perform picture_queue._run_isolated('resolve', v_children, cardinality(v_children));
   delete from picture_queue.follow_up f
   where f.id = any (v_locked_ids) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
@@ -231,7 +231,7 @@ begin
   select array_agg(c.id::text) into v_finished
   from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
-  perform picture_queue._isolate('callback', v_finished, 20);
+  perform picture_queue._run_isolated('callback', v_finished, 20);
   return cardinality(p_ids);
 end
 $$;

@@ -8,9 +8,9 @@ create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns inte
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
-  v_moved := picture_queue._transition((
+  v_changed_jobs := picture_queue._transition((
     select array_agg(row(
       j.id,
       case p_kind
@@ -40,7 +40,7 @@ begin
       offset 0) start
     where j.id = any (p_ids)));
   perform picture_queue._wake_workers(
-    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
+    array(select distinct m.queue from unnest(v_changed_jobs) m where m.status = 'pending' and m.hold is null), 'enqueue');
+  return coalesce(cardinality(v_changed_jobs), 0);
 end
 $$;

@@ -1,12 +1,13 @@
 -- Limits are exact with any number of workers. Only claims start jobs: a claim locks the keys of its candidates, reads
--- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). It sets jobs of a
--- key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the keys
--- to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks a
--- job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
+-- in a later statement how many jobs run under these keys, and starts the jobs that fit (_admit). A claim sets jobs of
+-- a key without capacity to blocked, so that later claims skip them and run other jobs. The table freed_key has the
+-- keys to process, and the times: a transaction that ends a job appends the keys of the job; a transaction that blocks
+-- a job appends the time at which its key may have capacity. In the next claim or in maintenance, _unblock_keys
 -- subtracts the ended jobs from the counts, and unblocks jobs.
 
 -- Returns all keys of a job to which limits may apply, whether or not they have a rule.
-create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+create function picture_queue._limit_keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[])
+returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
@@ -14,10 +15,10 @@ as $$
     || p_limit_keys
 $$;
 
--- Returns the state of each of these keys that has a limit or a pause: its own rule or that of its kind, until when it
--- is paused, how many of its jobs run, how many more may start now, and at what time more may start (free_at; null:
--- only when a job ends). If the caller holds the locks of the keys, the capacity is never too large. It is too small
--- while transactions that end jobs have not committed yet.
+-- Returns the state of each of these keys that has a limit or a pause: its own rule or the rule of its kind, the end
+-- of its pause, how many of its jobs run (running), how many more may start now (capacity), and from when on more may
+-- start (free_at; null: only when a job ends). If the caller holds the locks of the keys, the capacity is never too
+-- large. It is too small while transactions that end jobs have not committed yet.
 create function picture_queue._key_states(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
@@ -28,8 +29,8 @@ as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
-  -- Maintenance has already subtracted older rows of freed_key; those that were committed late it subtracts in its
-  -- next round.
+  -- Maintenance has already subtracted the older rows of freed_key, or subtracts them in its next round if they were
+  -- committed late.
   v_since timestamptz := (select m.round_began_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
@@ -120,7 +121,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz;
+  v_next_at timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -136,8 +137,8 @@ begin
       select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select min(p.at) into v_next from planned p;
-  perform picture_queue._wake_maintenance(v_next);
+  select min(p.at) into v_next_at from planned p;
+  perform picture_queue._wake_maintenance(v_next_at);
 end
 $$;
 
@@ -167,7 +168,7 @@ begin
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
   from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  perform picture_queue._isolate('unblock', array(
+  perform picture_queue._run_isolated('unblock', array(
     with recursive pair as (
       -- Find the pairs of queue and job type, each by one search in the index.
       select k.key, found.queue, found.job_type, 1 as n
@@ -229,7 +230,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
 begin
-  perform picture_queue._isolate('key', array(
+  perform picture_queue._run_isolated('key', array(
     select k.key
     from (
       select distinct f.key from picture_queue.freed_key f
@@ -269,7 +270,7 @@ declare
   v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted_jobs(p_rules) u));
   v_keys text[];
   v_counts integer[];
-  v_found integer;
+  v_newly_counted integer;
 begin
   with uncounted as (
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
@@ -283,18 +284,18 @@ begin
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
     from uncounted u where j.id = u.id returning u.keys
   )
-  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_newly_counted
   from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  set counted = r.counted or not l.has_uncounted or v_found = 0 and not l.is_new,
-    count_at = case when v_found > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
+  set counted = r.counted or not l.has_uncounted or v_newly_counted = 0 and not l.is_new,
+    count_at = case when v_newly_counted > 0 then v_now when l.has_uncounted or l.is_new then v_now + interval '1 second' end
   from (
     select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
       exists (select from picture_queue._uncounted_jobs(array[o.key])) as has_uncounted
     from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
   where r.key = l.key;
-  return v_found;
+  return v_newly_counted;
 end
 $$;

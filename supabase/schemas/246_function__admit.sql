@@ -1,8 +1,8 @@
 -- Returns the jobs of this list that may start, p_max_jobs at most, with their limited keys. The caller has locked the
--- jobs, and must start those that are returned, since they are counted as running. Each limited key numbers its jobs
--- in the order of the list; a job may start if its number under each of its keys is within the capacity of the key. A
--- job with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before
--- them take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
+-- jobs, and must start the returned jobs, since they are counted as running. Each limited key numbers its jobs in the
+-- order of the list; a job may start if its number under each of its keys is within the capacity of the key. A job
+-- with a key that has no capacity at all is blocked. Other jobs that may not start stay claimable: jobs before them
+-- take the capacity, or another transaction has locked one of their keys. If a claim has picked 5,000 candidates,
 -- which is the maximum, a locked key counts as full, and its jobs are blocked: otherwise the next claim would pick the
 -- same jobs, and never those behind them. Keys stay locked until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)

@@ -1,5 +1,5 @@
--- The validator of all functions that enqueue (one job, many, a batch and its callback, a schedule, a generation), and
--- of the policies of job types. A stored item that it has accepted can be enqueued later.
+-- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
+-- later.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
@@ -29,10 +29,10 @@ end
 $$;
 
 -- Returns the problem with a value under a rule; null if the value fits. A rule is a list: a kind and its bounds.
--- number and integer: lowest, highest; text: highest number of characters, lowest (default 1); name: highest number of
--- characters, the characters allowed besides letters and digits; list: highest number of entries, highest number of
--- characters of an entry; uuids: highest number of entries; choice: the values; object: highest number of bytes
--- (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any time), boolean.
+-- number, integer: minimum, maximum; text: maximum and minimum (default 1) length; name: maximum length, the
+-- characters allowed besides letters and digits; list: maximum number and length of entries; uuids: maximum number;
+-- choice: the values; object: maximum bytes (optional). Without bounds: uuid, time (from 1970 to 9998), moment (any
+-- time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -118,9 +118,9 @@ begin
 end
 $$;
 
--- Refuses an object with an unknown field, or a value that does not fit its rule. Users may execute this function,
--- since it reads no table. The default rules are for filters of lists that are sorted by name. limit: the number of
--- rows of a page, at most 10,000, which is also the default; after: the name of the last row of the previous page.
+-- Refuses an object with an unknown field, or a value that does not fit its rule. It reads no table, so users may
+-- execute it. The default rules are for filters of lists that are sorted by name. limit: the rows of a page, 10,000 at
+-- most and by default; after: the last name of the previous page.
 create function picture_queue._check_fields(
   p_path text, p_object jsonb, p_rules jsonb default '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
 returns void
@@ -137,7 +137,7 @@ end
 $$;
 
 -- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
--- key of the payload, such as a misspelt key: without a value, different jobs would count as equal.
+-- key of the payload, such as a misspelt key, by which different jobs would be equal.
 create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -189,8 +189,8 @@ begin
     when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
       then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
         v_states)
-    -- A job that is not unique while it runs cannot be unique again when it has finished, since an equal job may have
-    -- been enqueued in the meantime.
+    -- A job that is not unique while it runs cannot be unique again afterwards, since an equal job may have been
+    -- enqueued.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: to include a finished state, include processing', v_states)
   end;
@@ -198,9 +198,8 @@ end
 $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. Refuses the first invalid job with an
--- error that names its position, the field and the value. p_name: the name of the argument that describes the job,
--- such as a callback; null: the argument is jobs. p_first: the position of the first job of p_jobs in the call, if
--- p_jobs is only a part of the call.
+-- error that names its position, the field and the value. p_name: the argument that describes the job (null: jobs).
+-- p_first: the position of the first job in the call, if p_jobs is a part of the call.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -224,7 +223,7 @@ begin
     if v_bad is null then
       return;
     end if;
-  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: for example an array in an array
+  exception when data_exception or program_limit_exceeded then  -- program_limit_exceeded: such as an array in an array
     v_error := sqlerrm;
     v_bad := 1;
   end;
@@ -272,9 +271,9 @@ $$;
 
 -- Returns the jobs that a caller describes as JSON, with types and defaults. A job of a first-in, first-out queue gets
 -- its rank and turn here, other jobs in _assign_order. is_plain: all jobs have a rank, and none has parents or a
--- batch. is_keyed: the caller has set the id, the idempotency key or the uniqueness of some. bad: the position of the
--- first invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed,
--- fields are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
+-- batch. is_keyed: some have an id, an idempotency key or uniqueness from the caller. bad: the position of the first
+-- invalid job. Only nested loops are allowed, since other joins would change the order of the call. For speed, fields
+-- are read by `->>`, not by jsonb_to_recordset, and no regular expression has a count such as {0,127}.
 create function picture_queue._read_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -288,7 +287,7 @@ declare
   v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
   select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
-  -- e: the fields of a job as the caller set them; t: its type; q: its queue; o: its options; r: derived values.
+  -- e: the fields from the caller; t: the job type; q: the queue; o: the options; r: derived values.
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,

@@ -27,13 +27,13 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
-  v_next picture_queue.new_job[];
-  v_is_plain boolean;
+  v_remaining picture_queue.new_job[];  -- jobs that are neither inserted nor found yet
+  v_to_insert picture_queue.new_job[];  -- jobs to insert in this round; usually all remaining jobs
+  v_is_plain boolean;  -- _read_jobs describes this and the next variable
   v_is_keyed boolean;
-  v_found jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
-  v_exists boolean;
-  v_rest_before integer;
+  v_existing jsonb := '{}'::jsonb;  -- by position in the call: id and outcome of the existing job
+  v_has_duplicates boolean;
+  v_remaining_before integer;
   v_failures integer := 0;
   v_table text;
   v_index text;
@@ -44,37 +44,36 @@ begin
   elsif not v_is_plain then
     -- A repeated call returns its jobs, whatever the state of their queue, their parents and their batch.
     if v_is_keyed then
-      v_found := picture_queue._find_existing(v_jobs);
+      v_existing := picture_queue._find_existing(v_jobs);
     end if;
-    v_jobs := picture_queue._prepare_jobs(v_jobs, v_found, p_is_callback);
+    v_jobs := picture_queue._prepare_jobs(v_jobs, v_existing, p_is_callback);
   end if;
-  v_rest := case when v_found = '{}' then v_jobs
-    else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
+  v_remaining := case when v_existing = '{}' then v_jobs
+    else array(select n from unnest(v_jobs) n where not v_existing ? n.i::text) end;
   if not v_is_keyed then
     -- No existing job can conflict, so do not use a subtransaction: a trigger of the project may enqueue 100,000 jobs
     -- one by one, and each subtransaction takes a transaction id.
-    perform picture_queue._insert_jobs(v_rest);
-    v_rest := '{}';
+    perform picture_queue._insert_jobs(v_remaining);
+    v_remaining := '{}';
   end if;
-  v_next := v_rest;  -- usually all are new
-  v_exists := cardinality(v_rest) > 1 and picture_queue._any_exist(v_rest);
-  while v_rest <> '{}' loop
-    if v_exists then
-      -- When it is looked up, the existing job may not have the unique key any more. Then try to insert the new job
-      -- again.
-      v_rest_before := cardinality(v_rest);
-      v_found := v_found || picture_queue._resolve_duplicates(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
-      v_failures := case when cardinality(v_rest) < v_rest_before then 0 else v_failures + 1 end;
+  v_to_insert := v_remaining;
+  v_has_duplicates := cardinality(v_remaining) > 1 and picture_queue._any_exist(v_remaining);
+  while v_remaining <> '{}' loop
+    if v_has_duplicates then
+      -- The existing job may lose the unique key before it is read here. Then try to insert the new job again.
+      v_remaining_before := cardinality(v_remaining);
+      v_existing := v_existing || picture_queue._resolve_duplicates(v_remaining);
+      v_remaining := array(select n from unnest(v_remaining) n where not v_existing ? n.i::text);
+      v_failures := case when cardinality(v_remaining) < v_remaining_before then 0 else v_failures + 1 end;
       if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows the duplicate
         perform picture_queue._raise_busy('other transactions create and end jobs with the same id or key');
       end if;
-      v_next := picture_queue._first_of_duplicates(v_rest);
+      v_to_insert := picture_queue._first_of_duplicates(v_remaining);
     end if;
     begin  -- not `on conflict`, which would make each enqueue a tenth slower
-      perform picture_queue._insert_jobs(v_next);
-      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
+      perform picture_queue._insert_jobs(v_to_insert);
+      v_remaining := array(select n from unnest(v_remaining) n where n.i not in (select o.i from unnest(v_to_insert) o));
       v_failures := 0;
     exception when unique_violation then
       get stacked diagnostics v_table = table_name, v_index = constraint_name;
@@ -82,50 +81,50 @@ begin
         raise;  -- a trigger or an index of the project caused it
       end if;
     end;
-    v_exists := true;
+    v_has_duplicates := true;
   end loop;
-  if cardinality(v_jobs) = 1 and v_found = '{}' then
+  if cardinality(v_jobs) = 1 and v_existing = '{}' then
     perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
   if not v_is_plain then
     update picture_queue.batch b set total = b.total + c.n
     from (
       select n.batch_id, count(*) as n from unnest(v_jobs) n
-      where n.batch_id is not null and not v_found ? n.i::text group by n.batch_id
+      where n.batch_id is not null and not v_existing ? n.i::text group by n.batch_id
     ) c
     where b.id = c.batch_id;
-    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_found ? n.i::text) then
-      perform picture_queue._link_parents(v_jobs, v_found);
+    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_existing ? n.i::text) then
+      perform picture_queue._link_parents(v_jobs, v_existing);
     end if;
   end if;
-  if v_found = '{}' then
+  if v_existing = '{}' then
     -- A conversion of rows takes half the time of jsonb_build_object.
     return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
-    select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
+    select jsonb_agg(coalesce(v_existing -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
     from unnest(v_jobs) n);
 end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, creates missing queues, and gives each job its place in the
--- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_found) are not checked.
-create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_is_callback boolean)
+-- order of claims. Returns the jobs with rank, turn and hold. Jobs that exist already (p_existing) are not checked.
+create function picture_queue._prepare_jobs(p_jobs picture_queue.new_job[], p_existing jsonb, p_is_callback boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_new picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_found ? n.i::text);
+  v_new_jobs picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_existing ? n.i::text);
   v_jobs picture_queue.new_job[] := array(
-    select case when p_found ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
+    select case when p_existing ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
       else n end
     from unnest(p_jobs) n);
-  v_names text[] := array(select distinct n.queue from unnest(v_new) n order by n.queue);
-  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
+  v_queue_names text[] := array(select distinct n.queue from unnest(v_new_jobs) n order by n.queue);
+  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_queue_names) and q.draining);
   v_unknown text[] := array(
-    select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
-  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
-  v_bad record;
+    select n from unnest(v_queue_names) n where not exists (select from picture_queue.queue q where q.name = n));
+  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new_jobs) n where n.batch_id is not null);
+  v_refused_batch record;
 begin
   if v_draining is not null and not p_is_callback then
     perform picture_queue._raise_error('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
@@ -144,15 +143,15 @@ begin
   -- Lock the batches until the transaction ends. A finished batch accepts no jobs.
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
-    select i.id, b.id is null as is_unknown into v_bad
+    select i.id, b.id is null as is_unknown into v_refused_batch
     from unnest(v_batches) as i (id)
     left join picture_queue.batch b on b.id = i.id
     where b.id is null or b.finished_at is not null
     order by i.id limit 1;
-    if v_bad.is_unknown then
-      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+    if v_refused_batch.is_unknown then
+      perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_refused_batch.id));
     elsif found then
-      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+      perform picture_queue._raise_error('PQ_CONFLICT', format('batch %s has finished', v_refused_batch.id), 'start a new batch');
     end if;
   end if;
   return v_jobs;
@@ -193,8 +192,8 @@ end
 $$;
 
 -- Sets the rank and turn of new jobs, their place in the order of claims. The turn is the time at which a job is due,
--- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each step of
--- priority moves the turn forward by aging_seconds. With fair share, the turn comes after the last turn of the tenant
+-- so that a job scheduled for later comes after the jobs that are enqueued before that time. With aging, each point of
+-- priority makes the turn earlier by aging_seconds. With fair share, the turn comes after the last turn of the tenant
 -- (_last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp

@@ -6,17 +6,17 @@ create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) ret
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_found jsonb;
+  v_existing jsonb;
   v_conflicting uuid;
 begin
   select coalesce(jsonb_object_agg(f.i, jsonb_build_object('job_id', f.id, 'outcome', 'existing')), '{}'),
     (array_agg(f.id) filter (where f.is_other))[1]
-  into v_found, v_conflicting
+  into v_existing, v_conflicting
   from (
-    select n.i, coalesce(x.id, k.id) as id,
-      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
+    select n.i, coalesce(by_id.id, by_key.id) as id,
+      by_id.id is not null and (by_id.job_type, by_id.user_id) is distinct from (n.job_type, n.user_id) as is_other
     from unnest(p_jobs) n
-    left join public.job_queue x on x.id = n.job_id
+    left join public.job_queue by_id on by_id.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
       where j.idempotency_key = n.idempotency_key and j.job_type = n.job_type and j.user_id = n.user_id
@@ -24,14 +24,14 @@ begin
       select j.id from public.job_queue j
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
-    ) k on x.id is null
-    where coalesce(x.id, k.id) is not null
+    ) by_key on by_id.id is null
+    where coalesce(by_id.id, by_key.id) is not null
   ) f;
   if v_conflicting is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('job_id %s is another job', v_conflicting),
       'make a new uuid for each job');
   end if;
-  return v_found;
+  return v_existing;
 end
 $$;
 
@@ -63,13 +63,13 @@ create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb := picture_queue._find_existing(p_jobs);
+  v_existing jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
-    select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
+    select n from unnest(p_jobs) n where n.unique_key is not null and not v_existing ? n.i::text);
   v_updated uuid[];
 begin
   if v_unique = '{}' then
-    return v_found;
+    return v_existing;
   end if;
   -- End the uniqueness of jobs whose period is over. Here and below, a lateral subselect searches the index for each
   -- key, since a join that was planned while the table was empty compares each pair.
@@ -81,15 +81,15 @@ begin
 
   v_updated := picture_queue._update_duplicates(v_unique, 'replace')
     || picture_queue._update_duplicates(v_unique, 'debounce');
-  return v_found || coalesce((
-    select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
-      when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
+  return v_existing || coalesce((
+    select jsonb_object_agg(n.i, jsonb_build_object('job_id', existing.id, 'outcome', case
+      when n.on_conflict = 'ignore' or existing.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     cross join lateral (
       select o.id, o.status from public.job_queue o
-      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
-    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_updated) r)), '{}');
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) existing
+    where n.on_conflict = 'ignore' or existing.id in (select r from unnest(v_updated) r)), '{}');
 end
 $$;
 
@@ -103,7 +103,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_replaces boolean := p_kind = 'replace';
-  v_new picture_queue.new_job[] := array(
+  v_duplicates picture_queue.new_job[] := array(
     select l.n from (
       select distinct on (n.unique_key) n, n.on_conflict from unnest(p_jobs) n
       where n.on_conflict in ('replace', p_kind) order by n.unique_key, n.i desc
@@ -111,14 +111,14 @@ declare
     where l.on_conflict = p_kind);
   v_old_queues jsonb;
   v_ids uuid[] := array(
-    select u.id from unnest(v_new) n
+    select u.id from unnest(v_duplicates) n
     cross join lateral (
       select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u);
   v_running uuid;
   v_changes picture_queue.change[];
   v_queues text[];
 begin
-  if v_new = '{}' then
+  if v_duplicates = '{}' then
     return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
@@ -148,7 +148,7 @@ begin
       unique_until = n.unique_until,
       -- A job that waits for its parents keeps the new time until they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
-    from unnest(v_new) n
+    from unnest(v_duplicates) n
     where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old_queues ->> j.id::text as old_queue
   ),

@@ -1,9 +1,9 @@
 -- The second and third part of a claim: start the picked jobs under a lease, and read them for the worker.
 
--- Starts locked jobs under a lease, in the given order; if there are limits, only those that _admit permits. Returns
--- the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions, but
--- with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has the
--- worker and the start time.
+-- Starts locked jobs under a lease, in the order of the list; if there are limits, only the jobs that _admit permits.
+-- Returns the ids of the started jobs. It makes the transition 'claim', as _apply_changes makes the other transitions,
+-- but with fewer statements, since each statement adds to the latency of a claim. It writes no history: the row has
+-- the worker and the start time.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -79,25 +79,25 @@ language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms
 as $$
 declare
   v_remaining picture_queue.claim := p_claim;  -- max_jobs: how many more jobs may start
-  v_next integer := 1;  -- the position of the first job not tried yet
-  v_size integer := cardinality(p_candidates);  -- the number of jobs to start together
-  v_until timestamptz;
+  v_next_index integer := 1;  -- the position of the first job not tried yet
+  v_group_size integer := cardinality(p_candidates);  -- the number of jobs to start together
+  v_skips_from timestamptz;  -- 20 milliseconds after the first failure
 begin
   ids := '{}'::uuid[];
-  while v_next <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
+  while v_next_index <= cardinality(p_candidates) and v_remaining.max_jobs > 0 loop
     begin
-      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_remaining);
+      ids := ids || picture_queue._start(p_candidates[v_next_index:v_next_index + v_group_size - 1], v_remaining);
       v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-      v_next := v_next + v_size;
-      v_size := v_size * 2;
+      v_next_index := v_next_index + v_group_size;
+      v_group_size := v_group_size * 2;
     exception when others then
-      if v_size = 1 then
-        perform picture_queue._record_failure('claim', p_candidates[v_next].id::text, sqlerrm);
-        v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
-        has_skipped := clock_timestamp() > v_until;
-        v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
+      if v_group_size = 1 then
+        perform picture_queue._record_failure('claim', p_candidates[v_next_index].id::text, sqlerrm);
+        v_skips_from := coalesce(v_skips_from, clock_timestamp() + interval '20 milliseconds');
+        has_skipped := clock_timestamp() > v_skips_from;
+        v_next_index := v_next_index + case when has_skipped then greatest((cardinality(p_candidates) - v_next_index) / 2, 1) else 1 end;
       end if;
-      v_size := greatest(v_size / 10, 1);
+      v_group_size := greatest(v_group_size / 10, 1);
     end;
   end loop;
 end

@@ -15,6 +15,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_position jsonb := p_positions -> p_queues[1];
+  -- Without a position the scan begins before every possible job.
   v_rank integer := coalesce((v_position ->> 0)::integer, -2147483648);
   v_turn double precision := coalesce((v_position ->> 1)::double precision, '-infinity');
   v_seq bigint := coalesce((v_position ->> 2)::bigint, 0);
@@ -64,7 +65,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_size integer := p_limit;
+  v_list_size integer := p_limit;
   v_listed uuid[];
   v_picked picture_queue.candidate[];
 begin
@@ -79,9 +80,9 @@ begin
             coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity'),
             coalesce((p_positions -> w.name ->> 2)::bigint, 0))
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-        order by j.rank, j.turn, j.seq limit v_size
+        order by j.rank, j.turn, j.seq limit v_list_size
       ) l
-      order by l.rank, l.turn, l.seq limit v_size);
+      order by l.rank, l.turn, l.seq limit v_list_size);
     v_picked := array(
       select row(j.id, case when p_claim.has_limits
         then picture_queue._limit_keys(j.queue, j.job_type, j.user_id, j.limit_keys) end, null)::picture_queue.candidate
@@ -97,8 +98,8 @@ begin
           where f.kind = 'claim' and f.subject = j.id::text), true) end
       order by l.n limit p_limit
       for update of j skip locked);
-    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_size;
-    v_size := v_size * 4;
+    exit when cardinality(v_picked) = p_limit or cardinality(v_listed) < v_list_size;
+    v_list_size := v_list_size * 4;
   end loop;
   return v_picked;
 end
@@ -182,7 +183,7 @@ begin
     v_started := picture_queue._start_isolated(v_picked, v_remaining);
     ids := ids || v_started.ids;
     v_remaining.max_jobs := p_claim.max_jobs - cardinality(ids);
-    -- All picked jobs have started, or enough jobs, or none of the same jobs as in the previous pick.
+    -- Stop if all picked jobs have started, if enough jobs have, or if none has and the pick is the same as before.
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_remaining.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_pick_size and v_started.has_skipped is not true
         and array(select c.id from unnest(v_picked) c order by c.id) is not distinct from v_previous_ids;
@@ -269,7 +270,7 @@ begin
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_started.ids end) end;
 exception when others then
   -- A lock timeout also occurs if the first call with this request id is still in progress. A deadlock is possible,
-  -- since even `skip locked` waits for a row that another transaction changed after this statement began.
+  -- since even `skip locked` waits for a row if another transaction changed it after this claim had read it.
   perform picture_queue._translate_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end

@@ -64,7 +64,7 @@ declare
   v_outcomes picture_queue.outcome[] := picture_queue._read_outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
-  v_moved picture_queue.moved[];
+  v_changed_jobs picture_queue.changed_job[];
 begin
   select s.max_result_bytes into v_max_bytes from picture_queue.setting s;
   -- A result of up to 200 bytes can only exceed the size limit; it has no other problem (_json_problem).
@@ -82,9 +82,9 @@ begin
   else
     v_changes := picture_queue._decide_changes(v_outcomes, v_ids, v_max_bytes);
   end if;
-  v_moved := picture_queue._transition(v_changes);
-  if v_moved is not null then
-    perform picture_queue._apply_report_effects(v_outcomes, v_moved);
+  v_changed_jobs := picture_queue._transition(v_changes);
+  if v_changed_jobs is not null then
+    perform picture_queue._apply_report_effects(v_outcomes, v_changed_jobs);
   end if;
   select to_jsonb(array(
       select jsonb_build_object(
@@ -93,7 +93,7 @@ begin
         'status', coalesce(m.status, j.status))
       from unnest(v_outcomes) o
       -- If a report names two leases of a job, the lease in the row is valid; the other is stale.
-      left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+      left join unnest(v_changed_jobs) m on m.id = o.job_id and m.lease_id = o.lease_id
       left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
       order by o.i)),
     -- Whether there may be deferred constraints. This is checked after the change: a transaction that creates such a
@@ -118,12 +118,12 @@ declare
   v_item jsonb;
   v_position bigint;
   v_answers jsonb[] := '{}'::jsonb[];
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item, v_position in select o.item, o.i from jsonb_array_elements(p_outcomes) with ordinality as o (item, i) loop
-    if clock_timestamp() > v_started + interval '2 seconds' then
+    if clock_timestamp() > v_started_at + interval '2 seconds' then
       v_answers := v_answers || array(
         select jsonb_build_object('job_id', o.item -> 'job_id', 'status', null, 'outcome', 'busy',
           'error', 'PQ_BUSY: the outcomes before this one took two seconds')
@@ -205,12 +205,13 @@ $$;
 
 -- Applies the further effects of outcomes: it wakes jobs whose event was sent before they parked; pauses a limit key
 -- or queue ('queue:…') until the time of the outcome, unless it is paused for longer; and checks the breakers.
-create function picture_queue._apply_report_effects(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
+create function picture_queue._apply_report_effects(
+  p_outcomes picture_queue.outcome[], p_changed_jobs picture_queue.changed_job[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
+  v_parked uuid[] := array(select m.id from unnest(p_changed_jobs) m where m.hold = 'parked');
   v_events text[];
   v_pause record;
 begin
@@ -227,9 +228,9 @@ begin
       select o.pause_key as key, left(max(o.detail), 500) as reason,
         max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from (
-        -- Only the outcomes that changed their jobs.
+        -- Use only outcomes that changed their jobs.
         select distinct on (u.job_id) u.* from unnest(p_outcomes) u
-        join unnest(p_moved) m on m.id = u.job_id and m.lease_id = u.lease_id
+        join unnest(p_changed_jobs) m on m.id = u.job_id and m.lease_id = u.lease_id
         order by u.job_id, u.i
       ) o
       where o.pause_key is not null
@@ -253,12 +254,12 @@ begin
     end loop;
   end if;
   if exists (
-    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
+    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_changed_jobs) m))
   then
     -- Leave out postponed jobs, since they may still have the error of an earlier attempt. Leave out errors that are
     -- not retryable: they concern one job, and a user could pause the queue for all users with bad inputs.
     perform picture_queue._check_breakers(array(
-      select distinct m.id from unnest(p_moved) m
+      select distinct m.id from unnest(p_changed_jobs) m
       join unnest(p_outcomes) o on o.job_id = m.id and o.lease_id = m.lease_id
       where (o.outcome = 'completed' or o.outcome = 'failed' and o.retryable is not false) and m.status <> 'cancelled'));
   end if;

@@ -21,13 +21,13 @@ end
 $$;
 
 -- Extends the leases in force, including expired leases that were not swept yet, and records that their jobs have
--- started. Returns the jobs to cancel, and those whose lease is lost. If a call names two leases of a job, lost_leases
--- has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is extended only
--- until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease expires and counts
--- as lost, but a report is accepted until the sweep. A job that was cancelled while parked is claimed once more, so
--- that its handler can undo its work; its grace period begins at that claim. A lease is extended in the table
--- lease_extension if another transaction has locked the row of the job, or if p_extension_only is true. The call waits
--- no longer than lock_timeout.
+-- started. Returns the jobs to cancel, and the jobs whose lease is lost. If a call names two leases of a job,
+-- lost_leases has the lease that is not in force. The lease of a job with a cancel request, or past its timeout, is
+-- extended only until the end of the grace period (cancel_grace_seconds, timeout_grace_seconds). Then the lease
+-- expires and counts as lost, but a report is accepted until the sweep. A job that was cancelled while parked is
+-- claimed once more, so that its handler can undo its work; its grace period begins at that claim. A lease is extended
+-- in the table lease_extension if another transaction has locked the row of the job, or if p_extension_only is true.
+-- The call waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_extension_only boolean default false)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100

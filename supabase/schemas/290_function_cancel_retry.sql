@@ -51,7 +51,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz := v_now + interval '0.2 seconds';
+  v_next_check_at timestamptz := v_now + interval '0.2 seconds';
   v_events text[] := array(
     select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
@@ -59,10 +59,10 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set check_at = v_next, sent_at = case when s.check_at is null then v_now else s.sent_at end
+  update picture_queue.signal s set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
-  v_woken := picture_queue._isolate('wake', array(
+  v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
     from picture_queue.signal s
     cross join lateral (
@@ -76,7 +76,7 @@ begin
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
-    perform picture_queue._wake_maintenance(v_next);
+    perform picture_queue._wake_maintenance(v_next_check_at);
   end if;
   return v_woken;
 end

@@ -9,30 +9,30 @@ as $$
 declare
   v_lists jsonb[] := array[leases];  -- the lists that are not tried yet
   v_list jsonb;
-  v_count integer;
+  v_list_length integer;
   v_malformed jsonb := '[]'::jsonb;  -- the job ids of malformed entries
   v_busy jsonb := '[]'::jsonb;  -- the ids of busy jobs
   v_problem text;
   v_list_answer jsonb;
   v_answer jsonb;
-  v_started timestamptz := clock_timestamp();
+  v_started_at timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- read by _check_deferred_constraints
   perform picture_queue._raise_problem(
     case when jsonb_typeof(leases) is distinct from 'array' then 'leases is not a list of {job_id, lease_id}' end);
-  while v_lists <> '{}' and clock_timestamp() < v_started + interval '2 seconds' loop
+  while v_lists <> '{}' and clock_timestamp() < v_started_at + interval '2 seconds' loop
     v_list := v_lists[1];
     v_lists := v_lists[2:];
-    v_count := jsonb_array_length(v_list);
+    v_list_length := jsonb_array_length(v_list);
     begin
       begin
-        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started + interval '0.5 seconds');
+        v_list_answer := picture_queue._heartbeat(worker, v_list, clock_timestamp() > v_started_at + interval '0.5 seconds');
       exception when others then  -- any error, since a trigger of the project may raise one for one of the jobs
-        if v_count > 1 then
+        if v_list_length > 1 then
           v_lists := array[
-            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_count / 2 - 1)),
-            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_count / 2))] || v_lists;
+            jsonb_path_query_array(v_list, '$[0 to $n]', jsonb_build_object('n', v_list_length / 2 - 1)),
+            jsonb_path_query_array(v_list, '$[$n to last]', jsonb_build_object('n', v_list_length / 2))] || v_lists;
           continue;
         end if;
         v_list_answer := picture_queue._heartbeat(worker, v_list, true);
@@ -102,10 +102,10 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
--- cannot be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written
--- one by one, so that one does not delay the others. If the report has a single outcome, a locked job raises PQ_BUSY,
--- and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An error of the
--- claim does not undo the report: claim_error has its text.
+-- cannot be written together (an outcome is malformed, or its job is locked for longer than lock_timeout), they are
+-- written one by one, so that this outcome does not delay the others. If the report has a single outcome, a locked job
+-- raises PQ_BUSY, and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An
+-- error of the claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$

@@ -30,15 +30,15 @@ declare
   v_where text := picture_queue._jobs_where(
     filter, '{"limit": ["integer", 1, 1000], "before_seq": ["integer", 0, 999999999999999999]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
-  v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
-  v_lower bigint := 0;
-  v_span bigint := v_limit * 4;
+  v_upper_seq bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
+  v_lower_seq bigint := 0;
+  v_seq_span bigint := v_limit * 4;  -- the length of the next range of seq
   v_owner text := filter ->> 'user_id';
   v_listed_filter jsonb := coalesce(nullif(filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
-  v_range text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_range_where text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
   v_listed_where text;
   v_queues text[];
-  v_from text;
+  v_from_clause text;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
@@ -51,21 +51,21 @@ begin
     v_owner := coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000');
   end if;
   if coalesce(filter ->> 'job_ids', filter ->> 'batch_id', v_owner) is not null then
-    v_from := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
+    v_from_clause := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
       case when filter ->> 'job_ids' is not null
           then format('id = any (%L)', array(select jsonb_array_elements_text(filter -> 'job_ids')))
         when filter ->> 'batch_id' is not null then format('batch_id = %L', filter ->> 'batch_id')
         else format('user_id = %L', v_owner) end, v_where);
   elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
-    v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
+    v_from_clause := format('public.job_queue j where j.seq < $2 and %s', v_where);
   else
-    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range;
-    v_where := picture_queue._jobs_where(v_listed_filter) || v_range;
+    v_listed_where := picture_queue._jobs_where(v_listed_filter - 'queue') || v_range_where;
+    v_where := picture_queue._jobs_where(v_listed_filter) || v_range_where;
     select format('(%s) j', string_agg(case when s.hold is null
         then format('select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
           'where j.queue = q.name and j.status = %L and %s) l', s.status, v_listed_where)
         else format('(select * from public.job_queue j where j.status = %L and %s and %s)', s.status, s.hold, v_where) end,
-      ' union all ')) into v_from
+      ' union all ')) into v_from_clause
     from (values ('pending', null), ('completed', null), ('failed', null), ('cancelled', null),
       ('processing', 'j.hold is null'), ('processing', 'j.hold = ''parked''')) as s (status, hold)
     where s.status = coalesce(filter ->> 'status', case when filter ->> 'hold' = 'waiting' then 'pending' end, s.status);
@@ -80,22 +80,22 @@ begin
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'completed'),
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'failed'),
       (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'cancelled')))
-    into v_queues, v_lower
+    into v_queues, v_lower_seq
     from queues q where q.name is not null;
-    v_lower := greatest(least(v_upper, coalesce(v_lower, 0) + 1) - v_span, 0);
+    v_lower_seq := greatest(least(v_upper_seq, coalesce(v_lower_seq, 0) + 1) - v_seq_span, 0);
   end if;
   loop
-    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from)
-      using v_lower, v_upper, v_limit - cardinality(v_jobs), v_queues
+    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from_clause)
+      using v_lower_seq, v_upper_seq, v_limit - cardinality(v_jobs), v_queues
     loop
       v_jobs := v_jobs || v_job;
       v_bytes := v_bytes + pg_column_size(v_job);
-      exit when v_bytes > 8388608;
+      exit when v_bytes > 8388608;  -- 8 MiB
     end loop;
-    exit when v_lower = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
-    v_upper := v_lower;
-    v_span := v_span * 4;
-    v_lower := greatest(v_upper - v_span, 0);
+    exit when v_lower_seq = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
+    v_upper_seq := v_lower_seq;
+    v_seq_span := v_seq_span * 4;
+    v_lower_seq := greatest(v_upper_seq - v_seq_span, 0);
   end loop;
   return to_jsonb(v_jobs);
 exception when lock_not_available or deadlock_detected then
@@ -164,7 +164,7 @@ begin
   loop
     v_generations := v_generations || v_generation;
     v_bytes := v_bytes + pg_column_size(v_generation);
-    exit when v_bytes > 8388608;
+    exit when v_bytes > 8388608;  -- 8 MiB
   end loop;
   return to_jsonb(v_generations);
 exception when lock_not_available or deadlock_detected then

@@ -161,8 +161,8 @@ declare
     when 'cancel' then array['pending', 'processing', 'parked']
     when 'discard' then array['completed', 'failed', 'cancelled'] end;
   v_state text;
-  v_count bigint;
-  v_found uuid[];
+  v_state_count bigint;
+  v_state_ids uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
   v_changed integer;
@@ -185,16 +185,16 @@ begin
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
       else picture_queue._filter_condition('status', v_state) end;
     execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
-    into v_count;
-    v_matched := v_matched + v_count;
-    if v_count > 0 and not coalesce(preview, false) then
+    into v_state_count;
+    v_matched := v_matched + v_state_count;
+    if v_state_count > 0 and not coalesce(preview, false) then
       execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
-      into v_found;
-      v_ids := v_ids || v_found;
+      into v_state_ids;
+      v_ids := v_ids || v_state_ids;
     end if;
   end loop;
-  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));

@@ -7,7 +7,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_old record;
+  v_old_queue record;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -21,11 +21,11 @@ begin
   perform picture_queue._raise_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
     then format('queue is %s', quote_nullable(left(queue, 100))) end);
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
-  select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
+  select * into v_old_queue from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
   update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
   where q.name = set_queue.queue
-    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old_queue.fair_share, v_old_queue.aging_seconds);
   if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
@@ -169,7 +169,7 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
+  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
     'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then

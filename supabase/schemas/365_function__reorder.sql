@@ -58,7 +58,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_queue picture_queue.queue;
   v_ids uuid[];
-  v_last bigint;
+  v_last_seq bigint;
   v_remaining integer := p_limit;
 begin
   for v_queue in
@@ -66,7 +66,7 @@ begin
     where q.name = any (p_queues) and q.reorder_after is not null order by q.name for no key update skip locked
   loop
     exit when v_remaining <= 0;
-    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
+    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last_seq
     from (
       (select j.id, j.seq from public.job_queue j
         where j.queue = v_queue.name and j.status = 'pending' and j.seq > v_queue.reorder_after
@@ -78,15 +78,15 @@ begin
         order by j.seq limit v_remaining)
       order by seq limit v_remaining
     ) o;
-    perform picture_queue._isolate('renumber', array(
+    perform picture_queue._run_isolated('renumber', array(
       select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked
     )::text[], v_remaining);
     -- If the time is used up, reorder_after stays unchanged: the next call begins with the same jobs.
     exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
-      reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
+      reorder_after = case when v_last_seq is not null then v_last_seq when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
-      reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
+      reorder_again_at = case when v_last_seq is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
     where q.name = v_queue.name;
     v_remaining := v_remaining - coalesce(cardinality(v_ids), 0);
   end loop;

@@ -66,6 +66,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 s
 as $$
 begin
   insert into picture_queue.freed_key (key, n)
+  -- All blocking keys: the argument is the highest integer.
   select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   perform picture_queue._unblock_freed_keys();
   perform picture_queue._wake_maintenance(picture_queue._now());
@@ -133,7 +134,7 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 
 -- Pauses a key until p_until, or resumes it if p_until is null. Raises PQ_BUSY if another transaction keeps the key
 -- locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
+create function picture_queue._set_key_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
@@ -161,12 +162,12 @@ $$;
 -- Pauses a key until resume_at, or until resume_key is called. Running jobs continue.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+as $$ select picture_queue._set_key_pause(key, coalesce(resume_at, 'infinity')) $$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, null) $$;
+as $$ select picture_queue._set_key_pause(key, null) $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- Sets the weight of a tenant: a tenant of weight 3 gets three turns for each turn of a tenant of weight 1.

@@ -26,7 +26,7 @@ as $$
 declare
   v_part text;
   v_captures text[];
-  v_ends integer[];
+  v_range_ends integer[];
   v_step integer;
   v_numbers integer[] := array[]::integer[];
   v_problem text;
@@ -34,16 +34,16 @@ begin
   foreach v_part in array string_to_array(p_text, ',') loop
     v_captures := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
-    into v_ends
+    into v_range_ends
     from unnest(v_captures[1:2]) with ordinality as e (w, i);
     v_step := coalesce(v_captures[3], '1')::integer;
     v_problem := case
       when v_captures is null then 'is not a number, range or step'
-      when (v_captures[1] is not null and v_ends[1] is null) or (v_captures[2] is not null and v_ends[2] is null)
+      when (v_captures[1] is not null and v_range_ends[1] is null) or (v_captures[2] is not null and v_range_ends[2] is null)
         then 'is not a known name'
-      when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
+      when least(v_range_ends[1], v_range_ends[2]) < p_low or greatest(v_range_ends[1], v_range_ends[2]) > p_high
         then format('is not within %s to %s', p_low, p_high)
-      when v_ends[1] > v_ends[2] then 'ends before it begins'
+      when v_range_ends[1] > v_range_ends[2] then 'ends before it begins'
       when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
     end;
     if v_problem is not null then
@@ -52,9 +52,9 @@ begin
         || 'use every_seconds for other intervals');
     end if;
     v_numbers := v_numbers || array(select generate_series(
-      coalesce(v_ends[1], p_low),
-      case when v_ends[1] is null or (v_ends[2] is null and v_captures[3] is not null) then p_high
-        else coalesce(v_ends[2], v_ends[1]) end,
+      coalesce(v_range_ends[1], p_low),
+      case when v_range_ends[1] is null or (v_range_ends[2] is null and v_captures[3] is not null) then p_high
+        else coalesce(v_range_ends[2], v_range_ends[1]) end,
       v_step));
   end loop;
   return array(select distinct n from unnest(v_numbers) n order by n);
@@ -105,28 +105,28 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
-  v_passed timestamp := p_after at time zone p_timezone;
+  v_local_after timestamp := p_after at time zone p_timezone;
   v_day date;
   v_minute integer;
-  v_before timestamptz;  -- a moment before the day, and one after it
-  v_after timestamptz;
+  v_moment_before timestamptz;  -- a moment before the day, and one after it
+  v_moment_after timestamptz;
   v_old_offset interval;  -- the UTC offset at these moments
   v_new_offset interval;
   v_next timestamptz;
 begin
   -- Begin a day earlier, since the clock may be set back past midnight.
-  for v_day_offset in -1..(v_passed + interval '8 years')::date - v_passed::date loop
-    v_day := v_passed::date + v_day_offset;
+  for v_day_offset in -1..(v_local_after + interval '8 years')::date - v_local_after::date loop
+    v_day := v_local_after::date + v_day_offset;
     continue when extract(month from v_day)::integer <> all (v_cron.months) or not case when v_cron.is_either
       then extract(day from v_day)::integer = any (v_cron.days) or extract(dow from v_day)::integer = any (v_cron.weekdays)
       else extract(day from v_day)::integer = any (v_cron.days) and extract(dow from v_day)::integer = any (v_cron.weekdays)
       end;
-    v_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
-    v_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
-    v_old_offset := (v_before at time zone p_timezone) - (v_before at time zone 'UTC');
-    v_new_offset := (v_after at time zone p_timezone) - (v_after at time zone 'UTC');
+    v_moment_before := (v_day::timestamp at time zone p_timezone) - interval '2 hours';
+    v_moment_after := ((v_day + 1)::timestamp at time zone p_timezone) + interval '2 hours';
+    v_old_offset := (v_moment_before at time zone p_timezone) - (v_moment_before at time zone 'UTC');
+    v_new_offset := (v_moment_after at time zone p_timezone) - (v_moment_after at time zone 'UTC');
     if v_old_offset = v_new_offset then
-      v_minute := floor(extract(epoch from v_passed - v_day) / 60);
+      v_minute := floor(extract(epoch from v_local_after - v_day) / 60);
       select (v_day + make_interval(mins => min(h * 60 + m)) - v_old_offset) at time zone 'UTC' into v_next
       from unnest(v_cron.hours) h cross join unnest(v_cron.minutes) m where h * 60 + m > v_minute;
     else

@@ -79,11 +79,11 @@ declare
   v_now timestamptz := picture_queue._now();
   v_schedule picture_queue.schedule;
   v_ticks timestamptz[];
-  v_next timestamptz;
+  v_next_tick timestamptz;
   v_answer jsonb;
   v_error text;
   v_detail text;
-  v_jobs integer := 0;
+  v_job_count integer := 0;
 begin
   for v_schedule in
     select * from picture_queue.schedule s
@@ -91,10 +91,10 @@ begin
     order by s.next_at for update skip locked
   loop
     exit when picture_queue._is_out_of_time();
-    v_next := null;
+    v_next_tick := null;
     v_answer := '[]'::jsonb;
     begin
-      select d.ticks, d.next_at into v_ticks, v_next
+      select d.ticks, d.next_at into v_ticks, v_next_tick
       from picture_queue._schedule_due(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1)) d;
       if v_ticks <> '{}' then
         v_answer := picture_queue._enqueue((
@@ -102,28 +102,28 @@ begin
             md5('picture_queue schedule ' || v_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
           from unnest(v_ticks) t));
       end if;
-      v_error := case when v_next is null then 'The schedule has no further tick.' end;
+      v_error := case when v_next_tick is null then 'The schedule has no further tick.' end;
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       -- After a transient error the tick stays due, for the next round. If the next tick could not be computed, it is
       -- computed again in a minute.
       if picture_queue._is_transient(sqlstate) then
-        v_next := v_schedule.next_at;
-      elsif v_next is null then
-        v_next := v_now + interval '1 minute';
+        v_next_tick := v_schedule.next_at;
+      elsif v_next_tick is null then
+        v_next_tick := v_now + interval '1 minute';
       end if;
     end;
     update picture_queue.schedule s set
-      next_at = v_next,
-      paused = v_next is null,
+      next_at = v_next_tick,
+      paused = v_next_tick is null,
       last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
       last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
       last_error = v_error
     where s.name = v_schedule.name;
-    v_jobs := v_jobs + jsonb_array_length(v_answer);
+    v_job_count := v_job_count + jsonb_array_length(v_answer);
   end loop;
-  return v_jobs;
+  return v_job_count;
 end
 $$;
 

@@ -7,9 +7,9 @@ declare
   v_now timestamptz := picture_queue._now();
   v_fields jsonb := schedule;
   v_timezone jsonb;
-  v_new jsonb;
-  v_old jsonb;
-  v_next timestamptz;
+  v_new_row jsonb;
+  v_old_row jsonb;
+  v_next_at timestamptz;
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
@@ -44,7 +44,7 @@ begin
       where lower(z.name) = lower(v_fields ->> 'timezone')) end,
     'PQ_INVALID_CRON', format('timezone is "%s"', left(v_fields ->> 'timezone', 100)),
     'use a name such as Europe/Berlin; the view pg_timezone_names lists all');
-  v_new := jsonb_build_object(
+  v_new_row := jsonb_build_object(
     'name', name,
     'cron', regexp_replace(btrim(v_fields ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g'),
     'every_seconds', (v_fields ->> 'every_seconds')::double precision,
@@ -52,27 +52,27 @@ begin
     'missed', coalesce(v_fields ->> 'missed', 'once'),
     'job', v_fields - '{cron,every_seconds,timezone,missed,paused}'::text[],
     'created_at', v_now);
-  v_next := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now);
-  if v_next is null then
+  v_next_at := picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now);
+  if v_next_at is null then
     perform picture_queue._raise_error('PQ_INVALID_CRON',
-      format('cron is "%s", which has no date within eight years', v_new ->> 'cron'), 'use a day that exists in that month');
+      format('cron is "%s", which has no date within eight years', v_new_row ->> 'cron'), 'use a day that exists in that month');
   end if;
   -- Validate the job as a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(
-    jsonb_populate_record(null::picture_queue.schedule, v_new), v_now, gen_random_uuid())));
+    jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now, gen_random_uuid())));
 
-  select to_jsonb(s) into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new := v_new || jsonb_build_object('created_at', coalesce(v_old -> 'created_at', v_new -> 'created_at'),
-    'paused', coalesce(v_fields -> 'paused', v_old -> 'paused', 'false'));
-  if v_old is null or v_old || v_new <> v_old then
-    v_next := case
-      when (v_new ->> 'paused')::boolean then null
-      when v_old -> 'paused' = 'false' and v_old || jsonb_build_object('cron', v_new -> 'cron', 'every_seconds',
-        v_new -> 'every_seconds', 'timezone', v_new -> 'timezone') = v_old then (v_old ->> 'next_at')::timestamptz
-      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new), v_now) end;
+  select to_jsonb(s) into v_old_row from picture_queue.schedule s where s.name = set_schedule.name for update;
+  v_new_row := v_new_row || jsonb_build_object('created_at', coalesce(v_old_row -> 'created_at', v_new_row -> 'created_at'),
+    'paused', coalesce(v_fields -> 'paused', v_old_row -> 'paused', 'false'));
+  if v_old_row is null or v_old_row || v_new_row <> v_old_row then
+    v_next_at := case
+      when (v_new_row ->> 'paused')::boolean then null
+      when v_old_row -> 'paused' = 'false' and v_old_row || jsonb_build_object('cron', v_new_row -> 'cron', 'every_seconds',
+        v_new_row -> 'every_seconds', 'timezone', v_new_row -> 'timezone') = v_old_row then (v_old_row ->> 'next_at')::timestamptz
+      else picture_queue._schedule_next(jsonb_populate_record(null::picture_queue.schedule, v_new_row), v_now) end;
     perform picture_queue._write_row('picture_queue.schedule', 'name', name,
-      v_new - 'name' || jsonb_build_object('next_at', v_next, 'updated_at', v_now, 'last_error', null));
-    perform picture_queue._wake_maintenance(v_next);
+      v_new_row - 'name' || jsonb_build_object('next_at', v_next_at, 'updated_at', v_now, 'last_error', null));
+    perform picture_queue._wake_maintenance(v_next_at);
   end if;
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
@@ -143,7 +143,7 @@ begin
       from picture_queue.schedule s
       where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
     ) s
-    where s.bytes_before <= 8388608);
+    where s.bytes_before <= 8388608);  -- 8 MiB
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end

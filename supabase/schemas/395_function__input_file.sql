@@ -1,15 +1,31 @@
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
--- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The worker replaces
--- them with signed URLs.
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
+-- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end
+-- of the other. The worker replaces files with signed URLs.
 
--- Returns the problem with an input for a file; null if it is an https:// address or a file of Storage.
+-- Returns the generation and the number of the picture that an input names; null if it names none.
+create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text[] := regexp_match(p_file,
+    '^generation:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?:/([1-9][0-9]{0,3}))?$', 'i');
+begin
+  generation_id := v_parts[1]::uuid;
+  n := case when generation_id is not null then coalesce(v_parts[2]::integer, 1) end;
+end
+$$;
+
+-- Returns the problem with an input for a file; null if it is an https:// address, a file of Storage or
+-- a picture of a generation.
 create function picture_queue._file_problem(p_file text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_file ~ '^https://[^[:space:]]+$' then null
+    when starts_with(p_file, 'generation:') and (picture_queue._parse_reference(p_file)).n is not null then null
     when coalesce(length(p_file) > 500, true) or p_file !~ '^storage:(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}$'
-      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
   end
 $$;
 
@@ -53,14 +69,84 @@ begin
 end
 $$;
 
--- Returns the inputs whose files of Storage the operator's rules have added: p_sent is the input after the rules. The
--- worker signs them whoever owns them.
+-- Returns the pictures of generations that an input names: the name of the input, its text, the generation and the
+-- number of the picture. As _check_file_owner, it looks at all texts.
+create function picture_queue._references(p_input jsonb)
+returns table (input text, reference text, generation_id uuid, n integer)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+  if position('"generation:' in p_input::text) = 0 then  -- almost always
+    return;
+  end if;
+  return query
+  select t.input, t.value, r.generation_id, r.n
+  from picture_queue._input_texts(p_input, 'generation:') t
+  cross join lateral picture_queue._parse_reference(t.value) r
+  where r.generation_id is not null;
+end
+$$;
+
+-- Returns the unfinished jobs of the generations that an input names. Refuses generations of other users, and those
+-- that do not exist. For a service (p_user is null) they may belong to anyone.
+create function picture_queue._referenced_jobs(p_input jsonb, p_user uuid) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_references jsonb;
+  v_problem text;
+begin
+  select jsonb_agg(to_jsonb(r) order by r.input) into v_references from picture_queue._references(p_input) r;
+  if v_references is null then
+    return '{}'::uuid[];
+  elsif jsonb_array_length(v_references) > 100 then
+    v_problem := format('input names %s pictures of generations, at most 100 are possible', jsonb_array_length(v_references));
+  else
+    select format('input.%s is %s, and %s', left(r.input, 100), r.reference,
+      case when p_user is null then 'there is no such generation' else 'the user has no such generation' end) into v_problem
+    from jsonb_to_recordset(v_references) as r (input text, reference text, generation_id uuid)
+    where not exists (
+      select from public.generations g
+      where g.id = r.generation_id and not g.deleted and (p_user is null or g.user_id = p_user))
+    limit 1;
+  end if;
+  if v_problem is not null then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, 'list_generations() shows the generations of the user');
+  end if;
+  return array(
+    select distinct j.id
+    from jsonb_to_recordset(v_references) as r (generation_id uuid)
+    join public.generations g on g.id = r.generation_id
+    join public.job_queue j on j.id = g.job_id
+    where j.finished_at is null order by j.id);
+end
+$$;
+
+-- Returns, for each picture of a generation that an input names, its path in Storage, which begins with the bucket.
+-- Pictures that do not exist, or were deleted, are left out.
+create function picture_queue._referenced_paths(p_input jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return coalesce((
+    select jsonb_object_agg(r.reference, 'pictures/' || i.path)
+    from picture_queue._references(p_input) r
+    join public.images i on i.generation_id = r.generation_id and i.n = r.n
+    where not i.deleted), '{}');
+end
+$$;
+
+-- Returns the inputs whose files the operator's rules have added: p_sent is the input after the rules. The worker signs
+-- them whoever owns them.
 create function picture_queue._operator_files(p_given jsonb, p_sent jsonb) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return array(
-    select distinct t.input from picture_queue._input_texts(p_sent, 'storage:') t
+    select distinct t.input
+    from unnest('{storage:,generation:}'::text[]) f (prefix)
+    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
     where (p_given -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;

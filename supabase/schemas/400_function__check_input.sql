@@ -17,7 +17,7 @@ as $$
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
       where picture_queue._file_problem(u) is not null)
-      then 'is neither an https:// address nor storage:uploads/<user id>/<name>'
+      then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
     when p_rule -> 'format' is null and exists (

@@ -67,12 +67,20 @@ begin
     else case jsonb_typeof(p_given)
       when 'number' then case when (p_given #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
-      when 'array' then case when jsonb_array_length(p_given) > v_cap
-        then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap) end
+      when 'array' then case
+        when jsonb_array_length(p_given) > v_cap
+          then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap)
+        when p_rule is null and exists (
+          select from jsonb_array_elements(p_given) g
+          where case when jsonb_typeof(g) = 'number' then (g #>> '{}')::numeric > v_cap end)
+          then format('has a number above %s, the maximum of this project', v_cap) end
       when 'string' then case
         -- Some providers convert texts to numbers.
         when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
-          then (p_given #>> '{}')::numeric > v_cap end
+          then (p_given #>> '{}')::numeric > v_cap
+          -- The type of an input that the model does not list is not known. Python reads '9_9' as 99.
+          when p_rule is null and v_cap is not null
+            then p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
           then format('is above %s, the maximum of this project', v_cap)
         when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
           then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end

@@ -13,6 +13,36 @@ as $$
     end || case when p_provider <> 'replicate' then ':' || p_provider else '' end
 $$;
 
+-- Returns the input of a model that takes the picture of an earlier step: the first required file, else the first file.
+-- A mask comes last. Null if the model takes no picture.
+create function picture_queue._picture_input(p_inputs jsonb) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select r.rule from jsonb_array_elements(p_inputs) with ordinality as r (rule, i)
+  where r.rule ->> 'format' = 'uri'
+  order by coalesce((r.rule ->> 'required')::boolean, false) desc, r.rule ->> 'name' ~ 'mask', r.i limit 1
+$$;
+
+-- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
+-- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do
+-- not require one. Null if there is no such model.
+create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return (
+    select m.model_id
+    from picture_queue.model m
+    left join lateral (
+      select r.rule from jsonb_array_elements(m.inputs) as r (rule) where r.rule ->> 'name' = 'prompt' limit 1) p on true
+    where m.kind = p_kind and m.enabled and m.unavailable_reason is null
+      and picture_queue._picture_input(m.inputs) is not null
+    order by case when p_prompted then p.rule is null else coalesce((p.rule ->> 'required')::boolean, false) end,
+      picture_queue._cost(m.model_id, '{}') ->> 'price_unit' is null,
+      (picture_queue._cost(m.model_id, '{}') ->> 'amount_usd')::numeric, m.model_id limit 1);
+end
+$$;
+
 -- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
 -- Null in p_model_id stands for the default model.
 create function picture_queue._resolve_model(

@@ -1,19 +1,23 @@
--- Checks the options of a generation and returns its owner; null: it belongs to no user.
-create function picture_queue._generation_user(p_options jsonb) returns uuid
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_user uuid;
-begin
-  perform picture_queue._check_fields('options.', p_options, '{
+-- Checks the options of a generation and returns its owner; null: it belongs to no user. The default rules are those of
+-- start_generation, which validates options.then itself.
+create function picture_queue._generation_user(p_options jsonb, p_rules jsonb default '{
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
     "generation_id": ["uuid"],
     "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "reuse": ["boolean"],
+    "then": ["object"],
     "user_id": ["uuid"],
     "priority": ["integer", -1000000000, 1000000000]
-  }');
+  }')
+returns uuid
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_user uuid;
+begin
+  perform picture_queue._check_fields('options.',
+    case when p_options ? 'then' then p_options || '{"then": null}' else p_options end, p_rules);
   if picture_queue._is_service() then
     return (p_options ->> 'user_id')::uuid;
   end if;
@@ -43,9 +47,93 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
+-- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
+-- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and the
+-- inputs whose files the rules have added.
+-- p_picture: the picture of the previous step of a chain, for the input that takes it.
+create function picture_queue._check_generation(
+  p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
+  out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
+  out depends_on uuid[], out operator_files text[])
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule jsonb;
+  v_given jsonb;
+begin
+  select r.model_id, r.kind, r.provider into model_id, kind, provider
+  from picture_queue._resolve_model(p_model_id, p_kind) r;
+  input := p_input;
+  if p_picture is not null and jsonb_typeof(p_input) = 'object' then
+    v_rule := (select picture_queue._picture_input(m.inputs) from picture_queue.model m
+      where m.model_id = _check_generation.model_id);
+    if v_rule is null then
+      perform picture_queue._raise_error('PQ_INVALID_INPUT', format('model_id is %L, which takes no picture', model_id),
+        'choose a model with an input of format uri; list_models() shows the inputs of each model');
+    elsif p_input ? (v_rule ->> 'name') then
+      perform picture_queue._raise_error('PQ_INVALID_INPUT',
+        format('input.%s is given, but it gets the picture of the previous step', v_rule ->> 'name'), 'omit it');
+    end if;
+    input := input || jsonb_build_object(v_rule ->> 'name',
+      case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
+  end if;
+  v_given := input;
+  input := picture_queue._apply_input_rules(model_id, (
+    select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
+  warnings := picture_queue._check_input(model_id, p_prompt, input);
+  perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
+  operator_files := picture_queue._operator_files(v_given, input);
+  depends_on := picture_queue._referenced_jobs(p_input, p_user);
+  version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
+end
+$$;
+
+-- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
+-- finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
+create function picture_queue._generation_job(
+  p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
+  p_operator_files text[], p_job_options jsonb default '{}')
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return jsonb_build_object(
+    'job_id', md5('picture_queue job of generation ' || p_generation_id)::uuid,
+    'job_type', picture_queue._generation_job_type(p_kind, p_provider), 'generation_id', p_generation_id,
+    'payload', jsonb_build_object('generation_id', p_generation_id) || case
+      when cardinality(p_operator_files) > 0 then jsonb_build_object('operator_files', p_operator_files) else '{}' end,
+    'user_id', p_user, 'priority', p_options -> 'priority',
+    'scheduled_for', p_options -> 'scheduled_for',
+    'idempotency_key', p_options -> 'idempotency_key',
+    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    'options', p_job_options || jsonb_build_object('limit_keys',
+      array['provider:' || p_provider, 'model:' || left(p_model_id, 190)]));
+end
+$$;
+
+-- Returns the answer of start_generation for an existing generation, with the steps of its chain.
+create function picture_queue._started_generation(
+  p_id uuid, p_job_id uuid, p_status text, p_batch_id uuid, p_position integer)
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_started jsonb := jsonb_build_object('generation_id', p_id, 'job_id', p_job_id, 'status', p_status);
+  v_steps jsonb := (
+    select jsonb_agg(jsonb_build_object('generation_id', g.id, 'job_id', g.job_id, 'status', g.status)
+      order by g.batch_step)
+    from public.generations g
+    where g.batch_id = p_batch_id and g.batch_position = p_position and g.batch_step > 0);
+begin
+  return v_started || case when p_batch_id is null then '{}' else jsonb_build_object('batch_id', p_batch_id) end
+    || case when v_steps is null then '{}' else jsonb_build_object('steps', v_steps) end;
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none.
+-- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it
+-- the first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -56,10 +144,6 @@ declare
   v_cost jsonb;
   v_existing record;
   v_model record;
-  v_input jsonb;
-  v_operator_files text[];
-  v_warnings jsonb;
-  v_version text;
   v_reusable jsonb;
   v_job jsonb;
   v_job_row record;
@@ -69,50 +153,39 @@ begin
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
-    return jsonb_build_object('generation_id', v_existing.id, 'job_id', v_existing.job_id, 'status', v_existing.status);
+    return picture_queue._started_generation(
+      v_existing.id, v_existing.job_id, v_existing.status, v_existing.batch_id, v_existing.batch_position);
+  elsif v_existing.id is null and coalesce(p_options -> 'then', 'null') not in ('null', '[]') then
+    return picture_queue._start_chain(v_user, v_generation_id, p_prompt, p_model_id, p_input, p_options);
   end if;
-  v_model := picture_queue._resolve_model(p_model_id, p_options ->> 'kind');
-  v_input := picture_queue._apply_input_rules(v_model.model_id, (
-    select a.plan from picture_queue.account a where a.key = 'user:' || v_user), p_input);
-  v_warnings := picture_queue._check_input(v_model.model_id, p_prompt, v_input);
-  perform picture_queue._check_file_owner(p_input, v_user);  -- an operator's default may be a file of the operator
-  v_operator_files := picture_queue._operator_files(p_input, v_input);
+  v_model := picture_queue._check_generation(v_user, p_prompt, p_model_id, p_options ->> 'kind', p_input);
   if v_existing.id is not null then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'use a new uuid for each generation');
   end if;
-  v_version := (select m.version from picture_queue.model m where m.model_id = v_model.model_id);
   v_reusable := picture_queue._find_reusable(
-    p_options, v_user, v_model.model_id, v_version, coalesce(p_prompt, ''), v_input);
+    p_options, v_user, v_model.model_id, v_model.version, coalesce(p_prompt, ''), v_model.input);
   if v_reusable is not null then
     return v_reusable;
+  elsif v_model.depends_on <> '{}' then
+    return picture_queue._start_dependent(v_user, v_generation_id, p_prompt, p_model_id, p_input, p_options);
   end if;
 
-  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_input, v_generation_id,
+  v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
-  -- The id of the job is a hash of the generation's id, so a repeated call finds the same job.
-  v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
-    'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
-    'job_type', picture_queue._generation_job_type(v_model.kind, v_model.provider), 'generation_id', v_generation_id,
-    'payload', jsonb_build_object('generation_id', v_generation_id) || case
-      when cardinality(v_operator_files) > 0 then jsonb_build_object('operator_files', v_operator_files) else '{}' end,
-    'user_id', v_user, 'priority', p_options -> 'priority',
-    'scheduled_for', p_options -> 'scheduled_for',
-    'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all its types.
-    'options', jsonb_build_object('limit_keys',
-      array['provider:' || v_model.provider, 'model:' || left(v_model.model_id, 190)])))) -> 0;
+  v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
+    v_model.kind, v_model.provider, v_model.model_id, p_options, v_model.operator_files))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
       (id, user_id, job_id, kind, model_id, model_version, prompt, input, status, created_at, updated_at)
-    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id, v_version,
-      coalesce(p_prompt, ''), v_input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
+    values (v_job_row.generation_id, v_user, v_job_row.id, v_model.kind, v_model.model_id,
+      v_model.version, coalesce(p_prompt, ''), v_model.input, v_job_row.status, v_job_row.created_at, v_job_row.created_at);
     perform picture_queue._reserve(v_job_row.generation_id, v_user, v_model.model_id, v_cost);
   end if;
   return jsonb_build_object(
     'generation_id', v_job_row.generation_id, 'job_id', v_job_row.id, 'status', v_job_row.status)
-    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+    || case when v_model.warnings = '[]' then '{}' else jsonb_build_object('warnings', v_model.warnings) end;
 exception when others then
   perform picture_queue._translate_error(sqlstate, sqlerrm);
   raise;

@@ -182,7 +182,7 @@ begin
     -- The start that is the first of the last v_rate; another start is possible a period after it.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
-      where l.user_id = p_user_id and l.phase = 'reserve' and l.round = 1 and l.counted and l.at > v_now - v_period
+      where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry and l.at > v_now - v_period
       order by l.at desc offset v_rate - 1 limit 1) end;
     if v_rate = 0 or v_first is not null then
       perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
@@ -220,7 +220,7 @@ begin
   v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
   v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
   v_cost := v_cost || jsonb_build_object(
-    'counted', v_counted, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+    'counted', v_counted, 'is_retry', p_retries, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
   if not p_retries and (
     exists (select from public.generations g where g.id = p_generation_id)
     or p_idempotency_key is not null and exists (
@@ -261,11 +261,11 @@ begin
     perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
   end if;
   insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-    from_credits, counted, at)
+    from_credits, counted, is_retry, at)
   values ('reserve', p_generation_id, 1 + coalesce((
       select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
     p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
-    picture_queue._now());
+    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
   update public.generations g
   set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
     cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)

@@ -3,18 +3,22 @@
 -- finish_prediction ends the row. All require the lease of the job and lock its row.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
--- prediction.id: the id of the row; age_seconds: the time since its creation; resumed: the row existed already, either
--- live, or succeeded with saved images, if its worker died before the report (one that succeeded although its
--- generation was cancelled has no images, and a retry creates another); images: the saved ones of this
--- prediction, not of an earlier one; owned: for a row without an id, the prediction ids of the provider's rows of the
--- last two hours, the newest 10,000 (a prediction that is not among them may be an orphan); twins and rivals: for such
--- a row, the rows of other generations with the same model whose prediction may exist although its id is not recorded,
--- of the last two hours, the newest 1,000: rivals are all, twins those that are live and have an equal input; running:
--- the number of predictions of the last hour that have not ended, up to 10,000, from which the workers derive how often
--- each of them may poll. lost: a row of the generation whose prediction is searched for, also if it was given up as
--- lost: it is returned, with owned, twins and rivals, and no row is created. A row is committed before its prediction
--- is created. So if the worker lists the predictions of the provider first, and then calls this function, every owner
--- of a listed prediction is among owned or rivals.
+-- - prediction.id: the id of the row; age_seconds: the time since its creation.
+-- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the
+--   report. (One that succeeded although its generation was cancelled has no images, and a retry creates another.)
+-- - images: the saved images of this prediction, not of an earlier one.
+-- - files: the paths of the pictures of generations that the input names.
+-- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000
+--   (a prediction that is not among them may be an orphan).
+-- - rivals: for such a row, the rows of other generations with the same model whose prediction may exist although its
+--   id is not recorded, of the last two hours, the newest 1,000. twins: those of them that are live and have an equal
+--   input.
+-- - running: the number of predictions of the last hour that have not ended, up to 10,000, from which the workers
+--   derive how often each of them may poll.
+-- With lost, the id of a row of the generation whose prediction is searched for, this row is returned, even if it was
+-- given up as lost, and no row is created. A row is committed before its prediction is created. So if the worker lists
+-- the predictions of the provider first, and then calls this function, every owner of a listed prediction is among
+-- owned or rivals.
 create function public.begin_prediction(job_id uuid, lease_id uuid, lost uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -61,6 +65,7 @@ begin
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', array(
       select p.prediction_id from picture_queue.prediction p

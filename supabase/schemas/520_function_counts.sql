@@ -21,7 +21,7 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp s
 as $$
 declare
   v_job record;
-  v_before integer;
+  v_jobs_before integer;
 begin
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
@@ -30,14 +30,14 @@ begin
   elsif v_job.status <> 'pending' or v_job.hold is not null then
     return '{"position": null, "at_least": false}'::jsonb;
   end if;
-  select count(*) into v_before
+  select count(*) into v_jobs_before
   from (
     select from public.job_queue j
     where j.queue = v_job.queue and j.status = 'pending' and j.hold is null
       and (j.rank, j.turn, j.seq) < (v_job.rank, v_job.turn, v_job.seq)
     order by j.rank desc, j.turn desc, j.seq desc limit 10000
   ) b;
-  return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+  return jsonb_build_object('position', least(v_jobs_before + 1, 10000), 'at_least', v_jobs_before = 10000);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end

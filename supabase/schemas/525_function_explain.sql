@@ -168,7 +168,7 @@ declare
   v_idle_since timestamptz;
   v_ids uuid[];  -- the jobs of the caller
   v_reasons jsonb;  -- for each job id: the list of its reasons
-  v_found jsonb;  -- for each job id: the answer
+  v_answers jsonb;  -- for each job id: the answer
 begin
   perform picture_queue._raise_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
@@ -192,13 +192,13 @@ begin
   select jsonb_object_agg(j.id, jsonb_build_object('job_id', j.id, 'status', j.status, 'hold', j.hold)
     || (r.reasons -> 0)
     || case when jsonb_array_length(r.reasons) > 1 then jsonb_build_object('reasons', r.reasons) else '{}' end)
-  into v_found
+  into v_answers
   from public.job_queue j
   cross join lateral (select coalesce(v_reasons -> j.id::text, jsonb_build_array(jsonb_build_object(
     'reason', 'waiting_for_worker', 'detail', 'It waits for a free worker.', 'until', null))) as reasons offset 0) r
   where j.id = any (v_ids);
   return to_jsonb(array(
-    select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
+    select coalesce(v_answers -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
 exception when lock_not_available or deadlock_detected then

@@ -79,7 +79,7 @@ as $$
   order by c.relname
 $$;
 
--- Drops partitions of the archive. It is a step of _isolate, which records a partition in failed_step if a session
+-- Drops partitions of the archive. It is a step of _run_isolated, which records a partition in failed_step if a session
 -- reads it, or if a view depends on it. Returns the number of dropped partitions.
 create function picture_queue._drop_partitions(p_names text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -186,7 +186,7 @@ declare
   v_batch integer;
   v_pruned integer := 0;
   v_generations jsonb;
-  v_done jsonb;
+  v_result jsonb;
 begin
   -- Run one call at a time, since two calls would wait for each other's locks on partitions of the archive.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
@@ -197,7 +197,7 @@ begin
   loop
     -- While a table of another role refers to public.job_queue, all jobs are kept (_check_references); queue_doctor()
     -- reports the table.
-    v_batch := picture_queue._isolate('prune', array(
+    v_batch := picture_queue._run_isolated('prune', array(
       select d.id::text
       from (select s.* from picture_queue.setting s
         where picture_queue._untrusted_reference(array['public.job_queue'::regclass]) is null offset 0) s
@@ -213,19 +213,19 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._isolate('account', array(
+  perform picture_queue._run_isolated('account', array(
     select distinct c.key from picture_queue.account_change c
     where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
     limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
-  v_done := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._isolate('table',
+  v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
-    'dropped_partitions', picture_queue._isolate('partition', array(
+    'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
-  return v_done;
+  return v_result;
 end
 $$;
 

@@ -3,8 +3,8 @@
 -- Does the work that is due: promotes jobs, ends expired leases, fails expired jobs, runs schedules, processes
 -- follow-ups and events, counts the running jobs of new limits, reorders queues and unblocks keys. It processes up to
 -- p_limit subjects (jobs, schedules, keys, …) of each kind; if a step fails for one subject, it is still done for the
--- others (_isolate). The selects skip locked jobs, so that jobs that other sessions have locked do not use up p_limit.
--- Returns the number of subjects of each kind.
+-- others (_run_isolated). The selects skip locked jobs, so that jobs that other sessions have locked do not use up
+-- p_limit. Returns the number of subjects of each kind.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -12,53 +12,53 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb;
+  v_result jsonb;
   v_resolved integer := 0;
 begin
-  v_done := jsonb_build_object(
-    'promoted', picture_queue._isolate('promote', array(
+  v_result := jsonb_build_object(
+    'promoted', picture_queue._run_isolated('promote', array(
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
         and j.id::text not in (select picture_queue._failed_subjects('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
-    'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
-    'expired', picture_queue._isolate('abandon', array(
+    'swept', picture_queue._run_isolated('sweep', case when p_sweeps then picture_queue._jobs_with_expired_lease(p_limit) end, p_limit),
+    'expired', picture_queue._run_isolated('abandon', array(
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failed_subjects('abandon'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
-    'scheduled', picture_queue._isolate('schedule', array(
+    'scheduled', picture_queue._run_isolated('schedule', array(
       select s.name from picture_queue.schedule s
       where not s.paused and s.next_at <= v_now and s.name not in (select picture_queue._failed_subjects('schedule'))
       order by s.next_at limit p_limit), p_limit));
   foreach v_kind in array array['parent', 'child', 'settlement'] loop
-    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._run_isolated(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failed_subjects(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
-  return v_done || jsonb_build_object(
-    'resolved', v_resolved + picture_queue._isolate('batch', array(
+  return v_result || jsonb_build_object(
+    'resolved', v_resolved + picture_queue._run_isolated('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
-    + picture_queue._isolate('event', array(
+    + picture_queue._run_isolated('event', array(
       select s.name from picture_queue.signal s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
-    + picture_queue._isolate('callback', array(
+    + picture_queue._run_isolated('callback', array(
       select b.id::text from picture_queue.batch b
       where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
         and b.id::text not in (select picture_queue._failed_subjects('callback'))
       order by b.finished_at limit p_limit), p_limit),
-    'counted', picture_queue._isolate('rule', array(
+    'counted', picture_queue._run_isolated('rule', array(
       select r.key from picture_queue.limit_rule r
       where (r.count_at <= v_now or r.count_at is null and not r.counted)
         and r.key not in (select picture_queue._failed_subjects('rule')) limit 100), p_limit),
-    'reordered', picture_queue._isolate('reorder', array(
+    'reordered', picture_queue._run_isolated('reorder', array(
       select q.name from picture_queue.queue q
       where q.reorder_after is not null and q.name not in (select picture_queue._failed_subjects('reorder'))), p_limit * 5),
-    'keys', picture_queue._isolate('key', array(
+    'keys', picture_queue._run_isolated('key', array(
       select distinct f.key
       from (select o.key from picture_queue.freed_key o
         where o.at <= v_now and o.key not in (select picture_queue._failed_subjects('key')) order by o.at limit p_limit * 10) f
@@ -68,7 +68,7 @@ $$;
 
 -- Returns up to p_limit jobs whose lease has expired. It reads all running jobs, so it sets the time of the next scan
 -- (sweep_at) by their number: in 0.9 seconds, or in a second for each 4,000 jobs.
-create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+create function picture_queue._jobs_with_expired_lease(p_limit integer) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -108,11 +108,11 @@ declare
   v_has_row boolean;
   v_prunes boolean;
   v_does_housekeeping boolean;
-  v_is_full boolean;
-  v_started timestamptz := clock_timestamp();
+  v_has_more_work boolean;
+  v_started_at timestamptz := clock_timestamp();
   v_step_size integer;
-  v_done jsonb := '{}'::jsonb;
-  v_next timestamptz;
+  v_result jsonb := '{}'::jsonb;
+  v_next_round_at timestamptz;
 begin
   perform picture_queue._check_isolation();
   perform set_config('picture_queue.is_worker', 'true', true);  -- _check_deferred_constraints then checks all tables
@@ -130,24 +130,24 @@ begin
   if not v_has_row and not p_force and v_state.round_began_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Unless forced, a round does either housekeeping or due work, and two rounds of housekeeping never follow each
+  -- A round that is not forced does either housekeeping or due work, and two rounds of housekeeping never follow each
   -- other. A round that cannot lock the row of picture_queue.maintenance cannot record that it did housekeeping, so it
   -- does the due work as well. So due work waits for at most one round.
   v_does_housekeeping := p_force
     or least(v_state.aggregate_at, v_state.prune_at) <= v_now and not (v_state.was_housekeeping and v_has_row);
   v_prunes := v_does_housekeeping and (p_force or v_state.prune_at <= v_now);
   if v_does_housekeeping then
-    v_done := jsonb_build_object('aggregated', picture_queue._isolate('aggregate', '{depth_change}', 50000));
+    v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_done := v_done || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue.prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
-    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
-    v_done := v_done || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
+    v_result := v_result || picture_queue._do_due_steps(v_step_size, p_force or v_state.sweep_at <= v_now);
     perform set_config('picture_queue.deadline', '', true);
-    -- A transaction that adds work due before v_next wakes the worker that holds the lease.
-    v_next := least(v_now + interval '2 seconds',
+    -- A transaction that adds work due before v_next_round_at wakes the worker that holds the lease.
+    v_next_round_at := least(v_now + interval '2 seconds',
       (select j.scheduled_for from public.job_queue j
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
@@ -156,26 +156,26 @@ begin
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
-  v_is_full := exists (select from jsonb_each_text(v_done - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
-  if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
-    v_next := v_now;
+  v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
+  if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then
+    v_next_round_at := v_now;
   end if;
-  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next,
-    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_step_size / 4, 10)
-      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_step_size * 2, 500)
+  update picture_queue.maintenance m set round_began_at = v_now, next_round_at = v_next_round_at,
+    step_size = case when clock_timestamp() > v_started_at + interval '1 second' then greatest(v_step_size / 4, 10)
+      when v_has_more_work and clock_timestamp() < v_started_at + interval '0.2 seconds' then least(v_step_size * 2, 500)
       else m.step_size end,
     was_housekeeping = v_does_housekeeping and not p_force,
     -- Run the step again at once if rows are left.
     aggregate_at = case when not v_does_housekeeping then m.aggregate_at
-      when (v_done ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
+      when (v_result ->> 'aggregated')::integer < 50000 then v_now + interval '5 seconds' else v_now end,
     prune_at = case when not v_prunes then m.prune_at
-      when (v_done ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
+      when (v_result ->> 'more')::boolean then v_now else v_now + interval '1 minute' end,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until
       else picture_queue._now() + interval '5 seconds' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
-    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
+  return v_result || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
+    'next_in', greatest(extract(epoch from v_next_round_at - picture_queue._now()), 0));
 end
 $$;
 

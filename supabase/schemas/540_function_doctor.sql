@@ -14,8 +14,8 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_check record;
-  v_found jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_findings jsonb;
+  v_all_findings jsonb := '[]'::jsonb;
   v_lacks_index boolean := false;
 begin
   for v_check in
@@ -43,25 +43,25 @@ begin
   loop
     -- Without an index a check would read the whole table several times.
     continue when v_check.reads_jobs and v_lacks_index;
-    v_found := null;
+    v_findings := null;
     begin
       if v_check.function is not null then
         execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function,
           case v_check.name when 'clock' then '$1' end)
-        into v_found using client_time;
+        into v_findings using client_time;
       end if;
     exception when others then
-      v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
+      v_findings := jsonb_build_array(jsonb_build_object('verdict', 'warn',
         'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
         'remedy', 'check for a lock or a missing privilege; if there is none, report this as a bug of picture-queue'));
     end;
-    v_found := coalesce(v_found, case when v_check.ok_detail is null then '[]'
+    v_findings := coalesce(v_findings, case when v_check.ok_detail is null then '[]'
       else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.ok_detail, 'remedy', null)) end);
-    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
-    v_all := v_all || (
-      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
+    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_findings @> '[{"verdict": "bad"}]';
+    v_all_findings := v_all_findings || (
+      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_findings) f);
   end loop;
-  return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+  return v_all_findings || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
     'detail', 'not checked while an index is missing', 'remedy', 'create the indexes, and run the doctor again')) else '[]' end;
 end
 $$;
@@ -100,15 +100,15 @@ create function picture_queue._check_locks() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select 'bad', format('session %s (%s, %s) has held a lock of the queue for %s seconds', a.pid, a.usename,
-      coalesce(a.state, 'state hidden'), round(extract(epoch from h.age))),
+      coalesce(a.state, 'state hidden'), round(extract(epoch from held.age))),
     format('select pg_terminate_backend(%s);', a.pid)
   from pg_catalog.pg_stat_activity a
-  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) h
-  where a.pid <> pg_backend_pid() and h.age > interval '10 seconds' and a.pid in (
+  cross join lateral (select picture_queue._now() - coalesce(a.xact_start, a.state_change, a.backend_start) as age) held
+  where a.pid <> pg_backend_pid() and held.age > interval '10 seconds' and a.pid in (
     select l.pid from pg_catalog.pg_locks l
     where l.locktype = 'advisory' and l.granted and l.classid between 1903326067 and 1903326079
       and l.database = (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
-  order by h.age desc limit 10
+  order by held.age desc limit 10
 $$;
 
 -- Finds tables that vacuum does not keep free of dead rows.

@@ -135,18 +135,18 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron regclass := picture_queue._find_table('cron.job');
-  v_jobs bigint;
+  v_active_jobs bigint;
 begin
   if v_cron is null then
     return query select 'ok', 'not installed: the workers do the maintenance', null;
     return;
   end if;
   execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
-  into v_jobs using array['process-job-queue', 'prune-job-queue'];
-  return query select case when v_jobs = 2 then 'ok' else 'warn' end, case
-    when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
+  into v_active_jobs using array['process-job-queue', 'prune-job-queue'];
+  return query select case when v_active_jobs = 2 then 'ok' else 'warn' end, case
+    when v_active_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
     else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
-    case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
+    case when v_active_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
 end
 $$;
 

@@ -97,10 +97,10 @@ as $$
 declare
   -- The names of the tables are not in the text of the query, since without pg_cron a linter would report missing
   -- tables.
-  v_jobs regclass := picture_queue._find_table('cron.job');
-  v_runs regclass := picture_queue._find_table('cron.job_run_details');
+  v_job_table regclass := picture_queue._find_table('cron.job');
+  v_run_table regclass := picture_queue._find_table('cron.job_run_details');
 begin
-  if v_runs is null then
+  if v_run_table is null then
     return;
   end if;
   return query execute format($sql$
@@ -115,10 +115,10 @@ begin
       select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
     where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
-  $sql$, v_jobs, v_runs);
+  $sql$, v_job_table, v_run_table);
   return query
   select 'warn', format('cron.job_run_details has %s rows, and old ones are not deleted', round(c.reltuples)),
     'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
-  from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
+  from pg_catalog.pg_class c where c.oid = v_run_table and c.reltuples > 100000;
 end
 $$;

@@ -12,6 +12,7 @@ begin
     enqueue_job, enqueue_jobs, claim_next_job, claim_jobs, heartbeat_jobs, report_progress, report_jobs,
     complete_job, cancel_job, retry_job, get_job, list_jobs, get_generation, list_generations,
     register_worker, unregister_worker, picture_queue_version, start_generation, cancel_generation,
+    start_generations, generation_batch, cancel_generation_batch,
     delete_generation, set_favourite, list_deleted_generations, record_deleted_files,
     list_models, set_model, set_input_rule, delete_input_rule, list_input_rules, begin_prediction, record_prediction,
     finish_prediction, receive_prediction, save_images, queue_status,
@@ -34,12 +35,14 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
+  public.start_generations, public.generation_batch, public.cancel_generation_batch,
   public.job_position, public.explain_jobs, public.get_account, public.delete_generation, public.set_favourite
   to authenticated, service_role;
 -- Private functions that the functions above call with the privileges of the caller. They take the identity of the
 -- caller from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.start_generations, picture_queue.cancel_generation_batch,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
   picture_queue.delete_generation, picture_queue.set_favourite, picture_queue.search_generations,

@@ -7,7 +7,7 @@ as $$
 declare
   -- The name of the function is not in the text of the query, since without pg_cron a linter would report a missing
   -- function. The casts to the parameter types keep Postgres from choosing another function of that name.
-  v_call text := (
+  v_statement text := (
     select format('select cron.schedule($1::%s, $2::%s, $3::%s)',
       p.proargtypes[0]::regtype, p.proargtypes[1]::regtype, p.proargtypes[2]::regtype)
     from pg_catalog.pg_proc p
@@ -20,11 +20,11 @@ declare
           and d.refclassid = 'pg_catalog.pg_extension'::regclass and d.deptype = 'e'))
     limit 1);
 begin
-  if v_call is null then
+  if v_statement is null then
     return 'pg_cron is not installed';
   end if;
-  execute v_call using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
-  execute v_call using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
+  execute v_statement using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_statement using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end
 $$;

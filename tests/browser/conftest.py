@@ -1,4 +1,4 @@
-"""Fixtures for the pages of the browser example in a headless Chromium."""
+"""Fixtures that open the pages of the browser example in a headless Chromium."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from picture_queue.records import ClaimedJob
 from picture_queue.settings import ReplicateSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
-PAGE_TIMEOUT = 25.0  # The timeout of every wait for a page, in seconds.
+PAGE_TIMEOUT = 25.0  # seconds, for every wait for a page
 
 
 class Chromium:
@@ -155,7 +155,8 @@ class Studio:
         """Count the WebSocket frames of a kind that contain all these texts."""
         frames = await self._chromium.call("driver", "listFrames")
         return sum(
-            frame_kind == kind and all(t in frame for t in texts) for frame_kind, frame in frames
+            frame_kind == kind and all(text in frame for text in texts)
+            for frame_kind, frame in frames
         )
 
     async def wait_for_frames(self, *texts: str, times: int = 1) -> None:
@@ -188,20 +189,22 @@ class Studio:
 
     async def text(self, selector: str) -> str:
         """Return the text of an element."""
-        found: str = await self.page("textContent", selector)
-        return found
+        text: str = await self.page("textContent", selector)
+        return text
 
     async def check(self) -> None:
         """Check that the page had no errors and showed no older state after a newer one."""
         assert await self._chromium.call("driver", "problems") == []
         order = ["pending", "processing", "cancelled", "failed", "completed"]
         ranks = [
-            (order.index(status), at if status == "processing" else 0)
-            for status, at in await self.shown()
-            if status != "nothing"  # The page shows "nothing" before a start and if it is refused.
+            (order.index(status), percent if status == "processing" else 0)
+            for status, percent in await self.shown()
+            if status != "nothing"  # before a start, and after a refused start
         ]
-        back = [pair for pair in pairwise(ranks) if pair[1] < pair[0]]
-        assert len(back) == max(0, self._started - 1), "only a new start may show an older state"
+        steps_back = [pair for pair in pairwise(ranks) if pair[1] < pair[0]]
+        assert len(steps_back) == max(0, self._started - 1), (
+            "only a new start may show an older state"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +250,7 @@ def site(stack: Any, node: str, site_copy: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["", "react.html"], ids=["plain", "react"])
 def page_name(request: pytest.FixtureRequest) -> str:
-    """The two pages of the example: one with the plain function, one with the React hook."""
+    """The name of each page of the example: one uses the plain function, one the React hook."""
     name: str = request.param
     return name
 
@@ -282,7 +285,7 @@ def new_worker(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
 
 
 class ManualWorker:
-    """A worker without a loop: the test makes each of its calls, to control the timing."""
+    """A worker whose calls the test makes one by one, to control the timing."""
 
     def __init__(self, service: AsyncPictureQueue, job_id: UUID) -> None:
         self._service = service
@@ -304,11 +307,11 @@ class ManualWorker:
         call = _rpc.report_progress(self._job_id, self._job.lease_id, percent, "drawing")
         await self._service._backend.call(call)
 
-    async def report(self, outcome: str, **given: Any) -> None:
+    async def report(self, outcome: str, **fields: Any) -> None:
         """Report the outcome of the attempt."""
         assert self._job
         item = {"job_id": str(self._job_id), "lease_id": str(self._job.lease_id)}
-        item |= {"outcome": outcome, **given}
+        item |= {"outcome": outcome, **fields}
         await self._service._backend.call(_rpc.report_jobs([item]))
 
 

@@ -49,8 +49,8 @@ function recordStates() {
   new MutationObserver(() => {
     const status = document.querySelector("#stage")?.dataset.status;
     const progress = document.querySelector("#progress")?.value ?? 0;
-    const [before] = window.shown.slice(-1);
-    if (status && (before?.[0] !== status || before[1] !== progress)) window.shown.push([status, progress]);
+    const [previous] = window.shown.slice(-1);
+    if (status && (previous?.[0] !== status || previous[1] !== progress)) window.shown.push([status, progress]);
   }).observe(document, { subtree: true, childList: true, attributes: true });
 }
 
@@ -58,8 +58,8 @@ async function handle([id, target, method, args]) {
   try {
     const value = await targets[target][method](...args);
     // Playwright's pages, handles and responses cannot be sent as JSON.
-    const plain = value === null || typeof value !== "object" || [Array.prototype, Object.prototype].includes(Object.getPrototypeOf(value));
-    respond([id, plain ? (value ?? null) : null, null]);
+    const isPlain = value === null || typeof value !== "object" || [Array.prototype, Object.prototype].includes(Object.getPrototypeOf(value));
+    respond([id, isPlain ? (value ?? null) : null, null]);
   } catch (error) {
     respond([id, null, String(error.message ?? error)]);
   }

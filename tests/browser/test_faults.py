@@ -15,7 +15,7 @@ SESSION = "localStorage[Object.keys(localStorage).find((key) => key.endsWith('-a
 
 @pytest.fixture
 def count_faults_left(stack):
-    """Return a function that reads how many times the stack will still inject a fault."""
+    """Return a function that reads how many more times the gateway will inject a fault."""
 
     async def read(switch):
         async with httpx.AsyncClient(timeout=10) as http:
@@ -31,10 +31,10 @@ async def read_session(studio):
     return session, jwt.decode(session["access_token"], options={"verify_signature": False})
 
 
-async def store_session(studio, session, then=""):
-    """Replace the session of the page, and then run a JavaScript statement in it."""
+async def store_session(studio, session, statement=""):
+    """Replace the session of the page, and then run a JavaScript statement in the page."""
     text = json.dumps(json.dumps(session))
-    await studio.page("evaluate", f"(() => {{ {SESSION} = {text}; {then} }})()")
+    await studio.page("evaluate", f"(() => {{ {SESSION} = {text}; {statement} }})()")
 
 
 async def test_a_page_recovers_from_lost_events(studio, new_worker, faults):
@@ -61,7 +61,7 @@ async def test_a_page_ignores_repeated_events(studio, new_worker, faults, manual
 async def test_a_page_ignores_late_events(studio, faults, manual_worker):
     generation = await studio.start()
     await faults(delay_messages=1, delay_seconds=1.5)
-    work = await manual_worker(generation["job_id"]).claim()  # This event arrives last.
+    work = await manual_worker(generation["job_id"]).claim()  # the event of the claim arrives last
     await work.progress(40)
     await studio.wait_for_frames('"broadcast"', '"progress":40')
     await studio.wait_for_frames('"broadcast"', '"progress":0', '"processing"')
@@ -78,7 +78,7 @@ async def test_a_page_recovers_from_a_cut_socket(studio, new_worker, faults, unt
     await faults(network_cut=True)
     if finished == "while it is cut":
         async with new_worker():
-            await studio.wait_for_picture()  # The page reads the row, without events.
+            await studio.wait_for_picture()  # the page reads the row, without events
         assert await studio.count_joins() == joins
         return
     await until(lambda: studio.count("closed"))
@@ -105,7 +105,7 @@ async def test_a_page_recovers_after_the_network_was_down(studio, new_worker, fa
     await studio.context("setOffline", True)
     async with new_worker():
         await studio.wait_until_finished()
-    assert (await studio.shown())[-1][0] == "pending"  # The page cannot know this.
+    assert (await studio.shown())[-1][0] == "pending"  # the page cannot know of the end
     await studio.context("setOffline", False)
     await faults(network_cut=False)
     await studio.wait_for_picture()
@@ -121,7 +121,7 @@ async def test_a_page_recovers_after_the_device_slept_past_the_timeout(studio, n
     await studio.context("setOffline", True)
     async with new_worker():
         await studio.wait_until_finished()
-    await studio.clock("fastForward", 11 * 60 * 1000)  # As after a sleep of eleven minutes.
+    await studio.clock("fastForward", 11 * 60 * 1000)  # milliseconds: a sleep of eleven minutes
     await studio.context("setOffline", False)
     await studio.wait_for_picture()
 
@@ -134,7 +134,7 @@ async def test_a_page_reloaded_after_the_end_shows_the_result(studio, new_worker
     await studio.context("setOffline", False)
     await studio.page("reload")
     if studio.url.endswith("react.html"):
-        await studio.wait_for_state("nothing")  # The page resumes only unfinished generations.
+        await studio.wait_for_state("nothing")  # the page resumes only unfinished generations
         return
     await studio.page("click", "#history button")
     await studio.wait_for_picture()
@@ -167,22 +167,22 @@ async def test_a_start_whose_response_is_lost_creates_one_generation(
     assert await count_faults_left("cut_after_commit") == 0
     async with new_worker():
         await studio.wait_for_picture()
-    await studio.generation()  # This checks that the page created only one generation.
+    await studio.generation()  # checks that the page created only one generation
 
 
 async def test_a_page_uses_a_token_that_was_renewed(studio, new_worker, until):
     await studio.start()
     joins = await studio.count_joins()
     session, claims = await read_session(studio)
-    # A token that is issued in the same second is identical.
+    # Wait, because a token that is issued in the same second is identical.
     await until(lambda: time.time() >= claims["iat"] + 1)
     # When the page returns to the foreground, supabase-js finds a token that expires soon.
-    soon = session | {"expires_at": int(time.time()) + 30}
-    await store_session(studio, soon, "window.dispatchEvent(new Event('visibilitychange'))")
+    expiring = session | {"expires_at": int(time.time()) + 30}
+    await store_session(studio, expiring, "window.dispatchEvent(new Event('visibilitychange'))")
     await until(lambda: studio.count("sent", '"access_token",{"access_token"'))
     async with new_worker():
         await studio.wait_for_picture()
-    assert await studio.count_joins() == joins  # The event arrives over the same channel.
+    assert await studio.count_joins() == joins  # the event arrived over the same channel
     assert await studio.count("received", '"broadcast"', COMPLETED) == 1
 
 

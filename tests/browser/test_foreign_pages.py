@@ -21,13 +21,14 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
 # The test browser resolves this name to loopback, where the attacker's page and the stack run.
 FOREIGN_HOST = "evil.example"
-# Returns all that the page can read of a response, or the error.
+# Returns the parts of a response that the page can read, or the error.
 FETCH = """async ([url, options]) => {
   try {
     const answer = await fetch(url, options);
     return { type: answer.type, status: answer.status, body: await answer.text() };
   } catch (error) { return { error: String(error) }; }
 }"""
+# Opens a WebSocket and sends a frame. Returns the received frames.
 SOCKET = """async ([url, frame]) => new Promise((resolve) => {
   const socket = new WebSocket(url);
   const received = [];
@@ -35,6 +36,7 @@ SOCKET = """async ([url, frame]) => new Promise((resolve) => {
   socket.onmessage = ({ data }) => { received.push(data); socket.close(); };
   socket.onclose = () => resolve(received);
 })"""
+# Submits a form with a field, as text.
 FORM = """([url, name, value]) => {
   const form = document.createElement("form");
   Object.assign(form, { action: url, method: "POST", enctype: "text/plain" });
@@ -42,6 +44,7 @@ FORM = """([url, name, value]) => {
   document.body.append(form);
   setTimeout(() => form.submit());
 }"""
+# Loads an image. Returns its width, or 0 after an error.
 LOAD_IMAGE = """(url) => new Promise((resolve) => {
   const picture = new Image();
   picture.onload = () => resolve(picture.naturalWidth);
@@ -112,8 +115,8 @@ class BrowserPage:
         return await self._browser.call("page", "evaluate", f"({script})({json.dumps(*arguments)})")
 
     async def fetch(self, url: str, **options: Any) -> dict[str, Any]:
-        found: dict[str, Any] = await self.run(FETCH, [url, options])
-        return found
+        response: dict[str, Any] = await self.run(FETCH, [url, options])
+        return response
 
 
 @pytest.fixture
@@ -173,10 +176,10 @@ async def test_requests_of_a_foreign_page_with_all_keys_fail(
             options: dict[str, Any] = {"method": method, "headers": headers, "mode": mode}
             if body is not None:
                 options["body"] = json.dumps(body)
-            found = await foreign_page.fetch(url, **options)
-            # The browser gives the page no response, or an opaque one.
-            assert found.get("error") or found["type"] == "opaque", (url, mode, found)
-            assert not found.get("body"), (url, mode, found)
+            response = await foreign_page.fetch(url, **options)
+            # The browser gives the page no response, or an opaque response.
+            assert response.get("error") or response["type"] == "opaque", (url, mode, response)
+            assert not response.get("body"), (url, mode, response)
 
 
 async def test_a_foreign_page_cannot_change_a_fault_switch(
@@ -214,7 +217,7 @@ async def test_a_foreign_page_cannot_join_a_topic(foreign_page: BrowserPage, tar
 async def test_requests_with_dns_rebinding_fail(
     browser: Chromium, target_stack: Any, unchanged: None
 ):
-    """Use DNS rebinding: the browser sees the page and the stack as one origin."""
+    """To the browser, the page and the stack have the same origin."""
     port = urlsplit(target_stack.api_url).port
     page = await BrowserPage(browser).open(f"http://{FOREIGN_HOST}:{port}/")
     for method, url, headers, body in list_requests(target_stack):
@@ -223,17 +226,17 @@ async def test_requests_with_dns_rebinding_fail(
         options: dict[str, Any] = {"method": method, "headers": headers}
         if body is not None:
             options["body"] = json.dumps(body)
-        found = await page.fetch(url.replace("127.0.0.1", FOREIGN_HOST), **options)
-        assert found["status"] == 403 and "foreign_page" in found["body"], (url, found)
+        response = await page.fetch(url.replace("127.0.0.1", FOREIGN_HOST), **options)
+        assert response["status"] == 403 and "foreign_page" in response["body"], (url, response)
     query = f"apikey={target_stack.secret_key}&vsn=1.0.0"
     url = f"ws://{FOREIGN_HOST}:{port}/realtime/v1/websocket?{query}"
     assert await page.run(SOCKET, [url, "{}"]) == []
 
 
-async def test_requests_of_a_frame_without_an_origin_fail(
+async def test_requests_of_a_sandboxed_frame_fail(
     foreign_page: BrowserPage, target_stack: Any, unchanged: None
 ):
-    """Use a sandboxed frame, which sends `Origin: null`."""
+    """A sandboxed frame sends `Origin: null`."""
     script = """([url, key]) => new Promise((resolve) => {
       const frame = document.createElement("iframe");
       frame.sandbox = "allow-scripts";
@@ -252,11 +255,11 @@ async def test_requests_of_a_frame_without_an_origin_fail(
 async def test_requests_of_a_local_page_without_a_key_fail(
     browser: Chromium, target_stack: Any, port: int, unchanged: None
 ):
-    """Use a local page, as another user of the machine or another local program can serve."""
+    """Another user of the machine, or another local program, can serve such a page."""
     page = await BrowserPage(browser).open(f"http://localhost:{port}/")
     account = {"email": "eve@example.com", "password": "correct horse battery"}
     claims = {"sub": "00000000-0000-4000-8000-000000000000", "role": "authenticated"}
-    token = jwt.encode(claims, target_stack.jwt_secret)  # Signed, but of no session.
+    token = jwt.encode(claims, target_stack.jwt_secret)  # signed, but without a session
     json_body, bearer = {"content-type": "application/json"}, {"authorization": f"Bearer {token}"}
     for path, body in (
         ("/auth/v1/signup", account),
@@ -271,11 +274,11 @@ async def test_requests_of_a_local_page_without_a_key_fail(
             {**json_body, **bearer},
             {**json_body, **bearer, "apikey": token},
         ):
-            found = await page.fetch(
+            response = await page.fetch(
                 target_stack.api_url + path, method="POST", headers=headers, body=json.dumps(body)
             )
-            refused = 400 if headers is json_body and path.startswith("/storage/") else 401
-            assert found["status"] == refused, (path, headers, found)
+            expected = 400 if headers is json_body and path.startswith("/storage/") else 401
+            assert response["status"] == expected, (path, headers, response)
         text = {"content-type": "text/plain"}
         await page.fetch(
             target_stack.api_url + path,
@@ -337,8 +340,8 @@ async def test_a_local_page_with_the_publishable_key_works(
         headers=user,
         body=json.dumps({"expiresIn": 60}),
     )
-    shown = f"{api}/storage/v1{json.loads(signed['body'])['signedURL']}"
-    assert await page.run(LOAD_IMAGE, shown) == 7
+    signed_url = f"{api}/storage/v1{json.loads(signed['body'])['signedURL']}"
+    assert await page.run(LOAD_IMAGE, signed_url) == 7  # the width of the SVG
 
 
 async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any):
@@ -363,6 +366,6 @@ async def test_an_opened_svg_runs_no_script(browser: Chromium, target_stack: Any
     await browser.call(
         "page", "goto", f"{target_stack.api_url}/storage/v1{signed.json()['signedURL']}"
     )
-    ran = "document.documentElement.getAttribute('data-ran')"
-    assert await browser.call("page", "evaluate", ran) is None
+    script_result = "document.documentElement.getAttribute('data-ran')"
+    assert await browser.call("page", "evaluate", script_result) is None
     assert await browser.call("page", "evaluate", "self.origin") == "null"

@@ -1,4 +1,4 @@
-"""The pages of the example without faults, one with the plain function, one with React."""
+"""The two pages of the example, without faults: one with plain JavaScript, one with React."""
 
 import pytest
 
@@ -23,7 +23,7 @@ async def test_a_page_shows_reported_progress(studio, manual_worker):
     assert await studio.text("#status") == "Drawing"
     await work.report("failed", error="the paint ran out", retryable=False)
     await studio.wait_for_state("failed")
-    # The event reports the end. Then the page reads the row for the reason.
+    # The event shows the end without the reason. So the page reads the row.
     await studio.until("document.querySelector('#error')?.textContent === 'the paint ran out'")
 
 

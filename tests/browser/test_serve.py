@@ -1,4 +1,4 @@
-"""`npm start` finds the project, or prints what is missing."""
+"""`npm start` in the browser example finds the project, or prints which setting is missing."""
 
 import json
 import os
@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def serve(site_copy, node):
     def start(**environment: str) -> subprocess.Popen[str]:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "PORT"))}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SUPABASE_", "PORT"))
+        }
         path = f"{Path(sys.executable).parent}{os.pathsep}{inherited['PATH']}"
         return subprocess.Popen(
             [node, "serve.mjs"],
@@ -38,7 +42,7 @@ def serve(site_copy, node):
 
 @pytest.fixture
 def data_home() -> Iterator[Path]:
-    """A directory that the user of Postgres can reach, unlike the directories of pytest."""
+    """A directory that the service user can reach, unlike the directories of pytest."""
     path = local._temporary_directory()
     yield path
     shutil.rmtree(path)
@@ -52,7 +56,7 @@ def test_the_example_finds_the_embedded_stack(serve, data_home):
             pages = [httpx.get(address).status_code for address in addresses]
             server.terminate()
         assert lines[0] == f"Pictures of {stack.api_url}\n"
-        # Another user may listen on the same port of ::1, which is also `localhost`.
+        # The address must not be `localhost`: another user may listen on the same port of ::1.
         assert all(address.startswith("http://127.0.0.1:") for address in addresses)
         assert pages == [200, 200]
 

@@ -1,4 +1,4 @@
-"""An HTTP server on a real socket, with responses that each test sets."""
+"""A fake API: an HTTP server on a real socket, whose responses each test sets."""
 
 import json
 import socket
@@ -21,8 +21,9 @@ class Answer:
     Attributes:
         status: The HTTP status.
         body: The body.
-        headers: Further headers.
-        write: A function that writes the rest of the response in place of the body.
+        headers: The headers, besides the content type and the length.
+        write: A function that writes the rest of the response after the status and the headers, in
+            place of the body.
     """
 
     status: int = 200
@@ -34,12 +35,15 @@ class Answer:
 class Api:
     """A server that sends the responses in `answers` in order, and then "ok" to each call.
 
+    Calls of `picture_queue_version` get the supported version, and are not recorded.
+
     Attributes:
-        called: The function of each call. None of these lists has the calls for the version.
+        answers: The next responses.
+        called: The function of each call.
         paths: The method and the path of each call.
         sockets: The address of the client's socket for each call.
         received: The headers and the body of the last call.
-        silent: The sockets that get no more responses.
+        silent_sockets: The addresses of the client's sockets that get no more responses.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -48,7 +52,7 @@ class Api:
         self.paths: list[str] = []
         self.received: tuple[dict[str, str], bytes] = ({}, b"")
         self.sockets: list[tuple[str, int]] = []
-        self.silent: set[tuple[str, int]] = set()
+        self.silent_sockets: set[tuple[str, int]] = set()
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -75,10 +79,11 @@ class Api:
         if function != "picture_queue_version":
             self.called.append(function)
             self.paths.append(f"{handler.command} {handler.path}")
-            self.received = ({k.lower(): v for k, v in handler.headers.items()}, body)
+            headers = {name.lower(): value for name, value in handler.headers.items()}
+            self.received = (headers, body)
             self.sockets.append(handler.client_address)
             answer = self.answers.pop(0) if self.answers else Answer()
-        if handler.client_address in self.silent:
+        if handler.client_address in self.silent_sockets:
             hang(handler)
             return
         handler.send_response(answer.status)

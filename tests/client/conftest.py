@@ -15,7 +15,7 @@ from picture_queue import AsyncPictureQueue
 
 
 @dataclass(frozen=True)
-class Person:
+class SignedUpUser:
     """A signed-up user with a Supabase client and a client of this library."""
 
     id: UUID
@@ -24,7 +24,7 @@ class Person:
     pq: AsyncPictureQueue
 
 
-async def _sign_up(stack: Any) -> AsyncIterator[Person]:
+async def _sign_up(stack: Any) -> AsyncIterator[SignedUpUser]:
     async with httpx.AsyncClient(timeout=30) as http:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
@@ -36,23 +36,25 @@ async def _sign_up(stack: Any) -> AsyncIterator[Person]:
         assert answer.session and answer.user
         token = answer.session.access_token
         async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
-            yield Person(UUID(answer.user.id), token, client, pq)
+            yield SignedUpUser(UUID(answer.user.id), token, client, pq)
         await client.realtime.close()
 
 
 @pytest.fixture
-async def ada(stack: Any) -> AsyncIterator[Person]:
-    async for person in _sign_up(stack):
-        yield person
+async def ada(stack: Any) -> AsyncIterator[SignedUpUser]:
+    """A user."""
+    async for user in _sign_up(stack):
+        yield user
 
 
 @pytest.fixture
-async def bob(stack: Any) -> AsyncIterator[Person]:
-    async for person in _sign_up(stack):
-        yield person
+async def bob(stack: Any) -> AsyncIterator[SignedUpUser]:
+    """Another user."""
+    async for user in _sign_up(stack):
+        yield user
 
 
-class BlackHole:
+class StallingProxy:
     """A TCP proxy that can stop forwarding: connections stay open, but no more data passes.
 
     Args:
@@ -67,12 +69,12 @@ class BlackHole:
         self.connections = 0
         self.port = 0
         self._server = (host, port)
-        self._silent = False
+        self._forwards = True
         self._listener: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
 
     def stop_forwarding(self) -> None:
-        self._silent = True
+        self._forwards = False
 
     async def start(self) -> None:
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1")
@@ -87,32 +89,35 @@ class BlackHole:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, to_upstream = await asyncio.open_connection(*self._server)
         self._writers += [writer, to_upstream]
-        pumps = (self._forward(reader, to_upstream), self._forward(upstream, writer))
+        both_directions = (self._forward(reader, to_upstream), self._forward(upstream, writer))
         self.connections += 1
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await asyncio.gather(*both_directions, return_exceptions=True)
         self.connections -= 1
 
     async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
-            if not self._silent:
+            if self._forwards:
                 sink.write(data)
         sink.close()
 
 
 @pytest.fixture
-async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
-    """Return a function that starts a proxy for a URL and returns the proxy and its URL."""
-    proxies: list[BlackHole] = []
+async def start_proxy() -> AsyncIterator[Callable[[str], Any]]:
+    """Return a function that starts a `StallingProxy` for a URL; it returns the proxy and its URL.
 
-    async def start_proxy(url: str) -> tuple[BlackHole, str]:
+    The proxies stop at the end of the test.
+    """
+    proxies: list[StallingProxy] = []
+
+    async def start(url: str) -> tuple[StallingProxy, str]:
         parts = urlsplit(url)
         assert parts.hostname and parts.port
-        proxy = BlackHole(parts.hostname, parts.port)
+        proxy = StallingProxy(parts.hostname, parts.port)
         await proxy.start()
         proxies.append(proxy)
         netloc = parts.netloc.replace(f":{parts.port}", f":{proxy.port}")
         return proxy, urlunsplit(parts._replace(netloc=netloc))
 
-    yield start_proxy
+    yield start
     for proxy in proxies:
         await proxy.stop()

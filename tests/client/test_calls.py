@@ -33,31 +33,32 @@ CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    with Api().serving() as serving:
-        yield serving
+    with Api().serving() as running:
+        yield running
 
 
 def call(api: Api, timeout: float | None = None) -> Any:
-    """Make a call with a sync and with an async client; check that both have the same outcome."""
-    answers, counts = list(api.answers), []
+    """Make a call with a sync and with an async client, and return the result or raise the error.
+
+    Check that both clients have the same outcome and make the same number of requests.
+    """
+    answers = list(api.answers)
     with PictureQueue(api.url, "key") as pq:
-        results = [result_or_error(lambda: pq._backend.call(CALL, timeout))]
-    counts.append(len(api.called))
+        sync_result = result_or_error(lambda: pq._backend.call(CALL, timeout))
+    sync_requests = len(api.called)
     api.answers = answers
 
-    async def use() -> Any:
+    async def call_async() -> Any:
         async with AsyncPictureQueue(api.url, "key") as client:
             return await client._backend.call(CALL, timeout)
 
-    results.append(result_or_error(lambda: asyncio.run(use())))
-    counts.append(len(api.called) - counts[0])
-    first, second = results
-    assert counts[0] == counts[1]
-    if not isinstance(first, Exception):
-        assert first == second
-        return first
-    assert (type(first), str(first)) == (type(second), str(second))
-    raise second
+    async_result = result_or_error(lambda: asyncio.run(call_async()))
+    assert len(api.called) == 2 * sync_requests
+    if not isinstance(sync_result, Exception):
+        assert sync_result == async_result
+        return sync_result
+    assert (type(sync_result), str(sync_result)) == (type(async_result), str(async_result))
+    raise async_result
 
 
 def result_or_error(call: Any) -> Any:
@@ -79,7 +80,7 @@ def test_a_hanging_connection_costs_one_timeout_and_is_not_reused(api):
     assert api.sockets[0] == api.sockets[1] != api.sockets[2]
 
 
-async def test_a_connection_is_not_reused_after_an_async_caller_gave_up(api):
+async def test_a_connection_is_not_reused_after_a_timeout_of_the_call_or_of_its_caller(api):
     async with AsyncPictureQueue(api.url, "key") as pq:
         assert await pq._backend.call(CALL) == "ok"
         api.answers = [Answer(write=hang), Answer(write=hang)]
@@ -107,7 +108,7 @@ async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
         api.answers = [Answer(write=respond_together)] * 6
         await asyncio.gather(*(pq._backend.call(CALL) for _ in range(6)))
         assert len(set(api.sockets)) == 6
-        api.silent = set(api.sockets)
+        api.silent_sockets = set(api.sockets)
         with pytest.raises(errors.ConnectionFailed):
             await pq._backend.call(CALL, timeout=0.5)
         for _ in range(6):
@@ -121,7 +122,7 @@ def test_a_response_that_never_ends_is_abandoned_at_the_timeout(api):
         call(api, timeout=0.4)
 
 
-def test_retry_after_is_respected(api):
+def test_a_call_is_repeated_after_the_seconds_of_retry_after(api):
     api.answers = [Answer(429, b"{}", {"retry-after": "1"})]
     began = time.monotonic()
     assert call(api) == "ok"
@@ -135,30 +136,30 @@ def test_a_retry_after_beyond_the_deadline_is_raised_to_the_caller(api, status, 
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     api.answers = [Answer(status, b"slow down", {"retry-after": at if by_date else "60"})]
     began = time.monotonic()
-    with pytest.raises(errors.Busy) as busy:
+    with pytest.raises(errors.Busy) as raised:
         call(api, timeout=20)
-    assert 30 < busy.value.retry_after <= 61
+    assert 30 < raised.value.retry_after <= 61
     assert time.monotonic() - began < 15
     assert len(api.called) == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
+    ("header", "seconds"),
     [
         ("0", 0), ("1.5", 1.5), ("-3", 0), ("", None), (None, None), ("soon", None),
         ("nan", None), ("inf", None), ("1e400", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 99 Oct 2015", None), (" 7 ", 7),
-        # A wrong header must not stop a worker for a year.
+        # At most 300 seconds: a wrong header must not stop a worker for a year.
         ("31536000", 300), ("Fri, 31 Dec 9999 23:59:59 GMT", 300), ("1e300", 300),
         (f"Wed, {10**20} Oct 2026 07:28:00 GMT", None),
     ],
 )  # fmt: skip
-def test_all_forms_of_retry_after_are_parsed(text, seconds):
-    assert parse_retry_after(text) == seconds
+def test_all_forms_of_retry_after_are_parsed(header, seconds):
+    assert parse_retry_after(header) == seconds
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "expected", "calls"),
+    ("answer", "error", "expected", "requests"),
     [
         (Answer(401, b'{"message":"No API key"}'), "AuthenticationFailed", "refused the key", 1),
         (Answer(401, b""), "AuthenticationFailed", "HTTP 401", 1),
@@ -179,15 +180,17 @@ def test_all_forms_of_retry_after_are_parsed(text, seconds):
         (Answer(200, b"[" * 3000 + b"]" * 3000), "UnreadableAnswer", "of f cannot be read", 1),
     ],
 )
-def test_each_failure_has_its_error_and_message(api, monkeypatch, answer, error, expected, calls):
+def test_each_failure_has_its_error_and_message(
+    api, monkeypatch, answer, error, expected, requests
+):
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     api.answers = [answer] * 4
-    with pytest.raises(errors.PictureQueueError) as failed:
+    with pytest.raises(errors.PictureQueueError) as raised:
         call(api)
-    assert type(failed.value).__name__ == error
-    assert expected in str(failed.value)
-    assert "\n" not in str(failed.value)
-    assert len(api.called) == 2 * calls
+    assert type(raised.value).__name__ == error
+    assert expected in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(api.called) == 2 * requests
 
 
 def test_a_response_of_an_unexpected_type_is_a_library_error(api):
@@ -216,7 +219,7 @@ def test_exceptions_of_other_libraries_become_library_errors(api, monkeypatch):
 
 
 def client_arguments(stack: Any) -> list[dict[str, str]]:
-    """Return the arguments of a client over HTTP, and of one over direct connections."""
+    """Return the arguments of a client over HTTP, and of a client over direct connections."""
     http = {"url": stack.api_url, "key": stack.service_role_key}
     return [http, {"database_url": stack.db_url}]
 
@@ -259,15 +262,15 @@ async def test_using_a_client_in_two_event_loops_at_once_is_refused(stack, direc
 def run_script(script: str, *args: str) -> None:
     """Run a script that forks in a new process, which has only one thread."""
     program = [sys.executable, "-P", "-Wignore", "-c", script, *args]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 FORKS = """
 import asyncio, os, sys
 from picture_queue import AsyncPictureQueue, PictureQueue
 
-arguments, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+arguments, queue, mode = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def use(pq, writer):
     for n in range(8):
@@ -279,10 +282,10 @@ async def use_async(pq, writer):
         enqueued = await pq.jobs.enqueue("x", {"n": [writer, n]}, queue=queue)
         assert (await pq.jobs.get(enqueued.id)).payload == {"n": [writer, n]}
 
-pq = PictureQueue(**arguments) if kind == "sync" else AsyncPictureQueue(**arguments)
+pq = PictureQueue(**arguments) if mode == "sync" else AsyncPictureQueue(**arguments)
 
 def run(writer):
-    use(pq, writer) if kind == "sync" else asyncio.run(use_async(pq, writer))
+    use(pq, writer) if mode == "sync" else asyncio.run(use_async(pq, writer))
 
 async def fork_inside_a_loop():
     await use_async(pq, "parent")
@@ -302,7 +305,7 @@ def fork():
         children.append(child)
     return children
 
-if kind == "inside a loop":
+if mode == "inside a loop":
     children = asyncio.run(fork_inside_a_loop())
 else:
     run("before")
@@ -312,10 +315,10 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 """
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "inside a loop"])
+@pytest.mark.parametrize("mode", ["sync", "async", "inside a loop"])
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_fork_has_its_own_connections(stack, queue, kind, direct):
-    run_script(FORKS, repr(client_arguments(stack)[direct]), queue, kind)
+def test_a_fork_has_its_own_connections(stack, queue, mode, direct):
+    run_script(FORKS, repr(client_arguments(stack)[direct]), queue, mode)
 
 
 FORKED_CLIENT = """
@@ -331,7 +334,7 @@ if not child:
     try:
         pq.health()
     except SettingsError as error:
-        os._exit("Make a new one" not in str(error))
+        os._exit("Make a new one" not in str(error))  # 0 if the message is right.
     os._exit(2)
 pq.health()
 sys.exit(os.waitpid(child, 0)[1])
@@ -357,9 +360,9 @@ def test_no_call_fails_after_all_idle_connections_were_closed(stack, queue):
         with ThreadPoolExecutor(4) as pool:
             for _ in range(5):
                 list(pool.map(enqueue_together, range(4)))
-        with PictureQueue(database_url=stack.db_url) as other:
-            other.health()
-            (connection,) = other._backend.database._pool._idle
+        with PictureQueue(database_url=stack.db_url) as other_client:
+            other_client.health()
+            (connection,) = other_client._backend.database._pool._idle
             connection.execute(
                 b"select pg_terminate_backend(pid) from pg_stat_activity "
                 b"where application_name = 'picture_queue' and pid <> pg_backend_pid()",
@@ -374,9 +377,9 @@ def test_a_server_that_never_responds_is_abandoned_at_the_timeout():
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
         began = time.monotonic()
-        with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed) as late:
+        with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed) as raised:
             pq._backend.call(CALL, timeout=0.5)
-        assert "secret" not in str(late.value)
+        assert "secret" not in str(raised.value)
 
         async def use() -> None:
             async with AsyncPictureQueue(database_url=url, timeout=0.5) as pq:
@@ -388,7 +391,10 @@ def test_a_server_that_never_responds_is_abandoned_at_the_timeout():
 
 
 def test_a_sync_call_waits_at_most_its_timeout_for_a_connection(monkeypatch):
-    """Check the waits on the socket; the connect timeout of psycopg is at least two seconds."""
+    """Check the timeout of each wait on the socket.
+
+    The connect timeout of psycopg cannot be used for this, because it is at least two seconds.
+    """
     waits: list[float] = []
     wait = connection._wait_for_socket
 
@@ -418,14 +424,18 @@ async def test_the_error_of_an_exhausted_pool_names_the_reason(stack, db):
 
 
 def test_a_missing_database_or_a_malformed_url_is_a_settings_error(stack):
-    nowhere = stack.db_url.rpartition("/")[0] + "/nowhere"
-    missing = pytest.raises(errors.SettingsError, match='database "nowhere" does not exist')
-    with PictureQueue(database_url=nowhere) as pq, missing:
+    missing_url = stack.db_url.rpartition("/")[0] + "/nowhere"
+    with (
+        PictureQueue(database_url=missing_url) as pq,
+        pytest.raises(errors.SettingsError, match='database "nowhere" does not exist'),
+    ):
         pq.health()
-    unreadable = pytest.raises(errors.SettingsError, match="is not a PostgreSQL URL")
-    with PictureQueue(database_url="nonsense:secret") as pq, unreadable as refused:
+    with (
+        PictureQueue(database_url="nonsense:secret") as pq,
+        pytest.raises(errors.SettingsError, match="is not a PostgreSQL URL") as raised,
+    ):
         pq.health()
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("timeout", [1e9, float("inf")])
@@ -439,8 +449,8 @@ async def test_separate_connections_send_the_headers_of_the_callers_client():
     url, headers = "http://127.0.0.1:9", {"X-Gateway": "open"}
     async with httpx.AsyncClient() as http:
         options = AsyncClientOptions(headers=dict(headers), httpx_client=http)
-        mine = await acreate_client(url, "a-key", options)
-        heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=mine)._backend)
+        supabase = await acreate_client(url, "a-key", options)
+        heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=supabase)._backend)
         assert heartbeat.api is not None
         assert heartbeat.api.client().postgrest.headers["x-gateway"] == "open"
         heartbeat.close()

@@ -1,10 +1,12 @@
 """The client with the real API: its methods, async and sync, and the types of its errors."""
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import httpx
+import jwt
 import pytest
 from supabase import ClientOptions, create_client
 
@@ -16,24 +18,24 @@ from picture_queue.records import (
 )
 
 
-async def claim(service, queue, *types):
-    request = _rpc.Claim("test", (queue,), types or ("resize",), 10, 30.0, uuid4())
+async def claim(service, queue):
+    request = _rpc.Claim("test", (queue,), ("resize",), 10, 30.0, uuid4())
     return await service._backend.call(_rpc.claim_jobs(request))
 
 
-async def report(service, job, outcome, **given):
-    item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome, **given}
+async def report(service, job, outcome, **fields):
+    item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome, **fields}
     return await service._backend.call(_rpc.report_jobs([item]))
 
 
 async def test_a_job_is_enqueued_read_and_listed(service, queue):
-    user = uuid4()
+    user_id = uuid4()
     enqueued = await service.jobs.enqueue(
-        "resize", {"path": "a.png"}, queue=queue, priority=5, user_id=user, max_attempts=2
+        "resize", {"path": "a.png"}, queue=queue, priority=5, user_id=user_id, max_attempts=2
     )
     assert enqueued.outcome == "created"
     job = await service.jobs.get(enqueued.id)
-    assert (job.payload, job.priority, job.user_id) == ({"path": "a.png"}, 5, user)
+    assert (job.payload, job.priority, job.user_id) == ({"path": "a.png"}, 5, user_id)
     assert (job.status, job.max_attempts, job.finished) == (JobStatus.PENDING, 2, False)
     listed = await service.jobs.list(queue=queue, status="pending", job_type="resize", limit=1)
     assert [item.id for item in listed] == [job.id]
@@ -42,8 +44,8 @@ async def test_a_job_is_enqueued_read_and_listed(service, queue):
 
 async def test_an_idempotency_key_returns_the_existing_job(service, queue):
     first = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
-    again = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
-    assert (again.id, again.outcome) == (first.id, "existing")
+    second = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
+    assert (second.id, second.outcome) == (first.id, "existing")
 
 
 async def test_many_jobs_are_enqueued_in_one_call(service, queue):
@@ -64,9 +66,10 @@ async def test_explain_returns_why_a_job_does_not_run(service, queue):
     due = datetime.now(UTC) + timedelta(hours=1)
     first = await service.jobs.enqueue("resize", queue=queue, scheduled_for=due)
     second = await service.jobs.enqueue("no-handler", queue=queue)
-    why = await service.jobs.explain(first.id)
-    assert (why.job_id, why.reason, why.until, why.moves) == (first.id, "scheduled", due, False)
-    assert [reason.reason for reason in why.reasons] == ["scheduled", "no_worker"]
+    explanation = await service.jobs.explain(first.id)
+    assert (explanation.job_id, explanation.reason) == (first.id, "scheduled")
+    assert (explanation.until, explanation.moves) == (due, False)
+    assert [reason.reason for reason in explanation.reasons] == ["scheduled", "no_worker"]
     both = await service.jobs.explain(job for job in (second.id, uuid4()))
     assert [reason.reason for reason in both] == ["no_worker", "unknown"]
     assert (both[0].queue, both[0].job_type) == (queue, "no-handler")
@@ -126,12 +129,14 @@ async def test_models_health_and_version_can_be_read(service):
 
 async def test_health_lists_the_job_types_without_a_worker(service, queue):
     await service.jobs.enqueue("unhandled", queue=queue)
-    waiting = [t for t in (await service.health()).job_types_without_worker if t.queue == queue]
-    assert [(t.job_type, t.pending) for t in waiting] == [("unhandled", 1)]
+    without_worker = (await service.health()).job_types_without_worker
+    assert [(item.job_type, item.pending) for item in without_worker if item.queue == queue] == [
+        ("unhandled", 1)
+    ]
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "text"),
+    ("call", "error", "expected"),
     [
         (lambda pq: pq.jobs.enqueue("no spaces"), errors.InvalidArgument, "no spaces"),
         (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "nonsense"),
@@ -158,11 +163,11 @@ async def test_health_lists_the_job_types_without_a_worker(service, queue):
         ),
     ],
 )
-async def test_a_refused_call_raises_a_typed_error_of_one_line(service, call, error, text):
-    with pytest.raises(error) as refused:
+async def test_a_refused_call_raises_a_typed_error_of_one_line(service, call, error, expected):
+    with pytest.raises(error) as raised:
         await call(service)
-    assert text in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert expected in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 async def test_conflicts_stale_leases_and_finished_jobs_raise_typed_errors(service, queue):
@@ -186,11 +191,7 @@ async def test_calls_that_need_a_service_key_are_refused_for_a_user(ada):
         await ada.pq.jobs.enqueue("resize")
 
 
-async def test_a_token_without_a_user_id_is_not_signed_in(stack):
-    import time
-
-    import jwt
-
+async def test_a_token_without_a_user_id_cannot_start_a_generation(stack):
     claims = {"role": "authenticated", "exp": int(time.time()) + 60}
     token = jwt.encode(claims, stack.jwt_secret, "HS256")
     async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
@@ -211,15 +212,15 @@ async def test_wrong_keys_and_addresses_raise_typed_errors(stack):
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("kind", ["secret_key", "service_role_key"])
-async def test_both_kinds_of_service_keys_work(stack, kind):
-    async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
+@pytest.mark.parametrize("key_name", ["secret_key", "service_role_key"])
+async def test_both_kinds_of_service_keys_work(stack, key_name):
+    async with AsyncPictureQueue(stack.api_url, getattr(stack, key_name)) as pq:
         await pq.jobs.list(limit=1)
 
 
-@pytest.mark.parametrize("kind", ["publishable_key", "anon_key"])
-async def test_calls_with_an_anonymous_key_are_refused(stack, kind):
-    async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
+@pytest.mark.parametrize("key_name", ["publishable_key", "anon_key"])
+async def test_calls_with_an_anonymous_key_are_refused(stack, key_name):
+    async with AsyncPictureQueue(stack.api_url, getattr(stack, key_name)) as pq:
         for call in (pq.jobs.list, pq.models.list, pq.health, pq.version):
             with pytest.raises((errors.NotAllowed, errors.NotAuthenticated)):
                 await call()
@@ -238,7 +239,7 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
         await call_schema(Version(version="0.0.1", contract=0, oldest_client_contract=0))
     with pytest.raises(errors.ClientTooOld, match=r"pip install"):
         await call_schema(Version(version="9.0.0", contract=9, oldest_client_contract=8))
-    # In this part, the real API answers that the function does not exist.
+    # Here the real API answers that the function does not exist.
     missing = _rpc.Rpc("missing", {}, dict)
     monkeypatch.setattr(_rpc.project, "picture_queue_version", lambda: missing)
     with pytest.raises(errors.NotInstalled):
@@ -281,7 +282,7 @@ async def test_the_sync_client_supports_the_same_operations(stack, queue):
                 pq.jobs.result(job.id)
             started = pq.generations.start("a cat")
             pq.generations.cancel(started.id)
-            assert [e.status for e in pq.generations.watch(started.id)][-1].finished
+            assert [event.status for event in pq.generations.watch(started.id)][-1].finished
             assert pq.health().queues
         with httpx.Client(timeout=30) as http:
             options = ClientOptions(httpx_client=http)
@@ -324,7 +325,7 @@ def test_all_exported_names_exist_and_are_sorted():
     for name in picture_queue.__all__:
         assert getattr(picture_queue, name)
     with pytest.raises(AttributeError):
-        _ = picture_queue.nothing
+        _ = picture_queue.unknown_name
 
 
 @pytest.mark.parametrize("timeout", [None, "5", -1, float("nan")])

@@ -47,72 +47,77 @@ def new_topic():
     return f"pq:job:{uuid4()}"
 
 
-async def send(db, name):
+async def send(db, topic):
     await db.execute(
-        "select realtime.send($1::text::jsonb, 'job', $2, true)", json.dumps({"n": 1}), name
+        "select realtime.send($1::text::jsonb, 'job', $2, true)", json.dumps({"n": 1}), topic
     )
 
 
 async def test_a_topic_that_is_left_and_joined_again_stays_joined(source, db, monkeypatch, until):
-    # This timeout also applies to the answer of the server when the client leaves a topic.
+    # The client also waits this long for the answer of the server when it leaves a topic.
     monkeypatch.setattr(subscriptions, "_JOIN_TIMEOUT", 1)
-    name, other, before, again = new_topic(), Recorder(), Recorder(), Recorder()
-    with source.listen(new_topic(), other):
-        assert await other.next() == "joined"
-        with source.listen(name, before):
-            assert await before.next() == "joined"
-        await until(lambda: name not in source._joined)
-        with source.listen(name, again):
-            assert await again.next() == "joined"
+    topic, first, second = new_topic(), Recorder(), Recorder()
+    listener_of_other_topic = Recorder()
+    with source.listen(new_topic(), listener_of_other_topic):
+        assert await listener_of_other_topic.next() == "joined"
+        with source.listen(topic, first):
+            assert await first.next() == "joined"
+        await until(lambda: topic not in source._joined)
+        with source.listen(topic, second):
+            assert await second.next() == "joined"
+            # The leave of `first` ends within 1 s; it must not end the subscription of `second`.
             with pytest.raises(TimeoutError):
-                await again.next(timeout=2)
-            await send(db, name)
-            assert await again.next() == "job"
+                await second.next(timeout=2)
+            await send(db, topic)
+            assert await second.next() == "job"
         with pytest.raises(TimeoutError):
-            await other.next(timeout=0.1)
+            await listener_of_other_topic.next(timeout=0.1)
 
 
-async def test_a_join_without_an_answer_does_not_delay_others(source, db, monkeypatch, until):
+async def test_a_join_without_an_answer_does_not_delay_joins_of_other_topics(
+    source, db, monkeypatch, until
+):
     subscribe = AsyncRealtimeChannel.subscribe
-    silent, name = new_topic(), new_topic()
+    unanswered_topic, topic = new_topic(), new_topic()
     join_started = asyncio.Event()
     clients = []
 
     def channels():
         return clients[0].channels
 
-    async def subscribe_others(channel, callback):
-        if channel.topic.endswith(silent):
+    async def subscribe_or_wait_forever(channel, callback):
+        if channel.topic.endswith(unanswered_topic):
             clients.append(channel.socket)
             join_started.set()
             await asyncio.Event().wait()
         return await subscribe(channel, callback)
 
-    monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", subscribe_others)
+    monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", subscribe_or_wait_forever)
     listener = Recorder()
-    with contextlib.ExitStack() as waiting:
-        waiting.enter_context(source.listen(silent, Recorder()))
+    with contextlib.ExitStack() as first_listener:
+        first_listener.enter_context(source.listen(unanswered_topic, Recorder()))
         await asyncio.wait_for(join_started.wait(), 15)
-        with source.listen(name, listener):
+        with source.listen(topic, listener):
             assert await listener.next() == "joined"
-            await send(db, name)
+            await send(db, topic)
             assert await listener.next() == "job"
-            waiting.close()  # The first listener leaves while its topic is still being joined.
-            await until(lambda: f"realtime:{silent}" not in channels())
-            await send(db, name)
+            first_listener.close()  # It leaves before the server has answered its join.
+            await until(lambda: f"realtime:{unanswered_topic}" not in channels())
+            await send(db, topic)
             assert await listener.next() == "job"
 
 
-async def test_a_refreshed_token_is_sent_before_the_old_one_expires(stack, ada, db, monkeypatch):
+async def test_a_refreshed_token_is_sent_before_the_old_token_expires(stack, ada, db, monkeypatch):
     monkeypatch.setattr(subscriptions, "_TOKEN_INTERVAL", 0.1)
     claims = jwt.decode(ada.token, options={"verify_signature": False})
-    short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
-    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
+    expires_soon = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=expires_soon) as pq:
         listener = Recorder()
         with pq._watcher.subscriptions.listen(f"pq:user:{ada.id}", listener):
             assert await listener.next() == "joined"
             client = await pq._backend._api().client()
             client.options.headers["Authorization"] = f"Bearer {ada.token}"
+            # The first token expires after 3 s. The topic is not lost in 4.5 s.
             with pytest.raises(TimeoutError):
                 await listener.next(timeout=4.5)
             await send(db, f"pq:user:{ada.id}")
@@ -123,17 +128,17 @@ def test_an_event_source_works_in_a_second_event_loop(stack):
     source = Subscriptions(
         AsyncPostgrest(ProjectSettings.resolve(stack.api_url, stack.service_role_key, None, 30))
     )
-    name = new_topic()
+    topic = new_topic()
 
     async def receive():
         listener = Recorder()
         db = await asyncpg.connect(stack.db_url, timeout=10)
-        with source.listen(name, listener):
+        with source.listen(topic, listener):
             assert await listener.next() == "joined"
-            await send(db, name)
+            await send(db, topic)
             assert await listener.next() == "job"
             await db.close(timeout=10)
-            # Cancel the task while the source listens, as asyncio.run does at its end.
+            # Cancel the task while the source listens, as a KeyboardInterrupt does.
             asyncio.current_task().cancel()
             await asyncio.sleep(0)
 
@@ -142,7 +147,9 @@ def test_an_event_source_works_in_a_second_event_loop(stack):
             asyncio.run(receive())
 
 
-async def test_a_listener_that_joins_while_the_last_one_leaves_receives_wake_ups(stack, db, queue):
+async def test_a_listener_that_joins_while_the_previous_listener_leaves_receives_wake_ups(
+    stack, db, queue
+):
     source = Notifications(DatabaseSettings(stack.db_url))
     for _ in range(2):
         listener = Recorder()
@@ -153,8 +160,10 @@ async def test_a_listener_that_joins_while_the_last_one_leaves_receives_wake_ups
     await source.aclose()
 
 
-async def test_the_socket_to_a_hanging_server_is_closed(stack, black_hole, until):
-    proxy, url = await black_hole(stack.api_url)
+async def test_the_socket_to_a_hanging_server_is_closed_when_its_last_listener_leaves(
+    stack, start_proxy, until
+):
+    proxy, url = await start_proxy(stack.api_url)
     async with AsyncPictureQueue(url, stack.service_role_key) as pq:
         listener = Recorder()
         with pq._watcher.subscriptions.listen(new_topic(), listener):
@@ -164,8 +173,10 @@ async def test_the_socket_to_a_hanging_server_is_closed(stack, black_hole, until
     await until(lambda: proxy.connections == 0)
 
 
-async def test_a_hanging_server_does_not_delay_the_close(stack, queue, black_hole, monkeypatch):
-    proxy, url = await black_hole(stack.db_url)
+async def test_closing_an_event_source_does_not_wait_for_a_hanging_server(
+    stack, queue, start_proxy, monkeypatch
+):
+    proxy, url = await start_proxy(stack.db_url)
     connected = asyncio.Event()
     connect = notifications.connect_async
 

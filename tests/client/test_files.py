@@ -1,4 +1,4 @@
-"""Calls to Storage: their deadlines, retries and errors."""
+"""Calls to Supabase Storage: their deadlines, retries and errors."""
 
 import asyncio
 import json
@@ -27,19 +27,22 @@ IMAGE = Image(
     bytes=3,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
-OBJECT = "object/pictures/some%20body/a%23b%3F.png"
-SIGN = f"object/sign/{OBJECT.removeprefix('object/')}"
+OBJECT_PATH = "object/pictures/some%20body/a%23b%3F.png"
+SIGN_PATH = f"object/sign/{OBJECT_PATH.removeprefix('object/')}"
 
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
-    with Api().serving() as serving:
-        yield serving
+    with Api().serving() as running:
+        yield running
 
 
 def storage_error(status: int) -> Answer:
-    """Return an error response of Storage; its body contains the status."""
+    """Return an error response of Storage, which sends 400 for errors of the caller.
+
+    The body has the status of the error.
+    """
     body = {"statusCode": str(status), "error": "x", "message": "no"}
     return Answer(400 if status < 500 else status, json.dumps(body).encode())
 
@@ -71,12 +74,13 @@ def sign(api: Api, timeout: float) -> str:
         return pq.generations.url(IMAGE, expires_in=60)
 
 
-SIGNED = json.dumps({"signedURL": f"/{SIGN}?token=t"}).encode()
+SIGN_RESPONSE = json.dumps({"signedURL": f"/{SIGN_PATH}?token=t"}).encode()
+#: Each call, its expected request, and the body of a successful response.
 CALLS: list[tuple[Callable[[Api, float], Any], str, bytes]] = [
-    (download, f"GET /storage/v1/{OBJECT}", b"png"),
-    (download_async, f"GET /storage/v1/{OBJECT}", b"png"),
-    (upload, f"POST /storage/v1/{OBJECT}", b"{}"),
-    (sign, f"POST /storage/v1/{SIGN}", SIGNED),
+    (download, f"GET /storage/v1/{OBJECT_PATH}", b"png"),
+    (download_async, f"GET /storage/v1/{OBJECT_PATH}", b"png"),
+    (upload, f"POST /storage/v1/{OBJECT_PATH}", b"{}"),
+    (sign, f"POST /storage/v1/{SIGN_PATH}", SIGN_RESPONSE),
 ]
 
 
@@ -95,7 +99,7 @@ def test_a_call_that_failed_is_repeated(api, call, path, body, failure):
     result = call(api, 10)
     assert api.paths == [path] * 3
     if call is sign:
-        assert result == f"{api.url}/storage/v1/{SIGN}?token=t"
+        assert result == f"{api.url}/storage/v1/{SIGN_PATH}?token=t"
     elif call is upload:
         headers, sent = api.received
         assert sent == b"png"
@@ -148,19 +152,19 @@ async def test_a_bucket_that_the_key_cannot_see_is_a_settings_error(api):
         await expect_storage(pq)
 
 
-THUMBNAIL = IMAGE.model_copy(update={"thumbnail_path": "a/1.thumbnail.webp"})
+IMAGE_WITH_THUMBNAIL = IMAGE.model_copy(update={"thumbnail_path": "a/1.thumbnail.webp"})
 
 
-def test_the_thumbnail_or_else_the_picture_is_downloaded(api, tmp_path):
+def test_the_picture_is_downloaded_if_it_has_no_thumbnail(api, tmp_path):
     api.answers = [Answer(body=b"small"), Answer(body=b"large"), Answer(body=b"small")]
     with PictureQueue(api.url, "key") as pq:
-        assert pq.generations.download(THUMBNAIL, thumbnail=True) == b"small"
+        assert pq.generations.download(IMAGE_WITH_THUMBNAIL, thumbnail=True) == b"small"
         assert pq.generations.download(IMAGE, thumbnail=True) == b"large"
-        saved = pq.generations.save(THUMBNAIL, tmp_path / "a.webp", thumbnail=True)
+        saved = pq.generations.save(IMAGE_WITH_THUMBNAIL, tmp_path / "a.webp", thumbnail=True)
     assert saved.read_bytes() == b"small"
     assert api.paths == [
         "GET /storage/v1/object/pictures/a/1.thumbnail.webp",
-        f"GET /storage/v1/{OBJECT}",
+        f"GET /storage/v1/{OBJECT_PATH}",
         "GET /storage/v1/object/pictures/a/1.thumbnail.webp",
     ]
 
@@ -173,7 +177,10 @@ def test_urls_of_several_pictures_are_signed_in_one_call(api):
     api.answers = [Answer(body=json.dumps(signed).encode())]
     with PictureQueue(api.url, "key") as pq:
         urls = pq.generations.urls(
-            [THUMBNAIL, IMAGE, THUMBNAIL], thumbnail=True, expires_in=60, download=True
+            [IMAGE_WITH_THUMBNAIL, IMAGE, IMAGE_WITH_THUMBNAIL],
+            thumbnail=True,
+            expires_in=60,
+            download=True,
         )
         assert pq.generations.urls([]) == []
     first = f"{api.url}/storage/v1/object/sign/t?token=1&download="
@@ -186,14 +193,14 @@ def test_urls_of_several_pictures_are_signed_in_one_call(api):
 
 
 def test_a_url_can_ask_for_a_download(api):
-    api.answers = [Answer(body=SIGNED)]
+    api.answers = [Answer(body=SIGN_RESPONSE)]
     with PictureQueue(api.url, "key") as pq:
         url = pq.generations.url(IMAGE, download=True)
-    assert url == f"{api.url}/storage/v1/{SIGN}?token=t&download="
+    assert url == f"{api.url}/storage/v1/{SIGN_PATH}?token=t&download="
 
 
 async def test_a_large_picture_is_sent_in_parts_and_again_after_a_failure(api):
-    """The length is declared, since Storage does not limit the size of a body without it."""
+    """The request declares its length, because Storage limits only the size of such requests."""
     data = bytes(range(256)) * 20_000
     content = PictureContent(data, CleanedImage([(0, 5_000_000), b"end"], 1, 1))
     api.answers = [storage_error(503), Answer(body=b"{}")]

@@ -1,4 +1,7 @@
-"""Errors of the client for objects of another user. tests/security tests all interfaces."""
+"""A user can neither see nor change objects of another user through the client.
+
+tests/security has the same tests for all interfaces.
+"""
 
 from uuid import uuid4
 
@@ -10,7 +13,7 @@ from picture_queue import errors
 
 @pytest.fixture
 async def generation_of_ada(ada, service, db):
-    """Return a generation of Ada with an image row and its file."""
+    """Return a generation of Ada that has an image, and the path of the image's file."""
     started = await ada.pq.generations.start("a secret cat")
     path = f"{ada.id}/{started.id}/1.png"
     await db.execute(
@@ -46,17 +49,17 @@ async def test_another_user_sees_no_row(generation_of_ada, bob):
     assert await bob.pq.generations.list() == []
 
 
-async def test_foreign_and_unknown_ids_get_the_same_error(generation_of_ada, bob):
+async def test_the_id_of_another_user_and_an_unknown_id_get_the_same_error(generation_of_ada, bob):
     started, _ = generation_of_ada
     pq = bob.pq
-    for foreign, missing, calls in (
-        (started.job_id, uuid4(), (pq.jobs.get, pq.jobs.cancel)),
-        (started.id, uuid4(), (pq.generations.get, pq.generations.cancel)),
+    for id_of_ada, calls in (
+        (started.job_id, (pq.jobs.get, pq.jobs.cancel)),
+        (started.id, (pq.generations.get, pq.generations.cancel)),
     ):
         for call in calls:
-            answers = []
-            for object_id in (foreign, missing):
-                with pytest.raises(errors.NotFound) as refused:
+            messages = []
+            for object_id in (id_of_ada, uuid4()):
+                with pytest.raises(errors.NotFound) as raised:
                     await call(object_id)
-                answers.append(str(refused.value).replace(str(object_id), "<id>"))
-            assert answers[0] == answers[1]
+                messages.append(str(raised.value).replace(str(object_id), "<id>"))
+            assert messages[0] == messages[1]

@@ -12,15 +12,15 @@ from picture_queue.generations.builtin import builtin_worker
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.settings import ReplicateSettings
 
-QUICK = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1, thumbnail_size=128)
+SETTINGS = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1, thumbnail_size=128)
 
 
 @pytest.fixture
 async def generation(stack, service, ada):
-    """Return a completed generation of Ada."""
+    """Return a completed generation of Ada with two images."""
     started = await ada.pq.generations.start("a lighthouse", input={"num_outputs": 2})
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
-    worker = builtin_worker(service, WorkerSettings(shutdown_grace=0), replicate, QUICK)
+    worker = builtin_worker(service, WorkerSettings(shutdown_grace=0), replicate, SETTINGS)
     async with worker:
         await service.jobs.result(started.job_id, timeout=40)
     return await ada.pq.generations.get(started.id)
@@ -33,9 +33,9 @@ async def test_the_owner_reads_thumbnails_and_others_do_not(generation, ada, bob
         assert len(image.blurhash) == 28
         data = await ada.pq.generations.download(image)
         assert hashlib.sha256(data).hexdigest() == image.sha256
-        small = await ada.pq.generations.download(image, thumbnail=True)
-        assert max(Picture.open(io.BytesIO(small)).size) == 128
-        assert len(small) < len(data)
+        thumbnail_data = await ada.pq.generations.download(image, thumbnail=True)
+        assert max(Picture.open(io.BytesIO(thumbnail_data)).size) == 128
+        assert len(thumbnail_data) < len(data)
         for thumbnail in (False, True):
             with pytest.raises(errors.NotFound):
                 await bob.pq.generations.download(image, thumbnail=thumbnail)
@@ -46,11 +46,12 @@ async def test_the_owner_reads_thumbnails_and_others_do_not(generation, ada, bob
     assert await bob.pq.generations.urls(generation.images, thumbnail=True) == [None, None]
 
 
-async def test_signed_urls_show_or_save_a_picture(generation, ada):
-    (first, _) = await ada.pq.generations.urls(generation.images, thumbnail=True)
-    saved = await ada.pq.generations.url(generation.images[0], download=True)
+async def test_a_browser_shows_or_saves_a_picture_as_its_signed_url_requests(generation, ada):
+    (thumbnail_url, _) = await ada.pq.generations.urls(generation.images, thumbnail=True)
+    download_url = await ada.pq.generations.url(generation.images[0], download=True)
     async with httpx.AsyncClient() as http:
-        shown = await http.get(first)
-        assert (shown.status_code, shown.headers["content-type"]) == (200, "image/webp")
-        assert "content-disposition" not in shown.headers
-        assert (await http.get(saved)).headers["content-disposition"] == "attachment;"
+        thumbnail = await http.get(thumbnail_url)
+        assert (thumbnail.status_code, thumbnail.headers["content-type"]) == (200, "image/webp")
+        assert "content-disposition" not in thumbnail.headers
+        download = await http.get(download_url)
+        assert download.headers["content-disposition"] == "attachment;"

@@ -1,4 +1,7 @@
-"""Calls to a project on loopback bypass the proxy of the environment, which gets no key."""
+"""Calls to a project on loopback do not use the proxy of the environment.
+
+Otherwise the proxy would get the API keys of the project.
+"""
 
 import asyncio
 import socket
@@ -42,8 +45,8 @@ async def test_the_clients_use_no_proxy_for_loopback(stack: Any, queue: str, pro
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
         job = await pq.jobs.enqueue("unknown-type", {}, queue=queue)
         assert (await pq.jobs.get(job.id)).id == job.id
-    with PictureQueue(stack.api_url, stack.service_role_key) as sync:
-        await asyncio.to_thread(sync.jobs.get, job.id)
+    with PictureQueue(stack.api_url, stack.service_role_key) as sync_client:
+        await asyncio.to_thread(sync_client.jobs.get, job.id)
     assert_unused(proxy)
 
 

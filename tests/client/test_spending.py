@@ -1,4 +1,4 @@
-"""Limits of spending as the clients see them."""
+"""Budgets, credits and accounts through the clients."""
 
 import asyncio
 import time
@@ -32,7 +32,7 @@ async def pq(stack: Any, request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("rule", "error", "waits"),
+    ("budget", "error", "max_wait"),
     [
         ({"per_minute": 1}, TooManyGenerations, 60),
         ({"per_hour": 1}, TooManyGenerations, 3600),
@@ -42,33 +42,36 @@ async def pq(stack: Any, request: pytest.FixtureRequest) -> Any:
         ({"needs_credits": True}, NotEnoughCredits, None),
     ],
 )
-async def test_a_refusal_has_the_seconds_to_wait(
-    pq: AsyncPictureQueue, rule: dict[str, Any], error: type[LimitExceeded], waits: float | None
+async def test_a_refused_generation_has_the_seconds_to_wait(
+    pq: AsyncPictureQueue,
+    budget: dict[str, Any],
+    error: type[LimitExceeded],
+    max_wait: float | None,
 ) -> None:
     user = uuid4()
-    await pq.budgets.set(f"user:{user}", **rule)
+    await pq.budgets.set(f"user:{user}", **budget)
     await pq.accounts.grant(user, 0.004)
     started = await pq.generations.start("a cat", user_id=user)
     with pytest.raises(error) as refused:
         await pq.generations.start("a cat", user_id=user)
     assert refused.value.http_status == 429
-    if waits is None:
+    if max_wait is None:
         assert refused.value.retry_after is None
     else:
         assert refused.value.retry_after is not None
-        assert 0 < refused.value.retry_after <= waits
-    # It is not retried: a retry would wait for the end of a period.
-    before = time.monotonic()
+        assert 0 < refused.value.retry_after <= max_wait
+    # The client does not retry the call, because it would wait until the period ends.
+    began = time.monotonic()
     with pytest.raises(LimitExceeded):
         await pq.generations.start("a cat", user_id=user)
-    assert time.monotonic() - before < 2
+    assert time.monotonic() - began < 2
     await pq.generations.cancel(started.id)
     account = await pq.accounts.get(user)
     assert (account.credits_usd, account.pending, account.spent_today_usd) == (0.004, 0, 0)
 
 
-async def test_a_user_sees_only_the_own_account(stack: Any, service: AsyncPictureQueue) -> None:
-    user, other = uuid4(), uuid4()
+async def test_a_user_sees_only_their_own_account(stack: Any, service: AsyncPictureQueue) -> None:
+    user, other_user = uuid4(), uuid4()
     await service.accounts.set(user, plan="gold")
     claims = {"role": "authenticated", "aud": "authenticated", "sub": str(user)}
     token = jwt.encode({**claims, "exp": int(time.time()) + 600}, stack.jwt_secret, "HS256")
@@ -77,7 +80,7 @@ async def test_a_user_sees_only_the_own_account(stack: Any, service: AsyncPictur
         assert (account.user_id, account.plan, account.budget.per_minute) == (user, "gold", 20)
         assert (await pq.accounts.get(user)) == account
         for call in (
-            pq.accounts.get(other),
+            pq.accounts.get(other_user),
             pq.accounts.list(),
             pq.accounts.grant(user, 5),
             pq.budgets.set(f"user:{user}", per_minute=100),
@@ -87,7 +90,9 @@ async def test_a_user_sees_only_the_own_account(stack: Any, service: AsyncPictur
                 await call
 
 
-async def test_plans_are_between_the_user_and_all_users(service: AsyncPictureQueue) -> None:
+async def test_a_plan_overrides_the_default_budget_and_a_user_overrides_the_plan(
+    service: AsyncPictureQueue,
+) -> None:
     user, plan = uuid4(), f"plan-{uuid4().hex[:8]}"
     await service.budgets.set(f"plan:{plan}", per_minute=60, usd_per_day=2)
     await service.budgets.set(f"user:{user}", usd_per_day=3)
@@ -106,16 +111,16 @@ async def test_budgets_are_listed_in_pages(service: AsyncPictureQueue) -> None:
     names = [f"plan:{uuid4().hex}" for _ in range(5)]
     for name in names:
         await service.budgets.set(name)
-    found, after = [], None
+    listed, after = [], None
     while page := await service.budgets.list(limit=2, after=after):
         assert len(page) <= 2
-        found += [budget.key for budget in page]
-        after = found[-1]
-    assert set(names) <= set(found)
-    assert found == sorted(found)
+        listed += [budget.key for budget in page]
+        after = listed[-1]
+    assert set(names) <= set(listed)
+    assert listed == sorted(listed)
 
 
-def test_the_sync_client_grants_once_for_a_key(stack: Any) -> None:
+def test_the_sync_client_grants_once_for_an_idempotency_key(stack: Any) -> None:
     user = uuid4()
     pq = PictureQueue(stack.api_url, stack.service_role_key)
     for _ in range(2):
@@ -128,7 +133,9 @@ def test_the_sync_client_grants_once_for_a_key(stack: Any) -> None:
     pq.close()
 
 
-async def test_the_status_of_a_refusal_is_429(stack: Any, service: AsyncPictureQueue) -> None:
+async def test_the_http_status_of_an_exceeded_limit_is_429(
+    stack: Any, service: AsyncPictureQueue
+) -> None:
     user = uuid4()
     await service.budgets.set(f"user:{user}", per_minute=0)
     headers = {"apikey": stack.service_role_key}

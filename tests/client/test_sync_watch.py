@@ -17,7 +17,7 @@ from picture_queue import PictureQueue, errors
 from picture_queue._realtime import follow
 from picture_queue.records import JobStatus
 
-TIMEOUT = 30  # seconds
+TIMEOUT = 30  # In seconds.
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def job_id(pq, queue):
 class Program:
     """A Python program in a separate process. Its code can use `pq` and `job_id`."""
 
-    def __init__(self, stack, job_id, text, **client):
-        arguments = client or {"url": stack.api_url, "key": stack.service_role_key}
+    def __init__(self, stack, job_id, code, **client_arguments):
+        arguments = client_arguments or {"url": stack.api_url, "key": stack.service_role_key}
         script = f"""
 import os, sys, threading
 from picture_queue import PictureQueue, errors
 pq = PictureQueue(**{arguments!r})
 job_id = {str(job_id)!r}
-{text}
+{code}
 """
         environment = {**os.environ, "SUPABASE_URL": ""}
         self.process = subprocess.Popen(
@@ -65,7 +65,8 @@ job_id = {str(job_id)!r}
 
 
 @pytest.fixture(params=["api", "database"])
-def client(request, stack):
+def client_arguments(request, stack):
+    """The arguments of a client over HTTP or over direct connections."""
     if request.param == "api":
         return {"url": stack.api_url, "key": stack.service_role_key}
     return {"database_url": stack.db_url}
@@ -75,36 +76,45 @@ def client(request, stack):
     "wait_code",
     [
         "for event in pq.jobs.watch(job_id): print(event.status, flush=True)",
-        "threading.Timer(1, print, ['now'], {'flush': True}).start(); pq.jobs.result(job_id)",
+        "threading.Timer(1, print, ['waiting'], {'flush': True}).start(); pq.jobs.result(job_id)",
     ],
+    ids=["watch", "result"],
 )
-def test_an_interrupt_ends_a_wait_cleanly(stack, job_id, wait_code, client):
+def test_an_interrupt_raises_keyboard_interrupt_in_a_wait(
+    stack, job_id, wait_code, client_arguments
+):
     program = Program(
         stack,
         job_id,
         f"try:\n    {wait_code}\nexcept KeyboardInterrupt:\n    print('interrupted')",
-        **client,
+        **client_arguments,
     )
-    assert program.read_line() in ("pending", "now")
+    assert program.read_line() in ("pending", "waiting")
     program.process.send_signal(signal.SIGINT)
     assert program.read_line() == "interrupted"
     assert program.wait() == (0, "")
 
 
-def test_an_unfinished_watch_does_not_block_the_exit_of_the_process(stack, job_id, client):
+def test_an_unfinished_watch_does_not_block_the_exit_of_the_process(
+    stack, job_id, client_arguments
+):
     program = Program(
-        stack, job_id, "watch = pq.jobs.watch(job_id)\nprint(next(watch).status)", **client
+        stack,
+        job_id,
+        "watch = pq.jobs.watch(job_id)\nprint(next(watch).status)",
+        **client_arguments,
     )
     assert program.wait() == (0, "")
 
 
-def test_a_fork_cannot_use_a_watch_of_its_parent_but_can_start_one(stack, job_id):
+def test_a_fork_cannot_use_a_watch_of_its_parent_but_can_start_a_watch(stack, job_id):
     program = Program(
         stack,
         job_id,
         """
 import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads
+# Python warns of a fork in a process with several threads.
+warnings.simplefilter("ignore", DeprecationWarning)
 watch = pq.jobs.watch(job_id)
 next(watch)
 if os.fork() == 0:
@@ -120,7 +130,7 @@ watch.close()
 pq.close()
 """,
     )
-    assert program.read_line() == "The wait began in another process. Wait again in this one."
+    assert program.read_line() == "The wait began in another process. Wait again in this process."
     assert program.read_line() == "pending"
     assert program.wait() == (0, "")
 
@@ -129,23 +139,23 @@ def list_listeners(pq):
     return pq._watcher._background._watcher.subscriptions._listeners
 
 
-def until(condition):
+def wait_until(condition):
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_watch_that_is_closed_or_left_by_break_leaves_its_topic(pq, job_id):
+def test_a_watch_leaves_its_topic_at_close_and_at_a_break_of_its_loop(pq, job_id):
     watch = pq.jobs.watch(job_id)
     next(watch)
-    until(lambda: list_listeners(pq))
+    wait_until(lambda: list_listeners(pq))
     watch.close()
-    until(lambda: not list_listeners(pq))
+    wait_until(lambda: not list_listeners(pq))
     for event in pq.jobs.watch(job_id):
         assert event.status is JobStatus.PENDING
         break
-    until(lambda: not list_listeners(pq) and not pq._watcher._background._futures)
+    wait_until(lambda: not list_listeners(pq) and not pq._watcher._background._futures)
     pq.jobs.cancel(job_id)
     assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
 
@@ -166,24 +176,25 @@ def test_watches_of_several_threads_share_one_connection(pq, queue):
         for job_id in jobs:
             pq.jobs.cancel(job_id)
         assert set(last_statuses) == {JobStatus.CANCELLED}
-    assert [t.name for t in threading.enumerate()].count("picture-queue watch") == 1
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("picture-queue watch") == 1
 
 
 def test_closing_the_client_ends_waiting_calls(pq, job_id):
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pq.jobs.result, job_id)
-        until(lambda: pq._watcher._background is not None and list_listeners(pq))
+        wait_until(lambda: pq._watcher._background is not None and list_listeners(pq))
         pq.close()
         with pytest.raises(errors.ConnectionFailed, match="The client was closed"):
             waiting.result(TIMEOUT)
 
 
 def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
-    other = PictureQueue(stack.api_url, stack.service_role_key)
-    next(other.jobs.watch(job_id))
-    thread = other._watcher._background._thread
-    other._backend.close()
-    del other
+    collected_client = PictureQueue(stack.api_url, stack.service_role_key)
+    next(collected_client.jobs.watch(job_id))
+    thread = collected_client._watcher._background._thread
+    collected_client._backend.close()
+    del collected_client
     gc.collect()
     thread.join(TIMEOUT)
     assert not thread.is_alive()
@@ -192,18 +203,18 @@ def test_the_thread_of_a_garbage_collected_client_ends(stack, pq, job_id):
 async def test_a_watch_continues_after_its_first_token_expired(stack, ada, service, monkeypatch):
     monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 60.0)
     claims = jwt.decode(ada.token, options={"verify_signature": False})
-    short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
+    expires_soon = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
     started = await service.generations.start("a cat", user_id=ada.id)
     loop = asyncio.get_running_loop()
 
     def watch():
-        with PictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
+        with PictureQueue(stack.api_url, stack.anon_key, access_token=expires_soon) as pq:
             events = pq.generations.watch(started.id, timeout=TIMEOUT)
             assert next(events).status is JobStatus.PENDING
             set_token(pq, ada.token)
-            time.sleep(4.5)  # The first token has expired, and the server has closed the topic.
+            time.sleep(4.5)  # The first token expires after 3 s; then the server closes the topic.
             source = pq._watcher._background._watcher.subscriptions
-            until(lambda: f"pq:user:{ada.id}" in source._joined)
+            wait_until(lambda: f"pq:user:{ada.id}" in source._joined)
             asyncio.run_coroutine_threadsafe(service.generations.cancel(started.id), loop)
             return [event for event in events][-1]
 
@@ -211,7 +222,7 @@ async def test_a_watch_continues_after_its_first_token_expired(stack, ada, servi
     assert (last.status, last.source) == (JobStatus.CANCELLED, "socket")
 
 
-async def test_a_watch_reads_with_the_current_session(stack, ada, bob, monkeypatch):
+async def test_a_watch_reads_with_the_token_of_the_current_session(stack, ada, bob, monkeypatch):
     monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.2)
     started = await ada.pq.generations.start("a cat")
 

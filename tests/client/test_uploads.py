@@ -15,18 +15,21 @@ from picture_queue.generations.builtin import builtin_worker
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.settings import ReplicateSettings
 
+#: A model whose input `image` is a picture.
 UPSCALER = "nightmareai/real-esrgan"
 SETTINGS = HandlerSettings(first_poll_interval=0.05, recheck_delay=0.1, max_pixels=2_000_000)
 
 
-def picture(kind: str = "png", size: tuple[int, int] = (20, 20)) -> bytes:
+def picture(image_format: str = "png", size: tuple[int, int] = (20, 20)) -> bytes:
     data = BytesIO()
-    Image.new("RGB", size, "red").save(data, kind)
+    Image.new("RGB", size, "red").save(data, image_format)
     return data.getvalue()
 
 
 @pytest.fixture
-def picture_worker(stack: Any, service: Any) -> Callable[[], Worker]:
+def new_builtin_worker(stack: Any, service: Any) -> Callable[[], Worker]:
+    """Return a function that creates a worker with the built-in handlers of generations."""
+
     def create() -> Worker:
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.1)
@@ -36,8 +39,8 @@ def picture_worker(stack: Any, service: Any) -> Callable[[], Worker]:
 
 
 @pytest.fixture
-async def received(stack: Any) -> Callable[[], Any]:
-    """Return a function that returns the input of the newest prediction."""
+async def newest_input(stack: Any) -> Callable[[], Any]:
+    """Return a function that reads the input of the newest prediction from the simulator."""
 
     async def read() -> dict[str, Any]:
         url = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/predictions")
@@ -47,18 +50,20 @@ async def received(stack: Any) -> Callable[[], Any]:
     return read
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-async def test_a_user_can_upscale_an_uploaded_picture(ada, picture_worker, received, kind):
-    file = await ada.pq.generations.upload(picture(kind), user_id=ada.id)
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+async def test_a_user_can_upscale_an_uploaded_picture(
+    ada, new_builtin_worker, newest_input, image_format
+):
+    file = await ada.pq.generations.upload(picture(image_format), user_id=ada.id)
     assert file.startswith(f"storage:uploads/{ada.id}/")
     started = await ada.pq.generations.start("", UPSCALER, {"image": file})
-    async with picture_worker():
+    async with new_builtin_worker():
         await ada.pq.jobs.result(started.job_id, timeout=30)
-    url = (await received())["image"]
+    url = (await newest_input())["image"]
     async with httpx.AsyncClient(timeout=10) as http:
-        answer = await http.get(url)  # signed, so that the provider needs no key
-    assert answer.content == picture(kind)
-    # The signed URL is not stored: it would outlive the generation.
+        answer = await http.get(url)  # The URL is signed, so the provider needs no key.
+    assert answer.content == picture(image_format)
+    # The stored input has no signed URL, because the URL stays valid after the generation ends.
     assert (await ada.pq.generations.get(started.id)).input == {"image": file}
 
 
@@ -68,9 +73,9 @@ async def test_a_file_can_be_uploaded_from_a_path(ada, tmp_path):
         assert (await ada.pq.generations.upload(path, user_id=ada.id)).endswith(".png")
 
 
-async def test_a_picture_of_an_earlier_generation_can_be_used(ada, picture_worker):
+async def test_a_picture_of_an_earlier_generation_can_be_used(ada, new_builtin_worker):
     first = await ada.pq.generations.start("a boat", input={"megapixels": "0.25"})
-    async with picture_worker():
+    async with new_builtin_worker():
         await ada.pq.jobs.result(first.job_id, timeout=30)
         (image,) = (await ada.pq.generations.get(first.id)).images
         second = await ada.pq.generations.start(
@@ -79,7 +84,7 @@ async def test_a_picture_of_an_earlier_generation_can_be_used(ada, picture_worke
         await ada.pq.jobs.result(second.job_id, timeout=30)
 
 
-async def test_a_user_cannot_use_or_read_or_write_files_of_another(ada, bob):
+async def test_a_user_cannot_use_or_read_or_write_files_of_another_user(ada, bob):
     file = await ada.pq.generations.upload(picture(), user_id=ada.id)
     with pytest.raises(errors.InvalidInput, match="is not a file of the user"):
         await bob.pq.generations.start("", UPSCALER, {"image": file})
@@ -114,7 +119,7 @@ async def test_an_invalid_reference_is_refused(ada, file):
         await ada.pq.generations.start("", UPSCALER, {"image": file})
 
 
-async def test_a_text_that_names_a_file_of_another_user_is_refused(ada, bob):
+async def test_a_text_input_with_a_reference_to_a_file_of_another_user_is_refused(ada, bob):
     file = await ada.pq.generations.upload(picture(), user_id=ada.id)
     with pytest.raises(errors.InvalidInput, match="is not a file of the user"):
         await bob.pq.generations.start("a boat", "stability-ai/sdxl", {"negative_prompt": file})
@@ -129,22 +134,23 @@ async def test_a_text_that_names_a_file_of_another_user_is_refused(ada, bob):
     ],
 )
 async def test_a_missing_or_unusable_file_fails_the_generation_without_a_prediction(
-    ada, picture_worker, db, data, reason
+    ada, new_builtin_worker, db, data, reason
 ):
     if data is None:
         file = f"storage:uploads/{ada.id}/missing.png"
     else:
         file = await ada.pq.generations.upload(data, user_id=ada.id)
     started = await ada.pq.generations.start("", UPSCALER, {"image": file})
-    async with picture_worker():
+    async with new_builtin_worker():
         with pytest.raises(errors.JobFailed):
             await ada.pq.jobs.result(started.job_id, timeout=30)
     generation = await ada.pq.generations.get(started.id)
     assert generation.status is JobStatus.FAILED
     assert generation.error is not None
     assert reason in generation.error
-    rows = "select prediction_id from picture_queue.prediction where generation_id = $1"
-    assert [row["prediction_id"] for row in await db.fetch(rows, started.id)] == [None]
+    # The row of the prediction was written, but the provider has created no prediction.
+    query = "select prediction_id from picture_queue.prediction where generation_id = $1"
+    assert [row["prediction_id"] for row in await db.fetch(query, started.id)] == [None]
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"<svg/>", b"\xff\xd8\xff" * 4_000_000])
@@ -153,11 +159,11 @@ async def test_a_file_of_another_type_or_size_is_refused_before_the_upload(ada, 
         await ada.pq.generations.upload(data, user_id=ada.id)
 
 
-async def test_a_large_file_is_not_read_as_a_whole(ada, tmp_path):
+async def test_a_file_above_the_limit_is_refused_before_it_is_read(ada, tmp_path):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
         file.write(picture())
-        file.truncate(2**30)
+        file.truncate(2**30)  # Extends the file to 1 GiB.
     tracemalloc.start()
     try:
         with pytest.raises(errors.InvalidArgument, match="more than 10485760 bytes"):
@@ -167,11 +173,11 @@ async def test_a_large_file_is_not_read_as_a_whole(ada, tmp_path):
         tracemalloc.stop()
 
 
-async def test_storage_refuses_large_files_and_other_types_itself(ada):
+async def test_storage_refuses_large_files_and_other_types_without_the_client(ada):
     bucket = ada.supabase.storage.from_("uploads")
-    for data, kind in ((b"<svg/>", "image/svg+xml"), (b"x" * 11_000_000, "image/png")):
+    for data, mime_type in ((b"<svg/>", "image/svg+xml"), (b"x" * 11_000_000, "image/png")):
         with pytest.raises(Exception, match=r"(?i)mime|large|exceeded"):
-            await bucket.upload(f"{ada.id}/a.png", data, {"content-type": kind})
+            await bucket.upload(f"{ada.id}/a.png", data, {"content-type": mime_type})
 
 
 async def test_a_user_has_a_limited_number_of_uploaded_files(ada, bob, service):

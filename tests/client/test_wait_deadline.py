@@ -1,4 +1,4 @@
-"""A wait ends at its timeout, also if the network hangs; invalid timeouts are refused."""
+"""Waits for a job end at their timeout, even if the network hangs; invalid timeouts are refused."""
 
 import asyncio
 import math
@@ -9,17 +9,18 @@ from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue._realtime import follow
 from picture_queue.records import JobStatus
 
-#: Seconds. This is far below the minutes after which a call over a hanging network fails by itself.
+#: In seconds. Without a timeout, a call over a hanging network would fail only after minutes.
 TEST_TIMEOUT = 15
+UNKNOWN_ID = "0190f4c1-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(params=["api", "database"])
-async def hanging_network(request, stack, black_hole):
+async def hanging_network(request, stack, start_proxy):
     """A proxy that can stop forwarding, and the arguments of a client that connects through it."""
     if request.param == "api":
-        proxy, url = await black_hole(stack.api_url)
+        proxy, url = await start_proxy(stack.api_url)
         return proxy, {"url": url, "key": stack.service_role_key}
-    proxy, url = await black_hole(stack.db_url)
+    proxy, url = await start_proxy(stack.db_url)
     return proxy, {"database_url": url}
 
 
@@ -45,12 +46,15 @@ async def test_result_ends_in_time_if_the_server_never_responds(
     proxy, arguments = hanging_network
     proxy.stop_forwarding()
     async with asyncio.timeout(TEST_TIMEOUT), AsyncPictureQueue(**arguments) as pq:
-        for wait in (pq.jobs.result, lambda *a, **k: anext(pq.generations.watch(*a, **k))):
-            with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
-                await wait("0190f4c1-0000-7000-8000-000000000000", timeout=1)
+        with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
+            await pq.jobs.result(UNKNOWN_ID, timeout=1)
+        with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
+            await anext(pq.generations.watch(UNKNOWN_ID, timeout=1))
 
 
-async def test_sync_waits_end_in_time_as_well(hanging_network, service, queue, monkeypatch):
+async def test_sync_waits_end_in_time_if_the_network_hangs(
+    hanging_network, service, queue, monkeypatch
+):
     monkeypatch.delenv("SUPABASE_URL", raising=False)
     proxy, arguments = hanging_network
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
@@ -71,21 +75,20 @@ async def test_sync_waits_end_in_time_as_well(hanging_network, service, queue, m
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf, "5"])
 async def test_an_invalid_timeout_is_refused_without_a_request(service, timeout):
-    unknown_id = "0190f4c1-0000-7000-8000-000000000000"
     with pytest.raises(errors.InvalidArgument, match=r"`timeout` is .*Pass seconds"):
-        service.jobs.watch(unknown_id, timeout=timeout)
+        service.jobs.watch(UNKNOWN_ID, timeout=timeout)
     with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
-        service.generations.watch(unknown_id, timeout=timeout)
+        service.generations.watch(UNKNOWN_ID, timeout=timeout)
     with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
-        await service.jobs.result(unknown_id, timeout=timeout)
+        await service.jobs.result(UNKNOWN_ID, timeout=timeout)
 
 
 def test_an_invalid_timeout_is_refused_by_the_sync_client(stack):
     with PictureQueue(stack.api_url, stack.service_role_key) as pq:
         with pytest.raises(errors.InvalidArgument, match="`timeout` is -1"):
-            pq.jobs.watch("0190f4c1-0000-7000-8000-000000000000", timeout=-1)
+            pq.jobs.watch(UNKNOWN_ID, timeout=-1)
         with pytest.raises(errors.InvalidArgument, match="`timeout` is nan"):
-            pq.jobs.result("0190f4c1-0000-7000-8000-000000000000", timeout=math.nan)
+            pq.jobs.result(UNKNOWN_ID, timeout=math.nan)
 
 
 async def test_a_timeout_of_zero_reads_the_row_once(service, queue):
@@ -95,7 +98,8 @@ async def test_a_timeout_of_zero_reads_the_row_once(service, queue):
     with pytest.raises(errors.WaitTimeout, match="within 0 s"):
         await anext(watch)
     await service.jobs.cancel(job_id)
-    assert [e.status async for e in service.jobs.watch(job_id, timeout=0)] == [JobStatus.CANCELLED]
+    events = [event async for event in service.jobs.watch(job_id, timeout=0)]
+    assert [event.status for event in events] == [JobStatus.CANCELLED]
 
 
 async def test_an_infinite_timeout_is_accepted(service, queue):
@@ -107,7 +111,7 @@ async def test_an_infinite_timeout_is_accepted(service, queue):
         await service.jobs.result(job_id, timeout=10**400)
 
 
-async def test_an_end_without_an_event_is_found_at_the_deadline(
+async def test_a_watch_without_events_reads_the_row_again_at_its_deadline(
     service, queue, faults, monkeypatch
 ):
     monkeypatch.setattr(follow, "POLL_INTERVAL", 60.0)

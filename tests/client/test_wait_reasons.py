@@ -46,7 +46,7 @@ async def test_a_watch_yields_each_new_reason(service, queue):
     assert last.explanation is None
 
 
-async def test_a_user_gets_the_reason(ada):
+async def test_a_user_gets_the_reason_for_their_own_generation(ada):
     started = await ada.pq.generations.start("a cat")
     event = await read_next_reason(ada.pq.generations.watch(started.id, timeout=30))
     assert event.explanation.reason == "no_worker"
@@ -67,7 +67,8 @@ async def test_a_running_job_has_no_reason(service, queue, new_worker):
             if event.status == "processing" and not may_finish.is_set():
                 asyncio.get_running_loop().call_later(0.5, may_finish.set)
             events.append(event)
-    assert [e.explanation for e in events if e.status == "processing"] == [None]
+    running = [event for event in events if event.status == "processing"]
+    assert [event.explanation for event in running] == [None]
 
 
 async def test_result_logs_each_reason_once(service, queue, caplog):
@@ -88,15 +89,15 @@ async def test_the_reason_is_read_less_often_than_the_row(service, queue, monkey
     called = []
     call = service._backend.call
 
-    async def record_call(rpc, *more, **options):
+    async def record_call(rpc, *args, **options):
         called.append(rpc.function)
-        return await call(rpc, *more, **options)
+        return await call(rpc, *args, **options)
 
     monkeypatch.setattr(service._backend, "call", record_call)
     job_id = (await service.jobs.enqueue("no-handler", queue=queue)).id
     with pytest.raises(errors.WaitTimeout):
         await service.jobs.result(job_id, timeout=2)
-    # The calls are made after 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
+    # explain_jobs is called after 0.1, 0.3, 0.7 and 1.5 seconds, and at the deadline.
     assert 2 <= called.count("explain_jobs") <= 5
     assert called.count("get_job") > called.count("explain_jobs")
 
@@ -106,6 +107,11 @@ async def test_a_failed_query_for_the_reason_does_not_end_the_wait(service, queu
     await faults(answer_503=1000, path="/rest/v1/rpc/explain_jobs")
     watch = service.jobs.watch(job_id, timeout=20)
     await anext(watch)
-    canceller = asyncio.create_task(asyncio.sleep(0.5))
-    canceller.add_done_callback(lambda _: asyncio.ensure_future(service.jobs.cancel(job_id)))
+
+    async def cancel_later():
+        await asyncio.sleep(0.5)
+        await service.jobs.cancel(job_id)
+
+    cancelling = asyncio.create_task(cancel_later())
     assert [event async for event in watch][-1].finished
+    await cancelling

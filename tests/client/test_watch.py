@@ -1,4 +1,4 @@
-"""A watch ends with the true state of the job, even if events are lost, late or repeated."""
+"""A watch ends with the state of the job's row, even if events are lost, late or repeated."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ async def sql(stack):
     await connection.close(timeout=10)
 
 
-class Watch:
-    """A watch that collects its events in a task."""
+class WatchTask:
+    """A task that watches a job and collects the events."""
 
     def __init__(self, pq, job_id, timeout=30):
         self.events = []
@@ -35,7 +35,7 @@ class Watch:
             self.events.append(event)
             self._changed.set()
 
-    async def until(self, condition):
+    async def wait_for_event(self, condition):
         async with asyncio.timeout(20):
             while not any(condition(event) for event in self.events):
                 self._changed.clear()
@@ -45,12 +45,16 @@ class Watch:
         async with asyncio.timeout(20):
             await self._task
         versions = [event.version for event in self.events if event.explanation is None]
-        assert versions == sorted(set(versions)), "versions increase strictly"
+        assert versions == sorted(set(versions)), "the versions do not increase strictly"
         return self.events
 
 
-class Probe:
-    """A second listener on a topic. It records when the topic is joined and lost."""
+class TopicProbe:
+    """A second listener on the topic of a watch. It records when the topic is joined and lost.
+
+    Args:
+        has_read: The event that is set when the watch has read the row after the join.
+    """
 
     def __init__(self, has_read):
         self._joined, self._lost, self._has_read = asyncio.Event(), asyncio.Event(), has_read
@@ -79,8 +83,8 @@ class Probe:
 def wait_until_joined(monkeypatch):
     """Return a function that waits until a watch has joined its topic and read the row.
 
-    Later changes arrive as events. The function returns a `Probe`, which listens until the test
-    ends.
+    Changes after that arrive as events. The function returns a `TopicProbe`, which listens until
+    the test ends.
     """
     has_read = asyncio.Event()
     read = follow._JobFollower._read
@@ -95,7 +99,7 @@ def wait_until_joined(monkeypatch):
     with contextlib.ExitStack() as listening:
 
         async def join(pq, topic):
-            probe = Probe(has_read)
+            probe = TopicProbe(has_read)
             listening.enter_context(pq._watcher.subscriptions.listen(topic, probe))
             await probe.until_joined()
             return probe
@@ -115,11 +119,11 @@ async def finish(pq, job):
 
 async def test_all_states_arrive_over_the_socket(service, queue, wait_until_joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     await wait_until_joined(service, f"pq:job:{job_id}")
     job = await claim(service, queue)
     await service._backend.call(_rpc.report_progress(job.id, job.lease_id, 40, "downloading"))
-    await watch.until(lambda event: event.progress == 40)
+    await watch.wait_for_event(lambda event: event.progress == 40)
     await finish(service, job)
     events = await watch.finish()
     assert [event.status for event in events] == [
@@ -135,13 +139,13 @@ async def test_all_states_arrive_over_the_socket(service, queue, wait_until_join
 async def test_a_finished_job_is_reported_at_once(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     await service.jobs.cancel(job_id)
-    (event,) = await Watch(service, job_id).finish()
+    (event,) = await WatchTask(service, job_id).finish()
     assert (event.status, event.source) == (JobStatus.CANCELLED, "snapshot")
 
 
 async def test_the_watch_of_a_user_uses_the_topic_of_the_user(ada, wait_until_joined):
     started = await ada.pq.generations.start("a cat")
-    watch = Watch(ada.pq, started.job_id)
+    watch = WatchTask(ada.pq, started.job_id)
     await wait_until_joined(ada.pq, f"pq:user:{ada.id}")
     await ada.pq.generations.cancel(started.id)
     assert (await watch.finish())[-1].source == "socket"
@@ -149,7 +153,7 @@ async def test_the_watch_of_a_user_uses_the_topic_of_the_user(ada, wait_until_jo
 
 async def test_two_watches_share_one_topic(ada, wait_until_joined):
     first, second = [await ada.pq.generations.start("a cat") for _ in range(2)]
-    watches = [Watch(ada.pq, started.job_id) for started in (first, second)]
+    watches = [WatchTask(ada.pq, started.job_id) for started in (first, second)]
     await wait_until_joined(ada.pq, f"pq:user:{ada.id}")
     for started, watch in zip((first, second), watches, strict=True):
         await ada.pq.generations.cancel(started.id)
@@ -160,8 +164,8 @@ async def test_two_watches_share_one_topic(ada, wait_until_joined):
 async def test_a_watch_without_a_socket_ends_by_polling(service, queue, faults):
     await faults(network_cut=True)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
-    await watch.until(lambda event: True)
+    watch = WatchTask(service, job_id)
+    await watch.wait_for_event(lambda event: True)
     await finish(service, await claim(service, queue))
     assert (await watch.finish())[-1].source == "poll"
 
@@ -171,7 +175,7 @@ async def test_lost_events_are_replaced_by_reading_the_row(
 ):
     monkeypatch.setattr(follow, "CONNECTED_POLL_INTERVAL", 0.3)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     await wait_until_joined(service, f"pq:job:{job_id}")
     await faults(drop_messages=100)
     await finish(service, await claim(service, queue))
@@ -190,7 +194,7 @@ async def test_a_change_before_the_join_is_found_by_reading_the_row(service, que
 
     monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", wait_and_subscribe)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     await asyncio.wait_for(join_started.wait(), 15)
     await service.jobs.cancel(job_id)
     may_join.set()
@@ -200,7 +204,7 @@ async def test_a_change_before_the_join_is_found_by_reading_the_row(service, que
 
 async def test_late_and_repeated_events_are_ignored(service, queue, faults, wait_until_joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     await wait_until_joined(service, f"pq:job:{job_id}")
     await faults(delay_messages=1, delay_seconds=0.2, duplicate_messages=5)
     await finish(service, await claim(service, queue))
@@ -212,12 +216,12 @@ async def test_a_cut_socket_is_reconnected_and_the_row_is_read(
 ):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     topic = f"pq:job:{job_id}"
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     probe = await wait_until_joined(service, topic)
     await faults(network_cut=True)
     await probe.until_lost()
     job = await claim(service, queue)
-    await watch.until(lambda event: event.status is JobStatus.PROCESSING)
+    await watch.wait_for_event(lambda event: event.status is JobStatus.PROCESSING)
     assert watch.events[-1].source == "poll"
     await faults(network_cut=False)
     await probe.until_joined()
@@ -230,7 +234,7 @@ async def test_a_channel_closed_by_the_server_is_joined_again(
 ):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     topic = f"pq:job:{job_id}"
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     probe = await wait_until_joined(service, topic)
     await faults(close_channels=topic)
     await probe.until_lost()
@@ -240,13 +244,13 @@ async def test_a_channel_closed_by_the_server_is_joined_again(
 
 
 async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, wait_until_joined):
-    """Let the token expire: the server closes the channel, and the watch uses the new token."""
+    """The server closes the channel when the token expires; the watch joins with the new token."""
     claims = jwt.decode(ada.token, options={"verify_signature": False})
-    short = jwt.encode({**claims, "exp": int(time.time()) + 2}, stack.jwt_secret, "HS256")
+    expires_soon = jwt.encode({**claims, "exp": int(time.time()) + 2}, stack.jwt_secret, "HS256")
     started = await service.generations.start("a cat", user_id=ada.id)
-    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=expires_soon) as pq:
         topic = f"pq:user:{ada.id}"
-        watch = Watch(pq, started.job_id)
+        watch = WatchTask(pq, started.job_id)
         probe = await wait_until_joined(pq, topic)
         client = await pq._backend._api().client()
         client.options.headers["Authorization"] = f"Bearer {ada.token}"
@@ -260,8 +264,8 @@ async def test_a_watch_continues_with_a_refreshed_token(stack, ada, service, wai
 async def test_a_temporary_outage_of_the_project_does_not_end_the_watch(service, queue, faults):
     await faults(network_cut=True)
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
-    await watch.until(lambda event: True)
+    watch = WatchTask(service, job_id)
+    await watch.wait_for_event(lambda event: True)
     await faults(answer_503=4, path="/rest/v1/rpc/get_job")
     await service.jobs.cancel(job_id)
     assert (await watch.finish())[-1].status is JobStatus.CANCELLED
@@ -269,18 +273,19 @@ async def test_a_temporary_outage_of_the_project_does_not_end_the_watch(service,
 
 async def test_an_unknown_event_leads_to_reading_the_row(service, queue, sql, wait_until_joined):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
-    watch = Watch(service, job_id)
+    watch = WatchTask(service, job_id)
     await wait_until_joined(service, f"pq:job:{job_id}")
     job = await claim(service, queue)
-    await watch.until(lambda event: event.status is JobStatus.PROCESSING)
+    await watch.wait_for_event(lambda event: event.status is JobStatus.PROCESSING)
     await sql.execute(
         "update job_queue set version = version + 1, message = 'x' where id = $1", job.id
     )
-    payload = f'{{"job_id": "{job.id}", "shape": "of tomorrow"}}'
+    # A later version of the schema may send events with other fields.
+    payload = f'{{"job_id": "{job.id}", "unknown_field": 1}}'
     await sql.execute(
         "select realtime.send($1::text::jsonb, 'job', $2, true)", payload, f"pq:job:{job_id}"
     )
-    await watch.until(lambda event: event.message == "x")
+    await watch.wait_for_event(lambda event: event.message == "x")
     assert watch.events[-1].source == "snapshot"
     await finish(service, job)
     await watch.finish()
@@ -288,26 +293,25 @@ async def test_an_unknown_event_leads_to_reading_the_row(service, queue, sql, wa
 
 async def test_a_watch_of_an_unknown_job_raises_not_found(service):
     with pytest.raises(errors.JobNotFound):
-        await Watch(service, UUID(int=0)).finish()
+        await WatchTask(service, UUID(int=0)).finish()
 
 
 async def test_ending_a_watch_leaves_its_topic(service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     events = service.jobs.watch(job_id)
     await anext(events)
-    following = asyncio.ensure_future(anext(events))
+    # The timeout cancels the watch while it waits for its second event.
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(following, 0.1)
-    socket = service._watcher.subscriptions._task
-    # The task ends, because the topic has no listener.
-    await asyncio.wait_for(socket, 15)
+        await asyncio.wait_for(anext(events), 0.1)
+    # The task of the socket ends, because no topic has a listener.
+    await asyncio.wait_for(service._watcher.subscriptions._task, 15)
 
 
 async def test_closing_the_client_ends_its_watches(stack, service, queue):
     job_id = (await service.jobs.enqueue("resize", queue=queue)).id
     pq = AsyncPictureQueue(stack.api_url, stack.service_role_key)
-    watch = Watch(pq, job_id)
-    await watch.until(lambda event: True)
+    watch = WatchTask(pq, job_id)
+    await watch.wait_for_event(lambda event: True)
     await pq.aclose()
     with pytest.raises(errors.ConnectionFailed, match="The client was closed"):
         await watch.finish()

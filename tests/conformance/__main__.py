@@ -65,7 +65,10 @@ def _stack() -> Iterator[Any]:
 
 
 def _interfaces(project: Project, exit_stack: ExitStack) -> tuple[list[Interface], dict[str, str]]:
-    """Return the interfaces, plain HTTP first, and the reasons why others are not available."""
+    """Return the interfaces, and why each unavailable interface is unavailable.
+
+    Plain HTTP comes first, because the others are compared with it.
+    """
     direct: list[Interface] = [Psycopg(), Asyncpg()]
     unavailable = {}
     if project.database:
@@ -88,10 +91,10 @@ def _interfaces(project: Project, exit_stack: ExitStack) -> tuple[list[Interface
 
 
 def _program(name: str, install: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    program = shutil.which(name)
+    if program is None:
         raise FileNotFoundError(f"{name} is missing: {install}")
-    return found
+    return program
 
 
 def _run(project: Project, interfaces: list[Interface]) -> list[Column]:

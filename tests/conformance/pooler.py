@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 INSTALL_COMMAND = "apt-get install pgbouncer"
 _CONFIGURATION = """
 [databases]
-{name} = host={host} port={server} dbname={name} user={user} password={password}
+{name} = host={host} port={server_port} dbname={name} user={user} password={password}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = scram-sha-256
-auth_file = {users}
+auth_file = {users_file}
 pool_mode = transaction
 default_pool_size = 3
 server_reset_query =
@@ -45,20 +45,22 @@ def run_pgbouncer(url: str) -> Iterator[str]:
         port = listener.getsockname()[1]
     server = urlsplit(url)
     name = server.path.lstrip("/") or "postgres"
-    # Every user of the machine can reach the port and read command lines.
+    # A password protects the port, which every user of the machine can reach. It is passed in a
+    # file, because every user can also read command lines.
     password = secrets.token_urlsafe()
     with TemporaryDirectory(prefix="pooler-") as directory:
-        file, users = Path(directory) / "pgbouncer.ini", Path(directory) / "users.txt"
-        users.write_text(f'"{server.username}" "{password}"\n')
-        file.write_text(
+        configuration_file = Path(directory) / "pgbouncer.ini"
+        users_file = Path(directory) / "users.txt"
+        users_file.write_text(f'"{server.username}" "{password}"\n')
+        configuration_file.write_text(
             _CONFIGURATION.format(
                 name=name,
                 host=server.hostname,
-                server=server.port or 5432,
+                server_port=server.port or 5432,
                 user=server.username,
                 password=server.password,
                 port=port,
-                users=users,
+                users_file=users_file,
             )
         )
         identity: dict[str, Any] = {}
@@ -66,11 +68,13 @@ def run_pgbouncer(url: str) -> Iterator[str]:
             # PgBouncer refuses to run as root.
             nobody = pwd.getpwnam("nobody")
             identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        for path in (file, users, Path(directory)):
+        for path in (configuration_file, users_file, Path(directory)):
             path.chmod(0o700 if path.is_dir() else 0o600)
             if identity:
                 os.chown(path, identity["user"], identity["group"])
-        process = subprocess.Popen([program, file], stderr=subprocess.DEVNULL, **identity)
+        process = subprocess.Popen(
+            [program, configuration_file], stderr=subprocess.DEVNULL, **identity
+        )
         try:
             _wait_until_listening(port)
             yield f"postgresql://{server.username}:{password}@127.0.0.1:{port}/{name}"
@@ -80,7 +84,7 @@ def run_pgbouncer(url: str) -> Iterator[str]:
 
 
 def _wait_until_listening(port: int) -> None:
-    for _ in range(200):
+    for _ in range(200):  # 10 seconds, with the pause of 0.05 s.
         with socket.socket() as probe:
             probe.settimeout(0.1)
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -34,16 +34,17 @@ def replace_parts(url, **parts):
     return urlunsplit(old._replace(netloc=host))
 
 
-async def read_health_error(url, error):
+async def connection_error_text(url, error):
+    """Return the message of the error that a call over this URL raises."""
     async with AsyncPictureQueue(database_url=url) as pq:
-        with pytest.raises(error) as refused:
+        with pytest.raises(error) as raised:
             await pq.health()
-    return str(refused.value)
+    return str(raised.value)
 
 
 async def test_a_wrong_password_raises_an_error_without_the_password(stack):
     url = replace_parts(stack.db_url, password="not-the-password")
-    text = await read_health_error(url, errors.AuthenticationFailed)
+    text = await connection_error_text(url, errors.AuthenticationFailed)
     assert "PICTURE_QUEUE_DATABASE_URL" in text
     assert "not-the-password" not in text
     assert "not-the-password" not in repr(DatabaseSettings(url))
@@ -51,12 +52,13 @@ async def test_a_wrong_password_raises_an_error_without_the_password(stack):
 
 async def test_the_error_names_an_unreachable_server(stack, monkeypatch):
     monkeypatch.setitem(RETRY_POLICY, "stop", stop_after_attempt(1))
-    text = await read_health_error(replace_parts(stack.db_url, port=9), errors.ConnectionFailed)
+    closed_port = replace_parts(stack.db_url, port=9)
+    text = await connection_error_text(closed_port, errors.ConnectionFailed)
     assert "127.0.0.1:9" in text
     assert "\n" not in text
 
 
-def test_sync_callers_get_the_same_error(stack):
+def test_a_wrong_password_raises_the_same_error_for_sync_callers(stack):
     with (
         PictureQueue(database_url=replace_parts(stack.db_url, password="no")) as pq,
         pytest.raises(errors.AuthenticationFailed),
@@ -95,8 +97,8 @@ async def test_a_terminated_session_is_replaced_and_the_call_repeated(direct, db
 
 async def test_a_session_terminated_during_a_call_loses_nothing(direct, db, queue):
     await direct.health()
-    blocker = db.transaction()
-    await blocker.start()
+    locking_transaction = db.transaction()
+    await locking_transaction.start()
     await db.execute("lock table public.job_queue in access exclusive mode")
     call = asyncio.create_task(direct.jobs.enqueue("x", queue=queue))
     async with asyncio.timeout(10):
@@ -105,7 +107,7 @@ async def test_a_session_terminated_during_a_call_loses_nothing(direct, db, queu
             "where application_name = 'picture_queue' and wait_event_type = 'Lock'"
         ):
             await asyncio.sleep(0.01)
-    await blocker.rollback()
+    await locking_transaction.rollback()
     enqueued = await call
     assert [job.id for job in await direct.jobs.list(queue=queue)] == [enqueued.id]
 
@@ -117,7 +119,7 @@ async def test_a_call_without_an_answer_is_abandoned_at_the_timeout(direct, db):
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
             await direct._backend.call(_rpc.get_settings(), timeout=0.3)
-        assert time.monotonic() - began < 25
+        assert time.monotonic() - began < 25  # Below the default timeout of a call.
     assert await direct.settings.get()
 
 
@@ -127,10 +129,10 @@ async def test_each_query_of_a_connection_has_its_own_timeout(direct):
     began = time.monotonic()
     await connection.execute(b"select 1", [], 0.3)
     await connection.execute(b"select pg_sleep(0.2)", [], 60)
-    # This is longer than the timeout of the first query.
+    # The timeout of the first query, 0.3 s, no longer applies.
     await connection.execute(b"select pg_sleep(0.4)", [], 60)
     await connection.execute(b"select 1", [], 60)
-    # A shorter timeout than that of the previous query also applies.
+    # A timeout that is shorter than the previous timeout applies too.
     with pytest.raises(TimeoutError):
         await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
@@ -150,9 +152,9 @@ def test_a_sync_query_without_an_answer_is_abandoned_at_the_timeout(stack):
 async def test_large_requests_and_answers_are_transferred(direct, queue):
     jobs = [{"job_type": "x", "queue": queue, "payload": {"text": "ü" * 5000}} for _ in range(400)]
     enqueued = await direct.jobs.enqueue_many(jobs)
-    found = await direct.jobs.list(queue=queue, limit=400)
-    assert {job.id for job in found} == {job.id for job in enqueued}
-    assert found[0].payload == {"text": "ü" * 5000}
+    listed = await direct.jobs.list(queue=queue, limit=400)
+    assert {job.id for job in listed} == {job.id for job in enqueued}
+    assert listed[0].payload == {"text": "ü" * 5000}
 
 
 async def test_concurrent_calls_share_a_few_connections(direct, db):
@@ -189,6 +191,8 @@ async def test_the_error_names_a_missing_function(direct):
 
 
 class Listener:
+    """A listener that records its calls."""
+
     def __init__(self):
         self.calls = asyncio.Queue()
 
@@ -214,12 +218,12 @@ async def test_a_wake_up_arrives_after_the_join(stack, db, queue):
     await source.aclose()
 
 
-async def test_foreign_notifications_are_ignored(stack, db, queue):
+async def test_notifications_that_are_not_wake_ups_are_ignored(stack, db, queue):
     source, listener = Notifications(DatabaseSettings(stack.db_url)), Listener()
     with source.listen(f"pq:queue:{queue}", listener):
         assert await listener.next() == "joined"
-        for notice in ("", "no JSON", "[]", '{"reason": "enqueue"}', '{"queue": 7}'):
-            await db.execute("select pg_notify('picture_queue', $1)", notice)
+        for payload in ("", "no JSON", "[]", '{"reason": "enqueue"}', '{"queue": 7}'):
+            await db.execute("select pg_notify('picture_queue', $1)", payload)
         await db.execute("select picture_queue._wake_workers(array[$1], 'again')", queue)
         assert await listener.next() == ("wake", "again")
     await source.aclose()

@@ -30,33 +30,33 @@ def job_type():
 
 
 @pytest.fixture
-def work(service, queue, job_type):
-    """Calls of a worker: `work.claim()`, `work.report(job, "completed")`, and `work.run(count)`."""
+def worker_calls(service, queue, job_type):
+    """An object that makes the calls of a worker, for this queue and job type."""
 
-    class Work:
+    class WorkerCalls:
         async def claim(self, max_jobs=1):
-            claim = Claim("hand", (queue,), (job_type,), max_jobs, 30.0, uuid4())
+            claim = Claim("worker", (queue,), (job_type,), max_jobs, 30.0, uuid4())
             return await service._backend.call(_rpc.claim_jobs(claim))
 
-        async def report(self, job, outcome, **given):
+        async def report(self, job, outcome, **fields):
             item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome}
-            return await service._backend.call(_rpc.report_jobs([{**item, **given}]))
+            return await service._backend.call(_rpc.report_jobs([{**item, **fields}]))
 
-        async def run(self, count, outcome="completed", **given):
+        async def claim_and_report(self, count, outcome="completed", **fields):
             jobs = await self.claim(count)
             assert len(jobs) == count
             for job in jobs:
-                await self.report(job, outcome, **given)
+                await self.report(job, outcome, **fields)
             return jobs
 
-    return Work()
+    return WorkerCalls()
 
 
 # --- Enqueue ---
 
 
 async def test_every_option_of_a_job_is_stored(service, queue, job_type):
-    soon = datetime.now(UTC) + timedelta(hours=1)
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1)
     enqueued = await service.jobs.enqueue(
         job_type,
         {"path": "a.png"},
@@ -65,7 +65,7 @@ async def test_every_option_of_a_job_is_stored(service, queue, job_type):
         delay=60,
         max_attempts=7,
         timeout=12.5,
-        expires_at=soon,
+        expires_at=in_an_hour,
         backoff=Backoff("linear", base=2),
         tags=["night", "cheap"],
         metadata={"ticket": 7},
@@ -76,7 +76,7 @@ async def test_every_option_of_a_job_is_stored(service, queue, job_type):
     job = await service.jobs.get(enqueued.id)
     assert (job.priority, job.max_attempts, job.hold) == (3, 7, "scheduled")
     assert 50 < (job.scheduled_for - job.created_at).total_seconds() <= 60
-    assert abs(job.expires_at - soon) < timedelta(milliseconds=1)
+    assert abs(job.expires_at - in_an_hour) < timedelta(milliseconds=1)
     assert (job.tags, job.metadata, job.limit_keys) == (
         ("night", "cheap"),
         {"ticket": 7},
@@ -114,7 +114,9 @@ async def test_a_payload_above_the_limit_is_refused(service, queue, job_type):
         await service.jobs.enqueue(job_type, {"x": "y" * 70_000}, queue=queue)
 
 
-async def test_the_outcome_of_a_unique_job_is_returned(service, queue, job_type, work):
+async def test_the_outcome_of_enqueueing_a_unique_job_is_returned(
+    service, queue, job_type, worker_calls
+):
     async def enqueue(on_conflict, **payload):
         unique = Unique(by=["id"], on_conflict=on_conflict)
         return await service.jobs.enqueue(job_type, payload, queue=queue, unique=unique)
@@ -126,20 +128,22 @@ async def test_the_outcome_of_a_unique_job_is_returned(service, queue, job_type,
     assert (await enqueue("debounce", id=1, v=4)).outcome == "debounced"
     assert (await service.jobs.get(first.id)).payload["v"] == 4
     assert (await enqueue("ignore", id=2)).outcome == "created"
-    await work.claim(2)
+    await worker_calls.claim(2)
     with pytest.raises(JobRunning, match=str(first.id)):
         await enqueue("replace", id=1, v=5)
 
 
-async def test_a_child_waits_for_its_parents(service, queue, job_type, work):
+async def test_a_child_waits_for_its_parents(service, queue, job_type, worker_calls):
     parent = await service.jobs.enqueue(job_type, queue=queue)
     child = await service.jobs.enqueue(job_type, queue=queue, depends_on=[parent.id])
     assert (await service.jobs.get(child.id)).hold == "waiting"
-    assert [job.id for job in await work.run(1)] == [parent.id]
+    assert [job.id for job in await worker_calls.claim_and_report(1)] == [parent.id]
     assert (await service.jobs.get(child.id)).hold is None
 
 
-async def test_on_parent_failure_decides_whether_a_child_runs(service, queue, job_type, work):
+async def test_on_parent_failure_decides_whether_a_child_runs(
+    service, queue, job_type, worker_calls
+):
     parent, *children = await service.jobs.enqueue_many(
         [NewJob(job_type=job_type, queue=queue, job_id=(parent_id := uuid4()), max_attempts=1)]
         + [
@@ -147,7 +151,7 @@ async def test_on_parent_failure_decides_whether_a_child_runs(service, queue, jo
             for policy in ("cancel", "fail", "run")
         ]
     )
-    await work.run(1, "failed", error="no")
+    await worker_calls.claim_and_report(1, "failed", error="no")
     states = [(await service.jobs.get(child.id)).status for child in children]
     assert states == ["cancelled", "failed", "pending"]
     assert parent.id == parent_id
@@ -169,17 +173,19 @@ async def test_jobs_can_only_depend_on_existing_jobs(service, queue, job_type):
 # --- Batches and events ---
 
 
-async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(service, queue, job_type, work):
+async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(
+    service, queue, job_type, worker_calls
+):
     batch = await service.batches.enqueue(
         [NewJob(job_type=job_type, queue=queue) for _ in range(4)],
         callback=NewJob(job_type=f"{job_type}-done", payload={"to": "ada"}, queue=queue),
         metadata={"name": "holiday"},
     )
     assert [job.outcome for job in batch.jobs] == ["created"] * 4
-    await work.run(3)
+    await worker_calls.claim_and_report(3)
     state = await service.batches.get(batch.id)
     assert (state.total, state.open, state.progress, state.callback_job_id) == (4, 1, 75, None)
-    await work.run(1, "failed", error="no", retryable=False)
+    await worker_calls.claim_and_report(1, "failed", error="no", retryable=False)
     state = await service.batches.get(batch.id)
     assert (state.completed, state.failed, state.progress) == (3, 1, 100)
     assert state.metadata == {"name": "holiday"}
@@ -193,54 +199,54 @@ async def test_a_batch_counts_its_jobs_and_enqueues_one_callback(service, queue,
         await service.batches.get(uuid4())
 
 
-async def test_repeating_a_batch_writes_it_once(service, queue, job_type):
+async def test_a_batch_that_is_enqueued_twice_is_stored_once(service, queue, job_type):
     batch_id = uuid4()
     jobs = [NewJob(job_type=job_type, queue=queue)]
     first = await service.batches.enqueue(jobs, batch_id=batch_id)
-    again = await service.batches.enqueue(jobs, batch_id=batch_id)
-    assert [job.id for job in again.jobs] == [job.id for job in first.jobs]
+    second = await service.batches.enqueue(jobs, batch_id=batch_id)
+    assert [job.id for job in second.jobs] == [job.id for job in first.jobs]
     assert len(await service.jobs.list(batch_id=batch_id)) == 1
 
 
 async def test_an_event_wakes_a_parked_job_or_is_stored_for_the_next(
-    service, queue, job_type, work
+    service, queue, job_type, worker_calls
 ):
     name = f"paid:{job_type}"
     await service.jobs.enqueue(job_type, queue=queue)
-    (job,) = await work.claim()
-    await work.report(job, "parked", delay_seconds=3600, event=name)
+    (job,) = await worker_calls.claim()
+    await worker_calls.report(job, "parked", delay_seconds=3600, event=name)
     assert await service.events.send(name, {"amount": 3}) == 1
-    (job,) = await work.claim()
+    (job,) = await worker_calls.claim()
     assert (job.event, job.attempt) == ({"amount": 3}, 1)
     assert await service.events.send(name, "early") == 0
-    await work.report(job, "parked", delay_seconds=3600, event=name)
-    (job,) = await work.claim()
+    await worker_calls.report(job, "parked", delay_seconds=3600, event=name)
+    (job,) = await worker_calls.claim()
     assert job.event == "early"
 
 
 # --- Queues, limits, tenants ---
 
 
-async def test_a_queue_is_paused_drained_and_purged(service, queue, job_type, work):
+async def test_a_queue_is_paused_drained_and_purged(service, queue, job_type, worker_calls):
     await service.jobs.enqueue_many([NewJob(job_type=job_type, queue=queue) for _ in range(3)])
     until = datetime.now(UTC) + timedelta(hours=1)
     paused = await service.queues.pause(queue, resume_at=until, reason="repairs")
     assert (paused.paused, paused.pause_reason, paused.jobs) == (True, "repairs", {"pending": 3})
-    assert await work.claim() == []
+    assert await worker_calls.claim() == []
     await service.queues.resume(queue)
-    await work.run(1)
+    await worker_calls.claim_and_report(1)
     assert (await service.queues.drain(queue)).draining
     with pytest.raises(QueueDraining, match=queue):
         await service.jobs.enqueue(job_type, queue=queue)
     assert (await service.queues.purge(queue, preview=True)).matched == 2
     assert (await service.queues.purge(queue)).changed == 2
-    (counts,) = [c for c in await service.queues.counts() if c.queue == queue]
+    (counts,) = [counts for counts in await service.queues.counts() if counts.queue == queue]
     assert (counts.pending, counts.completed, counts.cancelled) == (0, 1, 2)
     assert counts.finished_last_minute == 3
     assert not (await service.queues.resume(queue)).draining
 
 
-async def test_a_queue_has_its_own_policy(service, queue, job_type):
+async def test_a_queue_has_its_own_settings(service, queue, job_type):
     settings = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
     assert (settings.max_attempts, settings.fair_share, settings.events) == (9, True, "none")
     job = await service.jobs.enqueue(job_type, queue=queue)
@@ -251,33 +257,35 @@ async def test_a_queue_has_its_own_policy(service, queue, job_type):
         await service.queues.set(queue, max_attempts=0)
     with pytest.raises(InvalidArgument, match="colour"):
         await service.queues.set(queue, colour="red")
-    for act in (service.queues.pause, service.queues.resume, service.queues.drain):
-        with pytest.raises(QueueNotFound, match="nowhere"):
-            await act("nowhere")
+    for change in (service.queues.pause, service.queues.resume, service.queues.drain):
+        with pytest.raises(QueueNotFound, match="no-such-queue"):
+            await change("no-such-queue")
 
 
-async def test_a_limit_applies_at_once_and_can_be_deleted(service, queue, job_type, work):
+async def test_a_limit_applies_to_jobs_that_were_enqueued_before_and_can_be_deleted(
+    service, queue, job_type, worker_calls
+):
     key = f"model:{job_type}"
     await service.jobs.enqueue_many(
         [NewJob(job_type=job_type, queue=queue, limit_keys=[key]) for _ in range(4)]
     )
     limit = await service.limits.set(key, max_running=1)
     assert (limit.max_running, limit.rate) == (1, None)
-    (job,) = await work.claim(4)
+    (job,) = await worker_calls.claim(4)
     (row,) = [row for row in await service.limits.list() if row.key == key]
     assert (row.running, row.waiting) == (1, 3)
     await service.limits.pause(key)
-    await work.report(job, "completed")
-    assert await work.claim(4) == []
+    await worker_calls.report(job, "completed")
+    assert await worker_calls.claim(4) == []
     await service.limits.resume(key)
-    await work.run(1)
+    await worker_calls.claim_and_report(1)
     await service.limits.delete(key)
-    await work.run(2)
+    await worker_calls.claim_and_report(2)
     with pytest.raises(LimitNotFound, match=key):
         await service.limits.delete(key)
-    for wrong in ({"max_running": 0}, {"rate": 5}, {"rate": 0, "period": 1}, {}):
+    for invalid_rule in ({"max_running": 0}, {"rate": 5}, {"rate": 0, "period": 1}, {}):
         with pytest.raises(InvalidArgument):
-            await service.limits.set(key, **wrong)
+            await service.limits.set(key, **invalid_rule)
 
 
 async def test_tenant_weights_are_set(service, job_type):
@@ -287,13 +295,15 @@ async def test_tenant_weights_are_set(service, job_type):
         await service.tenants.set(job_type, 0)
 
 
-async def test_desired_workers_counts_ready_and_running_jobs(service, queue, job_type, work):
+async def test_desired_workers_counts_ready_and_running_jobs(
+    service, queue, job_type, worker_calls
+):
     await service.jobs.enqueue_many([NewJob(job_type=job_type, queue=queue) for _ in range(25)])
-    await work.claim(5)
+    await worker_calls.claim(5)
     wanted = await service.queues.desired_workers(queue, jobs_per_worker=10, max_workers=2)
     assert (wanted.desired, wanted.running, wanted.ready) == (2, 5, 20)
     with pytest.raises(QueueNotFound):
-        await service.queues.desired_workers("nowhere")
+        await service.queues.desired_workers("no-such-queue")
 
 
 # --- Schedules ---
@@ -340,12 +350,14 @@ async def test_an_invalid_schedule_is_refused(service, job_type, schedule, error
 # --- Reads and changes of jobs ---
 
 
-async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, job_type, work):
+async def test_failed_jobs_are_grouped_and_changed_by_filter(
+    service, queue, job_type, worker_calls
+):
     await service.jobs.enqueue_many(
         [NewJob(job_type=job_type, queue=queue, max_attempts=1, tags=["t"]) for _ in range(5)]
     )
-    for n, job in enumerate(await work.claim(5)):
-        await work.report(job, "failed", error=f"no room on disk {n}" if n else "other")
+    for n, job in enumerate(await worker_calls.claim(5)):
+        await worker_calls.report(job, "failed", error=f"no room on disk {n}" if n else "other")
     common, rare = await service.jobs.failure_reasons(queue=queue)
     assert (common.count, rare.count, common.job_types) == (4, 1, (job_type,))
     assert {job.status for job in await service.jobs.list(reason=common.reason, queue=queue)} == {
@@ -364,16 +376,16 @@ async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, job
         await service.jobs.list(colour="red")
 
 
-async def test_history_and_position_of_a_job_are_returned(service, queue, job_type, work):
+async def test_history_and_position_of_a_job_are_returned(service, queue, job_type, worker_calls):
     first = await service.jobs.enqueue(job_type, queue=queue)
     last = await service.jobs.enqueue(job_type, queue=queue)
     assert (await service.jobs.position(last.id)).position == 2
-    (job,) = await work.claim()
+    (job,) = await worker_calls.claim()
     lines = [{"level": "info", "message": "half way"}]
     await service._backend.call(_rpc.log_job(job.id, job.lease_id, lines))
-    await work.report(job, "failed", error="no", detail="Traceback", delay_seconds=0)
+    await worker_calls.report(job, "failed", error="no", detail="Traceback", delay_seconds=0)
     await service.maintain(force=True)
-    await work.run(1)
+    await worker_calls.claim_and_report(1)
     history = await service.jobs.history(first.id)
     assert [step.action for step in history.timeline] == [
         "enqueue",
@@ -393,7 +405,7 @@ async def test_history_and_position_of_a_job_are_returned(service, queue, job_ty
             await read(uuid4())
 
 
-async def test_the_doctor_and_maintenance_can_be_called(service):
+async def test_the_doctor_returns_findings_and_maintenance_its_counts(service):
     findings = await service.doctor()
     assert len({finding.check for finding in findings}) >= 12
     assert {finding.verdict for finding in findings} <= {"ok", "warn", "bad"}
@@ -421,7 +433,7 @@ async def test_an_unknown_queue_is_refused_if_the_project_requires_it(service, q
     assert (await service.jobs.enqueue(job_type, queue=queue)).outcome == "created"
 
 
-def test_the_sync_client_has_all_methods(sync_service, queue, job_type):
+def test_the_sync_client_has_methods_for_every_noun(sync_service, queue, job_type):
     with sync_service as pq:
         batch = pq.batches.enqueue([NewJob(job_type=job_type, queue=queue)])
         assert pq.batches.get(batch.id).open == 1

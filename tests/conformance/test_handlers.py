@@ -38,18 +38,18 @@ async def test_a_job_is_run_and_its_result_stored(service, queue, new_worker):
         result = await service.jobs.result(job.id, timeout=15)
         name = worker.name
     assert result == {"path": "a.png", "width": 40, "attempt": 1}
-    done = await service.jobs.get(job.id)
-    assert (done.progress, done.attempt, done.worker) == (100, 1, name)
+    completed = await service.jobs.get(job.id)
+    assert (completed.progress, completed.attempt, completed.worker) == (100, 1, name)
 
 
 async def test_a_sync_handler_runs_in_a_thread_and_shows_progress(service, queue, new_worker):
     worker = new_worker()
-    seen = threading.Event()
+    progress_seen = threading.Event()
 
     @worker.handler("resize")
     def resize(payload: Resize, job: SyncJobContext) -> bool:
         job.progress(40, "downloading")
-        assert seen.wait(10)
+        assert progress_seen.wait(10)
         return threading.current_thread() is threading.main_thread()
 
     job = await service.jobs.enqueue("resize", {"path": "a.png", "width": 4}, queue=queue)
@@ -58,7 +58,7 @@ async def test_a_sync_handler_runs_in_a_thread_and_shows_progress(service, queue
         async for event in service.jobs.watch(job.id, timeout=15):
             states.append((event.progress, event.message))
             if event.progress == 40:
-                seen.set()
+                progress_seen.set()
     assert (40, "downloading") in states
     assert (await service.jobs.get(job.id)).result is False
 
@@ -72,13 +72,13 @@ async def test_an_invalid_payload_fails_its_job_and_the_worker_continues(
     async def resize(payload: Resize) -> int:
         return payload.width
 
-    bad = await service.jobs.enqueue("resize", {"path": "a", "width": "wide"}, queue=queue)
+    invalid_job = await service.jobs.enqueue("resize", {"path": "a", "width": "wide"}, queue=queue)
     async with worker:
         with pytest.raises(JobFailed, match=r"payload.width is 'wide': Input should be a valid"):
-            await service.jobs.result(bad.id, timeout=15)
-        good = await service.jobs.enqueue("resize", {"path": "a", "width": 7}, queue=queue)
-        assert await service.jobs.result(good.id, timeout=15) == 7
-    assert (await service.jobs.get(bad.id)).attempt == 1
+            await service.jobs.result(invalid_job.id, timeout=15)
+        valid_job = await service.jobs.enqueue("resize", {"path": "a", "width": 7}, queue=queue)
+        assert await service.jobs.result(valid_job.id, timeout=15) == 7
+    assert (await service.jobs.get(invalid_job.id)).attempt == 1
 
 
 async def test_a_job_of_an_unknown_type_stays_pending(service, queue, new_worker):
@@ -92,8 +92,8 @@ async def test_a_job_of_an_unknown_type_stays_pending(service, queue, new_worker
     job = await service.jobs.enqueue("known", queue=queue)
     async with worker:
         assert await service.jobs.result(job.id, timeout=15) == 1
-        waiting = (await service.health()).job_types_without_worker
-        assert [item.job_type for item in waiting if item.queue == queue] == ["unknown"]
+        without_worker = (await service.health()).job_types_without_worker
+        assert [item.job_type for item in without_worker if item.queue == queue] == ["unknown"]
     assert (await service.jobs.get(unknown.id)).status is JobStatus.PENDING
 
 
@@ -148,7 +148,8 @@ async def test_the_last_attempt_fails_the_job(service, queue, new_worker, caplog
     async def broken() -> None:
         raise ValueError("no")
 
-    async with worker:  # The worker stores the policy in the database when it starts.
+    # The job is enqueued after the start, because the worker stores max_attempts when it starts.
+    async with worker:
         job = await service.jobs.enqueue("broken", queue=queue)
         with pytest.raises(JobFailed, match="ValueError: no"):
             await service.jobs.result(job.id, timeout=15)
@@ -170,8 +171,8 @@ async def test_a_permanent_failure_is_not_retried(service, queue, new_worker):
     assert (failed.attempt, failed.error) == (1, "The file is not a picture")
 
 
-@pytest.mark.parametrize("verdict", [Snooze(0.01), Park(0.01)])
-async def test_a_snooze_or_park_uses_up_no_attempt(service, queue, new_worker, verdict):
+@pytest.mark.parametrize("outcome", [Snooze(0.01), Park(0.01)], ids=["snooze", "park"])
+async def test_a_snooze_or_park_uses_up_no_attempt(service, queue, new_worker, outcome):
     worker = new_worker(poll_interval=0.05)
     runs = 0
 
@@ -181,7 +182,7 @@ async def test_a_snooze_or_park_uses_up_no_attempt(service, queue, new_worker, v
         runs += 1
         if runs < 3:
             await job.progress(10 * runs, "waiting")
-            return verdict  # type: ignore[return-value]
+            return outcome  # type: ignore[return-value]
         return job.attempt
 
     job = await service.jobs.enqueue("patient", queue=queue, max_attempts=1)
@@ -190,7 +191,7 @@ async def test_a_snooze_or_park_uses_up_no_attempt(service, queue, new_worker, v
     assert runs == 3
 
 
-async def test_a_waiting_job_shows_its_last_progress(service, queue, new_worker):
+async def test_a_parked_job_shows_its_last_progress(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("patient")
@@ -241,13 +242,13 @@ async def test_a_result_that_cannot_be_stored_fails_its_job(
     async def fine() -> int:
         return 1
 
-    bad = await service.jobs.enqueue("odd", queue=queue)
-    good = await service.jobs.enqueue("fine", queue=queue)
+    invalid_job = await service.jobs.enqueue("odd", queue=queue)
+    valid_job = await service.jobs.enqueue("fine", queue=queue)
     async with worker:
         with pytest.raises(JobFailed, match=expected):
-            await service.jobs.result(bad.id, timeout=15)
-        assert await service.jobs.result(good.id, timeout=15) == 1
-    assert (await service.jobs.get(bad.id)).attempt == 1
+            await service.jobs.result(invalid_job.id, timeout=15)
+        assert await service.jobs.result(valid_job.id, timeout=15) == 1
+    assert (await service.jobs.get(invalid_job.id)).attempt == 1
 
 
 async def test_no_more_jobs_run_at_once_than_there_are_slots(service, queue, new_worker):
@@ -259,7 +260,7 @@ async def test_no_more_jobs_run_at_once_than_there_are_slots(service, queue, new
         nonlocal running, peak
         running += 1
         peak = max(peak, running)
-        await job.progress(0)
+        await job.progress(0)  # Other handlers run during this call.
         running -= 1
         return payload["n"]
 
@@ -269,7 +270,7 @@ async def test_no_more_jobs_run_at_once_than_there_are_slots(service, queue, new
     async with worker:
         for _ in jobs:
             await worker._signals.reported.next()
-    done = await service.jobs.list(queue=queue, status="completed")
-    assert sorted(job.result for job in done) == list(range(60))
-    assert all(job.attempt == 1 for job in done)
+    completed = await service.jobs.list(queue=queue, status="completed")
+    assert sorted(job.result for job in completed) == list(range(60))
+    assert all(job.attempt == 1 for job in completed)
     assert peak == 4

@@ -13,12 +13,12 @@ from picture_queue.errors import Busy
 from picture_queue.worker.slots import Slots
 
 LEASE = 1.5  # The length of a lease, in seconds.
-HANDLER_TIME = 3 * LEASE  # The time that a handler runs or waits, in seconds.
+BLOCKED_TIME = 3 * LEASE  # How long a handler blocks, in seconds: longer than a lease.
 
 
 @contextmanager
 def open_sweeper(stack):
-    """Yield a function that ends expired leases, as the maintenance of another worker does."""
+    """Yield a function that sweeps expired leases, as the maintenance of another worker does."""
     with psycopg.connect(stack.db_url, autocommit=True) as connection:
         yield lambda: connection.execute("select maintain_jobs(force => true)")
 
@@ -32,7 +32,7 @@ async def test_no_lease_is_lost_while_a_handler_blocks_the_event_loop(
     @worker.handler("blocks")
     async def blocks(job: JobContext) -> None:
         attempts.append(job.attempt)
-        deadline = time.monotonic() + HANDLER_TIME
+        deadline = time.monotonic() + BLOCKED_TIME
         with open_sweeper(stack) as sweep:
             while time.monotonic() < deadline:
                 sweep()
@@ -43,23 +43,26 @@ async def test_no_lease_is_lost_while_a_handler_blocks_the_event_loop(
         attempts.append(job.attempt)
         await asyncio.sleep(0.1)
 
-    other = await service.jobs.enqueue("waits", queue=queue)
+    waiting_job = await service.jobs.enqueue("waits", queue=queue)
     job = await service.jobs.enqueue("blocks", queue=queue)
     async with worker:
         for _ in range(2):
             await worker._signals.reported.next(timeout=40)
-    for job_id in (job.id, other.id):
+    for job_id in (job.id, waiting_job.id):
         assert (await service.jobs.get(job_id)).status is JobStatus.COMPLETED
     assert attempts == [1, 1]
-    text = f"The handler of job {job.id} (blocks) has blocked the event loop for "
-    assert text in caplog.text
+    assert f"The handler of job {job.id} (blocks) has blocked the event loop for " in caplog.text
+    # The message has a traceback, which names this file.
     assert "test_heartbeats.py" in caplog.text
 
 
-async def test_jobs_held_ahead_run_once_while_the_event_loop_is_blocked(
+async def test_jobs_claimed_ahead_run_once_although_the_event_loop_was_blocked(
     stack, service, queue, new_worker, monkeypatch, until
 ):
-    """Check that the leases of jobs held ahead are extended, also before a last attempt."""
+    """Let the worker hold five more claimed jobs while its only slot is blocked.
+
+    A job whose lease was lost would run twice, or fail if it has a single attempt.
+    """
     monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
     worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
     ran: list[tuple[int, int]] = []
@@ -68,7 +71,7 @@ async def test_jobs_held_ahead_run_once_while_the_event_loop_is_blocked(
     async def blocks(payload: dict[str, int], job: JobContext) -> None:
         ran.append((payload["n"], job.attempt))
         if payload["n"] == 0:
-            deadline = time.monotonic() + HANDLER_TIME
+            deadline = time.monotonic() + BLOCKED_TIME
             with open_sweeper(stack) as sweep:
                 while time.monotonic() < deadline:
                     sweep()
@@ -80,8 +83,8 @@ async def test_jobs_held_ahead_run_once_while_the_event_loop_is_blocked(
     )
 
     async def are_finished() -> bool:
-        found = await service.jobs.list(queue=queue)
-        return len(found) == len(jobs) and all(job.finished_at for job in found)
+        listed = await service.jobs.list(queue=queue)
+        return len(listed) == len(jobs) and all(job.finished_at for job in listed)
 
     async with worker:
         await until(are_finished, timeout=40)
@@ -92,7 +95,7 @@ async def test_jobs_held_ahead_run_once_while_the_event_loop_is_blocked(
 async def test_no_lease_is_lost_while_handlers_use_all_connections(
     stack, service, queue, new_worker, db
 ):
-    """Let each handler wait for a row lock, so that it occupies a connection."""
+    """Let each handler make a call that waits for a row lock and so occupies a connection."""
     worker = new_worker(lease=LEASE, concurrency=5, poll_interval=0.2)
     locked = await service.jobs.enqueue("locked", queue=queue)
     attempts: list[int] = []
@@ -117,7 +120,7 @@ async def test_no_lease_is_lost_while_handlers_use_all_connections(
         with psycopg.connect(stack.db_url, autocommit=True) as sql:
             row = sql.execute("select enqueue_job('fine', queue => %s)", [queue]).fetchone()
         assert await worker._signals.reported.next() == (row[0], "ok")
-        deadline = time.monotonic() + HANDLER_TIME
+        deadline = time.monotonic() + BLOCKED_TIME
         with open_sweeper(stack) as sweep:
             while time.monotonic() < deadline:
                 await asyncio.to_thread(sweep)
@@ -154,6 +157,7 @@ async def test_a_blocking_handler_is_stopped_when_the_event_loop_runs_again(
 
     job = await service.jobs.enqueue("blocks", queue=queue)
     async with worker:
+        # For a job whose lease is lost, there is no outcome.
         outcome = "cancelled" if event == "cancel" else None
         assert await worker._signals.outcome.next(timeout=40) == (job.id, outcome)
     assert not continued

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from picture_queue import AsyncPictureQueue, JobStatus, _rpc, errors
@@ -17,7 +18,11 @@ from picture_queue._transport.base import Deadline
 def lose_response(
     service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Any]:
-    """Return a function that makes a call fail once, after the database has committed it."""
+    """Return a function that drops the next response to calls of an SQL function.
+
+    The database has committed the call, and the client repeats it. The function returns a dict
+    that counts the calls of each SQL function.
+    """
     transport = service._backend._transport
     original = transport.call
     calls: dict[str, int] = {}
@@ -27,7 +32,7 @@ def lose_response(
         if rpc.function in calls:
             calls[rpc.function] += 1
             if calls[rpc.function] == 1:
-                raise errors.ConnectionFailed("cut after the commit")
+                raise errors.ConnectionFailed("the response was lost")
         return answer
 
     monkeypatch.setattr(transport, "call", call)
@@ -39,8 +44,8 @@ def lose_response(
     return lose_response
 
 
-async def park(service, db, name: str, queue: str):
-    """Create a job that is parked until an event; return its id."""
+async def enqueue_parked_job(service, db, name: str, queue: str):
+    """Enqueue a job that is parked until the event `name`; return its id."""
     enqueued = await service.jobs.enqueue("x", queue=queue)
     claimed = await db.fetchval("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
     assert str(enqueued.id) in claimed
@@ -59,20 +64,20 @@ async def test_a_repeated_event_wakes_once_and_returns_the_same_count(
     service, db, queue, lose_response
 ):
     name = f"event-{uuid4()}"
-    await park(service, db, name, queue)
+    await enqueue_parked_job(service, db, name, queue)
     calls = lose_response("send_event")
     assert await service.events.send(name, {"n": 1}) == 1
     assert calls == {"send_event": 2}
-    # The repeated event is not stored for the next job that parks.
+    # An event that wakes no job is stored for the next job that parks; the repeated call is not.
     assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
 
 
 async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):
     name = f"event-{uuid4()}"
-    await park(service, db, name, queue)
+    await enqueue_parked_job(service, db, name, queue)
     assert await service.events.send(name, 1, event_id="evt_1") == 1
-    await park(service, db, name, f"{queue}-2")
-    # This event_id was sent before, so the call returns the first answer and wakes no job.
+    await enqueue_parked_job(service, db, name, f"{queue}-2")
+    # The event_id was sent before, so the call returns the first answer and wakes no job.
     assert await service.events.send(name, 1, event_id="evt_1") == 1
     assert await service.events.send(f"{name}-other", 1, event_id="evt_1") == 0
     assert await service.events.send(name, 2, event_id="evt_2") == 1
@@ -98,7 +103,7 @@ async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
 
     monkeypatch.setattr(transport, "call", claim_between)
     assert (await service.jobs.retry(enqueued.id)).status is JobStatus.PROCESSING
-    with pytest.raises(errors.JobFinished):  # A second retry is another call, and is refused.
+    with pytest.raises(errors.JobFinished):  # Another retry has its own request id.
         await service.jobs.retry(enqueued.id)
 
 
@@ -126,11 +131,13 @@ async def test_a_repeated_cancel_returns_the_first_answer_although_the_job_ended
     monkeypatch.setattr(transport, "call", complete_between)
     request = await service.jobs.cancel(enqueued.id)
     assert (request.status, request.cancel_requested) == (JobStatus.PROCESSING, True)
-    with pytest.raises(errors.JobFinished):  # A second cancel is another call, and is refused.
+    with pytest.raises(errors.JobFinished):  # Another cancel has its own request id.
         await service.jobs.cancel(enqueued.id)
 
 
-async def test_a_generation_is_cancelled_once(service, db, lose_response):
+async def test_a_repeated_cancel_of_a_generation_returns_the_first_answer(
+    service, db, lose_response
+):
     started = await service.generations.start("a boat")
     lose_response("cancel_generation")
     first = await service.generations.cancel(started.id)
@@ -152,7 +159,7 @@ async def test_a_repeated_change_of_many_jobs_returns_the_first_counts(
     assert (purged.matched, purged.changed) == (3, 3)
 
 
-async def test_log_lines_are_written_once(service, db, queue, lose_response):
+async def test_log_lines_of_a_repeated_call_are_stored_once(service, db, queue, lose_response):
     enqueued = await service.jobs.enqueue("x", queue=queue)
     await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
     lease = await db.fetchval("select lease_id from job_queue where id = $1", enqueued.id)
@@ -160,12 +167,13 @@ async def test_log_lines_are_written_once(service, db, queue, lose_response):
     lines = [{"at": now, "level": "info", "message": message} for message in ("a", "b")]
     lose_response("log_job")
     await service._backend.call(_rpc.log_job(enqueued.id, lease, lines))
+    # Equal lines without a time are all stored.
     await service._backend.call(_rpc.log_job(enqueued.id, lease, [{"message": "b"}] * 2))
     log = (await service.jobs.history(enqueued.id)).log
     assert [line.message for line in log] == ["a", "b", "b", "b"]
 
 
-async def test_a_limit_and_a_schedule_are_deleted_once(service, queue, lose_response):
+async def test_a_repeated_delete_of_a_limit_or_schedule_succeeds(service, queue, lose_response):
     await service.limits.set(f"x:{queue}", max_running=1)
     lose_response("delete_limit")
     await service.limits.delete(f"x:{queue}")
@@ -183,13 +191,15 @@ async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose
     assert (await service.jobs.enqueue("x", queue=queue)).outcome == "created"
     lose_response("enqueue_jobs")
     assert (await service.jobs.enqueue("x", queue=queue, scheduled_for=due)).outcome == "created"
-    keyed = {"job_type": "x", "queue": queue, "idempotency_key": queue}
+    with_key = {"job_type": "x", "queue": queue, "idempotency_key": queue}
     lose_response("enqueue_jobs")
-    enqueued = await service.jobs.enqueue_many([keyed, keyed, {"job_type": "x", "queue": queue}])
+    enqueued = await service.jobs.enqueue_many(
+        [with_key, with_key, {"job_type": "x", "queue": queue}]
+    )
     assert [job.outcome for job in enqueued] == ["created", "existing", "created"]
     assert enqueued[0].id == enqueued[1].id
-    again = await service.jobs.enqueue_many([keyed])
-    assert (again[0].outcome, again[0].id) == ("existing", enqueued[0].id)
+    (repeated,) = await service.jobs.enqueue_many([with_key])
+    assert (repeated.outcome, repeated.id) == ("existing", enqueued[0].id)
     lose_response("enqueue_batch")
     batch = await service.batches.enqueue([{"job_type": "x", "queue": queue}] * 2)
     assert [job.outcome for job in batch.jobs] == ["created"] * 2
@@ -215,21 +225,19 @@ async def test_repeated_enqueues_report_new_jobs_as_created(service, queue, lose
 
 
 async def test_a_repetition_before_the_commit_of_the_first_call_raises_busy(stack, db, queue):
-    import asyncpg
-
-    other = await asyncpg.connect(stack.db_url, timeout=10)
-    request = uuid4()
+    first_connection = await asyncpg.connect(stack.db_url, timeout=10)
+    request_id = uuid4()
     await db.execute("select set_limit($1, 1)", f"x:{queue}")
     try:
-        first = other.transaction()
-        await first.start()
-        await other.execute("select delete_limit($1, $2)", f"x:{queue}", request)
+        first_call = first_connection.transaction()
+        await first_call.start()
+        await first_connection.execute("select delete_limit($1, $2)", f"x:{queue}", request_id)
         with pytest.raises(asyncpg.PostgresError, match="PQ_BUSY"):
-            await db.execute("select delete_limit($1, $2)", f"x:{queue}", request)
-        await first.commit()
-        await db.execute("select delete_limit($1, $2)", f"x:{queue}", request)
+            await db.execute("select delete_limit($1, $2)", f"x:{queue}", request_id)
+        await first_call.commit()
+        await db.execute("select delete_limit($1, $2)", f"x:{queue}", request_id)
     finally:
-        await other.close(timeout=5)
+        await first_connection.close(timeout=5)
 
 
 async def test_a_repeated_start_of_a_generation_reserves_once(service, lose_response):

@@ -36,24 +36,24 @@ INTERFACES = [
     *our_clients(direct=False),
     *our_clients(direct=True),
 ]
-KINDS = {"right", "absent", "null", "wrong", "unauthorised", "repeated"}
+KINDS_OF_CASES = {"right", "absent", "null", "wrong", "unauthorised", "repeated"}
 
 
 @pytest.fixture(scope="session")
 def project(stack):
-    found = open_project(stack)
-    yield found
-    found.close()
+    opened = open_project(stack)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")
 def plain_http(project):
-    """The answers of plain HTTP. The answers of other interfaces are compared with them."""
+    """The answers of plain HTTP, with which the answers of all other interfaces are compared."""
     return asyncio.run(run(project, Httpx()))
 
 
 def find_differences(project, interface, plain_http):
-    """Return the differences between the answers of an interface and the expected ones, as text."""
+    """Return the differences of the answers of an interface from the expected answers, as text."""
     if interface.direct and not project.database:
         pytest.fail(
             "set PICTURE_QUEUE_TEST_DB_URL: this interface connects to the database directly",
@@ -95,7 +95,7 @@ def test_a_pooler_in_transaction_mode_answers_like_plain_http(project, stack, pl
         assert find_differences(project, Psycopg("pgbouncer", address), plain_http) == ""
 
 
-def test_the_keys_of_the_browser_are_at_an_address_that_others_cannot_guess():
+def test_the_page_with_the_api_keys_has_an_unguessable_address():
     with _Site(b"script", {"key": "sesame"}) as address, httpx.Client(trust_env=False) as http:
         origin = address.rsplit("/", 2)[0]
         assert len(address) > len(origin) + 40
@@ -108,17 +108,21 @@ def test_the_keys_of_the_browser_are_at_an_address_that_others_cannot_guess():
 
 @pytest.mark.extra
 def test_node_loads_no_package_of_another_user(node, tmp_path):
-    """Earlier, /tmp/node_modules came before NODE_PATH in a clone below /tmp."""
+    """Check that scripts/own_modules.cjs applies.
+
+    Without it, Node loads packages from all directories above a script. For a clone below /tmp,
+    these include /tmp/node_modules, which any user can create.
+    """
     for directory, name in ((tmp_path, "foreign"), (tmp_path / "clone", "mine")):
         package = directory / "node_modules" / name
         package.mkdir(parents=True)
         (package / "index.js").write_text(f'console.log("{name}")')
-    tmp_path.chmod(0o1777)
+    tmp_path.chmod(0o1777)  # The mode of /tmp: every user can create files.
     script = tmp_path / "clone" / "script.cjs"
     script.write_text('require("mine"); require("foreign")')
-    done = subprocess.run([node, script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "mine\n")
-    assert "Cannot find module 'foreign'" in done.stderr
+    process = subprocess.run([node, script], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (1, "mine\n")
+    assert "Cannot find module 'foreign'" in process.stderr
 
 
 # --- Detection of differences ---
@@ -144,29 +148,30 @@ def test_an_unexpected_answer_is_reported(expected, answer):
 
 def test_a_wrong_status_or_code_is_reported():
     case = Case("f/null/a", "f", "service", {}, our_error("PQ_UNKNOWN_JOB"))
-    tested = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
-    assert describe_difference(case, select_compared_part(case, tested, {})) is None
-    for other in (
-        replace(tested, status=400),
-        replace(tested, code="PQ_CONFLICT"),
+    right = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
+    assert describe_difference(case, select_compared_part(case, right, {})) is None
+    for wrong in (
+        replace(right, status=400),
+        replace(right, code="PQ_CONFLICT"),
         Answer(data=None),
     ):
-        assert describe_difference(case, select_compared_part(case, other, {}))
+        assert describe_difference(case, select_compared_part(case, wrong, {}))
 
 
 def test_different_answers_of_two_interfaces_are_reported():
     case = Case("f/null/a", "f", "service", {}, our_error("PQ_UNKNOWN_JOB"))
-    names = {"job": "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"}
-    failed = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
-    reference = Column("httpx", {case.id: select_compared_part(case, failed, names)})
-    for other, count in (
-        (replace(failed, status=None), 0),
+    job_id = "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"
+    placeholders = {"job": job_id}
+    failed = error_answer("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {job_id}", None)
+    reference = Column("httpx", {case.id: select_compared_part(case, failed, placeholders)})
+    for answer, expected_problems in (
+        (replace(failed, status=None), 0),  # Some interfaces do not return the status.
         (replace(failed, detail="job_id is 8"), 1),
         (replace(failed, hint="list_jobs()"), 1),
     ):
-        column = Column("other", {case.id: select_compared_part(case, other, names)})
+        column = Column("other", {case.id: select_compared_part(case, answer, placeholders)})
         compare(column, reference)
-        assert len(column.problems) == count
+        assert len(column.problems) == expected_problems
 
 
 # --- Completeness of the cases ---
@@ -174,7 +179,7 @@ def test_different_answers_of_two_interfaces_are_reported():
 
 def test_every_public_function_is_described_as_installed(stack):
     with psycopg.connect(stack.db_url, row_factory=dict_row) as connection:
-        found = connection.execute(
+        rows = connection.execute(
             """select p.proname as name, coalesce(p.proargnames[:p.pronargs], '{}') as names,
               p.proargtypes::regtype[]::text[] as types, p.pronargs - p.pronargdefaults as required,
               has_function_privilege('authenticated', p.oid, 'execute') as is_for_users,
@@ -187,11 +192,13 @@ def test_every_public_function_is_described_as_installed(stack):
             "user" if row["is_for_users"] else "service",
             row["read_only"],
             [
-                (name, type_, i >= row["required"])
-                for i, (name, type_) in enumerate(zip(row["names"], row["types"], strict=True))
+                (name, type_, position >= row["required"])
+                for position, (name, type_) in enumerate(
+                    zip(row["names"], row["types"], strict=True)
+                )
             ],
         )
-        for row in found
+        for row in rows
     }
     assert installed == {
         function.name: (
@@ -206,9 +213,13 @@ def test_every_public_function_is_described_as_installed(stack):
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
 def test_a_function_has_cases_of_all_six_kinds(function):
     names = [case.id.split("/") for case in CASES if case.function == function.name]
-    assert {kind for name, kind, *_ in names if name == function.name} == KINDS
+    assert {kind for name, kind, *_ in names if name == function.name} == KINDS_OF_CASES
     for kind in ("absent", "null", "wrong"):
-        tested = {rest[0] for name, found, *rest in names if (name, found) == (function.name, kind)}
+        tested = {
+            rest[0]
+            for name, case_kind, *rest in names
+            if (name, case_kind) == (function.name, kind)
+        }
         assert tested >= {parameter.name for parameter in function.parameters}
 
 
@@ -221,12 +232,13 @@ def test_every_code_has_a_case():
     assert tested >= errors.BY_CODE.keys()
 
 
-def test_the_reference_lists_every_code_of_a_case():
-    text = (Path(__file__).parents[2] / "docs" / "sql.md").read_text("utf-8")
-    parts = re.split(r"^### `(\w+)\(", text, flags=re.MULTILINE)
+def test_the_sql_reference_lists_every_error_code_that_a_function_raises_in_a_case():
+    page = (Path(__file__).parents[2] / "docs" / "sql.md").read_text("utf-8")
+    # The text before the first function, and then the name and the section of each function.
+    parts = re.split(r"^### `(\w+)\(", page, flags=re.MULTILINE)
     documented = {
-        name: set(re.findall(r"PQ_[A-Z_]+", part.split("\n## ")[0]))
-        for name, part in zip(parts[1::2], parts[2::2], strict=True)
+        name: set(re.findall(r"PQ_[A-Z_]+", section.split("\n## ")[0]))
+        for name, section in zip(parts[1::2], parts[2::2], strict=True)
     }
     tested = {
         (case.function, case.expected.code)

@@ -25,7 +25,7 @@ def pooled(stack):
 
 
 async def test_the_pooler_refuses_a_wrong_password(pooled):
-    # Every user of the machine can reach it.
+    # Every user of the machine can reach its port.
     with pytest.raises(asyncpg.PostgresError):
         await asyncpg.connect(re.sub(":[^:@]*@", ":any@", pooled), timeout=10)
     connection = await asyncpg.connect(pooled, timeout=10)
@@ -36,8 +36,8 @@ async def test_concurrent_calls_get_their_own_answers(pooled, queue):
     async with AsyncPictureQueue(database_url=pooled) as pq:
         names = [f"job-{i}" for i in range(300)]
         enqueued = await asyncio.gather(*(pq.jobs.enqueue(name, queue=queue) for name in names))
-        found = await asyncio.gather(*(pq.jobs.get(job.id) for job in enqueued))
-        assert [job.job_type for job in found] == names
+        jobs = await asyncio.gather(*(pq.jobs.get(job.id) for job in enqueued))
+        assert [job.job_type for job in jobs] == names
 
 
 def test_sync_calls_get_their_own_answers(pooled, queue):

@@ -19,21 +19,21 @@ def return_unparsed(value: Any) -> Any:
 
 
 class FailingCalls:
-    """Calls that fail: for each error code, the method of its name makes a call that raises it."""
+    """Calls that fail: each error code has a method of the same name, which raises the error."""
 
     def __init__(self, pq: AsyncPictureQueue, queue: str) -> None:
         self.pq = pq
         self.queue = queue
-        self.kind = f"refused-{uuid4().hex[:8]}"
+        self.job_type = f"refused-{uuid4().hex[:8]}"
 
     async def call(self, name: str, **parameters: Any) -> Any:
         return await self.pq._backend.call(Rpc(name, parameters, return_unparsed))
 
-    async def enqueue(self, **given: Any) -> Any:
-        return await self.pq.jobs.enqueue(self.kind, queue=self.queue, **given)
+    async def enqueue(self, **options: Any) -> Any:
+        return await self.pq.jobs.enqueue(self.job_type, queue=self.queue, **options)
 
     async def claim(self) -> Any:
-        claim = Claim("hand", (self.queue,), (self.kind,), 1, 30.0, uuid4())
+        claim = Claim("worker", (self.queue,), (self.job_type,), 1, 30.0, uuid4())
         (job,) = await self.pq._backend.call(_rpc.claim_jobs(claim))
         return job
 
@@ -41,7 +41,7 @@ class FailingCalls:
         await self.enqueue(delay=-1)
 
     async def invalid_cron(self) -> None:
-        await self.pq.schedules.set(self.kind, self.kind, cron="61 * * * *")
+        await self.pq.schedules.set(self.job_type, self.job_type, cron="61 * * * *")
 
     async def unknown_job(self) -> None:
         await self.pq.jobs.cancel(uuid4())
@@ -55,25 +55,25 @@ class FailingCalls:
         )
 
     async def unknown_queue(self) -> None:
-        await self.pq.queues.pause("nowhere")
+        await self.pq.queues.pause("no-such-queue")
 
     async def unknown_dependency(self) -> None:
         await self.enqueue(depends_on=[uuid4()])
 
     async def unknown_schedule(self) -> None:
-        await self.pq.schedules.run("never")
+        await self.pq.schedules.run("no-such-schedule")
 
     async def unknown_batch(self) -> None:
         await self.pq.batches.get(uuid4())
 
     async def unknown_limit(self) -> None:
-        await self.pq.limits.delete(self.kind)
+        await self.pq.limits.delete(self.job_type)
 
     async def unknown_rule(self) -> None:
-        await self.pq.rules.delete(f"{self.kind}/model", "steps", "cap")
+        await self.pq.rules.delete(f"{self.job_type}/model", "steps", "cap")
 
     async def unknown_budget(self) -> None:
-        await self.pq.budgets.delete(f"plan:{self.kind}")
+        await self.pq.budgets.delete(f"plan:{self.job_type}")
 
     async def start_with_budget(self, **budget: Any) -> None:
         user_id = str(uuid4())
@@ -116,7 +116,7 @@ class FailingCalls:
         await self.enqueue()
 
     async def too_large(self) -> None:
-        await self.pq.jobs.enqueue(self.kind, {"x": "y" * 70_000}, queue=self.queue)
+        await self.pq.jobs.enqueue(self.job_type, {"x": "y" * 70_000}, queue=self.queue)
 
     async def invalid_input(self) -> None:
         await self.call("start_generation", prompt="", options={"user_id": str(uuid4())})
@@ -124,23 +124,24 @@ class FailingCalls:
     async def cycle(self) -> None:
         job_id = uuid4()
         await self.pq.jobs.enqueue_many(
-            [NewJob(job_type=self.kind, queue=self.queue, job_id=job_id, depends_on=[job_id])]
+            [NewJob(job_type=self.job_type, queue=self.queue, job_id=job_id, depends_on=[job_id])]
         )
 
 
-# A call with a service key can raise all errors but these. Busy needs a lock of a transaction.
-WITH_A_USER = {NotAuthenticated, NotAllowed}
-WITH_A_SERVICE_KEY = [e for e in errors.BY_CODE.values() if e not in {*WITH_A_USER, Busy}]
+# Only users get these errors; `test_a_call_that_is_not_permitted_raises_its_exception` has them.
+USER_ERRORS = {NotAuthenticated, NotAllowed}
+# Busy needs another transaction that holds a lock, so the matrix has its case.
+SERVICE_ERRORS = [error for error in errors.BY_CODE.values() if error not in {*USER_ERRORS, Busy}]
 
 
-@pytest.mark.parametrize("error", WITH_A_SERVICE_KEY, ids=lambda error: error.code)
+@pytest.mark.parametrize("error", SERVICE_ERRORS, ids=lambda error: error.code)
 async def test_each_code_raises_its_exception(service, queue, error):
     call = getattr(FailingCalls(service, queue), error.code.removeprefix("PQ_").lower())
-    with pytest.raises(PictureQueueError) as refused:
+    with pytest.raises(PictureQueueError) as raised:
         await call()
-    assert type(refused.value) is error
-    assert refused.value.code == error.code
-    assert str(refused.value)
+    assert type(raised.value) is error
+    assert raised.value.code == error.code
+    assert str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from picture_queue.worker import SyncJobContext
 
 
 class WaitingHandler:
-    """A handler that waits until `finish` is set, and records that it was stopped."""
+    """A handler that waits until `finish` is set, and sets `stopped` if it is cancelled."""
 
     def __init__(self) -> None:
         self.started = asyncio.Event()
@@ -67,27 +67,28 @@ async def test_the_timeout_of_a_job_overrides_that_of_its_type(
             await service.jobs.result(job.id, timeout=15)
 
 
-async def test_a_thread_is_abandoned_at_its_timeout_but_occupies_its_slot(
+async def test_the_job_of_a_thread_fails_at_its_timeout_but_the_thread_keeps_its_slot(
     service, queue, new_worker
 ):
     worker = new_worker(concurrency=2)
-    until = threading.Event()
+    may_end = threading.Event()
 
     @worker.handler("stuck", timeout=0.1, max_attempts=1)
     def stuck() -> None:
-        until.wait(15)
+        may_end.wait(15)
 
     async with worker:
         job = await service.jobs.enqueue("stuck", queue=queue)
         with pytest.raises(JobFailed, match="TimeoutError"):
             await service.jobs.result(job.id, timeout=15)
         assert worker._supervisor._slots.free == 1
-        until.set()
+        may_end.set()
 
 
 async def test_a_running_job_is_cancelled_without_waiting_for_a_heartbeat(
     service, queue, new_worker, waiting_handler
 ):
+    # With this lease, the next heartbeat is further away than the timeout of the test.
     worker = new_worker(lease=3600)
     worker.handler("slow")(waiting_handler)
     async with worker:
@@ -161,7 +162,7 @@ async def test_running_jobs_are_released_when_the_worker_stops(
     assert not waiting_handler.context.cancel_requested
     released = await service.jobs.get(job.id)
     assert (released.status, released.hold, released.attempt) == (JobStatus.PENDING, None, 0)
-    assert name not in [seen.worker for seen in (await service.health()).workers]
+    assert name not in [registered.worker for registered in (await service.health()).workers]
 
 
 async def test_a_job_that_finishes_in_the_grace_period_is_completed(
@@ -173,38 +174,43 @@ async def test_a_job_that_finishes_in_the_grace_period_is_completed(
     await worker.start()
     await waiting_handler.wait_until_started()
     stopping = asyncio.create_task(worker.stop())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # Let the stop begin before the handler ends.
     waiting_handler.finish.set()
     await stopping
     assert (await service.jobs.get(job.id)).result == "finished"
 
 
 async def wait_for_heartbeat(worker):
-    """Wait until a new heartbeat has been answered. The next one is sent 20 seconds later."""
+    """Request a heartbeat and wait for its answer. The worker sends the next after 20 seconds."""
     (lease,) = worker._supervisor._slots.leases()
-    await until(lambda: lease.start_confirmed)
+    await wait_until(lambda: lease.start_confirmed)
     requested_at = time.monotonic()
     worker._supervisor._heartbeat.beat_now()
-    await until(lambda: lease.confirmed_at >= requested_at)
+    await wait_until(lambda: lease.confirmed_at >= requested_at)
 
 
-async def until(condition):
+async def wait_until(condition):
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - the condition has no event
+        while not condition():  # noqa: ASYNC110 - no event tells when the condition becomes true
             await asyncio.sleep(0.001)
 
 
 async def take_over(db, queue, job):
-    """End the lease of a job and claim the job for another worker, in one transaction."""
-    other = f"other-{uuid4()}"
+    """End the lease of a job and claim the job for another worker; return that worker's name.
+
+    A single transaction does both, so that the first worker cannot claim the job in between.
+    """
+    other_worker = f"other-{uuid4()}"
     async with db.transaction():
         await db.execute(
             "update job_queue set lease_expires_at = now() - interval '1 second' where id = $1",
             job.id,
         )
         await db.execute("select maintain_jobs(force => true)")
-        await db.execute("select claim_jobs($1, array[$2], array['slow'], 1, 30)", other, queue)
-    return other
+        await db.execute(
+            "select claim_jobs($1, array[$2], array['slow'], 1, 30)", other_worker, queue
+        )
+    return other_worker
 
 
 async def test_a_handler_whose_lease_is_lost_is_stopped(
@@ -215,16 +221,18 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waiting_handler.wait_until_started()
-        # After it has subscribed, the worker sends a heartbeat. It must not extend the lease later.
+        # The worker sends a heartbeat when its subscription begins. Wait for that heartbeat, so
+        # that the heartbeat below is the only one after the takeover.
         await worker._signals.listening.next()
         await wait_for_heartbeat(worker)
-        other = await take_over(db, queue, job)
+        other_worker = await take_over(db, queue, job)
         worker._supervisor._heartbeat.beat_now()
         assert await worker._signals.outcome.next() == (job.id, None)
     assert waiting_handler.stopped.is_set()
     assert "is lost and its handler stopped" in caplog.text
     current = await service.jobs.get(job.id)
-    assert (current.status, current.worker, current.attempt) == (JobStatus.PROCESSING, other, 2)
+    assert (current.status, current.worker) == (JobStatus.PROCESSING, other_worker)
+    assert current.attempt == 2
 
 
 async def test_an_outcome_under_a_lost_lease_changes_nothing(
@@ -235,15 +243,17 @@ async def test_an_outcome_under_a_lost_lease_changes_nothing(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waiting_handler.wait_until_started()
-        # After it has subscribed, the worker sends a heartbeat. It must not find the lost lease.
+        # The worker sends a heartbeat when its subscription begins. Wait for that heartbeat, so
+        # that the report is the first call after the takeover.
         await worker._signals.listening.next()
         await wait_for_heartbeat(worker)
-        other = await take_over(db, queue, job)
+        other_worker = await take_over(db, queue, job)
         waiting_handler.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
-    assert f"The work on job {job.id} was not recorded" in caplog.text
+    assert f"The outcome of job {job.id} (completed) was not recorded" in caplog.text
     current = await service.jobs.get(job.id)
-    assert (current.status, current.result, current.worker) == (JobStatus.PROCESSING, None, other)
+    assert (current.status, current.result) == (JobStatus.PROCESSING, None)
+    assert current.worker == other_worker
 
 
 async def test_progress_under_a_lost_lease_stops_the_handler(
@@ -277,13 +287,15 @@ async def test_a_lease_is_extended_for_as_long_as_its_handler_runs(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waiting_handler.wait_until_started()
-        granted = await db.fetchval("select lease_expires_at from job_queue where id = $1", job.id)
-        while await db.fetchval("select now() < $1::timestamptz", granted):
+        first_expiry = await db.fetchval(
+            "select lease_expires_at from job_queue where id = $1", job.id
+        )
+        while await db.fetchval("select now() < $1::timestamptz", first_expiry):
             await worker._signals.heartbeat_answered.next()
-        # The lease is past its first expiry. It was extended, so the sweep does not end it.
+        # Heartbeats have extended the lease, so the sweep must not end the lease.
         await service.maintain(force=True)
-        other = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())
-        assert await service._backend.call(_rpc.claim_jobs(other)) == []
+        claim = _rpc.Claim(f"other-{uuid4()}", (queue,), ("slow",), 1, 30.0, uuid4())
+        assert await service._backend.call(_rpc.claim_jobs(claim)) == []
         waiting_handler.finish.set()
         assert await service.jobs.result(job.id, timeout=15) == "finished"
     assert (await service.jobs.get(job.id)).attempt == 1

@@ -1,4 +1,4 @@
-"""Rows that Python cannot parse completely, as SQL and older versions can store them."""
+"""Jobs whose payload Python cannot parse. Callers of the SQL functions can enqueue such jobs."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ from picture_queue import JobStatus, Worker, WorkerSettings
 
 from ..signals import watch
 
-LONG_NUMBER = """jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"""
-DEEP = """('{"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"""
+LONG_NUMBER_SQL = """jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"""
+DEEP_NESTING_SQL = """('{"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"""
 
 
-@pytest.fixture(params=[LONG_NUMBER, DEEP], ids=["a long number", "deep nesting"])
+@pytest.fixture(params=[LONG_NUMBER_SQL, DEEP_NESTING_SQL], ids=["a long number", "deep nesting"])
 async def jobs(
     service: Any, queue: str, db: Any, request: pytest.FixtureRequest
 ) -> AsyncIterator[list[Any]]:
@@ -25,7 +25,7 @@ async def jobs(
         enqueued[2].id,
     )
     yield enqueued
-    # Other tests share the database, and the JSON decoder of Python cannot read this row.
+    # Other tests list the jobs of this database, and Python's JSON decoder cannot read this row.
     await db.execute("delete from job_queue where id = $1", enqueued[2].id)
 
 
@@ -42,20 +42,20 @@ async def test_only_the_unreadable_job_fails(service, queue, jobs, caplog):
         for _ in jobs:
             await worker._signals.reported.next()
     assert sorted(ran) == [0, 1, 3, 4]
-    found = {job.id: job for job in await service.jobs.list(queue=queue)}
-    failed = found.pop(jobs[2].id)
+    listed = {job.id: job for job in await service.jobs.list(queue=queue)}
+    failed = listed.pop(jobs[2].id)
     assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1)
     assert failed.error is not None and failed.error.startswith("The job cannot be read: payload: ")
-    assert {job.status for job in found.values()} == {JobStatus.COMPLETED}
+    assert {job.status for job in listed.values()} == {JobStatus.COMPLETED}
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert str(failed.id) in record.getMessage()
 
 
 async def test_a_list_contains_the_other_jobs_if_one_is_unreadable(service, queue, jobs):
-    found = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
-    assert found.keys() == {job.id for job in jobs}
-    assert [found[job.id] for job in jobs if job is not jobs[2]] == [
+    listed = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
+    assert listed.keys() == {job.id for job in jobs}
+    assert [listed[job.id] for job in jobs if job is not jobs[2]] == [
         {"n": n} for n in range(5) if n != 2
     ]
-    assert found[jobs[2].id].keys() == {"unreadable"}
-    assert (await service.jobs.get(jobs[2].id)).payload == found[jobs[2].id]
+    assert listed[jobs[2].id].keys() == {"unreadable"}
+    assert (await service.jobs.get(jobs[2].id)).payload == listed[jobs[2].id]

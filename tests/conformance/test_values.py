@@ -1,4 +1,4 @@
-"""Python values as JSON arguments, and values that are refused, over both transports."""
+"""Python values in arguments: how they are stored as JSON, and which values are refused."""
 
 import dataclasses
 import enum
@@ -64,8 +64,9 @@ async def test_a_value_is_stored_as_its_json(service, queue, value, expected):
     enqueued = await service.jobs.enqueue("x", {"value": value}, queue=queue)
     job = await service.jobs.get(enqueued.id)
     assert job.payload == {"value": expected}
-    many = [{"job_type": "x", "queue": queue, "payload": {"value": value}}]
-    (enqueued,) = await service.jobs.enqueue_many(many)
+    (enqueued,) = await service.jobs.enqueue_many(
+        [{"job_type": "x", "queue": queue, "payload": {"value": value}}]
+    )
     assert (await service.jobs.get(enqueued.id)).payload == {"value": expected}
 
 
@@ -170,7 +171,10 @@ async def test_none_in_place_of_an_id_raises_a_library_error(service):
 
 @pytest.fixture
 def zone_behind_utc(monkeypatch):
-    """Set the local zone five hours behind UTC, where `datetime.max` is after year 9999 in UTC."""
+    """Set the local time zone to five hours behind UTC.
+
+    In this zone, `datetime.max` is in the year 10000 of UTC, which Python cannot represent.
+    """
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Etc/GMT+5")
         time.tzset()

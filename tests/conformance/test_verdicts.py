@@ -1,4 +1,4 @@
-"""The verdicts that a handler returns or raises, and the context that it gets."""
+"""Outcomes that a handler returns or raises (Snooze, Retry, Park …), and the context of its job."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -223,6 +223,6 @@ async def test_queues_with_weights_get_their_shares(service, queue, new_worker, 
     )
     async with worker:
         await asyncio.wait_for(enough.wait(), 30)
-    # The expected number is 180 of 240, with a standard deviation below 7. The bounds are 7
-    # deviations away.
+    # By the weights, 180 of 240 jobs are expected from the queue `big`. The standard deviation is
+    # below 7, and the bounds are 7 standard deviations away.
     assert 130 < starts[:240].count(big) < 230

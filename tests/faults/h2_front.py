@@ -1,4 +1,4 @@
-"""An HTTP/2 reverse proxy in front of the embedded gateway, like that of the platform."""
+"""A reverse proxy that serves HTTP/2 in front of the embedded gateway, as the platform does."""
 
 import asyncio
 import socket
@@ -17,6 +17,7 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 from .loop_thread import LoopThread
 
 _UNFORWARDED_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
+_REPLACED_HEADERS = _UNFORWARDED_HEADERS | {b"content-length"}
 
 
 @contextmanager
@@ -62,7 +63,8 @@ def create_tls_context(directory: Path) -> tuple[ssl.SSLContext, Path]:
         directory: The directory for the file with the certificate of the authority.
 
     Returns:
-        A server context that offers HTTP/2 and HTTP/1.1, and that file, for ``SSL_CERT_FILE``.
+        A server context that offers HTTP/2 and HTTP/1.1, and the file with the certificate of the
+        authority, for ``SSL_CERT_FILE``.
     """
     authority, file = trustme.CA(), directory / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
@@ -73,7 +75,7 @@ def create_tls_context(directory: Path) -> tuple[ssl.SSLContext, Path]:
 
 
 class _ForwardingApp:
-    """An ASGI app that forwards requests. It closes all WebSockets, so workers poll."""
+    """An ASGI app that forwards requests, but closes all WebSockets, so that workers poll."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -112,9 +114,6 @@ class _ForwardingApp:
         forwarded = [(name, value) for name, value in received if name not in _UNFORWARDED_HEADERS]
         await send({"type": "http.response.start", "status": status, "headers": forwarded})
         await send({"type": "http.response.body", "body": answer})
-
-
-_REPLACED_HEADERS = _UNFORWARDED_HEADERS | {b"content-length"}
 
 
 async def _pieces(receive: Any) -> AsyncIterator[bytes]:

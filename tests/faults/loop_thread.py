@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
-_TIMEOUT = 20.0  # The timeout of every call into the thread, in seconds.
+_TIMEOUT = 20.0  # seconds, for every call into the thread
 
 
 class LoopThread:
@@ -17,9 +17,9 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the thread and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_TIMEOUT)
 
     def __enter__(self) -> Self:
         self._thread.start()

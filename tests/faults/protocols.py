@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 ProtocolName: TypeAlias = Literal["http", "h2", "postgres"]
 
-_HEADERS = 1  # The type of a HEADERS frame in HTTP/2.
+_HEADERS = 1  # the type of a HEADERS frame in HTTP/2
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Answer:
         status: The status code.
         body: The body.
         headers: The headers, except the content length.
-        path: The proxy answers requests whose path begins with this prefix.
+        path: The prefix of the paths whose requests the proxy answers.
         count: The number of requests to answer.
     """
 
@@ -59,28 +59,29 @@ class ResponseParser:
         self._session_started = False
         self._frames = bytearray()
 
-    def note_request(self) -> None:
+    def record_request(self) -> None:
         """Record that the client has sent data."""
         self._requested = True
 
     def feed(self, data: bytes) -> tuple[bool, bool]:
         """Return whether a response begins, and whether one ends, in these bytes of the server."""
         if self._protocol == "h2":
-            found = self._has_headers(data)
-            return found, found
+            # A call counts as executed when the headers of its response arrive.
+            has_headers = self._has_headers(data)
+            return has_headers, has_headers
         if self._protocol == "http":
             begins, self._requested = self._requested, False
             return begins, begins
-        ready = len(data) >= 6 and data[-6:-1] == b"Z\x00\x00\x00\x05"
+        is_ready = len(data) >= 6 and data[-6:-1] == b"Z\x00\x00\x00\x05"  # ReadyForQuery
         if not self._session_started:
-            # The startup of a session ends with ReadyForQuery too, but it is not a response.
-            self._session_started = ready
+            # The startup of a session ends with ReadyForQuery too, but is not a response.
+            self._session_started = is_ready
             self._requested = False
             return False, False
         begins = self._requested and not self._responding
         if begins:
             self._requested, self._responding = False, True
-        ends = ready and self._responding
+        ends = is_ready and self._responding
         if ends:
             self._responding = False
         return begins, ends
@@ -88,11 +89,11 @@ class ResponseParser:
     def _has_headers(self, data: bytes) -> bool:
         """Return True if an HTTP/2 frame with the headers of a response ends here."""
         self._frames += data
-        found = False
-        while len(self._frames) >= 9:
+        has_headers = False
+        while len(self._frames) >= 9:  # bytes of the header of a frame
             size = int.from_bytes(self._frames[:3], "big")
             if len(self._frames) < 9 + size:
                 break
-            found = found or self._frames[3] == _HEADERS
+            has_headers = has_headers or self._frames[3] == _HEADERS
             del self._frames[: 9 + size]
-        return found
+        return has_headers

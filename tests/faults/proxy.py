@@ -1,20 +1,21 @@
 """A TCP and TLS proxy in front of the gateway or of Postgres, with faults that a test turns on.
 
 =================  ================================================================================
-`black_hole`       connections drop all data in both directions; with `new`, new ones too
-`half_open`        the server's side is closed, the client's side stays open; new ones work
+`black_hole`       connections drop all data in both directions; with `new`, also new connections
+`half_open`        the server's side is closed, the client's side stays open; new connections work
 `stall`            data is held back without loss, until `heal`
 `delay`            all data is delivered some seconds late
-`refuse`           new connections are refused; existing ones continue
-`reset`            connections are reset, once; new ones work
+`refuse`           new connections are refused; existing connections continue
+`reset`            the existing connections are reset; new connections work
 `lose_answers`     the server executes the next n calls; the client gets a reset
 `garble_answers`   the server executes the next n calls; the client gets garbage
 `answer`           the proxy answers HTTP/1.1 requests instead of the server
 =================  ================================================================================
 
-`heal` ends the faults. A connection that drops data still drops it afterwards, as behind a firewall
-that lost its state. The proxy terminates TLS, so that it can find the responses. A client chooses
-between HTTP/2 and HTTP/1.1 by ALPN; the server gets the same protocol without TLS.
+`heal` ends the faults. But a connection that drops data still does so after `heal`, as behind a
+firewall that has lost the state of the connection. The proxy terminates TLS, so that it can find
+the responses. A client chooses between HTTP/2 and HTTP/1.1 by ALPN; the server gets the same
+protocol without TLS.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ from typing import Self
 from .loop_thread import LoopThread
 from .protocols import Answer, ProtocolName, ResponseParser, size_of_request
 
-_CHUNK_SIZE = 65536
-_GARBAGE = b"\x00this is no answer of this protocol\r\n\r\n"
+_CHUNK_SIZE = 65536  # bytes
+_GARBAGE = b"\x00this is not a response of this protocol\r\n\r\n"
 
 
 class Proxy:
@@ -60,7 +61,7 @@ class Proxy:
         self._listener: socket.socket | None = None
         self.port = 0
         self.accepted = self.lost = self.answered = 0
-        # These are the active faults. Only the thread of the connections changes them.
+        # The active faults. Only the thread that serves the connections changes these attributes.
         self.silent = False
         self.delay_seconds = 0.0
         self.flowing = asyncio.Event()
@@ -83,7 +84,7 @@ class Proxy:
     # Faults ------------------------------------------------------------------------------------
 
     def black_hole(self, *, new: bool = False) -> None:
-        """Drop all data of the existing connections; with `new` also of new ones, until `heal`."""
+        """Drop all data of existing connections; with `new` also of new connections."""
 
         def change() -> None:
             self.silent = new
@@ -178,7 +179,7 @@ class Proxy:
         try:
             client, _ = self._listener.accept()
         except OSError:
-            return  # The client has closed the connection.
+            return  # the client has closed the connection
         self.accepted += 1
         connection = _Connection(self, client)
         # Add the connection here, because the task may be cancelled before its first step.
@@ -191,7 +192,7 @@ class Proxy:
         try:
             await connection.run()
         except OSError:
-            pass  # One of the two sides has closed the connection.
+            pass  # one of the two sides has closed the connection
         finally:
             self._connections.discard(connection)
             connection.close()
@@ -228,8 +229,8 @@ class _Connection:
         self._client: asyncio.StreamWriter | None = None
         self._server: asyncio.StreamWriter | None = None
         self._responses = ResponseParser(proxy.protocol)
-        self._loses_answer = False  # True to lose the response that has begun.
-        # The part of a request that has arrived, while the proxy answers requests itself.
+        self._loses_answer = False  # whether the response that has begun will be lost
+        # If the proxy answers requests itself: the part of a request that has arrived.
         self._request = bytearray()
         self.silent = proxy.silent
 
@@ -237,7 +238,7 @@ class _Connection:
         """Forward data until one of the two sides ends."""
         loop = asyncio.get_running_loop()
         self._socket.setblocking(False)
-        while self.silent:  # Data before the TLS handshake is discarded as well.
+        while self.silent:  # discard data before the TLS handshake as well
             if not await loop.sock_recv(self._socket, _CHUNK_SIZE):
                 return
         from_client = asyncio.StreamReader(loop=loop)
@@ -248,7 +249,7 @@ class _Connection:
         self._client = asyncio.StreamWriter(transport, protocol, from_client, loop)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            self._responses = ResponseParser("http")  # The client did not choose HTTP/2.
+            self._responses = ResponseParser("http")  # the client did not choose HTTP/2
         from_server, self._server = await asyncio.open_connection(*self._proxy.server)
         to_server = asyncio.create_task(
             self._forward(from_client, self._server, self._on_client_data)
@@ -258,7 +259,7 @@ class _Connection:
         )
         try:
             await asyncio.wait({to_server, to_client}, return_when=asyncio.FIRST_COMPLETED)
-            if self.silent:  # Leave the client's side open when the server's side closes.
+            if self.silent:  # leave the client's side open when the server's side closes
                 await to_server
         finally:
             for task in (to_server, to_client):
@@ -269,7 +270,7 @@ class _Connection:
         self,
         source: asyncio.StreamReader,
         sink: asyncio.StreamWriter,
-        inspect: Callable[[bytes], bytes],
+        filter_data: Callable[[bytes], bytes],
     ) -> None:
         while data := await source.read(_CHUNK_SIZE):
             if self._proxy.delay_seconds:
@@ -277,13 +278,13 @@ class _Connection:
             await self._proxy.flowing.wait()
             if self.silent:
                 continue
-            if passed := inspect(data):
-                sink.write(passed)
+            if forwarded := filter_data(data):
+                sink.write(forwarded)
                 await sink.drain()
 
     def _on_client_data(self, data: bytes) -> bytes:
         """Return the part of the client's data that must be forwarded to the server."""
-        self._responses.note_request()
+        self._responses.record_request()
         if not self._request and not self._proxy.answers_itself:
             return data
         self._request += data

@@ -14,8 +14,8 @@ from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
 from .h2_front import create_tls_context
 from .proxy import Proxy
 
-TIMEOUT = 1.5  # The timeout of a call, in seconds.
-HANG = 20.0  # A call that takes longer, in seconds, counts as a call without a timeout.
+TIMEOUT = 1.5  # seconds, the timeout of a call
+HANG = 20.0  # seconds, after which a call counts as a call without a timeout
 
 FAULTS: dict[str, Callable[[Proxy], None]] = {
     "black hole": lambda proxy: proxy.black_hole(),
@@ -27,9 +27,9 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
     "refuse": lambda proxy: proxy.refuse(),
     "garble": lambda proxy: proxy.garble_answers(100),
 }
-#: Faults of existing connections only: the first call fails, and the next one succeeds.
+#: Faults of existing connections only: the first call fails, and the next call succeeds.
 FAIL_ONCE = {"black hole", "half open"}
-#: Faults that fail no call: the client repeats the call at once, or still has a connection.
+#: Faults with which no call fails: the client repeats the call at once, or uses an open connection.
 FAIL_NEVER = {"reset", "refuse"}
 
 

@@ -15,7 +15,7 @@ from .h2_front import create_tls_context, h2_front
 from .protocols import Answer
 from .proxy import Proxy
 
-SHORT_TIMEOUT = 0.5  # The timeout of a call that gets no answer, in seconds.
+SHORT_TIMEOUT = 0.5  # seconds, for a call that gets no answer
 
 
 @pytest.fixture(params=["http", "h2"])
@@ -99,7 +99,7 @@ async def test_a_black_hole_with_new_also_drops_data_of_new_connections(web, pro
         assert (await call_version(new)).status_code == 200
 
 
-async def test_stalled_data_is_delivered_later(client, proxy):
+async def test_stalled_data_is_delivered_after_heal(client, proxy):
     proxy.stall()
     call = asyncio.create_task(call_version(client))
     await asyncio.wait({call}, timeout=SHORT_TIMEOUT)
@@ -128,7 +128,7 @@ async def test_new_connections_are_refused_and_existing_ones_continue(web, clien
         assert (await call_version(new)).status_code == 200
 
 
-async def test_connections_are_reset(client, proxy):
+async def test_a_reset_fails_the_running_call_and_not_the_next(client, proxy):
     proxy.stall()
     call = asyncio.create_task(call_version(client))
     await asyncio.wait({call}, timeout=SHORT_TIMEOUT)
@@ -150,7 +150,7 @@ async def test_responses_are_lost_after_the_call_was_executed(client, proxy, db,
     assert (await call_version(client)).status_code == 200
 
 
-async def test_requests_are_answered_by_the_proxy(stack):
+async def test_the_proxy_answers_a_number_of_requests_itself(stack):
     api = urlsplit(stack.api_url)
     with Proxy(api.hostname, api.port, "http") as proxy:
         proxy.answer(Answer(429, b"{}", (("retry-after", "7"),), count=2))

@@ -1,4 +1,4 @@
-"""Fixtures: a gateway for a database with the schemas of Supabase but without ours."""
+"""Fixtures: a gateway for a database with the schemas of Supabase, but without our migrations."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,8 @@ from picture_queue.local.ports import HOST, free_port
 
 from ..databases import address, execute, login
 
-# The answers were recorded with `supabase start`, which uses the same keys on every machine.
+# The answers in tests/fixtures were recorded with `supabase start`, which uses these keys on every
+# machine.
 RECORDED = Secrets(
     superuser_password="",
     authenticator_password="",
@@ -77,7 +78,7 @@ class Platform:
             assert not thread.is_alive(), "the gateway did not stop"
 
     def token(self, user_id: UUID, *, seconds: int = 3600) -> str:
-        """Mint the token of a signed-in user."""
+        """Return a token of a signed-in user."""
         now = int(time.time())
         claims = {
             "sub": str(user_id),
@@ -106,7 +107,7 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
     """Return a function that creates a platform without our migrations, on the stack's cluster."""
 
     @contextlib.contextmanager
-    def make(stack: Any) -> Iterator[Platform]:
+    def create(stack: Any) -> Iterator[Platform]:
         admin = address(stack.superuser_url, "postgres")
         database = f"platform_{uuid4().hex[:8]}"
         asyncio.run(execute(admin, f"create database {database}"))
@@ -117,7 +118,7 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
         finally:
             asyncio.run(execute(admin, f"drop database {database} with (force)"))
 
-    return make
+    return create
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
 
 def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
-        # Nothing listens on this socket. A test that needs PostgREST passes another.
+        # Nothing listens on this socket. A test that needs PostgREST passes the path of another.
         postgrest_socket=storage_dir / "postgrest.sock",
         auth_database_url=login(stack, "supabase_auth_admin", database),
         realtime_database_url=login(stack, "supabase_realtime_admin", database),

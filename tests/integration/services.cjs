@@ -1,18 +1,19 @@
-// Call Storage and Auth with supabase-js, and print all answers as one JSON object.
+// Calls Storage and Auth with supabase-js, and prints the answers by name as one JSON object.
 const { createRequire } = require("node:module");
 const { NODE_MODULES, API_URL, ANON_KEY, SECRET_KEY } = process.env;
 const { createClient } = createRequire(NODE_MODULES + "/")("@supabase/supabase-js");
 
 const options = {
   auth: { persistSession: false, autoRefreshToken: false },
-  realtime: { transport: class {} }, // Node 20 has no WebSocket, and none is needed
+  realtime: { transport: class {} }, // Node 20 has no WebSocket, and this script needs none
 };
 const client = (key) => createClient(API_URL, key, options);
 const answers = {};
 
-async function record(name, call, pick = (data) => data) {
+/** Records the code of an error, or the part of the data that `select` returns. */
+async function record(name, call, select = (data) => data) {
   const { data, error } = await call;
-  answers[name] = error ? { error: error.code ?? error.statusCode ?? error.status } : pick(data);
+  answers[name] = error ? { error: error.code ?? error.statusCode ?? error.status } : select(data);
   return data;
 }
 
@@ -21,9 +22,9 @@ async function auth(service) {
   const email = `${crypto.randomUUID()}@example.com`;
   const password = "correct horse battery";
   const created = await record(
-    "create", service.auth.admin.createUser({ email, password, email_confirm: true }),
+    "createUser", service.auth.admin.createUser({ email, password, email_confirm: true }),
     ({ user }) => user.email === email);
-  await record("wrong", user.auth.signInWithPassword({ email, password: "wrong horse" }));
+  await record("wrongPassword", user.auth.signInWithPassword({ email, password: "wrong horse" }));
   await record("signIn", user.auth.signInWithPassword({ email, password }), ({ session }) => session.token_type);
   await record("getUser", user.auth.getUser(), ({ user }) => user.email === email);
   await record("getClaims", user.auth.getClaims(), ({ claims }) => claims.role);
@@ -31,7 +32,7 @@ async function auth(service) {
   await record("refresh", user.auth.refreshSession(), ({ session }) => session.expires_in);
   await record("listUsers", service.auth.admin.listUsers({ page: 1, perPage: 1 }),
     ({ users, total, nextPage, lastPage }) => [users.length, total >= 1, nextPage === null || nextPage === 2, lastPage >= 1]);
-  await record("getById", service.auth.admin.getUserById(created.user.id), ({ user }) => user.user_metadata);
+  await record("getUserById", service.auth.admin.getUserById(created.user.id), ({ user }) => user.user_metadata);
   await record("notAdmin", user.auth.admin.listUsers());
   await record("otp", user.auth.signInWithOtp({ email }));
   await record("factors", user.auth.mfa.enroll({ factorType: "totp" }));
@@ -44,7 +45,7 @@ async function storage(service, user, id) {
   const bytes = new Blob(["bytes"], { type: "image/png" });
   await record("upload", files.upload(path, bytes, { contentType: "image/png", metadata: { a: 1 } }),
     (data) => data.fullPath === `pictures/${path}`);
-  await record("again", files.upload(path, bytes));
+  await record("uploadTwice", files.upload(path, bytes));
   await record("info", files.info(path), ({ contentType, size, metadata }) => [contentType, size, metadata]);
   await record("exists", files.exists(path));
   await record("list", files.list(`${id}/g`), (data) => data.map((entry) => entry.name));
@@ -58,9 +59,9 @@ async function storage(service, user, id) {
   const upload = await record("signUpload", files.createSignedUploadUrl(`${id}/signed.png`), () => true);
   const anonymous = client(ANON_KEY).storage.from("pictures");
   await record("uploadSigned", anonymous.uploadToSignedUrl(upload.path, upload.token, bytes), () => true);
-  await record("foreign", files.move(`${id}/moved.png`, "another/0.png"));
+  await record("moveToAnotherFolder", files.move(`${id}/moved.png`, "another/0.png"));
   await record("remove", files.remove([`${id}/moved.png`, `${id}/copy.png`, `${id}/signed.png`]), (data) => data.length);
-  await record("transform", files.createSignedUrl(path, 60, { transform: { width: 10 } }));
+  await record("signTransformed", files.createSignedUrl(path, 60, { transform: { width: 10 } }));
   const bucket = `b-${crypto.randomUUID()}`;
   await record("createBucket", service.storage.createBucket(bucket), () => true);
   await record("updateBucket", service.storage.updateBucket(bucket, { public: true }));

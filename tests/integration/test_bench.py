@@ -1,6 +1,7 @@
-"""The benchmarks: the comparison refuses servers without fsync, and lost or repeated jobs.
+"""The two benchmarks: the comparison with other queues, and the engine benchmark.
 
-The engine benchmark measures two versions of the SQL in turns.
+The comparison refuses servers without fsync, and measurements with lost or repeated jobs. The
+engine benchmark measures two versions of the SQL in turns.
 """
 
 import asyncio
@@ -28,7 +29,8 @@ from engine.database import Calls, create_databases  # noqa: E402
 from engine.report import summarize  # noqa: E402
 from engine.workload import Figure, Size, Workload, measure_in_turns  # noqa: E402
 
-UNFINISHED = "select count(*) from job where status < 2 and scheduled_for <= now()"
+COUNT_UNFINISHED = "select count(*) from job where status < 2 and scheduled_for <= now()"
+# A driver that handles the job 0 instead of the job 7.
 MISCOUNTING_DRIVER = """
 import sys
 sys.path.insert(0, {peers!r})
@@ -42,6 +44,7 @@ class Miscounting(Raw):
 main(Miscounting)
 """
 
+# A driver that fails if it is a superuser or finds a password on its command line.
 SPYING_DRIVER = """
 import sys
 sys.path.insert(0, {peers!r})
@@ -77,9 +80,9 @@ async def measure_system(server, system, jobs=300):
     environment = system.environ(PEER_DSN=server.dsn(f"template_{system.name}", "postgres"))
     process = await asyncio.create_subprocess_exec(*system.command, "setup", env=environment)
     assert await process.wait() == 0
-    async with open_bench(server, system, UNFINISHED) as found:
-        await found.run("prefill", n=jobs)
-        return await run_prefilled(found, jobs, 1)
+    async with open_bench(server, system, COUNT_UNFINISHED) as bench:
+        await bench.run("prefill", n=jobs)
+        return await run_prefilled(bench, jobs, 1)
 
 
 async def test_a_server_that_is_not_durable_is_not_measured(server):
@@ -151,26 +154,26 @@ class NamedDatabase:
 
 async def test_two_versions_of_the_sql_take_turns_and_each_turn_gives_a_ratio():
     order = []
-    given = {"new": [10, 30, 20], "old": [10, 10, 40]}
+    milliseconds = {"new": [10, 30, 20], "old": [10, 10, 40]}
 
     async def measure(database, size):
         order.append(database.name)
-        return {"call": [given[database.name].pop(0)] * 3}
+        return {"call": [milliseconds[database.name].pop(0)] * 3}
 
     workload = Workload("calls", {"call": Figure("a call", "ms", ("≤", 15))}, measure)
     databases = [NamedDatabase("new"), NamedDatabase("old")]
     turns = await measure_in_turns(workload, databases, Size(turns=3))
     assert order == ["new", "old", "old", "new", "new", "old"]
-    found = summarize(workload, turns)["call"]
-    assert found["ratio"] == {"min": 0.5, "median": 1.0, "max": 3.0, "turns": 3}
-    assert found["new"] == {"median": 20, "p95": 30, "met": False}
-    assert found["old"] == {"median": 10, "p95": 40, "met": True}
+    summary = summarize(workload, turns)["call"]
+    assert summary["ratio"] == {"min": 0.5, "median": 1.0, "max": 3.0, "turns": 3}
+    assert summary["new"] == {"median": 20, "p95": 30, "met": False}
+    assert summary["old"] == {"median": 10, "p95": 40, "met": True}
 
 
 def test_a_single_version_of_the_sql_has_no_ratio():
     workload = Workload("calls", {"call": Figure("a call", "jobs/s", ("≥", 5))}, None)
-    found = summarize(workload, {"new": [{"call": [1.0, 9.0, 9.0]}]})["call"]
-    assert found == {
+    summary = summarize(workload, {"new": [{"call": [1.0, 9.0, 9.0]}]})["call"]
+    assert summary == {
         "what": "a call",
         "unit": "jobs/s",
         "bound": "≥ 5",

@@ -1,4 +1,4 @@
-"""Auth with the unmodified client library: sign-up, sign-in, sessions and administration."""
+"""Auth of the gateway, with the unmodified client library: accounts, sessions, administration."""
 
 import asyncio
 import time
@@ -71,12 +71,12 @@ async def test_a_sign_in_with_a_password_starts_a_new_session(auth):
 async def test_the_error_of_a_failed_sign_in_does_not_reveal_whether_the_account_exists(auth, case):
     email = new_email()
     await auth.sign_up({"email": email, "password": PASSWORD})
-    given = {
+    credentials = {
         "a wrong password": {"email": email, "password": "wrong horse battery"},
         "an unknown address": {"email": new_email(), "password": PASSWORD},
     }[case]
     with pytest.raises(AuthApiError) as refused:
-        await auth.sign_in_with_password(given)
+        await auth.sign_in_with_password(credentials)
     assert (refused.value.status, refused.value.code) == (400, "invalid_credentials")
     assert refused.value.message == "Invalid login credentials"
 
@@ -122,22 +122,23 @@ async def test_a_refresh_rotates_the_token(auth):
     assert second.user.id == first.user.id
     third = (await auth.refresh_session(second.refresh_token)).session
     assert third.refresh_token not in (first.refresh_token, second.refresh_token)
-    before, after = (
+    first_session_id, third_session_id = (
         jwt.decode(session.access_token, options={"verify_signature": False})["session_id"]
         for session in (first, third)
     )
-    assert before == after
+    assert first_session_id == third_session_id
 
 
-async def test_a_refresh_whose_response_was_lost_can_be_repeated_soon(auth, sql):
+async def test_a_refresh_token_can_be_reused_for_ten_seconds(auth, sql):
+    """A client repeats a refresh whose response was lost."""
     first = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await auth.refresh_session(first.refresh_token)
     assert (await auth.refresh_session(first.refresh_token)).session is not None
-    # More than 10 seconds later a reused token counts as stolen, so the whole session ends.
+    # More than 10 seconds later, a reused token counts as stolen, so the whole session ends.
     newest = (await auth.refresh_session(first.refresh_token)).session
     await sql.execute("update auth.refresh_tokens set revoked_at = revoked_at - interval '11 s'")
-    again = auth.refresh_session(first.refresh_token)
-    assert await error_code_of(again) == "refresh_token_already_used"
+    reuse = auth.refresh_session(first.refresh_token)
+    assert await error_code_of(reuse) == "refresh_token_already_used"
     assert (
         await error_code_of(auth.refresh_session(newest.refresh_token)) == "refresh_token_not_found"
     )
@@ -170,14 +171,14 @@ async def test_a_user_changes_password_and_data(auth):
     assert await error_code_of(auth.update_user({"email": other})) == "email_exists"
 
 
-@pytest.mark.parametrize(("scope", "left"), [("global", 0), ("local", 1), ("others", 1)])
-async def test_a_sign_out_ends_the_sessions_of_its_scope(auth, sql, scope, left):
+@pytest.mark.parametrize(("scope", "remaining"), [("global", 0), ("local", 1), ("others", 1)])
+async def test_a_sign_out_ends_the_sessions_of_its_scope(auth, sql, scope, remaining):
     email = new_email()
     first = (await auth.sign_up({"email": email, "password": PASSWORD})).session
     await auth.sign_in_with_password({"email": email, "password": PASSWORD})
     await auth.sign_out({"scope": scope})
     count = "select count(*) from auth.sessions where user_id = $1"
-    assert await sql.fetchval(count, UUID(first.user.id)) == left
+    assert await sql.fetchval(count, UUID(first.user.id)) == remaining
     if scope != "local":
         assert await error_code_of(auth.get_user(first.access_token)) == "session_not_found"
 
@@ -217,7 +218,7 @@ def test_the_sync_auth_client_works(gateway, platform):
 
 
 @pytest.mark.parametrize(
-    ("call", "missing"),
+    ("call", "feature"),
     [
         (lambda auth: auth.sign_in_anonymously(), "anonymous sign-in"),
         (lambda auth: auth.sign_up({"phone": "+1", "password": PASSWORD}), "phone sign-up"),
@@ -236,11 +237,11 @@ def test_the_sync_auth_client_works(gateway, platform):
         (lambda auth: auth.exchange_code_for_session({"auth_code": "x"}), "grant type pkce"),
     ],
 )
-async def test_unsupported_auth_calls_answer_501_and_name_the_feature(auth, call, missing):
+async def test_unsupported_auth_calls_answer_501_and_name_the_feature(auth, call, feature):
     with pytest.raises(AuthApiError) as refused:
         await call(auth)
     assert (refused.value.status, refused.value.code) == (501, "not_implemented")
-    assert missing in refused.value.message
+    assert feature in refused.value.message
 
 
 async def test_requests_without_an_api_version_get_the_older_error_format(gateway, platform):
@@ -310,7 +311,7 @@ async def test_an_administrator_creates_changes_and_deletes_users(admin, auth):
 
 
 async def test_auth_refuses_the_token_of_a_deleted_user(admin, auth, gateway, platform):
-    # Only Auth refuses it: as on the platform, other services accept it until it expires.
+    # As on the platform, other services accept the token until it expires.
     session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await admin.delete_user(session.user.id)
     headers = {
@@ -331,10 +332,10 @@ async def test_auth_refuses_the_token_of_a_deleted_user(admin, auth, gateway, pl
 
 
 async def test_users_are_listed_in_pages_newest_first(admin, gateway, platform):
-    made = [(await admin.create_user({"email": new_email()})).user.id for _ in range(3)]
-    assert [user.id for user in await admin.list_users(per_page=3)] == made[::-1]
-    second = await admin.list_users(page=2, per_page=2)
-    assert second[0].id == made[0]
+    created = [(await admin.create_user({"email": new_email()})).user.id for _ in range(3)]
+    assert [user.id for user in await admin.list_users(per_page=3)] == created[::-1]
+    second_page = await admin.list_users(page=2, per_page=2)
+    assert second_page[0].id == created[0]
     headers = {"apikey": platform.settings.secret_key}
     async with httpx.AsyncClient(headers=headers) as http:
         answer = await http.get(f"{gateway}/auth/v1/admin/users?page=1&per_page=1")
@@ -376,14 +377,14 @@ async def test_ids_and_email_addresses_of_users_are_unique(admin):
 
 
 @pytest.mark.parametrize(
-    ("attributes", "missing"),
+    ("attributes", "feature"),
     [
         ({"phone": "+1"}, "phone numbers"),
         ({"ban_duration": "1h"}, "banning of users"),
         ({"password_hash": "$2a$10$x"}, "passwords given as a hash"),
     ],
 )
-async def test_unsupported_admin_calls_answer_501_and_name_the_feature(admin, attributes, missing):
+async def test_unsupported_admin_calls_answer_501_and_name_the_feature(admin, attributes, feature):
     user = (await admin.create_user({"email": new_email()})).user
     for call in (
         admin.create_user({"email": new_email(), **attributes}),
@@ -391,7 +392,7 @@ async def test_unsupported_admin_calls_answer_501_and_name_the_feature(admin, at
     ):
         with pytest.raises(AuthApiError) as refused:
             await call
-        assert (refused.value.status, missing in refused.value.message) == (501, True)
+        assert (refused.value.status, feature in refused.value.message) == (501, True)
     assert (
         await error_code_of(admin.delete_user(user.id, should_soft_delete=True))
         == "not_implemented"

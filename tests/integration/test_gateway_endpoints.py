@@ -1,4 +1,4 @@
-"""`docs/embedded-stack.md` lists each endpoint of the gateway and each unsupported feature."""
+"""`docs/embedded-stack.md` lists exactly the endpoints and unsupported features of the gateway."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,14 @@ from starlette.routing import Route, WebSocketRoute
 
 from picture_queue.local.gateway import create_app, missing
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "embedded-stack.md"
+PAGE = Path(__file__).parents[2] / "docs" / "embedded-stack.md"
+# A row of a table of endpoints: methods, path, and answer.
 ROW = re.compile(r"^\| `([A-Z ]+)` \| `(/[^`]*)` \| (.*) \|$", re.MULTILINE)
 ANY = "GET HEAD POST PUT PATCH DELETE OPTIONS"
 
 ROWS = [
     (methods.replace("ANY", ANY).split(), path, answer)
-    for methods, path, answer in ROW.findall(DOCUMENT.read_text(encoding="utf-8"))
+    for methods, path, answer in ROW.findall(PAGE.read_text(encoding="utf-8"))
 ]
 MISSING = [
     (methods[0], re.sub(r"\{\w*\}|[*…]", "x", path), answer.removeprefix("501: "))
@@ -29,7 +30,7 @@ def _router(platform):
     return create_app(platform.settings).app.app
 
 
-def endpoints(platform):
+def list_endpoints(platform):
     """Yield the method and path of every route of the gateway."""
     router = _router(platform)
     for prefix in router._services:
@@ -47,28 +48,29 @@ def endpoints(platform):
             yield from ((method, path) for method in route.methods - {"HEAD"})
 
 
-def test_the_document_lists_exactly_the_endpoints(platform):
+def test_the_page_lists_exactly_the_endpoints(platform):
     documented = [(method, path) for methods, path, _ in ROWS for method in methods]
     assert len(documented) == len(set(documented))
-    assert set(documented) == set(endpoints(platform))
+    assert set(documented) == set(list_endpoints(platform))
 
 
-def test_the_document_lists_exactly_the_unsupported_features(platform):
+def test_the_page_lists_exactly_the_unsupported_features(platform):
     storage = _router(platform)._services["/storage/v1/"]
-    named = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
-    named |= {(f"{prefix}/…", name) for prefix, name in missing._MISSING}
+    # The feature is empty for a route that the gateway supports.
+    routes = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
+    routes |= {(f"{prefix}/…", feature) for prefix, feature in missing._MISSING}
     documented = {
         (path, answer.removeprefix("501: "))
         for _, path, answer in ROWS
         if answer.startswith("501: ")
     }
-    assert documented == {(path, name) for path, name in named if name}
+    assert documented == {(path, feature) for path, feature in routes if feature}
 
 
-@pytest.mark.parametrize(("method", "path", "name"), MISSING)
-async def test_unsupported_endpoints_answer_501(gateway, platform, method, path, name):
+@pytest.mark.parametrize(("method", "path", "feature"), MISSING)
+async def test_unsupported_endpoints_answer_501(gateway, platform, method, path, feature):
     headers = {"apikey": platform.settings.service_role_key}
     async with httpx.AsyncClient(headers=headers) as http:
         answer = await http.request(method, gateway + path)
     assert answer.status_code == 501
-    assert name in answer.json()["message"]
+    assert feature in answer.json()["message"]

@@ -1,4 +1,4 @@
-"""Storage and Auth with the unmodified supabase-js, in Node."""
+"""Storage and Auth of the gateway, called by the unmodified supabase-js in Node."""
 
 import asyncio
 import json
@@ -14,20 +14,20 @@ create policy own_folder on storage.objects for all to authenticated
   using (bucket_id = 'pictures' and (storage.foldername(name))[1] = (select auth.uid())::text);
 """
 ANSWERS = {
-    "create": True,
-    "wrong": {"error": "invalid_credentials"},
+    "createUser": True,
+    "wrongPassword": {"error": "invalid_credentials"},
     "signIn": "bearer",
     "getUser": True,
     "getClaims": "authenticated",
     "updateUser": {"name": "Ada"},
     "refresh": 3600,
     "listUsers": [1, True, True, True],
-    "getById": {"name": "Ada"},
+    "getUserById": {"name": "Ada"},
     "notAdmin": {"error": "not_admin"},
     "otp": {"error": 501},
     "factors": {"error": 501},
     "upload": True,
-    "again": {"error": "409"},
+    "uploadTwice": {"error": "409"},
     "info": ["image/png", 5, {"a": 1}],
     "exists": True,
     "list": ["0.png"],
@@ -39,9 +39,9 @@ ANSWERS = {
     "signed": "bytes",
     "signUpload": True,
     "uploadSigned": True,
-    "foreign": {"error": "403"},
+    "moveToAnotherFolder": {"error": "403"},
     "remove": 3,
-    "transform": {"error": "501"},
+    "signTransformed": {"error": "501"},
     "createBucket": True,
     "updateBucket": {"message": "Successfully updated"},
     "getBucket": True,

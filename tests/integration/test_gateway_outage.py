@@ -13,7 +13,7 @@ from picture_queue.local.gateway.realtime import socket
 
 
 class DatabaseProxy:
-    """A proxy to the database that can be cut and restored."""
+    """A proxy to the database, whose connections a test can cut and restore."""
 
     def __init__(self, dsn: str) -> None:
         self._target = urlsplit(dsn)
@@ -28,10 +28,12 @@ class DatabaseProxy:
         return parts._replace(netloc=netloc, query="").geturl()
 
     async def restore(self) -> None:
+        """Accept connections."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
+        """Reset all connections and refuse new ones."""
         if self._server is not None:
             self._server.close()
         for writer in self._writers:
@@ -39,8 +41,9 @@ class DatabaseProxy:
         self._writers.clear()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        target = dict(parse_qsl(self._target.query))
-        path = f"{target['host']}/.s.PGSQL.{target['port']}"
+        # The DSN has the directory of the Unix socket in `host`.
+        parameters = dict(parse_qsl(self._target.query))
+        path = f"{parameters['host']}/.s.PGSQL.{parameters['port']}"
         server_reader, server_writer = await asyncio.open_unix_connection(path)
         self._writers |= {writer, server_writer}
         await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))

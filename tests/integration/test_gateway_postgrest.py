@@ -3,7 +3,7 @@
 `recordings.json` has requests and answers of PostgREST 14.12 on PostgreSQL 15. Each line is an
 independent case. If PostgREST 16.2 answers differently, the field `v16` has the difference.
 `schema.sql` creates the database of the recordings. The bundled PostgREST is 12.0.2. Every request
-is sent with an anon key, because the gateway requires one, like the platform's.
+has an anon key, because the gateway requires a key, as the platform's gateway does.
 """
 
 import asyncio
@@ -31,7 +31,8 @@ from picture_queue.local.stack import LocalSupabase
 from ..databases import login
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "postgrest"
-# The compared headers. PostgREST 12 does not send Proxy-Status; the gateway adds those of CORS.
+# The compared headers. Proxy-Status is not compared, since PostgREST 12 does not send it. Headers
+# of CORS are not compared, since the gateway adds them.
 HEADERS = (
     "Allow",
     "Cache-Control",
@@ -195,43 +196,44 @@ class Replay:
             address.hostname or "", address.port, timeout=20
         )
         self._sql = sql
-        self._seen: object = None
+        self._state_after_reset: object = None
         self._key = key
 
     async def reset(self) -> None:
         """Restore the data if something has been written since the last reset."""
         # A write gets a transaction id, but a sequence can advance without one.
-        newest = (
+        state = (
             "select pg_snapshot_xmax(pg_current_snapshot())::text, sum(last_value)"
             " from pg_sequences"
         )
-        if await self._sql.fetchrow(newest) != self._seen:
+        if await self._sql.fetchrow(state) != self._state_after_reset:
             await self._sql.execute("select fixture.reset()")
-            self._seen = await self._sql.fetchrow(newest)
+            self._state_after_reset = await self._sql.fetchrow(state)
 
     async def differences(self, case: dict[str, Any]) -> set[str]:
         """Send the request of a case; return the parts of the answer that differ."""
         await self.reset()
         async with self._with_locked_row(case):
             status, reason, headers, body = await asyncio.to_thread(self._send, case)
-        wanted = case["answer"]
-        compared = {
-            "status": (status, wanted["status"]),
-            "reason": (reason, wanted.get("reason", reason)),
+        recorded = case["answer"]
+        recorded_headers = recorded["headers"]
+        pairs = {
+            "status": (status, recorded["status"]),
+            "reason": (reason, recorded.get("reason", reason)),
             "headers": (
                 {name: ", ".join(headers.get_all(name)) for name in HEADERS if name in headers},
-                {name: wanted["headers"][name] for name in HEADERS if name in wanted["headers"]},
+                {name: recorded_headers[name] for name in HEADERS if name in recorded_headers},
             ),
-            "body": (parse_body(body), parse_body(wanted["body"])),
+            "body": (parse_body(body), parse_body(recorded["body"])),
         }
         if "Content-Range" in case.get("volatile", []):
-            del compared["headers"], compared["status"]
-        found = {part for part, (given, recorded) in compared.items() if given != recorded}
+            del pairs["headers"], pairs["status"]
+        different = {part for part, (actual, expected) in pairs.items() if actual != expected}
         if "db_after" in case:
             after = await self._sql.fetchval(case["db_after"]["sql"])
             if ("" if after is None else str(after)) != case["db_after"]["result"]:
-                found.add("rows")
-        return found
+                different.add("rows")
+        return different
 
     @contextlib.asynccontextmanager
     async def _with_locked_row(self, case: dict[str, Any]) -> AsyncIterator[None]:
@@ -253,9 +255,9 @@ class Replay:
         method, _, path = case["request"].partition(" ")
         connection.putrequest(method, "/rest/v1" + path, skip_accept_encoding=True)
         headers = {"apikey": self._key} | case.get("headers", {})
-        given = authorization_header(case)
-        if given is not None:
-            headers["Authorization"] = given
+        authorization = authorization_header(case)
+        if authorization is not None:
+            headers["Authorization"] = authorization
         for name, value in headers.items():
             connection.putheader(name, value)
         body = case.get("body")
@@ -297,8 +299,10 @@ def run_postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A gateway and its platform with the schema of the recordings, on a separate cluster.
+def recorded_gateway(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The URL of a gateway, and its platform with the schema of the recordings.
+
+    The platform is on a separate cluster.
 
     The schema changes the statement timeouts of roles, which apply to the whole cluster.
     """
@@ -321,16 +325,16 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             yield url, platform
 
 
-async def test_postgrest_answers_as_recorded(served):
-    url, platform = served
+async def test_postgrest_answers_as_recorded(recorded_gateway):
+    url, platform = recorded_gateway
     different = {}
     async with platform.connect() as sql:
         replay = Replay(url, platform.settings.anon_key, sql)
         with contextlib.closing(replay):
             for case in json.loads((FIXTURES / "recordings.json").read_text(encoding="utf-8")):
-                found = {"not sent"} if "config" in case else await replay.differences(case)
-                if found:
-                    different[case["id"]] = " ".join(sorted(found))
+                parts = {"not sent"} if "config" in case else await replay.differences(case)
+                if parts:
+                    different[case["id"]] = " ".join(sorted(parts))
     listed = {name: parts for _, parts, cases in DIFFERENCES for name in cases.split()}
     unexpected = {
         name: (different.get(name), listed.get(name))

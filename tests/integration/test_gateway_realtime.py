@@ -1,4 +1,4 @@
-"""Realtime with the unmodified client library: permissions, messages and closed channels."""
+"""Realtime of the gateway, with the unmodified client library: permissions, messages, channels."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from realtime.exceptions import RealtimeHTTPError
 ADA, BOB = uuid4(), uuid4()
 SUBSCRIBED, CLOSED = RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CLOSED
 CHANNEL_ERROR = RealtimeSubscribeStates.CHANNEL_ERROR
-TIMEOUT = 15  # The timeout of every wait, in seconds.
+TIMEOUT = 15  # seconds, for every wait
 
 POLICIES = """
 create policy read_own on realtime.messages for select to authenticated
@@ -29,7 +29,7 @@ create policy write_shared on realtime.messages for insert to authenticated
 
 
 class Listener:
-    """A channel with its own client, and its messages."""
+    """A channel with its own client, which records its messages and states."""
 
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.client = client
@@ -45,10 +45,12 @@ class Listener:
         return self
 
     async def message(self) -> dict[str, Any]:
+        """Wait for the next message."""
         async with asyncio.timeout(TIMEOUT):
             return await self._messages.get()
 
     async def state(self) -> tuple[RealtimeSubscribeStates, str]:
+        """Wait for the next state; return it with its error."""
         async with asyncio.timeout(TIMEOUT):
             return await self._states.get()
 
@@ -172,7 +174,7 @@ async def test_a_broadcast_without_the_right_to_write_is_dropped(listen):
     ada = await listen(f"user:{ADA}", ADA)
     other = await listen(f"user:{ADA}", ADA)
     await other.channel.send_broadcast("hello", {"n": 1})
-    # The gateway handles frames in order, so it has handled the broadcast when it answers this.
+    # The gateway handles frames in order. When it answers this join, it has handled the broadcast.
     await other.client.channel("room", {"config": {"private": True}}).subscribe()
     assert ada.has_no_messages()
 
@@ -217,10 +219,12 @@ async def test_an_expired_token_closes_the_channel(listen, platform):
 
 async def test_a_refreshed_token_keeps_the_channel_open(listen, platform, sql):
     ada = await listen(f"user:{ADA}", token=platform.token(ADA, seconds=2))
-    late = await listen(f"user:{ADA}", token=platform.token(ADA, seconds=2))
+    unrefreshed = await listen(f"user:{ADA}", token=platform.token(ADA, seconds=2))
     await ada.client.set_auth(platform.token(ADA))
-    await late.state()
-    assert [(await late.state())[0], (await late.state())[0]] == [CHANNEL_ERROR, CLOSED]
+    await unrefreshed.state()
+    # When this channel closes, the first token of the other channel has expired too.
+    states = [(await unrefreshed.state())[0], (await unrefreshed.state())[0]]
+    assert states == [CHANNEL_ERROR, CLOSED]
     await send(sql, {"n": "still here"}, f"user:{ADA}")
     assert (await ada.message())["payload"]["n"] == "still here"
 
@@ -293,16 +297,18 @@ async def test_a_fault_closes_the_channels_of_a_topic(listen, faults):
 
 async def test_messages_arrive_after_the_gateway_has_reconnected_to_the_database(listen, sql):
     ada = await listen(f"user:{ADA}", ADA)
-    listening = (
+    listener_pid = (
         "select pid from pg_stat_activity where datname = current_database()"
         " and application_name = 'picture-queue gateway (realtime)'"
     )
-    old = await sql.fetchval(listening)
-    await sql.execute("select pg_terminate_backend($1)", old)
-    # The gateway prunes after it has reconnected, so the prune is then its last statement.
-    again = listening + " and pid <> $1 and query like 'delete from realtime.messages%'"
+    old_pid = await sql.fetchval(listener_pid)
+    await sql.execute("select pg_terminate_backend($1)", old_pid)
+    # After the gateway has reconnected, its first statement deletes old messages.
+    has_reconnected = (
+        listener_pid + " and pid <> $1 and query like 'delete from realtime.messages%'"
+    )
     async with asyncio.timeout(TIMEOUT):
-        while await sql.fetchval(again, old) is None:
+        while await sql.fetchval(has_reconnected, old_pid) is None:
             pass
     await send(sql, {"n": 1}, f"user:{ADA}")
     assert (await ada.message())["payload"]["n"] == 1
@@ -323,16 +329,17 @@ async def test_a_malformed_notification_is_ignored(listen, sql, notification):
 
 
 async def test_keys_are_not_logged(gateway, platform, caplog):
-    caplog.set_level("INFO")
-    key, bad = platform.settings.anon_key, "a-key-that-is-wrong"
+    # Another test of this session may have set the level of this logger.
+    caplog.set_level("INFO", "uvicorn.error")
+    key, wrong_key = platform.settings.anon_key, "a-key-that-is-wrong"
     async with raw_socket(gateway, key):
         pass
     with pytest.raises(websockets.InvalidStatus):
-        async with raw_socket(gateway, bad):
+        async with raw_socket(gateway, wrong_key):
             pass
     logged = [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]
     assert any("/realtime/v1/websocket" in line for line in logged)
-    assert not any(key in line or bad in line for line in logged)
+    assert not any(key in line or wrong_key in line for line in logged)
 
 
 async def test_the_error_of_a_failing_policy_is_reported(listen, sql):
@@ -432,7 +439,7 @@ async def test_heartbeats_joins_and_leaves_in_protocol_version_1(gateway, platfo
         await send_frame(socket, "realtime:", "phx_join")
         reason = (await receive_frame(socket))["payload"]["response"]["reason"]
         assert reason.startswith("TopicNameRequired")
-        # A second join replaces the first, and each message still arrives once.
+        # A second join replaces the first. Each message still arrives once.
         for ref in ("1", "2"):
             await send_frame(socket, "realtime:room", "phx_join", ref=ref)
             assert (await receive_frame(socket))["ref"] == ref

@@ -1,4 +1,4 @@
-"""Limits and replay of Realtime: refusals have the error texts of the platform."""
+"""Limits and replay of Realtime, with the error texts of the platform."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from picture_queue.local.gateway.realtime import limits
 
 SUBSCRIBED, CLOSED = RealtimeSubscribeStates.SUBSCRIBED, RealtimeSubscribeStates.CLOSED
 CHANNEL_ERROR = RealtimeSubscribeStates.CHANNEL_ERROR
-TIMEOUT = 15  # The timeout of every wait, in seconds.
+TIMEOUT = 15  # seconds, for every wait
 
 POLICY = """
 create policy read_all on realtime.messages for select to authenticated using (true);
@@ -26,7 +26,7 @@ create policy write_all on realtime.messages for insert to authenticated with ch
 
 
 class Listener:
-    """A channel of a client, and its messages."""
+    """A channel of a client that records its messages and states."""
 
     def __init__(self, client: AsyncRealtimeClient, topic: str, options: dict[str, Any]) -> None:
         self.channel = client.channel(topic, {"config": {"presence": {"key": ""}, **options}})
@@ -41,6 +41,7 @@ class Listener:
         return await self.state()
 
     async def state(self) -> tuple[RealtimeSubscribeStates, str]:
+        """Wait for the next state; return it with its error."""
         async with asyncio.timeout(TIMEOUT):
             return await self._states.get()
 
@@ -64,14 +65,14 @@ async def connect(platform):
     """Return a function that creates clients. They are closed after the test."""
     clients = []
 
-    async def make(url: str, user: UUID | None = None) -> AsyncRealtimeClient:
+    async def create(url: str, user: UUID | None = None) -> AsyncRealtimeClient:
         client = AsyncRealtimeClient(f"{url}/realtime/v1", platform.settings.anon_key)
         clients.append(client)
         if user is not None:
             await client.set_auth(platform.token(user))
         return client
 
-    yield make
+    yield create
     for client in clients:
         with contextlib.suppress(websockets.ConnectionClosed):
             await client.close()
@@ -82,6 +83,7 @@ def serve(platform, **limits):
 
 
 async def send(sql, topic, *numbers, text="", private=True):
+    """Send a message with each number from the database."""
     for n in numbers:
         await sql.execute(
             "select realtime.send($1::jsonb, 'job', $2, $3)",
@@ -185,7 +187,7 @@ async def test_the_bytes_of_a_frame_are_limited(gateway, platform):
 async def test_missed_messages_are_replayed(gateway, connect, sql):
     user, topic = uuid4(), f"room-{uuid4()}"
     before = int(time.time() * 1000) - 60_000
-    # Once this listener has the messages, later listeners can get them only by a replay.
+    # Once this listener has the messages, later listeners get them only from a replay.
     earlier = Listener(await connect(gateway, user), topic, {"private": True})
     await earlier.subscribe()
     await send(sql, topic, *range(30))
@@ -201,14 +203,14 @@ async def test_missed_messages_are_replayed(gateway, connect, sql):
     live = await listener.messages.get()
     assert (live["payload"]["n"], "replayed" in live["meta"]) == ("live", False)
     replay["broadcast"]["replay"] = {"since": before}
-    everything = Listener(await connect(gateway, user), topic, replay)
-    await everything.subscribe()
-    assert await everything.receive(25) == [*range(6, 30), "live"]
+    without_limit = Listener(await connect(gateway, user), topic, replay)
+    await without_limit.subscribe()
+    assert await without_limit.receive(25) == [*range(6, 30), "live"]
     replay["broadcast"]["replay"] = {"since": before + 3_600_000}
-    later = Listener(await connect(gateway, user), topic, replay)
-    await later.subscribe()
+    since_the_future = Listener(await connect(gateway, user), topic, replay)
+    await since_the_future.subscribe()
     await send(sql, topic, "live")
-    assert await later.receive(1) == ["live"]
+    assert await since_the_future.receive(1) == ["live"]
 
 
 @pytest.mark.parametrize(

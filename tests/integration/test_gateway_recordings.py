@@ -1,10 +1,11 @@
 """The gateway answers Storage requests like the real server, except for the listed differences.
 
 `recordings.json` has requests and answers of storage-api v1.70.6 with its file backend, and some
-SQL statements. Each line is a case. The cases run in order, because they depend on earlier ones.
-Cases with two connections, or with a broken one, are in `test_gateway_storage`.
-`<jwt {header}.{claims}>` stands for a token with these claims; `<SERVICE>`, `<ANON>`, `<USER_A>`
-and `<USER_B>` are the usual tokens; `volatile` has pointers to values that differ in each run.
+SQL statements. Each line is a case. The cases run in order, because a case may need objects of
+earlier cases. Tests with two connections, or with a broken connection, are in
+`test_gateway_storage`. In a case, `<jwt {header}.{claims}>` stands for a token with these claims,
+and `<SERVICE>`, `<ANON>`, `<USER_A>` and `<USER_B>` stand for the tokens in `TOKENS`. `volatile`
+has JSON pointers to values that differ in each run.
 """
 
 import base64
@@ -54,7 +55,6 @@ create policy see_public_pics on storage.buckets for select to authenticated
 
 _GATEWAY = "recorded without the API gateway of the platform, which replaces a key by a token"
 _DOTS = "the message of the server contains a path of its file backend"
-
 _ESCAPED = "the token escapes a letter that is not ASCII"
 _NO_VERSIONS = "the gateway lacks the column `versioning_status`, which the server does not use yet"
 _RESUMABLE = "501: resumable uploads"
@@ -202,49 +202,49 @@ class Comparison:
         self, case: dict[str, Any], status: int, headers: dict[str, str], body: bytes
     ) -> list[str]:
         """Return the differences from the recording."""
-        found = []
+        different = []
         if status != case["status"]:
-            found.append(f"status {status}, not {case['status']}")
+            different.append(f"status {status}, not {case['status']}")
         recorded = case.get("response_headers", {})
         for name in COMPARED_HEADERS:
             if recorded.get(name) != headers.get(name):
-                found.append(f"{name} {headers.get(name)!r}, not {recorded.get(name)!r}")
-        for name in ("expires", "last-modified"):
+                different.append(f"{name} {headers.get(name)!r}, not {recorded.get(name)!r}")
+        for name in ("expires", "last-modified"):  # their values differ in each run
             if (name in recorded) != (name in headers):
-                found.append(f"{name} is {headers.get(name)!r}")
-        return found + self.body(case, body)
+                different.append(f"{name} is {headers.get(name)!r}")
+        return different + self.body(case, body)
 
     def body(self, case: dict[str, Any], body: bytes) -> list[str]:
         """Return the differences of the body from the recording."""
-        wanted = case.get("response_body")
-        if wanted is None:
+        recorded = case.get("response_body")
+        if recorded is None:
             return ["an unexpected body"] if body else []
-        if isinstance(wanted, dict) and wanted.keys() == {"bytes"}:
-            return [] if body == decode_data(wanted["bytes"]) else ["other bytes"]
+        if isinstance(recorded, dict) and recorded.keys() == {"bytes"}:
+            return [] if body == decode_data(recorded["bytes"]) else ["other bytes"]
         try:
-            given = dict(flatten(json.loads(body)))
+            actual = dict(flatten(json.loads(body)))
         except ValueError:
-            return [f"no JSON: {body[:200]!r}"]
+            return [f"not JSON: {body[:200]!r}"]
         volatile = case.get("volatile", [])
-        expected = dict(flatten(wanted))
-        if expected.keys() != given.keys():
-            return [f"other keys: {sorted(expected.keys() ^ given.keys())}"]
+        expected = dict(flatten(recorded))
+        if expected.keys() != actual.keys():
+            return [f"other keys: {sorted(expected.keys() ^ actual.keys())}"]
         return [
-            f"{pointer} is {given[pointer]!r}, not {expected[pointer]!r}"
+            f"{pointer} is {actual[pointer]!r}, not {expected[pointer]!r}"
             for pointer in expected
-            if not self._same(
-                pointer, expected[pointer], given[pointer], "/response_body" + pointer in volatile
+            if not self._is_equal(
+                pointer, expected[pointer], actual[pointer], "/response_body" + pointer in volatile
             )
         ]
 
-    def _same(self, pointer: str, wanted: Any, given: Any, volatile: bool) -> bool:
+    def _is_equal(self, pointer: str, expected: Any, actual: Any, volatile: bool) -> bool:
         if volatile and pointer.endswith(("/id", "/Id", "/version")):
-            return self._ids.setdefault(wanted, given) == given
+            return self._ids.setdefault(expected, actual) == actual
         if volatile:
-            return type(given) is type(wanted)
-        if isinstance(wanted, str) and "<jwt " in wanted:
-            return have_equal_tokens(wanted, given)
-        return bool(wanted == given)
+            return type(actual) is type(expected)
+        if isinstance(expected, str) and "<jwt " in expected:
+            return have_equal_tokens(expected, actual)
+        return bool(expected == actual)
 
 
 def flatten(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
@@ -259,19 +259,19 @@ def flatten(value: Any, pointer: str = "") -> Iterator[tuple[str, Any]]:
         yield pointer, value
 
 
-def have_equal_tokens(wanted: str, given: str) -> bool:
-    """Return True if both texts have a token with the same header and claims in the same place."""
-    match = TOKEN.search(wanted)
+def have_equal_tokens(expected: str, actual: str) -> bool:
+    """Return whether both texts have a token with the same header and claims in the same place."""
+    match = TOKEN.search(expected)
     assert match
-    before, token = given[: match.start()], given[match.start() :]
-    claims = json.loads(match[2])
-    actual = jwt.decode(token, SECRET, algorithms=["HS256"])
-    claims["exp"] = actual["iat"] + int(claims["exp"].removeprefix("iat"))
-    claims["iat"] = actual["iat"]
+    before, token = actual[: match.start()], actual[match.start() :]
+    expected_claims = json.loads(match[2])
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"])
+    expected_claims["exp"] = claims["iat"] + int(expected_claims["exp"].removeprefix("iat"))
+    expected_claims["iat"] = claims["iat"]
     return (
-        before == wanted[: match.start()]
+        before == expected[: match.start()]
         and jwt.get_unverified_header(token) == json.loads(match[1])
-        and actual == claims
+        and claims == expected_claims
     )
 
 
@@ -302,12 +302,12 @@ async def test_storage_answers_as_recorded(platform):
         with platform.serve() as url:
             for case in json.loads(CASES.read_text(encoding="utf-8")):
                 if "sql" in case:
-                    found = comparison.body(case, (await run_statement(sql, case)).encode())
+                    differences = comparison.body(case, (await run_statement(sql, case)).encode())
                 else:
-                    found = comparison.differences(case, *send_request(url, case))
-                if found:
-                    different[case["id"]] = found
-    unexpected = {name: found for name, found in different.items() if name not in DIFFERENCES}
+                    differences = comparison.differences(case, *send_request(url, case))
+                if differences:
+                    different[case["id"]] = differences
+    unexpected = {name: parts for name, parts in different.items() if name not in DIFFERENCES}
     assert not unexpected, json.dumps(unexpected, indent=1)
     assert sorted(DIFFERENCES.keys() - different.keys()) == [], (
         "these listed differences no longer exist"

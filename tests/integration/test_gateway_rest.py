@@ -1,4 +1,4 @@
-"""The gateway: requests to PostgREST, the checks of keys, and the fault switches."""
+"""The gateway: requests to PostgREST, checks of keys and tokens, CORS and fault switches."""
 
 import asyncio
 import time
@@ -57,20 +57,20 @@ def test_both_kinds_of_public_keys_have_the_role_anon(stack, key):
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "message"),
+    ("create_token", "code", "message"),
     [
         (lambda _: "nonsense", "PGRST301", "Expected 3 parts in JWT; got 1"),
         (
-            lambda s: jwt.encode({"role": "anon"}, s.jwt_secret + "x"),
+            lambda stack: jwt.encode({"role": "anon"}, stack.jwt_secret + "x"),
             "PGRST301",
             "No suitable key or wrong key type",
         ),
-        (lambda s: token(s, exp=int(time.time()) - 60), "PGRST303", "JWT expired"),
+        (lambda stack: token(stack, exp=int(time.time()) - 60), "PGRST303", "JWT expired"),
     ],
     ids=["nonsense", "forged", "expired"],
 )
-async def test_a_request_with_an_invalid_token_is_refused(stack, api, given, code, message):
-    headers = {"apikey": stack.publishable_key, **bearer(given(stack))}
+async def test_a_request_with_an_invalid_token_is_refused(stack, api, create_token, code, message):
+    headers = {"apikey": stack.publishable_key, **bearer(create_token(stack))}
     answer = await api.post("/rest/v1/rpc/picture_queue_version", json={}, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (401, code)
     assert answer.json()["message"] == message
@@ -120,7 +120,7 @@ async def test_the_limit_parameter_of_a_delete_is_ignored_as_on_the_platform(sta
     try:
         async with asyncio.timeout(15):
             while (await api.get(path, headers=headers)).status_code == 404:
-                pass  # Wait until PostgREST knows the new table.
+                pass  # wait until PostgREST knows the new table
         assert len((await api.get(path, headers=headers)).json()) == 1
         assert (await api.delete(path, headers=headers)).json() == [{"n": 1}, {"n": 2}]
     finally:
@@ -130,7 +130,7 @@ async def test_the_limit_parameter_of_a_delete_is_ignored_as_on_the_platform(sta
 async def test_large_bodies_are_streamed_in_both_directions(stack, api):
     headers = bearer(stack.secret_key)
 
-    async def chunked():
+    async def json_pieces():
         yield b'{"jobs": ['
         for n in range(400):
             job = f'{{"job_type": "t", "queue": "{uuid4()}", "payload": {{"x": "{"x" * 20_000}"}}}}'
@@ -138,7 +138,7 @@ async def test_large_bodies_are_streamed_in_both_directions(stack, api):
         yield b"]}"
 
     headers["Content-Type"] = "application/json"
-    answer = await api.post("/rest/v1/rpc/enqueue_jobs", content=chunked(), headers=headers)
+    answer = await api.post("/rest/v1/rpc/enqueue_jobs", content=json_pieces(), headers=headers)
     assert answer.status_code == 200, answer.text
     ids = [job["job_id"] for job in answer.json()]
     assert len(ids) == 400
@@ -211,7 +211,7 @@ async def test_cors_requests_of_browsers_are_permitted(stack, api):
 
 
 @pytest.mark.parametrize(
-    ("path", "missing"),
+    ("path", "feature"),
     [
         ("/functions/v1/hello", "Edge Functions"),
         ("/graphql/v1", "GraphQL"),
@@ -221,10 +221,10 @@ async def test_cors_requests_of_browsers_are_permitted(stack, api):
         ("/realtime/v1/api/tenants", "tenant"),
     ],
 )
-async def test_unsupported_services_answer_501_and_name_the_feature(stack, api, path, missing):
+async def test_unsupported_services_answer_501_and_name_the_feature(stack, api, path, feature):
     answer = await api.post(path, headers={"apikey": stack.publishable_key})
     assert answer.status_code == 501
-    assert missing in answer.json()["message"]
+    assert feature in answer.json()["message"]
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/rest", "/rest/v2/x", "/auth/v1/nothing"])

@@ -1,4 +1,4 @@
-"""Storage with the unmodified client library: permissions, objects, buckets and their files."""
+"""Storage of the gateway, with the unmodified client library: permissions, objects, buckets."""
 
 import asyncio
 import hashlib
@@ -123,7 +123,7 @@ def stored_files(platform):
     return [entry for entry in platform.settings.storage_dir.rglob("*") if entry.is_file()]
 
 
-async def test_a_moved_object_keeps_its_file_and_its_id(storage, platform, path):
+async def test_a_move_keeps_the_id_and_the_content_and_adds_no_file(storage, platform, path):
     files = storage(ADA).from_("private")
     await files.upload(path, PNG, TYPED)
     before, stored = await files.info(path), stored_files(platform)
@@ -162,10 +162,10 @@ async def test_a_signed_upload_url_permits_one_upload_without_a_token(storage, p
     anonymous = storage().from_("private")
     await anonymous.upload_to_signed_url(path, signed["token"], PNG, TYPED)
     assert await files.download(path) == PNG
-    again = anonymous.upload_to_signed_url(path, signed["token"], b"two", TYPED)
-    assert (await storage_error(again)).code == "Duplicate"
-    elsewhere = anonymous.upload_to_signed_url(path + "x", signed["token"], PNG, TYPED)
-    assert (await storage_error(elsewhere)).code == "InvalidSignature"
+    second_upload = anonymous.upload_to_signed_url(path, signed["token"], b"two", TYPED)
+    assert (await storage_error(second_upload)).code == "Duplicate"
+    other_path = anonymous.upload_to_signed_url(path + "x", signed["token"], PNG, TYPED)
+    assert (await storage_error(other_path)).code == "InvalidSignature"
     for other in (storage(BOB), storage()):
         refused = other.from_("private").create_signed_upload_url(f"{ADA}/x")
         assert (await storage_error(refused)).status == "403"
@@ -177,11 +177,11 @@ async def test_the_token_of_a_signed_url_permits_one_operation(gateway, storage,
     await files.upload(path, PNG, TYPED)
     download = await files.create_signed_url(path, 60)
     async with httpx.AsyncClient(base_url=f"{gateway}/storage/v1/object") as http_client:
-        wrong = await http_client.get(f"/sign/private/{path}", params={"token": upload["token"]})
-        assert wrong.json()["message"] == "Token is not scoped for download"
+        refused = await http_client.get(f"/sign/private/{path}", params={"token": upload["token"]})
+        assert refused.json()["message"] == "Token is not scoped for download"
         token = httpx.URL(download["signedURL"]).params["token"]
-        wrong = await http_client.put(f"/upload/sign/private/{path}", params={"token": token})
-        assert wrong.json()["message"] == "Token is not scoped for upload"
+        refused = await http_client.put(f"/upload/sign/private/{path}", params={"token": token})
+        assert refused.json()["message"] == "Token is not scoped for upload"
 
 
 async def test_a_bucket_is_changed_emptied_and_deleted(storage, platform):
@@ -216,17 +216,17 @@ async def test_a_listing_is_paginated(storage, column, order):
     names = [f"{folder}/{name}" for name in ("B", "a", "c/1", "c/2", "d e", "z")]
     for name in names:
         await files.upload(name, PNG, TYPED)
-    sort, found, cursor = {"column": column, "order": order}, [], None
-    while cursor is not None or not found:
+    sort, listed, cursor = {"column": column, "order": order}, [], None
+    while cursor is not None or not listed:
         options = {"prefix": folder + "/", "limit": 4, "sortBy": sort}
         page = await files.list_v2(options | ({"cursor": cursor} if cursor else {}))
-        found += [entry.name for entry in page.objects]
+        listed += [entry.name for entry in page.objects]
         cursor = page.nextCursor
         assert page.hasNext is (cursor is not None)
-    assert found == (names if order == "asc" else names[::-1])
+    assert listed == (names if order == "asc" else names[::-1])
 
 
-async def test_a_page_may_end_between_an_object_and_a_folder_with_the_same_name(storage):
+async def test_an_object_and_a_folder_with_the_same_name_are_on_the_same_page(storage):
     folder = f"{ADA}/{uuid4()}"
     files = storage(ADA).from_("private")
     for name in ("a", "x", "x/1", "y"):
@@ -252,8 +252,8 @@ async def test_a_bucket_limits_size_and_type(storage, platform):
     files = service.from_("small")
     await files.upload("a.png", PNG, TYPED)
     assert (await storage_error(files.upload("b.png", PNG * 2, TYPED))).status == "413"
-    wrong = files.upload("c.txt", b"", {"content-type": "text/plain"})
-    assert (await storage_error(wrong)).status == "415"
+    wrong_type = files.upload("c.txt", b"", {"content-type": "text/plain"})
+    assert (await storage_error(wrong_type)).status == "415"
     assert (await storage_error(storage(ADA).create_bucket("mine"))).status == "403"
 
 
@@ -352,7 +352,7 @@ def test_the_sync_storage_client_works(gateway, platform, path):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "missing"),
+    ("method", "path", "feature"),
     [
         ("POST", "upload/resumable", "resumable uploads"),
         ("PATCH", "upload/resumable/abc", "resumable uploads"),
@@ -364,10 +364,10 @@ def test_the_sync_storage_client_works(gateway, platform, path):
     ],
 )
 async def test_unsupported_storage_calls_answer_501_and_name_the_feature(
-    gateway, platform, method, path, missing
+    gateway, platform, method, path, feature
 ):
     headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
     async with httpx.AsyncClient(headers=headers) as http_client:
         answer = await http_client.request(method, f"{gateway}/storage/v1/{path}")
     assert answer.status_code == 501
-    assert (answer.json()["statusCode"], missing in answer.json()["message"]) == ("501", True)
+    assert (answer.json()["statusCode"], feature in answer.json()["message"]) == ("501", True)

@@ -26,7 +26,10 @@ DEFINER = "security definer set search_path = public"
 
 @pytest.fixture
 async def profiles(request, platform) -> AsyncIterator[None]:
-    """A trigger that inserts a profile for each new user, as in the guides of Supabase."""
+    """A trigger that inserts a profile for each new user; yields a connection.
+
+    The guides of Supabase recommend this trigger with SECURITY DEFINER.
+    """
     async with platform.connect() as sql:
         async with sql.transaction():
             await sql.execute(PROFILES.format(security=request.param))
@@ -41,13 +44,13 @@ async def http(gateway, platform):
         yield client
 
 
-def account() -> dict[str, str]:
+def new_account() -> dict[str, str]:
     return {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
 
 
 @pytest.mark.parametrize("profiles", [DEFINER], indirect=True)
 async def test_a_security_definer_trigger_inserts_profiles(profiles, http):
-    response = await http.post("/auth/v1/signup", json=account())
+    response = await http.post("/auth/v1/signup", json=new_account())
     assert response.status_code == 200
     user = response.json()["user"]["id"]
     assert await profiles.fetchval("select id::text from public.profiles") == user
@@ -58,7 +61,7 @@ async def test_a_security_definer_trigger_inserts_profiles(profiles, http):
 @pytest.mark.parametrize("path", ["signup", "admin/users"])
 @pytest.mark.parametrize("profiles", [""], indirect=True)
 async def test_a_security_invoker_trigger_fails_as_on_the_platform(profiles, http, path):
-    answer = await http.post(f"/auth/v1/{path}", json=account())
+    answer = await http.post(f"/auth/v1/{path}", json=new_account())
     assert (answer.status_code, answer.json()) == (
         500,
         {

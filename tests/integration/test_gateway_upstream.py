@@ -1,4 +1,4 @@
-"""The gateway's HTTP client of PostgREST, with scripted servers, some of them faulty."""
+"""The gateway's HTTP client for PostgREST, with servers that send scripted, partly bad, answers."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,10 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 
 @contextlib.asynccontextmanager
 async def scripted_server(*answers: bytes, hang: bool = False):
-    """Serve these responses in turn; yield a client of the server, and the list of its requests.
+    """Serve these responses in turn; yield a client of the server, and the received requests.
 
-    Each connection starts again with the first response. After the last one the server closes the
-    connection; with `hang` it stays open and silent.
+    Each connection starts with the first response. After the last response, the server closes the
+    connection; with `hang`, the connection stays open and silent.
     """
     requests: list[bytes] = []
     tasks = set()
@@ -142,13 +142,13 @@ async def test_a_large_response_is_not_buffered_whole():
         client.exchange() as exchange,
     ):
         await exchange.send(b"GET", b"/", [(b"host", b"x")], no_body())
-        received, largest = 0, 0
+        received, largest_piece = 0, 0
         async for piece in exchange.body():
             received += len(piece)
-            largest = max(largest, len(piece))
+            largest_piece = max(largest_piece, len(piece))
             await asyncio.sleep(0)
     assert received == size
-    assert largest < 2 * upstream._BUFFER
+    assert largest_piece < 2 * upstream._BUFFER
 
 
 @contextlib.asynccontextmanager
@@ -168,10 +168,10 @@ async def test_the_proxy_replaces_the_key_and_keeps_other_headers(platform):
     )
     async with client_of_gateway(platform, answer, hang=True) as (http, requests):
         headers = {"TE": "trailers", "Prefer": "count=exact", "Accept-Profile": "public"}
-        given = await http.get("/rest/v1/t?select=a%2Cb&x=eq.%C3%BC", headers=headers)
-    assert (given.status_code, given.json()) == (206, [])
-    assert given.headers["content-range"] == "0-0/*"
-    assert "keep-alive" not in given.headers
+        response = await http.get("/rest/v1/t?select=a%2Cb&x=eq.%C3%BC", headers=headers)
+    assert (response.status_code, response.json()) == (206, [])
+    assert response.headers["content-range"] == "0-0/*"
+    assert "keep-alive" not in response.headers
     line, *sent = requests[0].decode().lower().split("\r\n")
     assert line == "get /t?select=a%2cb&x=eq.%c3%bc http/1.1"
     names = {header.partition(":")[0] for header in sent if header}
@@ -200,20 +200,20 @@ async def test_a_key_in_the_query_is_replaced_and_not_forwarded(platform):
 )
 async def test_the_proxy_reports_a_missing_or_malformed_response(platform, answer, status, code):
     async with client_of_gateway(platform, answer) as (http, _):
-        given = await http.post("/rest/v1/rpc/f", json={})
-        assert (given.status_code, given.json()["code"]) == (status, code)
+        response = await http.post("/rest/v1/rpc/f", json={})
+        assert (response.status_code, response.json()["code"]) == (status, code)
 
 
-async def test_the_proxy_has_a_timeout(platform, monkeypatch):
+async def test_the_proxy_answers_504_if_postgrest_does_not_answer_in_time(platform, monkeypatch):
     monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
     async with client_of_gateway(platform, b"", hang=True) as (http, _):
-        given = await http.post("/rest/v1/rpc/f", json={})
-        assert (given.status_code, given.json()["code"]) == (504, "PGRST003")
+        response = await http.post("/rest/v1/rpc/f", json={})
+        assert (response.status_code, response.json()["code"]) == (504, "PGRST003")
 
 
-async def test_the_proxy_does_not_complete_an_incomplete_response(platform):
-    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + bytes(200_000)
-    async with client_of_gateway(platform, cut) as (http, _):
+async def test_the_proxy_breaks_off_an_incomplete_response(platform):
+    incomplete = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + bytes(200_000)
+    async with client_of_gateway(platform, incomplete) as (http, _):
         with pytest.raises(httpx.RemoteProtocolError):
             await http.get("/rest/v1/t")
 

@@ -1,4 +1,4 @@
-"""Calls use HTTP/1.1 even if the server offers HTTP/2, as the platform does."""
+"""The clients use HTTP/1.1 even with a server that offers HTTP/2, such as the platform's."""
 
 import asyncio
 import json
@@ -51,11 +51,11 @@ async def server(tmp_path, monkeypatch):
     listener.detach()
 
 
-async def test_concurrent_calls_use_separate_connections(server):
+async def test_concurrent_calls_use_http_1_1(server):
     url, versions = server
     async with AsyncPictureQueue(url, "sb_secret_key") as pq:
-        found = await asyncio.gather(*(pq.version() for _ in range(8)))
-    assert {version.contract for version in found} == {_rpc.CONTRACT}
+        answers = await asyncio.gather(*(pq.version() for _ in range(8)))
+    assert {version.contract for version in answers} == {_rpc.CONTRACT}
     assert set(versions) == {"1.1"}
 
 

@@ -38,9 +38,9 @@ from picture_queue.local.datadir import DataDir
 from picture_queue.local.ports import HOST_6, listen
 from picture_queue.local.processes import is_running
 
-# Without fsync the tests are faster. Only a crash of the machine could lose data, not a kill.
+# Without fsync, the tests are faster. A kill loses no data; only a crash of the machine could.
 new_stack = functools.partial(LocalSupabase, durable=False)
-FIELDS = {
+STATUS_FIELDS = {
     "API_URL",
     "DB_URL",
     "ANON_KEY",
@@ -54,6 +54,7 @@ FIELDS = {
     "POSTGRES",
     "POSTGREST",
 }
+# Runs a stack until a signal. Prints the data directory when the stack is ready.
 STACK_PROGRAM = """
 import signal, sys
 from picture_queue.local.stack import LocalSupabase
@@ -65,7 +66,7 @@ with LocalSupabase(sys.argv[1] if len(sys.argv) > 1 else None, durable=False) as
 
 @pytest.fixture
 def empty_dir() -> Iterator[Path]:
-    """A data directory that the user who runs Postgres can reach."""
+    """A data directory that the service user can reach."""
     path = local._temporary_directory()
     yield path
     local.reset(path)
@@ -84,15 +85,21 @@ def used_dir() -> Iterator[Path]:
 def data_dir(used_dir: Path) -> Iterator[Path]:
     """The shared data directory, with the data of earlier tests but no running stack."""
     yield used_dir
-    running = DataDir(used_dir).is_locked()
-    if running:
+    is_running_still = DataDir(used_dir).is_locked()
+    if is_running_still:
         local.stop(used_dir)
-    assert not running
+    assert not is_running_still, "the test did not stop its stack"
 
 
 @dataclass
 class Footprint:
-    """The processes of a running stack, with the daemon first, and its ports."""
+    """The processes and ports of a running stack, to check that none remains after its end.
+
+    Attributes:
+        processes: All processes, the daemon first.
+        programs: The children of the daemon by name.
+        ports: The ports of the gateway, the simulator and Postgres.
+    """
 
     processes: list[psutil.Process]
     programs: dict[str, psutil.Process]
@@ -103,7 +110,10 @@ class Footprint:
         daemon = DataDir(data_dir).find_daemon()
         assert daemon is not None
         children = daemon.children()
-        programs = {Path(word).name: c for c in children for word in reversed(c.cmdline()[:3])}
+        # A program is named by its executable, and by its script or first option.
+        programs = {
+            Path(word).name: child for child in children for word in reversed(child.cmdline()[:3])
+        }
         assert {"guard.py", "postgres", "postgrest"} <= set(programs)
         processes = [daemon, *daemon.children(recursive=True)]
         ports = {
@@ -112,23 +122,22 @@ class Footprint:
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         }
-        # Gateway, simulator and Postgres.
         assert len(ports) == 3
         return cls(processes, programs, ports)
 
     async def wait_until_gone(self, seconds: float = 15) -> None:
         """Wait until no process runs and no port answers."""
         deadline = time.monotonic() + seconds
-        while left := self._left():
-            assert time.monotonic() < deadline, f"left behind: {left}"
+        while remaining := self._remaining():
+            assert time.monotonic() < deadline, f"still running: {remaining}"
             await asyncio.sleep(0.02)
 
-    def _left(self) -> list[str]:
-        left = [str(process) for process in self.processes if is_running(process)]
-        return left + [f"port {port}" for port in self.ports if _answers(port)]
+    def _remaining(self) -> list[str]:
+        processes = [str(process) for process in self.processes if is_running(process)]
+        return processes + [f"port {port}" for port in self.ports if _accepts_connections(port)]
 
 
-def _answers(port: int) -> bool:
+def _accepts_connections(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
@@ -185,7 +194,7 @@ async def _wait_until(check: Any, seconds: float = 15) -> None:
 
 async def test_status_has_the_fields_of_the_cli(stack: LocalSupabase) -> None:
     status = stack.status()
-    assert set(status) == FIELDS
+    assert set(status) == STATUS_FIELDS
     assert stack.api_url == status["API_URL"]
     assert str(stack.data_dir) == status["DATA_DIR"]
     assert status["POSTGREST"].split()[0].count(".") == 2
@@ -194,12 +203,12 @@ async def test_status_has_the_fields_of_the_cli(stack: LocalSupabase) -> None:
     assert re.fullmatch(r"sb_secret_[\w-]{22}_[\w-]{8}", stack.secret_key)
 
 
-async def test_every_key_is_accepted_by_the_api(stack: LocalSupabase) -> None:
+async def test_the_api_accepts_service_keys_and_refuses_other_keys(stack: LocalSupabase) -> None:
     answers = [
         (await _call_version(stack.api_url, key)).status_code
         for key in (stack.service_role_key, stack.secret_key, stack.anon_key, "nonsense")
     ]
-    # The role anon may not call the function; the gateway refuses an invalid key.
+    # The database refuses the call of the role anon. The gateway refuses an invalid key.
     assert answers == [200, 200, 401, 401]
 
 
@@ -215,13 +224,13 @@ def test_psql_accepts_the_db_url(stack: LocalSupabase) -> None:
     assert answer.stdout.strip() == "postgres|f|t|t"
 
 
-async def test_the_simulator_answers(stack: LocalSupabase) -> None:
+async def test_the_simulator_accepts_only_the_token_of_the_stack(stack: LocalSupabase) -> None:
     token = stack.replicate_token
     async with httpx.AsyncClient() as client:
-        for given, status in ((token, 200), (token[:-1] + "-", 401), ("r8_x", 401)):
-            headers = {"authorization": f"Bearer {given}"}
+        for value, status in ((token, 200), (token[:-1] + "-", 401), ("r8_x", 401)):
+            headers = {"authorization": f"Bearer {value}"}
             answer = await client.get(f"{stack.replicate_url}/account", headers=headers)
-            assert answer.status_code == status, given
+            assert answer.status_code == status, value
 
 
 async def test_a_refused_websocket_is_not_logged_as_an_error(stack: LocalSupabase) -> None:
@@ -247,21 +256,21 @@ async def test_postgrest_is_configured_as_on_the_platform(stack: LocalSupabase) 
     ) as client:
         connection = await asyncpg.connect(stack.db_url)
         try:
-            await connection.execute(_PROBES)
+            await connection.execute(_CREATE_PROBES)
             rows = await _call_when_known(client, "/rpc/stack_probe_rows")
             limit = await client.post("/rpc/stack_probe_limit", json={})
             hoisted = await client.post("/rpc/stack_probe_hoisted", json={})
         finally:
-            await connection.execute(_NO_PROBES)
+            await connection.execute(_DROP_PROBES)
             await connection.close()
     assert len(rows.json()) == 1000
     assert limit.json() == "8s"
-    # PostgREST applies the statement_timeout of the function before the call. Postgres itself would
-    # set it within the statement, which is too late.
+    # PostgREST applies the statement_timeout of the function before the call. Postgres itself
+    # applies this setting only within the statement, which is too late to end the statement.
     assert hoisted.json()["code"] == "57014"
 
 
-_PROBES = """
+_CREATE_PROBES = """
 create function public.stack_probe_rows() returns setof int
   language sql as 'select generate_series(1, 1200)';
 create function public.stack_probe_limit() returns text
@@ -272,7 +281,7 @@ grant execute on function public.stack_probe_rows(), public.stack_probe_limit(),
   public.stack_probe_hoisted() to service_role;
 notify pgrst, 'reload schema';
 """
-_NO_PROBES = """
+_DROP_PROBES = """
 drop function public.stack_probe_rows(), public.stack_probe_limit(), public.stack_probe_hoisted();
 notify pgrst, 'reload schema';
 """
@@ -313,7 +322,6 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
     applied = "select count(*) from supabase_migrations.schema_migrations"
     assert await _fetch_value(second["DB_URL"], applied) == len(migrate.migrations())
     assert await migrate.apply_migrations(second["DB_URL"]) == []
-    # The log of the previous run is kept.
     assert (empty_dir / "logs" / "daemon.log.1").exists()
 
     local.reset(empty_dir)
@@ -324,9 +332,9 @@ async def test_two_stacks_run_side_by_side(stack: LocalSupabase) -> None:
     async with LocalSupabase() as other:
         assert other.api_url != stack.api_url
         await _fetch_value(other.db_url, "create table public.only_here ()")
-        found = "select to_regclass('public.only_here') is not null"
-        assert await _fetch_value(other.db_url, found)
-        assert not await _fetch_value(stack.db_url, found)
+        table_exists = "select to_regclass('public.only_here') is not null"
+        assert await _fetch_value(other.db_url, table_exists)
+        assert not await _fetch_value(stack.db_url, table_exists)
         assert (await _call_version(other.api_url, other.secret_key)).status_code == 200
         footprint = Footprint.of(other.data_dir)
     await footprint.wait_until_gone(0)
@@ -346,8 +354,8 @@ def test_the_error_names_a_taken_port_and_no_stack_runs(
 
 
 def test_the_error_names_another_program_that_has_the_port_on_ipv6(empty_dir: Path) -> None:
-    with socket.create_server((HOST_6, 0), family=socket.AF_INET6) as holder:
-        port = holder.getsockname()[1]
+    with socket.create_server((HOST_6, 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
         with pytest.raises(PortTaken, match=f"{port} is taken by another program"):
             new_stack(empty_dir, port=port).start()
 
@@ -400,14 +408,15 @@ async def test_orphans_keep_their_ports_until_the_next_start_ends_them(data_dir:
     with new_stack(data_dir, worker=True) as first:
         token = await _insert_token(first.db_url)
         footprint = Footprint.of(data_dir)
-        # The guard is killed too, so that no process can clean up.
+        # Kill the guard too, so that no process can clean up. Suspend it before, so that it does
+        # not react to the end of the daemon.
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
-    # `-m` is the worker, because of its command: python -P -m picture_queue_cli worker.
+    # The worker is named `-m`, the first words of its command are: python -P -m.
     orphans = [footprint.programs[name] for name in ("postgres", "postgrest", "-m")]
     assert not is_running(footprint.processes[0]) and all(map(is_running, orphans))
-    # The orphaned worker still sends its keys to these ports: no other program may get them.
+    # The orphaned worker still sends its keys to these ports. No other program may get the ports.
     for port in footprint.ports:
         with pytest.raises(PortTaken):
             listen(port)
@@ -461,10 +470,11 @@ async def test_a_killed_program_is_restarted(program: str, data_dir: Path) -> No
         await _wait_until(api_answers)
 
 
-WORKER = """
+# Replaces the worker, and prints its pid, arguments and settings.
+FAKE_WORKER = """
 import json, os, pathlib, signal, sys
-wanted = ("SUPABASE_URL", "SUPABASE_KEY", "REPLICATE_BASE_URL", "REPLICATE_API_TOKEN")
-report = json.dumps([os.getpid(), sys.argv[1:], {name: os.environ[name] for name in wanted}])
+names = ("SUPABASE_URL", "SUPABASE_KEY", "REPLICATE_BASE_URL", "REPLICATE_API_TOKEN")
+report = json.dumps([os.getpid(), sys.argv[1:], {name: os.environ[name] for name in names}])
 print(report, flush=True)
 signal.pause()
 """
@@ -476,8 +486,8 @@ async def test_the_worker_gets_the_stacks_settings_and_is_restarted(
     package = tmp_path / "picture_queue_cli"
     package.mkdir()
     (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(WORKER)
-    os.chmod(tmp_path, 0o755)  # If root starts the stack, another user runs it.
+    (package / "__main__.py").write_text(FAKE_WORKER)
+    os.chmod(tmp_path, 0o755)  # the service user must be able to import the package
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
@@ -529,7 +539,7 @@ async def test_a_data_directory_keeps_its_postgres_version(
 def test_programs_in_an_unreadable_home_are_copied(
     empty_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # If they are below /root, for example, the user who runs Postgres cannot read them.
+    # The service user cannot read programs below /root, for example.
     tmp_path.chmod(0o700)
     wheel = find_postgres().path
     root, parts = _find_parts(wheel)
@@ -540,13 +550,15 @@ def test_programs_in_an_unreadable_home_are_copied(
     monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(find_postgrest().path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_dir / "cache"))
     with new_stack(empty_dir / "data") as stack:
-        # Only root runs Postgres as another user, and needs the copies.
-        runs_from = empty_dir / "cache" if os.geteuid() == 0 else tmp_path
-        assert str(runs_from) in stack.postgres
+        # Only root runs Postgres as another user, who needs the copies.
+        parent = empty_dir / "cache" if os.geteuid() == 0 else tmp_path
+        assert str(parent) in stack.postgres
     shutil.rmtree(empty_dir)
 
 
 async def test_a_start_after_an_interrupted_first_start_succeeds(empty_dir: Path) -> None:
+    DataDir(empty_dir).mark()
+    (empty_dir / "initdb-started").touch()
     (empty_dir / "postgres").mkdir()
     (empty_dir / "postgres" / "PG_VERSION").write_text("18\n")
     async with new_stack(empty_dir) as stack:
@@ -645,6 +657,7 @@ def test_the_error_names_a_data_directory_that_cannot_be_created() -> None:
 
 def test_only_files_of_the_stack_are_deleted(empty_dir: Path) -> None:
     (empty_dir / "thesis.txt").write_text("keep me")
+    DataDir(empty_dir).mark()
     DataDir(empty_dir).make_subdirectories()
     local.reset(empty_dir)
     assert [entry.name for entry in empty_dir.iterdir()] == ["thesis.txt"]

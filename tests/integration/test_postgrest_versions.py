@@ -1,7 +1,8 @@
 """The client understands the recorded answers of PostgREST 14 and 16.
 
 The embedded PostgREST is version 12. The recordings in `tests/fixtures/postgrest` are from version
-14.12, which the platform runs, and their `v16` fields from 16.2. The supabase client is real.
+14.12, which the platform runs, and the fields `v16` from 16.2. The tests use the real supabase
+client with a mock of the server.
 """
 
 import json
@@ -23,7 +24,7 @@ from picture_queue.settings import ProjectSettings
 RECORDINGS = Path(__file__).parents[1] / "fixtures" / "postgrest" / "recordings.json"
 URL, KEY = "https://project.supabase.co", "sb_secret_key"
 
-# The expected error by code, or by the beginning of a code; the longest match decides.
+# The expected error by code, or by the beginning of a code. The longest match decides.
 EXPECTED: dict[str, type[Exception]] = {
     "": errors.ServerError,
     "08": errors.Busy,
@@ -44,7 +45,7 @@ EXPECTED: dict[str, type[Exception]] = {
     "PGRST302": errors.NotAuthenticated,
     "PGRST303": errors.AuthenticationFailed,
 }
-# Codes that are not SQLSTATEs. None of our functions raises them, so any error will do.
+# Codes that are not SQLSTATEs. No function of picture-queue raises them, so any error is accepted.
 UNKNOWN_CODES = {"own_code", "123"}
 
 
@@ -78,8 +79,8 @@ def response(answer: dict[str, Any]) -> httpx.Response:
 
 def http_client(*responses: httpx.Response) -> httpx.AsyncClient:
     """Return an HTTP client that gets these responses in turn."""
-    left = iter(responses)
-    return httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(left)))
+    remaining = iter(responses)
+    return httpx.AsyncClient(transport=httpx.MockTransport(lambda _: next(remaining)))
 
 
 async def new_transport(http: httpx.AsyncClient) -> AsyncPostgrest:
@@ -100,17 +101,17 @@ async def call_result(answer: dict[str, Any]) -> object:
 
 
 async def test_every_recorded_answer_leads_to_the_expected_result():
-    wrong = {}
+    unexpected = {}
     for name, answer in recorded_answers():
-        found = await call_result(answer)
+        result = await call_result(answer)
         body = json.loads(answer["body"]) if answer["body"].startswith(('{"code', "[")) else None
         if isinstance(body, dict) and answer["status"] >= 300:
-            kind = expected_error(body)
-            if str(body["code"]) not in UNKNOWN_CODES and type(found) is not kind:
-                wrong[name] = f"{body['code']} became {found!r}, not {kind.__name__}"
-        elif isinstance(found, Exception) != (answer["status"] >= 300):
-            wrong[name] = f"{answer['status']} became {found!r}"
-    assert wrong == {}
+            error = expected_error(body)
+            if str(body["code"]) not in UNKNOWN_CODES and type(result) is not error:
+                unexpected[name] = f"{body['code']} became {result!r}, not {error.__name__}"
+        elif isinstance(result, Exception) != (answer["status"] >= 300):
+            unexpected[name] = f"{answer['status']} became {result!r}"
+    assert unexpected == {}
 
 
 async def test_results_are_returned_unchanged():

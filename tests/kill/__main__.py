@@ -1,9 +1,9 @@
 """The kill test: it kills all parts of the system while jobs run, and counts lost work.
 
 ``python -m tests.kill [--seconds 300] [--workers 4] [--rate 10] [--seed N]``, or `make test-kill`.
-Jobs are enqueued at a steady rate, for workers over HTTP and over direct connections. After the
-faults all jobs must end. The exit code is 1 if a job was lost, ran twice in one attempt (under one
-lease) or lost an attempt that never started, or if a worker crashed, could not start or did not
+The test enqueues jobs at a steady rate, for workers over HTTP and over direct connections. After
+the faults, all jobs must end. The exit code is 1 if a job was lost, ran twice under one lease, or
+used up an attempt that never started. It is also 1 if a worker crashed, could not start or did not
 stop.
 """
 
@@ -30,13 +30,14 @@ from ..databases import connect
 from ..faults.proxy import Proxy
 from .chaos import LEASE, QUEUE, Chaos, Workers
 
-FINISH_TIMEOUT = 180.0  # The timeout of the jobs that remain after the faults, in seconds.
-STOP_TIMEOUT = 60.0  # The timeout of the stop of a worker, in seconds.
-# Errors of asyncpg after the end of a session. It raises the last one during a prepare.
+FINISH_TIMEOUT = 180.0  # seconds, for the jobs that remain after the faults
+STOP_TIMEOUT = 60.0  # seconds, for the stop of a worker
+# Errors of asyncpg after the end of a session. asyncpg raises InternalClientError if the session
+# ends while a statement is prepared.
 LOST_CONNECTION = (
     OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 )  # fmt: skip
-MAX_ATTEMPTS = 100  # Kills cannot use up this many.
+MAX_ATTEMPTS = 100  # more attempts than kills can use up
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Result:
         twice: The number of attempts that ran twice under one lease.
         unstarted: The number of attempts that were used up but never started.
         attempts: The number of all attempts.
-        uncounted: The number of starts that did not use up an attempt: their worker was killed,
-            or cut off until the end of the lease, before the start was confirmed.
+        uncounted: The number of starts that did not use up an attempt. Before the start was
+            confirmed, the worker was killed, or was cut off until the end of the lease.
         crashes: The number of workers that ended unexpectedly after their start.
         refused: The number of workers that ended because the project did not respond at the start.
         unstopped: The number of workers that did not stop on request.
@@ -97,19 +98,19 @@ class Result:
 
 
 class Enqueuer:
-    """A task that enqueues jobs at a steady rate, and records those whose enqueue was confirmed."""
+    """A task that enqueues jobs at a steady rate, and records the jobs that were confirmed."""
 
     def __init__(self, dsn: str, rate: float, seed: int) -> None:
         self._dsn = dsn
         self._rate = rate
-        self._began = monotonic()
+        self._started_at = monotonic()
         self._random = random.Random(seed)
         self.jobs: dict[UUID, int] = {}
 
     async def run(self) -> None:
         """Enqueue until cancelled."""
         while True:
-            # Postgres is stopped from time to time.
+            # The faults stop Postgres from time to time.
             with contextlib.suppress(*LOST_CONNECTION):
                 connection = await connect(self._dsn, command_timeout=5)
                 try:
@@ -120,37 +121,38 @@ class Enqueuer:
 
     async def _enqueue(self, connection: Any) -> None:
         while True:
-            job, n = uuid4(), len(self.jobs)
+            job_id, number = uuid4(), len(self.jobs)
             seconds = self._random.choice((0, 0, 0, 0.1, 0.1, 0.3, 1.2 * LEASE))
             await connection.fetchval(
                 "select enqueue_job('work', $1, 0, $2, max_attempts => $3, job_id => $4)",
-                {"n": n, "seconds": seconds}, QUEUE, MAX_ATTEMPTS, job,
+                {"n": number, "seconds": seconds}, QUEUE, MAX_ATTEMPTS, job_id,
             )  # fmt: skip
-            self.jobs[job] = n
-            # The job is due at a fixed time, so that a busy machine catches up later.
-            await asyncio.sleep(max(0.0, self._began + len(self.jobs) / self._rate - monotonic()))
+            self.jobs[job_id] = number
+            # Each job has a fixed time for its enqueue, so that a busy machine catches up later.
+            next_at = self._started_at + len(self.jobs) / self._rate
+            await asyncio.sleep(max(0.0, next_at - monotonic()))
 
 
 async def count_unfinished(dsn: str, jobs: list[UUID]) -> int:
     connection = await connect(dsn)
     try:
-        found: int = await connection.fetchval(
+        count: int = await connection.fetchval(
             "select count(*) from job_queue where id = any($1) and finished_at is null", jobs
         )
-        return found
+        return count
     finally:
         await connection.close()
 
 
 async def wait_until_finished(dsn: str, jobs: list[UUID]) -> float:
     """Wait until all jobs have ended, for at most `FINISH_TIMEOUT` seconds; return the duration."""
-    began = monotonic()
-    while monotonic() - began < FINISH_TIMEOUT:
+    started_at = monotonic()
+    while monotonic() - started_at < FINISH_TIMEOUT:
         with contextlib.suppress(*LOST_CONNECTION):
             if not await count_unfinished(dsn, jobs):
                 break
         await asyncio.sleep(0.5)
-    return monotonic() - began
+    return monotonic() - started_at
 
 
 def read_starts(directory: Path) -> list[tuple[UUID, UUID, int]]:
@@ -167,35 +169,38 @@ async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, i
     """Compare the database with the enqueued jobs and the recorded starts; return the counts."""
     connection = await connect(dsn)
     rows = await connection.fetch(
-        "select j.id, j.status, j.result, j.attempt, j.error, array("
-        "select to_jsonb(h) from picture_queue.history h where h.job_id = j.id order by h.id) "
-        "as history from job_queue j where j.id = any($1)",
+        "select job.id, job.status, job.result, job.attempt, job.error, array("
+        "select to_jsonb(entry) from picture_queue.history as entry"
+        " where entry.job_id = job.id order by entry.id) "
+        "as history from job_queue as job where job.id = any($1)",
         list(jobs),
     )
     await connection.close()
-    found = {row["id"]: row for row in rows}
+    rows_by_id = {row["id"]: row for row in rows}
     starts = read_starts(directory)
     lost = [
-        job for job, n in jobs.items()
-        if job not in found or (found[job]["status"], found[job]["result"]) != ("completed", n)
+        job for job, number in jobs.items()
+        if job not in rows_by_id
+        or (rows_by_id[job]["status"], rows_by_id[job]["result"]) != ("completed", number)
     ]  # fmt: skip
-    twice = [lease for lease, count in Counter(start[:2] for start in starts).items() if count > 1]
-    attempts = {(row["id"], n + 1) for row in rows for n in range(row["attempt"])}
+    starts_by_lease = Counter((job, lease) for job, lease, _ in starts)
+    twice = [job_and_lease for job_and_lease, count in starts_by_lease.items() if count > 1]
+    attempts = {(row["id"], number + 1) for row in rows for number in range(row["attempt"])}
     unstarted = attempts - {(job, attempt) for job, _, attempt in starts}
     for job in lost[:20]:
-        print("lost:", dict(found.get(job, {"id": job})), file=sys.stderr)
+        print("lost:", dict(rows_by_id.get(job, {"id": job})), file=sys.stderr)
     for job, lease in twice:
         print(f"started more than once: job {job}, lease {lease}", file=sys.stderr)
     for job, attempt in unstarted:
         job_starts = [start[1:] for start in starts if start[0] == job]
-        problem = f"attempt {attempt} never started: {dict(found[job])}, starts: {job_starts}"
-        print(problem, file=sys.stderr)
+        row = dict(rows_by_id[job])
+        print(f"attempt {attempt} never started: {row}, starts: {job_starts}", file=sys.stderr)
     return {
         "lost": len(lost),
         "twice": len(twice),
         "unstarted": len(unstarted),
         "attempts": len(attempts),
-        "uncounted": len({start[:2] for start in starts}) - len(attempts - unstarted),
+        "uncounted": len(starts_by_lease) - len(attempts - unstarted),
     }
 
 
@@ -208,16 +213,16 @@ async def kill_everything(seconds: float, workers: int, rate: float, seed: int) 
         rate: The number of jobs enqueued per second.
         seed: The seed of the random choices.
     """
-    with ExitStack() as opened:
-        # Committed data must survive an immediate stop.
-        stack = opened.enter_context(LocalSupabase(durable=True))
+    with ExitStack() as exit_stack:
+        # Committed data must survive an immediate shutdown of Postgres.
+        stack = exit_stack.enter_context(LocalSupabase(durable=True))
         api, database = urlsplit(stack.api_url), urlsplit(stack.db_url)
         assert api.hostname and api.port and database.hostname and database.port
         proxies = (
-            opened.enter_context(Proxy(api.hostname, api.port, "http")),
-            opened.enter_context(Proxy(database.hostname, database.port, "postgres")),
+            exit_stack.enter_context(Proxy(api.hostname, api.port, "http")),
+            exit_stack.enter_context(Proxy(database.hostname, database.port, "postgres")),
         )
-        directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        directory = Path(exit_stack.enter_context(tempfile.TemporaryDirectory()))
         pool = Workers(stack, proxies, directory, workers)
         pool.start_all()
         enqueuer, chaos = Enqueuer(stack.db_url, rate, seed), Chaos(stack, proxies, pool, seed)
@@ -245,9 +250,11 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rate", type=float, default=10, help="jobs enqueued per second")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    given = parser.parse_args()
-    print(f"seed {given.seed}: {given.seconds:g} s of faults", flush=True)
-    result = asyncio.run(kill_everything(given.seconds, given.workers, given.rate, given.seed))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}: {arguments.seconds:g} s of faults", flush=True)
+    result = asyncio.run(
+        kill_everything(arguments.seconds, arguments.workers, arguments.rate, arguments.seed)
+    )
     print(result)
     return 0 if result.is_good else 1
 

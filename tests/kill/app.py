@@ -1,7 +1,8 @@
 """The worker of the kill test: ``picture-queue worker --app app:worker``.
 
-Environment: ``KILL_QUEUE``, ``KILL_LEASE`` and ``KILL_STARTS``. The handler first appends a line to
-the file ``KILL_STARTS``, unbuffered, so that the line survives if the process is killed.
+The environment has the queue (``KILL_QUEUE``), the lease in seconds (``KILL_LEASE``) and the path
+of a file (``KILL_STARTS``). The handler first appends a line to this file without a buffer, so that
+the line survives if the process is killed.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ from picture_queue.local import LocalSupabase
 
 from ..faults.proxy import Proxy
 
-HERE = Path(__file__).parent
+DIRECTORY = Path(__file__).parent
 LEASE = 4.0  # seconds
 QUEUE = "kill"
 _MIN_SIGNAL_INTERVAL = 15.0  # seconds
@@ -30,7 +30,7 @@ class Workers:
 
     Args:
         stack: The project.
-        proxies: The proxies in front of its gateway, and of its Postgres.
+        proxies: The proxies in front of the gateway and of Postgres.
         directory: The directory for the recorded starts and the logs of the workers.
         count: The number of workers.
     """
@@ -70,7 +70,7 @@ class Workers:
         with self._logs[index].open("wb") as log:
             self.processes[index] = subprocess.Popen(
                 [sys.executable, "-m", "picture_queue_cli", "worker", "--app", "app:worker"],
-                cwd=HERE,
+                cwd=DIRECTORY,
                 env=env,
                 stdout=log,
                 stderr=log,
@@ -87,7 +87,7 @@ class Workers:
                 self.start(index)
 
     def _count_end(self, log: str) -> None:
-        if " serves " in log:
+        if " serves " in log:  # the worker has logged that it started
             self.crashes += 1
             print(f"a worker ended unexpectedly:\n{log[-2000:]}", file=sys.stderr)
         else:
@@ -109,7 +109,7 @@ class Workers:
             process.wait()
 
     async def stop_all(self, seconds: float) -> int:
-        """Stop all workers; return the number of those that did not stop and were killed."""
+        """Stop all workers; kill those that do not stop, and return their number."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         killed = 0
@@ -127,7 +127,7 @@ class Chaos:
 
     Args:
         stack: The project.
-        proxies: The proxies in front of its gateway, and of its Postgres.
+        proxies: The proxies in front of the gateway and of Postgres.
         workers: The workers.
         seed: The seed of the random choices.
 
@@ -145,6 +145,7 @@ class Chaos:
         self._tasks: set[asyncio.Task[None]] = set()
         self.injected: Counter[str] = Counter()
         self._signalled_at: dict[signal.Signals, float] = defaultdict(lambda: -_MIN_SIGNAL_INTERVAL)
+        # The relative frequency of each fault.
         self._weights: dict[Callable[[], Awaitable[None]], float] = {
             self._kill_worker: 8,
             self._freeze_worker: 5,
@@ -167,6 +168,7 @@ class Chaos:
                     (inject_fault,) = self._random.choices(
                         list(self._weights), list(self._weights.values())
                     )
+                    # `_signal` counts these two, since it may skip a signal.
                     if inject_fault not in (self._kill_postgrest, self._stop_postgres):
                         self.injected[inject_fault.__name__.strip("_").replace("_", " ")] += 1
                     await inject_fault()
@@ -245,13 +247,13 @@ class Chaos:
             )
 
     async def _stop_postgres(self) -> None:
-        """Stop Postgres without a checkpoint. The stack starts it again, and it recovers."""
+        """Stop Postgres without a checkpoint. The stack restarts Postgres, which then recovers."""
         pid = int((self._stack.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
         await self._signal(pid, signal.SIGQUIT)
 
     async def _kill_postgrest(self) -> None:
         for process in psutil.process_iter(["name"]):
-            if process.info["name"] == "postgrest" and self._is_ours(process):
+            if process.info["name"] == "postgrest" and self._is_descendant(process):
                 await self._signal(process.pid, signal.SIGKILL)
 
     async def _signal(self, pid: int, number: signal.Signals) -> None:
@@ -267,18 +269,19 @@ class Chaos:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_descendant(self, process: psutil.Process) -> bool:
+        """Return whether this process started a process, directly or indirectly."""
         with contextlib.suppress(psutil.Error):
-            own = {child.pid for child in psutil.Process().children(recursive=True)}
-            return process.pid in own
+            descendants = {child.pid for child in psutil.Process().children(recursive=True)}
+            return process.pid in descendants
         return False
 
     @property
     def _superuser_url(self) -> str:
         return self._stack.superuser_url
 
-    def _start_task(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _start_task(self, awaitable: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(awaitable)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -1,4 +1,4 @@
-"""Databases on the cluster of the stack, with the schemas of Supabase but without ours."""
+"""Databases on the cluster of the stack, with Supabase's schemas but without our migrations."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,7 +23,7 @@ from ..databases import address, execute
 
 @dataclass(frozen=True)
 class Database:
-    """A database, used as the role `postgres`, which owns it and is not a superuser."""
+    """A database and its owner `postgres`, who is not a superuser and runs all statements."""
 
     url: str
 
@@ -67,7 +67,7 @@ def new_database(stack: Any) -> Iterator[Database]:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Return a function that runs the CLI in an empty directory, without our variables."""
+    """Return a function that runs the CLI in an empty directory, without settings of a project."""
     monkeypatch.chdir(tmp_path)
     for name in (*KEY_VARIABLES, "SUPABASE_URL", "PICTURE_QUEUE_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -80,7 +80,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 
 @pytest.fixture
 def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that adds migrations to those of the package, or replaces them."""
+    """Return a function that adds migrations to the package, or with `instead` replaces them."""
 
     def replace_migrations(*files: Migration, instead: bool = False) -> None:
         shipped = [*([] if instead else migrations()), *files]

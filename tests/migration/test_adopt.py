@@ -1,4 +1,4 @@
-"""`picture-queue adopt`: a project with another job queue keeps its jobs."""
+"""`picture-queue adopt` replaces another job queue in a project, and copies its jobs."""
 
 import asyncio
 import json
@@ -15,11 +15,11 @@ from picture_queue.installation.adopt import Adoption, adopt
 from picture_queue.installation.checkup import examine_database
 from picture_queue.installation.database import migrate
 
-OLD = (Path(__file__).parent / "fixtures" / "old_system.sql").read_text("utf-8")
+OLD_QUEUE = (Path(__file__).parent / "fixtures" / "old_system.sql").read_text("utf-8")
 CAT, RESIZE, LATER, RUNNING, DONE, FAILED = (
     UUID(f"00000000-0000-4000-8000-{n:012}") for n in range(1, 7)
 )
-OBJECTS = """
+LIST_OBJECTS = """
 select n.nspname, c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' order by 1, 2
 """
@@ -27,8 +27,8 @@ where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' order by 1, 2
 
 @pytest.fixture
 async def old(new_database: Any) -> AsyncIterator[Any]:
-    """A database that runs the old system."""
-    await new_database.run(OLD)
+    """A database with another job queue, with jobs in each state."""
+    await new_database.run(OLD_QUEUE)
     yield new_database
 
 
@@ -44,9 +44,9 @@ async def test_the_doctor_recognises_the_old_queue_and_names_the_command(old: An
 
 
 async def test_a_preview_returns_the_same_plan_and_changes_nothing(old: Any) -> None:
-    before = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
+    before = await old.rows(LIST_OBJECTS), await old.rows("select * from job_queue order by id")
     planned = await run_adopt(old, preview=True)
-    after = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
+    after = await old.rows(LIST_OBJECTS), await old.rows("select * from job_queue order by id")
     assert after == before
     assert await run_adopt(old) == planned
 
@@ -67,26 +67,26 @@ async def test_every_job_is_copied_unchanged(old: Any) -> None:
         (DONE, "completed", None, 0, 0, 1, 3, "{}", '{"ok": true}', None, None, True),
         (FAILED, "failed", None, 0, 0, 3, 3, "{}", None, "no such file", None, True),
     ]
-    query = "select count(*) from job_queue n join {} o using (id, created_at)"
+    query = "select count(*) from job_queue join {} as old_queue using (id, created_at)"
     assert await old.value(query.format(f"{done.schema}.job_queue")) == 6
 
 
 async def test_the_old_worker_can_complete_its_job(old: Any) -> None:
     await run_adopt(old)
-    # The old worker makes the same calls: it reports without a lease, and claims by priority.
+    # These are the calls of the old worker. It reports without a lease, and claims by priority.
     assert await old.value("select complete_job($1, null, null)", RUNNING) == "completed"
     assert await old.value("select id from claim_next_job()") == RESIZE
     assert await old.value("select complete_job($1, null, null)", RESIZE) == "completed"
     assert await old.value("select id from claim_next_job()") == CAT
     assert await old.value("select count(*) from claim_next_job()") == 0
     health = await old.value("select queue_doctor()")
-    assert not [f for f in json.loads(health) if f["verdict"] == "bad"]
+    assert not [finding for finding in json.loads(health) if finding["verdict"] == "bad"]
 
 
 async def test_old_objects_are_moved_and_not_dropped(old: Any) -> None:
     before = await old.rows(
-        "select c.relname::text, c.reltuples is not null from pg_class c where c.relkind in "
-        "('r', 'v') and relnamespace = 'public'::regnamespace order by 1"
+        "select relname::text, true from pg_class where relkind in ('r', 'v')"
+        " and relnamespace = 'public'::regnamespace order by 1"
     )
     done = await run_adopt(old)
     after = await old.rows(
@@ -124,10 +124,10 @@ async def test_the_notes_name_objects_that_need_attention(old: Any) -> None:
 
 async def test_a_second_run_changes_nothing(old: Any) -> None:
     await run_adopt(old)
-    before = await old.rows(OBJECTS), await old.rows("select * from job_queue order by id")
+    before = await old.rows(LIST_OBJECTS), await old.rows("select * from job_queue order by id")
     assert await run_adopt(old) == Adoption()
     assert (
-        await old.rows(OBJECTS),
+        await old.rows(LIST_OBJECTS),
         await old.rows("select * from job_queue order by id"),
     ) == before
     assert await asyncio.to_thread(migrate, old.settings, lambda name: None) == []
@@ -136,10 +136,10 @@ async def test_a_second_run_changes_nothing(old: Any) -> None:
 async def test_an_unknown_state_is_refused_without_changes(old: Any) -> None:
     await old.run("alter type public.job_status add value 'on_fire'")
     await old.run("update job_queue set status = 'on_fire' where id = $1", FAILED)
-    before = await old.rows(OBJECTS)
+    before = await old.rows(LIST_OBJECTS)
     with pytest.raises(InstallationRefused, match="unknown states: on_fire"):
         await run_adopt(old)
-    assert await old.rows(OBJECTS) == before
+    assert await old.rows(LIST_OBJECTS) == before
 
 
 async def test_a_job_without_a_state_is_refused(new_database: Any) -> None:
@@ -165,10 +165,10 @@ async def test_the_error_names_a_value_out_of_range_and_nothing_changes(new_data
           priority bigint);
         insert into job_queue (type, status, priority) values ('resize', 'pending', 9e9)"""
     )
-    before = await new_database.rows(OBJECTS)
+    before = await new_database.rows(LIST_OBJECTS)
     with pytest.raises(MigrationFailed, match=r"cannot be adopted: .*out of range"):
         await run_adopt(new_database)
-    assert await new_database.rows(OBJECTS) == before
+    assert await new_database.rows(LIST_OBJECTS) == before
 
 
 async def test_jobs_with_numeric_ids_get_uuids_and_keep_the_old_ids(new_database: Any) -> None:
@@ -197,7 +197,7 @@ async def test_a_database_without_a_queue_is_refused(new_database: Any) -> None:
 def test_the_command_previews_requires_a_confirmation_and_adopts(
     cli: Any, new_database: Any
 ) -> None:
-    asyncio.run(new_database.run(OLD))
+    asyncio.run(new_database.run(OLD_QUEUE))
     preview = cli("adopt", "--db-url", new_database.url, "--preview")
     assert preview.exit_code == 0, preview.stderr
     assert "picture_queue_before" in preview.stdout and "3 pending" in preview.stdout

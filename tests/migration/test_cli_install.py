@@ -20,9 +20,9 @@ def test_install_prints_its_files_and_the_next_step(cli: Cli, tmp_path: Path) ->
     assert Path(line).is_file()
     assert "supabase db push" in done.stderr
     again = cli("install", "--json")
-    found = json.loads(again.stdout)
-    assert (found["written"], found["present"], found["edited"]) == ([], [line], [])
-    Path(line).write_text("-- mine now\n")
+    result = json.loads(again.stdout)
+    assert (result["written"], result["present"], result["edited"]) == ([], [line], [])
+    Path(line).write_text("-- edited by the user\n")
     edited = cli("install")
     assert (edited.exit_code, edited.stdout) == (0, "")
     assert f"! {line} was edited" in edited.stderr

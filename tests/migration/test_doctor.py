@@ -25,65 +25,69 @@ KEYS = {
 def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
     """Return the findings of the doctor by check; assert that the exit code matches them."""
     done = cli("--url", url, "--key", key, "doctor", "--json", *args)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for finding in json.loads(done.stdout):
-        found.setdefault(finding["check"], []).append(finding)
+    findings = json.loads(done.stdout)
+    by_check: dict[str, list[dict[str, Any]]] = {}
+    for finding in findings:
+        by_check.setdefault(finding["check"], []).append(finding)
         assert finding["verdict"] == "ok" or finding["remedy"]
-    bad = any(f["verdict"] == "bad" for findings in found.values() for f in findings)
-    assert done.exit_code == (1 if bad else 0), done.stderr
-    return found
+    has_bad = any(finding["verdict"] == "bad" for finding in findings)
+    assert done.exit_code == (1 if has_bad else 0), done.stderr
+    return by_check
 
 
 def token(**claims: Any) -> str:
+    """Return a key in the format of a JWT, without a valid signature."""
     body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"e30.{body}.x"
 
 
 @pytest.mark.parametrize("kind", ["service_role_key", "secret_key"])
 def test_with_a_service_key_every_check_runs(cli: Cli, stack: Any, kind: str) -> None:
-    found = examine(cli, stack.api_url, getattr(stack, kind), "--db-url", stack.db_url)
-    assert found["key"] == [{"check": "key", "verdict": "ok", "detail": KEYS[kind], "remedy": None}]
+    findings = examine(cli, stack.api_url, getattr(stack, kind), "--db-url", stack.db_url)
+    assert findings["key"] == [
+        {"check": "key", "verdict": "ok", "detail": KEYS[kind], "remedy": None}
+    ]
     for check in ("address", "api", "version", "postgrest", "realtime", "migrations", "postgres"):
-        assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
+        assert [finding["verdict"] for finding in findings[check]] == ["ok"], findings[check]
     for check in ("privileges", "realtime in SQL", "storage", "clock"):
-        assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
-    assert found["postgrest"][0]["detail"].startswith("version 1")
-    assert found["realtime"][0]["detail"] == "a private channel was joined"
-    assert found["migrations"][0]["detail"].endswith("by `picture-queue local start`")
-    assert {"workers", "maintenance", "indexes", "counts"} <= found.keys()
+        assert [finding["verdict"] for finding in findings[check]] == ["ok"], findings[check]
+    assert findings["postgrest"][0]["detail"].startswith("version 1")
+    assert findings["realtime"][0]["detail"] == "a private channel was joined"
+    assert findings["migrations"][0]["detail"].endswith("by `picture-queue local start`")
+    assert {"workers", "maintenance", "indexes", "counts"} <= findings.keys()
 
 
 @pytest.mark.parametrize("kind", ["anon_key", "publishable_key"])
 def test_with_a_public_key_only_the_public_checks_run(cli: Cli, stack: Any, kind: str) -> None:
-    found = examine(cli, stack.api_url, getattr(stack, kind))
-    (key,) = found["key"]
+    findings = examine(cli, stack.api_url, getattr(stack, kind))
+    (key,) = findings["key"]
     assert key["verdict"] == "warn" and key["detail"].startswith(KEYS[kind])
-    assert found["version"][0]["detail"].startswith("installed")
-    assert "privileges" not in found
+    assert findings["version"][0]["detail"].startswith("installed")
+    assert "privileges" not in findings
 
 
 def test_a_wrong_key_is_a_finding(cli: Cli, stack: Any) -> None:
-    found = examine(cli, stack.api_url, "sb_secret_of_another_project")
-    assert found["api"][0]["verdict"] == "bad"
-    assert "refused" in found["api"][0]["detail"]
+    findings = examine(cli, stack.api_url, "sb_secret_of_another_project")
+    assert findings["api"][0]["verdict"] == "bad"
+    assert "refused" in findings["api"][0]["detail"]
 
 
 def test_an_unreachable_project_is_a_finding(cli: Cli) -> None:
-    found = examine(cli, "http://127.0.0.1:9", "sb_secret_x")
-    assert found["api"][0]["verdict"] == "bad"
-    assert "http://127.0.0.1:9 does not answer" in found["api"][0]["detail"]
+    findings = examine(cli, "http://127.0.0.1:9", "sb_secret_x")
+    assert findings["api"][0]["verdict"] == "bad"
+    assert "http://127.0.0.1:9 does not answer" in findings["api"][0]["detail"]
 
 
 def test_the_remedy_for_an_address_with_a_path_is_the_address_without_it(
     cli: Cli, stack: Any
 ) -> None:
-    found = examine(cli, f"{stack.api_url}/rest/v1", stack.secret_key)
-    assert found["address"][0]["remedy"] == f"set SUPABASE_URL to {stack.api_url}"
+    findings = examine(cli, f"{stack.api_url}/rest/v1", stack.secret_key)
+    assert findings["address"][0]["remedy"] == f"set SUPABASE_URL to {stack.api_url}"
 
 
 def test_an_unencrypted_address_is_a_warning(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = examine(cli, "http://picture-queue.invalid", "sb_secret_x")
-    assert found["address"][0]["verdict"] == "warn"
+    findings = examine(cli, "http://picture-queue.invalid", "sb_secret_x")
+    assert findings["address"][0]["verdict"] == "warn"
 
 
 def test_a_missing_address_is_a_finding(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,10 +107,10 @@ def test_the_database_can_be_checked_without_the_api(
     assert cli("migrate", "--db-url", new_database.url).exit_code == 0
     done = cli("doctor", "--db-url", new_database.url, "--json")
     assert done.exit_code == 0, done.stdout
-    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
-    assert found["migrations"]["detail"].endswith("by `picture-queue migrate`")
-    assert found["privileges"]["verdict"] == "ok"
-    assert found["workers"]["verdict"] == "warn"
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert findings["migrations"]["detail"].endswith("by `picture-queue migrate`")
+    assert findings["privileges"]["verdict"] == "ok"
+    assert findings["workers"]["verdict"] == "warn"
 
 
 def test_an_unapplied_migration_is_a_finding_with_the_command(
@@ -158,9 +162,8 @@ def test_the_checklist_in_the_docs_names_existing_checks(cli: Cli, stack: Any) -
         if line.startswith("- ")
         for name in re.findall(r"`([^`]+)`", line.partition(":")[0])
     }
-    found = examine(cli, stack.api_url, stack.secret_key, "--db-url", stack.db_url)
+    findings = examine(cli, stack.api_url, stack.secret_key, "--db-url", stack.db_url)
     assert len(names) >= 10
-    assert names <= found.keys()
+    assert names <= findings.keys()
     for check in ("exposure", "schemas", "secrets"):
-        bad = [f for f in found[check] if f["verdict"] == "bad"]
-        assert bad == []
+        assert [finding for finding in findings[check] if finding["verdict"] == "bad"] == []

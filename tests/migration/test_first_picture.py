@@ -1,4 +1,7 @@
-"""The five steps of docs/supabase.md, on a new project with only a URL, a key and a database."""
+"""The five steps of docs/supabase.md lead to a picture in a new project.
+
+The project has only a URL, a key and a database.
+"""
 
 import asyncio
 import os
@@ -24,7 +27,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def project() -> Iterator[LocalSupabase]:
-    """A new Supabase project in which our schema is not installed."""
+    """A new Supabase project without our migrations."""
     with LocalSupabase(migrations=False, replicate_seconds=0.3) as stack:
         yield stack
 
@@ -63,8 +66,8 @@ def expect_image(done: subprocess.CompletedProcess[str], directory: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"^\d\. (.*)$", done.stdout, re.M) == STEPS
     assert not re.search(r"^bad ", done.stdout, re.M), done.stdout
-    (picture,) = [p for p in directory.rglob("*") if p.suffix in {".webp", ".png", ".jpg"}]
-    assert picture.stat().st_size > 1000
+    (picture,) = [path for path in directory.rglob("*") if path.suffix in {".webp", ".png", ".jpg"}]
+    assert picture.stat().st_size > 1000  # bytes
 
 
 def test_the_five_steps_produce_an_image(run: Run, project: LocalSupabase, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from picture_queue._resources import Migration, migrations
 from picture_queue.errors import InstallationRefused, SettingsError
 from picture_queue.installation import folder
 
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
-ONE = Migration("20261123000000_pre_one.sql", "select 1;\n")
-TWO = Migration("20261201000000_post_two.sql", "select 'ü';\n")
-THREE = Migration("20270101000000_pre_three.sql", "select 3;\n")
+FIRST = Migration("20261123000000_pre_one.sql", "select 1;\n")
+SECOND = Migration("20261201000000_post_two.sql", "select 'ü';\n")
+THIRD = Migration("20270101000000_pre_three.sql", "select 3;\n")
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _ship_two_migrations(ship: Any) -> None:
-    ship(ONE, TWO, instead=True)
+def ship_two_migrations(ship: Any) -> None:
+    ship(FIRST, SECOND, instead=True)
 
 
 def install(project: Path, now: datetime = NOW) -> folder.Installation:
@@ -47,7 +48,7 @@ def test_all_migrations_are_written_with_ascending_timestamps(project: Path, shi
     done = folder.install(project, "9.9.9", NOW)
     shipped = migrations()
     assert [path.name for path in done.written] == [
-        f"{20300102030405 + i}_{file.file_name}" for i, file in enumerate(shipped)
+        f"{20300102030405 + position}_{file.file_name}" for position, file in enumerate(shipped)
     ]
     for path, file in zip(done.written, shipped, strict=True):
         header, _, rest = path.read_text("utf-8").partition("\n")
@@ -65,7 +66,7 @@ def test_a_second_install_writes_nothing(project: Path) -> None:
 def test_a_later_version_adds_new_migrations_after_existing_files(project: Path, ship: Any) -> None:
     install(project)
     (project / "migrations" / "20300601000000_mine.sql").touch()
-    ship(ONE, TWO, THREE, instead=True)
+    ship(FIRST, SECOND, THIRD, instead=True)
     done = install(project)
     assert [path.name for path in done.written] == ["20300601000001_20270101000000_pre_three.sql"]
     assert len(done.present) == 2
@@ -88,7 +89,7 @@ def test_the_timestamp_is_later_than_now_and_the_newest_file(
 ) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / existing).touch()
-    assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
+    assert install(project).written[0].name == f"{stamp}_{FIRST.file_name}"
 
 
 def test_a_file_that_sorts_after_every_timestamp_is_refused(project: Path) -> None:
@@ -100,33 +101,85 @@ def test_a_file_that_sorts_after_every_timestamp_is_refused(project: Path) -> No
     assert names(project) == ["999_a.sql"]
 
 
-def test_a_file_copied_unchanged_is_recognised(project: Path) -> None:
+def test_a_migration_that_was_copied_by_hand_is_recognised(project: Path) -> None:
     (project / "migrations").mkdir()
-    (project / "migrations" / ONE.file_name).write_text(ONE.sql, "utf-8")
+    (project / "migrations" / FIRST.file_name).write_text(FIRST.sql, "utf-8")
     done = install(project)
-    assert [path.name for path in done.present] == [ONE.file_name]
-    assert [path.name for path in done.written] == [f"20300102030405_{TWO.file_name}"]
+    assert [path.name for path in done.present] == [FIRST.file_name]
+    assert [path.name for path in done.written] == [f"20300102030405_{SECOND.file_name}"]
 
 
 def test_no_symlink_of_another_user_is_followed(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another user who may write to the project replaces the staging directory."""
-    victim = tmp_path / "victim"
-    victim.write_text("important")
+    """Another user who may write to the project adds symlinks to the staging directory."""
+    target = tmp_path / "target"
+    target.write_text("important")
     mkdir = Path.mkdir
 
-    def make_with_symlinks(path: Path, *args: Any, **options: Any) -> None:
+    def mkdir_with_symlinks(path: Path, *args: Any, **options: Any) -> None:
         mkdir(path, *args, **options)
         if path.name.startswith("."):
-            for migration in (ONE, TWO):
-                (path / f"20300102030405_{migration.file_name}").symlink_to(victim)
-                (path / f"20300102030406_{migration.file_name}").symlink_to(victim)
+            for migration in (FIRST, SECOND):
+                (path / f"20300102030405_{migration.file_name}").symlink_to(target)
+                (path / f"20300102030406_{migration.file_name}").symlink_to(target)
 
-    monkeypatch.setattr(Path, "mkdir", make_with_symlinks)
+    monkeypatch.setattr(Path, "mkdir", mkdir_with_symlinks)
     with pytest.raises(SettingsError, match="cannot be written"):
         install(project)
-    assert victim.read_text() == "important"
+    assert target.read_text() == "important"
+
+
+def test_a_project_that_others_can_write_is_refused(project: Path) -> None:
+    (project / "migrations").mkdir()
+    for directory in (project / "migrations", project):
+        directory.chmod(0o777)
+        with pytest.raises(SettingsError, match="can be written by other users") as refused:
+            install(project)
+        assert "mode 0777" in (refused.value.detail or "") and refused.value.hint
+        directory.chmod(0o755)
+        assert names(project) == []
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user of the machine")
+def test_a_project_of_another_user_is_refused(project: Path, tmp_path: Path) -> None:
+    os.chown(project, 65534, 65534)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        install(project)
+    os.chown(project, 0, 0)
+    (tmp_path / "link").symlink_to(project)
+    os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        install(tmp_path / "link")
+    assert names(project) == []
+
+
+def test_only_own_files_are_deleted_afterwards(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user exchanges the staging directory for a directory of the caller."""
+    (project / "functions").mkdir()
+    (project / "functions" / "index.ts").write_text("important")
+    move = folder._move
+
+    def move_and_exchange(staging: Path, directory: Path, names: list[str]) -> list[Path]:
+        moved = move(staging, directory, names)
+        staging.rename(project / "gone")
+        (project / "functions").rename(staging)
+        return moved
+
+    monkeypatch.setattr(folder, "_move", move_and_exchange)
+    install(project)
+    assert (project / folder._STAGING / "index.ts").read_text() == "important"
+
+
+def test_a_line_without_end_is_not_read_completely(project: Path) -> None:
+    (project / "migrations").mkdir()
+    for name in ("20250101000000_large.sql", f"20250101000001_{FIRST.file_name}"):
+        with (project / "migrations" / name).open("wb") as file:
+            file.truncate(8_000_000_000)  # a sparse file
+    done = install(project)
+    assert [path.name for path in done.edited] == [f"20250101000001_{FIRST.file_name}"]
 
 
 def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:
@@ -148,7 +201,7 @@ def test_a_file_of_another_unreleased_version_is_refused_with_a_hint(
     project: Path, ship: Any
 ) -> None:
     before = install(project)
-    ship(Migration(ONE.file_name, "select 'rewritten';\n"), TWO, instead=True)
+    ship(Migration(FIRST.file_name, "select 'rewritten';\n"), SECOND, instead=True)
     with pytest.raises(InstallationRefused, match="another version of picture-queue") as refused:
         install(project)
     assert "docs/supabase.md" in (refused.value.hint or "")
@@ -156,9 +209,9 @@ def test_a_file_of_another_unreleased_version_is_refused_with_a_hint(
 
 
 def test_a_folder_of_a_newer_package_is_refused(project: Path, ship: Any) -> None:
-    ship(ONE, TWO, THREE, instead=True)
+    ship(FIRST, SECOND, THIRD, instead=True)
     install(project)
-    ship(ONE, TWO, instead=True)
+    ship(FIRST, SECOND, instead=True)
     with pytest.raises(InstallationRefused, match="newer version of picture-queue"):
         install(project)
 
@@ -171,14 +224,14 @@ def test_a_missing_file_is_refused(project: Path) -> None:
 
 def test_a_duplicate_file_is_refused(project: Path) -> None:
     first = install(project).written[0]
-    first.with_name(f"20310101000000_{ONE.file_name}").write_text(first.read_text())
+    first.with_name(f"20310101000000_{FIRST.file_name}").write_text(first.read_text())
     with pytest.raises(InstallationRefused, match="pre_one is installed twice"):
         install(project)
 
 
 def test_timestamps_out_of_order_are_refused(project: Path) -> None:
     first = install(project).written[0]
-    first.rename(first.with_name(f"20310101000000_{ONE.file_name}"))
+    first.rename(first.with_name(f"20310101000000_{FIRST.file_name}"))
     with pytest.raises(InstallationRefused, match="out of order"):
         install(project)
 
@@ -187,7 +240,7 @@ def test_a_failed_install_leaves_no_file(project: Path, monkeypatch: pytest.Monk
     rename = Path.rename
 
     def rename_on_full_disk(path: Path, target: Path) -> Path:
-        if TWO.file_name in path.name:
+        if SECOND.file_name in path.name:
             raise OSError(28, "No space left on device", str(target))
         return rename(path, target)
 

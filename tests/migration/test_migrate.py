@@ -1,4 +1,4 @@
-"""`picture-queue migrate`: the SQL is applied directly, by a role that is not a superuser."""
+"""`picture-queue migrate` applies the migrations directly, with a role that is not a superuser."""
 
 import asyncio
 from typing import Any
@@ -24,7 +24,7 @@ from picture_queue.settings import DatabaseSettings
 
 NAMES = [file.name for file in migrations()]
 LATER = Migration("20990101000000_post_later.sql", "create table public.later ();")
-APPLIED = "select name from picture_queue.migration order by applied_at, name"
+LIST_APPLIED = "select name from picture_queue.migration order by applied_at, name"
 
 
 async def run(database: Any) -> list[str]:
@@ -61,14 +61,14 @@ async def test_an_applied_migration_is_not_applied_again(new_database: Any, ship
     assert await run(new_database) == [] == await asyncio.to_thread(pending, new_database.settings)
     ship(LATER)
     assert await run(new_database) == [LATER.name]
-    assert [name for (name,) in await new_database.rows(APPLIED)] == [*NAMES, LATER.name]
+    assert [name for (name,) in await new_database.rows(LIST_APPLIED)] == [*NAMES, LATER.name]
 
 
 async def test_two_runs_at_once_apply_each_file_once(
     new_database: Any, ship: Any, until: Any
 ) -> None:
     ship(LATER)
-    count_waiting = """select count(*) from pg_locks
+    count_waiting_runs = """select count(*) from pg_locks
       where locktype = 'advisory' and not granted
         and database = (select oid from pg_database where datname = current_database())"""
     async with new_database.connect() as holder:
@@ -78,7 +78,7 @@ async def test_two_runs_at_once_apply_each_file_once(
         runs = [asyncio.create_task(run(new_database)) for _ in range(2)]
 
         async def both_wait() -> bool:
-            return bool(await holder.fetchval(count_waiting) == 2)
+            return bool(await holder.fetchval(count_waiting_runs) == 2)
 
         await until(both_wait)
         await transaction.rollback()
@@ -97,11 +97,12 @@ async def test_a_failed_migration_is_rolled_back(new_database: Any, ship: Any) -
         await run(new_database)
     assert failed.value.detail == "Line 3 of the file"
     assert await new_database.value("select to_regclass('public.bad')") is None
-    assert [name for (name,) in await new_database.rows(APPLIED)] == [*NAMES, LATER.name]
+    assert [name for (name,) in await new_database.rows(LIST_APPLIED)] == [*NAMES, LATER.name]
 
 
 async def test_a_database_of_another_tool_is_refused(new_database: Any) -> None:
-    # Both tools write the table of the CLI; the embedded stack uses the names in the package.
+    # The Supabase CLI and the embedded stack write the same table. The embedded stack writes the
+    # versions and names of the package into it.
     await apply_migrations(new_database.url)
     for tool, command in (
         (MigrationTool.EMBEDDED, "picture-queue local stop, then picture-queue local start"),

@@ -22,13 +22,13 @@ from picture_queue.settings import DatabaseSettings
 from ..databases import execute
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
-BIN = Path("/usr/lib/postgresql/15/bin")
-CONTROL = Path("/usr/share/postgresql/15/extension/pg_cron.control")
+PROGRAMS = Path("/usr/lib/postgresql/15/bin")
+CONTROL_FILE = Path("/usr/share/postgresql/15/extension/pg_cron.control")
 SETTINGS = {
-    "listen_addresses": "",  # Its superuser can run programs, so other users must not reach it.
+    "listen_addresses": "",  # other users must not connect: the superuser can run programs
     "shared_preload_libraries": "pg_cron",
     "cron.database_name": "postgres",
-    "cron.use_background_workers": "on",  # Without this setting pg_cron connects with a password.
+    "cron.use_background_workers": "on",  # otherwise pg_cron connects, and needs a password
 }
 # The platform grants the same permissions to the role `postgres`.
 GRANTS = """
@@ -41,7 +41,7 @@ grant select on all tables in schema cron to postgres;
 @pytest.fixture
 def url() -> Iterator[str]:
     """The address of a new project with pg_cron, for the role `postgres`."""
-    if not CONTROL.exists():
+    if not CONTROL_FILE.exists():
         pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
     directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))  # closed to other users
     password = secrets.token_urlsafe()
@@ -55,23 +55,23 @@ def url() -> Iterator[str]:
             os.chown(path, user.pw_uid, user.pw_gid)
     data = directory / "data"
     options = ("-A", "scram-sha-256", "-U", "supabase_admin", "--no-sync")
-    initdb = [BIN / "initdb", "-D", data, "--pwfile", directory / "password", *options]
+    initdb = [PROGRAMS / "initdb", "-D", data, "--pwfile", directory / "password", *options]
     subprocess.run(initdb, check=True, cwd="/", capture_output=True, timeout=60, **identity)
     settings = SETTINGS | {"unix_socket_directories": str(directory)}
     server = subprocess.Popen(
         [
-            BIN / "postgres",
+            PROGRAMS / "postgres",
             *("-D", data),
-            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+            *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
         ],
         cwd="/",
         stderr=subprocess.DEVNULL,
         **identity,
     )
-    place = f"{password}@/postgres?host={quote(str(directory), safe='')}"
+    rest = f"{password}@/postgres?host={quote(str(directory), safe='')}"
     try:
-        asyncio.run(_prepare(f"postgresql://supabase_admin:{place}", password))
-        yield f"postgresql://postgres:{place}"
+        asyncio.run(_prepare(f"postgresql://supabase_admin:{rest}", password))
+        yield f"postgresql://postgres:{rest}"
     finally:
         server.terminate()
         server.wait(30)
@@ -79,6 +79,7 @@ def url() -> Iterator[str]:
 
 
 async def _prepare(admin: str, password: str) -> None:
+    """Wait until Postgres accepts connections, and create the objects of a new project."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -104,7 +105,7 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
     code, output = await examine()
     assert (code, "has not run yet" in output) == (1, True)
 
-    # One of the two jobs fails. Debian's pg_cron schedules by the minute: wait for both.
+    # Let one of the two jobs fail. Debian's pg_cron starts jobs once a minute, so wait for both.
     await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
 
     async def both_ran() -> bool:
@@ -113,7 +114,9 @@ async def test_the_doctor_reports_failed_runs_of_pg_cron(
     await until(both_ran, timeout=100)
     code, output = await examine()
     assert code == 1
-    good, bad = (line for line in output.splitlines() if "the last run" in line)
-    assert good.startswith("ok") and "process-job-queue" in good and "succeeded" in good
-    assert bad.startswith("bad") and "prune-job-queue" in bad and "division by zero" in bad
+    succeeded, failed = (line for line in output.splitlines() if "the last run" in line)
+    assert succeeded.startswith("ok") and "process-job-queue" in succeeded
+    assert "succeeded" in succeeded
+    assert failed.startswith("bad") and "prune-job-queue" in failed
+    assert "division by zero" in failed
     assert "run it by hand to see why: select 1 / 0" in output

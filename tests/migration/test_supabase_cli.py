@@ -1,4 +1,4 @@
-"""The files of `picture-queue install`, pushed by the real Supabase CLI."""
+"""The real Supabase CLI pushes the files of `picture-queue install`."""
 
 import asyncio
 import os
@@ -63,8 +63,8 @@ async def test_the_folder_is_pushed_and_listed(
     assert list_versions(supabase("migration", "list")) == [(version, version) for version in first]
     assert await new_database.value("select enqueue_job('resize', '{}'::jsonb, 0)")
     # A migration of a later version comes after the one that the user added.
-    mine = project / "migrations" / "20980101000000_mine.sql"
-    mine.write_text("create table public.mine ();\n")
+    user_migration = project / "migrations" / "20980101000000_mine.sql"
+    user_migration.write_text("create table public.mine ();\n")
     ship(LATER)
     (new,) = install(project, "0.2.0").written
     pushed = supabase("db", "push")

@@ -1,7 +1,7 @@
 """Upgrades of databases with unfinished jobs, dumped from earlier versions of the project.
 
-`scripts/dump_upgrade_fixture.py` dumped the fixtures: `main_job` at commit ff219f7, `engine` at
-commit 0679a91, and `base` with the SQL that 0.1.0 will release.
+`scripts/dump_upgrade_fixture.py` created the fixtures: `main_job` with commit ff219f7, `engine`
+with commit 0679a91, and `base` with the SQL that 0.1.0 will release.
 """
 
 import asyncio
@@ -19,10 +19,11 @@ from picture_queue.installation.database import migrate
 
 FIXTURES = Path(__file__).parent / "fixtures"
 UNRELEASED = ("main_job", "engine")
-COLUMNS = """
+LIST_COLUMNS = """
 select string_agg(attname, ', ' order by attname) from pg_attribute
 where attrelid = 'public.job_queue'::regclass and attnum > 0
 """
+# The value of "as" in the payloads of the dumped jobs; it says which state a job represents.
 KINDS = {
     "pending",
     "urgent",
@@ -38,7 +39,7 @@ KINDS = {
 
 @pytest.fixture(params=[*UNRELEASED, "base"])
 async def earlier(request: pytest.FixtureRequest, new_database: Any) -> tuple[str, Any]:
-    """A database of an earlier version. Its leases are extended, so that they are valid."""
+    """The name of an earlier version, and its database, whose leases are extended."""
     dump = gzip.decompress((FIXTURES / f"{request.param}.sql.gz").read_bytes()).decode()
     await new_database.run(dump)
     await new_database.run(
@@ -54,13 +55,14 @@ async def upgrade(name: str, database: Any) -> None:
         await asyncio.to_thread(migrate, database.settings, lambda file: None)
         assert name not in UNRELEASED
     except InstallationRefused as refused:
-        # Until the release of 0.1.0 its migration may change. Then `base` needs `adopt` too.
+        # The migration of 0.1.0 may change until its release. After a change, `base` needs `adopt`.
         assert "picture-queue adopt --preview" in (refused.hint or "")
         await asyncio.to_thread(adopt, database.settings, preview=False)
         assert await asyncio.to_thread(migrate, database.settings, lambda file: None) == []
 
 
 async def lease_of(database: Any, condition: str) -> tuple[UUID, UUID]:
+    """Return the job and the lease of the only running job that satisfies an SQL condition."""
     ((job, lease),) = await database.rows(
         f"select id, lease_id from job_queue where status = 'processing' and {condition}"
     )
@@ -68,6 +70,7 @@ async def lease_of(database: Any, condition: str) -> tuple[UUID, UUID]:
 
 
 async def report(database: Any, job: UUID, lease: UUID) -> str:
+    """Report that a job completed; return the answer for the outcome."""
     outcome = {"job_id": str(job), "lease_id": str(lease), "outcome": "completed", "result": None}
     answer = await database.value("select report_jobs($1)", json.dumps([outcome]))
     return str(json.loads(answer)["outcomes"][0]["outcome"])
@@ -75,7 +78,7 @@ async def report(database: Any, job: UUID, lease: UUID) -> str:
 
 async def test_no_job_is_lost_or_changed(earlier: tuple[str, Any]) -> None:
     name, database = earlier
-    columns = await database.value(COLUMNS)
+    columns = await database.value(LIST_COLUMNS)
     rows = f"select {columns} from job_queue order by seq"
     before = await database.rows(rows)
     kinds = "select distinct payload ->> 'as' from job_queue"
@@ -119,7 +122,9 @@ async def test_a_user_defined_model_is_kept(earlier: tuple[str, Any]) -> None:
     assert "me/mine" in await database.value("select list_models()")
 
 
-async def test_a_lease_from_before_the_upgrade_can_be_reported(earlier: tuple[str, Any]) -> None:
+async def test_an_outcome_is_accepted_under_a_lease_from_before_the_upgrade(
+    earlier: tuple[str, Any],
+) -> None:
     name, database = earlier
     job, lease = await lease_of(database, "payload ->> 'as' = 'running'")
     await upgrade(name, database)

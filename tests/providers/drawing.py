@@ -1,4 +1,4 @@
-"""Functions that make pictures, for the tests of `FunctionProvider`."""
+"""Functions that draw pictures, for the tests of `FunctionProvider`."""
 
 import asyncio
 import io
@@ -13,20 +13,20 @@ from picture_queue.providers.errors import TooManyRequests
 from picture_queue.providers.function_call import ProgressReporter
 
 
-def picture(prompt: str, n: int = 0) -> Image.Image:
+def picture(prompt: str, number: int = 0) -> Image.Image:
     """Return a picture whose colour depends on the prompt and the number."""
-    return Image.new("RGB", (64, 48), (len(prompt) % 256, n % 256, 128))
+    return Image.new("RGB", (64, 48), (len(prompt) % 256, number % 256, 128))
 
 
-def png(prompt: str, n: int = 0) -> bytes:
+def png(prompt: str, number: int = 0) -> bytes:
     """Return a picture as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    picture(prompt, n).save(buffer, "PNG")
+    picture(prompt, number).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _steps() -> Iterator[int]:
-    """Yield increasing percentages for a minute."""
+def _percentages() -> Iterator[int]:
+    """Yield the percentage 50 for a minute."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         yield 50
@@ -43,12 +43,12 @@ def draw(
     """Draw pictures; a slow run reports progress until it is stopped."""
     progress(0, "starting")
     if is_slow:
-        for percent in _steps():
+        for percent in _percentages():
             progress(percent, "drawing")
             time.sleep(0.01)
     if fails:
         raise ValueError(f"cannot draw {prompt!r}\0")
-    return [picture(prompt, n) for n in range(pictures)]
+    return [picture(prompt, number) for number in range(pictures)]
 
 
 async def draw_async(
@@ -59,14 +59,14 @@ async def draw_async(
     *,
     progress: ProgressReporter,
 ) -> list[bytes]:
-    """Draw pictures in the event loop."""
+    """Draw pictures in the event loop; a slow run sleeps for a minute."""
     progress(0)
     if is_slow:
         progress(50, "drawing")
         await asyncio.sleep(60)
     if fails:
         raise ValueError(f"cannot draw {prompt!r}\0")
-    return [png(prompt, n) for n in range(pictures)]
+    return [png(prompt, number) for number in range(pictures)]
 
 
 def write_file(prompt: str, path: str) -> Path:
@@ -76,12 +76,12 @@ def write_file(prompt: str, path: str) -> Path:
 
 
 def exit_once(prompt: str) -> bytes:
-    """Draw, or end the process as a crash of a native library does."""
+    """Draw a picture; for the prompt "exit", end the process like a crash of a native library."""
     if prompt == "exit":
         os._exit(1)
     return png(prompt)
 
 
 def refuse(prompt: str) -> bytes:
-    """Refuse for now, as a function whose GPU is in use may do."""
+    """Raise the error of a function whose GPU is in use."""
     raise TooManyRequests("the GPU is in use", retry_after=7)

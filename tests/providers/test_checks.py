@@ -1,4 +1,4 @@
-"""Each check for providers fails for a provider that has the fault."""
+"""Each check in `picture_queue.testing.providers` detects the fault that it is for."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,8 +15,14 @@ from . import drawing
 from .test_contract import _FunctionHarness
 
 
-class _Faulty(FunctionProvider):
-    """A provider whose answers a test changes."""
+class _FaultyProvider(FunctionProvider):
+    """A provider whose answers a test changes.
+
+    Args:
+        faults: Functions that change the answer of a method, by the name of the method. The fault
+            `not_found` replaces the error for an unknown prediction. With `cancel`, a cancel does
+            nothing. With `release`, a release of an unknown prediction is an error.
+    """
 
     def __init__(self, **faults: Callable[..., Any]) -> None:
         super().__init__(drawing.draw_async)
@@ -56,33 +62,33 @@ class _Faulty(FunctionProvider):
         await super().wait(prediction_id, self._change("wait", seconds))
 
 
-def _without(**fields: Any) -> Callable[[Prediction], Prediction]:
-    return lambda found: replace(found, **fields)
+def _replacing(**fields: Any) -> Callable[[Prediction], Prediction]:
+    return lambda prediction: replace(prediction, **fields)
 
 
-def _prompt_shown(error: errors.ProviderError) -> errors.ProviderError:
+def _reveal_prompt(error: errors.ProviderError) -> errors.ProviderError:
     return errors.PredictionFailed("It failed", public="could not draw a boat")
 
 
 @pytest.mark.parametrize(
     ("check", "faults"),
     [
-        (checks.check_create_returns_before_the_end, {"create": _without(status="succeeded")}),
-        (checks.check_create_returns_before_the_end, {"create": _without(id="x" * 201)}),
-        (checks.check_ids_are_unique, {"create": _without(id="same")}),
-        (checks.check_a_prediction_succeeds, {"get": _without(outputs=())}),
+        (checks.check_create_returns_before_the_end, {"create": _replacing(status="succeeded")}),
+        (checks.check_create_returns_before_the_end, {"create": _replacing(id="x" * 201)}),
+        (checks.check_ids_are_unique, {"create": _replacing(id="same")}),
+        (checks.check_a_prediction_succeeds, {"get": _replacing(outputs=())}),
         (checks.check_a_prediction_succeeds, {"download": lambda data: b"<html>"}),
-        (checks.check_a_prediction_succeeds, {"get": _without(metrics={"x": float("nan")})}),
-        (checks.check_a_failure_is_classified, {"get": _without(error="\0")}),
-        (checks.check_a_failure_is_classified, {"get": _without(error=None)}),
-        (checks.check_a_failure_is_classified, {"classify": _prompt_shown}),
+        (checks.check_a_prediction_succeeds, {"get": _replacing(metrics={"x": float("nan")})}),
+        (checks.check_a_failure_is_classified, {"get": _replacing(error="\0")}),
+        (checks.check_a_failure_is_classified, {"get": _replacing(error=None)}),
+        (checks.check_a_failure_is_classified, {"classify": _reveal_prompt}),
         (
             checks.check_an_unknown_prediction_is_not_found,
             {"not_found": lambda id_: Prediction(id_, "failed")},
         ),
         (checks.check_cancel, {"cancel": bool}),
-        (checks.check_deadline, {"get": _without(reached_deadline=False)}),
-        (checks.check_progress, {"get": _without(progress=None)}),
+        (checks.check_deadline, {"get": _replacing(reached_deadline=False)}),
+        (checks.check_progress, {"get": _replacing(progress=None)}),
         (checks.check_another_process, {"not_found": lambda id_: Prediction(id_, "failed")}),
         (checks.check_released_pictures, {"release": bool}),
         (checks.check_wait_is_bounded, {"wait": lambda seconds: 60.0}),
@@ -93,10 +99,10 @@ async def test_a_check_fails_for_a_provider_with_the_fault(
     faults: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(checks, "_PATIENCE", 0.5)
+    monkeypatch.setattr(checks, "_STATE_TIMEOUT", 0.5)
     harness = _FunctionHarness(drawing.draw_async)
-    harness.provider = _Faulty(**faults)
-    harness.other_process = lambda: _Faulty(**faults)  # type: ignore[method-assign]
+    harness.provider = _FaultyProvider(**faults)
+    harness.other_process = lambda: _FaultyProvider(**faults)  # type: ignore[method-assign]
     try:
         with pytest.raises((AssertionError, ValueError, errors.ResourceNotFound)):
             await check(harness)
@@ -104,10 +110,10 @@ async def test_a_check_fails_for_a_provider_with_the_fault(
         await harness.provider.aclose()
 
 
-async def test_a_missing_method_of_a_capability_is_found() -> None:
+async def test_a_capability_that_contradicts_the_methods_is_detected() -> None:
     harness = _FunctionHarness(drawing.draw_async)
     harness.provider.capabilities = Capabilities(cancel=True, recover="none")
     await checks.check_capabilities(harness)
     harness.provider.capabilities = Capabilities(cancel=False, recover="none")
-    with pytest.raises(errors.ResourceNotFound):  # cancel exists after all
+    with pytest.raises(errors.ResourceNotFound):  # the method `cancel` exists
         await checks.check_capabilities(harness)

@@ -1,4 +1,4 @@
-"""The checks that every provider must pass, for the providers of this project."""
+"""The providers of this project pass the checks that every provider must pass."""
 
 import asyncio
 import functools
@@ -26,7 +26,7 @@ from . import drawing
 
 
 class _ReplicateHarness:
-    """Replicate's simulator."""
+    """The harness for `ReplicateProvider`, with the simulator of Replicate."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -40,7 +40,7 @@ class _ReplicateHarness:
         if is_slow:
             await self._world.set_fault(kind="slow", seconds=5000)
         model_input = {"prompt": "a boat", **SMALL, "num_outputs": pictures}
-        # A model whose simulated logs have a progress bar.
+        # Slow predictions must report progress, so use a model whose simulated logs have a bar.
         model = "black-forest-labs/flux-dev" if is_slow else SCHNELL
         now = datetime.now(UTC)
         return PredictionRequest(uuid4(), now, model, model_input, timeout, official=True)
@@ -68,11 +68,11 @@ class _ReplicateHarness:
 
 
 class _FunctionHarness:
-    """A function of the project, and the executor that runs it."""
+    """The harness for `FunctionProvider`, with a function and the executor that runs it."""
 
     def __init__(self, function: Callable[..., Any], executor: Any = None) -> None:
-        self._new = functools.partial(FunctionProvider, function, executor=executor)
-        self.provider: Provider = self._new()
+        self._create_provider = functools.partial(FunctionProvider, function, executor=executor)
+        self.provider: Provider = self._create_provider()
 
     async def request(
         self, *, pictures: int = 1, fails: bool = False, is_slow: bool = False, timeout: float = 600
@@ -83,7 +83,7 @@ class _FunctionHarness:
         return PredictionRequest(uuid4(), datetime.now(UTC), "own/model", model_input, timeout)
 
     def other_process(self) -> Provider:
-        return self._new()
+        return self._create_provider()
 
     async def pass_deadline(self, request: PredictionRequest) -> None:
         await asyncio.sleep(request.timeout)
@@ -96,7 +96,7 @@ class _FunctionHarness:
 
 
 def new_process_pool() -> Executor:
-    """Return a pool of two processes that were not forked from this one, which has threads."""
+    """Return a pool of two spawned processes, since a process with threads must not fork."""
     return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 

@@ -1,4 +1,4 @@
-"""Functions of the project as providers of pictures."""
+"""`FunctionProvider`, which runs a function of the project as a provider of pictures."""
 
 import asyncio
 import functools
@@ -33,9 +33,9 @@ async def run(provider: FunctionProvider, **model_input: Any) -> Prediction:
     """Run a prediction to its end."""
     created = await provider.create(request(**model_input))
     async with asyncio.timeout(20):
-        while not (found := await provider.get(created.id)).has_ended:
+        while not (prediction := await provider.get(created.id)).has_ended:
             await provider.wait(created.id, 20)
-    return found
+    return prediction
 
 
 async def pictures(provider: FunctionProvider, **model_input: Any) -> list[bytes]:
@@ -66,7 +66,7 @@ async def test_a_function_returns_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("result", [None, 5, {"image": b"x"}, [None], object()])
-async def test_another_result_fails_and_names_what_is_possible(result: Any) -> None:
+async def test_the_error_for_another_result_names_the_accepted_results(result: Any) -> None:
     ended = await run(FunctionProvider(lambda prompt: result), prompt="x")
     assert ended.status == "failed"
     assert "return bytes, a path, a Pillow image, or a list of these" in (ended.error or "")
@@ -99,15 +99,15 @@ async def test_an_input_without_a_parameter_is_refused(
     assert message in caught.value.public
 
 
-async def test_a_function_may_take_any_inputs_and_the_model() -> None:
-    seen: dict[str, Any] = {}
+async def test_a_function_can_accept_all_inputs_and_the_model() -> None:
+    received: dict[str, Any] = {}
 
     def draw(prompt: str, model_id: str, **inputs: Any) -> Image.Image:
-        seen.update(inputs, model_id=model_id)
+        received.update(inputs, model_id=model_id)
         return drawing.picture(prompt)
 
     await pictures(FunctionProvider(draw), prompt="x", steps=4)
-    assert seen == {"steps": 4, "model_id": "own/model"}
+    assert received == {"steps": 4, "model_id": "own/model"}
 
 
 async def test_an_object_or_a_partial_can_be_called() -> None:
@@ -134,7 +134,7 @@ async def test_an_object_or_a_partial_can_be_called() -> None:
     ],
 )
 @pytest.mark.parametrize("is_async", [True, False])
-async def test_an_exception_decides_what_happens_to_the_job(
+async def test_the_exception_of_a_function_determines_the_error_of_the_prediction(
     error: BaseException,
     kind: type[errors.ProviderError],
     retryable: bool,
@@ -151,15 +151,15 @@ async def test_an_exception_decides_what_happens_to_the_job(
     provider = FunctionProvider(fail_async if is_async else fail)
     caplog.set_level(logging.WARNING)
     ended = await run(provider, prompt="x")
-    found = provider.classify(ended)
-    assert (ended.status, type(found)) == ("failed", kind)
-    assert found.retryable is retryable
-    assert public in found.public
-    assert "secret" not in found.public
+    classified = provider.classify(ended)
+    assert (ended.status, type(classified)) == ("failed", kind)
+    assert classified.retryable is retryable
+    assert public in classified.public
+    assert "secret" not in classified.public
     assert type(error).__name__ in caplog.text
 
 
-async def test_a_provider_error_of_another_process_keeps_its_meaning(
+async def test_a_provider_error_of_another_process_keeps_its_class_and_fields(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
@@ -180,7 +180,7 @@ async def test_a_process_that_dies_is_replaced(monkeypatch: pytest.MonkeyPatch) 
     await provider.aclose()
 
 
-async def test_a_factory_that_raises_fails_the_create() -> None:
+async def test_create_fails_if_the_factory_of_the_executor_raises() -> None:
     def no_executor() -> ThreadPoolExecutor:
         raise OSError("no GPU")
 
@@ -189,16 +189,16 @@ async def test_a_factory_that_raises_fails_the_create() -> None:
         await provider.create(request(prompt="x"))
 
 
-class _Blocking:
-    """A plain function that waits, and ignores its cancellation until it reports progress."""
+class _BlockingFunction:
+    """A plain function that waits for `proceed`. A cancel stops it when it reports progress."""
 
     def __init__(self) -> None:
-        self.started, self.go_on = threading.Event(), threading.Event()
+        self.started, self.proceed = threading.Event(), threading.Event()
         self.ended: list[str] = []
 
     def __call__(self, prompt: str, progress: ProgressReporter) -> bytes:
         self.started.set()
-        assert self.go_on.wait(20)
+        assert self.proceed.wait(20)
         try:
             progress(50)
         except asyncio.CancelledError:
@@ -208,18 +208,18 @@ class _Blocking:
         return drawing.png(prompt)
 
 
-async def test_a_plain_function_is_stopped_by_its_next_progress() -> None:
-    function = _Blocking()
+async def test_a_cancel_stops_a_plain_function_at_its_next_report_of_progress() -> None:
+    function = _BlockingFunction()
     provider = FunctionProvider(function)
     first = await provider.create(request(prompt="x"))
     assert await asyncio.to_thread(function.started.wait, 20)
     assert (await provider.cancel(first.id)).status == "canceled"
-    # The thread still runs, so the next one waits for it, and is cancelled before its start.
+    # The thread still runs. So the second run waits, and is cancelled before its start.
     second = await provider.create(request(prompt="x"))
     assert (await provider.get(second.id)).status == "starting"
     await provider.cancel(second.id)
     third = await provider.create(request(prompt="x"))
-    function.go_on.set()
+    function.proceed.set()
     async with asyncio.timeout(20):
         while not (await provider.get(third.id)).has_ended:
             await provider.wait(third.id, 20)
@@ -227,7 +227,7 @@ async def test_a_plain_function_is_stopped_by_its_next_progress() -> None:
 
 
 async def test_a_run_that_never_started_is_aborted_at_its_deadline() -> None:
-    function = _Blocking()
+    function = _BlockingFunction()
     provider = FunctionProvider(function)
     await provider.create(request(prompt="x"))
     assert await asyncio.to_thread(function.started.wait, 20)
@@ -235,19 +235,19 @@ async def test_a_run_that_never_started_is_aborted_at_its_deadline() -> None:
     await provider.wait(waiting.id, 20)
     ended = await provider.get(waiting.id)
     assert (ended.status, ended.reached_deadline) == ("aborted", True)
-    function.go_on.set()
+    function.proceed.set()
     await provider.aclose()
 
 
 async def test_one_plain_function_runs_at_a_time_by_default() -> None:
-    running, most = 0, 0
+    running, max_running = 0, 0
     lock = threading.Lock()
 
     def draw(prompt: str) -> bytes:
-        nonlocal running, most
+        nonlocal running, max_running
         with lock:
             running += 1
-            most = max(most, running)
+            max_running = max(max_running, running)
         result = drawing.png(prompt)
         with lock:
             running -= 1
@@ -255,7 +255,7 @@ async def test_one_plain_function_runs_at_a_time_by_default() -> None:
 
     provider = FunctionProvider(draw)
     await asyncio.gather(*(run(provider, prompt="x") for _ in range(20)))
-    assert most == 1
+    assert max_running == 1
 
 
 async def test_an_async_function_that_ignores_its_cancellation_does_not_delay_the_others() -> None:
@@ -279,12 +279,12 @@ async def test_an_async_function_that_ignores_its_cancellation_does_not_delay_th
     await provider.release(created.id)
 
 
-async def test_pictures_are_dropped_if_they_are_not_stored_in_time() -> None:
+async def test_pictures_are_dropped_after_the_retention() -> None:
     provider = FunctionProvider(drawing.draw_async, retention=0.05)
     ended = await run(provider, prompt="x")
     await provider.download(ended.outputs[0])
     async with asyncio.timeout(20):
-        while provider._runs:  # noqa: ASYNC110 - a timer deletes it
+        while provider._runs:  # noqa: ASYNC110 - a timer deletes the run
             await asyncio.sleep(0.01)
     with pytest.raises(errors.OutputExpired):
         await provider.download(ended.outputs[0])
@@ -310,19 +310,26 @@ async def test_a_wrong_percentage_fails_with_its_value(percent: float) -> None:
 
 def test_a_reporter_on_another_machine_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = FileReporter()
+    reporter.open()
     reporter.start()
     assert reporter.read().has_started
     reporter.cancel()
     with pytest.raises(asyncio.CancelledError):
         reporter.start()
+    reporter.close()
+    reporter = FileReporter()
+    reporter.open()
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     reporter.start()
     reporter(50)
     assert not reporter.read().has_started
+    reporter.cancel()
+    reporter.start()
+    reporter.close()
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("create", "message"),
     [
         (lambda: FunctionProvider("draw"), "not a function"),  # type: ignore[arg-type]
         (
@@ -334,6 +341,6 @@ def test_a_reporter_on_another_machine_reports_nothing(monkeypatch: pytest.Monke
         (lambda: registry.resolve("gpu", FunctionProvider), "is <class"),
     ],
 )
-def test_an_invalid_provider_is_refused(make: Callable[[], Any], message: str) -> None:
+def test_an_invalid_provider_is_refused(create: Callable[[], Any], message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
-        make()
+        create()

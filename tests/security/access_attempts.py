@@ -8,7 +8,7 @@ that the role must not read.
 from typing import Any
 
 from tests.security.calls import CALLS
-from tests.security.world import Answer, World
+from tests.security.sample_project import Answer, SampleProject
 
 YES, NOTHING, NO = "yes", "nothing", "no"
 MARKS = {YES: "", NOTHING: "0", NO: "-"}
@@ -20,7 +20,7 @@ _NOT_FOUND = ("PGRST202", "PGRST205", "42P01", "42883")
 
 
 def _refused(role: str, answer: Answer) -> bool:
-    """Return True if the answer is a missing permission, with the right status for the role."""
+    """Return True if the answer reports a missing permission, with the status for the role."""
     return answer.code == "42501" and answer.status == (401 if role == "anon" else 403)
 
 
@@ -34,29 +34,30 @@ def _absent(answer: Answer) -> bool:
 class AccessAttempts:
     """The attempts of one role; no answer may contain text that the role must not read."""
 
-    def __init__(self, world: World, role: str) -> None:
-        self.world = world
+    def __init__(self, project: SampleProject, role: str) -> None:
+        self.project = project
         self.role = role
 
-    async def ask(self, method: str, path: str, **content: Any) -> Answer:
-        answer = await self.world.ask(self.role, method, path, **content)
+    async def request(self, method: str, path: str, **content: Any) -> Answer:
+        """Send a request as the role, and check that the answer contains no hidden word."""
+        answer = await self.project.request(self.role, method, path, **content)
         received = answer.text + str(answer.headers.multi_items())
         sent = path + repr(content)
-        for word in self.world.hidden_words(self.role, sent):
+        for word in self.project.hidden_words(self.role, sent):
             assert word not in received, f"{self.role} reads {word} in {method} {path}: {received}"
         return answer
 
     # Through PostgREST.
 
     async def read(self, name: str, headers: dict[str, str] | None = None) -> str:
-        answer = await self.ask(
+        answer = await self.request(
             "GET", f"/rest/v1/{name}", headers={**_EXACT_COUNT, **(headers or {})}
         )
         if answer.status in (200, 206):
             rows, (_, _, total) = answer.json, answer.headers["content-range"].partition("/")
             assert len(rows) == int(total), "the count includes rows that are not returned"
             for row in rows:
-                owners = {self.world.users.get(self.role), row.get("user_id")}
+                owners = {self.project.users.get(self.role), row.get("user_id")}
                 assert self.role == "service" or len(owners) == 1, row
             return YES if rows else NOTHING
         assert _refused(self.role, answer) or _absent(answer), answer
@@ -64,8 +65,8 @@ class AccessAttempts:
 
     async def write(self, name: str, headers: dict[str, str] | None = None) -> str:
         column = "queue" if name == "queue_health" else "user_id"
-        values = {column: self.world.users["other_user"]}
-        where = f"/rest/v1/{name}?{column}=eq.{self.world.users['owner']}"
+        values = {column: self.project.users["other_user"]}
+        where = f"/rest/v1/{name}?{column}=eq.{self.project.users['owner']}"
         upsert = {"prefer": "resolution=merge-duplicates,return=representation"}
         for method, path, content in (
             ("POST", f"/rest/v1/{name}", {"json": values}),
@@ -74,7 +75,7 @@ class AccessAttempts:
             ("DELETE", where, {}),
         ):
             content["headers"] = {**content.get("headers", {}), **(headers or {})}
-            answer = await self.ask(method, path, **content)
+            answer = await self.request(method, path, **content)
             if answer.code in _UNWRITABLE:
                 continue  # A view over a function or a sequence fails before any permission check.
             if _absent(answer):
@@ -83,11 +84,11 @@ class AccessAttempts:
         return NO
 
     async def execute(self, name: str, headers: dict[str, str] | None = None) -> str:
-        arguments = CALLS[name](self.world) if name in CALLS else {}
+        arguments = CALLS[name](self.project) if name in CALLS else {}
         if name == "get_account" and self.role != "service":
             arguments = {}  # the account of the caller
         path = f"/rest/v1/rpc/{name}"
-        answer = await self.ask("POST", path, json=arguments, headers=headers)
+        answer = await self.request("POST", path, json=arguments, headers=headers)
         if answer.status < 300:
             empty = isinstance(answer.json, list) and all(
                 isinstance(item, dict) and item.get("reason") == "unknown" for item in answer.json
@@ -113,7 +114,7 @@ class AccessAttempts:
             ("POST", f"object/sign/{bucket}", {"json": {"expiresIn": 60, "paths": [name]}}),
             ("POST", f"object/list/{bucket}", {"json": {"prefix": folder}}),
         ):
-            answer = await self.ask(method, f"/storage/v1/{path}", **content)
+            answer = await self.request(method, f"/storage/v1/{path}", **content)
             if answer.status == 400:
                 assert method == "HEAD" or answer.json["statusCode"] in ("403", "404"), answer
                 outcomes.add(NO)
@@ -128,7 +129,7 @@ class AccessAttempts:
                 outcomes.add(YES)
         # The public endpoints of a private bucket refuse every role.
         for path in (f"object/public/{bucket}/{name}", f"object/info/public/{bucket}/{name}"):
-            answer = await self.ask("GET", f"/storage/v1/{path}")
+            answer = await self.request("GET", f"/storage/v1/{path}")
             assert (answer.status, answer.json["statusCode"]) == (400, "404"), answer
         assert len(outcomes) == 1, (
             f"{self.role} may read {name} through one interface but not another"
@@ -155,7 +156,7 @@ class AccessAttempts:
             ("DELETE", f"object/{bucket}/{name}", {}),
             ("DELETE", f"object/{bucket}", {"json": {"prefixes": [new, new + ".2"]}}),
         ):
-            answer = await self.ask(method, f"/storage/v1/{path}", **content)
+            answer = await self.request(method, f"/storage/v1/{path}", **content)
             if answer.status == 400:
                 assert answer.json["statusCode"] in ("403", "404"), (method, path, answer)
                 outcomes.add(NO)
@@ -171,8 +172,8 @@ class AccessAttempts:
         return outcomes.pop()
 
     async def read_bucket(self, bucket: str) -> str:
-        answer = await self.ask("GET", f"/storage/v1/bucket/{bucket}")
-        listed = await self.ask("GET", "/storage/v1/bucket")
+        answer = await self.request("GET", f"/storage/v1/bucket/{bucket}")
+        listed = await self.request("GET", "/storage/v1/bucket")
         assert listed.status == 200
         names = [entry["name"] for entry in listed.json]
         if answer.status == 200:
@@ -182,12 +183,14 @@ class AccessAttempts:
         return NO
 
     async def write_bucket(self, bucket: str) -> str:
-        created = await self.ask(
+        created = await self.request(
             "POST", "/storage/v1/bucket", json={"name": f"{bucket}-{self.role}"}
         )
         for method, path in (("PUT", bucket), ("DELETE", bucket), ("POST", f"{bucket}/empty")):
             if self.role != "service":
-                answer = await self.ask(method, f"/storage/v1/bucket/{path}", json={"public": True})
+                answer = await self.request(
+                    method, f"/storage/v1/bucket/{path}", json={"public": True}
+                )
                 assert answer.status in (400, 403, 501), answer
         if created.status == 200:
             return YES

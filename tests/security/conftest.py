@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from picture_queue.local.stack import LocalSupabase
-from tests.security.world import World, create_world
+from tests.security.sample_project import SampleProject, create_sample_project
 
 from ..databases import execute
 
@@ -29,21 +29,21 @@ def sandbox() -> Iterator[LocalSupabase]:
 
 
 @pytest.fixture(scope="module")
-def filled(sandbox: Any) -> World:
+def shared_project(sandbox: Any) -> SampleProject:
     """Two new users on this stack, one of them with jobs, generations and images."""
 
-    async def fill() -> World:
+    async def fill() -> SampleProject:
         async with httpx.AsyncClient(base_url=sandbox.api_url, timeout=30, verify=_TLS) as http:
-            return await create_world(sandbox, http)
+            return await create_sample_project(sandbox, http)
 
     return asyncio.run(fill())
 
 
 @pytest.fixture
-async def world(filled: World) -> AsyncIterator[World]:
-    """The same project, with separate HTTP connections for each test."""
-    async with httpx.AsyncClient(base_url=filled.api_url, timeout=30, verify=_TLS) as http:
-        yield replace(filled, http=http)
+async def project(shared_project: SampleProject) -> AsyncIterator[SampleProject]:
+    """The shared project, with separate HTTP connections for each test."""
+    async with httpx.AsyncClient(base_url=shared_project.api_url, timeout=30, verify=_TLS) as http:
+        yield replace(shared_project, http=http)
 
 
 @pytest.fixture

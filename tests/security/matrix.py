@@ -14,7 +14,11 @@ _ROW = re.compile(r"\| (\w+)(:| `)(.*?)`? \| (.*) \|")
 
 @dataclass(frozen=True)
 class Rule:
-    """An object and the permissions of each role: `r--` or the like."""
+    """An object and the permissions of each role.
+
+    A cell such as `r-x` has a mark for each of read, write and execute. `-` means refused, `0` that
+    the role gets the answer for an object that does not exist.
+    """
 
     kind: str
     name: str
@@ -47,16 +51,17 @@ order by 1, 2
 """  # noqa: E501
 
 # The privileges of each role. Privileges on columns count as privileges on their table.
-_RIGHTS = """
+_PRIVILEGES = """
 select o.kind, o.name, r.role, string_agg(o.mark, '' order by o.mark) as marks
 from unnest($2::text[]) as r (role), lateral (
   select case when c.relkind in ('v', 'm') then 'view' else 'table' end as kind, c.relname::text as name, m.mark
   from pg_class c, (values
     ('r', 'select'), ('w', 'insert'), ('w', 'update'), ('w', 'delete'), ('w', 'truncate'),
-    ('w', 'references'), ('w', 'trigger')) as m (mark, right_)
+    ('w', 'references'), ('w', 'trigger')) as m (mark, privilege)
   where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p', 'f', 'v', 'm')
-    and (has_table_privilege(r.role, c.oid, m.right_) or m.right_ in ('select', 'insert', 'update', 'references')
-      and has_any_column_privilege(r.role, c.oid, m.right_))
+    and (has_table_privilege(r.role, c.oid, m.privilege)
+      or m.privilege in ('select', 'insert', 'update', 'references')
+      and has_any_column_privilege(r.role, c.oid, m.privilege))
   union
   select 'sequence', c.relname, 'x' from pg_class c
   where c.relnamespace = $1::text::regnamespace and c.relkind = 'S'
@@ -80,5 +85,5 @@ async def objects(db: Any, schema: str) -> list[tuple[str, str]]:
 
 async def privileges(db: Any, schema: str, roles: list[str]) -> dict[tuple[str, str, str], str]:
     """Return the privileges of each role: marks by kind, name and role."""
-    rows = await db.fetch(_RIGHTS, schema, roles)
+    rows = await db.fetch(_PRIVILEGES, schema, roles)
     return {(row["kind"], row["name"], row["role"]): row["marks"] for row in rows}

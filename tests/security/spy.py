@@ -1,6 +1,9 @@
-"""The SQL of a spy function, and the SQL that attaches it to tables of the services."""
+"""A spy function in SQL, and the SQL that attaches it to tables of Storage and Realtime.
 
-#: The spy writes its findings to the log of the server, since a rollback does not undo that.
+The spy records which roles it can take, and whether they can run a program or read a file.
+"""
+
+#: The spy writes its findings to the log of the server, which a rollback does not undo.
 SPY = """
 create function public.spy(place text) returns void language plpgsql as $$
 declare
@@ -21,7 +24,7 @@ begin
     end;
     v_roles := v_roles || current_user;
     if (select rolsuper from pg_roles where rolname = current_user) then
-      v_powers := v_powers || format('superuser as %s', current_user);
+      v_powers := v_powers || format('superuser as %%s', current_user);
     end if;
     begin
       copy (select 1) to program 'cat > %(proof)s';
@@ -58,7 +61,7 @@ begin
   return now();
 end $$;
 grant execute on function public.spy, public.spy_row, public.spy_check, public.spy_time to public;
-""".replace("format('superuser as %s'", "format('superuser as %%s'")
+"""
 
 ATTACH_SPY = """
 create policy spy on storage.objects for select to authenticated
@@ -75,6 +78,7 @@ create function public.spy_rest() returns void language sql
 grant execute on function public.spy_rest to service_role;
 """  # noqa: E501
 
+#: Policies under which users may write to Storage and Realtime, and `spy_rest` without a spy.
 PERMISSIVE = """
 create function public.spy_rest() returns void language sql as '';
 grant execute on function spy_rest to service_role;

@@ -17,7 +17,7 @@ import pytest
 import websockets
 
 from tests.security.realtime_socket import open_socket
-from tests.security.world import World, owner_image_path
+from tests.security.sample_project import SampleProject, owner_image_path
 
 NO_KEY = {
     "message": "No API key found in request",
@@ -32,9 +32,9 @@ def account() -> dict[str, str]:
     return {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
 
 
-def requests(world: World) -> list[tuple[str, str, Any]]:
-    """Return requests to each service that are refused without an API key."""
-    name = owner_image_path(world)
+def requests(project: SampleProject) -> list[tuple[str, str, Any]]:
+    """Return method, URL and body of requests that are refused without an API key."""
+    name = owner_image_path(project)
     return [
         ("POST", "/auth/v1/signup", account()),
         ("POST", "/auth/v1/token?grant_type=password", account()),
@@ -63,7 +63,7 @@ def requests(world: World) -> list[tuple[str, str, Any]]:
     ]
 
 
-def bad_keys(world: World, sandbox: Any) -> list[str]:
+def bad_keys(project: SampleProject, sandbox: Any) -> list[str]:
     """Return tokens and other texts that are not API keys of this stack."""
     claims = {"iss": "supabase-demo", "role": "anon", "exp": 4102444800}
     return [
@@ -73,52 +73,54 @@ def bad_keys(world: World, sandbox: Any) -> list[str]:
         sandbox.publishable_key[:-1],
         sandbox.publishable_key + "x",
         sandbox.anon_key.rpartition(".")[0] + ".",
-        world.tokens["owner"],
+        project.tokens["owner"],
         jwt.encode(claims, "another-secret-of-at-least-32-characters"),
         # The signature is valid, but the stack did not issue this token as a key.
         jwt.encode(claims, sandbox.jwt_secret),
     ]
 
 
-async def test_the_token_of_a_user_alone_is_refused(world: World):
-    bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
-    for method, url, body in requests(world):
-        answer = await world.http.request(method, url, headers=bearer, json=body)
+async def test_the_token_of_a_user_alone_is_refused(project: SampleProject):
+    bearer = {"authorization": f"Bearer {project.tokens['owner']}"}
+    for method, url, body in requests(project):
+        answer = await project.http.request(method, url, headers=bearer, json=body)
         assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)
         assert "www-authenticate" in answer.headers
 
 
-async def test_requests_without_key_and_token_are_refused(world: World):
-    for method, url, body in requests(world):
-        answer = await world.http.request(method, url, json=body)
+async def test_requests_without_key_and_token_are_refused(project: SampleProject):
+    for method, url, body in requests(project):
+        answer = await project.http.request(method, url, json=body)
         if url.startswith("/storage/"):  # The Storage server has its own error format.
             assert answer.status_code == 400, (method, url)
         else:
             assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)
 
 
-async def test_keys_of_other_stacks_and_malformed_keys_are_refused(world: World, sandbox: Any):
-    bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
-    for key in bad_keys(world, sandbox):
+async def test_keys_of_other_stacks_and_malformed_keys_are_refused(
+    project: SampleProject, sandbox: Any
+):
+    bearer = {"authorization": f"Bearer {project.tokens['owner']}"}
+    for key in bad_keys(project, sandbox):
         for extra in ({}, bearer, {"authorization": f"Bearer {key}".encode()}):
             headers = httpx.Headers({"apikey": key.encode(), **extra})
-            for method, url, body in requests(world):
-                answer = await world.http.request(method, url, headers=headers, json=body)
+            for method, url, body in requests(project):
+                answer = await project.http.request(method, url, headers=headers, json=body)
                 assert answer.status_code == 401, (key, method, url)
                 assert answer.json()["message"] == "Invalid API key"
-        for method, url, body in requests(world):
+        for method, url, body in requests(project):
             url_with_key = httpx.URL(url).copy_merge_params({"apikey": key})
-            answer = await world.http.request(method, url_with_key, headers=bearer, json=body)
+            answer = await project.http.request(method, url_with_key, headers=bearer, json=body)
             assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
 
 
-async def test_two_keys_in_a_request_are_refused(world: World, sandbox: Any):
+async def test_two_keys_in_a_request_are_refused(project: SampleProject, sandbox: Any):
     # The gateway and a service might each read a different one of the two keys.
     pairs = [("apikey", sandbox.publishable_key), ("apikey", sandbox.secret_key)]
-    for method, url, body in requests(world):
-        answer = await world.http.request(method, url, headers=pairs, json=body)
+    for method, url, body in requests(project):
+        answer = await project.http.request(method, url, headers=pairs, json=body)
         assert (answer.status_code, answer.json()["message"]) == (401, "Duplicate API key found")
-    answer = await world.http.get("/rest/v1/job_queue", params=pairs)
+    answer = await project.http.get("/rest/v1/job_queue", params=pairs)
     assert answer.status_code == 401
 
 
@@ -154,30 +156,30 @@ async def test_unusual_spellings_of_a_path_do_not_bypass_the_check(sandbox: Any,
 
 @pytest.mark.parametrize("key", KEYS)
 async def test_each_key_is_accepted_in_each_header_and_in_the_query(
-    world: World, sandbox: Any, key: str
+    project: SampleProject, sandbox: Any, key: str
 ):
     value = getattr(sandbox, key)
-    for given in (
+    for credentials in (
         {"headers": {"apikey": value}},
         {"headers": {"apiKey": value, "authorization": f"Bearer {value}"}},
         {"headers": {"authorization": f"Bearer {value}"}},
         {"params": {"apikey": value}},
     ):
-        answer = await world.http.post("/auth/v1/signup", json=account(), **given)
+        answer = await project.http.post("/auth/v1/signup", json=account(), **credentials)
         assert answer.status_code == 200, answer.text
-        answer = await world.http.get("/rest/v1/", **given)
+        answer = await project.http.get("/rest/v1/", **credentials)
         assert answer.status_code == 200, answer.text
-        answer = await world.http.get("/storage/v1/bucket", **given)
+        answer = await project.http.get("/storage/v1/bucket", **credentials)
         assert answer.status_code == 200, answer.text
         url = "/realtime/v1/api/broadcast"
-        answer = await world.http.post(url, json={"messages": []}, **given)
+        answer = await project.http.post(url, json={"messages": []}, **credentials)
         assert answer.status_code == 202, answer.text
-        answer = await world.http.get("/auth/v1/admin/users", **given)
+        answer = await project.http.get("/auth/v1/admin/users", **credentials)
         is_service = key in ("secret_key", "service_role_key")
         assert answer.status_code == (200 if is_service else 403), answer.text
 
 
-async def test_public_endpoints_and_signed_urls_need_no_key(world: World, sandbox: Any):
+async def test_public_endpoints_and_signed_urls_need_no_key(project: SampleProject, sandbox: Any):
     for url, status in (
         ("/auth/v1/health", 200),
         ("/auth/v1/.well-known/jwks.json", 200),
@@ -187,34 +189,34 @@ async def test_public_endpoints_and_signed_urls_need_no_key(world: World, sandbo
         ("/storage/v1/status", 200),
         ("/storage/v1/object/public/nothing/a.png", 400),
     ):
-        answer = await world.http.get(url)
+        answer = await project.http.get(url)
         assert answer.status_code == status, (url, answer.text)
-    bucket, key = f"open-{world.queue}", {"apikey": sandbox.secret_key}
+    bucket, key = f"open-{project.queue}", {"apikey": sandbox.secret_key}
     definition = {"name": bucket, "public": True}
-    created = await world.http.post("/storage/v1/bucket", json=definition, headers=key)
+    created = await project.http.post("/storage/v1/bucket", json=definition, headers=key)
     assert created.status_code == 200
     png = {"content": b"png", "headers": {**key, "content-type": "image/png"}}
-    assert (await world.http.post(f"/storage/v1/object/{bucket}/a", **png)).status_code == 200
+    assert (await project.http.post(f"/storage/v1/object/{bucket}/a", **png)).status_code == 200
     for url in (f"/storage/v1/object/public/{bucket}/a", f"/storage/v1/object/{bucket}/a"):
-        assert (await world.http.get(url)).content == b"png"
+        assert (await project.http.get(url)).content == b"png"
     sign = {"json": {"expiresIn": 60}, "headers": key}
-    signed = await world.http.post(f"/storage/v1/object/sign/{bucket}/a", **sign)
-    answer = await world.http.get("/storage/v1" + signed.json()["signedURL"])
+    signed = await project.http.post(f"/storage/v1/object/sign/{bucket}/a", **sign)
+    answer = await project.http.get("/storage/v1" + signed.json()["signedURL"])
     assert answer.content == b"png"
-    signed = await world.http.post(f"/storage/v1/object/upload/sign/{bucket}/b", headers=key)
-    answer = await world.http.put("/storage/v1" + signed.json()["url"], content=b"png")
+    signed = await project.http.post(f"/storage/v1/object/upload/sign/{bucket}/b", headers=key)
+    answer = await project.http.put("/storage/v1" + signed.json()["url"], content=b"png")
     assert answer.status_code == 200
 
 
-async def test_a_socket_without_a_key_is_refused(world: World, sandbox: Any):
+async def test_a_socket_without_a_key_is_refused(project: SampleProject, sandbox: Any):
     url = sandbox.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
-    for key in ("", *bad_keys(world, sandbox)):
+    for key in ("", *bad_keys(project, sandbox)):
         with pytest.raises(websockets.InvalidStatus) as refused:
             async with open_socket(sandbox.api_url, key):
                 pass
         assert refused.value.response.status_code == 401
-    bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
-    for headers in ({}, bearer, {"apikey": world.tokens["owner"]}):
+    bearer = {"authorization": f"Bearer {project.tokens['owner']}"}
+    for headers in ({}, bearer, {"apikey": project.tokens["owner"]}):
         with pytest.raises(websockets.InvalidStatus) as refused:
             async with websockets.connect(url, additional_headers=headers):
                 pass
@@ -223,8 +225,10 @@ async def test_a_socket_without_a_key_is_refused(world: World, sandbox: Any):
         pass
 
 
-async def test_a_sql_function_cannot_read_the_api_key(world: World, sandbox: Any, admin: Any):
-    """Check that a function cannot read the key in the headers of the request that calls it."""
+async def test_a_sql_function_cannot_read_the_api_key(
+    project: SampleProject, sandbox: Any, admin: Any
+):
+    """A function can read the headers of the request that calls it, but not the API key."""
     await admin.execute(
         "create function public.request_headers() returns json language sql as"
         " $$ select current_setting('request.headers')::json $$;"
@@ -235,11 +239,11 @@ async def test_a_sql_function_cannot_read_the_api_key(world: World, sandbox: Any
         key = {"apikey": sandbox.secret_key}
         async with asyncio.timeout(15):
             while (
-                await world.http.post("/rest/v1/rpc/request_headers", headers=key)
+                await project.http.post("/rest/v1/rpc/request_headers", headers=key)
             ).status_code == 404:
                 pass  # Wait until PostgREST knows the new function.
-        for given in ({"headers": key}, {"params": key}):
-            answer = await world.http.post("/rest/v1/rpc/request_headers", **given)
+        for credentials in ({"headers": key}, {"params": key}):
+            answer = await project.http.post("/rest/v1/rpc/request_headers", **credentials)
             assert answer.status_code == 200 and "host" in answer.json()
             assert sandbox.secret_key not in answer.text and "apikey" not in answer.json()
     finally:
@@ -248,7 +252,7 @@ async def test_a_sql_function_cannot_read_the_api_key(world: World, sandbox: Any
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user of the machine")
 async def test_another_user_of_the_machine_cannot_start_a_generation(sandbox: Any):
-    """Try to sign up, and to generate an image that the owner of the stack pays for."""
+    """The other user tries to sign up and to start a generation that the stack's owner pays for."""
     script = (
         "import json, sys, urllib.request as r\n"
         "def post(path, body, **headers):\n"

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 
 from tests.security.calls import CALLS
+from tests.security.sample_project import SampleProject
 from tests.security.test_injection import accepted_keys, list_parameters
-from tests.security.world import World
 
 #: A placeholder for an extreme value. The value itself may be JSON that `json.dumps` cannot write.
 _PLACEHOLDER = "\ue000placeholder\ue000"
@@ -53,7 +53,7 @@ OTHER_EXTREMES = ("long", "minus", "int8", "infinity", "far")
 
 
 def insert_placeholder(value: Any) -> Iterator[Any]:
-    """Yield copies of the value with the placeholder in one place, or as an additional name."""
+    """Yield copies of the value with the placeholder in one place, or as an additional key."""
     if isinstance(value, list):
         for n, entry in enumerate(value):
             for changed in insert_placeholder(entry):
@@ -70,15 +70,15 @@ def insert_placeholder(value: Any) -> Iterator[Any]:
 
 
 async def make_calls(
-    world: World, function: str, types: dict[str, str]
+    project: SampleProject, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return calls of a function, each with the placeholder in one place of one argument."""
-    valid = CALLS[function](world)
+    valid = CALLS[function](project)
     found = []
     for name, type_ in types.items():
         base = valid.get(name)
         if type_ == "jsonb" and isinstance(base, dict | None):
-            for key in await accepted_keys(world, function, valid, name):
+            for key in await accepted_keys(project, function, valid, name):
                 found.append((name, {**valid, name: {**(base or {}), key: _PLACEHOLDER}}))
         found += [(name, {**valid, name: changed}) for changed in insert_placeholder(base)]
     return found
@@ -133,7 +133,7 @@ async def find_oversized_columns(db: Any) -> list[str]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("function", CALLS)
 async def test_extreme_values_are_refused_or_stored_within_limits(
-    world: World, admin: Any, function: str
+    project: SampleProject, admin: Any, function: str
 ):
     types = (await list_parameters(admin))[function]
     wrong = []
@@ -141,7 +141,7 @@ async def test_extreme_values_are_refused_or_stored_within_limits(
     await outer.start()
     await admin.execute("set local statement_timeout = '20s'")
     try:
-        for name, arguments in await make_calls(world, function, types):
+        for name, arguments in await make_calls(project, function, types):
             for kind in EXTREMES.get(types[name], OTHER_EXTREMES):
                 extreme = (TOO_LARGE | UNUSUAL)[kind]
                 code = await call_with(admin, function, types, arguments, extreme)

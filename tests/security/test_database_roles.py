@@ -1,8 +1,8 @@
-"""The owner of database objects cannot get the privileges of the superuser or of the stack's user.
+"""The role `postgres` cannot get the privileges of the superuser or of the stack's system user.
 
-Code that a user attaches to a table runs in the sessions of the services that write to it, or with
-the privileges of the table's owner. A spy is attached in each such place. It resets the role to the
-login role, tries every other role, and tries from each to run a program.
+Code that this role attaches to a table runs in the sessions of the services that write to the
+table, or with the privileges of the table's owner. The tests attach a spy function in each such
+place. The spy takes every role that the session may take, and as each role tries to run a program.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ OWNERS = {
     "realtime": "supabase_realtime_admin",
     "storage": "supabase_storage_admin",
 }
-#: The login role of each service, and the roles that its sessions may set.
+#: For each service: its login role, and the roles that its sessions may set.
 SESSIONS = {
     "auth": {"supabase_auth_admin"},
     "realtime": {"supabase_realtime_admin"} | API,
@@ -53,7 +53,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
 def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
-    """A separate stack, on the bundled Postgres and on 15, which has other rules for roles."""
+    """A separate stack, on the bundled Postgres and on Postgres 15, which has other role rules."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "15":
             assert DEBIAN.exists(), "apt-get install postgresql-15"
@@ -351,7 +351,7 @@ async def test_a_replication_connection_is_refused(spied: LocalSupabase):
 
 def create_old_data(directory: Path) -> None:
     """Create the data of an older version of the stack, with objects of its user."""
-    earlier = """
+    older_state = """
     alter table auth.users owner to supabase_admin;
     alter table auth.sessions owner to supabase_admin;
     grant all on storage.objects, storage.buckets to anon, authenticated, service_role;
@@ -370,7 +370,7 @@ def create_old_data(directory: Path) -> None:
     revoke insert on storage.objects from anon;
     """
     with LocalSupabase(directory, durable=False) as stack:
-        asyncio.run(execute(stack.superuser_url, earlier))
+        asyncio.run(execute(stack.superuser_url, older_state))
         slot = "select pg_create_logical_replication_slot('left', 'pgoutput')"
         asyncio.run(execute(stack.superuser_url, slot))
     secrets = json.loads((directory / "secrets.json").read_text())

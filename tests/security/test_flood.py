@@ -10,15 +10,15 @@ import websockets
 
 from picture_queue.local.gateway import RealtimeLimits
 from picture_queue.local.gateway.realtime import limits
-from picture_queue.local.gateway.realtime.limits import SharedRate
+from picture_queue.local.gateway.realtime.limits import FairRateLimit
 from tests.integration.conftest import Platform, new_platform, platform  # noqa: F401 - fixtures
 from tests.security.realtime_socket import RealtimeSocket, open_socket
-from tests.security.world import World
+from tests.security.sample_project import SampleProject
 
 
 @pytest.fixture
 def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopped clock, so that the first second of the rate limit does not end."""
+    """Stop the clock, so that the first second of the rate limit does not end."""
     monkeypatch.setattr(limits, "monotonic", lambda: 100.0)
 
 
@@ -103,7 +103,7 @@ async def test_a_flood_of_joins_does_not_block_other_clients(served: str, platfo
         assert await socket.join("quiet", key, private=False) is None
 
 
-async def test_many_events_of_one_topic_do_not_drop_those_of_another(
+async def test_many_events_of_one_topic_do_not_drop_events_of_another_topic(
     served: str,
     platform: Platform,  # noqa: F811
 ):
@@ -119,7 +119,9 @@ async def test_many_events_of_one_topic_do_not_drop_those_of_another(
         await socket.receive_until("event")
 
 
-async def test_a_malformed_frame_closes_only_the_socket_of_its_sender(world: World, sandbox: Any):
+async def test_a_malformed_frame_closes_only_the_socket_of_its_sender(
+    project: SampleProject, sandbox: Any
+):
     async with open_socket(sandbox.api_url, sandbox.publishable_key) as socket:
         assert await socket.join("shared", sandbox.publishable_key, private=False) is None
         for text in ('"\\ud800"', "NaN", "1e999", "[" * 5000 + "]" * 5000, "9" * 5000):
@@ -143,12 +145,12 @@ async def expect_open(socket: RealtimeSocket) -> None:
 
 
 async def test_a_malformed_notification_does_not_drop_events(
-    world: World, admin: "asyncpg.Connection[asyncpg.Record]", sandbox: Any
+    project: SampleProject, admin: "asyncpg.Connection[asyncpg.Record]", sandbox: Any
 ):
     # Every role that may run SQL can send notifications.
-    owner = world.users["owner"]
+    owner = project.users["owner"]
     async with open_socket(sandbox.api_url, sandbox.publishable_key) as socket:
-        assert await socket.join(f"pq:user:{owner}", world.tokens["owner"]) is None
+        assert await socket.join(f"pq:user:{owner}", project.tokens["owner"]) is None
         for n, text in enumerate(("[" * 7000, "nonsense", '{"topic": 1}', '{"id": 1}', "9" * 7000)):
             # The notification is a separate statement, so that the event is sent directly after it.
             await admin.execute("select pg_notify('realtime_messages', $1)", text)
@@ -158,10 +160,10 @@ async def test_a_malformed_notification_does_not_drop_events(
             await socket.receive_until(f"odd {n}")
 
 
-def test_a_client_at_its_limit_leaves_a_share_to_others(monkeypatch: pytest.MonkeyPatch):
+def test_a_client_at_its_limit_leaves_a_share_to_other_clients(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
     monkeypatch.setattr(limits, "monotonic", lambda: now)
-    rate = SharedRate(10)
+    rate = FairRateLimit(10)
     assert [rate.take("a") for _ in range(12)] == [True] * 10 + [False] * 2
     assert [rate.take("b") for _ in range(6)] == [True] * 5 + [False]
     assert [rate.take("c", 2) for _ in range(2)] == [True, False]
@@ -171,4 +173,4 @@ def test_a_client_at_its_limit_leaves_a_share_to_others(monkeypatch: pytest.Monk
 
 
 def test_a_rate_of_zero_permits_nothing():
-    assert not SharedRate(0).take("a")
+    assert not FairRateLimit(0).take("a")

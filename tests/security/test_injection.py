@@ -1,7 +1,8 @@
 """SQL injection: no text of a request is ever executed as SQL.
 
-Each text of each call is replaced by a text that would increment a sequence if it were executed. A
-rollback does not reset a sequence. A syntax error, or status 500, means that the text was parsed.
+Each text of each call is replaced by an attack: a text that would increment a sequence if Postgres
+executed it. A rollback does not reset a sequence. A syntax error, or status 500, would mean that
+Postgres parsed the text.
 """
 
 import json
@@ -14,16 +15,16 @@ import jwt
 import pytest
 
 from tests.security.calls import CALLS
-from tests.security.world import World
+from tests.security.sample_project import SampleProject
 
-_COUNT = "nextval('public.attacks')"
+_INCREMENT = "nextval('public.attacks')"
 #: Texts that end a literal, a statement, a name, a dollar quote or a `format`, and a plain call.
 ATTACKS = (
-    f"'||{_COUNT}||'",
-    f"\\'); select {_COUNT}; --.",
-    f'x"; select {_COUNT}; --.',
-    f"$sql$ || {_COUNT} || $$ %s %L %I %1$s",
-    f"({_COUNT})",
+    f"'||{_INCREMENT}||'",
+    f"\\'); select {_INCREMENT}; --.",
+    f'x"; select {_INCREMENT}; --.',
+    f"$sql$ || {_INCREMENT} || $$ %s %L %I %1$s",
+    f"({_INCREMENT})",
 )
 _KNOWN = re.compile(r"known fields are ([\w, ]+)")
 
@@ -90,25 +91,25 @@ async def list_parameters(admin: Any) -> dict[str, dict[str, str]]:
 
 
 async def accepted_keys(
-    world: World, function: str, arguments: dict[str, Any], name: str
+    project: SampleProject, function: str, arguments: dict[str, Any], name: str
 ) -> list[str]:
     """Return the keys that a parameter accepts, read from the error for an unknown key."""
-    asked = {**arguments, name: {**(arguments.get(name) or {}), "?": 1}}
-    answer = await world.rpc("service", function, **asked)
+    with_unknown_key = {**arguments, name: {**(arguments.get(name) or {}), "?": 1}}
+    answer = await project.rpc("service", function, **with_unknown_key)
     hint = str((answer.json or {}).get("hint")) if answer.status == 400 else ""
     known = _KNOWN.search(hint)
     return re.split(r", | and ", known[1]) if known else []
 
 
 async def make_attacks(
-    world: World, function: str, types: dict[str, str]
+    project: SampleProject, function: str, types: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return calls of a function, each with an attack in one place of one argument."""
-    arguments = CALLS[function](world)
+    arguments = CALLS[function](project)
     calls = []
     for name, type_ in types.items():
         if type_ == "jsonb" and isinstance(arguments.get(name, {}), dict):
-            known = await accepted_keys(world, function, arguments, name)
+            known = await accepted_keys(project, function, arguments, name)
             base = {**dict.fromkeys(known, "x"), **(arguments.get(name) or {})}
         elif type_ in ("text", "jsonb", "text[]"):
             base = arguments.get(name) or {"text": "x", "text[]": ["x"]}.get(type_, {})
@@ -118,7 +119,7 @@ async def make_attacks(
         for attack in ATTACKS if type_ in ("text", "jsonb", "text[]") else ATTACKS[:1]:
             for changed in variants(base, attack):
                 if isinstance(changed, dict) and isinstance(base, dict):
-                    # Only one of the made-up keys is used, because several would hide each other.
+                    # Only one added key is kept: the error of one key would hide the next key.
                     tested = {
                         key: value
                         for key, value in changed.items()
@@ -147,11 +148,11 @@ async def test_the_attacks_work_on_unquoted_statements(admin, statement):
     assert is_incremented or "42601" in codes
 
 
-async def test_no_argument_of_any_function_is_executed(world, admin, attack_counter):
+async def test_no_argument_of_any_function_is_executed(project, admin, attack_counter):
     tried: set[tuple[str, str]] = set()
     functions = await list_parameters(admin)
     for function, types in functions.items():
-        for name, arguments in await make_attacks(world, function, types):
+        for name, arguments in await make_attacks(project, function, types):
             code = await sqlstate_of_call(admin, function, types, arguments)
             # The error is one of ours or a failed conversion, not one of the parser or planner.
             assert code is None or code.startswith(("PT4", "22")), (function, arguments, code)
@@ -160,7 +161,7 @@ async def test_no_argument_of_any_function_is_executed(world, admin, attack_coun
     assert tried == {(function, name) for function, types in functions.items() for name in types}
 
 
-async def test_no_argument_of_functions_for_users_is_executed(world, admin, attack_counter):
+async def test_no_argument_of_functions_for_users_is_executed(project, admin, attack_counter):
     """Run the same attacks through the API, where every user can try them."""
     users = await admin.fetch(
         """select proname from pg_proc where pronamespace = 'public'::regnamespace
@@ -168,19 +169,19 @@ async def test_no_argument_of_functions_for_users_is_executed(world, admin, atta
     )
     functions = await list_parameters(admin)
     for (function,) in users:
-        for _, arguments in await make_attacks(world, function, functions[function]):
-            answer = await world.rpc("other_user", function, **arguments)
+        for _, arguments in await make_attacks(project, function, functions[function]):
+            answer = await project.rpc("other_user", function, **arguments)
             assert answer.status in (200, 400, 403, 404, 409, 422), (function, arguments, answer)
             assert not str(answer.code).startswith("42"), (function, arguments, answer)
     assert len(users) >= 10
 
 
 @pytest.mark.parametrize("function", ["list_jobs", "change_jobs", "failure_reasons"])
-async def test_every_key_of_a_filter_is_attacked(world, function):
+async def test_every_key_of_a_filter_is_attacked(project, function):
     """Check that the attacks include each key of the filters, which become part of a query."""
-    known = await accepted_keys(world, function, CALLS[function](world), "filter")
+    known = await accepted_keys(project, function, CALLS[function](project), "filter")
     assert {"queue", "status", "tag", "metadata", "error", "job_ids", "created_before"} <= {*known}
-    calls = await make_attacks(world, function, {"filter": "jsonb"})
+    calls = await make_attacks(project, function, {"filter": "jsonb"})
     attacked = {
         key
         for _, arguments in calls
@@ -192,7 +193,9 @@ async def test_every_key_of_a_filter_is_attacked(world, function):
 
 @pytest.mark.parametrize("role", ["anon", "other_user", "service"])
 @pytest.mark.parametrize("table", ["job_queue", "generations", "images", "failed_jobs_recent"])
-async def test_no_part_of_a_query_is_executed(world, attack_counter, table, role):
+async def test_no_part_of_a_query_string_or_header_is_executed(
+    project, attack_counter, table, role
+):
     for attack in ATTACKS:
         for query in (
             {"id": f"eq.{attack}"},
@@ -210,7 +213,7 @@ async def test_no_part_of_a_query_is_executed(world, attack_counter, table, role
             {"job_type": f"like.{attack}"},
             {"job_type": f"fts({attack}).x"},
         ):
-            answer = await world.ask(role, "GET", f"/rest/v1/{table}", params=query)
+            answer = await project.request(role, "GET", f"/rest/v1/{table}", params=query)
             # PostgREST looks up unknown columns, with quoted names, and answers 42703.
             assert answer.status < 500, (query, answer)
             assert answer.code not in ("42601", "42P02", "42704", "42883"), (query, answer)
@@ -221,11 +224,11 @@ async def test_no_part_of_a_query_is_executed(world, attack_counter, table, role
             "x-client-info": attack,
         }
         for name, value in headers.items():
-            answer = await world.ask(role, "GET", f"/rest/v1/{table}", headers={name: value})
+            answer = await project.request(role, "GET", f"/rest/v1/{table}", headers={name: value})
             assert answer.status < 500, (name, answer)
 
 
-async def test_no_name_in_storage_is_executed(world, attack_counter):
+async def test_no_name_in_storage_is_executed(project, attack_counter):
     for attack in ATTACKS:
         for method, path, content in (
             ("GET", "object/pictures/", {}),
@@ -239,14 +242,14 @@ async def test_no_name_in_storage_is_executed(world, attack_counter):
             ("POST", "object/sign/pictures", {"json": {"expiresIn": 60, "paths": [attack]}}),
             ("POST", "bucket", {"json": {"name": attack}}),
         ):
-            answer = await world.ask("service", method, f"/storage/v1/{path}", **content)
+            answer = await project.request("service", method, f"/storage/v1/{path}", **content)
             assert answer.status < 500, (path, answer)
         params = {"search": attack, "sortColumn": attack, "sortOrder": attack}
-        answer = await world.ask("service", "GET", "/storage/v1/bucket", params=params)
+        answer = await project.request("service", "GET", "/storage/v1/bucket", params=params)
         assert answer.status < 500, answer
 
 
-async def test_no_claim_of_a_token_is_executed(world, admin, attack_counter, sandbox):
+async def test_no_claim_of_a_token_is_executed(project, admin, attack_counter, sandbox):
     """Change the claims that policies read; a sub that is not a uuid selects no rows."""
     for attack in ATTACKS:
         claims = {"role": "authenticated", "sub": attack, "email": attack, "exp": 4102444800}
@@ -255,7 +258,7 @@ async def test_no_claim_of_a_token_is_executed(world, admin, attack_counter, san
         for path in ("job_queue", "rpc/list_jobs", "rpc/start_generation"):
             method = "POST" if "/" in path else "GET"
             content = {"prompt": "x"} if "start" in path else {}
-            answer = await world.http.request(
+            answer = await project.http.request(
                 method, f"/rest/v1/{path}", headers=headers, json=content or None
             )
             assert answer.status_code < 500, answer.text

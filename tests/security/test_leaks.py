@@ -7,26 +7,28 @@ import pytest
 
 from tests.security.access_attempts import AccessAttempts
 from tests.security.realtime_socket import broadcast_event, open_socket
-from tests.security.world import SECRET, World
+from tests.security.sample_project import SECRET, SampleProject
 
 TABLES = ("job_queue", "generations", "images")
 
 
 @pytest.mark.parametrize("role", ["anon", "other_user", "owner", "service"])
-async def test_query_plans_are_not_shown(world: World, role: str):
+async def test_query_plans_are_not_shown(project: SampleProject, role: str):
     for accept in (
         "application/vnd.pgrst.plan+json",
         "application/vnd.pgrst.plan+text; options=analyze|verbose|settings|buffers",
     ):
         for method, target in (("GET", "job_queue"), ("POST", "rpc/list_jobs")):
-            answer = await world.ask(role, method, f"/rest/v1/{target}", headers={"accept": accept})
+            answer = await project.request(
+                role, method, f"/rest/v1/{target}", headers={"accept": accept}
+            )
             # PostgREST 12 answers 415, later versions 406.
             assert (answer.status in (406, 415), answer.code) == (True, "PGRST107"), answer
 
 
 @pytest.mark.parametrize("role", ["anon", "other_user"])
-async def test_embedding_reveals_no_rows_of_others(world: World, role: str):
-    attempts = AccessAttempts(world, role)
+async def test_embedding_reveals_no_rows_of_other_users(project: SampleProject, role: str):
+    attempts = AccessAttempts(project, role)
     for table in TABLES:
         for other in (*TABLES, "prediction", "log", "history", "queue_health"):
             for select in (
@@ -36,7 +38,7 @@ async def test_embedding_reveals_no_rows_of_others(world: World, role: str):
                 f"id,{other}(count)",
                 f"id,a:{other}(id,b:{table}(*))",
             ):
-                answer = await attempts.ask(
+                answer = await attempts.request(
                     "GET",
                     f"/rest/v1/{table}?select={select}",
                     headers={"prefer": "count=exact"},
@@ -48,33 +50,34 @@ async def test_embedding_reveals_no_rows_of_others(world: World, role: str):
                     assert answer.status in (300, 400, 401, 403), answer
 
 
-async def test_embedding_reveals_no_private_rows(world: World):
+async def test_embedding_reveals_no_private_rows(project: SampleProject):
     for table in TABLES:
         for other in ("prediction", "log", "history", "setting", "users", "objects", "messages"):
-            answer = await world.ask("owner", "GET", f"/rest/v1/{table}?select=*,{other}(*)")
+            answer = await project.request("owner", "GET", f"/rest/v1/{table}?select=*,{other}(*)")
             assert (answer.status, answer.code) == (400, "PGRST200"), answer
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_counts_do_not_include_rows_of_others(world: World, table: str):
-    """Also count with a filter that matches rows of others."""
-    for query in ("", "?status=eq.processing", f"?user_id=eq.{world.users['owner']}"):
+async def test_counts_do_not_include_rows_of_other_users(project: SampleProject, table: str):
+    """Count without a filter, and with filters that match rows of other users."""
+    for query in ("", "?status=eq.processing", f"?user_id=eq.{project.users['owner']}"):
         if table == "images" and "status" in query:
             continue
-        answer = await world.ask(
+        answer = await project.request(
             "other_user", "GET", f"/rest/v1/{table}{query}", headers={"prefer": "count=exact"}
         )
         assert (answer.json, answer.headers["content-range"]) == ([], "*/0")
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_aggregates_do_not_include_rows_of_others(world: World, table: str):
+async def test_aggregates_do_not_include_rows_of_other_users(project: SampleProject, table: str):
     for select in ("count()", "id.count()", "id.max()"):
-        answer = await world.ask("other_user", "GET", f"/rest/v1/{table}?select={select}")
+        answer = await project.request("other_user", "GET", f"/rest/v1/{table}?select={select}")
         assert answer.status == 400 or answer.json in ([], [{"count": 0}], [{"max": None}]), answer
 
 
-#: Columns whose estimates may reveal how much work of each kind exists, as `job_position` does.
+#: Columns whose estimates may depend on values of other users. They reveal only how much work of a
+#: queue, type or state exists, which `job_position` also reveals.
 REVEALABLE = {
     "queue", "job_type", "status", "hold", "worker", "lease_id", "model_id", "mime_type"
 }  # fmt: skip
@@ -87,8 +90,9 @@ _COMMON_ROWS = {
         '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', array['{SECRET}'], array['{SECRET}'],
         array['{SECRET}']
       from generate_series(1, 2000) n""",
-    "generations": f"""insert into public.generations (user_id, job_id, model_id, prompt, error)
-      select $1, $1, 'm', '{SECRET}', '{SECRET}' from generate_series(1, 2000)""",
+    "generations": f"""insert into public.generations (user_id, job_id, batch_id, model_id, prompt,
+        error)
+      select $1, $1, $1, 'm', '{SECRET}', '{SECRET}' from generate_series(1, 2000)""",
     "images": f"""insert into public.images (generation_id, user_id, n, path, mime_type)
       select g.id, $1, n, '{SECRET}', 'image/png'
       from generate_series(1001, 3000) n, (select id from public.generations limit 1) g""",
@@ -97,11 +101,13 @@ _REVEALED_COLUMN = {"job_queue": "job_type", "generations": "model_id", "images"
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: Any, table: str):
-    """Compare estimates of common and unknown values.
+async def test_estimates_do_not_depend_on_values_of_other_users(
+    project: SampleProject, admin: Any, table: str
+):
+    """Compare the planner's estimates for a common value and for a value that does not occur.
 
-    `count=planned` asks the planner, which knows the most common values of a column. A correct
-    guess must get the same estimate as a value that does not occur.
+    `count=planned` returns the estimate of the planner, which knows the most common values of a
+    column. If the two estimates differed, a user could confirm a guess of another user's value.
     """
     user = uuid4()
     await admin.execute(_COMMON_ROWS[table].replace("$1", f"'{user}'::uuid"))
@@ -121,19 +127,19 @@ async def test_estimates_do_not_depend_on_values_of_others(world: World, admin: 
         guesses = [f"cs.{common or '{}'}", f"cs.{{{uuid4()}}}"]
         if not is_array:
             guesses = [f"eq.{common}", f"eq.{uuid4()}"]
-        answers = [await _estimate(world, table, column, guess) for guess in guesses]
+        answers = [await _estimate(project, table, column, guess) for guess in guesses]
         differs[column] = answers[0] != answers[1]
-    # Estimates of ranges of ids could reveal an id by bisection.
-    ends = [await _estimate(world, table, "id", f"lt.{UUID(int=n << 124)}") for n in (1, 15)]
+    # If estimates for ranges of ids differed, a user could find an id by bisection.
+    ends = [await _estimate(project, table, "id", f"lt.{UUID(int=n << 124)}") for n in (1, 15)]
     differs["id"] |= ends[0] != ends[1]
     assert {column for column, is_different in differs.items() if is_different} <= REVEALABLE
-    # The comparison detects statistics: the estimates of this column differ.
+    # The comparison works: it detects that the estimates of this permitted column differ.
     assert differs[_REVEALED_COLUMN[table]]
     await admin.execute(f"delete from public.{table} where user_id = $1", user)
 
 
-async def _estimate(world: World, table: str, column: str, condition: str) -> Any:
-    answer = await world.ask(
+async def _estimate(project: SampleProject, table: str, column: str, condition: str) -> Any:
+    answer = await project.request(
         "other_user",
         "GET",
         f"/rest/v1/{table}",
@@ -144,8 +150,8 @@ async def _estimate(world: World, table: str, column: str, condition: str) -> An
 
 
 @pytest.mark.parametrize("role", ["anon", "other_user"])
-async def test_the_api_description_lists_only_usable_objects(world: World, role: str):
-    answer = await world.ask(role, "GET", "/rest/v1/")
+async def test_the_api_description_lists_only_usable_objects(project: SampleProject, role: str):
+    answer = await project.request(role, "GET", "/rest/v1/")
     paths = set(answer.json["paths"]) - {"/"}
     if role == "anon":
         assert paths == set()
@@ -154,41 +160,47 @@ async def test_the_api_description_lists_only_usable_objects(world: World, role:
             "get_job", "list_jobs", "job_position", "explain_jobs", "cancel_job", "get_generation",
             "list_generations", "cancel_generation", "start_generation", "list_models",
             "picture_queue_version", "set_favourite", "delete_generation",
-            "get_account",
+            "get_account", "start_generations", "generation_batch", "cancel_generation_batch",
         }  # fmt: skip
         assert {name[1:] for name in paths if "/rpc/" not in name} == {*TABLES}
 
 
-async def test_an_owner_sees_no_internal_details_of_a_failure(world: World):
+async def test_an_owner_sees_no_internal_details_of_a_failure(project: SampleProject):
     """Check that internal details of a failure stay in a private table."""
-    history = await world.rpc("owner", "get_job_history", job_id=world["failed"])
+    history = await project.rpc("owner", "get_job_history", job_id=project["failed"])
     assert history.code == "42501"
-    job = await world.do("owner", "get_job", job_id=world["failed"])
+    job = await project.call("owner", "get_job", job_id=project["failed"])
     assert "detail" not in job
 
 
-async def test_other_users_receive_no_events(world: World):
+async def test_other_users_receive_no_events(project: SampleProject):
     """Listen on the user's own topic, and on public channels named like the owner's topics."""
-    owner_topic = f"pq:user:{world.users['owner']}"
-    names = [owner_topic, f"pq:job:{world['pending']}", f"pq:queue:{world.queue}", "*", "pq:user:*"]
+    owner_topic = f"pq:user:{project.users['owner']}"
+    names = [
+        owner_topic,
+        f"pq:job:{project['pending']}",
+        f"pq:queue:{project.queue}",
+        "*",
+        "pq:user:*",
+    ]
     async with (
-        open_socket(world.api_url, world.tokens["anon"]) as anonymous,
-        open_socket(world.api_url, world.tokens["anon"]) as other,
-        open_socket(world.api_url, world.tokens["anon"]) as owner,
+        open_socket(project.api_url, project.tokens["anon"]) as anonymous,
+        open_socket(project.api_url, project.tokens["anon"]) as other,
+        open_socket(project.api_url, project.tokens["anon"]) as owner,
     ):
-        assert await owner.join(owner_topic, world.tokens["owner"]) is None
+        assert await owner.join(owner_topic, project.tokens["owner"]) is None
         assert (
-            await other.join(f"pq:user:{world.users['other_user']}", world.tokens["other_user"])
+            await other.join(f"pq:user:{project.users['other_user']}", project.tokens["other_user"])
             is None
         )
         for name in names:
             for socket, role in ((anonymous, "anon"), (other, "other_user")):
-                assert await socket.join(name, world.tokens[role], private=False) is None
-        started = await world.do("owner", "start_generation", prompt=SECRET)
-        await world.do("owner", "cancel_generation", generation_id=started["generation_id"])
+                assert await socket.join(name, project.tokens[role], private=False) is None
+        started = await project.call("owner", "start_generation", prompt=SECRET)
+        await project.call("owner", "cancel_generation", generation_id=started["generation_id"])
         await owner.receive_until("job")
-        # Events arrive in the order of the commits, so this one comes after those of the owner.
-        await world.do("other_user", "start_generation", prompt="x")
+        # Events arrive in the order of the commits, so this event comes after the owner's events.
+        await project.call("other_user", "start_generation", prompt="x")
         await other.receive_until("job")
         await anonymous.send("realtime:none", "none", {})
     messages = [
@@ -198,4 +210,4 @@ async def test_other_users_receive_no_events(world: World):
         if broadcast_event(message)
     ]
     assert len(messages) == 1
-    assert SECRET not in str(messages) and world.users["owner"] not in str(messages)
+    assert SECRET not in str(messages) and project.users["owner"] not in str(messages)

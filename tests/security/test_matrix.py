@@ -9,7 +9,13 @@ from tests.security.access_attempts import MARKS, NO, YES, AccessAttempts
 from tests.security.calls import CALLS
 from tests.security.matrix import OPERATIONS, ROLES, Rule, objects, privileges, rules
 from tests.security.realtime_socket import broadcast_event, open_socket
-from tests.security.world import SECRET, World, owner_image_path, store_file, stored_files
+from tests.security.sample_project import (
+    SECRET,
+    SampleProject,
+    owner_image_path,
+    store_file,
+    stored_files,
+)
 
 API = rules("Through the API")
 INSIDE = rules("Inside the schema `picture_queue`")
@@ -63,13 +69,13 @@ async def test_the_grants_equal_the_table(admin):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values())
-async def test_operations_through_postgrest(world: World, admin: Any, operation: str):
-    """Try the refused operations first and check that no row changed; then the permitted ones."""
+async def test_operations_through_postgrest(project: SampleProject, admin: Any, operation: str):
+    """Try the refused operations first and check that they changed no row; then try the others."""
     position = list(OPERATIONS.values()).index(operation)
     before = await admin.fetchval(_ROWS)
     for marks in ("-", "0", "rwx"):
         for role in ROLES:
-            attempts = AccessAttempts(world, role)
+            attempts = AccessAttempts(project, role)
             for rule in _in_order(REST):
                 cell = rule.cells[ROLES.index(role)]
                 if cell[position] in marks:
@@ -79,14 +85,16 @@ async def test_operations_through_postgrest(world: World, admin: Any, operation:
             assert await admin.fetchval(_ROWS) == before
 
 
-def _in_order(given: list[Rule]) -> list[Rule]:
+def _in_order(unsorted_rules: list[Rule]) -> list[Rule]:
     """Return the rules in an order in which their calls can run."""
     order = list(CALLS)
-    return sorted(given, key=lambda rule: order.index(rule.name) if rule.name in CALLS else -1)
+    return sorted(
+        unsorted_rules, key=lambda rule: order.index(rule.name) if rule.name in CALLS else -1
+    )
 
 
-async def test_private_objects_are_unreachable(world: World, admin: Any):
-    """Try all names as the other user, and as the other roles those with a privilege."""
+async def test_private_objects_are_unreachable(project: SampleProject, admin: Any):
+    """The other user tries all names. The other roles try the names with a privilege."""
     (rule,) = (rule for rule in API if rule.kind == "private")
     assert set(rule.cells) == {"---"}
     # A public wrapper of the same name is another function, with a separate row.
@@ -96,7 +104,7 @@ async def test_private_objects_are_unreachable(world: World, admin: Any):
     assert len(inside) > 100
     profiles = {"accept-profile": "picture_queue", "content-profile": "picture_queue"}
     for role in ROLES:
-        attempts = AccessAttempts(world, role)
+        attempts = AccessAttempts(project, role)
         for kind, name in inside:
             if role == "other_user" or (kind, name) in with_privileges:
                 found = await (
@@ -111,18 +119,18 @@ async def test_private_objects_are_unreachable(world: World, admin: Any):
 @pytest.mark.parametrize(
     "rule", [rule for rule in OUTSIDE_REST if rule.kind == "topic"], ids=lambda rule: rule.name
 )
-async def test_operations_on_topics(world: World, rule: Rule):
-    name = rule.name.replace("<owner>", world.users["owner"])
-    name = name.replace("<job>", world["ownerless"]).replace("<queue>", world.queue)
-    async with open_socket(world.api_url, world.tokens["service"]) as observer:
-        assert await observer.join(name, world.tokens["service"]) is None
+async def test_operations_on_topics(project: SampleProject, rule: Rule):
+    name = rule.name.replace("<owner>", project.users["owner"])
+    name = name.replace("<job>", project["ownerless"]).replace("<queue>", project.queue)
+    async with open_socket(project.api_url, project.tokens["service"]) as observer:
+        assert await observer.join(name, project.tokens["service"]) is None
         for role, cell in zip(ROLES, rule.cells, strict=True):
-            assert await _join_and_broadcast(world, role, name, f"{role} on socket") == (
+            assert await _join_and_broadcast(project, role, name, f"{role} on socket") == (
                 YES if cell[0] == "r" else NO,
                 YES if cell[1] == "w" else NO,
             ), role
             for kind, status in (("single", 403), ("batch", 202)):
-                answer = await _broadcast_over_http(world, role, name, f"{role} by {kind}", kind)
+                answer = await _broadcast_over_http(project, role, name, f"{role} by {kind}", kind)
                 assert answer == (202 if cell[1] == "w" else status), role
         await observer.receive_until("service by batch")
     assert [broadcast_event(message) for message in observer.messages] == [
@@ -133,78 +141,82 @@ async def test_operations_on_topics(world: World, rule: Rule):
     ]
 
 
-async def _join_and_broadcast(world: World, role: str, name: str, event: str) -> tuple[str, str]:
+async def _join_and_broadcast(
+    project: SampleProject, role: str, name: str, event: str
+) -> tuple[str, str]:
     """Join a topic and write to it; return the two outcomes."""
-    async with open_socket(world.api_url, world.tokens["anon"]) as socket:
-        reason = await socket.join(name, world.tokens[role])
+    async with open_socket(project.api_url, project.tokens["anon"]) as socket:
+        reason = await socket.join(name, project.tokens[role])
         if reason is not None:
             # The reason contains only the requested topic, and is the same for a topic that does
             # not exist.
             assert reason == (
                 f"Unauthorized: You do not have permissions to read from this Channel topic: {name}"
             )
-            missing = await socket.join(f"pq:user:{uuid4()}", world.tokens[role])
+            missing = await socket.join(f"pq:user:{uuid4()}", project.tokens[role])
             assert missing is not None and missing.startswith("Unauthorized: ")
         wrote = await socket.broadcast(name, event)
         assert reason is None or not wrote
         return (YES if reason is None else NO), (YES if wrote else NO)
 
 
-async def _broadcast_over_http(world: World, role: str, name: str, event: str, kind: str) -> int:
+async def _broadcast_over_http(
+    project: SampleProject, role: str, name: str, event: str, kind: str
+) -> int:
     base = "/realtime/v1/api/broadcast"
     if kind == "single":
         url = f"{base}/{name}/events/{event}?private=true"
-        return (await world.ask(role, "POST", url, json={})).status
+        return (await project.request(role, "POST", url, json={})).status
     message = {"topic": name, "event": event, "payload": {}, "private": True}
-    return (await world.ask(role, "POST", base, json={"messages": [message]})).status
+    return (await project.request(role, "POST", base, json={"messages": [message]})).status
 
 
 @pytest.mark.parametrize(
     "rule", [rule for rule in OUTSIDE_REST if rule.kind == "files"], ids=lambda rule: rule.name
 )
-async def test_operations_on_files(world: World, rule: Rule):
-    bucket, name = _file_of(world, rule)
+async def test_operations_on_files(project: SampleProject, rule: Rule):
+    bucket, name = _file_of(project, rule)
     for role, cell in zip(ROLES, rule.cells, strict=True):
-        assert await AccessAttempts(world, role).read_file(bucket, name) == _expected_outcome(
+        assert await AccessAttempts(project, role).read_file(bucket, name) == _expected_outcome(
             cell[0]
         ), role
     for role, cell in zip(ROLES, rule.cells, strict=True):
         if cell[1] == "w":
-            await store_file(world, bucket, name)  # another role may have replaced or moved it
-            stored = await world.ask("service", "GET", f"/storage/v1/object/{bucket}/{name}")
+            await store_file(project, bucket, name)  # another role may have replaced or moved it
+            stored = await project.request("service", "GET", f"/storage/v1/object/{bucket}/{name}")
             assert (stored.status, stored.text) == (200, SECRET)
-        assert await AccessAttempts(world, role).write_file(bucket, name) == _expected_outcome(
+        assert await AccessAttempts(project, role).write_file(bucket, name) == _expected_outcome(
             cell[1]
         ), role
 
 
-def _file_of(world: World, rule: Rule) -> tuple[str, str]:
-    wanted = {
-        "pictures/<owner>": ("pictures", owner_image_path(world)),
+def _file_of(project: SampleProject, rule: Rule) -> tuple[str, str]:
+    file = {
+        "pictures/<owner>": ("pictures", owner_image_path(project)),
         "pictures/nobody": ("pictures", f"nobody/{SECRET}.png"),
-        "uploads/<owner>": ("uploads", owner_image_path(world)),
-        "elsewhere/<owner>": (world["bucket"], owner_image_path(world)),
+        "uploads/<owner>": ("uploads", owner_image_path(project)),
+        "elsewhere/<owner>": (project["bucket"], owner_image_path(project)),
     }[rule.name]
-    assert wanted in stored_files(world)
-    return wanted
+    assert file in stored_files(project)
+    return file
 
 
 def _expected_outcome(mark: str) -> str:
     return NO if mark == "-" else YES
 
 
-async def test_operations_on_buckets(world: World):
+async def test_operations_on_buckets(project: SampleProject):
     rules = [rule for rule in OUTSIDE_REST if rule.kind == "bucket"]
     assert rules
     for rule in rules:
         for role, cell in zip(ROLES, rule.cells, strict=True):
-            attempts = AccessAttempts(world, role)
+            attempts = AccessAttempts(project, role)
             assert await attempts.read_bucket(rule.name) == _expected_outcome(cell[0]), role
             assert await attempts.write_bucket(rule.name) == _expected_outcome(cell[1]), role
 
 
 async def test_no_role_can_create_objects(admin):
-    """Check the privilege to create objects; without it, USAGE of a type is useless."""
+    """Without the privilege to create objects, the privilege USAGE of a type is useless."""
     for schema in ("public", "picture_queue"):
         for role in _DATABASE_ROLES:
             assert not await admin.fetchval(

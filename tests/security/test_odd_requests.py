@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from picture_queue.local.stack import LocalSupabase
-from tests.security.world import World, owner_image_path
+from tests.security.sample_project import SampleProject, owner_image_path
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 #: JSON texts that are malformed, or that Python cannot read or write faithfully.
@@ -192,8 +192,8 @@ SEGMENTS = st.one_of(
 class RequestSender:
     """A client that sends malformed requests to one stack."""
 
-    def __init__(self, world: World, sandbox: Any) -> None:
-        self._world = world
+    def __init__(self, project: SampleProject, sandbox: Any) -> None:
+        self._project = project
         self._simulator = sandbox.replicate_url.removesuffix("/v1")
         self._key = sandbox.secret_key
         self._token = sandbox.replicate_token
@@ -208,16 +208,20 @@ class RequestSender:
         query: dict[str, str] | None = None,
         segments: tuple[bytes, ...] = (b"fuzz", b"fuzz", b"fuzz"),
     ) -> None:
-        """Check that a request is answered without a 500; 501 is permitted."""
+        """Check that the answer to a request has no status above 500 except 501."""
         method, pattern = route
-        base, sent_headers = self._world.api_url, dict(self._world.keys[role])
+        base, sent_headers = self._project.api_url, dict(self._project.keys[role])
         if pattern.startswith("simulator:"):
             base, pattern = self._simulator, pattern.removeprefix("simulator:")
             sent_headers |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
-        named = pattern.replace("<other_user>", self._world.users["other_user"])
-        pieces = named.replace("<picture>", owner_image_path(self._world)).encode().split(b"{}")
-        filled = (*segments[: len(pieces) - 1], b"")
-        target = b"".join(a + b for a, b in zip(pieces, filled, strict=True))
+        pattern = pattern.replace("<other_user>", self._project.users["other_user"])
+        pattern = pattern.replace("<picture>", owner_image_path(self._project))
+        constant_parts = pattern.encode().split(b"{}")
+        variable_parts = (*segments[: len(constant_parts) - 1], b"")
+        target = b"".join(
+            constant + variable
+            for constant, variable in zip(constant_parts, variable_parts, strict=True)
+        )
         if query:
             target += (b"&" if b"?" in target else b"?") + str(httpx.QueryParams(query)).encode()
         sent_headers |= {"content-type": "application/json"} | (headers or {})
@@ -244,23 +248,23 @@ def sandbox() -> Iterator[LocalSupabase]:
 
 
 @pytest.fixture(scope="module")
-def odd(filled: World, sandbox: Any) -> Iterator[RequestSender]:
-    sender = RequestSender(filled, sandbox)
-    yield sender
-    sender.close()
+def sender(shared_project: SampleProject, sandbox: Any) -> Iterator[RequestSender]:
+    request_sender = RequestSender(shared_project, sandbox)
+    yield request_sender
+    request_sender.close()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=" ".join)
-def test_malformed_json_is_refused(odd: RequestSender, route: Any):
+def test_malformed_json_is_refused(sender: RequestSender, route: Any):
     for text in ODD_JSON:
         for role in ROLES:
-            odd.expect_no_server_error(route, role, text)
+            sender.expect_no_server_error(route, role, text)
 
 
 @pytest.mark.parametrize(
     "route", [route for route in ROUTES if route[0] in ("POST", "PUT", "DELETE")], ids=" ".join
 )
-def test_a_malformed_value_is_refused(odd: RequestSender, route: Any):
+def test_a_malformed_value_is_refused(sender: RequestSender, route: Any):
     """Give the other fields valid values, so that the service reads the malformed one."""
     target = route[1].removeprefix("simulator:")
     valid = next(fields for prefix, fields in FIELDS.items() if target.startswith(prefix))
@@ -269,12 +273,13 @@ def test_a_malformed_value_is_refused(odd: RequestSender, route: Any):
     if "signup" in target or "token" in target:
         tested = {"email", "password", "data", "refresh_token"}
     for field in tested | {"password"} & valid.keys():
-        others = {name: value for name, value in valid.items() if name in tested - {field}}
+        other_fields = {name: value for name, value in valid.items() if name in tested - {field}}
+        rest = json.dumps(other_fields).encode()[1:]  # without the opening brace
         for value in ODD_VALUES:
-            text = b'{"' + field.encode() + b'": ' + value + b", " + json.dumps(others).encode()[1:]
-            odd.expect_no_server_error(route, "service", text)
+            text = b'{"' + field.encode() + b'": ' + value + b", " + rest
+            sender.expect_no_server_error(route, "service", text)
             if route == ("PUT", "/auth/v1/user"):
-                odd.expect_no_server_error(route, "other_user", text)
+                sender.expect_no_server_error(route, "other_user", text)
 
 
 @given(
@@ -294,7 +299,7 @@ def test_a_malformed_value_is_refused(odd: RequestSender, route: Any):
 )
 @pytest.mark.timeout(7200 if LONG else 300)
 def test_malformed_requests_cause_no_500(
-    odd: RequestSender,
+    sender: RequestSender,
     route: Any,
     role: str,
     body: dict[str, Any],
@@ -302,7 +307,7 @@ def test_malformed_requests_cause_no_500(
     query: dict[str, str],
     segments: tuple[bytes, bytes, bytes],
 ):
-    odd.expect_no_server_error(route, role, json.dumps(body).encode(), headers, query, segments)
+    sender.expect_no_server_error(route, role, json.dumps(body).encode(), headers, query, segments)
 
 
 @pytest.mark.parametrize(
@@ -316,6 +321,8 @@ def test_malformed_requests_cause_no_500(
         "enqueue_job?job_type=x",
     ),
 )
-async def test_a_get_of_a_function_that_writes_is_refused_as_read_only(world: World, call: str):
-    answer = await world.ask("service", "GET", f"/rest/v1/rpc/{call.format_map(world.ids)}")
+async def test_a_get_of_a_function_that_writes_is_refused_as_read_only(
+    project: SampleProject, call: str
+):
+    answer = await project.request("service", "GET", f"/rest/v1/rpc/{call.format_map(project.ids)}")
     assert (answer.status, answer.code) == (405, "25006"), answer

@@ -19,7 +19,7 @@ from picture_queue.local.gateway.realtime.socket import Socket
 from picture_queue.local.gateway.rest import BODY_LIMIT
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
-from tests.security.world import Answer, World
+from tests.security.sample_project import Answer, SampleProject
 
 # The function waits until the test releases a lock, so the test does not depend on durations.
 SLOW = """
@@ -89,14 +89,14 @@ def test_a_body_with_a_transfer_coding_is_not_read_as_the_next_request(sandbox: 
 
 
 async def test_slow_requests_of_a_user_leave_connections_to_the_workers(
-    world: World, admin: Any, until: Callable[..., Any]
+    project: SampleProject, admin: Any, until: Callable[..., Any]
 ):
     # Thirty slow requests of a user must not take all connections of PostgREST.
     await admin.execute(SLOW)
     waiting: list[asyncio.Task[Answer]] = []
 
     async def is_known() -> bool:
-        return (await world.rpc("service", "slow")).status != 404
+        return (await project.rpc("service", "slow")).status != 404
 
     async def are_blocked() -> bool:
         return bool(await admin.fetchval(BLOCKED) == 8)
@@ -104,9 +104,9 @@ async def test_slow_requests_of_a_user_leave_connections_to_the_workers(
     try:
         await until(is_known)
         await admin.execute("select pg_advisory_lock(4711)")
-        waiting += [asyncio.create_task(world.rpc("owner", "slow")) for _ in range(30)]
+        waiting += [asyncio.create_task(project.rpc("owner", "slow")) for _ in range(30)]
         await until(are_blocked)
-        assert (await world.rpc("service", "picture_queue_version")).status == 200
+        assert (await project.rpc("service", "picture_queue_version")).status == 200
         assert await are_blocked()
         assert not any(task.done() for task in waiting)
         await admin.execute("select pg_advisory_unlock(4711)")
@@ -118,7 +118,7 @@ async def test_slow_requests_of_a_user_leave_connections_to_the_workers(
 
 
 async def test_statement_timeouts_of_the_roles_equal_those_of_the_platform(
-    world: World, admin: Any, until: Callable[..., Any]
+    project: SampleProject, admin: Any, until: Callable[..., Any]
 ):
     await admin.execute(
         "create function public.statement_limit() returns text language sql volatile as"
@@ -127,12 +127,12 @@ async def test_statement_timeouts_of_the_roles_equal_those_of_the_platform(
     )
 
     async def is_known() -> bool:
-        return (await world.rpc("service", "statement_limit")).status != 404
+        return (await project.rpc("service", "statement_limit")).status != 404
 
     try:
         await until(is_known)
         for role, limit in (("anon", "3s"), ("owner", "8s"), ("service", "8s")):
-            assert await world.do(role, "statement_limit") == limit
+            assert await project.call(role, "statement_limit") == limit
     finally:
         await admin.execute("drop function public.statement_limit()")
 
@@ -148,7 +148,7 @@ async def test_statement_timeouts_of_the_roles_equal_those_of_the_platform(
     ],
 )
 def test_a_body_above_the_limit_is_refused(sandbox: Any, path: str, limit: int):
-    # Without limits, 30 MB of numbers took 13 seconds, and 300 MB of text 1.5 GB of memory.
+    # Without limits, 30 MB of numbers took 13 seconds, and 300 MB of text took 1.5 GB of memory.
     headers = {"apikey": sandbox.publishable_key, "content-type": "application/json"}
 
     def body(length: int) -> Iterator[bytes]:

@@ -1,8 +1,9 @@
 """Roles of the project that lack the rights of the owner cannot run code inside our functions.
 
-Such a role creates operators and functions that report if they run as another role, and sets the
-search_path of the session in code that a change of our rows would run. On Postgres 18, and on 15,
-where a deferred check runs as the role that is current at the check.
+Such a role creates operators and functions that raise a notice with the word EVIL if they run as
+another role. It also creates code that would run when our rows change and that sets the search_path
+of the session. The tests run on Postgres 18 and on Postgres 15. On 15, a deferred check runs as the
+role that is current at the time of the check.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from tests.security.matrix import privileges
 
 USER = "6f1d1c8e-0000-4000-8000-000000000001"
 
-#: Operators of the schema `evil` that fit better than those of pg_catalog, or come before them.
+#: Operators of the schema `evil` that Postgres would prefer to the operators of pg_catalog.
 OPERATORS = """
 create function evil.report(what text) returns void language plpgsql as $$
 begin
@@ -69,9 +70,9 @@ def server(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 async def role(server: Any) -> AsyncIterator[str]:
-    """A role of the project with no rights at all."""
+    """A role of the project without any privilege."""
     name = f"app_{uuid4().hex[:8]}"
-    # The platform forbids to set a role in a session without membership in it.
+    # The session of `postgres` can set the role only if `postgres` is a member of the role.
     await execute(server.superuser_url, f"create role {name}; grant {name} to postgres")
     yield name
     await execute(server.superuser_url, f"drop owned by {name}; drop role {name}")
@@ -142,13 +143,14 @@ async def test_default_privileges_of_the_project_give_no_access(server: Any, rol
     async with new_database(server, before) as url:
         await install(url)
         async with session(url) as (db, _):
-            # A new partition of the archive gets them too.
+            # A new partition of the archive would get the default privileges too.
             await db.fetchval("select picture_queue._archive_partition('2031-05-05')")
             assert await privileges(db, "picture_queue", [role]) == {}
             # Every role may use the schema public.
             assert set(await privileges(db, "public", [role])) == {("usage", "public", role)}
             assert await findings(db, "privileges") == []
-            await db.execute("create table public.own (n integer)")  # Objects of the project do.
+            # A table of the project does get the default privileges.
+            await db.execute("create table public.own (n integer)")
             assert len(await privileges(db, "public", [role])) == 2
 
 
@@ -179,7 +181,7 @@ async def test_a_privilege_of_another_role_is_found(
 
 @pytest.fixture
 async def grantee(sandbox: Any) -> AsyncIterator[str]:
-    """A role of the bundled Postgres, whose name has to be quoted."""
+    """A role whose name needs quotes in SQL."""
     name = f'"App {uuid4().hex[:8]}"'
     await execute(sandbox.superuser_url, f"create role {name}")
     yield name
@@ -370,7 +372,7 @@ async def test_pg_cron_is_called_only_if_it_is_the_extension(server: Any, role: 
 
 
 async def test_an_installation_uses_no_object_of_another_role(server: Any, role: str):
-    """Neither operators of another schema, nor tables and functions of a schema of the platform."""
+    """Another role owns the schemas cron, realtime and storage, and operators in two schemas."""
     before = f"""
     create schema auth;
     create function auth.uid() returns uuid language sql stable as 'select null::uuid';
@@ -403,7 +405,7 @@ async def test_an_installation_uses_no_object_of_another_role(server: Any, role:
         notices: list[str] = []
         connection.add_log_listener(lambda _, message: notices.append(message.message))
         try:
-            # The operators come before those of pg_catalog, or fit better.
+            # With this search_path Postgres prefers the role's operators to those of pg_catalog.
             await connection.execute("set search_path = evil, public, pg_catalog")
             for _, sql in migrations():
                 await connection.execute(sql)
@@ -451,7 +453,7 @@ _FUNCTION = (
 
 
 @pytest.mark.parametrize(
-    ("made", "text"),
+    ("statements", "text"),
     [
         (
             "create table public.note ("
@@ -487,11 +489,11 @@ _FUNCTION = (
     ids=["trigger of a referring table", "event trigger", "check", "default", "index"],
 )  # fmt: skip
 async def test_code_of_the_project_without_a_search_path_is_found(
-    sandbox: Any, made: str, text: str
+    sandbox: Any, statements: str, text: str
 ):
     async with session(sandbox.superuser_url) as (db, _):
         before = await findings(db, "exposure")
-        await db.execute(made)
+        await db.execute(statements)
         found = [f for f in await findings(db, "exposure") if f not in before]
         assert [f["verdict"] for f in found] == ["warn"]
         assert text in found[0]["detail"]
@@ -533,7 +535,12 @@ async def test_a_user_who_has_little_stack_left_does_not_lose_a_callback(server:
         query = "select callback_job_id, callback_error from picture_queue.batch where id = $1"
 
         async def try_depth(depth: int) -> str:
-            """Return what became of the call and of the callback."""
+            """Call cancel_job at a depth of recursion.
+
+            Returns:
+                "refused" if the call failed, "enqueued" if it enqueued the callback, and "later" if
+                maintenance enqueued the callback.
+            """
             savepoint = db.transaction()
             await savepoint.start()
             try:
@@ -564,7 +571,7 @@ async def test_a_user_who_has_little_stack_left_does_not_lose_a_callback(server:
             finally:
                 await savepoint.rollback()
 
-        low, high = 0, 20000  # The call succeeds at the first, and is refused at the second.
+        low, high = 0, 20000  # The call succeeds at depth `low` and is refused at depth `high`.
         while high - low > 1:
             middle = (low + high) // 2
             state = await try_depth(middle)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.security.world import SECRET, Answer, World, owner_image_path
+from tests.security.sample_project import SECRET, Answer, SampleProject, owner_image_path
 
 #: Names that are refused: some have path traversal, others control characters, invalid UTF-8 or
 #: characters that no name may have. They are bytes, because a client library would normalise them.
@@ -42,13 +42,13 @@ INVALID_BUCKETS = (
 
 
 async def send_request(
-    world: World, role: str, method: str, target: bytes, **content: Any
+    project: SampleProject, role: str, method: str, target: bytes, **content: Any
 ) -> Answer:
     """Send a request whose path is not normalised."""
     target = b"/storage/v1/" + target
     extensions = {"target": target}
-    headers = {**world.keys[role], **content.pop("headers", {})}
-    answer = await world.http.request(
+    headers = {**project.keys[role], **content.pop("headers", {})}
+    answer = await project.http.request(
         method, "/storage/v1/", headers=headers, extensions=extensions, **content
     )
     return Answer(answer.status_code, answer.text, answer.headers)
@@ -69,7 +69,7 @@ def stored_files(sandbox: Any) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", INVALID_NAMES, ids=lambda name: repr(name[:20]))
-async def test_an_invalid_name_is_refused(world: World, sandbox: Any, name: bytes):
+async def test_an_invalid_name_is_refused(project: SampleProject, sandbox: Any, name: bytes):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for role in ("service", "owner"):
@@ -80,37 +80,41 @@ async def test_an_invalid_name_is_refused(world: World, sandbox: Any, name: byte
             ("GET", b"object/authenticated/pictures/" + name, {}),
             ("GET", b"object/public/pictures/" + name, {}),
             ("GET", b"object/info/pictures/" + name, {}),
-            ("GET", b"object/sign/pictures/" + name + b"?token=" + world.tokens[role].encode(), {}),
+            (
+                "GET",
+                b"object/sign/pictures/" + name + b"?token=" + project.tokens[role].encode(),
+                {},
+            ),
             ("POST", b"object/sign/pictures/" + name, {"json": {"expiresIn": 60}}),
             ("DELETE", b"object/pictures/" + name, {}),
         ):
             expect_refused(
-                await send_request(world, role, method, target, **content), (role, method, target)
+                await send_request(project, role, method, target, **content), (role, method, target)
             )
     assert stored_files(sandbox) == before
 
 
 @pytest.mark.parametrize("name", UNUSUAL_NAMES, ids=repr)
 async def test_a_service_key_can_use_an_unusual_name_and_a_user_cannot(
-    world: World, sandbox: Any, name: bytes
+    project: SampleProject, sandbox: Any, name: bytes
 ):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     target = b"object/pictures/" + name
     # A user may use only names that begin with the user's id.
-    expect_refused(await send_request(world, "owner", "POST", target, **png), name)
-    stored = await send_request(world, "service", "POST", target, **png)
+    expect_refused(await send_request(project, "owner", "POST", target, **png), name)
+    stored = await send_request(project, "service", "POST", target, **png)
     assert stored.status == 200, stored
     (file,) = stored_files(sandbox) - before
     assert file.read_bytes() == b"x"
-    expect_refused(await send_request(world, "owner", "GET", target), name)
-    assert (await send_request(world, "service", "GET", target)).text == "x"
-    assert (await send_request(world, "service", "DELETE", target)).status == 200
+    expect_refused(await send_request(project, "owner", "GET", target), name)
+    assert (await send_request(project, "service", "GET", target)).text == "x"
+    assert (await send_request(project, "service", "DELETE", target)).status == 200
     assert stored_files(sandbox) == before
 
 
 @pytest.mark.parametrize("bucket", INVALID_BUCKETS, ids=repr)
-async def test_an_invalid_bucket_is_refused(world: World, sandbox: Any, bucket: bytes):
+async def test_an_invalid_bucket_is_refused(project: SampleProject, sandbox: Any, bucket: bytes):
     before = stored_files(sandbox)
     png = {"content": b"x", "headers": {"content-type": "image/png"}}
     for method, target, content in (
@@ -121,14 +125,14 @@ async def test_an_invalid_bucket_is_refused(world: World, sandbox: Any, bucket: 
         ("POST", b"object/sign/" + bucket + b"/x.png", {"json": {"expiresIn": 60}}),
     ):
         expect_refused(
-            await send_request(world, "service", method, target, **content), (method, target)
+            await send_request(project, "service", method, target, **content), (method, target)
         )
     assert stored_files(sandbox) == before
 
 
-async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
+async def test_no_other_spelling_opens_the_folder_of_another_user(project: SampleProject):
     """Try also names that begin in the user's own folder and continue elsewhere."""
-    own_folder, foreign_path = world.users["other_user"], owner_image_path(world)
+    own_folder, foreign_path = project.users["other_user"], owner_image_path(project)
     for name in (
         f"{own_folder}/../{foreign_path}",
         f"{own_folder}/%2e%2e/{foreign_path}",
@@ -147,39 +151,39 @@ async def test_no_other_spelling_opens_the_folder_of_another_user(world: World):
             content = {"json": {"expiresIn": 60}} if "sign" in target else {}
             method = "POST" if content else "GET"
             answer = await send_request(
-                world, "other_user", method, (target + name).encode(), **content
+                project, "other_user", method, (target + name).encode(), **content
             )
             expect_refused(answer, name)
             assert SECRET not in answer.text
         for prefix in (name, name.rpartition("/")[0]):
-            listed = await world.ask(
+            listed = await project.request(
                 "other_user", "POST", "/storage/v1/object/list/pictures", json={"prefix": prefix}
             )
             assert (listed.status, listed.json) == (200, [])
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "../", "%", "_", "\\", "\U0001f600", "\u202e"])
-async def test_prefixes_and_names_are_literal_text(world: World, text: str):
+async def test_prefixes_and_names_are_literal_text(project: SampleProject, text: str):
     """Check that `%` and `_` are not wildcards in a prefix."""
     for target, content in (
         ("object/list/pictures", {"prefix": "", "search": text}),
         ("object/list/pictures", {"prefix": text}),
         ("object/sign/pictures", {"expiresIn": 60, "paths": [text]}),
     ):
-        answer = await world.ask("service", "POST", f"/storage/v1/{target}", json=content)
+        answer = await project.request("service", "POST", f"/storage/v1/{target}", json=content)
         assert answer.status in (200, 400), answer
         if answer.status == 200:
             assert answer.json == [] or answer.json[0].get("signedURL", "x") is None, answer
-    answer = await world.ask(
+    answer = await project.request(
         "service", "DELETE", "/storage/v1/object/pictures", json={"prefixes": [text]}
     )
     assert answer.status == 400 or (answer.status, answer.json) == (200, []), answer
 
 
-async def test_invalid_utf8_is_refused(world: World):
+async def test_invalid_utf8_is_refused(project: SampleProject):
     """Send invalid UTF-8 in a path, which no client does, and a lone surrogate in JSON."""
-    host, _, port = world.api_url.removeprefix("http://").partition(":")
-    key = world.keys["service"]["apikey"]
+    host, _, port = project.api_url.removeprefix("http://").partition(":")
+    key = project.keys["service"]["apikey"]
     for target in (b"object/pictures/\xff\xfe.png", b"bucket/\xff", b"\xff"):
         reader, writer = await asyncio.open_connection(host, int(port))
         head = (
@@ -195,7 +199,7 @@ async def test_invalid_utf8_is_refused(world: World):
         ("bucket", b'{"name": "\\ud800"}'),
     ):
         headers = {"content-type": "application/json"}
-        answer = await world.ask(
+        answer = await project.request(
             "service", "POST", f"/storage/v1/{target}", content=text, headers=headers
         )
         assert answer.status == 400, (target, answer)

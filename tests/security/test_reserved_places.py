@@ -23,8 +23,8 @@ async def db(sandbox: Any, request: pytest.FixtureRequest) -> AsyncIterator[Data
         yield database
 
 
-async def enqueue(db: Database, name: str, **given: Any) -> None:
-    await db.enqueue(payload={"name": name}, **given)
+async def enqueue(db: Database, name: str, **arguments: Any) -> None:
+    await db.enqueue(payload={"name": name}, **arguments)
 
 
 async def claim_names(db: Database) -> list[str]:
@@ -69,7 +69,7 @@ async def test_jobs_of_one_call_get_their_places_by_the_same_rule(db: Database):
 
 
 async def test_a_scheduled_generation_reserves_no_place(sandbox: Any):
-    """Check `start_generation`, which end users may call."""
+    """End users may call `start_generation`, also with a time."""
     async with transaction(sandbox.db_url) as db:
         names = {}
         for name, options in (
@@ -93,16 +93,18 @@ async def test_a_replaced_job_keeps_its_place_unless_it_is_postponed(db: Databas
     def unique(by: str) -> dict[str, Any]:
         return {"unique": {"by": [by], "on_conflict": "replace"}}
 
-    for name, key in (("kept", "a"), ("put off", "b")):
+    for name, key in (("kept", "a"), ("postponed", "b")):
         await db.enqueue(payload={"name": name, key: 1}, options=unique(key))
     await enqueue(db, "other")
     await db.enqueue(payload={"name": "kept", "a": 1}, options=unique("a"))
     later = await time_in_seconds(db, 10)
-    await db.enqueue(payload={"name": "put off", "b": 1}, options=unique("b"), scheduled_for=later)
+    await db.enqueue(
+        payload={"name": "postponed", "b": 1}, options=unique("b"), scheduled_for=later
+    )
     await db.pass_time(5)
     await enqueue(db, "meanwhile")
     await db.pass_time(10)
-    assert await claim_names(db) == ["kept", "other", "meanwhile", "put off"]
+    assert await claim_names(db) == ["kept", "other", "meanwhile", "postponed"]
 
 
 @pytest.mark.parametrize("db", ["plain"], indirect=True)

@@ -1,4 +1,4 @@
-"""A changed password ends the user's other sessions; one set by an administrator ends all."""
+"""A user who changes the password ends the other sessions; an administrator who does ends all."""
 
 from typing import Any
 from uuid import uuid4

@@ -1,7 +1,8 @@
-"""Terminal injection: stored text is displayed and logged, but never interpreted.
+"""Terminal injection: the CLI displays and logs stored text, and no terminal interprets it.
 
-Every column that takes text of users contains text that would move a cursor, set a title, reorder a
-line, imitate another line or be read as markup. Every command that prints is called.
+Every column that takes text of users gets a hostile text: it would move the cursor, set the title,
+reorder a line, imitate another line, or be read as markup. The tests call every command that
+prints.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from typer.testing import CliRunner
 from picture_queue._visible import LogFormatter, visible
 from picture_queue.local.stack import LocalSupabase
 from picture_queue_cli.app import app
-from tests.security.world import World, create_world
+from tests.security.sample_project import SampleProject, create_sample_project
 
 HOSTILE = (
     "\x1b]0;title\x07\x1b[2J\x1b[31m\r\b\x7f\x9b31m\x85\u202e\u2066\u200f\u200b\u2028\ufeff\xad"
@@ -82,43 +83,45 @@ def hostile_stack() -> Iterator[dict[str, Any]]:
 
     async def fill(stack: LocalSupabase) -> dict[str, Any]:
         async with httpx.AsyncClient(base_url=stack.api_url, timeout=30) as http:
-            world = await create_world(stack, http)
-            await _add_more(world)
+            project = await create_sample_project(stack, http)
+            await _add_printed_objects(project)
         connection = await asyncpg.connect(stack.superuser_url, timeout=10)
         try:
             await _write_hostile_text(connection)
         finally:
             await connection.close(timeout=5)
-        return world.ids | {"stack": stack}
+        return project.ids | {"stack": stack}
 
     with LocalSupabase() as stack:
         yield asyncio.run(fill(stack))
 
 
-async def _add_more(world: World) -> None:
-    """Add limits, workers, pauses and logs, which other attacks do not need."""
-    await world.do("service", "set_limit", key="host:a", max_running=1)
-    await world.do("service", "pause_key", key="host:b")
-    await world.do("service", "set_tenant", tenant="t", weight=2)
-    await world.do("service", "set_queue", queue="paused", changes={})
-    await world.do("service", "pause_queue", queue="paused", reason="x")
-    await world.do(
+async def _add_printed_objects(project: SampleProject) -> None:
+    """Add the limits, workers, pauses and logs that commands print."""
+    await project.call("service", "set_limit", key="host:a", max_running=1)
+    await project.call("service", "pause_key", key="host:b")
+    await project.call("service", "set_tenant", tenant="t", weight=2)
+    await project.call("service", "set_queue", queue="paused", changes={})
+    await project.call("service", "pause_queue", queue="paused", reason="x")
+    await project.call(
         "service", "register_worker", worker="w", queues=["paused"], job_types={"resize": {}}
     )
-    lease = {"job_id": world["running"], "lease_id": world["running_lease"]}
-    await world.do("service", "report_progress", **lease, progress=5, message="x")
-    await world.do("service", "log_job", **lease, lines=[{"level": "info", "message": "x"}])
-    for name, more in (
+    lease = {"job_id": project["running"], "lease_id": project["running_lease"]}
+    await project.call("service", "report_progress", **lease, progress=5, message="x")
+    await project.call("service", "log_job", **lease, lines=[{"level": "info", "message": "x"}])
+    for name, arguments in (
         ("waits", {"queue": "paused"}),
         ("limited", {"options": {"limit_keys": ["host:b"], "tenant": "t"}}),
         ("done", {"queue": "done"}),
     ):
-        world.ids[name] = await world.do("service", "enqueue_job", job_type="resize", **more)
-    (job,) = await world.do(
+        project.ids[name] = await project.call(
+            "service", "enqueue_job", job_type="resize", **arguments
+        )
+    (job,) = await project.call(
         "service", "claim_jobs", worker="w", queues=["done"], job_types=["resize"]
     )
     done = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}
-    await world.do("service", "report_jobs", outcomes=[done | {"result": {"x": 1}}])
+    await project.call("service", "report_jobs", outcomes=[done | {"result": {"x": 1}}])
 
 
 async def _write_hostile_text(connection: Any) -> None:
@@ -243,7 +246,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
     "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],
 }
-#: This command starts another stack, and shows only objects that it has created there.
+#: The command `demo` starts another stack, and shows only objects that it has created there.
 COMMANDS_WITHOUT_STORED_TEXT = {"demo"}
 
 
@@ -259,10 +262,11 @@ def test_every_command_is_tried():
     assert set(list_commands()) - COMMANDS_WITHOUT_STORED_TEXT == COMMANDS.keys()
 
 
-def arguments(hostile_stack: dict[str, Any], command: str, given: list[str]) -> list[str]:
+def make_arguments(hostile_stack: dict[str, Any], command: str, parameters: list[str]) -> list[str]:
+    """Return the words of a command, with the id of a row in place of a name in braces."""
     ids = {**hostile_stack, "unknown": str(uuid4())}
-    filled = [ids[word[1:-1]] if re.fullmatch(r"\{\w+\}", word) else word for word in given]
-    return [*command.split(), *filled]
+    words = [ids[word[1:-1]] if re.fullmatch(r"\{\w+\}", word) else word for word in parameters]
+    return [*command.split(), *words]
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
@@ -282,13 +286,14 @@ def test_no_command_interprets_stored_text(
     has_json = "--json" in CliRunner().invoke(app, [*command.split(), "--help"]).output
     if as_json and not has_json:
         pytest.skip("prints no JSON")
-    for given in COMMANDS[command]:
-        command_line = arguments(hostile_stack, command, given) + (["--json"] if as_json else [])
+    for parameters in COMMANDS[command]:
+        command_line = make_arguments(hostile_stack, command, parameters)
+        command_line += ["--json"] if as_json else []
         done = CliRunner(env=env).invoke(app, command_line, prog_name="picture-queue")
         assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
         for stream in (done.stdout, done.stderr):
-            assert not INVISIBLE.search(stream), (given, stream)
-            assert not re.search("^error: forged", stream, re.MULTILINE), (given, stream)
+            assert not INVISIBLE.search(stream), (parameters, stream)
+            assert not re.search("^error: forged", stream, re.MULTILINE), (parameters, stream)
         if as_json and done.exit_code == 0 and command != "watch":
             json.loads(done.stdout)
 
@@ -316,7 +321,12 @@ def test_a_terminal_gets_only_sequences_of_the_program(
     hostile_stack: dict[str, Any], words: list[str], tmp_path: Path
 ):
     stack = hostile_stack["stack"]
-    command_line = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile_stack, "", words)]
+    command_line = [
+        sys.executable,
+        "-m",
+        "picture_queue_cli",
+        *make_arguments(hostile_stack, "", words),
+    ]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PICTURE_")}
     env |= {
         "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key,
@@ -333,7 +343,7 @@ def test_a_terminal_gets_only_sequences_of_the_program(
         close_fds=True,
     )
     os.close(terminal_end)
-    shown = bytearray()
+    output = bytearray()
     while True:
         try:
             chunk = os.read(controller, 65_536)
@@ -341,10 +351,10 @@ def test_a_terminal_gets_only_sequences_of_the_program(
             break
         if not chunk:
             break
-        shown += chunk
+        output += chunk
     os.close(controller)
     program.wait(timeout=30)
-    text = PROGRAM_SEQUENCES.sub("", shown.decode())
+    text = PROGRAM_SEQUENCES.sub("", output.decode())
     assert text.strip()
     assert "Traceback" not in text
     assert not INVISIBLE.search(text), text

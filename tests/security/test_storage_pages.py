@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.security.world import World
+from tests.security.sample_project import SampleProject
 
 ACTIVE = (
     "image/svg+xml", "IMAGE/SVG+XML", "application/xhtml+xml", "text/xml", "application/xml",
@@ -18,31 +18,33 @@ PASSIVE = ("image/png", "image/webp", "image/jpeg", "video/mp4", "audio/ogg", "a
 
 
 async def store_and_open(
-    world: World, mime_type: str, content: bytes = b"<svg onload='x()'/>"
+    project: SampleProject, mime_type: str, content: bytes = b"<svg onload='x()'/>"
 ) -> Any:
     """Store a file of a type and open it by a signed URL, as a browser does."""
-    name = f"{world.users['owner']}/{uuid4().hex}"
+    name = f"{project.users['owner']}/{uuid4().hex}"
     headers = {"content-type": mime_type}
     target = f"/storage/v1/object/pictures/{name}"
-    put = await world.ask("service", "POST", target, content=content, headers=headers)
+    put = await project.request("service", "POST", target, content=content, headers=headers)
     assert put.status == 200, put
-    signed = await world.ask(
+    signed = await project.request(
         "owner", "POST", f"/storage/v1/object/sign/pictures/{name}", json={"expiresIn": 60}
     )
-    return await world.http.get("/storage/v1" + signed.json["signedURL"])
+    return await project.http.get("/storage/v1" + signed.json["signedURL"])
 
 
 @pytest.fixture(autouse=True)
-async def accept_every_type(world: World):
-    """Let the bucket accept every type."""
+async def accept_every_mime_type(project: SampleProject):
+    """Let the bucket `pictures` accept every MIME type."""
     change = {"allowed_mime_types": None}
-    answer = await world.ask("service", "PUT", "/storage/v1/bucket/pictures", json=change)
+    answer = await project.request("service", "PUT", "/storage/v1/bucket/pictures", json=change)
     assert answer.status == 200, answer
 
 
 @pytest.mark.parametrize("mime_type", ACTIVE)
-async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(world: World, mime_type: str):
-    answer = await store_and_open(world, mime_type)
+async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(
+    project: SampleProject, mime_type: str
+):
+    answer = await store_and_open(project, mime_type)
     assert answer.status_code == 200
     assert answer.headers["x-content-type-options"] == "nosniff"
     policy = answer.headers["content-security-policy"].split("; ")
@@ -51,8 +53,8 @@ async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(world: Wor
 
 
 @pytest.mark.parametrize("mime_type", PASSIVE)
-async def test_images_are_served_unchanged(world: World, mime_type: str):
-    answer = await store_and_open(world, mime_type, b"bytes")
+async def test_images_are_served_unchanged(project: SampleProject, mime_type: str):
+    answer = await store_and_open(project, mime_type, b"bytes")
     assert (answer.status_code, answer.content) == (200, b"bytes")
     assert answer.headers["content-type"] == mime_type
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -62,22 +64,22 @@ async def test_images_are_served_unchanged(world: World, mime_type: str):
 @pytest.mark.parametrize(
     "text", ["a/b\r\nset-cookie: a=b", "a/b\nx: y", "\u2028", "\U0001f600", "\0"]
 )
-async def test_a_form_field_injects_no_header(world: World, text: str):
+async def test_a_form_field_injects_no_header(project: SampleProject, text: str):
     """Send control characters in two form fields that become response headers."""
-    name = f"{world.users['owner']}/{uuid4().hex}"
+    name = f"{project.users['owner']}/{uuid4().hex}"
     url = f"/storage/v1/object/pictures/{name}"
     form: Any = {
         "files": {"": ("x.png", b"bytes", "image/png")},
         "data": {"contentType": text, "cacheControl": text},
     }
-    put = await world.ask("service", "POST", url, **form)
+    put = await project.request("service", "POST", url, **form)
     assert put.status in (200, 400), put
     if put.status == 200:
-        answer: httpx.Response = await world.http.get(url, headers=world.keys["service"])
+        answer: httpx.Response = await project.http.get(url, headers=project.keys["service"])
         assert answer.status_code == 200
         assert {"set-cookie", "x"}.isdisjoint(answer.headers)
         assert answer.headers["content-type"] == "application/octet-stream"
         assert answer.headers["cache-control"] == "no-cache"
-        info = await world.ask("service", "GET", url.replace("/object/", "/object/info/"))
+        info = await project.request("service", "GET", url.replace("/object/", "/object/info/"))
         assert (info.status, info.headers["cache-control"]) == (200, "no-cache")
         assert {"set-cookie", "x"}.isdisjoint(info.headers)

@@ -1,8 +1,9 @@
 """Objects that a caller creates in pg_temp never run with the privileges of our functions.
 
-A session of `authenticated` or `service_role` makes temporary types, domains, relations, operators,
-casts and functions under every name that our functions use. Each reports if it runs as another
-role. Then the session calls every function that it may call.
+A session of `authenticated` or `service_role` creates temporary types, domains, relations,
+operators, casts and functions under every name that our functions use. Each of these objects raises
+a notice with the word EVIL if it runs as another role. Then the session calls every function that
+it may call.
 """
 
 import json
@@ -13,11 +14,11 @@ import asyncpg
 import pytest
 
 from tests.security.calls import CALLS
-from tests.security.world import World
+from tests.security.sample_project import SampleProject
 
 ROLES = {"authenticated": "owner", "service_role": "service"}
 
-#: Functions that report if they run as another role. A rollback does not undo a notice.
+#: Functions that raise a notice if they run as another role. A rollback does not undo a notice.
 _EVIL = """
 create function pg_temp.evil(what text) returns boolean language plpgsql as $$
 begin
@@ -33,8 +34,8 @@ begin
 end $$;
 """
 
-#: Each object is created in its own block, because Postgres refuses some of them.
-_MAKE = """
+#: Each object is created in a separate block, because Postgres refuses to create some objects.
+_CREATE_EACH = """
 do $do$
 declare
   v_statement text;
@@ -143,29 +144,29 @@ async def create_shadowing_objects(db: Any, role: str, composites: bool) -> None
     await db.execute(_EVIL.format(role=role))
     makes = _COMPOSITES if composites else [_DOMAIN]
     for statements in (*(_TYPES.format(make=make) for make in makes), _OPERATORS, _FUNCTIONS):
-        await db.execute(_MAKE.format(statements=statements))
-    await db.execute(_MAKE.format(statements=_RELATIONS))
+        await db.execute(_CREATE_EACH.format(statements=statements))
+    await db.execute(_CREATE_EACH.format(statements=_RELATIONS))
     await db.execute("set local search_path = pg_temp, public")
 
 
-def argument(name: str, type_: str, given: dict[str, Any]) -> Any:
-    """Return the text of an argument: that of the usual call, or a value of its type."""
+def argument(name: str, type_: str, known_arguments: dict[str, Any]) -> Any:
+    """Return the text of an argument: its known value, or else any value of its type."""
     name = name.removeprefix("p_")
-    if name in given:
-        value = given[name]
+    if name in known_arguments:
+        value = known_arguments[name]
         return value if value is None or isinstance(value, str) else json.dumps(value)
-    return {"uuid": given.get("job_id"), "jsonb": "{}", "text": "x", "int4": "1"}.get(
+    return {"uuid": known_arguments.get("job_id"), "jsonb": "{}", "text": "x", "int4": "1"}.get(
         type_.rpartition(".")[2]
     )
 
 
-async def call(db: Any, function: Any, given: dict[str, Any]) -> str:
+async def call(db: Any, function: Any, known_arguments: dict[str, Any]) -> str:
     """Call a function and ignore its result; return the SQLSTATE of an error."""
     passed, values = [], []
     for name, type_ in zip(function["names"], function["types"], strict=True):
         array = type_.startswith("pg_catalog._")
-        value = argument(name, type_, given)
-        if value is None and (name not in given and not name.startswith("p_")):
+        value = argument(name, type_, known_arguments)
+        if value is None and (name not in known_arguments and not name.startswith("p_")):
             continue
         if array:
             value = "{" + ",".join(json.loads(value or "[]")) + "}"
@@ -187,7 +188,7 @@ async def call(db: Any, function: Any, given: dict[str, Any]) -> str:
 @pytest.mark.parametrize("composites", [False, True], ids=["domains", "casts"])
 @pytest.mark.parametrize("role", ROLES)
 async def test_no_temporary_object_runs_as_another_role(
-    world: World, admin: Any, role: str, composites: bool
+    project: SampleProject, admin: Any, role: str, composites: bool
 ):
     notices: list[str] = []
     admin.add_log_listener(lambda _, message: notices.append(message.message))
@@ -195,8 +196,9 @@ async def test_no_temporary_object_runs_as_another_role(
     definers = [function["name"] for function in functions if function["definer"]]
     if role == "authenticated":
         assert sorted(definers) == [
-            "cancel_job", "delete_generation", "explain_jobs", "get_account", "job_position",
-            "list_models", "may_upload", "search_generations", "set_favourite", "start_generation",
+            "cancel_generation_batch", "cancel_job", "delete_generation", "explain_jobs",
+            "get_account", "job_position", "list_models", "may_upload", "search_generations",
+            "set_favourite", "start_generation", "start_generations",
         ]  # fmt: skip
     else:
         assert len(definers) > 30
@@ -210,7 +212,7 @@ async def test_no_temporary_object_runs_as_another_role(
     await outer.start()
     try:
         await _create_vulnerable_functions(admin)
-        claims = {"role": role, "sub": world.users["owner"]}
+        claims = {"role": role, "sub": project.users["owner"]}
         await admin.fetchval(
             "select set_config('request.jwt.claims', $1, true)", json.dumps(claims)
         )
@@ -225,17 +227,17 @@ async def test_no_temporary_object_runs_as_another_role(
                 pass
             assert any("EVIL" in notice for notice in notices), (canary, notices)
         notices.clear()
-        states, ran = {}, {}
+        states, reports = {}, {}
         for function in functions:
-            usual = CALLS[function["name"]](world) if function["name"] in CALLS else {}
-            given = {"job_id": world["pending"], **usual}
-            states[function["signature"]] = await call(admin, function, given)
-            ran[function["signature"]] = [n for n in notices if n.startswith("EVIL")]
+            arguments = CALLS[function["name"]](project) if function["name"] in CALLS else {}
+            known_arguments = {"job_id": project["pending"], **arguments}
+            states[function["signature"]] = await call(admin, function, known_arguments)
+            reports[function["signature"]] = [n for n in notices if n.startswith("EVIL")]
             notices.clear()
         for relation in relations:
             await admin.fetch(f"select pg_catalog.count(*) from {_qualified(relation['name'])}")
-        ran["views"] = [notice for notice in notices if notice.startswith("EVIL")]
-        assert {name: notices_of for name, notices_of in ran.items() if notices_of} == {}
+        reports["views"] = [notice for notice in notices if notice.startswith("EVIL")]
+        assert {name: report for name, report in reports.items() if report} == {}
         # Most calls must have run the body of the function, not failed on their arguments.
         completed = [
             name for name, state in states.items() if state == "" or state.startswith("PT")
@@ -264,7 +266,8 @@ async def _create_vulnerable_functions(db: Any) -> None:
 
 
 async def test_every_function_has_a_fixed_path_and_qualified_types(admin):
-    # An unqualified type outside of pg_catalog could only be found in pg_temp.
+    # Postgres would look up a type without a schema that is not in pg_catalog in pg_temp, where a
+    # caller can create such a type.
     functions = await admin.fetch(
         """select p.oid, p.oid::regprocedure::text as name, p.proconfig as config,
           p.prosrc as source, l.lanname as language
@@ -325,12 +328,12 @@ insert into bait values (1);
     # The cast runs as the caller, but could set the search_path of the owner's function.
     "cast of a foreign key": """
 create type pg_temp.key as (n integer);
-create function pg_temp.evil_cast(given pg_temp.key) returns integer language plpgsql as $$
+create function pg_temp.evil_cast(key pg_temp.key) returns integer language plpgsql as $$
 begin
   if current_setting('search_path') = 'pg_catalog, pg_temp' then
     raise notice 'EVIL: cast inside a function of the owner';
   end if;
-  return given.n;
+  return key.n;
 end $$;
 create cast (pg_temp.key as integer) with function pg_temp.evil_cast(pg_temp.key) as implicit;
 create temp table bait (n integer primary key);
@@ -401,7 +404,7 @@ async def test_no_deferred_constraint_of_the_caller_is_checked_by_the_owner(
 
 @pytest.mark.parametrize("role", ROLES)
 async def test_no_caller_can_fire_a_deferred_trigger_of_the_project_early(debian: Any, role: str):
-    """The trigger would run with the owner's search_path, and so find a table of the caller."""
+    """An early trigger would run with the owner's search_path and use a table of the caller."""
     admin = await asyncpg.connect(debian.db_url, timeout=10)
     notices: list[str] = []
     admin.add_log_listener(lambda _, message: notices.append(message.message))

@@ -16,7 +16,7 @@ from picture_queue.errors import LocalStackError
 from picture_queue.local.origin_check import OriginCheck
 from picture_queue.local.stack import LocalSupabase
 from tests.security.realtime_socket import RealtimeSocket
-from tests.security.world import World, owner_image_path
+from tests.security.sample_project import SampleProject, owner_image_path
 
 FOREIGN_ORIGINS = (
     "https://evil.example",
@@ -63,7 +63,9 @@ def stack_with_app_origin() -> Iterator[LocalSupabase]:
         yield stack
 
 
-def sensitive_requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[str, Any]]]:
+def sensitive_requests(
+    project: SampleProject, sandbox: Any
+) -> list[tuple[str, str, dict[str, Any]]]:
     """Return method, URL and content of requests that read or change data of the stack."""
     simulator = sandbox.replicate_url.removesuffix("/v1")
     token = {"authorization": f"Bearer {sandbox.replicate_token}"}
@@ -77,7 +79,7 @@ def sensitive_requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[
         ("POST", "/auth/v1/admin/users", {"json": {"email": "evil@example.com"}}),
         ("POST", "/realtime/v1/api/broadcast", {"json": {"messages": []}}),
         ("GET", "/storage/v1/bucket", {}),
-        ("GET", f"/storage/v1/object/pictures/{owner_image_path(world)}", {}),
+        ("GET", f"/storage/v1/object/pictures/{owner_image_path(project)}", {}),
         ("GET", "/_faults", {}),
         ("POST", "/_faults", {"json": {"network_cut": True}}),
         ("POST", f"{simulator}/_simulator/faults", fault),
@@ -88,23 +90,27 @@ def sensitive_requests(world: World, sandbox: Any) -> list[tuple[str, str, dict[
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
-async def test_a_foreign_origin_is_refused_everywhere(world: World, sandbox: Any, origin: str):
-    for method, url, content in sensitive_requests(world, sandbox):
+async def test_a_foreign_origin_is_refused_everywhere(
+    project: SampleProject, sandbox: Any, origin: str
+):
+    for method, url, content in sensitive_requests(project, sandbox):
         for role in ("anon", "owner", "service"):
-            given = content | {"headers": {**content.get("headers", {}), "origin": origin}}
-            answer = await world.ask(role, method, url, **given)
+            content_with_header = content | {
+                "headers": {**content.get("headers", {}), "origin": origin}
+            }
+            answer = await project.request(role, method, url, **content_with_header)
             assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
             assert "access-control-allow-origin" not in answer.headers
     preflight = {"access-control-request-method": "POST", "origin": origin}
-    answer = await world.ask("anon", "OPTIONS", "/rest/v1/job_queue", headers=preflight)
+    answer = await project.request("anon", "OPTIONS", "/rest/v1/job_queue", headers=preflight)
     assert answer.status == 403 and "access-control-allow-origin" not in answer.headers
 
 
 @pytest.mark.parametrize("host", REBOUND_HOSTS)
-async def test_dns_rebinding_is_refused(world: World, sandbox: Any, host: str):
-    for method, url, content in sensitive_requests(world, sandbox):
-        given = content | {"headers": {**content.get("headers", {}), "host": host}}
-        answer = await world.ask("service", method, url, **given)
+async def test_dns_rebinding_is_refused(project: SampleProject, sandbox: Any, host: str):
+    for method, url, content in sensitive_requests(project, sandbox):
+        content_with_header = content | {"headers": {**content.get("headers", {}), "host": host}}
+        answer = await project.request("service", method, url, **content_with_header)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
 
 
@@ -121,20 +127,24 @@ async def test_every_host_header_is_checked(sandbox: Any, hosts: tuple[str, ...]
 
 
 @pytest.mark.parametrize("origin", LOCALHOST_ORIGINS)
-async def test_a_page_on_localhost_may_call_the_api(world: World, sandbox: Any, origin: str):
+async def test_a_page_on_localhost_may_call_the_api(
+    project: SampleProject, sandbox: Any, origin: str
+):
     for role in ("owner", "service"):
-        answer = await world.ask(
+        answer = await project.request(
             role, "POST", "/rest/v1/rpc/list_jobs", json={}, headers={"origin": origin}
         )
         assert answer.status == 200
         assert answer.headers["access-control-allow-origin"] in ("*", origin)
         assert "Origin" in answer.headers["vary"]
     async with open_socket(sandbox, sandbox.publishable_key, origin=origin) as socket:
-        assert await socket.join("room", world.tokens["owner"], private=False) is None
+        assert await socket.join("room", project.tokens["owner"], private=False) is None
 
 
 @pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
-async def test_a_socket_of_a_foreign_page_is_refused(world: World, sandbox: Any, origin: str):
+async def test_a_socket_of_a_foreign_page_is_refused(
+    project: SampleProject, sandbox: Any, origin: str
+):
     for key in (
         sandbox.publishable_key,
         sandbox.secret_key,
@@ -165,24 +175,24 @@ async def test_a_socket_with_dns_rebinding_is_refused(sandbox: Any, host: str):
     ids=["cross-site", "speculative"],
 )
 async def test_another_site_without_an_origin_header_may_only_show_images(
-    world: World, sandbox: Any, cross_site: dict[str, str]
+    project: SampleProject, sandbox: Any, cross_site: dict[str, str]
 ):
-    for method, url, content in sensitive_requests(world, sandbox):
+    for method, url, content in sensitive_requests(project, sandbox):
         if "/storage/v1/object/" in url:
             continue
-        given = content | {"headers": {**content.get("headers", {}), **cross_site}}
-        answer = await world.ask("service", method, url, **given)
+        content_with_header = content | {"headers": {**content.get("headers", {}), **cross_site}}
+        answer = await project.request("service", method, url, **content_with_header)
         assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
-    sign_url = f"/storage/v1/object/sign/pictures/{owner_image_path(world)}"
-    signed = await world.ask("owner", "POST", sign_url, json={"expiresIn": 60})
+    sign_url = f"/storage/v1/object/sign/pictures/{owner_image_path(project)}"
+    signed = await project.request("owner", "POST", sign_url, json={"expiresIn": 60})
     url = "/storage/v1" + signed.json["signedURL"]
     # The page is on localhost and the stack on 127.0.0.1. For a browser these are two sites.
-    assert (await world.http.get(url, headers=cross_site)).status_code == 200
-    written = await world.http.post(sign_url, headers=cross_site, json={"expiresIn": 60})
+    assert (await project.http.get(url, headers=cross_site)).status_code == 200
+    written = await project.http.post(sign_url, headers=cross_site, json={"expiresIn": 60})
     assert written.status_code == 403
 
 
-async def test_control_endpoints_accept_only_json(world: World, sandbox: Any):
+async def test_control_endpoints_accept_only_json(project: SampleProject, sandbox: Any):
     simulator = sandbox.replicate_url.removesuffix("/v1")
     for url, text in (
         ("/_faults", '{"network_cut": true}'),
@@ -191,18 +201,18 @@ async def test_control_endpoints_accept_only_json(world: World, sandbox: Any):
     ):
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             headers = {"content-type": f"{kind}; a=application/json"}
-            answer = await world.ask("service", "POST", url, content=text, headers=headers)
+            answer = await project.request("service", "POST", url, content=text, headers=headers)
             assert answer.status == 415, (url, kind, answer)
-    assert (await world.ask("service", "GET", "/_faults")).json["network_cut"] is False
-    assert (await world.ask("service", "GET", f"{simulator}/_simulator/faults")).json == []
+    assert (await project.request("service", "GET", "/_faults")).json["network_cut"] is False
+    assert (await project.request("service", "GET", f"{simulator}/_simulator/faults")).json == []
 
 
 @pytest.mark.parametrize("role", ["nobody", "anon", "owner"])
 async def test_the_control_endpoints_of_the_simulator_need_the_secret_key(
-    world: World, sandbox: Any, role: str
+    project: SampleProject, sandbox: Any, role: str
 ):
     simulator = sandbox.replicate_url.removesuffix("/v1") + "/_simulator"
-    headers = world.keys.get(role, {})
+    headers = project.keys.get(role, {})
     for method, name in (
         ("GET", "faults"),
         ("POST", "faults"),
@@ -210,9 +220,11 @@ async def test_the_control_endpoints_of_the_simulator_need_the_secret_key(
         ("GET", "predictions"),
     ):
         content = {"json": {"kind": "fail"}} if method == "POST" else {}
-        answer = await world.http.request(method, f"{simulator}/{name}", headers=headers, **content)
+        answer = await project.http.request(
+            method, f"{simulator}/{name}", headers=headers, **content
+        )
         assert answer.status_code == 403, (name, answer.text)
-    answer = await world.ask("service", "GET", f"{simulator}/faults")
+    answer = await project.request("service", "GET", f"{simulator}/faults")
     assert (answer.status, answer.json) == (200, [])
 
 

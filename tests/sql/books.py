@@ -1,58 +1,70 @@
-"""Queries that find errors in the books: the ledger and the accounts."""
+"""Queries that find errors in the books: the ledger and the accounts.
+
+A round is one reservation of a generation; a retry begins another round.
+"""
 
 #: Rounds that have ended although reserve - settle - refund is not 0, rounds that should have ended
-#: and have not, and live generations whose last round has ended.
+#: and have not, and unfinished generations whose last round has ended.
 UNBALANCED = """
-select coalesce(jsonb_agg(to_jsonb(r) || jsonb_build_object('status', g.status)), '[]')
+select coalesce(jsonb_agg(
+  to_jsonb(rounds) || jsonb_build_object('status', generations.status)), '[]')
 from (
-  select l.generation_id, l.round,
-    l.round = max(l.round) over (partition by l.generation_id) as is_last,
-    sum(case l.phase when 'reserve' then l.amount_usd else -l.amount_usd end) as rest,
-    bool_or(l.phase <> 'reserve') as ended
-  from picture_queue.ledger l where l.phase <> 'grant' group by l.generation_id, l.round
-) r
-left join generations g on g.id = r.generation_id
-where case when r.is_last and g.status in ('pending', 'processing') then r.ended
-  else r.rest <> 0 or not r.ended end
+  select generation_id, round,
+    round = max(round) over (partition by generation_id) as is_last,
+    sum(case phase when 'reserve' then amount_usd else -amount_usd end) as rest,
+    bool_or(phase <> 'reserve') as ended
+  from picture_queue.ledger where phase <> 'grant' group by generation_id, round
+) rounds
+left join generations on generations.id = rounds.generation_id
+where case when rounds.is_last and generations.status in ('pending', 'processing')
+  then rounds.ended else rounds.rest <> 0 or not rounds.ended end
 """
 #: Accounts that differ from the sums of the ledger. All rows must be of the current month.
 WRONG_ACCOUNTS = """
-select coalesce(jsonb_agg(jsonb_build_object('account', a.account, 'ledger', to_jsonb(s))), '[]')
+select coalesce(jsonb_agg(
+  jsonb_build_object('account', accounts.account, 'ledger', to_jsonb(sums))), '[]')
 from (
-  select k.key, picture_queue._read_account(k.key) as account from picture_queue.account k) a
+  select key, picture_queue._read_account(key) as account from picture_queue.account) accounts
 cross join lateral (
   -- The account of the project has what the provider charges, once that is known.
-  select coalesce(sum(case when a.key <> 'project'
-        then l.amount_usd * case l.phase when 'reserve' then 1 when 'refund' then -1 end
-      when l.phase = 'reserve' then l.amount_usd
-      when l.provider_usd is not null then l.provider_usd - (
-        select r.amount_usd from picture_queue.ledger r
-        where r.generation_id = l.generation_id and r.round = l.round and r.phase = 'reserve')
-      end), 0) as usd,
-    coalesce(sum(l.amount_usd * case when l.phase = 'grant' then 1 when not l.from_credits then 0
-      when l.phase = 'reserve' then -1 when l.phase = 'refund' then 1 end), 0) as credits,
-    count(*) filter (where l.phase = 'reserve' and l.counted and not exists (
-      select from picture_queue.ledger e
-      where e.generation_id = l.generation_id and e.round = l.round
-        and e.phase in ('settle', 'refund'))) as pending
-  from picture_queue.ledger l
-  where a.key = 'project' or l.user_id = substr(a.key, 6)::uuid) s
-where (a.account ->> 'month_usd')::numeric <> s.usd or a.key <> 'project'
-  and ((a.account ->> 'credits_usd')::numeric, (a.account ->> 'pending')::bigint)
-    <> (s.credits, s.pending)
+  select coalesce(sum(case
+      when accounts.key <> 'project'
+        then entry.amount_usd * case entry.phase when 'reserve' then 1 when 'refund' then -1 end
+      when entry.phase = 'reserve' then entry.amount_usd
+      when entry.provider_usd is not null then entry.provider_usd - (
+        select reserved.amount_usd from picture_queue.ledger reserved
+        where reserved.generation_id = entry.generation_id and reserved.round = entry.round
+          and reserved.phase = 'reserve') end), 0) as usd,
+    coalesce(sum(entry.amount_usd * case
+      when entry.phase = 'grant' then 1 when not entry.from_credits then 0
+      when entry.phase = 'reserve' then -1 when entry.phase = 'refund' then 1 end), 0) as credits,
+    count(*) filter (where entry.phase = 'reserve' and entry.counted and not exists (
+      select from picture_queue.ledger ending
+      where ending.generation_id = entry.generation_id and ending.round = entry.round
+        and ending.phase in ('settle', 'refund'))) as pending
+  from picture_queue.ledger entry
+  -- The key of a user's account is user:<user id>.
+  where accounts.key = 'project' or entry.user_id = substr(accounts.key, 6)::uuid) sums
+where (accounts.account ->> 'month_usd')::numeric <> sums.usd or accounts.key <> 'project'
+  and ((accounts.account ->> 'credits_usd')::numeric, (accounts.account ->> 'pending')::bigint)
+    <> (sums.credits, sums.pending)
 """
-#: Generations whose cost is not the reserved amount while they are live, all settled ones after.
+#: Generations with a wrong cost: it must be the reserved amount until they finish, and the sum of
+#: the settled amounts of all rounds afterwards.
 WRONG_COSTS = """
 select coalesce(jsonb_agg(
-  jsonb_build_object('id', g.id, 'cost', g.cost_usd, 'status', g.status)), '[]')
-from generations g
+  jsonb_build_object('id', generation.id, 'cost', generation.cost_usd,
+    'status', generation.status)), '[]')
+from generations generation
 where exists (
-    select from picture_queue.ledger l where l.generation_id = g.id and l.price_unit is not null)
-  and g.cost_usd is distinct from (
-    select case when g.status in ('pending', 'processing') then max(l.amount_usd) filter (
-        where l.phase = 'reserve' and l.round = (
-          select max(o.round) from picture_queue.ledger o where o.generation_id = g.id))
-      else coalesce(sum(l.amount_usd) filter (where l.phase = 'settle'), 0) end
-    from picture_queue.ledger l
-    where l.generation_id = g.id)
+    select from picture_queue.ledger entry
+    where entry.generation_id = generation.id and entry.price_unit is not null)
+  and generation.cost_usd is distinct from (
+    select case when generation.status in ('pending', 'processing')
+      then max(entry.amount_usd) filter (where entry.phase = 'reserve' and entry.round = (
+        select max(last_entry.round) from picture_queue.ledger last_entry
+        where last_entry.generation_id = generation.id))
+      else coalesce(sum(entry.amount_usd) filter (where entry.phase = 'settle'), 0) end
+    from picture_queue.ledger entry
+    where entry.generation_id = generation.id)
 """

@@ -26,7 +26,16 @@ MODELS = {
 }
 STEPS = (
     *("start",) * 5,
-    *("claim", "complete", "complete_none", "fail", "back_off", "release", "cancel", "retry"),
+    *(
+        "claim",
+        "complete",
+        "complete_without_pictures",
+        "fail",
+        "back_off",
+        "release",
+        "cancel",
+        "retry",
+    ),
     *("fail_after_pictures", "cancel_after_pictures"),
     *("sweep", "prune", "delete", "maintain", "grant", "change_rules", "settle_again"),
 )
@@ -37,7 +46,7 @@ class History:
 
     def __init__(self, connection: psycopg.Connection[Any], seed: int) -> None:
         self.connection = connection
-        self.chance = random.Random(seed)
+        self.rng = random.Random(seed)
         self.leases: list[tuple[str, str]] = []
 
     def value(self, sql: str, *args: Any) -> Any:
@@ -51,6 +60,7 @@ class History:
             return None
 
     def run(self, step: str) -> None:
+        """Make the calls of a step, then check the books and the budgets."""
         getattr(self, step)()
         for query in (UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS):
             assert self.value(query) == [], (step, query)
@@ -58,44 +68,44 @@ class History:
             assert account["credits_usd"] >= 0, (step, key, account)
             assert account["pending"] >= 0, (step, key, account)
             for spent, limit in (("day_usd", "usd_per_day"), ("pending", "max_pending")):
-                if limit in RULES[0]:  # no rule of the history is below this
+                if limit in RULES[0]:  # The last of RULES has the highest limits of the history.
                     assert account[spent] <= RULES[-1][limit] + 1e-9, (step, key, account)
 
     def start(self) -> None:
-        model = self.chance.choice(list(MODELS))
+        model = self.rng.choice(list(MODELS))
         count = MODELS[model]
-        given: dict[str, Any] = {count: self.chance.randint(1, 4)} if count else {}
+        model_input: dict[str, Any] = {count: self.rng.randint(1, 4)} if count else {}
         if model.endswith("kontext-dev"):
-            given["input_image"] = "https://example.com/a.png"
+            model_input["input_image"] = "https://example.com/a.png"
         options = {"generation_id": str(uuid4())}
-        if self.chance.random() < 0.9:
-            options["user_id"] = self.chance.choice(USERS)
-        for _ in range(self.chance.choice((1, 2))):
+        if self.rng.random() < 0.9:
+            options["user_id"] = self.rng.choice(USERS)
+        for _ in range(self.rng.choice((1, 2))):
             self.value(
                 "select start_generation('a cat', %s, %s, %s)",
-                *(model, json.dumps(given), json.dumps(options)),
+                *(model, json.dumps(model_input), json.dumps(options)),
             )
 
     def claim(self) -> None:
         jobs = self.value("select claim_jobs('w', '{books}', '{generate-image}', 3)") or []
         self.leases += [(job["id"], job["lease_id"]) for job in jobs]
 
-    def _report(self, outcome: str, **more: Any) -> None:
+    def _report(self, outcome: str, **fields: Any) -> None:
         if not self.leases:
             self.claim()
         if self.leases:
-            job, lease = self.leases.pop(self.chance.randrange(len(self.leases)))
+            job, lease = self.leases.pop(self.rng.randrange(len(self.leases)))
             if outcome == "completed":
-                self._make_pictures(job, lease, more.pop("pictures"))
-            item = {"job_id": job, "lease_id": lease, "outcome": outcome, **more}
-            for _ in range(self.chance.choice((1, 2))):  # a report may be repeated
+                self._make_pictures(job, lease, fields.pop("pictures"))
+            item = {"job_id": job, "lease_id": lease, "outcome": outcome, **fields}
+            for _ in range(self.rng.choice((1, 2))):  # a report may be repeated
                 self.value("select report_jobs(%s)", json.dumps([item]))
 
     def _make_pictures(self, job: str, lease: str, pictures: int) -> None:
         begun = self.value("select begin_prediction(%s, %s)", job, lease)
         if begun:
-            metrics = self.chance.choice(
-                [{"predict_time": self.chance.uniform(0, 30)}, {"predict_time": "odd"}, {}]
+            metrics = self.rng.choice(
+                [{"predict_time": self.rng.uniform(0, 30)}, {"predict_time": "odd"}, {}]
             )
             self.value(
                 "select finish_prediction(%s, %s, %s, 'succeeded', metrics => %s)::text",
@@ -105,9 +115,9 @@ class History:
         self.value("select save_images(%s, %s, %s)::text", job, lease, json.dumps(images))
 
     def complete(self) -> None:
-        self._report("completed", pictures=self.chance.randint(1, 6))
+        self._report("completed", pictures=self.rng.randint(1, 6))
 
-    def complete_none(self) -> None:
+    def complete_without_pictures(self) -> None:
         self._report("completed", pictures=0)
 
     def fail(self) -> None:
@@ -174,14 +184,14 @@ class History:
         self.value("select maintain_jobs(true)")
 
     def grant(self) -> None:
-        key = self.chance.choice(("once", "twice", None))
-        usd = self.chance.choice((0.01, 0.05, -0.02))
-        self.value("select grant_credits(%s, %s::numeric, %s)", self.chance.choice(USERS), usd, key)
+        key = self.rng.choice(("once", "twice", None))
+        usd = self.rng.choice((0.01, 0.05, -0.02))
+        self.value("select grant_credits(%s, %s::numeric, %s)", self.rng.choice(USERS), usd, key)
 
     def change_rules(self) -> None:
-        rule = {**self.chance.choice(RULES), "needs_credits": self.chance.choice((True, False))}
+        rule = {**self.rng.choice(RULES), "needs_credits": self.rng.choice((True, False))}
         self.value("select set_budget('user:*', %s)", json.dumps(rule))
-        if self.chance.random() < 0.3:
+        if self.rng.random() < 0.3:
             self.value("select delete_budget('project')::text")
         else:
             self.value("select set_budget('project', '{\"usd_per_day\": 0.3}')")
@@ -203,14 +213,14 @@ from picture_queue.account a where a.key <> 'project'
 
 @pytest.fixture(scope="module")
 def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(own_database, row_factory=tuple_row) as made:
-        made.execute(
+    with psycopg.connect(own_database, row_factory=tuple_row) as connection:
+        connection.execute(
             "select register_worker('w', '{books}', '{\"generate-image\": {\"queue\": \"books\"}}')"
         )
-        made.execute("select set_budget('user:*', %s)", [json.dumps(RULES[-1])])
-        made.commit()
-        yield made
-        made.rollback()
+        connection.execute("select set_budget('user:*', %s)", [json.dumps(RULES[-1])])
+        connection.commit()
+        yield connection
+        connection.rollback()
 
 
 @settings(

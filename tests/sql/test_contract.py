@@ -15,6 +15,7 @@ RPC = Path(_rpc.__file__).parent
 FUNCTIONS = {
     "begin_prediction": ("job_id, lease_id, lost=", "service"),
     "cancel_generation": ("generation_id, request_id=", "user"),
+    "cancel_generation_batch": ("batch_id", "user"),
     "cancel_job": ("job_id, request_id=", "user"),
     "claim_jobs": (
         "worker, queues, job_types, max_jobs=, lease_seconds=, request_id=, weights=, "
@@ -102,6 +103,8 @@ FUNCTIONS = {
     "retry_job": ("job_id, request_id=", "service"),
     "save_images": ("job_id, lease_id, images, missing=", "service"),
     "start_generation": ("prompt, model_id=, input=, options=", "user"),
+    "start_generations": ("requests, options=", "user"),
+    "generation_batch": ("batch_id", "user"),
     "unregister_worker": ("worker", "service"),
 }
 ROLES = {"service": {"service_role"}, "user": {"service_role", "authenticated"}}

@@ -1,4 +1,4 @@
-"""Deadlocks: two transactions lock the same objects in opposite order; one gets PQ_BUSY."""
+"""Deadlocks: two transactions lock the same objects in opposite order; one call gets PQ_BUSY."""
 
 import asyncio
 from uuid import UUID, uuid4
@@ -11,7 +11,7 @@ from tests.databases import connect
 EVERY = {"every_seconds": 60, "job_type": "t"}
 IMAGE = {"n": 1, "path": "a.png", "mime_type": "image/png", "width": 1, "height": 1, "bytes": 1}
 
-#: Calls that lock a row, each with a function that returns the arguments for given objects.
+#: Calls that lock a row, each with a function that takes its arguments from the created objects.
 CALLS = {
     "set_schedule": (
         "set_schedule($1, $2)",
@@ -42,9 +42,9 @@ CALLS = {
 
 @pytest.fixture
 async def connections(own_database):
-    one, two = await connect(own_database), await connect(own_database)
-    yield one, two
-    for connection in (one, two):
+    pair = await connect(own_database), await connect(own_database)
+    yield pair
+    for connection in pair:
         await connection.close(timeout=5)
 
 

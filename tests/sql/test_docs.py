@@ -94,7 +94,7 @@ def test_the_reference_lists_the_errors_of_the_library():
     ]
 
 
-async def test_the_documented_transitions_equal_those_of_the_database(db):
+async def test_the_documented_transitions_equal_the_transitions_in_the_database(db):
     transitions = await db.rows(
         """select action, coalesce(from_hold, from_status) as "from",
           coalesce(to_hold, to_status) as "to", attempt_delta as delta

@@ -10,7 +10,7 @@ START = "select start_generation($1, $2, $3, $4)"
 LIST = "select list_generations($1)"
 
 
-async def add(db, prompt="a cat", *, user=None, status="completed", **columns):
+async def insert_generation(db, prompt="a cat", *, user=None, status="completed", **columns):
     """Insert a generation that has ended, and whose job was pruned, with one picture."""
     generation_id = uuid4()
     await db.run(
@@ -33,7 +33,8 @@ async def add(db, prompt="a cat", *, user=None, status="completed", **columns):
     return generation_id
 
 
-async def ids(db, **filter):
+async def list_ids(db, **filter):
+    """Return the ids of the generations that list_generations returns."""
     return [UUID(row["id"]) for row in await db.value(LIST, filter)]
 
 
@@ -52,6 +53,7 @@ async def finish(db, started):
 
 
 async def deletion_jobs(db):
+    """Return the unfinished jobs that delete files of generations."""
     return await db.rows(
         "select * from job_queue where job_type = 'delete-pictures' and finished_at is null "
         "order by seq"
@@ -63,25 +65,34 @@ async def deletion_jobs(db):
 
 async def test_generations_are_listed_by_each_filter(db):
     user = uuid4()
-    cat = await add(db, "a cat", user=user)
-    dog = await add(db, "a dog", user=user, status="failed")
-    sdxl = await add(db, "a bird", user=user, model_id="stability-ai/sdxl")
-    await add(db, "a cat", user=uuid4())
+    cat = await insert_generation(db, "a cat", user=user)
+    dog = await insert_generation(db, "a dog", user=user, status="failed")
+    sdxl = await insert_generation(db, "a bird", user=user, model_id="stability-ai/sdxl")
+    await insert_generation(db, "a cat", user=uuid4())
     await db.value("select set_favourite($1)", dog)
     of_user = {"user_id": str(user)}
-    assert await ids(db, **of_user) == [sdxl, dog, cat]
-    assert await ids(db, **of_user, status="failed") == [dog]
-    assert await ids(db, **of_user, model_id="stability-ai/sdxl") == [sdxl]
-    assert await ids(db, **of_user, favourite=True) == [dog]
-    assert await ids(db, **of_user, favourite=False) == [sdxl, cat]
-    assert await ids(db, **of_user, search="cat") == [cat]
-    assert await ids(db, **of_user, search="a", status="completed", favourite=False) == [sdxl, cat]
+    assert await list_ids(db, **of_user) == [sdxl, dog, cat]
+    assert await list_ids(db, **of_user, status="failed") == [dog]
+    assert await list_ids(db, **of_user, model_id="stability-ai/sdxl") == [sdxl]
+    assert await list_ids(db, **of_user, favourite=True) == [dog]
+    assert await list_ids(db, **of_user, favourite=False) == [sdxl, cat]
+    assert await list_ids(db, **of_user, search="cat") == [cat]
+    assert await list_ids(db, **of_user, search="a", status="completed", favourite=False) == [
+        sdxl,
+        cat,
+    ]
 
 
 async def test_pages_neither_skip_nor_repeat_rows_of_the_same_time(db):
     user, moment = uuid4(), datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    added = {await add(db, f"a cat {n}", user=user, created_at=moment) for n in range(7)}
-    added.add(await add(db, "a cat", user=user, created_at=moment - timedelta(microseconds=1)))
+    added = {
+        await insert_generation(db, f"a cat {n}", user=user, created_at=moment) for n in range(7)
+    }
+    added.add(
+        await insert_generation(
+            db, "a cat", user=user, created_at=moment - timedelta(microseconds=1)
+        )
+    )
     for search in ({}, {"search": "cat"}):
         seen, before = [], {}
         while page := await db.value(LIST, {"user_id": str(user), "limit": 3, **before, **search}):
@@ -90,7 +101,7 @@ async def test_pages_neither_skip_nor_repeat_rows_of_the_same_time(db):
         assert len(seen) == 8 and set(seen) == added
     # Without the id, a page begins before the time.
     older = {"user_id": str(user), "before": moment.isoformat()}
-    assert len(await ids(db, **older)) == 1
+    assert len(await list_ids(db, **older)) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,18 +126,18 @@ async def test_an_invalid_filter_is_refused(db, filter, detail):
 
 async def test_a_search_finds_prompts_with_all_words_in_any_order_and_case(db):
     user = uuid4()
-    found = await add(db, "A red LIGHTHOUSE, at dusk; café", user=user)
-    await add(db, "a red boat", user=user)
+    found = await insert_generation(db, "A red LIGHTHOUSE, at dusk; café", user=user)
+    await insert_generation(db, "a red boat", user=user)
     for words in ("lighthouse", "Dusk red", "CAFÉ", "red, lighthouse!"):
-        assert await ids(db, user_id=str(user), search=words) == [found], words
+        assert await list_ids(db, user_id=str(user), search=words) == [found], words
     for words in ("light", "lighthouse boat", "blue"):
-        assert await ids(db, user_id=str(user), search=words) == [], words
+        assert await list_ids(db, user_id=str(user), search=words) == [], words
 
 
 async def test_a_search_finds_old_rows_beyond_the_newest_page(db):
     """The words of the newest 500 rows are compared, and the index finds the others."""
     user, start = uuid4(), datetime(2026, 1, 1, tzinfo=UTC)
-    old = await add(db, "a lighthouse", user=user, created_at=start)
+    old = await insert_generation(db, "a lighthouse", user=user, created_at=start)
     await db.run(
         "insert into generations (user_id, job_id, model_id, prompt, created_at) "
         "select $1, gen_random_uuid(), 'm', 'a cat', $2::timestamptz + i * interval '1 second' "
@@ -134,27 +145,27 @@ async def test_a_search_finds_old_rows_beyond_the_newest_page(db):
         user,
         start,
     )
-    assert await ids(db, user_id=str(user), search="lighthouse") == [old]
-    assert len(await ids(db, user_id=str(user), search="cat", limit=1000)) == 1000
+    assert await list_ids(db, user_id=str(user), search="lighthouse") == [old]
+    assert len(await list_ids(db, user_id=str(user), search="cat", limit=1000)) == 1000
 
 
 async def test_a_user_finds_only_their_own_prompts(db):
     ada, eve = uuid4(), uuid4()
-    mine = await add(db, f"a secret {eve}", user=ada)
-    await add(db, "a secret", user=eve)
+    own = await insert_generation(db, f"a secret {eve}", user=ada)
+    await insert_generation(db, "a secret", user=eve)
     await db.act_as("authenticated", ada)
-    assert await ids(db, search="secret") == [mine]
-    assert await ids(db, search="secret", user_id=str(eve)) == []
+    assert await list_ids(db, search="secret") == [own]
+    assert await list_ids(db, search="secret", user_id=str(eve)) == []
     await db.act_as("authenticated", uuid4())
-    assert await ids(db, search="secret") == []
+    assert await list_ids(db, search="secret") == []
 
 
 async def test_a_prompt_of_any_length_is_stored_and_searched_by_its_first_words(db):
     """A tsvector has a maximum size, so only the first 20,000 characters are in the index."""
     user = uuid4()
     long = "begin " + " ".join(f"word{n}" for n in range(200_000)) + " " + "x" * 5000
-    found = await add(db, long, user=user)
-    assert await ids(db, user_id=str(user), search="begin word7") == [found]
+    found = await insert_generation(db, long, user=user)
+    assert await list_ids(db, user_id=str(user), search="begin word7") == [found]
 
 
 # --- Favourites ---
@@ -162,7 +173,7 @@ async def test_a_prompt_of_any_length_is_stored_and_searched_by_its_first_words(
 
 async def test_only_the_owner_marks_a_favourite(db):
     ada = uuid4()
-    generation = await add(db, user=ada)
+    generation = await insert_generation(db, user=ada)
     await db.act_as("authenticated", uuid4())
     refused = await db.refusal("select set_favourite($1)", generation)
     assert refused.sqlstate == "PT404"
@@ -181,7 +192,7 @@ async def test_an_equal_finished_picture_is_reused_if_asked_for(db):
     first = await db.value(START, "a cat", MODEL, {"seed": 7}, options)
     assert "reused" not in first
     running = await db.value(START, "a cat", MODEL, {"seed": 7}, options)
-    assert running["generation_id"] != first["generation_id"], "it had not finished"
+    assert running["generation_id"] != first["generation_id"], "the first had not finished"
     await finish(db, first)
     again = await db.value(START, "a cat", MODEL, {"seed": 7}, options)
     assert again == {**first, "status": "completed", "reused": True}
@@ -224,15 +235,33 @@ async def test_a_different_generation_is_not_reused(db, change):
 # --- Deletion ---
 
 
+async def test_a_word_behind_half_a_megabyte_of_newer_prompts_is_found(db):
+    user = uuid4()
+    wanted = await insert_generation(
+        db, "a lighthouse", user=user, created_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    for _ in range(60):
+        prompt = " ".join(uuid4().hex for _ in range(300))  # 10 kB that cannot be compressed
+        await insert_generation(db, prompt, user=user)
+    assert await list_ids(db, user_id=str(user), search="lighthouse") == [wanted]
+
+
+async def test_a_search_for_more_than_32_words_is_refused(db):
+    words = [f"w{i}" for i in range(33)]
+    assert await list_ids(db, search=" ".join(words[:32])) == []
+    refused = await db.refusal(LIST, {"search": " ".join(words)})
+    assert refused.detail == "filter.search has 33 words, the limit is 32"
+
+
 async def test_a_deleted_generation_is_hidden_at_once_and_removed_after_its_files(db):
     ada = uuid4()
-    generation = await add(db, user=ada)
+    generation = await insert_generation(db, user=ada)
     await db.act_as("authenticated", ada)
     request = uuid4()
     expected = {"generation_id": str(generation), "deleted": True}
     for _ in range(2):
         assert await db.value("select delete_generation($1, $2)", generation, request) == expected
-    assert await ids(db) == []
+    assert await list_ids(db) == []
     assert await db.value("select count(*) from images") == 0
     refused = await db.refusal("select get_generation($1)", generation)
     assert refused.sqlstate == "PT404"
@@ -267,7 +296,7 @@ async def test_a_deleted_generation_is_hidden_at_once_and_removed_after_its_file
 
 
 async def test_another_user_cannot_delete_a_generation(db):
-    generation = await add(db, user=uuid4())
+    generation = await insert_generation(db, user=uuid4())
     await db.act_as("authenticated", uuid4())
     refused = await db.refusal("select delete_generation($1)", generation)
     assert refused.sqlstate == "PT404"
@@ -293,8 +322,9 @@ async def test_an_unfinished_generation_is_refused_until_it_is_cancelled(db):
     assert refused.sqlstate == "PT404"
 
 
-async def test_a_row_is_kept_while_its_prediction_can_be_mistaken_for_a_lost_one(db):
-    generation = await add(db)
+async def test_a_deleted_generation_is_kept_while_its_prediction_is_under_two_hours_old(db):
+    """A search for a lost prediction could otherwise find this prediction and take it."""
+    generation = await insert_generation(db)
     await db.run(
         "insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, "
         "state, prediction_id) values (gen_random_uuid(), $1, 1, 'm', '{}', 'succeeded', $2)",
@@ -311,13 +341,13 @@ async def test_a_row_is_kept_while_its_prediction_can_be_mistaken_for_a_lost_one
     assert await db.value(count, generation) == 0
 
 
-async def test_a_job_that_failed_is_enqueued_again_after_a_day(db):
-    generation = await add(db)
+async def test_a_deletion_whose_job_failed_is_enqueued_again_after_a_day(db):
+    generation = await insert_generation(db)
     await db.value("select delete_generation($1)", generation)
     (job,) = await deletion_jobs(db)
     await db.pass_time(86_410)
     await db.value("select picture_queue.prune()")
-    assert [one["id"] for one in await deletion_jobs(db)] == [job["id"]], "it has not ended"
+    assert [found["id"] for found in await deletion_jobs(db)] == [job["id"]], "it has not ended"
     await db.run(
         "update job_queue set status = 'failed', hold = null, finished_at = picture_queue._now() "
         "where id = $1",
@@ -332,7 +362,7 @@ async def test_a_job_that_failed_is_enqueued_again_after_a_day(db):
 
 
 async def test_a_draining_queue_accepts_the_job_of_a_deletion(db):
-    generation = await add(db)
+    generation = await insert_generation(db)
     await db.value("select drain_queue('default')")
     await db.value("select delete_generation($1)", generation)
     assert len(await deletion_jobs(db)) == 1
@@ -342,7 +372,7 @@ async def test_a_draining_queue_accepts_the_job_of_a_deletion(db):
 
 
 async def test_generations_are_kept_forever_by_default(db):
-    generation = await add(db, created_at=datetime(2001, 1, 1, tzinfo=UTC))
+    generation = await insert_generation(db, created_at=datetime(2001, 1, 1, tzinfo=UTC))
     assert (await db.value("select get_settings()"))["keep_generations_days"] is None
     await db.value("select picture_queue.prune()")
     assert await db.value("select get_generation($1)", generation)
@@ -357,7 +387,7 @@ async def test_ten_thousand_old_generations_are_deleted_in_bounded_steps(db):
         "case when i <= 10000 then 'completed' else 'processing' end, "
         "picture_queue._now() - interval '31 days' from generate_series(1, 10005) i"
     )
-    new = await add(db)
+    new = await insert_generation(db)
     before = len(await deletion_jobs(db))
     rounds = 0
     while (done := await db.value("select picture_queue.prune(0)"))["deleted_generations"]:
@@ -369,16 +399,16 @@ async def test_ten_thousand_old_generations_are_deleted_in_bounded_steps(db):
     jobs = (await deletion_jobs(db))[before:]
     payloads = [job["payload"]["generation_ids"] for job in jobs]
     assert [len(payload) for payload in payloads] == [100] * 100
-    assert len({one for payload in payloads for one in payload}) == 10_000
+    assert len({found for payload in payloads for found in payload}) == 10_000
     old = (
         "select count(*) from generations where prompt = 'a cat' "
         "and created_at < picture_queue._now() - interval '30 days' "
     )
-    assert await db.value(old + "and not deleted") == 5, "those run still"
+    assert await db.value(old + "and not deleted") == 5, "the five that still run"
     assert await db.value("select get_generation($1)", new)
 
     for payload in payloads:
-        await db.value("select record_deleted_files($1)", [UUID(one) for one in payload])
+        await db.value("select record_deleted_files($1)", [UUID(found) for found in payload])
     rounds = 0
     while (done := await db.value("select picture_queue.prune(0)"))["removed_generations"]:
         assert done["removed_generations"] == 1000
@@ -387,15 +417,15 @@ async def test_ten_thousand_old_generations_are_deleted_in_bounded_steps(db):
     assert await db.value(old) == 5
 
 
-async def test_a_row_that_cannot_be_deleted_stops_no_other(db):
-    kept, gone = await add(db), await add(db)
+async def test_a_generation_that_cannot_be_removed_does_not_stop_the_removal_of_another(db):
+    kept, removed = await insert_generation(db), await insert_generation(db)
     await db.run("create table public.album (picture uuid references public.generations (id))")
     await db.run("insert into public.album values ($1)", kept)
-    for one in (kept, gone):
-        await db.value("select delete_generation($1)", one)
-    await db.value("select record_deleted_files($1)", [kept, gone])
+    for generation in (kept, removed):
+        await db.value("select delete_generation($1)", generation)
+    await db.value("select record_deleted_files($1)", [kept, removed])
     await db.value("select picture_queue.prune()")
     left = "select array_agg(id) from generations where id = any ($1)"
-    assert await db.value(left, [kept, gone]) == [kept]
+    assert await db.value(left, [kept, removed]) == [kept]
     failed = "select last_error from picture_queue.failed_step where subject = $1"
     assert "album" in await db.value(failed, str(kept))

@@ -1,5 +1,6 @@
 """Generations in SQL: start_generation, and the functions that a worker calls."""
 
+import json
 from uuid import UUID, uuid4
 
 import pytest
@@ -78,7 +79,7 @@ async def test_a_generation_id_of_another_user_is_refused(db):
 
 
 @pytest.mark.parametrize(
-    ("given", "detail"),
+    ("model_input", "detail"),
     [
         ({"num_outputs": 5}, "input.num_outputs is 5 and is above 4"),
         ({"num_outputs": 0}, "input.num_outputs is 0 and is below 1"),
@@ -92,9 +93,9 @@ async def test_a_generation_id_of_another_user_is_refused(db):
         ([], "input is not an object"),
     ],
 )
-async def test_an_input_outside_the_range_of_the_model_is_refused(db, given, detail):
+async def test_an_input_outside_the_range_of_the_model_is_refused(db, model_input, detail):
     before = await db.value("select count(*) from generations")
-    refused = await db.refusal(START, "a cat", MODEL, given, {})
+    refused = await db.refusal(START, "a cat", MODEL, model_input, {})
     assert (refused.sqlstate, refused.detail) == ("PT422", detail)
     assert refused.message == "PQ_INVALID_INPUT: the input does not fit the model"
     assert await db.value("select count(*) from generations") == before
@@ -134,16 +135,18 @@ async def test_an_unknown_model_is_refused(db):
 async def test_every_model_of_the_catalogue_accepts_its_own_defaults(db):
     for model in await db.value("select list_models()"):
         rules = {rule["name"]: rule for rule in model["inputs"]}
-        given = {
+        model_input = {
             name: rule["default"]
             for name, rule in rules.items()
             if "default" in rule and name != "prompt" and rule.get("format") != "uri"
         }
         for name, rule in rules.items():
-            if rule["required"] and name not in ("prompt", *given):
-                given[name] = "https://example.com/a.png"
+            if rule["required"] and name not in ("prompt", *model_input):
+                model_input[name] = "https://example.com/a.png"
         prompt = "a cat" if "prompt" in rules else None
-        assert (await db.value(START, prompt, model["model_id"], given, {}))["status"] == "pending"
+        assert (await db.value(START, prompt, model["model_id"], model_input, {}))[
+            "status"
+        ] == "pending"
 
 
 async def test_a_user_may_not_choose_owner_or_priority(db):
@@ -161,28 +164,39 @@ async def test_a_token_without_a_user_cannot_start_a_generation(db):
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT401", "PQ_NOT_AUTHENTICATED")
 
 
+async def test_a_token_whose_sub_is_no_uuid_starts_no_generation(db):
+    await db.act_as("authenticated")
+    await db.value(
+        "select set_config('request.jwt.claims', $1, true)",
+        json.dumps({"role": "authenticated", "sub": "user|12345"}),
+    )
+    refused = await db.refusal("select start_generation('x')")
+    assert refused.message.startswith("PQ_NOT_AUTHENTICATED")
+
+
 async def test_an_unfinished_prediction_is_returned_again(db):
     _, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     begun = await db.value("select begin_prediction($1, $2)", *ids)
     assert (begun["resumed"], begun["prediction"]["state"]) == (False, "creating")
     assert begun["prediction"]["input"] == {"prompt": "a cat", "seed": 7}
-    row = UUID(begun["prediction"]["id"])
+    prediction = UUID(begun["prediction"]["id"])
     again = await db.value("select begin_prediction($1, $2)", *ids)
-    assert (again["resumed"], again["prediction"]["id"]) == (True, str(row))
+    assert (again["resumed"], again["prediction"]["id"]) == (True, str(prediction))
 
-    await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, row)
-    await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, row)
-    refused = await db.refusal("select record_prediction($1, $2, $3, 'p2')", *ids, row)
+    await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, prediction)
+    await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, prediction)
+    refused = await db.refusal("select record_prediction($1, $2, $3, 'p2')", *ids, prediction)
     assert refused.message.startswith("PQ_CONFLICT: ")
-    # Each poll of a parked job calls this, and only a search needs the ids of other rows.
+    # Each poll of a parked job makes this call. Only the search for a lost prediction needs the ids
+    # of other predictions.
     recorded = await db.value("select begin_prediction($1, $2)", *ids)
     assert (recorded["prediction"]["prediction_id"], recorded["owned"]) == ("p1", [])
 
-    await db.run("select finish_prediction($1, $2, $3, 'failed', 'boom')", *ids, row)
-    fresh = await db.value("select begin_prediction($1, $2)", *ids)
-    assert not fresh["resumed"]
-    assert "p1" in fresh["owned"]
+    await db.run("select finish_prediction($1, $2, $3, 'failed', 'boom')", *ids, prediction)
+    new = await db.value("select begin_prediction($1, $2)", *ids)
+    assert not new["resumed"]
+    assert "p1" in new["owned"]
 
 
 async def test_the_rows_that_may_own_a_lost_prediction_are_returned(db):
@@ -218,16 +232,20 @@ async def test_a_prediction_id_is_unique(db):
     _, second = await start_and_claim_generation(db)
     for job, expected in ((first, None), (second, "PQ_CONFLICT")):
         ids = (UUID(job["id"]), UUID(job["lease_id"]))
-        row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
+        prediction = UUID(
+            (await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"]
+        )
         if expected is None:
-            await db.run("select record_prediction($1, $2, $3, 'same')", *ids, row)
+            await db.run("select record_prediction($1, $2, $3, 'same')", *ids, prediction)
         else:
-            refused = await db.refusal("select record_prediction($1, $2, $3, 'same')", *ids, row)
+            refused = await db.refusal(
+                "select record_prediction($1, $2, $3, 'same')", *ids, prediction
+            )
             assert refused.message.startswith(expected)
 
 
 async def offer_model(db, provider):
-    """Offer a model of a provider of the test's own."""
+    """Insert a model of this provider."""
     await db.run(
         "insert into picture_queue.model (model_id, provider, kind, inputs)"
         " values ($1, $2, 'text-to-image', '[{\"name\": \"prompt\"}]')",
@@ -270,31 +288,31 @@ async def test_the_ids_of_predictions_belong_to_their_provider(db):
     types = {name: {"queue": db.queue} for name in ("generate-image", "generate-image:own")}
     await db.value("select register_worker('w1', array[$1], $2)", db.queue, types)
     found = {}
-    for job_type, each in (("generate-image", MODEL), ("generate-image:own", model)):
-        await db.value(START, "a cat", each, {}, {})
+    for job_type, model_id in (("generate-image", MODEL), ("generate-image:own", model)):
+        await db.value(START, "a cat", model_id, {}, {})
         (job,) = await db.claim(1, job_type)
         ids = (UUID(job["id"]), UUID(job["lease_id"]))
         begun = await db.value("select begin_prediction($1, $2)", *ids)
-        row = UUID(begun["prediction"]["id"])
-        await db.run("select record_prediction($1, $2, $3, 'equal')", *ids, row)
-        await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, row)
+        prediction = UUID(begun["prediction"]["id"])
+        await db.run("select record_prediction($1, $2, $3, 'equal')", *ids, prediction)
+        await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, prediction)
         found[job_type] = await db.value("select begin_prediction($1, $2)", *ids)
     assert found["generate-image"]["prediction"]["provider"] == "replicate"
     assert found["generate-image:own"]["prediction"]["provider"] == "own"
     assert found["generate-image:own"]["owned"] == ["equal"]
 
 
-async def test_the_capabilities_of_a_provider_are_those_that_a_worker_registered(db):
+async def test_list_models_shows_the_capabilities_that_a_worker_registered(db):
     model = await offer_model(db, "described")
-    given = {"webhook": False, "cancel": True, "progress": True, "recover": "none"}
+    registered = {"webhook": False, "cancel": True, "progress": True, "recover": "none"}
     register = "select register_worker('w1', array[$1], $2)"
     capabilities = (
         "select m -> 'capabilities' from jsonb_array_elements(list_models()) m"
         " where m ->> 'model_id' = $1"
     )
     assert await db.value(capabilities, model) is None
-    await db.value(register, db.queue, {"generate-image:described": {"capabilities": given}})
-    assert await db.value(capabilities, model) == given
+    await db.value(register, db.queue, {"generate-image:described": {"capabilities": registered}})
+    assert await db.value(capabilities, model) == registered
     for wrong, problem in (
         ({"recover": "perhaps"}, "capabilities.recover"),
         ({"cancel": "yes"}, "capabilities.cancel"),
@@ -319,12 +337,12 @@ async def test_the_name_of_a_provider_is_plain(db, name):
 async def test_a_succeeded_prediction_is_returned_with_its_images(db):
     started, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
-    row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
-    await db.run("select record_prediction($1, $2, $3, 'p9')", *ids, row)
+    prediction = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
+    await db.run("select record_prediction($1, $2, $3, 'p9')", *ids, prediction)
     image = {"n": 1, "path": "shared/x/1.png", "mime_type": "image/png", "width": 8, "height": 8}
     for size in (10, 11):
         await db.run("select save_images($1, $2, $3)", *ids, [{**image, "bytes": size}])
-    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, row)
+    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, prediction)
     again = await db.value("select begin_prediction($1, $2)", *ids)
     assert (again["resumed"], again["prediction"]["state"]) == (True, "succeeded")
     assert [(i["n"], i["bytes"]) for i in again["images"]] == [(1, 11)]
@@ -372,12 +390,12 @@ async def test_images_have_a_checksum_a_blurhash_and_a_thumbnail(db):
     assert (generation["images"][0]["thumbnail_path"], generation["missing_images"]) == (None, [])
 
 
-async def test_missing_images_are_kept_until_others_are_given(db):
+async def test_missing_images_are_kept_until_another_list_is_saved(db):
     started, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     missing = [{"n": 2, "reason": "The output is not a picture."}]
-    for given, expected in ((missing, missing), (None, missing), ([], [])):
-        await db.run("select save_images($1, $2, '[]', $3)", *ids, given)
+    for saved, expected in ((missing, missing), (None, missing), ([], [])):
+        await db.run("select save_images($1, $2, '[]', $3)", *ids, saved)
         generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
         assert generation["missing_images"] == expected
         begun = await db.value("select begin_prediction($1, $2)", *ids)
@@ -409,14 +427,14 @@ async def test_images_that_do_not_fit_are_refused(db, images, missing, problem):
     assert refused.detail.startswith(problem)
 
 
-async def test_images_of_an_earlier_prediction_are_not_those_of_a_new_one(db):
+async def test_a_new_prediction_does_not_have_the_images_of_an_earlier_prediction(db):
     _, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
-    row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
+    prediction = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
     await db.run("select save_images($1, $2, $3)", *ids, [IMAGE])
     resumed = await db.value("select begin_prediction($1, $2)", *ids)
     assert [image["n"] for image in resumed["images"]] == [1]
-    await db.run("select finish_prediction($1, $2, $3, 'canceled')", *ids, row)
+    await db.run("select finish_prediction($1, $2, $3, 'canceled')", *ids, prediction)
     await db.run("update public.images set created_at = created_at - interval '1 second'")
     begun = await db.value("select begin_prediction($1, $2)", *ids)
     assert (begun["resumed"], begun["images"]) == (False, [])
@@ -425,7 +443,7 @@ async def test_images_of_an_earlier_prediction_are_not_those_of_a_new_one(db):
     assert [image["sha256"] for image in resumed["images"]] == [HASH]
 
 
-async def test_the_setting_decides_about_metadata(db):
+async def test_begin_prediction_returns_the_setting_strip_metadata(db):
     _, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     for value, expected in ((None, True), (False, False), (True, True)):

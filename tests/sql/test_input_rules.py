@@ -15,16 +15,16 @@ SET = "select set_input_rule($1, $2, $3, $4, $5)"
 APPLY = "select picture_queue._apply_input_rules($1, $2, $3)"
 
 
-async def sent(db: Any, model: str, given: dict[str, Any]) -> Any:
+async def read_sent_input(db: Any, model: str, model_input: dict[str, Any]) -> Any:
     """Start a generation and return the input that its prediction would get."""
-    started = await db.value(START, "a cat", model, given, {})
+    started = await db.value(START, "a cat", model, model_input, {})
     return await db.value(
         "select input from generations where id = $1", UUID(started["generation_id"])
     )
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "problem"),
+    ("model", "model_input", "problem"),
     [
         (SCHNELL, {"disable_safety_checker": True}, "project permits only false"),
         (TURBO, {"Disable_Safety_Checker": True}, "project permits only false"),
@@ -55,6 +55,10 @@ async def sent(db: Any, model: str, given: dict[str, Any]) -> Any:
         (CLARITY, {"scale_factor": 16}, "maximum of this project"),
         (TURBO, {"num_outputs": "8"}, "maximum of this project"),
         (TURBO, {"width": " 9e3 "}, "maximum of this project"),
+        *(
+            ("qwen/qwen-image", {"num_outputs": number}, "maximum of this project")
+            for number in ("9_9", "1e100", " inf", "NaN", [99])  # Python reads "9_9" as 99
+        ),
         (SDXL, {"negative_prompt": "x" * 4001}, "has over 4000 characters"),
         (TURBO, {"unlisted": "x" * 4001}, "has over 4000 characters"),
         (
@@ -64,48 +68,56 @@ async def sent(db: Any, model: str, given: dict[str, Any]) -> Any:
         ),
     ],
 )
-async def test_a_user_cannot_set_what_the_operator_pays_or_is_liable_for(db, model, given, problem):
-    """Cases S4 and W21: these inputs were accepted."""
+async def test_a_user_cannot_set_what_the_operator_pays_or_is_liable_for(
+    db, model, model_input, problem
+):
+    """Without the default rules, the database would accept each of these inputs."""
     await db.act_as("authenticated", uuid4())
     required = {"image": "https://example.com/a.png"} if model == CLARITY else {}
-    refused = await db.refusal(START, "a cat", model, {**required, **given}, {})
-    (name,) = given
+    refused = await db.refusal(START, "a cat", model, {**required, **model_input}, {})
+    (name,) = model_input
     assert refused.message == "PQ_INVALID_INPUT: the input does not fit the model"
     assert refused.detail.startswith(f"input.{name} is ")
     assert problem in refused.detail
     assert refused.hint
 
 
-async def test_a_service_key_may_only_change_the_rule(db):
-    given = {"disable_safety_checker": True}
-    assert (await db.refusal(START, "a cat", SCHNELL, given, {})).message.startswith("PQ_INVALID")
+async def test_a_rule_applies_to_a_service_key_until_it_is_deleted(db):
+    model_input = {"disable_safety_checker": True}
+    assert (await db.refusal(START, "a cat", SCHNELL, model_input, {})).message.startswith(
+        "PQ_INVALID"
+    )
     await db.value("select delete_input_rule('*', 'disable_safety*', 'lock')")
-    assert await sent(db, SCHNELL, given) == given
+    assert await read_sent_input(db, SCHNELL, model_input) == model_input
 
 
 async def test_a_form_may_send_the_defaults_of_the_model(db):
-    given = {"disable_safety_checker": False, "lora_scale": 0.6, "num_outputs": 1}
-    assert await sent(db, SDXL, given) == {"num_outputs": 1}
+    model_input = {"disable_safety_checker": False, "lora_scale": 0.6, "num_outputs": 1}
+    assert await read_sent_input(db, SDXL, model_input) == {"num_outputs": 1}
 
 
 async def test_a_locked_value_that_the_model_lacks_as_a_default_is_sent(db):
     model = "google/imagen-4-fast"
     expected = {"safety_filter_level": "block_medium_and_above"}
-    for given in ({}, {"safety_filter_level": "block_only_high"}, expected):
-        assert await sent(db, model, given) == expected
+    for model_input in ({}, {"safety_filter_level": "block_only_high"}, expected):
+        assert await read_sent_input(db, model, model_input) == expected
 
 
 async def test_a_default_of_the_project_is_sent_if_none_is_given(db):
     await db.value(SET, SCHNELL, "output_format", "default", "png", None)
-    assert await sent(db, SCHNELL, {}) == {"output_format": "png"}
-    assert await sent(db, SCHNELL, {"output_format": "webp"}) == {"output_format": "webp"}
+    assert await read_sent_input(db, SCHNELL, {}) == {"output_format": "png"}
+    assert await read_sent_input(db, SCHNELL, {"output_format": "webp"}) == {
+        "output_format": "webp"
+    }
 
 
 async def test_a_default_of_the_model_above_a_cap_is_lowered(db):
     await db.value(SET, SDXL, "num_inference_steps", "cap", 30, None)
-    for given in ({}, {"num_inference_steps": 50}):  # 50 is the default of the model
-        assert await sent(db, SDXL, given) == {"num_inference_steps": 30}
-    assert await sent(db, SDXL, {"num_inference_steps": 20}) == {"num_inference_steps": 20}
+    for model_input in ({}, {"num_inference_steps": 50}):  # 50 is the default of the model
+        assert await read_sent_input(db, SDXL, model_input) == {"num_inference_steps": 30}
+    assert await read_sent_input(db, SDXL, {"num_inference_steps": 20}) == {
+        "num_inference_steps": 20
+    }
 
 
 async def test_single_values_can_be_refused(db):
@@ -115,7 +127,7 @@ async def test_single_values_can_be_refused(db):
     assert refused.detail == (
         'input.resolution is "4K" and is a value that this project does not permit'
     )
-    assert (await sent(db, model, {"resolution": "1K"}))["resolution"] == "1K"
+    assert (await read_sent_input(db, model, {"resolution": "1K"}))["resolution"] == "1K"
 
 
 async def test_a_refused_value_is_refused_in_a_list_too(db):
@@ -191,15 +203,16 @@ async def test_a_user_without_a_budget_gets_no_time_for_another_try(db):
 
 async def test_the_most_specific_rule_applies(db):
     async def highest(plan: str | None) -> int:
-        found = 0
+        """Return the highest num_outputs that the rules permit to users of the plan."""
+        permitted = 0
         for number in (1, 2, 3, 4):
             try:
                 async with db.connection.transaction():
                     await db.value(APPLY, SCHNELL, plan, {"num_outputs": number})
-                    found = number
+                    permitted = number
             except Exception:
-                return found
-        return found
+                return permitted
+        return permitted
 
     assert await highest(None) == 4
     for model, name, value, plan in (
@@ -218,20 +231,20 @@ async def test_the_most_specific_rule_applies(db):
     assert (await highest("pro"), await highest("studio")) == (4, 2)
 
 
-async def test_a_plan_can_be_allowed_what_others_are_refused(db):
-    given = {"replicate_weights": "https://example.com/w.tar"}
+async def test_a_rule_can_allow_a_plan_an_input_that_is_refused_to_other_users(db):
+    model_input = {"replicate_weights": "https://example.com/w.tar"}
     await db.value(SET, SDXL, "replicate_weights", "allow", None, "studio")
-    assert await db.value(APPLY, SDXL, "studio", given) == given
+    assert await db.value(APPLY, SDXL, "studio", model_input) == model_input
     for plan in (None, "free"):
-        refused = await db.refusal(APPLY, SDXL, plan, given)
+        refused = await db.refusal(APPLY, SDXL, plan, model_input)
         assert "is not permitted in this project" in refused.detail
 
 
 async def test_an_underscore_in_a_pattern_stands_for_itself(db):
     await db.value(SET, "*", "num_outputsX", "refuse", None, None)
     await db.value(SET, "*", "gofast", "refuse", None, None)
-    given = {"num_outputs": 2, "go_fast": False}
-    assert await sent(db, SCHNELL, given) == given
+    model_input = {"num_outputs": 2, "go_fast": False}
+    assert await read_sent_input(db, SCHNELL, model_input) == model_input
 
 
 @pytest.mark.parametrize(
@@ -279,9 +292,9 @@ async def test_a_rule_is_replaced_listed_and_deleted(db):
     assert (refused.sqlstate, refused.message) == ("PT404", "PQ_UNKNOWN_RULE: no such rule")
 
 
-async def test_a_hundred_fields_are_the_most_that_an_input_has(db):
-    given = {f"field{n}": n for n in range(101)}
-    refused = await db.refusal(START, "a cat", TURBO, given, {})
+async def test_an_input_of_more_than_a_hundred_fields_is_refused(db):
+    model_input = {f"field{n}": n for n in range(101)}
+    refused = await db.refusal(START, "a cat", TURBO, model_input, {})
     assert refused.detail == "input has 101 fields, at most 100 are possible"
 
 
@@ -326,10 +339,10 @@ async def test_a_model_of_the_project_can_be_added_and_used(db):
     added = await db.value("select set_model($1, $2)", "me/mine", changes)
     assert {**added, **changes} == added
     assert (added["enabled"], added["unavailable_reason"]) == (True, None)
-    given = {"image": "https://example.com/a.png", "strength": 0.2}
-    started = await db.value(START, "", "me/mine", given, {})
+    model_input = {"image": "https://example.com/a.png", "strength": 0.2}
+    started = await db.value(START, "", "me/mine", model_input, {})
     assert (await db.job(started["job_id"]))["job_type"] == "upscale-image"
-    refused = await db.refusal(START, "", "me/mine", {**given, "mode": "bad"}, {})
+    refused = await db.refusal(START, "", "me/mine", {**model_input, "mode": "bad"}, {})
     assert refused.detail == 'input.mode is "bad" and is not one of fast, good'
     changed = await db.value("select set_model($1, $2)", "me/mine", {"price_usd_per_image": None})
     assert (changed["price_usd_per_image"], changed["inputs"]) == (None, changes["inputs"])
@@ -382,9 +395,9 @@ async def test_a_repeated_start_with_another_kind_returns_the_first_generation(d
     assert again == first
 
 
-async def test_a_model_with_a_prompt_of_its_own_needs_none(db):
+async def test_a_model_that_has_its_own_prompt_needs_none(db):
     image = {"image": "https://example.com/a.png"}
     started = await db.value(START, "", CLARITY, image, {})
     assert started["status"] == "pending"
-    refused = await db.refusal(START, "", SDXL, {}, {})  # it would draw its own example
+    refused = await db.refusal(START, "", SDXL, {}, {})  # would draw the example of the model
     assert refused.detail == "prompt is empty"

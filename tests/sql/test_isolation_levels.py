@@ -1,4 +1,4 @@
-"""Calls under REPEATABLE READ or SERIALIZABLE that change a row newer than their snapshot."""
+"""Calls under REPEATABLE READ or SERIALIZABLE that write a row changed since their snapshot."""
 
 import asyncpg
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from tests.databases import connect
 
 EVERY = '{"every_seconds": 60, "job_type": "t", "missed": "%s"}'
-#: Two calls that change the same row. The snapshot of the second is older than the first call.
+#: Two calls that change the same row. The snapshot of the second call is older than the first call.
 PAIRS = {
     "set_setting": ("set_setting('{\"max_attempts\": 4}')", "set_setting('{\"max_attempts\": 5}')"),
     "set_queue": (
@@ -47,6 +47,12 @@ PAIRS = {
         "start_generation('a', options => '{\"idempotency_key\": \"k\"}')",
         "start_generation('a', options => '{\"idempotency_key\": \"k\"}')",
     ),
+    "start_generations": (
+        'start_generations(\'[{"prompt": "a"}]\', '
+        '\'{"batch_id": "00000000-0000-4000-8000-000000000001"}\')',
+        'start_generations(\'[{"prompt": "a"}]\', '
+        '\'{"batch_id": "00000000-0000-4000-8000-000000000001"}\')',
+    ),
     "send_event": ("send_event('e')", "send_event('e')"),
 }
 
@@ -54,8 +60,8 @@ PAIRS = {
 @pytest.fixture
 async def connections(own_database):
     """Two connections to a database with the rows that the calls change."""
-    one, two = await connect(own_database), await connect(own_database)
-    await one.execute(
+    pair = await connect(own_database), await connect(own_database)
+    await pair[0].execute(
         "delete from generations; delete from job_queue; delete from picture_queue.batch"
     )
     for call in (
@@ -63,9 +69,9 @@ async def connections(own_database):
         *("set_tenant('t', 1)", f"set_schedule('s', '{EVERY % 'once'}')"),
         "register_worker('w', '{q}', '{\"t\": {}}')",
     ):
-        await one.fetchval(f"select {call}")
-    yield one, two
-    for connection in (one, two):
+        await pair[0].fetchval(f"select {call}")
+    yield pair
+    for connection in pair:
         await connection.close(timeout=5)
 
 

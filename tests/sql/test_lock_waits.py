@@ -1,4 +1,4 @@
-"""Calls that need a lock of an open transaction end after a bounded time."""
+"""A call that waits for a lock of an open transaction ends after a bounded time."""
 
 import asyncio
 from uuid import UUID
@@ -16,28 +16,29 @@ OPERATOR_CALLS = (
     "drain_queue('held')",
     "set_setting('{\"max_attempts\": 5}')",
 )
-#: Calls that cancel jobs of locked batches. The batches are counted later.
+#: Calls that cancel jobs of locked batches; maintenance counts the batches later.
 CANCEL_CALLS = ("purge_queue('children')", "change_jobs('cancel', '{\"queue\": \"others\"}')")
 
 
 @pytest.fixture
 async def held_locks(own_database):
     """A database URL, and a connection that holds locks on queues, settings and batches."""
-    one = await connect(own_database)
-    await one.fetchval("select set_queue('held')")
+    holder = await connect(own_database)
+    await holder.fetchval("select set_queue('held')")
     for queue in ("children", "others"):
-        await one.fetchval("select enqueue_batch($1)", [{"job_type": "t", "queue": queue}])
-    await one.execute("begin")
+        await holder.fetchval("select enqueue_batch($1)", [{"job_type": "t", "queue": queue}])
+    await holder.execute("begin")
     for table in ("queue", "setting", "batch"):
-        await one.fetch(f"select * from picture_queue.{table} for update")
-    yield own_database, one
-    if one.is_in_transaction():
-        await one.execute("rollback")
-    await one.execute("delete from job_queue")
-    await one.close(timeout=5)
+        await holder.fetch(f"select * from picture_queue.{table} for update")
+    yield own_database, holder
+    if holder.is_in_transaction():
+        await holder.execute("rollback")
+    await holder.execute("delete from job_queue")
+    await holder.close(timeout=5)
 
 
 async def refusal(url, call):
+    """Return the call with the SQLSTATE and PQ code of its error, or with None."""
     connection = await connect(url)
     try:
         await connection.fetchval(f"select {call}")
@@ -60,21 +61,21 @@ async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held_locks
     url, holder = held_locks
     answers = await asyncio.gather(*(refusal(url, call) for call in CANCEL_CALLS))
     assert answers == [(call, None, None) for call in CANCEL_CALLS]
-    other = await connect(url)
+    observer = await connect(url)
     try:
-        jobs = await other.fetch("select status, batch_id from job_queue")
+        jobs = await observer.fetch("select status, batch_id from job_queue")
         assert [job["status"] for job in jobs] == ["cancelled", "cancelled"]
         counted = "select sum(cancelled) from picture_queue.batch where id = any ($1)"
         batches = [job["batch_id"] for job in jobs]
-        await other.fetchval("select picture_queue._do_due_steps(1000, true)")
-        assert await other.fetchval(counted, batches) == 0, "the batches are locked"
-        assert await other.fetchval("select count(*) from picture_queue.failed_step") == 0
+        await observer.fetchval("select picture_queue._do_due_steps(1000, true)")
+        assert await observer.fetchval(counted, batches) == 0, "the batches are locked"
+        assert await observer.fetchval("select count(*) from picture_queue.failed_step") == 0
         await holder.execute("rollback")
-        await other.execute("update picture_queue.follow_up set due_at = '-infinity'")
-        await other.fetchval("select picture_queue._do_due_steps(1000, true)")
-        assert await other.fetchval(counted, batches) == 2
+        await observer.execute("update picture_queue.follow_up set due_at = '-infinity'")
+        await observer.fetchval("select picture_queue._do_due_steps(1000, true)")
+        assert await observer.fetchval(counted, batches) == 2
     finally:
-        await other.close(timeout=5)
+        await observer.close(timeout=5)
 
 
 LEASE_CALLS = (
@@ -92,23 +93,23 @@ LEASE_CALLS = (
 @pytest.fixture
 async def running_generation(own_database):
     """A database URL, a connection, and the ids of a running job, its lease and prediction."""
-    one = await connect(own_database)
-    await one.fetchval("select start_generation('a boat')")
+    holder = await connect(own_database)
+    await holder.fetchval("select start_generation('a boat')")
     claim = "select claim_jobs('painter', '{default}', '{generate-image}', 1, 300)"
-    (job,) = await one.fetchval(claim)
+    (job,) = await holder.fetchval(claim)
     lease = UUID(job["id"]), UUID(job["lease_id"])
-    begun = await one.fetchval("select begin_prediction($1, $2)", *lease)
-    yield own_database, one, (*lease, UUID(begun["prediction"]["id"]))
-    if one.is_in_transaction():
-        await one.execute("rollback")
-    await one.execute("delete from generations")
-    await one.execute("delete from job_queue")
-    await one.close(timeout=5)
+    begun = await holder.fetchval("select begin_prediction($1, $2)", *lease)
+    yield own_database, holder, (*lease, UUID(begun["prediction"]["id"]))
+    if holder.is_in_transaction():
+        await holder.execute("rollback")
+    await holder.execute("delete from generations")
+    await holder.execute("delete from job_queue")
+    await holder.close(timeout=5)
 
 
 @pytest.mark.parametrize("table", ["public.job_queue", "picture_queue.prediction"])
 async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(running_generation, table):
-    url, holder, given = running_generation
+    url, holder, ids = running_generation
     await holder.execute("begin")
     await holder.fetch(f"select * from {table} for update")
     calls = LEASE_CALLS if table == "public.job_queue" else LEASE_CALLS[1:3]
@@ -116,8 +117,8 @@ async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(running_generati
     async def answer(call):
         connection = await connect(url)
         try:
-            used = [value for i, value in enumerate(given, 1) if f"${i}" in call]
-            await connection.fetchval(f"select {call}", *used)
+            arguments = [value for i, value in enumerate(ids, 1) if f"${i}" in call]
+            await connection.fetchval(f"select {call}", *arguments)
         except asyncpg.PostgresError as error:
             return call, error.sqlstate
         finally:
@@ -128,18 +129,20 @@ async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(running_generati
     assert answers == [(call, "PT429") for call in calls]
 
 
-async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(running_generation):
+async def test_calls_for_a_prediction_do_not_wait_for_its_generation_or_another_prediction(
+    running_generation,
+):
     url, holder, (job, lease, _) = running_generation
     await holder.execute("delete from picture_queue.prediction")
-    other = await connect(url)
+    caller = await connect(url)
     try:
         await holder.execute("begin")
         await holder.execute("select from public.generations for update")
         with pytest.raises(asyncpg.PostgresError) as refused:
-            await other.fetchval("select begin_prediction($1, $2)", job, lease)
+            await caller.fetchval("select begin_prediction($1, $2)", job, lease)
         assert refused.value.sqlstate == "PT429"
         await holder.execute("rollback")
-        begun = await other.fetchval("select begin_prediction($1, $2)", job, lease)
+        begun = await caller.fetchval("select begin_prediction($1, $2)", job, lease)
         await holder.execute("begin")
         await holder.execute(
             """insert into picture_queue.prediction
@@ -147,7 +150,7 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
             select job_id, id, 1, model_id, input, 'failed', 'taken' from public.generations"""
         )
         with pytest.raises(asyncpg.PostgresError) as refused:
-            await other.fetchval(
+            await caller.fetchval(
                 "select record_prediction($1, $2, $3, 'taken')",
                 job,
                 lease,
@@ -155,11 +158,11 @@ async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(
             )
         assert refused.value.sqlstate == "PT429"
     finally:
-        await other.close(timeout=5)
+        await caller.close(timeout=5)
 
 
 async def test_a_worker_row_in_an_open_transaction_delays_no_call(own_database):
-    """The open transaction has inserted the row of one worker and changed the row of another."""
+    """The open transaction has inserted the row of holder worker and changed the row of another."""
     holder = await connect(own_database)
     claim = "claim_jobs('{}', '{{default}}', '{{t}}', 1)"
     register = "register_worker('{}', '{{default}}', '{{}}')"
@@ -181,12 +184,14 @@ async def test_only_a_changed_policy_conflicts_with_an_open_registration(own_dat
         "register_worker('{}', '{{q}}', '{{\"kept\": {{}}, \"held\": {{\"max_attempts\": {}}}}}')"
     )
     try:
-        await holder.fetchval(f"select {call.format('one', 2)}")
+        await holder.fetchval(f"select {call.format('holder', 2)}")
         await holder.execute("begin")
-        await holder.fetchval(f"select {call.format('one', 3)}")
-        same, other = call.format("two", 2), call.format("three", 4)
-        answers = await asyncio.gather(*(refusal(own_database, call) for call in (same, other)))
-        assert answers == [(same, None, None), (other, "PT429", "PQ_BUSY")]
+        await holder.fetchval(f"select {call.format('holder', 3)}")
+        unchanged, changed = call.format("second", 2), call.format("third", 4)
+        answers = await asyncio.gather(
+            *(refusal(own_database, call) for call in (unchanged, changed))
+        )
+        assert answers == [(unchanged, None, None), (changed, "PT429", "PQ_BUSY")]
     finally:
         await holder.close(timeout=5)
 

@@ -51,7 +51,7 @@ JOB_TYPES = {
     "background-removal": "remove-background",
     "vector": "vectorize-image",
 }
-FEW = settings(
+EIGHT_EXAMPLES = settings(
     max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 by_model = pytest.mark.parametrize("model", OFFERED, ids=lambda model: model.id)
@@ -65,14 +65,16 @@ class Caller:
         self._context = transaction(url)
         self.db = self.loop.run_until_complete(self._context.__aenter__())
 
-    def start(self, model: CatalogModel, given: dict[str, Any], **options: Any) -> Any:
-        prompt = "a cat" if model.input("prompt") else None
-        return self.loop.run_until_complete(self.db.value(START, prompt, model.id, given, options))
-
-    def refusal(self, model: CatalogModel, given: dict[str, Any], **options: Any) -> Any:
+    def start(self, model: CatalogModel, model_input: dict[str, Any], **options: Any) -> Any:
         prompt = "a cat" if model.input("prompt") else None
         return self.loop.run_until_complete(
-            self.db.refusal(START, prompt, model.id, given, options)
+            self.db.value(START, prompt, model.id, model_input, options)
+        )
+
+    def refusal(self, model: CatalogModel, model_input: dict[str, Any], **options: Any) -> Any:
+        prompt = "a cat" if model.input("prompt") else None
+        return self.loop.run_until_complete(
+            self.db.refusal(START, prompt, model.id, model_input, options)
         )
 
     def run(self, awaitable: Any) -> Any:
@@ -85,20 +87,20 @@ class Caller:
 
 @pytest.fixture
 def caller(stack: Any) -> Iterator[Caller]:
-    found = Caller(stack.db_url)
-    yield found
-    found.close()
+    new_caller = Caller(stack.db_url)
+    yield new_caller
+    new_caller.close()
 
 
-def values(known: ModelInput) -> st.SearchStrategy[Any]:
+def valid_values(spec: ModelInput) -> st.SearchStrategy[Any]:
     """Return a strategy for the values that the model and the default rules permit."""
     urls = st.sampled_from(["https://example.com/a.png", "https://example.com/b.webp?x=1"])
-    if known.enum:
-        return st.sampled_from(known.enum)
-    low = known.minimum if known.minimum is not None else 1
-    high = known.maximum if known.maximum is not None else low + 100
-    high = min(high, CAPS.get(known.name, high))
-    match known.type:
+    if spec.enum:
+        return st.sampled_from(spec.enum)
+    low = spec.minimum if spec.minimum is not None else 1
+    high = spec.maximum if spec.maximum is not None else low + 100
+    high = min(high, CAPS.get(spec.name, high))
+    match spec.type:
         case "integer":
             return st.integers(int(low), int(high))
         case "number":
@@ -107,51 +109,51 @@ def values(known: ModelInput) -> st.SearchStrategy[Any]:
             return st.booleans()
         case "array":
             return st.lists(urls, max_size=10)
-    return urls if known.format else st.text("abc äß漢字", min_size=1, max_size=50)
+    return urls if spec.format else st.text("abc äß漢字", min_size=1, max_size=50)
 
 
-def inputs(model: CatalogModel) -> st.SearchStrategy[dict[str, Any]]:
+def valid_inputs(model: CatalogModel) -> st.SearchStrategy[dict[str, Any]]:
     """Return a strategy for valid inputs of a model."""
     named = {
-        known.name: values(known)
-        for known in model.inputs
-        if known.name != "prompt" and known.name not in RULED
+        spec.name: valid_values(spec)
+        for spec in model.inputs
+        if spec.name != "prompt" and spec.name not in RULED
     }
-    required = {known.name for known in model.inputs if known.required}
+    required = {spec.name for spec in model.inputs if spec.required}
     return st.fixed_dictionaries(
         {name: value for name, value in named.items() if name in required},
         optional={name: value for name, value in named.items() if name not in required},
     )
 
 
-def broken(known: ModelInput) -> list[Any]:
+def invalid_values(spec: ModelInput) -> list[Any]:
     """Return values that do not fit an input."""
     wrong: list[Any] = [None, {"a": 1}]
-    wrong.append("text" if known.type in ("integer", "number", "boolean", "array") else 7)
-    if known.type == "integer":
+    wrong.append("text" if spec.type in ("integer", "number", "boolean", "array") else 7)
+    if spec.type == "integer":
         wrong += [1.5, 10**30]
-    if known.minimum is not None:
-        wrong.append(known.minimum - 1)
-    if known.maximum is not None:
-        wrong.append(known.maximum + 1)
-    if known.enum:
-        wrong.append("no such value" if known.type == "string" else 77_777)
-    if known.format:
+    if spec.minimum is not None:
+        wrong.append(spec.minimum - 1)
+    if spec.maximum is not None:
+        wrong.append(spec.maximum + 1)
+    if spec.enum:
+        wrong.append("no such value" if spec.type == "string" else 77_777)
+    if spec.format:
         link = "http://example.com/a.png"
-        wrong.append([link] if known.type == "array" else link)
-    if known.type == "string" and not known.format and not known.enum:
+        wrong.append([link] if spec.type == "array" else link)
+    if spec.type == "string" and not spec.format and not spec.enum:
         wrong.append("x" * 4001)
-    if known.type == "array":
+    if spec.type == "array":
         wrong.append(["https://example.com/a.png"] * 101)
     return wrong
 
 
 @by_model
 def test_each_model_accepts_inputs_of_its_schema(caller: Caller, model: CatalogModel) -> None:
-    @FEW
-    @given(inputs(model))
-    def accepts(given: dict[str, Any]) -> None:
-        started = caller.start(model, given)
+    @EIGHT_EXAMPLES
+    @given(valid_inputs(model))
+    def accepts(model_input: dict[str, Any]) -> None:
+        started = caller.start(model, model_input)
         assert started["status"] == "pending"
         assert "warnings" not in started
 
@@ -161,30 +163,30 @@ def test_each_model_accepts_inputs_of_its_schema(caller: Caller, model: CatalogM
 @by_model
 def test_each_model_refuses_an_input_that_does_not_fit(caller: Caller, model: CatalogModel) -> None:
     required = {
-        known.name: "https://example.com/a.png"
-        for known in model.inputs
-        if known.required and known.name != "prompt"
+        spec.name: "https://example.com/a.png"
+        for spec in model.inputs
+        if spec.required and spec.name != "prompt"
     }
-    for known in model.inputs:
-        for value in [] if known.name == "prompt" else broken(known):
-            refused = caller.refusal(model, {**required, known.name: value})
+    for spec in model.inputs:
+        for value in [] if spec.name == "prompt" else invalid_values(spec):
+            refused = caller.refusal(model, {**required, spec.name: value})
             assert refused.message.startswith("PQ_INVALID_INPUT: ")
-            assert refused.detail.startswith(f"input.{known.name} is "), (known.name, value)
+            assert refused.detail.startswith(f"input.{spec.name} is "), (spec.name, value)
 
 
 @by_model
 def test_each_model_requires_its_required_inputs(caller: Caller, model: CatalogModel) -> None:
-    for known in model.inputs:
-        if known.required and known.name != "prompt":
-            assert caller.refusal(model, {}).detail == f"input.{known.name} is missing"
+    for spec in model.inputs:
+        if spec.required and spec.name != "prompt":
+            assert caller.refusal(model, {}).detail == f"input.{spec.name} is missing"
 
 
 @by_model
 def test_the_kind_of_a_model_decides_the_job_type(caller: Caller, model: CatalogModel) -> None:
     required = {
-        known.name: "https://example.com/a.png"
-        for known in model.inputs
-        if known.required and known.name != "prompt"
+        spec.name: "https://example.com/a.png"
+        for spec in model.inputs
+        if spec.required and spec.name != "prompt"
     }
     for options in ({}, *({"kind": kind} for kind in (model.kind, *model.also_kinds))):
         started = caller.start(model, required, **options)
@@ -192,25 +194,25 @@ def test_the_kind_of_a_model_decides_the_job_type(caller: Caller, model: Catalog
         assert job["job_type"] == JOB_TYPES[options.get("kind", model.kind)]
         assert "provider:replicate" in job["limit_keys"]
         assert f"model:{model.id}" in job["limit_keys"]
-    others = set(JOB_TYPES) - {model.kind, *model.also_kinds}
-    refused = caller.refusal(model, required, kind=min(others))
+    other_kind = min(set(JOB_TYPES) - {model.kind, *model.also_kinds})
+    refused = caller.refusal(model, required, kind=other_kind)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT: ")
-    assert refused.detail.startswith(f"options.kind is {min(others)}, and {model.id} does ")
+    assert refused.detail.startswith(f"options.kind is {other_kind}, and {model.id} does ")
 
 
 @by_model
 def test_an_unknown_input_is_refused_or_reported(caller: Caller, model: CatalogModel) -> None:
     required = {
-        known.name: "https://example.com/a.png"
-        for known in model.inputs
-        if known.required and known.name != "prompt"
+        spec.name: "https://example.com/a.png"
+        for spec in model.inputs
+        if spec.required and spec.name != "prompt"
     }
-    given = {**required, "zzz_unknown": 1}
+    model_input = {**required, "zzz_unknown": 1}
     if model.inputs_complete:
-        refused = caller.refusal(model, given)
+        refused = caller.refusal(model, model_input)
         assert refused.detail == f"input.zzz_unknown is 1 and is not an input of {model.id}"
     else:
-        started = caller.start(model, given)
+        started = caller.start(model, model_input)
         assert started["warnings"] == [
             f"input.zzz_unknown is not among the known inputs of {model.id}, "
             "and is passed on unchecked"
@@ -231,7 +233,7 @@ def test_a_model_that_cannot_be_offered_is_refused_with_the_reason(
 def test_a_model_that_needs_a_key_of_another_provider_is_not_offered() -> None:
     assert [model.id for model in UNAVAILABLE] == ["openai/gpt-image-1"]
     for model in OFFERED:
-        assert [known.name for known in model.inputs if "api_key" in known.name] == []
+        assert [spec.name for spec in model.inputs if "api_key" in spec.name] == []
 
 
 def test_an_error_about_a_mistyped_input_suggests_the_nearest_name(

@@ -2,8 +2,7 @@
 
 The calls are generated from the signatures of the installed functions, so that new functions are
 included. Most arguments are valid, so that a call reaches the checks of the invalid ones. Values
-that Postgres itself refuses before a function begins (NUL, lone surrogates, malformed uuids) are
-left out.
+that Postgres refuses before a function begins (NUL, lone surrogates, malformed uuids) are left out.
 """
 
 import copy
@@ -28,7 +27,7 @@ from pg_proc p where p.oid in (select oid from picture_queue._our_functions() wh
 order by p.proname
 """
 #: SQL that creates one object of each kind whose name or id an argument may contain.
-WORLD = """
+CREATE_OBJECTS = """
 select set_config('request.jwt.claims', '{"role": "service_role"}', false);
 select set_queue('odd', '{"fair_share": true}');
 select set_limit('odd', 1);
@@ -45,11 +44,13 @@ select claim_jobs('odd', '{odd,default}', '{odd,generate-image}', 9, 3600,
   '00000000-0000-4000-8000-000000000005');
 select begin_prediction(id, lease_id) from job_queue where generation_id is not null;
 select enqueue_job('odd', queue => 'odd', job_id => '00000000-0000-4000-8000-000000000006');
+select start_generations('[{"prompt": "a cat", "then": [{"kind": "upscale"}]}]',
+  '{"batch_id": "00000000-0000-4000-8000-00000000ba7c"}');
 """
 
 UUIDS = [f"00000000-0000-4000-8000-{n:012}" for n in range(7)]
 RUNNING, PENDING, LEASE = UUIDS[1], UUIDS[6], UUIDS[5]
-GENERATION_JOB = "(select id from job_queue where generation_id is not null)"
+GENERATION_JOB = "(select id from job_queue where generation_id is not null order by seq limit 1)"
 TIMES = ["infinity", "-infinity", "294276-12-31", "4713-01-01 BC", "1969-12-31", "2999-01-01"]
 BACKOFF = {"policy": "linear", "base_seconds": 1, "cap_seconds": 9, "jitter": 0.5}
 UNIQUE = {"by": ["a"], "period_seconds": 9, "states": ["pending"], "on_conflict": "ignore"}
@@ -100,6 +101,12 @@ REPORT = {
     "duration_seconds": 1,
     "pause_key": "odd",
 }
+STEP = {
+    "kind": "upscale",
+    "model_id": "nightmareai/real-esrgan",
+    "prompt": "",
+    "input": {"scale": 2},
+}
 FILTER = {
     "job_ids": UUIDS,
     "queue": "odd",
@@ -136,18 +143,23 @@ DOCUMENTS: dict[str, list[Any]] = {
     "leases": [[{"job_id": RUNNING, "lease_id": LEASE}]],
     "lines": [[{"at": "2020-01-01", "level": "info", "message": "m"}]],
     "options": [OPTIONS, {"scheduled_for": None, "idempotency_key": "k", "priority": 1,
-        "user_id": UUIDS[0], "generation_id": UUIDS[0]}],
+        "user_id": UUIDS[0], "generation_id": UUIDS[0]}, {"priority": 1, "user_id": UUIDS[0]},
+        {"then": [STEP]}],
+    "requests": [[{"prompt": "a cat"}],
+        [{"prompt": "a cat", "input": {"seed": 1}, "then": [STEP]}, {"prompt": "a dog"}]],
     "outcomes": [[REPORT], [REPORT, REPORT]],
     "schedule": [{"every_seconds": 60, "timezone": "UTC", "missed": "all", "paused": True, **JOB},
         {"cron": "0 0 * * *", "timezone": "Europe/Berlin", "job_type": "odd"}],
 }  # fmt: skip
+GENERATION_BATCH = "00000000-0000-4000-8000-00000000ba7c"
 ENDED_GENERATION = "00000000-0000-4000-8000-00000000e0de"
 #: Valid values of the other parameters, in SQL.
 PARAMETERS = {
-    "action": ["'retry'", "'cancel'", "'discard'"],
+    "action": ["'retry'", "'cancel'", "'discard'", "'refuse'"],
+    "key": ["'odd'", "'project'"],
     "generation_id": [f"'{UUIDS[4]}'", f"'{ENDED_GENERATION}'"],
     "generation_ids": [f"array['{UUIDS[4]}']::uuid[]"],
-    "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'"],
+    "batch_id": [f"'{UUIDS[3]}'", f"'{UUIDS[0]}'", f"'{GENERATION_BATCH}'"],
     "job_id": [f"'{RUNNING}'", f"'{PENDING}'", GENERATION_JOB],
     "job_ids": [f"array['{RUNNING}', '{PENDING}']::uuid[]"],
     "lease_id": [f"'{LEASE}'"],
@@ -181,7 +193,7 @@ def quote_literal(value: str) -> str:
 
 def arrays(items: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     one_dimension = st.lists(items.map(quote_literal) | st.just("null"), max_size=3)
-    return one_dimension.map(lambda found: f"array[{', '.join(found)}]") | st.sampled_from(
+    return one_dimension.map(lambda values: f"array[{', '.join(values)}]") | st.sampled_from(
         ["array[[null, null]]", "array_fill('x'::text, array[2000])"]
     )
 
@@ -195,17 +207,18 @@ ODD = {
     "numeric": st.sampled_from(
         ["'NaN'", "'Infinity'", "1e400", "0.0000001", "0", "-1", "5", "1e9"]
     ),
-    "real[]": arrays(REALS).filter(lambda found: "x" not in found),
+    # The filter excludes the array of 2,000 texts 'x'.
+    "real[]": arrays(REALS).filter(lambda array: "x" not in array),
     "boolean": st.sampled_from(["true", "false"]),
     "uuid": st.sampled_from(UUIDS).map(quote_literal),
-    "uuid[]": arrays(st.sampled_from(UUIDS)).filter(lambda found: "x" not in found),
+    "uuid[]": arrays(st.sampled_from(UUIDS)).filter(lambda array: "x" not in array),
     "timestamp with time zone": st.sampled_from(TIMES).map(quote_literal),
     "jsonb": ODD_JSON.map(json.dumps).map(quote_literal),
 }
 
 
 @st.composite
-def changed(draw: st.DrawFn, document: Any) -> Any:
+def changed_document(draw: st.DrawFn, document: Any) -> Any:
     """Return the document with one random value at a random key, or without one field or item."""
     document = copy.deepcopy(document)
     container: Any = document
@@ -236,26 +249,29 @@ def argument(draw: st.DrawFn, name: str, type_: str) -> str:
     if type_ == "jsonb":
         document = draw(st.sampled_from(DOCUMENTS.get(name, [{"a": 1}])))
         if draw(st.booleans()):
-            document = draw(changed(document))
+            document = draw(changed_document(document))
         return quote_literal(json.dumps(document))
-    of_type = {
+    valid_by_type = {
         "text": ["'odd'"], "boolean": ["false"], "uuid": [quote_literal(UUIDS[0])],
         "timestamp with time zone": ["null", "'2999-01-01'"],
     }  # fmt: skip
-    return draw(st.sampled_from(PARAMETERS.get(name) or of_type.get(type_, ["1"])))
+    return draw(st.sampled_from(PARAMETERS.get(name) or valid_by_type.get(type_, ["1"])))
 
 
 @st.composite
 def calls(draw: st.DrawFn, functions: list[tuple[str, list[list[str]]]]) -> str:
     name, parameters = draw(st.sampled_from(functions))
-    arguments = [f"{each} => {draw(argument(each, type_))}::{type_}" for each, type_ in parameters]
+    arguments = [
+        f"{parameter} => {draw(argument(parameter, type_))}::{type_}"
+        for parameter, type_ in parameters
+    ]
     return f"select public.{name}({', '.join(arguments)})"
 
 
 @pytest.fixture(scope="module")
 def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(own_database) as connection:
-        connection.execute(WORLD)
+        connection.execute(CREATE_OBJECTS)
         connection.execute(
             "insert into generations (id, job_id, model_id, prompt, status) "
             "values (%s, gen_random_uuid(), 'm', 'a cat', 'completed')",
@@ -302,7 +318,7 @@ def test_any_call_returns_or_raises_a_complete_error(connection: psycopg.Connect
             successful.add(name)
         except psycopg.Error as error:
             if problem := find_problem(error):
-                # Of all calls with this problem, show the shortest.
+                # Keep only the shortest call with this problem.
                 text = f"{problem}\n    {sql}"
                 key = name, problem[:50]
                 problems[key] = min(problems.get(key, text), text, key=len)

@@ -52,21 +52,22 @@ async def test_a_healthy_queue_has_a_finding_for_each_check(db):
 async def test_only_service_keys_may_call_the_doctor_through_the_api(stack):
     async with httpx.AsyncClient(base_url=f"{stack.api_url}/rest/v1", timeout=10) as http:
 
-        async def ask(key):
+        async def call_doctor(key):
             headers = {"apikey": key, "Authorization": f"Bearer {key}"}
             body = {"client_time": datetime.now(UTC).isoformat()}
             return await http.post("/rpc/queue_doctor", json=body, headers=headers)
 
-        answer = await ask(stack.service_role_key)
+        answer = await call_doctor(stack.service_role_key)
         assert answer.status_code == 200, answer.text
         assert {finding["check"] for finding in answer.json()} == CHECKS
-        assert (await ask(stack.anon_key)).status_code in (401, 403)
+        assert (await call_doctor(stack.anon_key)).status_code in (401, 403)
 
 
 async def test_a_session_that_keeps_a_lock_of_the_queue_is_found(db, stack):
     holder = await asyncpg.connect(stack.db_url)
     try:
         pid = await holder.fetchval("select pg_backend_pid()")
+        # 1903326068 marks the advisory locks of the queue.
         await holder.fetchval("select pg_advisory_lock(1903326068, 5)")
         assert await problems(db, "locks", f"session {pid} ") == []
         await db.pass_time(11)
@@ -135,7 +136,7 @@ async def test_an_invalid_index_is_found(db, stack):
 
 @pytest.mark.parametrize(("counted", "ended"), [(0, 0), (5, 0), (5, 2), (1, 1)])
 async def test_limit_keys_with_a_wrong_count_are_recounted(db, counted, ended):
-    """Corrupt the count of a key, and the number of ended jobs that are not subtracted yet."""
+    """Two jobs run, but the count of the key minus the ended jobs in freed_key is not two."""
     key = f"sql-{uuid4().hex}"
     await db.value("select set_limit($1, max_running => 9)", key)
     for _ in range(3):
@@ -168,36 +169,36 @@ async def test_a_limit_key_without_a_row_is_recounted(db):
 
 async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database, until):
     """The job ends while a trigger delays the recount, which has deleted rows of freed_key."""
-    one, other = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
+    repairer, reporter = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
     try:
-        await one.execute("select set_limit('key', max_running => 9)")
+        await repairer.execute("select set_limit('key', max_running => 9)")
         options = '{"limit_keys": ["key"]}'
         for _ in range(3):
-            await one.execute("select enqueue_job('t', queue => 'q', options => $1)", options)
-        claimed = await one.fetchval("select claim_jobs('w', '{q}', '{t}', 3)")
+            await repairer.execute("select enqueue_job('t', queue => 'q', options => $1)", options)
+        claimed = await repairer.fetchval("select claim_jobs('w', '{q}', '{t}', 3)")
         outcomes = [
             {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}
             for job in json.loads(claimed)
         ]
-        await one.execute("select report_jobs($1)", json.dumps(outcomes[:1]))
-        await one.execute(
+        await repairer.execute("select report_jobs($1)", json.dumps(outcomes[:1]))
+        await repairer.execute(
             """create function public.pause() returns trigger language plpgsql as $$
             begin perform pg_advisory_xact_lock(7, 7); return null; end $$;
             create trigger pause after delete on picture_queue.freed_key
             for each statement execute function public.pause()"""
         )
-        await other.execute("select pg_advisory_lock(7, 7)")
-        recount = asyncio.create_task(one.execute("select picture_queue.repair()"))
+        await reporter.execute("select pg_advisory_lock(7, 7)")
+        recount = asyncio.create_task(repairer.execute("select picture_queue.repair()"))
         waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
-        await until(lambda: other.fetchval(waits))
-        await other.execute("select report_jobs($1)", json.dumps(outcomes[1:2]))
-        await other.execute("select pg_advisory_unlock(7, 7)")
+        await until(lambda: reporter.fetchval(waits))
+        await reporter.execute("select report_jobs($1)", json.dumps(outcomes[1:2]))
+        await reporter.execute("select pg_advisory_unlock(7, 7)")
         await recount
         running = "select running from picture_queue.limit_key where key = 'key'"
         freed = "select coalesce(sum(n), 0) from picture_queue.freed_key where key = 'key'"
-        assert await one.fetchval(running) - await one.fetchval(freed) == 1
+        assert await repairer.fetchval(running) - await repairer.fetchval(freed) == 1
     finally:
-        await asyncio.gather(one.close(), other.close())
+        await asyncio.gather(repairer.close(), reporter.close())
 
 
 async def test_a_count_of_running_jobs_that_do_not_exist_is_corrected(db):

@@ -5,12 +5,9 @@ import pytest
 from .conftest import transaction
 
 
-async def findings(db, check):
-    return await db.findings(check)
-
-
 async def finding(db, check):
-    (found,) = await findings(db, check)
+    """Return the only finding of a check."""
+    (found,) = await db.findings(check)
     return found
 
 
@@ -88,7 +85,7 @@ async def cron(db):
 
 
 async def test_failed_runs_of_pg_cron_are_found(db, cron):
-    assert [f["verdict"] for f in await findings(db, "pg_cron runs")] == ["warn", "warn"]
+    assert [f["verdict"] for f in await db.findings("pg_cron runs")] == ["warn", "warn"]
     await db.run(
         """insert into cron.job_run_details values
         (1, 1, 'succeeded', '1 row', now(), now()),
@@ -96,7 +93,7 @@ async def test_failed_runs_of_pg_cron_are_found(db, cron):
         (2, 3, 'failed', 'gone', now(), now()), (2, 4, 'succeeded', '1 row', now(), now()),
         (2, 5, 'running', null, now(), null), (3, 6, 'failed', 'not ours', now(), now())"""
     )
-    first, second = await findings(db, "pg_cron runs")
+    first, second = await db.findings("pg_cron runs")
     assert first["verdict"] == "bad"
     assert "division by zero" in first["detail"]
     assert first["remedy"].endswith("select 1/0")
@@ -110,15 +107,15 @@ async def test_a_large_table_of_pg_cron_runs_is_found(db, cron):
         from generate_series(1, 100001) n"""
     )
     await db.run("analyze cron.job_run_details")
-    found = (await findings(db, "pg_cron runs"))[-1]
+    found = (await db.findings("pg_cron runs"))[-1]
     assert "100001 rows" in found["detail"]
     await db.run(found["remedy"])
     await db.run("analyze cron.job_run_details")
-    assert "rows" not in (await findings(db, "pg_cron runs"))[-1]["detail"]
+    assert "rows" not in (await db.findings("pg_cron runs"))[-1]["detail"]
 
 
 async def test_pg_cron_runs_are_not_checked_without_pg_cron(db):
-    assert await findings(db, "pg_cron runs") == []
+    assert await db.findings("pg_cron runs") == []
 
 
 OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
@@ -176,17 +173,17 @@ OPEN_BUCKETS = (
 )
 async def test_excess_privileges_of_users_are_found(admin_db, broken, verdict, text):
     """Find the privilege, and check that the remedy of the finding removes it."""
-    before = await findings(admin_db, "exposure")
+    before = await admin_db.findings("exposure")
     assert all("a user can have any" in found["detail"] for found in before if found["remedy"])
     await admin_db.run(broken)
-    (found,) = (f for f in await findings(admin_db, "exposure") if text in f["detail"])
+    (found,) = (f for f in await admin_db.findings("exposure") if text in f["detail"])
     assert found["verdict"] == verdict
     await admin_db.run(found["remedy"])
-    assert not any(text in f["detail"] for f in await findings(admin_db, "exposure"))
+    assert not any(text in f["detail"] for f in await admin_db.findings("exposure"))
 
 
 async def test_policies_of_other_topics_buckets_and_roles_are_accepted(admin_db):
-    before = await findings(admin_db, "exposure")
+    before = await admin_db.findings("exposure")
     await admin_db.run(
         """create policy rooms on realtime.messages for select to authenticated
         using ((select realtime.topic()) like 'room:%');
@@ -194,21 +191,21 @@ async def test_policies_of_other_topics_buckets_and_roles_are_accepted(admin_db)
         create policy owned on storage.objects for all using (owner_id = auth.uid()::text);
         create policy services on storage.objects for all to service_role using (true)"""
     )
-    assert await findings(admin_db, "exposure") == before
+    assert await admin_db.findings("exposure") == before
 
 
 async def test_a_missing_limit_of_jobs_per_user_is_found(db):
     await db.run("delete from public.generations where user_id is not null")
     text = "a user can have any number of running jobs"
-    assert not any(text == f["detail"] for f in await findings(db, "exposure"))
+    assert not any(text == f["detail"] for f in await db.findings("exposure"))
     await db.run(
         """insert into public.generations (user_id, job_id, model_id, prompt)
         values (gen_random_uuid(), gen_random_uuid(), 'm', 'x')"""
     )
-    (found,) = (f for f in await findings(db, "exposure") if text == f["detail"])
+    (found,) = (f for f in await db.findings("exposure") if text == f["detail"])
     assert found["verdict"] == "warn"
     await db.run(found["remedy"])
-    assert not any(text == f["detail"] for f in await findings(db, "exposure"))
+    assert not any(text == f["detail"] for f in await db.findings("exposure"))
 
 
 @pytest.fixture

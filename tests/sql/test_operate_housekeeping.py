@@ -431,7 +431,7 @@ async def test_partitions_created_by_the_project_are_used_and_kept(db, bounds):
     )
 
 
-async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_others(db):
+async def test_a_job_that_cannot_be_pruned_does_not_stop_the_pruning_of_other_jobs(db):
     _, referenced, _ = await finish_jobs(db, "completed", 3)
     await db.run("create table public.orders (job uuid references job_queue (id))")
     await db.run("insert into public.orders values ($1)", referenced)

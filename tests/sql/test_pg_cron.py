@@ -68,7 +68,7 @@ async def test_pg_cron_sweeps_promotes_and_prunes_without_any_worker(owner, unti
     ) == "ok"  # fmt: skip
 
     queue = f"q-{uuid4().hex[:8]}"
-    swept, due, old = [
+    swept, promoted, pruned = [
         await owner.fetchval("select enqueue_job('cron-job', queue => $1)", queue) for _ in range(3)
     ]
     await owner.execute("select claim_jobs('gone', $1, '{cron-job}', 1)", [queue])
@@ -76,10 +76,11 @@ async def test_pg_cron_sweeps_promotes_and_prunes_without_any_worker(owner, unti
         "update job_queue set lease_expires_at = now() - interval '1 second' where id = $1", swept
     )
     await owner.execute(
-        "update job_queue set hold = 'scheduled', scheduled_for = now() where id = $1", due
+        "update job_queue set hold = 'scheduled', scheduled_for = now() where id = $1", promoted
     )
     await owner.execute(
-        "update job_queue set status = 'completed', finished_at = '2020-01-01' where id = $1", old
+        "update job_queue set status = 'completed', finished_at = '2020-01-01' where id = $1",
+        pruned,
     )
 
     async def both_have_run() -> bool:
@@ -91,7 +92,7 @@ async def test_pg_cron_sweeps_promotes_and_prunes_without_any_worker(owner, unti
     rows = await owner.fetch("select id, status, hold from job_queue where queue = $1", queue)
     assert {row["id"]: (row["status"], row["hold"]) for row in rows} == {
         swept: ("pending", None),
-        due: ("pending", None),
+        promoted: ("pending", None),
     }
     failed = await owner.fetch("select * from cron.job_run_details where status = 'failed'")
     assert failed == []

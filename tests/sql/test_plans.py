@@ -398,7 +398,7 @@ async def test_a_list_reads_the_index_of_its_filter(mixed_db, filters, reads):
 
 
 @pytest.mark.parametrize("filters", [{}, {"status": "completed"}, {"job_type": "none"}])
-async def test_a_user_lists_without_reading_jobs_of_others(mixed_db, filters):
+async def test_a_user_lists_jobs_without_reading_jobs_of_other_users(mixed_db, filters):
     await mixed_db.act_as("authenticated", UUID(OWNER))
     found = await count_reads(mixed_db, "select list_jobs($1)", {**filters, "limit": 50})
     check_reads(found, owned=40)
@@ -555,7 +555,7 @@ async def test_due_jobs_are_read_from_an_index_on_their_time(big_db, function, t
 
 
 async def test_overdue_jobs_are_read_from_the_index_of_leases(big_db):
-    text = await function_body(big_db, "picture_queue._overdue_jobs")
+    text = await function_body(big_db, "picture_queue._jobs_with_expired_lease")
     text = text[text.index("select count(*)") : text.index(";\n  update")]
     text = text.replace("into v_running, v_overdue", "")
     found = await explain(big_db, text, {"v_now": "timestamptz"}, {"v_now": "now()"})
@@ -593,7 +593,7 @@ async def test_unblocked_jobs_are_read_from_the_index_of_blocked_jobs(big_db):
 
 
 async def test_claims_keep_the_order_of_jobs_after_many_of_another_type(db):
-    """25,000 jobs are more than a claim reads before it tries another plan or gives up."""
+    """The first queue holds 25,000 jobs of a type that the worker does not run."""
     queues = [db.queue, f"{db.queue}-b"]
     await db.run(
         """insert into job_queue (job_type, queue)

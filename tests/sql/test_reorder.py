@@ -18,12 +18,14 @@ async def set_order(db, order):
 
 
 async def claim_numbers(db, n=100):
+    """Claim up to n jobs and return their numbers in the order of the claim."""
     return [job["payload"]["i"] for job in await db.claim(n)]
 
 
-async def enqueue(db, *numbers, **given):
+async def enqueue(db, *numbers, **arguments):
+    """Enqueue a job with each number as its payload."""
     for i in numbers:
-        await db.enqueue(payload={"i": i}, **given)
+        await db.enqueue(payload={"i": i}, **arguments)
 
 
 async def count_misplaced(db, order):
@@ -126,7 +128,7 @@ async def test_many_jobs_are_reordered_in_bounded_steps(db):
 async def test_jobs_of_a_transaction_that_was_open_at_the_change_are_reordered_later(db):
     await set_order(db, "plain")
     await set_order(db, "aging")
-    # The updates stand for such a transaction: they leave jobs with places of no order.
+    # Such a transaction would leave jobs with the old rank and turn; this update does the same.
     await enqueue(db, 1, 2)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     step = "select picture_queue.maintain()"

@@ -6,7 +6,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-AT = "2024-03-30 12:00:00+00"
+START_TIME = "2024-03-30 12:00:00+00"
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ async def clock(db):
         )
         return datetime.fromisoformat(str(at))
 
-    await set_now(AT)
+    await set_now(START_TIME)
     return set_now
 
 
@@ -32,9 +32,9 @@ async def run_due_schedules(db, limit=100):
     return await db.value(RUN_DUE_SCHEDULES, limit)
 
 
-async def set_schedule(db, name="sql-tick", **given):
-    given = {"job_type": "sql-resize", "queue": db.queue, **given}
-    return await db.value("select set_schedule($1, $2)", name, given)
+async def set_schedule(db, name="sql-tick", **fields):
+    fields = {"job_type": "sql-resize", "queue": db.queue, **fields}
+    return await db.value("select set_schedule($1, $2)", name, fields)
 
 
 async def find_schedule(db, name="sql-tick"):
@@ -56,8 +56,8 @@ async def tick_times(db):
 async def test_an_interval_does_not_drift_when_its_ticks_run_late(db, clock):
     row = await set_schedule(db, every_seconds=90.5)
     assert row["next_at"].startswith("2024-03-30T12:01:30.5")
-    for late in (91, 182, 299, 364):
-        await clock(datetime.fromisoformat(AT) + timedelta(seconds=late))
+    for elapsed in (91, 182, 299, 364):
+        await clock(datetime.fromisoformat(START_TIME) + timedelta(seconds=elapsed))
         assert await run_due_schedules(db) == 1
     times = [job["metadata"]["tick"] for job in await list_jobs(db)]
     assert [at[14:21] for at in times] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
@@ -172,18 +172,18 @@ async def test_a_schedule_can_be_created_paused_and_run_manually(db, clock):
     assert (await find_schedule(db))["last_at"] is None, "a manual run is not a tick"
 
 
-async def test_setting_an_equal_schedule_again_changes_nothing(db, clock):
-    given = {"cron": "*/5 * * * *", "timezone": "Asia/Kathmandu", "payload": {"a": 1}}
-    first = await set_schedule(db, **given)
+async def test_setting_an_equal_schedule_changes_nothing(db, clock):
+    fields = {"cron": "*/5 * * * *", "timezone": "Asia/Kathmandu", "payload": {"a": 1}}
+    first = await set_schedule(db, **fields)
     await clock("2024-03-30 12:20:00+00")
-    assert await set_schedule(db, **given) == first
-    changed = await set_schedule(db, **given | {"payload": {"a": 2}})
+    assert await set_schedule(db, **fields) == first
+    changed = await set_schedule(db, **fields | {"payload": {"a": 2}})
     assert changed["next_at"] == first["next_at"], "a new payload does not move the next tick"
     assert changed["updated_at"] != first["updated_at"]
     assert (await set_schedule(db, cron="0 0 * * *"))["next_at"].startswith("2024-03-31T00:00")
 
 
-async def test_a_failing_schedule_records_its_error_and_the_others_run(db, clock):
+async def test_a_failing_schedule_records_its_error_and_other_schedules_run(db, clock):
     await db.value("select set_setting($1)", {"unknown_queue": "refuse"})
     await set_schedule(db, "sql-a-broken", every_seconds=60, queue=f"{db.queue}-none")
     await db.value("select set_queue($1)", db.queue)
@@ -217,7 +217,7 @@ async def test_an_unknown_schedule_is_refused(db, call):
 
 
 @pytest.mark.parametrize(
-    ("given", "detail"),
+    ("fields", "detail"),
     [
         ({}, "one of cron and every_seconds is needed"),
         ({"cron": "@daily", "every_seconds": 5}, "one of cron and every_seconds is needed"),
@@ -236,9 +236,9 @@ async def test_an_unknown_schedule_is_refused(db, call):
         ({"every_seconds": 60, "options": {"delay_seconds": -1}}, "delay_seconds"),
     ],
 )
-async def test_an_invalid_schedule_is_refused(db, given, detail):
+async def test_an_invalid_schedule_is_refused(db, fields, detail):
     refused = await db.refusal(
-        "select set_schedule('sql-tick', $1)", {"job_type": "sql-resize", **given}
+        "select set_schedule('sql-tick', $1)", {"job_type": "sql-resize", **fields}
     )
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
     assert detail in refused.detail
@@ -254,32 +254,32 @@ async def test_an_invalid_name_is_refused(db, name):
 
 
 async def test_two_connections_enqueue_one_job_for_a_tick(stack, db):
-    """The second connection skips the schedule while it is locked; afterwards it is not due.
+    """The second connection skips the locked schedule; after the commit it is no longer due.
 
-    This test commits, unlike the others.
+    Unlike the other tests of this file, this test commits.
     """
     name, queue = f"sql-{db.queue}", db.queue
-    one, other = [await asyncpg.connect(stack.db_url, timeout=10) for _ in range(2)]
+    first, second = [await asyncpg.connect(stack.db_url, timeout=10) for _ in range(2)]
     try:
-        await one.execute(
+        await first.execute(
             "select set_schedule($1, jsonb_build_object('every_seconds', 31536000, "
             "'job_type', 'sql-resize', 'queue', $2::text))",
             name, queue,
         )  # fmt: skip
-        await one.execute(
+        await first.execute(
             "update picture_queue.schedule set next_at = now() - interval '1 second' "
             "where name = $1",
             name,
         )
-        first = one.transaction()
-        await first.start()
-        assert await one.fetchval(RUN_DUE_SCHEDULES, 100) >= 1
-        assert await other.fetchval(RUN_DUE_SCHEDULES, 100) == 0
-        await first.commit()
-        assert await other.fetchval(RUN_DUE_SCHEDULES, 100) == 0
+        transaction = first.transaction()
+        await transaction.start()
+        assert await first.fetchval(RUN_DUE_SCHEDULES, 100) >= 1
+        assert await second.fetchval(RUN_DUE_SCHEDULES, 100) == 0
+        await transaction.commit()
+        assert await second.fetchval(RUN_DUE_SCHEDULES, 100) == 0
         count = "select count(*) from job_queue where queue = $1"
-        assert await one.fetchval(count, queue) == 1
+        assert await first.fetchval(count, queue) == 1
     finally:
-        await other.execute("select delete_schedule($1)", name)
-        await one.close(timeout=10)
-        await other.close(timeout=10)
+        await second.execute("select delete_schedule($1)", name)
+        await first.close(timeout=10)
+        await second.close(timeout=10)

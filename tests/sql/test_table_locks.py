@@ -13,6 +13,7 @@ from tests.databases import connect
 CALLS = {
     "begin_prediction": "begin_prediction('{job}', '{lease}')",
     "cancel_generation": "cancel_generation('{generation}')",
+    "cancel_generation_batch": "cancel_generation_batch('{batch_id}')",
     "cancel_job": "cancel_job('{parked}')",
     "change_jobs": "change_jobs('cancel', '{{\"queue\": \"{name}\"}}')",
     "claim_jobs": "claim_jobs('w', '{{{name}}}', '{{t,p}}', 5)",
@@ -92,10 +93,13 @@ CALLS = {
     "set_setting": "set_setting('{{\"max_attempts\": 4}}')",
     "set_tenant": "set_tenant('{name}', 2)",
     "start_generation": "start_generation('a boat')",
+    "start_generations": 'start_generations(\'[{{"prompt": "a boat"}}]\')',
+    "generation_batch": "generation_batch('{batch_id}')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
 #: These functions return a row of the table, so Postgres locks the table before it calls them.
 RETURNS_TABLE_ROW = {"claim_next_job"}
+#: The body of a function that creates the rows of one call and returns their ids by name.
 SETUP = """
 declare
   v_name text := $1;
@@ -109,6 +113,8 @@ begin
   v_ids := v_ids || jsonb_build_object(
     'ended', start_generation('a dog') -> 'generation_id',
     'deleted', start_generation('a fox') -> 'generation_id');
+  v_ids := v_ids || (start_generations('[{"prompt": "a car"}]',
+    '{"scheduled_for": "2099-01-01"}') - 'generations');
   perform cancel_generation((v_ids ->> 'ended')::uuid),
     cancel_generation((v_ids ->> 'deleted')::uuid),
     delete_generation((v_ids ->> 'deleted')::uuid);
@@ -180,15 +186,15 @@ async def call_and_roll_back(
         connection = await connect(url)
         await connection.execute("set statement_timeout = '6s'")
         await connection.execute("begin")
-        began, error = time.monotonic(), None
+        started_at, error = time.monotonic(), None
         try:
             await connection.execute(f"select {call}")
         except asyncpg.PostgresError as raised:
             error = f"{raised.sqlstate} {raised.message}"
-        took = time.monotonic() - began
+        seconds = time.monotonic() - started_at
         await connection.execute("rollback")
         await connection.close(timeout=5)
-        return error, took
+        return error, seconds
 
 
 async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
@@ -204,9 +210,9 @@ async def find_failures_while_locked(url: str, table: str, calls: dict[str, str]
     finally:
         await holder.close(timeout=5)
     return {
-        name: (error, round(took, 1))
-        for name, (error, took) in zip(calls, answers, strict=True)
-        if took > MAX_SECONDS or (error and not error.startswith("PT429 PQ_BUSY"))
+        name: (error, round(seconds, 1))
+        for name, (error, seconds) in zip(calls, answers, strict=True)
+        if seconds > MAX_SECONDS or (error and not error.startswith("PT429 PQ_BUSY"))
     }
 
 

@@ -1,4 +1,4 @@
-"""Errors of triggers and constraints that a project adds get a stable code."""
+"""An error of a trigger or constraint that a project added is raised as PQ_CONFLICT."""
 
 from uuid import UUID, uuid4
 
@@ -11,7 +11,7 @@ create trigger refuse_for_test before {event} on public.{table}
   for each row execute function public.refuse_for_test();
 """
 BATCH = 'enqueue_batch(\'[{"job_type": "t"}]\')'
-#: For each call: the event and the table of the trigger that refuses it, and its SQL.
+#: For each call: the event and the table of the trigger that makes the call fail, and its SQL.
 CALLS = {
     "retry_job": ("update", "job_queue", "retry_job($1)"),
     "cancel_job": ("update", "job_queue", "cancel_job($2)"),
@@ -47,8 +47,8 @@ async def test_an_error_of_a_trigger_is_reported_as_a_conflict(db, name, using):
     event, table, call = CALLS[name]
     await db.run(TRIGGER.format(event=event, table=table, using=using))
     ids = [failed, UUID(job["id"]), UUID(job["lease_id"]), UUID(generation["generation_id"])]
-    for place in range(4, 0, -1):
-        call = call.replace(f"${place}", f"'{ids[place - 1]}'")
+    for number, value in enumerate(ids, 1):
+        call = call.replace(f"${number}", f"'{value}'")
     refused = await db.refusal(f"select {call}")
     assert refused.sqlstate == "PT409"
     assert "not allowed here" in refused.detail
@@ -68,6 +68,7 @@ ENQUEUES = {
     "enqueue_jobs with ids": f"enqueue_jobs('[{{{JOB}}}]', request_id => gen_random_uuid())",
     "enqueue_batch": f"enqueue_batch('[{{{JOB}}}]')",
 }
+#: For each kind of rule that a project may add: SQL that makes every insert of a job fail.
 RULES = {
     "trigger": TRIGGER.format(event="insert", table="job_queue", using=""),
     "trigger, 23505": TRIGGER.format(
@@ -121,7 +122,8 @@ REASONS = (
 @pytest.mark.parametrize("rule", list(RULES))
 @pytest.mark.parametrize("call", list(ENQUEUES))
 async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
-    await db.run("delete from job_queue where job_type = 't'")
+    # Postgres cannot create some of the rules while jobs of other tests exist.
+    await db.run("delete from job_queue")
     await db.value("select set_queue('q')")
     await db.run(RULES[rule])
     refused = await db.refusal(f"select {ENQUEUES[call]}")
@@ -133,9 +135,10 @@ async def test_every_way_to_enqueue_reports_the_same_error(db, call, rule):
 async def test_a_simple_job_is_inserted_without_a_subtransaction(db):
     await db.value("select set_queue('q')")
     ids = [await db.value("select enqueue_job('t', queue => 'q')") for _ in range(2)]
-    written = "select array_agg(distinct xmin::text) from job_queue where id = any($1)"
-    current = await db.value("select pg_current_xact_id()::xid::text")
-    assert await db.value(written, ids) == [current]
+    # A row that a subtransaction inserted has the id of the subtransaction as its xmin.
+    inserted_by = "select array_agg(distinct xmin::text) from job_queue where id = any($1)"
+    main_transaction = await db.value("select pg_current_xact_id()::xid::text")
+    assert await db.value(inserted_by, ids) == [main_transaction]
 
 
 @pytest.mark.parametrize("call", ["enqueue_job", "with an id", "enqueue_jobs"])

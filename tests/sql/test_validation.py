@@ -125,7 +125,7 @@ async def test_an_invalid_worker_is_refused_with_a_code(db, worker, queues, job_
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("fields", "expected"),
     [
         ({"user_id": "zzz"}, 'user_id is "zzz", which is not a uuid'),
         ({"priority": 10**10}, "priority is 10000000000"),
@@ -137,8 +137,8 @@ async def test_an_invalid_worker_is_refused_with_a_code(db, worker, queues, job_
         ({"missed": "x" * 100_000}, 'missed is "xxx'),
     ],
 )
-async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given, expected):
-    schedule = {"every_seconds": 60, "job_type": "t", **given}
+async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, fields, expected):
+    schedule = {"every_seconds": 60, "job_type": "t", **fields}
     refused = await db.refusal("select set_schedule('s', $1)", schedule)
     assert refused.sqlstate in ("PT400", "PT413")
     assert refused.detail.startswith(expected)
@@ -225,8 +225,8 @@ async def test_the_size_of_a_generations_input_is_limited(db):
     sql = "select start_generation('a', $1, $2)"
     model = "black-forest-labs/flux-2-pro"
     for images in (300_000, 101):
-        given = {"input_images": ["https://example.com/a.png"] * images}
-        refused = await db.refusal(sql, model, given)
+        fields = {"input_images": ["https://example.com/a.png"] * images}
+        refused = await db.refusal(sql, model, fields)
         assert refused.message.startswith("PQ_INVALID_INPUT")
         assert len(refused.detail) < 300
     refused = await db.refusal(

@@ -1,4 +1,4 @@
-"""`receive_prediction`: webhooks that are repeated, late, out of order, or of other predictions."""
+"""receive_prediction: webhooks that are repeated, late, out of order, or of other predictions."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,8 +10,8 @@ from .test_generations import start_and_claim_generation
 RECEIVE = "select receive_prediction($1, $2, $3, $4, $5)"
 
 
-async def begin(db: Any) -> tuple[dict[str, Any], UUID]:
-    """Start and claim a generation; return its job and the row of its prediction."""
+async def begin_prediction(db: Any) -> tuple[dict[str, Any], UUID]:
+    """Start, claim and begin a generation; return its job and the id of its prediction row."""
     _, job = await start_and_claim_generation(db)
     begun = await db.value(
         "select begin_prediction($1, $2)", UUID(job["id"]), UUID(job["lease_id"])
@@ -19,122 +19,124 @@ async def begin(db: Any) -> tuple[dict[str, Any], UUID]:
     return job, UUID(begun["prediction"]["id"])
 
 
-async def record(db: Any, job: dict[str, Any], row: UUID, prediction_id: str) -> None:
+async def record(db: Any, job: dict[str, Any], prediction: UUID, prediction_id: str) -> None:
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
-    await db.run("select record_prediction($1, $2, $3, $4)", *ids, row, prediction_id)
+    await db.run("select record_prediction($1, $2, $3, $4)", *ids, prediction, prediction_id)
 
 
-async def receive(db: Any, row: UUID, prediction_id: str, status: str, *progress: Any) -> str:
+async def receive(
+    db: Any, prediction: UUID, prediction_id: str, status: str, *progress: Any
+) -> str:
     arguments = [*progress, None, None][:2]
-    return (await db.value(RECEIVE, row, prediction_id, status, *arguments))["outcome"]
+    return (await db.value(RECEIVE, prediction, prediction_id, status, *arguments))["outcome"]
 
 
-async def park(db: Any, job: dict[str, Any], row: UUID) -> None:
-    event = f"prediction:{row}"
+async def park(db: Any, job: dict[str, Any], prediction: UUID) -> None:
+    event = f"prediction:{prediction}"
     parked = await db.report(job, "parked", delay_seconds=600, event=event)
     assert parked["outcome"] == "ok"
 
 
-async def row_of(db: Any, row: UUID) -> dict[str, Any]:
-    return (await db.rows("select * from picture_queue.prediction where id = $1", row))[0]
+async def read_prediction(db: Any, prediction: UUID) -> dict[str, Any]:
+    return (await db.rows("select * from picture_queue.prediction where id = $1", prediction))[0]
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed", "canceled", "aborted"])
 async def test_the_end_of_a_prediction_wakes_its_parked_job(db, status):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    await park(db, job, row)
-    received = await db.value(RECEIVE, row, "p1", status, None, None)
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    await park(db, job, prediction)
+    received = await db.value(RECEIVE, prediction, "p1", status, None, None)
     assert received == {"outcome": "applied", "woken": 1}
     woken = await db.job(job["id"])
     assert (woken["status"], woken["hold"], woken["event"]) == ("pending", None, status)
 
 
-async def test_a_webhook_that_arrives_before_the_job_parks_wakes_it_then(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    assert await receive(db, row, "p1", "succeeded") == "applied"
-    await park(db, job, row)
+async def test_a_job_that_parks_after_its_webhook_arrived_is_woken(db):
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    assert await receive(db, prediction, "p1", "succeeded") == "applied"
+    await park(db, job, prediction)
     assert (await db.job(job["id"]))["hold"] is None
 
 
 async def test_a_webhook_before_the_answer_of_the_create_call_records_the_id(db):
-    job, row = await begin(db)
-    assert await receive(db, row, "p1", "starting") == "applied"
-    assert (await row_of(db, row))["prediction_id"] == "p1"
-    await record(db, job, row, "p1")  # the late answer changes nothing
-    assert (await row_of(db, row))["state"] == "created"
+    job, prediction = await begin_prediction(db)
+    assert await receive(db, prediction, "p1", "starting") == "applied"
+    assert (await read_prediction(db, prediction))["prediction_id"] == "p1"
+    await record(db, job, prediction, "p1")  # the late answer changes nothing
+    assert (await read_prediction(db, prediction))["state"] == "created"
 
 
 async def test_an_older_or_repeated_status_changes_nothing(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    assert await receive(db, row, "p1", "processing") == "applied"
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    assert await receive(db, prediction, "p1", "processing") == "applied"
     for status in ("starting", "processing"):
-        assert await receive(db, row, "p1", status) == "repeated"
-    assert await receive(db, row, "p1", "succeeded") == "applied"
+        assert await receive(db, prediction, "p1", status) == "repeated"
+    assert await receive(db, prediction, "p1", "succeeded") == "applied"
     for status in ("starting", "succeeded", "failed"):
-        assert await receive(db, row, "p1", status) == "repeated"
-    assert (await row_of(db, row))["status"] == "succeeded"
+        assert await receive(db, prediction, "p1", status) == "repeated"
+    assert (await read_prediction(db, prediction))["status"] == "succeeded"
 
 
 async def test_a_repeated_end_does_not_wake_a_job_that_parked_again(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    await park(db, job, row)
-    assert await receive(db, row, "p1", "succeeded") == "applied"
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    await park(db, job, prediction)
+    assert await receive(db, prediction, "p1", "succeeded") == "applied"
     (again,) = await db.claim(1, "generate-image")
-    await park(db, again, row)
-    assert await receive(db, row, "p1", "succeeded") == "repeated"
+    await park(db, again, prediction)
+    assert await receive(db, prediction, "p1", "succeeded") == "repeated"
     assert (await db.job(job["id"]))["hold"] == "parked"
 
 
-async def test_a_webhook_of_another_prediction_or_of_an_unknown_or_ended_row_is_ignored(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    assert await receive(db, row, "p2", "succeeded") == "ignored"
+async def test_a_webhook_of_another_prediction_or_of_an_unknown_or_ended_prediction_is_ignored(db):
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    assert await receive(db, prediction, "p2", "succeeded") == "ignored"
     assert await receive(db, uuid4(), "p1", "succeeded") == "ignored"
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
-    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, row)
-    before = await row_of(db, row)
-    assert await receive(db, row, "p1", "failed") == "ignored"
-    assert await row_of(db, row) == before
+    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, prediction)
+    before = await read_prediction(db, prediction)
+    assert await receive(db, prediction, "p1", "failed") == "ignored"
+    assert await read_prediction(db, prediction) == before
 
 
-async def test_a_prediction_that_another_row_has_recorded_is_ignored(db):
-    first, first_row = await begin(db)
-    _, second_row = await begin(db)
-    await record(db, first, first_row, "p1")
-    assert await receive(db, second_row, "p1", "processing") == "ignored"
-    assert (await row_of(db, second_row))["prediction_id"] is None
+async def test_a_prediction_id_that_another_prediction_has_is_ignored(db):
+    first, first_prediction = await begin_prediction(db)
+    _, second_prediction = await begin_prediction(db)
+    await record(db, first, first_prediction, "p1")
+    assert await receive(db, second_prediction, "p1", "processing") == "ignored"
+    assert (await read_prediction(db, second_prediction))["prediction_id"] is None
 
 
 async def test_the_progress_of_a_parked_job_never_decreases(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    await park(db, job, row)
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    await park(db, job, prediction)
     for percent in (40, 20, 60):
-        await receive(db, row, "p1", "processing", percent, f"step {percent}")
+        await receive(db, prediction, "p1", "processing", percent, f"step {percent}")
     shown = await db.job(job["id"])
     assert (shown["progress"], shown["message"], shown["hold"]) == (60, "step 60", "parked")
 
 
 async def test_a_webhook_does_not_change_the_progress_of_a_running_job(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    await receive(db, row, "p1", "processing", 40, "step 40")
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    await receive(db, prediction, "p1", "processing", 40, "step 40")
     assert (await db.job(job["id"]))["progress"] == 0
 
 
-async def test_the_event_of_a_job_that_did_not_park_is_deleted_with_the_end_of_its_row(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
-    await receive(db, row, "p1", "succeeded")
+async def test_the_event_of_a_job_that_did_not_park_is_deleted_when_its_prediction_ends(db):
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    await receive(db, prediction, "p1", "succeeded")
     count = "select count(*) from picture_queue.signal where name = 'prediction:' || $1::text"
-    assert await db.value(count, str(row)) == 1
+    assert await db.value(count, str(prediction)) == 1
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
-    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, row)
-    assert await db.value(count, str(row)) == 0
+    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, prediction)
+    assert await db.value(count, str(prediction)) == 0
 
 
 @pytest.mark.parametrize(
@@ -149,26 +151,25 @@ async def test_the_event_of_a_job_that_did_not_park_is_deleted_with_the_end_of_i
     ],
 )
 async def test_an_invalid_argument_is_refused_with_its_name(db, arguments, detail):
-    _, row = await begin(db)
-    refused = await db.refusal(RECEIVE, row, *arguments, None)
+    _, prediction = await begin_prediction(db)
+    refused = await db.refusal(RECEIVE, prediction, *arguments, None)
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
     assert refused.detail.startswith(detail)
 
 
 async def test_a_worker_sees_how_many_predictions_of_the_project_are_running(db):
-    before = await begin(db)
-    job, _ = await begin(db)
+    await begin_prediction(db)
+    job, _ = await begin_prediction(db)
     begun = await db.value(
         "select begin_prediction($1, $2)", UUID(job["id"]), UUID(job["lease_id"])
     )
-    assert before
     assert begun["running"] >= 2
 
 
 @pytest.mark.parametrize("outcome", ["snoozed", "released"])
 async def test_a_cancelled_job_whose_prediction_runs_is_claimed_once_more(db, outcome):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
     delay = {"delay_seconds": 600} if outcome == "snoozed" else {}
     assert (await db.report(job, outcome, **delay))["outcome"] == "ok"
     await db.value("select cancel_job($1)", UUID(job["id"]))
@@ -181,10 +182,10 @@ async def test_a_cancelled_job_whose_prediction_runs_is_claimed_once_more(db, ou
 
 
 async def test_a_cancelled_job_whose_prediction_has_ended_is_cancelled_at_once(db):
-    job, row = await begin(db)
-    await record(db, job, row, "p1")
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
-    await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, row)
+    await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, prediction)
     await db.report(job, "snoozed", delay_seconds=600)
     await db.value("select cancel_job($1)", UUID(job["id"]))
     assert (await db.job(job["id"]))["status"] == "cancelled"

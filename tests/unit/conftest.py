@@ -13,6 +13,7 @@ import pytest
 from picture_queue._rpc import Rpc
 from picture_queue.records import ClaimedJob
 
+#: The columns of a claimed job.
 COLUMNS: dict[str, Any] = {
     "seq": 1,
     "queue": "default",
@@ -59,7 +60,10 @@ def make_job(make_row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJo
 
 
 def make_attempt(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
-    """Make an attempt with the attributes that a context reads, and a log or progress sender."""
+    """Make a fake attempt with the attributes that a `JobContext` reads.
+
+    ``senders`` are the attributes ``log`` and ``progress``, to which the context passes values.
+    """
     return SimpleNamespace(
         job=job,
         **senders,
@@ -71,10 +75,11 @@ def make_attempt(job: Any, *, has_outcome: bool = False, **senders: Any) -> Any:
 
 
 class FakeBackend:
-    """A transport that returns the answers of the test.
+    """A backend without a database; the test defines the answer of each SQL function.
 
-    `answers` maps the name of an SQL function to a Python function, which may be async. It gets the
-    parameters and returns the JSON of the answer, or raises an error.
+    `answers` maps the name of an SQL function to a Python function, which may be async. The Python
+    function gets the parameters of a call and returns the JSON of the answer, or raises an error.
+    `calls` has the calls that the test has not read yet.
     """
 
     database = None
@@ -102,7 +107,7 @@ class FakeBackend:
 
 
 class FakeThreadBackend:
-    """A wrapper for calls from a thread; the backend answers in the event loop of the test."""
+    """Calls from another thread to a `FakeBackend`, which answers them in the test's event loop."""
 
     def __init__(self, backend: FakeBackend) -> None:
         self._backend = backend

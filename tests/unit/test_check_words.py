@@ -1,4 +1,4 @@
-"""Tests of the check that finds question words in docstrings and retired names."""
+"""scripts/check_words.py finds docstrings with an unsuitable first word, and retired names."""
 
 import runpy
 from pathlib import Path
@@ -39,15 +39,15 @@ def findings(path: Path) -> list[str]:
 )
 def test_a_finding_has_its_line(tmp_path: Path, name: str, text: str, expected: str) -> None:
     (tmp_path / name).write_text(text)
-    (found,) = findings(tmp_path / name)
-    assert found.startswith(expected)
+    (finding,) = findings(tmp_path / name)
+    assert finding.startswith(expected)
 
 
 @pytest.mark.parametrize(
-    "first",
+    "first_line",
     ["Whole jobs.", "Calls of SQL functions.", "Process a job.", "Limits that apply.", "Claims."],
 )
-def test_plain_words_pass(tmp_path: Path, first: str) -> None:
+def test_an_imperative_or_a_noun_phrase_has_no_finding(tmp_path: Path, first_line: str) -> None:
     function = 'def talks():\n    """Return it.\n\n    Args:\n        x: A job.\n    """\n'
-    (tmp_path / "a.py").write_text(f'"""{first}"""\n\n\n{function}')
+    (tmp_path / "a.py").write_text(f'"""{first_line}"""\n\n\n{function}')
     assert findings(tmp_path / "a.py") == []

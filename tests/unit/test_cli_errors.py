@@ -16,6 +16,7 @@ from picture_queue_cli.errors import ExitCode, RootCommand, exit_code
 from picture_queue_cli.translate import COMMANDS, translate_error
 
 ROOT = Path(__file__).parents[2]
+#: The exit code of each exception class.
 CODES = {
     errors.SettingsError: 2,
     errors.InvalidArgument: 3,
@@ -86,24 +87,24 @@ def failing_program(error: BaseException) -> typer.Typer:
 
 
 def test_every_error_class_has_an_exit_code() -> None:
-    tree = {
-        kind
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, errors.PictureQueueError)
+    error_classes = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.PictureQueueError)
     }
-    assert tree == CODES.keys()
+    assert error_classes == CODES.keys()
 
 
-@pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
-def test_each_error_exits_with_its_code(kind: type[errors.PictureQueueError]) -> None:
-    # Some constructors need more than a message, but only the class determines the exit code.
-    assert exit_code(kind.__new__(kind)) == CODES[kind]
+@pytest.mark.parametrize("error_class", CODES, ids=lambda error_class: error_class.__name__)
+def test_each_error_exits_with_its_code(error_class: type[errors.PictureQueueError]) -> None:
+    # `__new__` skips the constructor: some need more than a message, and only the class matters.
+    assert exit_code(error_class.__new__(error_class)) == CODES[error_class]
 
 
 @pytest.mark.parametrize("document", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
 def test_exit_codes_are_documented(document: str) -> None:
-    written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", document, re.MULTILINE)}
-    assert written == set(ExitCode)
+    codes = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", document, re.MULTILINE)}
+    assert codes == set(ExitCode)
 
 
 def test_an_error_is_printed_as_one_line_with_a_hint() -> None:
@@ -183,11 +184,12 @@ NO_COMMANDS = {"list_generations", "schedule_maintenance"}
 
 def test_every_function_named_in_an_sql_message_has_a_command() -> None:
     sql = "".join(file.read_text() for file in (ROOT / "supabase" / "schemas").glob("*.sql"))
-    public = set(re.findall(r"create function public\.(\w+)", sql))
-    texts = re.findall(r"'((?:[^'\n]|'')*)'", re.sub(r"--.*", "", sql))
-    named = {name for text in texts for name in re.findall(r"\b([a-z_]+)\(\)", text)} & public
-    assert len(named) > 8
-    assert named <= COMMANDS.keys() | NO_COMMANDS
+    public_functions = set(re.findall(r"create function public\.(\w+)", sql))
+    literals = re.findall(r"'((?:[^'\n]|'')*)'", re.sub(r"--.*", "", sql))
+    names = {name for text in literals for name in re.findall(r"\b([a-z_]+)\(\)", text)}
+    named_functions = names & public_functions
+    assert len(named_functions) > 8
+    assert named_functions <= COMMANDS.keys() | NO_COMMANDS
 
 
 def test_every_command_in_the_translation_table_exists() -> None:
@@ -299,9 +301,9 @@ def test_every_command_in_the_translation_table_exists() -> None:
 def test_an_error_names_commands_and_options_instead_of_sql(
     command: list[str], error: errors.PictureQueueError, expected: str
 ) -> None:
-    found: Any = typer.main.get_command(app)
+    click_command: Any = typer.main.get_command(app)
     for word in command:
-        found = found.commands[word]
-    context = typer.Context(found)
+        click_command = click_command.commands[word]
+    context = typer.Context(click_command)
     translate_error(error, context)
     assert str(error) == expected

@@ -14,19 +14,19 @@ from typer.testing import CliRunner
 
 from picture_queue_cli.app import app
 
-WIDTH = 60
+TERMINAL_WIDTH = 60
 ROOT: Any = typer.main.get_command(app)
-# Words that cannot begin an imperative.
+# A help text that begins with one of these words is no imperative.
 NO_VERBS = {"a", "an", "the", "what", "which", "who", "how", "whether", "where", "if", "this"}
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:
     """Yield every command and group with the words of its command line."""
-    waiting: list[tuple[list[str], Any]] = [([], ROOT)]
-    while waiting:
-        words, command = waiting.pop()
+    unvisited: list[tuple[list[str], Any]] = [([], ROOT)]
+    while unvisited:
+        words, command = unvisited.pop()
         yield words, command
-        waiting += [
+        unvisited += [
             ([*words, name], command) for name, command in getattr(command, "commands", {}).items()
         ]
 
@@ -37,10 +37,12 @@ ALL_COMMANDS = [
 
 
 @pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
-def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None:
-    lines = [command.help.split("\n")[0], *(p.help for p in command.params)]
+def test_the_help_of_each_command_and_parameter_is_a_short_imperative(
+    words: list[str], command: Any
+) -> None:
+    lines = [command.help.split("\n")[0], *(parameter.help for parameter in command.params)]
     for line in lines:
-        if not line or "completion" in line:  # These options come from typer.
+        if not line or "completion" in line:  # typer adds options for shell completion.
             continue
         assert len(line) < 60 and line[0].isupper() and line.endswith("."), line
         assert line.split()[0].lower() not in NO_VERBS, line
@@ -49,15 +51,15 @@ def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None
 @pytest.mark.parametrize(("words", "command"), ALL_COMMANDS)
 def test_help_fits_narrow_plain_terminals(words: list[str], command: Any) -> None:
     result = CliRunner().invoke(
-        app, [*words, "--help"], prog_name="picture-queue", terminal_width=WIDTH
+        app, [*words, "--help"], prog_name="picture-queue", terminal_width=TERMINAL_WIDTH
     )
     assert result.exit_code == 0
     assert result.stdout.isascii()
     assert "\x1b" not in result.stdout
     assert "<" not in result.stdout, "the name of a Python type is shown"
-    # The example is not wrapped, so that it can be copied.
+    # The last line is the example. It is not wrapped, so that users can copy it.
     lines = result.stdout.rstrip().splitlines()[:-1]
-    assert [line for line in lines if len(line) > WIDTH] == []
+    assert [line for line in lines if len(line) > TERMINAL_WIDTH] == []
     for parameter in command.params:
         if parameter.opts[0].startswith("-"):
             assert max(parameter.opts, key=len) in result.stdout, "an option is truncated"
@@ -68,14 +70,14 @@ def test_help_ends_with_an_example_that_can_be_parsed(words: list[str], command:
     result = CliRunner().invoke(app, [*words, "--help"], prog_name="picture-queue")
     title, example = result.stdout.rstrip().split("\n")[-2:]
     assert title == "Example:"
-    found = re.fullmatch(r'(?:eval "\$\()?picture-queue (.*?)(?:\)")?', example.strip())
-    assert found, example
-    given = shlex.split(found[1])
-    assert given[: len(words)] == words
-    command, rest = ROOT, given
+    match = re.fullmatch(r'(?:eval "\$\()?picture-queue (.*?)(?:\)")?', example.strip())
+    assert match, example
+    arguments = shlex.split(match[1])
+    assert arguments[: len(words)] == words
+    command = ROOT
     while hasattr(command, "commands"):
-        command, rest = command.commands[rest[0]], rest[1:]
-    command.make_context("example", rest)  # Parsing raises an error if the example is wrong.
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context("example", arguments)  # Raises an error if the example is invalid.
 
 
 def test_help_is_plain_in_an_ascii_locale() -> None:
@@ -84,7 +86,7 @@ def test_help_is_plain_in_an_ascii_locale() -> None:
         "LC_ALL": "C",
         "PYTHONIOENCODING": "ascii:strict",
         "NO_COLOR": "1",
-        "COLUMNS": str(WIDTH),
+        "COLUMNS": str(TERMINAL_WIDTH),
     }
     result = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "jobs", "cancel", "--help"],

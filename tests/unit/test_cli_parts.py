@@ -1,4 +1,4 @@
-"""Helpers of the command line: parsing of input and rendering of output."""
+"""The command line's functions that parse input and render output."""
 
 import io
 import subprocess
@@ -48,7 +48,7 @@ from picture_queue_cli.timeline import Timeline
 NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)
 
 
-def make_event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -> JobEvent:
+def make_event(status: str, progress: int = 0, source: Any = "socket", **fields: Any) -> JobEvent:
     return JobEvent.model_validate(
         {
             "job_id": uuid4(),
@@ -62,7 +62,7 @@ def make_event(status: str, progress: int = 0, source: Any = "socket", **more: A
             "version": 1,
             "at": NOW,
             "source": source,
-            **more,
+            **fields,
         }
     )
 
@@ -95,9 +95,9 @@ def test_a_payload_is_read_from_an_argument_a_file_or_standard_input(
     ],
 )
 def test_an_invalid_payload_is_refused(text: str, expected: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
+    with pytest.raises(InvalidArgument) as raised:
         read_object(text)
-    assert str(caught.value).startswith(expected)
+    assert str(raised.value).startswith(expected)
 
 
 def test_a_payload_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_a_time_may_have_a_utc_offset() -> None:
 
 
 def test_a_pause_ends_after_a_duration_or_at_a_time_but_not_both() -> None:
-    found = resolve_resume_at(90, None)
-    assert found is not None
-    assert 85 < (found - datetime.now(UTC)).total_seconds() <= 90
+    resume_at = resolve_resume_at(90, None)
+    assert resume_at is not None
+    assert 85 < (resume_at - datetime.now(UTC)).total_seconds() <= 90
     assert resolve_resume_at(None, NOW) == NOW
     assert resolve_resume_at(None, None) is None
     with pytest.raises(typer.BadParameter, match="not both"):
@@ -157,25 +157,25 @@ def test_settings_are_parsed_as_json_and_default_becomes_none() -> None:
 
 
 def test_a_setting_in_seconds_accepts_a_unit() -> None:
-    found = parse_changes(
+    changes = parse_changes(
         ["lease_seconds=5m", "backoff_seconds=1s", "timeout_seconds=90", "name=5m"]
     )
-    assert found == {
+    assert changes == {
         "lease_seconds": 300,
         "backoff_seconds": 1,
         "timeout_seconds": 90,
         "name": "5m",
     }
-    with pytest.raises(typer.BadParameter, match="'soon' is not a duration") as caught:
+    with pytest.raises(typer.BadParameter, match="'soon' is not a duration") as raised:
         parse_changes(["lease_seconds=soon"])
-    assert caught.value.param_hint == "lease_seconds"
+    assert raised.value.param_hint == "lease_seconds"
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("10/1m", Rate(10, 60)), ("5/s", Rate(5, 1)), ("7/90s", Rate(7, 90))]
+    ("text", "rate"), [("10/1m", Rate(10, 60)), ("5/s", Rate(5, 1)), ("7/90s", Rate(7, 90))]
 )
-def test_a_rate_is_a_count_per_duration(text: str, found: Rate) -> None:
-    assert parse_rate(text) == found
+def test_a_rate_is_a_count_per_duration(text: str, rate: Rate) -> None:
+    assert parse_rate(text) == rate
 
 
 @pytest.mark.parametrize("text", ["10", "x/1m", "10/soon"])
@@ -202,7 +202,7 @@ def test_a_time_is_shown_relative_to_now() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "running", "state", "warns"),
+    ("seconds", "running", "state", "has_warning"),
     [
         (3, 0, "idle", False),
         (3, 2, "busy with 2 jobs", False),
@@ -211,7 +211,7 @@ def test_a_time_is_shown_relative_to_now() -> None:
     ],
 )
 def test_a_worker_without_a_recent_heartbeat_is_reported(
-    seconds: float, running: int, state: str, warns: bool
+    seconds: float, running: int, state: str, has_warning: bool
 ) -> None:
     worker = WorkerSeen(
         worker="w",
@@ -222,9 +222,9 @@ def test_a_worker_without_a_recent_heartbeat_is_reported(
         seen_seconds=seconds,
         running=running,
     )
-    found = Health(queues=(), workers=(worker,), job_types_without_worker=(), stuck=0)
+    report = Health(queues=(), workers=(worker,), job_types_without_worker=(), stuck=0)
     assert health._worker_state(worker).plain == state
-    assert bool(health._warnings(found, [])) is warns
+    assert bool(health._warnings(report, [])) is has_warning
 
 
 def test_a_filter_without_a_match_is_shown_on_one_line_as_it_was_typed() -> None:
@@ -306,12 +306,13 @@ def test_a_preview_has_the_colours_of_the_image(tmp_path: Path) -> None:
     text = preview(path, console)
     assert text is not None
     lines = text.plain.split("\n")
-    assert len(lines) == 13, "the preview fills two thirds of the screen"
+    assert len(lines) == 13, "the preview does not fill two thirds of the screen"
     assert {len(line) for line in lines} == {26}
     console.print(text)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "38;2;255;0;0;48;2;255;0;0m▀" in shown, "red above"
-    assert "38;2;0;0;255;48;2;0;0;255m▀" in shown, "blue below"
+    # Each character shows two pixels: the upper is the foreground, the lower the background.
+    assert "38;2;255;0;0;48;2;255;0;0m▀" in shown, "the upper half is not red"
+    assert "38;2;0;0;255;48;2;0;0;255m▀" in shown, "the lower half is not blue"
 
 
 def test_no_preview_is_made_for_a_pipe_or_a_vector_image(tmp_path: Path) -> None:
@@ -338,16 +339,16 @@ print(peak() - before)
 
 def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
     """Without a limit on the size, the preview of a PNG file of 17 KB takes 708 MB."""
-    bomb = Image.new("1", (11_000, 11_000))
+    huge_image = Image.new("1", (11_000, 11_000))
     files = []
-    for name, options in (("png", {}), ("gif", {}), ("webp", {"lossless": True})):
-        files.append(str(tmp_path / f"x.{name}"))
-        bomb.save(files[-1], **options)
-    small_screen = bytearray(Path(files[1]).read_bytes())
-    # In this GIF, the logical screen has one pixel, but the frame has 121 million pixels.
-    small_screen[6:10] = b"\1\0\1\0"
+    for extension, options in (("png", {}), ("gif", {}), ("webp", {"lossless": True})):
+        files.append(str(tmp_path / f"x.{extension}"))
+        huge_image.save(files[-1], **options)
+    # The header of a GIF may state another size: here one pixel, for 121 million pixels.
+    gif = bytearray(Path(files[1]).read_bytes())
+    gif[6:10] = b"\1\0\1\0"
     files.append(str(tmp_path / "y.gif"))
-    Path(files[-1]).write_bytes(small_screen)
+    Path(files[-1]).write_bytes(gif)
     svg = tmp_path / "x.svg"
     svg.write_text('<svg width="9" height="9"/>')
     process = subprocess.run(
@@ -356,18 +357,21 @@ def test_a_preview_of_a_huge_image_takes_little_memory(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert int(process.stdout) < 30  # MB
+    assert int(process.stdout) < 30  # In MB.
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
-def test_a_preview_of_a_broken_image_never_raises(tmp_path: Path, kind: str, data: Any) -> None:
+def test_a_preview_of_a_corrupt_image_never_raises(
+    tmp_path: Path, image_format: str, data: Any
+) -> None:
+    """Change up to 8 bytes of an image file, and truncate the file."""
     file = io.BytesIO()
-    Image.new("RGB", (64, 64), (255, 0, 0)).save(file, kind)
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(file, image_format)
     content = bytearray(file.getvalue())
     for _ in range(data.draw(st.integers(0, 8))):
-        at = data.draw(st.integers(0, len(content) - 1))
-        content[at] = data.draw(st.integers(0, 255))
+        position = data.draw(st.integers(0, len(content) - 1))
+        content[position] = data.draw(st.integers(0, 255))
     path = tmp_path / "x"
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     preview(path, make_console())
@@ -382,15 +386,15 @@ def test_a_timeline_records_the_first_event_of_each_state_and_its_source() -> No
     timeline.record_event(make_event("processing", 60, "poll"))
     timeline.record_event(make_event("completed", 100, "socket"))
     timeline.mark_at("stored", datetime.now(UTC) + timedelta(seconds=60))
-    found = timeline.as_json()
-    assert {name: moment["source"] for name, moment in found["timeline"].items()} == {
+    report = timeline.as_json()
+    assert {name: moment["source"] for name, moment in report["timeline"].items()} == {
         "answered": "answer",
         "claimed": "snapshot",
         "first_progress": "socket",
         "completed": "socket",
         "stored": "row",
     }
-    assert [seen["source"] for seen in found["events"]] == [
+    assert [event["source"] for event in report["events"]] == [
         "snapshot",
         "snapshot",
         "socket",
@@ -398,13 +402,13 @@ def test_a_timeline_records_the_first_event_of_each_state_and_its_source() -> No
         "socket",
     ]
     assert timeline.sources() == "5 states: 2 from snapshot, 2 from socket, 1 from poll"
-    assert found["timeline"]["stored"]["ms"] == pytest.approx(60_000, abs=1000)
+    assert report["timeline"]["stored"]["ms"] == pytest.approx(60_000, abs=1000)
 
 
 def test_a_list_of_several_pages_is_read_to_its_end() -> None:
     tenants = [Tenant(tenant=f"tenant-{n:02}", weight=1) for n in range(25)]
 
     def page(*, after: str | None = None) -> list[Tenant]:
-        return [one for one in tenants if after is None or one.tenant > after][:10]
+        return [tenant for tenant in tenants if after is None or tenant.tenant > after][:10]
 
     assert read_all_pages(page, "tenant") == tenants

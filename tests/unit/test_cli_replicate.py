@@ -1,4 +1,4 @@
-"""The choice between the simulator and the real Replicate, which costs money."""
+"""The worker uses the simulator or the real Replicate, which costs money."""
 
 import pytest
 
@@ -9,11 +9,12 @@ from picture_queue_cli.worker import _replicate_settings
 
 SIMULATOR = "http://127.0.0.1:54323/v1"
 TOKEN = "r8_of_the_simulator"
+#: The running embedded stack.
 STACK = {"API_URL": "http://127.0.0.1:54321", "REPLICATE_URL": SIMULATOR, "REPLICATE_TOKEN": TOKEN}
 
 
 @pytest.fixture(autouse=True)
-def token(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment_with_real_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
     monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
     monkeypatch.delenv("SUPABASE_URL", raising=False)
@@ -29,48 +30,49 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_embedded_stack_uses_its_simulator(target: Target) -> None:
-    found = _replicate_settings(target, real=False)
-    assert found is not None
-    assert (found.base_url, found.token) == (SIMULATOR, TOKEN)
-    found = _replicate_settings(target, real=True)
-    assert found is not None and found.token == "r8_of_a_real_account"
+    settings = _replicate_settings(target, real=False)
+    assert settings is not None
+    assert (settings.base_url, settings.token) == (SIMULATOR, TOKEN)
+    settings = _replicate_settings(target, real=True)
+    assert settings is not None and settings.token == "r8_of_a_real_account"
 
 
 def test_a_stack_named_in_the_environment_uses_its_simulator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_URL", STACK["API_URL"])
-    found = _replicate_settings(Target(), real=False)
-    assert found is not None and found.base_url == SIMULATOR
+    settings = _replicate_settings(Target(), real=False)
+    assert settings is not None and settings.base_url == SIMULATOR
 
 
 @pytest.mark.parametrize("url", ["https://x.supabase.co", "https://127.0.0.1.example.com"])
 def test_another_project_uses_the_real_replicate(url: str) -> None:
-    found = _replicate_settings(Target(url, "k"), real=False)
-    assert found is not None and found.token == "r8_of_a_real_account"
+    settings = _replicate_settings(Target(url, "k"), real=False)
+    assert settings is not None and settings.token == "r8_of_a_real_account"
 
 
 def test_a_stack_in_another_directory_never_gets_the_real_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = Target("http://127.0.0.1:54399", "k")
-    with pytest.raises(SettingsError, match="54399 is on this machine") as refused:
-        _replicate_settings(other, real=False)
-    assert "--real-replicate" in (refused.value.hint or "")
-    found = _replicate_settings(other, real=True)
-    assert found is not None and found.token == "r8_of_a_real_account"
-    monkeypatch.setenv("REPLICATE_URL", SIMULATOR)  # `local env` sets it to this value.
+    other_stack = Target("http://127.0.0.1:54399", "k")
+    with pytest.raises(SettingsError, match="54399 is on this machine") as raised:
+        _replicate_settings(other_stack, real=False)
+    assert "--real-replicate" in (raised.value.hint or "")
+    settings = _replicate_settings(other_stack, real=True)
+    assert settings is not None and settings.token == "r8_of_a_real_account"
+    # `picture-queue local env` prints REPLICATE_URL and REPLICATE_TOKEN for the shell.
+    monkeypatch.setenv("REPLICATE_URL", SIMULATOR)
     with pytest.raises(SettingsError, match="REPLICATE_TOKEN is not set"):
-        _replicate_settings(other, real=False)
+        _replicate_settings(other_stack, real=False)
     monkeypatch.setenv("REPLICATE_TOKEN", TOKEN)
-    found = _replicate_settings(other, real=False)
-    assert found is not None and (found.base_url, found.token) == (SIMULATOR, TOKEN)
+    settings = _replicate_settings(other_stack, real=False)
+    assert settings is not None and (settings.base_url, settings.token) == (SIMULATOR, TOKEN)
 
 
 def test_the_base_url_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9000/v1")
-    found = _replicate_settings(Target("http://127.0.0.1:54399", "k"), real=False)
-    assert found is not None and found.base_url == "http://127.0.0.1:9000/v1"
+    settings = _replicate_settings(Target("http://127.0.0.1:54399", "k"), real=False)
+    assert settings is not None and settings.base_url == "http://127.0.0.1:9000/v1"
 
 
 def test_the_real_replicate_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

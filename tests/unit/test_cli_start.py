@@ -1,4 +1,4 @@
-"""Imports at the start of the program: heavy modules are loaded only on demand."""
+"""``picture-queue`` loads modules that take long to import only when a command needs them."""
 
 import os
 import subprocess
@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-HEAVY = {
+#: Modules that take long to import.
+SLOW_MODULES = {
     "asyncio",
     "rich.progress",
     "supabase",
@@ -19,7 +20,8 @@ HEAVY = {
     "PIL",
     "psutil",
 }
-PROBE = """
+#: Runs the program, and then prints the names of all loaded modules.
+PRINT_MODULES = """
 import sys
 from picture_queue_cli.app import main
 try:
@@ -32,7 +34,7 @@ finally:
 def run(*args: str, **environ: str) -> tuple[str, set[str]]:
     """Run the program; return its output and the modules that it loaded."""
     result = subprocess.run(
-        [sys.executable, "-c", PROBE, *args],
+        [sys.executable, "-c", PRINT_MODULES, *args],
         capture_output=True,
         text=True,
         timeout=30,
@@ -44,21 +46,21 @@ def run(*args: str, **environ: str) -> tuple[str, set[str]]:
 @pytest.mark.parametrize(
     "args", [("--help",), ("--version",), ("jobs", "list", "--help"), ("demo", "--help")]
 )
-def test_help_and_version_load_no_heavy_module(args: tuple[str, ...]) -> None:
+def test_help_and_version_load_no_slow_module(args: tuple[str, ...]) -> None:
     printed, loaded = run(*args)
     assert "picture-queue" in printed
-    assert not HEAVY & loaded
+    assert not SLOW_MODULES & loaded
 
 
-def test_completion_offers_the_commands_without_heavy_imports() -> None:
+def test_shell_completion_offers_the_commands_and_loads_no_slow_module() -> None:
     printed, loaded = run(
         _PICTURE_QUEUE_COMPLETE="complete_bash", COMP_WORDS="picture-queue jobs ", COMP_CWORD="2"
     )
     assert printed.split() == ["list", "show", "history", "reasons", "cancel", "retry", "discard"]
-    assert not HEAVY & loaded
+    assert not SLOW_MODULES & loaded
 
 
-def test_completion_offers_the_models() -> None:
+def test_shell_completion_offers_the_models() -> None:
     printed, _ = run(
         _PICTURE_QUEUE_COMPLETE="complete_bash",
         COMP_WORDS="picture-queue generate x --model black-forest-labs/flux-sch",

@@ -22,8 +22,9 @@ from picture_queue_cli.worker import load_worker
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 DEEP_JSON = "[" * 3000 + "]" * 3000
-NO_UTF8 = "boat \udcff"  # Python decodes the byte FF of a command line to this character.
+NO_UTF8 = "boat \udcff"  # Python decodes the byte FF of an argument as the character U+DCFF.
 SECRET = "postgres://user:s3cret@"
+#: Variables that the program under test does not inherit.
 UNSET = {
     name: None
     for name in (
@@ -38,7 +39,7 @@ UNSET = {
 
 
 @pytest.fixture(autouse=True)
-def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
 
@@ -187,7 +188,7 @@ def test_the_error_for_invalid_input_is_one_line_that_names_the_field(
     ],
     ids=lambda value: ascii(value)[:60] if isinstance(value, dict) else "",
 )
-def test_the_error_for_an_invalid_environment_variable_names_it_in_one_line(
+def test_the_error_for_an_invalid_environment_variable_names_the_variable_in_one_line(
     environ: dict[str, str], expected: tuple[str, ...]
 ) -> None:
     for command in (("jobs", "list"), ("watch", UNKNOWN_ID)):
@@ -235,11 +236,11 @@ def test_standard_input_that_is_not_utf8_is_refused(command: tuple[str, ...]) ->
     )
 
 
-# --- Streams ---
+# --- Standard streams ---
 
 
-def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as the last command of a shell line."""
+def run_in_shell(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run ``picture-queue`` with arguments in a shell command, in place of ``{}``."""
     program = f"{sys.executable} -m picture_queue_cli {' '.join(args)}"
     inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
     return subprocess.run(
@@ -268,7 +269,7 @@ def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[s
 def test_closed_full_and_ascii_streams_cause_no_traceback(
     args: tuple[str, ...], shell: str, expected: str
 ) -> None:
-    result = run(*args, shell=shell)
+    result = run_in_shell(*args, shell=shell)
     assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
     assert expected in result.stderr
     assert result.stderr.count("\n") == (1 if expected else 0)
@@ -278,7 +279,7 @@ def test_closed_full_and_ascii_streams_cause_no_traceback(
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("code", "expected"),
     [
         ("1 / 0\n", "ZeroDivisionError: division by zero. See broken.py, line 1"),
         ("def\n", "SyntaxError: invalid syntax. See broken.py, line 1"),
@@ -286,9 +287,9 @@ def test_closed_full_and_ascii_streams_cause_no_traceback(
     ],
 )
 def test_an_import_error_of_an_app_names_file_and_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, expected: str
 ) -> None:
-    (tmp_path / "broken.py").write_text(text)
+    (tmp_path / "broken.py").write_text(code)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "broken", raising=False)
     with pytest.raises(SettingsError) as caught:
@@ -298,13 +299,14 @@ def test_an_import_error_of_an_app_names_file_and_line(
 
 # --- Text from the database ---
 
+#: Control characters of terminals, and markup of rich.
 ATTACK = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
 ESCAPED = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
 
 
 @pytest.fixture
 def read_output(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Return a function that returns the text printed so far."""
+    """Return a function that returns the text printed since its last call."""
     return lambda: "".join(capsys.readouterr())
 
 

@@ -1,4 +1,4 @@
-"""Files of pictures in directories that other users of the machine can write or replace."""
+"""Picture files are written safely in directories that other users of the machine can change."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ from picture_queue_cli.pictures import make_directory
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can give files to another user of the machine"
 )
-NOBODY = 65534
+NOBODY_UID = 65534
 
 
 def mode(path: Path) -> int:
@@ -21,7 +21,7 @@ def mode(path: Path) -> int:
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
-    before = os.umask(0o022)
+    previous_umask = os.umask(0o022)
     try:
         replace_file(tmp_path / "new", b"1")
         assert mode(tmp_path / "new") == 0o644
@@ -29,7 +29,7 @@ def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
         os.link(tmp_path / "new", tmp_path / "other name")
         replace_file(tmp_path / "new", b"2")
     finally:
-        os.umask(before)
+        os.umask(previous_umask)
     assert (tmp_path / "new").read_bytes() == b"2" and mode(tmp_path / "new") == 0o600
     assert (tmp_path / "other name").read_bytes() == b"1"
     assert sorted(os.listdir(tmp_path)) == ["new", "other name"]
@@ -40,10 +40,11 @@ def test_a_symlink_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "dangling").symlink_to("missing")
     for name in ("link", "dangling"):
-        with pytest.raises(OSError, match="is a symlink") as caught:
+        with pytest.raises(OSError, match="is a symlink") as raised:
             replace_file(tmp_path / name, b"picture")
-        assert caught.value.filename == str(tmp_path / name)
-    # Another user creates the symlink after the check.
+        assert raised.value.filename == str(tmp_path / name)
+    # If another user creates the symlink after the check, the symlink itself is replaced. Here the
+    # check looks at a path that does not exist.
     lstat = Path.lstat
     monkeypatch.setattr(Path, "lstat", lambda path: lstat(tmp_path / "absent"))
     replace_file(tmp_path / "link", b"picture")
@@ -69,32 +70,37 @@ def test_a_failed_write_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_new_directory_for_pictures_is_never_writable_by_others(tmp_path: Path) -> None:
-    before = os.umask(0)
+    previous_umask = os.umask(0)
     try:
-        make_directory(tmp_path / "outputs")
+        make_directory(tmp_path / "a" / "outputs")
     finally:
-        os.umask(before)
-    assert mode(tmp_path / "outputs") == 0o755
+        os.umask(previous_umask)
+    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "outputs") == 0o755
 
 
 def test_a_directory_that_others_can_write_gets_no_pictures(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    with pytest.raises(typer.BadParameter, match=r"mode 0777\) can be written by other users"):
+    with pytest.raises(typer.BadParameter, match=r"Other users can replace .*mode 0777\)"):
         make_directory(tmp_path)
-    # A sticky directory such as /tmp protects files of its users.
+    with pytest.raises(typer.BadParameter, match="Other users can replace"):
+        make_directory(tmp_path / "outputs")
+    assert os.listdir(tmp_path) == []
+    # In a directory with the sticky bit, such as /tmp, users cannot replace files of others.
     tmp_path.chmod(0o1777)
     make_directory(tmp_path)
 
 
 @needs_root
 def test_a_directory_of_another_user_gets_no_pictures(tmp_path: Path) -> None:
-    """The working directory contains the directory or symlink `outputs` of another user."""
-    mine, outputs, link = (tmp_path / name for name in ("mine", "outputs", "link"))
-    mine.mkdir()
+    """Check a directory, and a symlink to a directory of this user, that belong to another user."""
+    target, outputs, link = (tmp_path / name for name in ("target", "outputs", "link"))
+    target.mkdir()
     outputs.mkdir()
-    link.symlink_to(mine)
+    link.symlink_to(target)
     for path in (outputs, link):
         make_directory(path)
-        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        with pytest.raises(typer.BadParameter, match="belongs to another user"):
-            make_directory(path)
+        os.chown(path, NOBODY_UID, NOBODY_UID, follow_symlinks=False)
+        for directory in (path, path / "below"):
+            with pytest.raises(typer.BadParameter, match="Other users can replace"):
+                make_directory(directory)
+        assert os.listdir(target) == []

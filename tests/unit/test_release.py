@@ -1,4 +1,4 @@
-"""The release script prints every reason against a release; only `--tag` changes anything."""
+"""scripts/release.py prints every reason against a release; only `--tag` changes the project."""
 
 import subprocess
 import sys
@@ -34,10 +34,10 @@ FILES = {
 }
 
 
-def git(root: Path, *words: str) -> str:
-    names = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+def git(root: Path, *arguments: str) -> str:
+    author = ("-c", "user.name=t", "-c", "user.email=t@example.com")
     result = subprocess.run(
-        ["git", *names, *words], cwd=root, check=True, capture_output=True, text=True
+        ["git", *author, *arguments], cwd=root, check=True, capture_output=True, text=True
     )
     return result.stdout
 
@@ -64,7 +64,7 @@ def run_release(project: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
 
 
-def test_without_an_option_the_script_only_checks(project: Path) -> None:
+def test_without_an_option_the_script_changes_nothing(project: Path) -> None:
     result = run_release(project)
     assert (result.returncode, result.stderr) == (0, "")
     assert "1.2.3 can be released" in result.stdout

@@ -21,18 +21,20 @@ from picture_queue.providers.replicate.prediction import Prediction
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 TOKEN = "r8_test_token"
 MODEL = "black-forest-labs/flux-schnell"
-CREATE = f"{BASE_URL}/models/{MODEL}/predictions"
-PREDICTION = f"{BASE_URL}/predictions/p1"
-FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
+CREATE_URL = f"{BASE_URL}/models/{MODEL}/predictions"
+PREDICTION_URL = f"{BASE_URL}/predictions/p1"
+QUICK_RETRIES = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 
+#: Errors before the request was sent.
 NEVER_SENT = [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError]
-LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
+#: Errors after the request may have been sent.
+RESPONSE_LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
 
 
 def read_case(name: str, case: str) -> dict[str, Any]:
     cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
-    found: dict[str, Any] = next(one for one in cases if one["name"] == case)
-    return found
+    recorded: dict[str, Any] = next(recorded for recorded in cases if recorded["name"] == case)
+    return recorded
 
 
 def recorded_response(name: str, case: str) -> httpx.Response:
@@ -44,12 +46,13 @@ def recorded_response(name: str, case: str) -> httpx.Response:
 
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
-    async with ReplicateClient(TOKEN, retry=FAST) as client:
+    async with ReplicateClient(TOKEN, retry=QUICK_RETRIES) as client:
         yield client
 
 
 @pytest.fixture
 def api() -> Any:
+    """A router for fake responses of Replicate."""
     with respx.mock(assert_all_called=False) as router:
         yield router
 
@@ -62,7 +65,7 @@ async def test_an_official_model_runs_at_its_own_endpoint(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     recorded = read_case("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(
+    route = api.post(CREATE_URL).mock(
         return_value=recorded_response("create_201_starting", "official_model")
     )
     prediction = await client.create(MODEL, recorded["request"]["body"]["input"], cancel_after=300)
@@ -91,11 +94,11 @@ async def test_a_community_model_runs_by_version(
     assert route.calls.last.request.headers["cancel-after"] == "5s"
 
 
-async def test_any_success_status_means_that_a_prediction_was_created(
+async def test_a_create_with_status_202_has_created_a_prediction(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     body = read_case("create_201_starting", "official_model")["response"]["body"]
-    api.post(CREATE).respond(202, json=body)
+    api.post(CREATE_URL).respond(202, json=body)
     assert (await create(client)).status == "starting"
 
 
@@ -104,7 +107,7 @@ async def test_a_create_that_was_never_sent_is_repeated(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
     created = recorded_response("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(side_effect=[failure("no"), failure("no"), created])
+    route = api.post(CREATE_URL).mock(side_effect=[failure("no"), failure("no"), created])
     await create(client)
     assert route.call_count == 3
 
@@ -112,22 +115,22 @@ async def test_a_create_that_was_never_sent_is_repeated(
 async def test_a_throttled_create_is_repeated(client: ReplicateClient, api: respx.Router) -> None:
     throttled = httpx.Response(429, headers={"retry-after": "0.05"}, json={"status": 429})
     created = recorded_response("create_201_starting", "official_model")
-    route = api.post(CREATE).mock(side_effect=[throttled, created])
+    route = api.post(CREATE_URL).mock(side_effect=[throttled, created])
     began = asyncio.get_running_loop().time()
     await create(client)
     assert route.call_count == 2
     assert asyncio.get_running_loop().time() - began >= 0.05
 
 
-@pytest.mark.parametrize("failure", LOST)
+@pytest.mark.parametrize("failure", RESPONSE_LOST)
 async def test_a_create_whose_response_was_lost_is_not_repeated(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
-    route = api.post(CREATE).mock(side_effect=failure("gone"))
-    with pytest.raises(errors.OutcomeUnknown) as caught:
+    route = api.post(CREATE_URL).mock(side_effect=failure("gone"))
+    with pytest.raises(errors.OutcomeUnknown) as raised:
         await create(client)
     assert route.call_count == 1
-    assert caught.value.retryable
+    assert raised.value.retryable
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,7 @@ async def test_a_create_whose_response_was_lost_is_not_repeated(
 async def test_a_create_with_an_ambiguous_response_is_not_repeated(
     client: ReplicateClient, api: respx.Router, response: httpx.Response
 ) -> None:
-    route = api.post(CREATE).mock(return_value=response)
+    route = api.post(CREATE_URL).mock(return_value=response)
     with pytest.raises(errors.OutcomeUnknown):
         await create(client)
     assert route.call_count == 1
@@ -153,14 +156,14 @@ async def test_a_create_with_an_ambiguous_response_is_not_repeated(
 async def test_a_create_without_a_connection_fails_after_several_attempts(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.post(CREATE).mock(side_effect=httpx.ConnectError("refused"))
+    route = api.post(CREATE_URL).mock(side_effect=httpx.ConnectError("refused"))
     with pytest.raises(errors.NotReached):
         await create(client)
-    assert route.call_count == FAST.max_attempts
+    assert route.call_count == QUICK_RETRIES.max_attempts
 
 
 @pytest.mark.parametrize(
-    ("name", "case", "kind"),
+    ("name", "case", "error_class"),
     [
         ("error_401", "bad_token", errors.Unauthorized),
         ("error_402", "insufficient_credit", errors.OutOfCredit),
@@ -169,10 +172,10 @@ async def test_a_create_without_a_connection_fails_after_several_attempts(
     ],
 )
 async def test_a_refused_create_is_not_repeated(
-    client: ReplicateClient, api: respx.Router, name: str, case: str, kind: type[Exception]
+    client: ReplicateClient, api: respx.Router, name: str, case: str, error_class: type[Exception]
 ) -> None:
-    route = api.post(CREATE).mock(return_value=recorded_response(name, case))
-    with pytest.raises(kind):
+    route = api.post(CREATE_URL).mock(return_value=recorded_response(name, case))
+    with pytest.raises(error_class):
         await create(client)
     assert route.call_count == 1
 
@@ -180,11 +183,11 @@ async def test_a_refused_create_is_not_repeated(
 async def test_a_long_retry_after_is_passed_to_the_caller(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.post(CREATE).mock(return_value=recorded_response("error_429", "with_header"))
-    with pytest.raises(errors.TooManyRequests) as caught:
+    route = api.post(CREATE_URL).mock(return_value=recorded_response("error_429", "with_header"))
+    with pytest.raises(errors.TooManyRequests) as raised:
         await create(client)
     assert route.call_count == 1
-    assert caught.value.retry_after == 30.0
+    assert raised.value.retry_after == 30.0
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ async def test_a_long_retry_after_is_passed_to_the_caller(
     [
         *(httpx.Response(status) for status in (429, 500, 502, 503, 504)),
         httpx.Response(200, text="not json"),
-        *(error("gone") for error in [*LOST, *NEVER_SENT]),
+        *(error("gone") for error in [*RESPONSE_LOST, *NEVER_SENT]),
     ],
     ids=str,
 )
@@ -201,9 +204,9 @@ async def test_reads_and_cancels_are_repeated(
     client: ReplicateClient, api: respx.Router, call: str, failure: Any
 ) -> None:
     if call == "get":
-        route, method = api.get(PREDICTION), client.get
+        route, method = api.get(PREDICTION_URL), client.get
     else:
-        route, method = api.post(f"{PREDICTION}/cancel"), client.cancel
+        route, method = api.post(f"{PREDICTION_URL}/cancel"), client.cancel
     route.mock(
         side_effect=[failure, recorded_response("cancel_200_canceled", "cancel_after_it_finished")]
     )
@@ -214,16 +217,16 @@ async def test_reads_and_cancels_are_repeated(
 async def test_a_read_fails_after_several_attempts(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.get(PREDICTION).respond(503)
+    route = api.get(PREDICTION_URL).respond(503)
     with pytest.raises(errors.ServiceUnavailable):
         await client.get("p1")
-    assert route.call_count == FAST.max_attempts
+    assert route.call_count == QUICK_RETRIES.max_attempts
 
 
 async def test_a_read_of_an_unknown_prediction_is_not_repeated(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    route = api.get(PREDICTION).mock(
+    route = api.get(PREDICTION_URL).mock(
         return_value=recorded_response("error_404", "prediction_not_found")
     )
     with pytest.raises(errors.ResourceNotFound):
@@ -231,14 +234,16 @@ async def test_a_read_of_an_unknown_prediction_is_not_repeated(
     assert route.call_count == 1
 
 
-async def test_an_id_cannot_change_the_path(client: ReplicateClient, api: respx.Router) -> None:
+async def test_an_id_with_slashes_and_a_query_cannot_change_the_path_of_the_request(
+    client: ReplicateClient, api: respx.Router
+) -> None:
     route = api.get(url__startswith=BASE_URL).respond(404)
     with pytest.raises(errors.ResourceNotFound):
         await client.get("../account?x=")
     assert route.calls.last.request.url.raw_path == b"/v1/predictions/..%2Faccount%3Fx%3D"
 
 
-async def search(client: ReplicateClient) -> list[Prediction]:
+async def list_predictions(client: ReplicateClient) -> list[Prediction]:
     return await client.created_between(datetime.now(UTC), datetime.now(UTC), lambda _: True)
 
 
@@ -254,10 +259,12 @@ async def test_a_list_uses_only_the_cursor_of_the_next_link(
         side_effect=[httpx.Response(200, json=page) for page in pages]
     )
     elsewhere = api.route(host="elsewhere.example").respond(200)
-    span = (datetime(2026, 1, 1, 9, 59, 55, tzinfo=UTC), datetime(2026, 1, 1, 10, 15, tzinfo=UTC))
-    found = await client.created_between(*span, lambda _: True)
-    assert [one.id for one in found] == [body["id"]] * 2
-    assert {(one.logs, one.output) for one in found} == {("", None)}
+    first_time = datetime(2026, 1, 1, 9, 59, 55, tzinfo=UTC)
+    last_time = datetime(2026, 1, 1, 10, 15, tzinfo=UTC)
+    predictions = await client.created_between(first_time, last_time, lambda _: True)
+    assert [prediction.id for prediction in predictions] == [body["id"]] * 2
+    # Logs and outputs are not kept, because a list may have many predictions.
+    assert {(prediction.logs, prediction.output) for prediction in predictions} == {("", None)}
     first, second = (dict(call.request.url.params) for call in route.calls)
     assert first == {
         "created_after": "2026-01-01T09:59:55.000Z",
@@ -267,13 +274,14 @@ async def test_a_list_uses_only_the_cursor_of_the_next_link(
     assert not elsewhere.called
 
 
-async def test_an_endless_list_is_an_error_since_a_prediction_may_be_on_a_later_page(
+async def test_a_list_of_more_than_100_pages_is_an_error(
     client: ReplicateClient, api: respx.Router
 ) -> None:
+    """The searched prediction may be on a later page, so the result would be incomplete."""
     page = {"results": [], "next": f"{BASE_URL}/predictions?cursor=again"}
     route = api.get(f"{BASE_URL}/predictions").respond(json=page)
     with pytest.raises(errors.ServiceUnavailable):
-        await search(client)
+        await list_predictions(client)
     assert route.call_count == 100
 
 
@@ -283,9 +291,10 @@ async def test_a_page_with_too_many_predictions_is_an_error(
     entry = {"id": "p", "status": "failed", "created_at": "2026-01-01T00:00:00Z"}
     api.get(f"{BASE_URL}/predictions").respond(json={"results": [entry] * 1001, "next": None})
     with pytest.raises(errors.ServiceUnavailable):
-        await search(client)
+        await list_predictions(client)
 
 
+#: Responses that would take too much memory or time, or that the JSON parser refuses.
 EXCESSIVE = [
     b'{"id": "p", "metrics": {"n": 1' + b"0" * 5000 + b"}}",
     b'{"output": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -302,13 +311,14 @@ EXCESSIVE = [
 async def test_a_request_with_an_excessive_response_is_not_repeated(
     client: ReplicateClient, api: respx.Router, content: bytes
 ) -> None:
-    route = api.get(PREDICTION).respond(content=content)
-    with pytest.raises(errors.OutputRefused) as caught:
+    route = api.get(PREDICTION_URL).respond(content=content)
+    with pytest.raises(errors.OutputRefused) as raised:
         await client.get("p1")
-    assert not caught.value.retryable
+    assert not raised.value.retryable
     assert route.call_count == 1
-    created = api.post(CREATE).respond(201, content=content)
-    with pytest.raises(errors.OutcomeUnknown):  # The server may have created a prediction.
+    created = api.post(CREATE_URL).respond(201, content=content)
+    # Replicate may have created a prediction.
+    with pytest.raises(errors.OutcomeUnknown):
         await create(client)
     assert created.call_count == 1
 
@@ -316,14 +326,15 @@ async def test_a_request_with_an_excessive_response_is_not_repeated(
 async def test_an_error_with_an_excessive_body_keeps_its_type(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    api.get(PREDICTION).respond(404, content=EXCESSIVE[1])
+    api.get(PREDICTION_URL).respond(404, content=EXCESSIVE[1])
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
-    # The thread can parse JSON of these depths, but `str` of it exceeds the recursion limit.
+    # At some of these depths, the thread can parse the JSON, but `str` of the parsed value exceeds
+    # the recursion limit.
     for depth in range(900, 1000):
         detail = "[" * depth + "]" * depth
         content = f'{{"logs": "{"x" * 66_000}", "detail": {detail}}}'
-        api.get(PREDICTION).respond(404, content=content.encode())
+        api.get(PREDICTION_URL).respond(404, content=content.encode())
         with pytest.raises(errors.ResourceNotFound):
             await client.get("p1")
 
@@ -331,19 +342,19 @@ async def test_an_error_with_an_excessive_body_keeps_its_type(
 async def test_a_long_response_is_parsed_in_a_thread(
     client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads = []
+    is_main_thread = []
 
     def loads(data: bytes) -> Any:
-        threads.append(threading.current_thread() is threading.main_thread())
+        is_main_thread.append(threading.current_thread() is threading.main_thread())
         return original(data)
 
     original = json.loads
     monkeypatch.setattr(json, "loads", loads)
     body = read_case("get_200_processing", "percent_14")["response"]["body"]
     for logs in ("", "x" * 100_000):
-        api.get(PREDICTION).respond(json=body | {"logs": logs})
+        api.get(PREDICTION_URL).respond(json=body | {"logs": logs})
         await client.get("p1")
-    assert threads[-2:] == [True, False]
+    assert is_main_thread[-2:] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +363,7 @@ async def test_a_long_response_is_parsed_in_a_thread(
 async def test_a_response_in_an_unrequested_encoding_is_not_decompressed(
     client: ReplicateClient, api: respx.Router, encoding: str
 ) -> None:
-    route = api.get(PREDICTION).mock(
+    route = api.get(PREDICTION_URL).mock(
         side_effect=lambda request: httpx.Response(
             200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(b"x")
         )
@@ -366,32 +377,32 @@ async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: resp
     for page in ([1], {"results": 5}, {"results": ["x"]}, {"results": [], "next": "http://[x"}):
         api.get(f"{BASE_URL}/predictions").respond(json=page)
         with pytest.raises(errors.ServiceUnavailable):
-            await search(client)
+            await list_predictions(client)
 
 
 @pytest.mark.parametrize("fields", [5, "x", {"a": 1}, [5], [{"description": {"a": []}}]])
 async def test_an_error_with_unexpected_fields_keeps_its_type(
     client: ReplicateClient, api: respx.Router, fields: Any
 ) -> None:
-    api.post(CREATE).respond(422, json={"detail": 5, "invalid_fields": fields})
+    api.post(CREATE_URL).respond(422, json={"detail": 5, "invalid_fields": fields})
     with pytest.raises(errors.InputRejected):
         await create(client)
 
 
-async def test_the_token_appears_in_no_text(
+async def test_the_token_appears_in_no_error_and_no_log_line(
     client: ReplicateClient, api: respx.Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    api.get(PREDICTION).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
-    with pytest.raises(errors.ServiceUnavailable) as caught:
+    api.get(PREDICTION_URL).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
+    with pytest.raises(errors.ServiceUnavailable) as raised:
         await client.get("p1")
     assert "repeating the call to Replicate" in caplog.text
-    for text in (repr(client), repr(caught.value), str(caught.value), caplog.text):
+    for text in (repr(client), repr(raised.value), str(raised.value), caplog.text):
         assert TOKEN not in text
 
 
 async def test_a_client_closes_only_an_http_client_that_it_created(api: respx.Router) -> None:
-    api.get(PREDICTION).mock(return_value=recorded_response("get_200_processing", "percent_14"))
+    api.get(PREDICTION_URL).mock(return_value=recorded_response("get_200_processing", "percent_14"))
     async with httpx.AsyncClient() as http:
         async with ReplicateClient(TOKEN, http=http) as borrowed:
             await borrowed.get("p1")
@@ -421,12 +432,12 @@ def test_an_invalid_token_or_address_is_refused_at_construction(
 async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
     api: respx.Router, status: int
 ) -> None:
-    """A proxy may quote the request in its answer."""
+    """A proxy may quote the request, and thereby the token, in its answer."""
     token = f"r8_{'a' * 37}"
     quoted = f"the request was Bearer {token}"
     body = {"detail": quoted, "invalid_fields": [{"field": "prompt", "description": quoted}]}
-    api.post(CREATE).respond(status, json=body)
-    async with ReplicateClient(token, retry=FAST) as client:
+    api.post(CREATE_URL).respond(status, json=body)
+    async with ReplicateClient(token, retry=QUICK_RETRIES) as client:
         with pytest.raises(errors.ProviderError) as raised:
             await create(client)
     texts = (str(raised.value), raised.value.detail, raised.value.public)
@@ -435,9 +446,11 @@ async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
 
 
 async def test_a_short_token_does_not_change_an_answer(api: respx.Router) -> None:
-    """Such tokens are used with simulators."""
-    api.post(CREATE).mock(return_value=recorded_response("create_201_starting", "official_model"))
-    async with ReplicateClient("t", retry=FAST) as client:
+    """Replacing a token such as `t` everywhere would corrupt the answers of a simulator."""
+    api.post(CREATE_URL).mock(
+        return_value=recorded_response("create_201_starting", "official_model")
+    )
+    async with ReplicateClient("t", retry=QUICK_RETRIES) as client:
         prediction = await create(client)
     assert (
         prediction.id

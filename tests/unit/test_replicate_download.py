@@ -20,32 +20,34 @@ from picture_queue.providers.replicate.http import RetryPolicy
 LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
 SUBDOMAIN_LINK = "https://pbxt.replicate.delivery/abc/out-0.png"
 SIMULATOR = "http://127.0.0.1:54399"
-FAST = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
+QUICK_RETRIES = RetryPolicy(first_wait=0.001, max_wait=0.002, retry_timeout=30)
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
     rules = DownloadRules(max_bytes=1000)
-    client = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=FAST, rules=rules)
+    client = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=QUICK_RETRIES, rules=rules)
     async with client:
         yield client
 
 
 @pytest.fixture
 def web() -> Any:
+    """A router for fake responses to all HTTP requests."""
     with respx.mock(assert_all_called=False) as router:
         yield router
 
 
 @pytest.fixture(autouse=True)
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found = ["104.18.0.1"]
+    """The addresses to which every host name resolves; a test can change the list."""
+    addresses = ["104.18.0.1"]
 
     async def resolve(host: str) -> list[str]:
-        return found
+        return addresses
 
     monkeypatch.setattr(download_module, "_addresses", resolve)
-    return found
+    return addresses
 
 
 @pytest.mark.parametrize("link", [LINK, SUBDOMAIN_LINK, f"{SIMULATOR}/files/p/out-0.png"])
@@ -105,11 +107,11 @@ async def test_the_token_does_not_follow_a_redirect(
 async def test_a_link_to_another_host_is_refused(
     client: ReplicateClient, web: respx.Router, link: str
 ) -> None:
-    everything = web.route().respond(200)
-    with pytest.raises(errors.OutputRefused) as caught:
+    any_request = web.route().respond(200)
+    with pytest.raises(errors.OutputRefused) as raised:
         await client.download(link)
-    assert not everything.called
-    assert not caught.value.retryable
+    assert not any_request.called
+    assert not raised.value.retryable
 
 
 async def test_a_redirect_to_another_host_is_refused(
@@ -136,8 +138,8 @@ async def test_a_redirect_to_an_invalid_url_is_refused(
 
 @pytest.mark.parametrize("host", ["a" * 64, "", "a.", "xn--", "\ud800", "\u200b"])
 async def test_an_invalid_host_name_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
-    async with ReplicateClient("r8_t", retry=FAST) as client:
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture `addresses`.
+    async with ReplicateClient("r8_t", retry=QUICK_RETRIES) as client:
         with pytest.raises(errors.OutputRefused):
             await client.download(f"https://{host}.replicate.delivery/x")
 
@@ -177,14 +179,14 @@ async def test_a_wildcard_permits_only_the_port_of_https(
     assert not route.called
 
 
-async def test_a_name_server_that_does_not_answer_delays_the_download(
+async def test_a_name_server_that_does_not_answer_is_a_temporary_error(
     client: ReplicateClient, web: respx.Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang(*args: object, **options: object) -> object:
+    async def time_out(*args: object, **options: object) -> object:
         raise TimeoutError
 
-    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture `addresses`.
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", time_out)
     with pytest.raises(errors.ServiceUnavailable):
         await client.download(SUBDOMAIN_LINK)
 
@@ -200,13 +202,13 @@ async def test_a_host_listed_by_its_full_name_may_be_private(
         assert await client.download(link) == b"picture"
 
 
-async def test_an_unresolvable_host_has_no_addresses_so_that_a_proxy_may_resolve_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_unresolvable_host_has_no_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is not an error, because the proxy of the environment may resolve the host."""
+
     def fail(*args: object, **options: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
 
-    monkeypatch.undo()  # Undo the patch of _addresses by the fixture.
+    monkeypatch.undo()  # Undo the patch of _addresses by the fixture `addresses`.
     assert "127.0.0.1" in await download_module._addresses("127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     assert await download_module._addresses("behind.the.proxy") == []
@@ -225,9 +227,9 @@ async def test_a_file_above_the_limit_is_refused(
         await client.download(LINK)
 
 
-@pytest.mark.parametrize("stated", ["9" * 5000, "1e9", "-1", "999"])
-async def test_a_content_length_is_not_trusted(
-    client: ReplicateClient, web: respx.Router, stated: str
+@pytest.mark.parametrize("content_length", ["9" * 5000, "1e9", "-1", "999"])
+async def test_a_file_above_the_limit_is_refused_whatever_its_content_length(
+    client: ReplicateClient, web: respx.Router, content_length: str
 ) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(3):
@@ -235,7 +237,7 @@ async def test_a_content_length_is_not_trusted(
 
     web.get(LINK).mock(
         return_value=httpx.Response(
-            200, headers={"content-length": stated}, stream=_Stream(chunks())
+            200, headers={"content-length": content_length}, stream=_Stream(chunks())
         )
     )
     with pytest.raises(errors.OutputRefused):
@@ -245,14 +247,14 @@ async def test_a_content_length_is_not_trusted(
 async def test_a_compressed_file_above_the_limit_is_refused(
     client: ReplicateClient, web: respx.Router
 ) -> None:
-    packed = gzip.compress(bytes(100_000))
-    assert len(packed) < 1000
+    compressed = gzip.compress(bytes(100_000))
+    assert len(compressed) < 1000
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield packed
+        yield compressed
 
-    answer = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Stream(chunks()))
-    web.get(LINK).mock(return_value=answer)
+    response = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Stream(chunks()))
+    web.get(LINK).mock(return_value=response)
     with pytest.raises(errors.OutputRefused, match="larger than 1000 bytes"):
         await client.download(LINK)
 
@@ -277,7 +279,7 @@ async def test_a_deleted_file_is_reported_as_expired(
 @pytest.mark.parametrize(
     "failure", [httpx.Response(503), httpx.Response(429), httpx.ReadError("gone")], ids=str
 )
-async def test_a_download_is_repeated(
+async def test_a_download_is_repeated_after_a_temporary_failure(
     client: ReplicateClient, web: respx.Router, failure: Any
 ) -> None:
     web.get(LINK).mock(side_effect=[failure, httpx.Response(200, content=b"picture")])
@@ -298,6 +300,8 @@ async def test_a_data_uri_is_decoded(client: ReplicateClient) -> None:
         "data:image/png;base64," + base64.b64encode(bytes(1100)).decode(),
     ],
 )
-async def test_a_bad_data_uri_is_refused(client: ReplicateClient, link: str) -> None:
+async def test_an_invalid_or_too_large_data_uri_is_refused(
+    client: ReplicateClient, link: str
+) -> None:
     with pytest.raises(errors.OutputRefused):
         await client.download(link)

@@ -1,4 +1,4 @@
-"""Errors of Replicate: their classes, their public texts and whether to retry."""
+"""Errors of Replicate: the class, the text for the owner of the job, and whether to retry."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,7 @@ def recorded_error(name: str, case: str) -> errors.ProviderError:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "error_class"),
     [
         ("error_401", errors.Unauthorized),
         ("error_402", errors.OutOfCredit),
@@ -36,17 +36,17 @@ def recorded_error(name: str, case: str) -> errors.ProviderError:
     ],
 )
 def test_recorded_error_responses_map_to_classes(
-    name: str, kind: type[errors.ProviderError]
+    name: str, error_class: type[errors.ProviderError]
 ) -> None:
     for case in recorded_responses(name):
         error = recorded_error(name, case)
-        assert type(error) is kind
+        assert type(error) is error_class
         assert isinstance(error, PictureQueueError)
         assert error.status == recorded_responses(name)[case]["status_code"]
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"),
+    ("status", "error_class"),
     [
         (400, errors.RequestRefused),
         (403, errors.Forbidden),
@@ -56,8 +56,10 @@ def test_recorded_error_responses_map_to_classes(
         (302, errors.RequestRefused),
     ],
 )
-def test_other_statuses_map_to_classes(status: int, kind: type[errors.ProviderError]) -> None:
-    assert type(from_response(status, {}, None)) is kind
+def test_other_statuses_map_to_classes(
+    status: int, error_class: type[errors.ProviderError]
+) -> None:
+    assert type(from_response(status, {}, None)) is error_class
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_retry_after_comes_from_header_body_or_text(case: str, seconds: float) -
     assert recorded_error("error_429", case).retry_after == seconds
 
 
-def test_the_header_overrides_the_body() -> None:
+def test_the_retry_after_header_overrides_the_body() -> None:
     error = from_response(429, {"retry-after": "2"}, {"retry_after": 50})
     assert error.retry_after == 2.0
 
@@ -77,16 +79,16 @@ def test_the_header_overrides_the_body() -> None:
     "header",
     ["Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "-3", "0", ""],
 )
-def test_an_invalid_header_gives_no_retry_after(header: str) -> None:
+def test_an_invalid_or_past_retry_after_header_is_ignored(header: str) -> None:
     assert from_response(429, {"retry-after": header}, None).retry_after is None
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_the_header_may_be_a_date(status: int) -> None:
-    soon = format_datetime(datetime.now(UTC) + timedelta(minutes=4), usegmt=True)
-    wait = from_response(status, {"retry-after": soon}, None).retry_after
-    assert wait is not None
-    assert 60 < wait <= 240
+def test_the_retry_after_header_may_be_a_date(status: int) -> None:
+    header = format_datetime(datetime.now(UTC) + timedelta(minutes=4), usegmt=True)
+    retry_after = from_response(status, {"retry-after": header}, None).retry_after
+    assert retry_after is not None
+    assert 60 < retry_after <= 240
 
 
 def test_a_number_too_large_for_a_float_is_ignored() -> None:
@@ -99,7 +101,7 @@ def test_retry_after_is_capped(header: str) -> None:
     assert error.retry_after == errors.MAX_RETRY_AFTER
 
 
-def test_the_billing_message_is_never_shown() -> None:
+def test_no_text_of_an_error_has_the_billing_message_of_replicate() -> None:
     error = recorded_error("error_402", "insufficient_credit")
     for text in (str(error), error.public, repr(error)):
         assert "billing" not in text
@@ -115,7 +117,7 @@ def test_throttling_does_not_use_up_an_attempt() -> None:
     assert not error.counts
 
 
-def test_an_outage_does_not_use_up_an_attempt() -> None:
+def test_an_unreachable_provider_does_not_use_up_an_attempt() -> None:
     error = errors.NotReached("refused")
     assert error.retryable
     assert not error.counts
@@ -132,7 +134,7 @@ def test_the_owner_sees_the_names_of_refused_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "kind", "retryable"),
+    ("case", "error_class", "retryable"),
     [
         ("nsfw_permanent", errors.ContentRefused, False),
         ("flagged_e005_permanent", errors.ContentRefused, False),
@@ -143,15 +145,15 @@ def test_the_owner_sees_the_names_of_refused_fields() -> None:
     ],
 )
 def test_recorded_failures_map_to_classes(
-    case: str, kind: type[errors.ProviderError], retryable: bool
+    case: str, error_class: type[errors.ProviderError], retryable: bool
 ) -> None:
     error = from_failure(recorded_responses("get_200_failed")[case]["body"]["error"])
-    assert type(error) is kind
+    assert type(error) is error_class
     assert error.retryable is retryable
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "retryable", "max_attempts"),
+    ("text", "error_class", "retryable", "max_attempts"),
     [
         ("Director: unexpected error handling prediction (E1000)", errors.Interrupted, True, None),
         ("Director: unexpected error (E4875)", errors.Misconfigured, False, 2),
@@ -171,20 +173,23 @@ def test_recorded_failures_map_to_classes(
     ],
 )
 def test_failures_are_classified_by_code_and_then_by_text(
-    text: str | None, kind: type[errors.ProviderError], retryable: bool, max_attempts: int | None
+    text: str | None,
+    error_class: type[errors.ProviderError],
+    retryable: bool,
+    max_attempts: int | None,
 ) -> None:
     error = from_failure(text)
-    assert type(error) is kind
+    assert type(error) is error_class
     assert error.retryable is retryable
     assert error.max_attempts == max_attempts
 
 
-def test_the_code_overrides_the_text() -> None:
+def test_the_code_of_a_failure_overrides_its_text() -> None:
     assert type(from_failure("invalid state, please retry (code: PA)")) is errors.Interrupted
 
 
 @pytest.mark.parametrize("code", ["E003", "E8765"])
-def test_a_busy_provider_causes_a_longer_pause(code: str) -> None:
+def test_a_busy_provider_causes_a_pause_of_30_seconds(code: str) -> None:
     assert from_failure(f"Service unavailable ({code})").retry_after == 30.0
     assert from_failure("Service unavailable (E004)").retry_after is None
 
@@ -195,7 +200,7 @@ def test_the_owner_never_sees_the_error_text_of_the_model() -> None:
     assert "secret" in str(error)
 
 
-def test_long_texts_are_clipped() -> None:
+def test_the_detail_of_an_error_has_at_most_300_characters() -> None:
     error = from_failure("x" * 5000)
     assert error.detail is not None
     assert len(error.detail) == 300

@@ -1,4 +1,4 @@
-"""The prediction object, the progress in its logs and the links in its output."""
+"""Predictions of Replicate: their fields, progress in their logs, and links in their output."""
 
 import json
 import time
@@ -19,8 +19,9 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 
 def recorded_body(name: str, case: str) -> dict[str, Any]:
     cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
-    found: dict[str, Any] = next(one for one in cases if one["name"] == case)["response"]["body"]
-    return found
+    recorded = next(recorded for recorded in cases if recorded["name"] == case)
+    body: dict[str, Any] = recorded["response"]["body"]
+    return body
 
 
 def make_prediction(**fields: Any) -> Prediction:
@@ -29,7 +30,7 @@ def make_prediction(**fields: Any) -> Prediction:
 
 
 @pytest.mark.parametrize(
-    ("name", "case", "terminal"),
+    ("name", "case", "has_ended"),
     [
         ("create_201_starting", "official_model", False),
         ("create_201_starting", "sync_wait_finished", False),
@@ -40,10 +41,12 @@ def make_prediction(**fields: Any) -> Prediction:
         ("cancel_200_canceled", "aborted_by_deadline", True),
     ],
 )
-def test_recorded_states_are_final_or_not(name: str, case: str, terminal: bool) -> None:
+def test_a_recorded_prediction_has_ended_or_still_runs(
+    name: str, case: str, has_ended: bool
+) -> None:
     prediction = Prediction.model_validate(recorded_body(name, case))
     assert prediction.id == recorded_body(name, case)["id"]
-    assert prediction.has_ended is terminal
+    assert prediction.has_ended is has_ended
 
 
 def test_unknown_states_and_fields_are_accepted() -> None:
@@ -65,17 +68,17 @@ def test_nulls_are_read_as_empty_and_errors_as_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["2026-01-01T10:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
+    "time_text", ["2026-01-01T10:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
 )
-def test_times_without_a_zone_and_at_the_limits_are_read(moment: str) -> None:
+def test_times_without_a_zone_and_at_the_limits_of_datetime_are_read(time_text: str) -> None:
     prediction = make_prediction(
-        status="canceled", created_at=moment, deadline=moment, completed_at=moment
+        status="canceled", created_at=time_text, deadline=time_text, completed_at=time_text
     )
     assert prediction.reached_deadline
-    assert (prediction.created_at >= datetime.now(UTC)) is moment.startswith("9999")
+    assert (prediction.created_at >= datetime.now(UTC)) is time_text.startswith("9999")
 
 
-def test_the_repr_does_not_hold_the_prompt() -> None:
+def test_the_repr_of_a_prediction_does_not_contain_the_prompt() -> None:
     prediction = make_prediction(input={"prompt": "secret"}, logs="drawing secret")
     assert "secret" not in repr(prediction)
 
@@ -112,8 +115,8 @@ def test_progress_is_read_from_recorded_logs(
     ],
 )
 def test_progress_is_read_from_the_last_bar(logs: str | None, percent: int | None) -> None:
-    found = progress_from_logs(logs)
-    assert (found.percent if found else None) == percent
+    progress = progress_from_logs(logs)
+    assert (progress.percent if progress else None) == percent
 
 
 @pytest.mark.parametrize(
@@ -160,15 +163,19 @@ def test_unstorable_text_is_removed_from_errors_and_metrics() -> None:
     assert make_prediction(metrics=[1]).metrics == {}
 
 
-def nested(levels: int, inside: Any = "https://a/1.png") -> Any:
+def nested_list(levels: int) -> Any:
+    value: Any = "https://a/1.png"
     for _ in range(levels):
-        inside = [inside]
-    return inside
+        value = [value]
+    return value
 
 
 def test_deeply_nested_outputs_and_errors_are_read() -> None:
-    assert output_links(nested(5000)) == ["https://a/1.png"]
-    assert make_prediction(error=nested(5000)).error == "The error is nested too deeply to be shown"
+    assert output_links(nested_list(5000)) == ["https://a/1.png"]
+    assert (
+        make_prediction(error=nested_list(5000)).error
+        == "The error is nested too deeply to be shown"
+    )
 
 
 @pytest.mark.parametrize(

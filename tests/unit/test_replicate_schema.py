@@ -22,9 +22,10 @@ from picture_queue.providers.replicate.schema import (
 )
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "replicate" / "model_200.json"
-BODY = json.loads(FIXTURE.read_text("utf-8"))["cases"][0]["response"]["body"]
-NAME = "acme/painter"
-FAST = RetryPolicy(max_attempts=1)
+MODEL_RESPONSE = json.loads(FIXTURE.read_text("utf-8"))["cases"][0]["response"]["body"]
+MODEL_ID = "acme/painter"
+NO_RETRIES = RetryPolicy(max_attempts=1)
+#: The inputs in the catalogue's form, as they must be read from `MODEL_RESPONSE`.
 INPUTS = [
     {"name": "prompt", "type": "string", "required": True},
     {"name": "image", "type": "string", "required": True, "format": "uri"},
@@ -60,12 +61,12 @@ INPUTS = [
 
 @pytest.fixture
 async def client() -> AsyncIterator[ReplicateClient]:
-    async with ReplicateClient("r8_test_token", retry=FAST) as client:
+    async with ReplicateClient("r8_test_token", retry=NO_RETRIES) as client:
         yield client
 
 
-def changed(**model: Any) -> dict[str, Any]:
-    return {**copy.deepcopy(BODY), **model}
+def model_response(**changes: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(MODEL_RESPONSE), **changes}
 
 
 def schemas(body: dict[str, Any]) -> Any:
@@ -74,45 +75,45 @@ def schemas(body: dict[str, Any]) -> Any:
 
 async def fetch(client: ReplicateClient, body: Any, version: str | None = None) -> FetchedModel:
     with respx.mock as router:
-        router.get(f"{BASE_URL}/models/{NAME}").mock(httpx.Response(200, json=body))
-        return await fetch_model(client, NAME, version)
+        router.get(f"{BASE_URL}/models/{MODEL_ID}").mock(httpx.Response(200, json=body))
+        return await fetch_model(client, MODEL_ID, version)
 
 
 async def test_the_inputs_and_the_output_are_read(client: ReplicateClient) -> None:
-    found = await fetch(client, BODY)
-    assert list(found.inputs) == INPUTS
-    assert (found.official, found.version) == (False, "1" * 64)
-    assert (found.output, found.max_outputs_param) == ("uri[]", "num_outputs")
-    assert not found.inputs_complete  # the type object cannot be checked
-    assert found.secrets == ()  # the only secret is optional
-    assert found.guess_kind() is None  # it needs a picture
+    fetched = await fetch(client, MODEL_RESPONSE)
+    assert list(fetched.inputs) == INPUTS
+    assert (fetched.official, fetched.version) == (False, "1" * 64)
+    assert (fetched.output, fetched.max_outputs_param) == ("uri[]", "num_outputs")
+    assert not fetched.inputs_complete  # The input `settings` is an object, which is not checked.
+    assert fetched.secrets == ()  # The only secret input is optional.
+    assert fetched.guess_kind() is None  # The model needs a picture, so its kind is ambiguous.
 
 
 async def test_an_official_model_has_no_version(client: ReplicateClient) -> None:
-    found = await fetch(client, changed(is_official=True))
-    assert (found.official, found.version) == (True, None)
+    fetched = await fetch(client, model_response(is_official=True))
+    assert (fetched.official, fetched.version) == (True, None)
 
 
 async def test_a_version_is_read_from_its_own_address(client: ReplicateClient) -> None:
-    version = copy.deepcopy(BODY["latest_version"])
+    version = copy.deepcopy(MODEL_RESPONSE["latest_version"])
     version["id"] = "2" * 64
     del version["openapi_schema"]["components"]["schemas"]["Input"]["properties"]["settings"]
     with respx.mock as router:
-        address = f"{BASE_URL}/models/{NAME}"
-        router.get(address).mock(httpx.Response(200, json=changed(is_official=True)))
+        address = f"{BASE_URL}/models/{MODEL_ID}"
+        router.get(address).mock(httpx.Response(200, json=model_response(is_official=True)))
         router.get(f"{address}/versions/{'2' * 64}").mock(httpx.Response(200, json=version))
-        found = await fetch_model(client, NAME, "2" * 64)
-    assert (found.official, found.version, found.inputs_complete) == (False, "2" * 64, True)
+        fetched = await fetch_model(client, MODEL_ID, "2" * 64)
+    assert (fetched.official, fetched.version, fetched.inputs_complete) == (False, "2" * 64, True)
 
 
 async def test_a_required_secret_is_reported(client: ReplicateClient) -> None:
-    body = changed()
+    body = model_response()
     schemas(body)["Input"]["required"].append("hf_token")
     assert (await fetch(client, body)).secrets == ("hf_token",)
 
 
 async def test_a_model_that_needs_only_a_prompt_is_text_to_image(client: ReplicateClient) -> None:
-    body = changed()
+    body = model_response()
     schemas(body)["Input"]["required"] = ["prompt"]
     assert (await fetch(client, body)).guess_kind() == "text-to-image"
 
@@ -128,7 +129,7 @@ async def test_a_model_that_needs_only_a_prompt_is_text_to_image(client: Replica
     ],
 )
 async def test_the_output_is_one_file_or_a_list(client, output, expected) -> None:
-    body = changed()
+    body = model_response()
     schemas(body)["Output"] = output
     assert (await fetch(client, body)).output == expected
 
@@ -139,7 +140,7 @@ async def test_the_output_is_one_file_or_a_list(client, output, expected) -> Non
 )
 async def test_a_model_without_a_schema_is_refused(client: ReplicateClient, latest: Any) -> None:
     with pytest.raises(errors.RequestRefused):
-        await fetch(client, changed(latest_version=latest))
+        await fetch(client, model_response(latest_version=latest))
 
 
 @pytest.mark.parametrize("body", [[], "model", 7])
@@ -149,7 +150,7 @@ async def test_an_unreadable_answer_is_reported(client: ReplicateClient, body: A
 
 
 @pytest.mark.parametrize(
-    "given",
+    "property_schema",
     [
         {"type": 7},
         {"enum": [None]},
@@ -160,15 +161,17 @@ async def test_an_unreadable_answer_is_reported(client: ReplicateClient, body: A
         {"type": "array", "items": 7},
     ],
 )
-async def test_an_odd_property_does_not_hide_the_others(client: ReplicateClient, given) -> None:
-    body = changed()
-    schemas(body)["Input"]["properties"]["odd"] = given
+async def test_an_invalid_property_does_not_hide_the_other_inputs(
+    client: ReplicateClient, property_schema
+) -> None:
+    body = model_response()
+    schemas(body)["Input"]["properties"]["invalid"] = property_schema
     names = [entry["name"] for entry in (await fetch(client, body)).inputs]
-    assert set(names) - {"odd"} == {entry["name"] for entry in INPUTS}
+    assert set(names) - {"invalid"} == {entry["name"] for entry in INPUTS}
 
 
-async def test_the_differences_are_described(client: ReplicateClient) -> None:
-    found = await fetch(client, BODY)
+async def test_the_changes_to_the_known_model_are_described(client: ReplicateClient) -> None:
+    fetched = await fetch(client, MODEL_RESPONSE)
     known: dict[str, Any] = {
         "official": False,
         "version": "0" * 64,
@@ -181,7 +184,7 @@ async def test_the_differences_are_described(client: ReplicateClient) -> None:
         "output": "uri[]",
         "max_outputs_param": "num_outputs",
     }
-    changes = found.changes_to(known)
+    changes = fetched.changes_to(known)
     assert changes.keys() == {"version", "inputs"}
     assert describe_changes(known, changes) == [
         f'version: "{"0" * 64}" → "{"1" * 64}"',
@@ -189,18 +192,18 @@ async def test_the_differences_are_described(client: ReplicateClient) -> None:
         "input scale: maximum 10 → 4",
         'input seed: added (type "integer")',
     ]
-    assert found.changes_to({**known, "version": "1" * 64, "inputs": INPUTS}) == {}
+    assert fetched.changes_to({**known, "version": "1" * 64, "inputs": INPUTS}) == {}
 
 
 async def test_the_models_of_the_simulator_do_not_differ_from_the_catalogue() -> None:
-    """Each model that the simulator describes is read as the catalogue has it."""
     app = create_app(SimulatorSettings(token="r8_test"))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
     url = "http://127.0.0.1/v1"
     async with http, ReplicateClient("r8_test", base_url=url, http=http) as client:
         offered = [model for model in models().values() if model.unavailable_reason is None]
         for model in offered:
+            # If the catalogue has no version of a community model, the fetched version differs.
             if model.official or (model.official is False and model.version):
-                found = await fetch_model(client, model.id)
-                changes = found.changes_to(model.model_dump(mode="json"))
+                fetched = await fetch_model(client, model.id)
+                changes = fetched.changes_to(model.model_dump(mode="json"))
                 assert changes.keys() <= {"inputs_complete"}, (model.id, changes)

@@ -1,4 +1,4 @@
-"""The script that runs pgTAP: a failed file runs once more, alone."""
+"""scripts/test_sql.py runs a pgTAP file that failed once more, without other files beside it."""
 
 import importlib.util
 import os
@@ -19,7 +19,10 @@ pytestmark = pytest.mark.extra
 
 @pytest.fixture
 def prove(stack, tmp_path, monkeypatch, capfd):
-    """Return a function that runs pgTAP files and returns the exit code and the verdicts."""
+    """Return a function that runs pgTAP files.
+
+    It returns the exit code, and for each file that failed at first: `flaky` or `failed twice`.
+    """
     if not shutil.which("pg_prove"):
         pytest.fail(
             "pg_prove is missing: apt-get install libtap-parser-sourcehandler-pgtap-perl",
@@ -38,8 +41,8 @@ def prove(stack, tmp_path, monkeypatch, capfd):
             (directory / f"{name}.sql").write_text(text)
         code = script.run_pgtap([str(directory)], stack.db_url, os.environ)
         lines = capfd.readouterr().out.splitlines()
-        found = [line for line in lines if line.startswith(("flaky:", "failed twice:"))]
-        return code, [(line.partition(":")[0], Path(line).name) for line in found]
+        verdicts = [line for line in lines if line.startswith(("flaky:", "failed twice:"))]
+        return code, [(line.partition(":")[0], Path(line).name) for line in verdicts]
 
     return prove
 
@@ -49,9 +52,9 @@ def test_a_file_that_passes_alone_is_reported_as_flaky(prove):
 
 
 def test_a_file_that_fails_twice_fails_the_run(prove):
-    code, found = prove(a=FAILS, b=FLAKY)
+    code, verdicts = prove(a=FAILS, b=FLAKY)
     assert code != 0
-    assert found == [("failed twice", "a.sql"), ("flaky", "b.sql")]
+    assert verdicts == [("failed twice", "a.sql"), ("flaky", "b.sql")]
 
 
 def test_files_that_pass_are_not_run_again(prove):

@@ -1,4 +1,4 @@
-"""The script that runs pytest: a failed test runs once more, alone; other errors are final."""
+"""scripts/run_tests.py runs each failed test once more, alone; other errors fail the run."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ XDIST = ("-p", "xdist", "-n", "1")
 
 PASSES = "def test_passes(): pass\n"
 FAILS = "def test_fails(): assert False\n"
-# This fails in the first process and passes in the second, which must not be a worker of xdist and
-# must not measure coverage.
+# This test fails in the first process and passes in the second. The second process must not be a
+# worker of xdist, and must not measure coverage.
 FLAKY = """
 import os, pathlib
 
@@ -30,14 +30,14 @@ FLAKY_TEARDOWN = """
 import pathlib, pytest
 
 @pytest.fixture
-def thing():
+def fails_at_teardown():
     yield
     marker = pathlib.Path("failed-before")
     first = not marker.exists()
     marker.write_text("")
     assert not first
 
-def test_teardown(thing): pass
+def test_teardown(fails_at_teardown): pass
 """
 FLAKY_CRASH = """
 import os, pathlib
@@ -81,7 +81,7 @@ def run(tmp_path):
     return run
 
 
-def verdicts(lines):
+def get_verdicts(lines):
     return sorted(line for line in lines if line.startswith(("flaky:", "failed twice:")))
 
 
@@ -92,14 +92,14 @@ def was_rerun(lines):
 @pytest.mark.parametrize("parallel", [(), XDIST], ids=["plain", "xdist"])
 def test_a_test_that_passes_alone_is_reported_as_flaky(run, parallel):
     code, lines = run(*parallel, test_a=PASSES, test_b=FLAKY)
-    assert verdicts(lines) == ["flaky: test_b.py::test_flaky"]
+    assert get_verdicts(lines) == ["flaky: test_b.py::test_flaky"]
     assert code == 0
 
 
 @pytest.mark.parametrize("parallel", [(), XDIST], ids=["plain", "xdist"])
 def test_a_test_that_fails_twice_fails_the_run(run, parallel):
     code, lines = run(*parallel, test_a=PASSES, test_b=FLAKY, test_c=FAILS)
-    assert verdicts(lines) == [
+    assert get_verdicts(lines) == [
         "failed twice: test_c.py::test_fails",
         "flaky: test_b.py::test_flaky",
     ]
@@ -113,14 +113,14 @@ def test_nothing_is_run_again_when_all_tests_pass(run):
 
 def test_a_failed_teardown_is_a_failure(run):
     code, lines = run(test_a=FLAKY_TEARDOWN)
-    assert verdicts(lines) == ["flaky: test_a.py::test_teardown"]
+    assert get_verdicts(lines) == ["flaky: test_a.py::test_teardown"]
     assert code == 0
 
 
-def test_tests_selected_by_a_marker_are_found_again(run):
+def test_a_failed_test_that_a_marker_selected_runs_again(run):
     marked = "import pytest\npytestmark = pytest.mark.extra\n" + FLAKY
     code, lines = run("-m", "extra", test_a=marked, test_b=FAILS)
-    assert verdicts(lines) == ["flaky: test_a.py::test_flaky"]
+    assert get_verdicts(lines) == ["flaky: test_a.py::test_flaky"]
     assert code == 0
 
 
@@ -135,7 +135,7 @@ def test_the_id_of_a_parametrized_test_may_contain_any_character(run):
         "    assert not first\n"
     )
     code, lines = run(test_a=text)
-    assert len(verdicts(lines)) == 2
+    assert len(get_verdicts(lines)) == 2
     assert code == 0
 
 
@@ -179,14 +179,14 @@ def test_insufficient_coverage_fails_the_run_despite_a_flaky_test(run):
     assert not was_rerun(lines)
 
 
-def test_sufficient_coverage_lets_failed_tests_run_again(run):
+def test_failed_tests_run_again_if_the_coverage_is_sufficient(run):
     code, lines = run(
         *("-p", "pytest_cov", "--cov=used"),
         "--cov-fail-under=90",
         used="x = 1\n",
         test_a=FLAKY + "import used\n",
     )
-    assert verdicts(lines) == ["flaky: test_a.py::test_flaky"]
+    assert get_verdicts(lines) == ["flaky: test_a.py::test_flaky"]
     assert code == 0
 
 

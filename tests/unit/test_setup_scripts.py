@@ -1,6 +1,7 @@
-"""Installers read no settings above the clone, and download nothing without a check of its hash.
+"""The setup scripts install only packages whose hash is known, and ignore settings of other users.
 
-Below /tmp, another user may have created /tmp/uv.toml, which names another package index.
+uv reads settings in all directories above the clone. For a clone below /tmp, another user may have
+created /tmp/uv.toml, which names another package index.
 """
 
 import os
@@ -29,8 +30,8 @@ def clone(tmp_path: Path) -> Path:
     return clone
 
 
-def run(clone: Path, *command: str) -> list[str]:
-    """Run a command, and return the calls of the installer."""
+def record_installs(clone: Path, *command: str) -> list[str]:
+    """Run a command, and return the calls of uv and pip."""
     environment = {
         **os.environ,
         "PATH": f"{clone}/bin:{os.environ['PATH']}",
@@ -52,15 +53,17 @@ def run(clone: Path, *command: str) -> list[str]:
     ],
 )
 def test_uv_reads_no_settings_above_the_clone(clone: Path, command: str, count: int) -> None:
-    calls = run(clone, *command.split())
+    calls = record_installs(clone, *command.split())
     assert len(calls) == count
     for call in calls:
         assert " --no-config " in call
         assert " --no-project " in call or " --no-sources " in call or " --require-hashes " in call
 
 
-def test_setup_installs_only_what_has_a_hash(clone: Path) -> None:
-    installs = [call for call in run(clone, "sh", "scripts/setup.sh") if " install " in call]
+def test_setup_installs_only_packages_with_a_hash_and_without_the_users_token(clone: Path) -> None:
+    installs = [
+        call for call in record_installs(clone, "sh", "scripts/setup.sh") if " install " in call
+    ]
     for call in installs:
         assert " --require-hashes " in call or " --no-deps --no-build-isolation " in call
         assert call.endswith(" token=")

@@ -1,4 +1,4 @@
-"""Type checking of code that uses the library: mistakes are found, correct code passes."""
+"""mypy accepts correct code that uses this library, and reports mistakes."""
 
 import re
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: By name: the code of a snippet, and a part of the error that mypy must report, or nothing.
+#: By name: the code of a snippet, and a part of the error that mypy must report. The part is empty
+#: if mypy must report no error.
 SNIPPETS = {
     "names": ("from picture_queue import AsyncPictureQueue, JobEvent, PictureQueue, Worker\n", ""),
     "misspelt_import": (
@@ -77,11 +78,11 @@ def watch(pq: PictureQueue) -> None:
 
 @pytest.fixture(scope="module")
 def mypy_messages(tmp_path_factory):
-    """Return the messages of mypy for each snippet; mypy runs once."""
+    """The errors that mypy reports for each snippet, from a single run of mypy."""
     folder = tmp_path_factory.mktemp("snippets")
-    for name, (text, _) in SNIPPETS.items():
-        (folder / f"{name}.py").write_text(text)
-    run = subprocess.run(
+    for name, (code, _) in SNIPPETS.items():
+        (folder / f"{name}.py").write_text(code)
+    process = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-pretty"]
         + [f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={ROOT / '.mypy_cache'}"]
         + ["--follow-imports=silent"]
@@ -91,12 +92,12 @@ def mypy_messages(tmp_path_factory):
         text=True,
         timeout=600,
     )
-    assert not run.stderr, run.stderr
-    found: dict[str, list[str]] = {name: [] for name in SNIPPETS}
-    for line in run.stdout.splitlines():
+    assert not process.stderr, process.stderr
+    messages: dict[str, list[str]] = {name: [] for name in SNIPPETS}
+    for line in process.stdout.splitlines():
         if match := re.match(r".*?(\w+)\.py:\d+: error: (.*)", line):
-            found[match[1]].append(match[2])
-    return found
+            messages[match[1]].append(match[2])
+    return messages
 
 
 @pytest.mark.timeout(600)  # mypy reads the whole library if its cache is empty.

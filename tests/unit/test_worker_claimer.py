@@ -1,4 +1,4 @@
-"""Claims: their size, their timing, and their retry after a lost response."""
+"""Claims of a worker: how many jobs they request, when they are made, and how they are retried."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ class Harness:
     def __init__(self, backend: Any, make_row: Any, poll_interval: float = 30.0) -> None:
         self.slots = FakeSlots()
         self.taken: list[Any] = []
-        self.asked_at: list[float] = []
+        self.requested_at: list[float] = []
         self.pending = 0
         self.backend = backend
         self.signals = Signals()
@@ -60,9 +60,9 @@ class Harness:
         self.pending -= count
         return [self._make_row() for _ in range(count)]
 
-    def _take(self, job: Any, asked_at: float) -> None:
+    def _take(self, job: Any, requested_at: float) -> None:
         self.taken.append(job)
-        self.asked_at.append(asked_at)
+        self.requested_at.append(requested_at)
         self.slots.free -= 1
 
     async def wait_idle(self) -> None:
@@ -71,8 +71,8 @@ class Harness:
         while not self.backend.calls.empty():
             self.backend.calls.get_nowait()
 
-    async def no_claim_follows(self) -> bool:
-        """Run the event loop for a while; return True if no recorded call is unread."""
+    async def makes_no_more_calls(self) -> bool:
+        """Run the event loop for some steps; return True if the claimer has made no new call."""
         for _ in range(20):
             await asyncio.sleep(0)
         return bool(self.backend.calls.empty())
@@ -105,8 +105,8 @@ async def test_all_free_slots_are_filled_by_one_claim(harness, backend):
     assert len(await harness.signals.claimed.next()) == 3
     assert len(harness.taken) == 3
     first = await backend.next_call("claim_jobs")
-    # The queue may have more jobs, but the next claim waits until a slot is free.
-    assert await harness.no_claim_follows()
+    # The queue has more jobs, but no slot is free for them.
+    assert await harness.makes_no_more_calls()
     harness.slots.free = 2
     harness.claimer.slot_freed()
     assert len(await harness.signals.claimed.next()) == 2
@@ -144,29 +144,31 @@ async def test_a_wake_up_without_a_free_slot_is_remembered(harness, backend):
 
 
 async def test_a_wake_up_during_a_claim_causes_another_claim(harness, backend):
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    may_answer = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
-        await answer
+    async def answer_later(params: dict[str, Any]) -> Any:
+        await may_answer.wait()
         return harness.claim(params)
 
     harness.claimer.start()
     await harness.wait_idle()
-    backend.answers["claim_jobs"] = slow
+    backend.answers["claim_jobs"] = answer_later
     harness.claimer.request_claim()
     await backend.next_call("claim_jobs")
     harness.claimer.request_claim()
-    answer.set_result(None)
+    may_answer.set()
     await backend.next_call("claim_jobs")
 
 
-@pytest.mark.parametrize("receives", [True, False])
-async def test_a_free_slot_causes_a_claim_only_without_wake_ups(harness, backend, receives):
+@pytest.mark.parametrize("receives_wake_ups", [True, False])
+async def test_a_free_slot_causes_a_claim_only_without_wake_ups(
+    harness, backend, receives_wake_ups
+):
     harness.claimer.start()
     await harness.wait_idle()
-    harness.claimer.receives_wake_ups = receives
+    harness.claimer.receives_wake_ups = receives_wake_ups
     harness.claimer.slot_freed()
-    assert await harness.no_claim_follows() is receives
+    assert await harness.makes_no_more_calls() is receives_wake_ups
 
 
 async def test_a_worker_without_wake_ups_polls(backend, make_row):
@@ -193,16 +195,16 @@ async def test_a_claim_without_a_response_is_retried_unchanged(harness, backend)
     requests = [await backend.next_call("claim_jobs") for _ in range(3)]
     assert requests[0] == requests[1] == requests[2]
     # The lease counts from the first call, because that call may have claimed the jobs.
-    assert harness.asked_at[0] < time.monotonic() - 0.1
+    assert harness.requested_at[0] < time.monotonic() - 0.1
 
 
-async def test_fewer_jobs_are_claimed_after_a_claim_that_is_too_large(harness, backend):
-    def limit(params: dict[str, Any]) -> Any:
+async def test_a_claim_whose_answer_is_too_large_is_repeated_with_half_the_jobs(harness, backend):
+    def refuse_large_claims(params: dict[str, Any]) -> Any:
         if params["max_jobs"] > 300:
             raise InvalidArgument("the answer would be too large")
         return harness.claim(params)
 
-    backend.answers["claim_jobs"] = limit
+    backend.answers["claim_jobs"] = refuse_large_claims
     harness.slots.free = harness.pending = 1000
     harness.claimer.start()
     assert len(await harness.signals.claimed.next()) == 250
@@ -222,18 +224,18 @@ async def test_a_function_that_always_fails_is_logged_once_while_others_succeed(
     assert len(caplog.records) == 2
 
 
-async def test_two_threads_may_note_a_success_at_the_same_time(monkeypatch):
-    """The heartbeat thread notes a success while the event loop notes another one."""
+async def test_two_threads_may_record_a_success_at_the_same_time(monkeypatch):
+    """The heartbeat thread records a success while the event loop records another success."""
 
     def monotonic() -> float:
-        if others:
-            calls.record_success(others.pop())
+        if functions_of_the_thread:
+            calls.record_success(functions_of_the_thread.pop())
         return 0.0
 
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
-    others: list[str] = []
+    functions_of_the_thread: list[str] = []
     calls.record_failure(Busy("not now"), "claim_jobs")
-    others.append("claim_jobs")
+    functions_of_the_thread.append("claim_jobs")
     monkeypatch.setattr(_calls, "time", SimpleNamespace(monotonic=monotonic))
     calls.record_success("claim_jobs")
     assert calls.is_up
@@ -271,16 +273,16 @@ async def test_retry_delays_are_short_even_after_a_long_outage():
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
+    ("error", "expected"),
     [
-        (NotAuthenticated("no such key"), "The project refuses the worker"),
+        (NotAuthenticated("no such key"), "The project refuses all calls of the worker"),
         (InvalidArgument("lease_seconds is 0"), "The project refuses claims"),
     ],
 )
-async def test_a_refused_worker_logs_an_alarm_repeatedly(
-    harness, backend, caplog, monkeypatch, error, text
+async def test_each_refused_call_logs_an_error_without_an_interval(
+    harness, backend, caplog, monkeypatch, error, expected
 ):
-    monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.0)
+    monkeypatch.setattr(_calls, "_FAULT_LOG_INTERVAL", 0.0)
     failures = [error] * 3
 
     def refuse(params: dict[str, Any]) -> Any:
@@ -295,12 +297,12 @@ async def test_a_refused_worker_logs_an_alarm_repeatedly(
         assert harness.calls.is_up is not isinstance(error, NotAuthenticated)
     await harness.signals.idle.next()
     assert harness.calls.is_up
-    alarms = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert len(alarms) == 3
-    assert all(text in record.getMessage() for record in alarms)
+    logged_errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(logged_errors) == 3
+    assert all(expected in record.getMessage() for record in logged_errors)
 
 
-async def test_alarms_are_logged_at_intervals(caplog):
+async def test_the_same_fault_is_logged_at_intervals(caplog):
     calls: Any = WorkerCalls(None, "w", print)  # type: ignore[arg-type]
     for _ in range(10):
         calls.record_failure(NotAuthenticated("no such key"), "claim_jobs")
@@ -311,11 +313,11 @@ async def test_no_call_is_made_before_retry_after_has_passed(harness, backend):
     throttled = Busy("too many calls")
     throttled.retry_after = 0.5
 
-    def limit(params: dict[str, Any]) -> Any:
+    def throttle_once(params: dict[str, Any]) -> Any:
         backend.answers["claim_jobs"] = harness.claim
         raise throttled
 
-    backend.answers["claim_jobs"] = limit
+    backend.answers["claim_jobs"] = throttle_once
     harness.pending = 1
     began = time.monotonic()
     harness.claimer.start()
@@ -323,7 +325,7 @@ async def test_no_call_is_made_before_retry_after_has_passed(harness, backend):
     assert time.monotonic() - began >= 0.5
     calls = [backend.calls.get_nowait() for _ in range(2)]
     assert [name for name, _ in calls] == ["claim_jobs"] * 2
-    # No other loop of the worker makes a call either.
+    # The other loops of the worker make no call either.
     harness.calls.record_failure(throttled, "claim_jobs")
     with pytest.raises(Busy, match="without calls"):
         await harness.calls.call(None, 1.0)  # type: ignore[arg-type]
@@ -333,7 +335,7 @@ async def test_an_unexpected_exception_does_not_end_the_claimer(
     harness, backend, caplog, monkeypatch
 ):
     harness.claimer._delay = _calls.RetryDelay(first=0.0)
-    claim = harness.claimer._claim
+    claim = harness.claimer._build_claim
     failures = [RuntimeError("a bug")]
 
     def fail_first(demand: int) -> Any:
@@ -341,26 +343,26 @@ async def test_an_unexpected_exception_does_not_end_the_claimer(
             raise failures.pop()
         return claim(demand)
 
-    monkeypatch.setattr(harness.claimer, "_claim", fail_first)
+    monkeypatch.setattr(harness.claimer, "_build_claim", fail_first)
     harness.claimer.start()
     await harness.signals.idle.next()
     assert "Claimer failed and continues" in caplog.text
 
 
 async def test_a_stopping_worker_makes_no_new_claim_but_awaits_the_current_one(harness, backend):
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    may_answer = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
-        await answer
+    async def answer_later(params: dict[str, Any]) -> Any:
+        await may_answer.wait()
         return harness.claim(params)
 
     harness.pending = 1
-    backend.answers["claim_jobs"] = slow
+    backend.answers["claim_jobs"] = answer_later
     harness.claimer.start()
     await backend.next_call("claim_jobs")
     stopping = asyncio.create_task(harness.claimer.stop(5))
     await asyncio.sleep(0)
-    answer.set_result(None)
+    may_answer.set()
     await stopping
     assert len(harness.taken) == 1
     assert backend.calls.empty()
@@ -371,7 +373,7 @@ async def test_nothing_is_claimed_while_claims_are_paused(harness, backend):
     await harness.wait_idle()
     harness.slots.is_paused, harness.pending = True, 1
     harness.claimer.request_claim()
-    assert await harness.no_claim_follows()
+    assert await harness.makes_no_more_calls()
     harness.slots.is_paused = False
     harness.claimer.demand_changed()
     assert len(await harness.signals.claimed.next()) == 1

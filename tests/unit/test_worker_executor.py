@@ -1,4 +1,4 @@
-"""Attempts: their outcomes, their cancellation and their end."""
+"""Attempts to run a job: their outcomes, their cancellation and their end."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from picture_queue.worker.registry import Registry
 
 
 class RecordedAttempt:
-    """An attempt with a listener that records its messages, progress and log lines."""
+    """An attempt, and a listener that records its messages, progress and log lines."""
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
         registry = Registry()
@@ -67,6 +67,7 @@ class RecordedAttempt:
 
 @pytest.fixture
 def run(make_job):
+    """Return a function that runs a handler for a new job, and returns a `RecordedAttempt`."""
     return lambda function, **columns: RecordedAttempt(function, make_job(**columns))
 
 
@@ -97,7 +98,7 @@ class CancellableHandler:
             raise
 
 
-async def test_a_handler_returns(run):
+async def test_the_value_that_a_handler_returns_is_the_result(run):
     async def handle(payload: dict[str, Any]) -> Any:
         return payload
 
@@ -157,7 +158,7 @@ async def test_a_large_result_is_encoded_outside_the_event_loop(
     assert [thread == threading.get_ident() for thread in threads] == [in_loop]
 
 
-async def test_a_handler_raises(run):
+async def test_an_exception_that_a_handler_raises_is_a_failure(run):
     async def handle() -> None:
         raise ValueError("no")
 
@@ -210,7 +211,7 @@ class Unprintable(Exception):
         raise Panic
 
 
-class Checked(BaseModel):
+class FailingModel(BaseModel):
     size: int
 
     @field_validator("size")
@@ -270,7 +271,7 @@ async def test_any_exception_of_a_validator_fails_the_job(run):
     def handle_in_a_thread(payload: Any) -> None: ...
 
     for function in (handle, handle_in_a_thread):
-        function.__annotations__["payload"] = Checked
+        function.__annotations__["payload"] = FailingModel
         recorded = run(function, payload={"size": 1})
         outcome = await recorded.wait_outcome()
         assert isinstance(outcome, Failed)
@@ -278,7 +279,7 @@ async def test_any_exception_of_a_validator_fails_the_job(run):
         await recorded.wait_end()
 
 
-async def test_a_slot_is_released_even_if_the_listener_fails(run):
+async def test_an_attempt_ends_even_if_its_listener_fails(run):
     async def handle() -> None: ...
 
     recorded = run(handle)
@@ -288,10 +289,12 @@ async def test_a_slot_is_released_even_if_the_listener_fails(run):
         raise RuntimeError("no")
 
     recorded.on_outcome = fail
-    failed: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+    exceptions: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: exceptions.append(context)
+    )
     await recorded.wait_end()
-    assert len(failed) == 1
+    assert len(exceptions) == 1
 
 
 async def test_a_wrapper_of_an_async_handler_may_return_a_result_or_a_coroutine(run):
@@ -341,7 +344,7 @@ async def test_an_attempt_ends_at_its_timeout(run):
     assert outcome.error == "TimeoutError: the job did not end within 0.02 s"
     assert outcome.retryable
     assert outcome.detail is not None
-    assert "in __call__" in outcome.detail, "the detail shows the await of the handler"
+    assert "in __call__" in outcome.detail, "the traceback does not show where the handler waits"
 
 
 async def test_a_handler_that_fails_after_its_timeout_has_timed_out(run):
@@ -433,7 +436,8 @@ async def test_a_job_cancelled_while_parked_runs_its_cleanup(run):
     recorded = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
     await handler.started.wait()
     assert handler.context.cancel_requested
-    recorded.attempt.stop(StopReason.CANCEL)  # Every heartbeat repeats the request.
+    # Every heartbeat repeats the cancel request, which must not stop the cleanup.
+    recorded.attempt.stop(StopReason.CANCEL)
     recorded.attempt.stop(StopReason.SHUTDOWN)
     assert await recorded.wait_outcome() == Completed("stopped")
 
@@ -461,11 +465,11 @@ async def test_the_last_progress_is_sent_before_a_job_is_snoozed(run):
     assert recorded.progress[-1] == 30
 
 
-async def test_a_verdict_raised_during_a_stop_is_honoured(run):
-    def later() -> None:
+async def test_a_verdict_raised_during_a_stop_is_the_outcome(run):
+    def snooze() -> None:
         raise Snooze(5)
 
-    handler = CancellableHandler(later)
+    handler = CancellableHandler(snooze)
     recorded = run(handler)
     await handler.started.wait()
     recorded.attempt.stop(StopReason.SHUTDOWN)
@@ -503,7 +507,7 @@ async def test_an_exception_in_a_sync_handler_fails_only_its_job(run, error):
     ("reason", "outcome"),
     [(StopReason.CANCEL, Cancelled()), (StopReason.SHUTDOWN, Released()), (StopReason.LOST, None)],
 )
-async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, reason, outcome):
+async def test_a_stopped_thread_has_its_outcome_at_once_but_ends_later(run, reason, outcome):
     loop = asyncio.get_running_loop()
     started, release = asyncio.Event(), threading.Event()
     stopped: list[BaseException] = []
@@ -531,19 +535,18 @@ async def test_a_stopped_thread_is_reported_at_once_but_occupies_its_slot(run, r
 
 @pytest.mark.parametrize("reason", list(StopReason))
 async def test_a_thread_can_see_the_stop_request(run, reason):
-    stopped = threading.Event()
-    seen: list[tuple[bool, bool]] = []
+    stop_was_requested = threading.Event()
+    requests: list[tuple[bool, bool]] = []
 
     def handle(job: SyncJobContext) -> None:
-        seen.append((job.stop_requested, job.cancel_requested))
-        stopped.wait(5)
-        seen.append((job.stop_requested, job.cancel_requested))
+        stop_was_requested.wait(5)
+        requests.append((job.stop_requested, job.cancel_requested))
 
     recorded = run(handle)
     recorded.attempt.stop(reason)
-    stopped.set()
+    stop_was_requested.set()
     await recorded.wait_end()
-    assert seen[-1] == (True, reason is StopReason.CANCEL)
+    assert requests == [(True, reason is StopReason.CANCEL)]
 
 
 @pytest.mark.parametrize("is_async", [True, False])
@@ -589,6 +592,7 @@ async def test_an_attempt_in_a_thread_times_out_although_the_thread_still_runs(r
 # Forks and other event loops
 
 
+# Python warns of a fork in a process with several threads.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 async def test_a_forked_process_that_returns_from_the_handler_exits(run):
     async def handle() -> str:
@@ -601,7 +605,7 @@ async def test_a_forked_process_that_returns_from_the_handler_exits(run):
     assert await run(handle).wait_outcome() == Completed("the child ended with 1")
 
 
-async def test_a_handler_reports_from_another_event_loop(run):
+async def test_a_handler_can_send_progress_and_log_from_another_event_loop(run):
     async def handle(job: JobContext) -> None:
         def work() -> None:
             asyncio.run(job.progress(40))

@@ -1,4 +1,4 @@
-"""Heartbeats: their timing, the effect of their answers, and faults that must not stop them."""
+"""Heartbeats of a worker: their timing, the effect of the answers, and faults they survive."""
 
 import asyncio
 import time
@@ -29,7 +29,10 @@ class FakeAttempt:
 
 
 class Harness:
-    """A heartbeat loop, leases, and a fake database that returns the answers that the test sets."""
+    """A heartbeat loop with leases, and a fake database whose answers the test sets.
+
+    The queues have the leases that were confirmed, cancelled or lost.
+    """
 
     def __init__(self, backend: Any, make_job: Any) -> None:
         self.backend = backend
@@ -84,7 +87,7 @@ async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backen
     old = harness.start_job(age=11)
     new = harness.start_job()
     params = await backend.next_call("heartbeat_jobs")
-    # The thread may have sent the first heartbeat before the second lease existed.
+    # The heartbeat thread may have sent the first heartbeat before the second lease existed.
     while len(params["leases"]) < 2:
         old.confirmed_at -= 11
         harness.heartbeat.beat_now()
@@ -105,7 +108,7 @@ async def test_a_lease_is_extended_at_a_third_of_its_length(harness):
     assert harness.lost.empty()
 
 
-async def test_a_short_lease_is_extended_in_time_after_a_long_one(harness):
+async def test_a_short_lease_is_extended_in_time_although_a_longer_lease_came_first(harness):
     harness.start_job(lease_seconds=3600)
     await asyncio.sleep(0)
     harness.start_job(lease_seconds=0.3)
@@ -119,7 +122,8 @@ async def test_a_job_without_a_slot_is_not_confirmed(harness, backend):
 
 
 @pytest.mark.parametrize("in_bulk", [False, True])
-async def test_a_start_is_confirmed_soon_without_other_leases(harness, backend, in_bulk):
+async def test_a_heartbeat_that_confirms_a_start_has_no_other_leases(harness, backend, in_bulk):
+    """While jobs are held, more starts will follow soon, so the worker waits longer for them."""
     if in_bulk:
         harness.slots.hold(Lease(harness.make_job(), time.monotonic()))
     harness.start_job()
@@ -135,9 +139,9 @@ async def test_a_start_is_confirmed_soon_without_other_leases(harness, backend, 
 async def test_a_job_that_ends_at_once_needs_no_heartbeat(harness, backend):
     lease = harness.start_job(confirmed=False)
     lease.attempt.has_outcome = True
-    other = harness.start_job(confirmed=False)
+    running = harness.start_job(confirmed=False)
     params = await backend.next_call("heartbeat_jobs")
-    assert [item["job_id"] for item in params["leases"]] == [other.job.id_text]
+    assert [item["job_id"] for item in params["leases"]] == [running.job.id_text]
 
 
 async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harness):
@@ -149,16 +153,16 @@ async def test_a_job_that_waits_for_its_confirmation_is_confirmed_quickly(harnes
 
 
 async def test_starts_are_confirmed_in_batches(harness, backend):
-    """One call confirms all waiting starts, so that they share one round trip."""
+    """A single call confirms all starts that wait at its time."""
     may_respond = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
+    async def answer_later(params: dict[str, Any]) -> Any:
         calls.append(len(params["leases"]))
         await may_respond.wait()
         return {"cancel": [], "lost": []}
 
     calls: list[int] = []
-    backend.answers["heartbeat_jobs"] = slow
+    backend.answers["heartbeat_jobs"] = answer_later
     first = [harness.start_job(confirmed=False) for _ in range(5)]
     await backend.next_call("heartbeat_jobs")
     later = []
@@ -171,7 +175,7 @@ async def test_starts_are_confirmed_in_batches(harness, backend):
 
 
 async def test_a_lost_lease_is_reported_once(harness, backend, monkeypatch):
-    """The lease is reported only once, even if a blocked event loop has not dropped it yet."""
+    """A blocked event loop drops the lease late; meanwhile more heartbeats find the lease lost."""
     lease = harness.start_job(confirmed=False)
     monkeypatch.setattr(harness, "lose", lambda *args: harness.lost.put_nowait(args))
     backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.id_text]}
@@ -235,8 +239,7 @@ async def test_a_lost_lease_is_delivered_to_the_event_loop(harness, backend):
     backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.id_text]}
     harness.heartbeat.beat_now()
     await harness.signals.heartbeat_answered.next()
-    found, reason = harness.lost.get_nowait()
-    assert (found, reason) == (lease, "the database says so")
+    assert harness.lost.get_nowait() == (lease, "the database says so")
 
 
 async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness, backend):
@@ -248,8 +251,8 @@ async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness,
     finished = harness.start_job(lease_seconds=0.3)
     finished.attempt.has_outcome = True
     async with asyncio.timeout(5):
-        found, reason = await harness.lost.get()
-    assert found is lease and reason == "no heartbeat was answered during the whole lease"
+        lost, reason = await harness.lost.get()
+    assert lost is lease and reason == "no heartbeat was answered during the whole lease"
     assert time.monotonic() >= lease.ends_at
     assert not harness.calls.is_up
     # A finished job keeps its lease: its outcome may still be accepted when the database is back.
@@ -257,7 +260,7 @@ async def test_a_lease_without_an_answered_heartbeat_is_lost_at_its_end(harness,
 
 
 def block_until(condition: Callable[[], bool], min_seconds: float = 0.0) -> None:
-    """Block the event loop until a condition is true, for `min_seconds` to 30 seconds."""
+    """Block the event loop for `min_seconds` at least, until a condition is true or 30 s passed."""
     began = time.monotonic()
     while time.monotonic() < began + (30 if not condition() else min_seconds):
         time.sleep(0.01)
@@ -289,11 +292,12 @@ async def test_a_blocked_event_loop_is_logged_and_does_not_stop_heartbeats(
     assert len([at for at in heartbeat_times if began < at < ended]) >= 3
     await asyncio.sleep(0.2)
     await harness.heartbeat.stop()
-    first, second = [record.getMessage() for record in caplog.records]
-    assert first.startswith(f"The handler of job {job.id} (resize) has blocked the event loop for ")
-    assert "test_worker_heartbeat.py" in first
-    seconds = float(second.rsplit(" ", 2)[1])
-    assert second.startswith(f"The handler of job {job.id} (resize) blocked the event loop for ")
+    during, afterwards = [record.getMessage() for record in caplog.records]
+    handler = f"The handler of job {job.id} (resize)"
+    assert during.startswith(f"{handler} has blocked the event loop for ")
+    assert "test_worker_heartbeat.py" in during  # The message has a traceback.
+    seconds = float(afterwards.rsplit(" ", 2)[1])
+    assert afterwards.startswith(f"{handler} blocked the event loop for ")
     assert 2.4 < seconds < 60
 
 
@@ -310,8 +314,11 @@ async def test_the_log_names_the_task_that_blocks_the_event_loop_outside_of_hand
     assert "Code of another task has blocked the event loop for" in caplog.text
 
 
-async def test_no_handler_is_blamed_after_the_process_was_suspended(harness):
-    """Between SIGSTOP and SIGCONT, neither the event loop nor the heartbeat thread runs."""
+async def test_a_suspended_process_is_not_logged_as_a_blocked_event_loop(harness):
+    """Between SIGSTOP and SIGCONT, neither the event loop nor the heartbeat thread runs.
+
+    So a handler is at fault only if the thread ran while the event loop did not.
+    """
     harness.start_job(lease_seconds=30)
     await asyncio.sleep(0.1)
     monitor = harness.heartbeat._monitor
@@ -340,7 +347,7 @@ async def test_an_error_in_the_check_of_the_event_loop_does_not_delay_heartbeats
 
 
 async def test_a_slow_log_does_not_delay_heartbeats(backend, make_job, monkeypatch):
-    """A due heartbeat is sent before the log says that the event loop is blocked."""
+    """A due heartbeat is sent before the message that the event loop is blocked is logged."""
     order: list[str] = []
 
     def answer(rpc: Any, timeout: float) -> Any:
@@ -354,9 +361,9 @@ async def test_a_slow_log_does_not_delay_heartbeats(backend, make_job, monkeypat
 
     def warning(text: str) -> None:
         order.append(text)
-        asyncio_loop.call_soon_threadsafe(logged.set)
+        event_loop.call_soon_threadsafe(logged.set)
 
-    asyncio_loop = asyncio.get_running_loop()
+    event_loop = asyncio.get_running_loop()
     monkeypatch.setattr(heartbeat._log, "warning", warning)
     harness.heartbeat.beat_now()
     harness.start()
@@ -366,10 +373,10 @@ async def test_a_slow_log_does_not_delay_heartbeats(backend, make_job, monkeypat
 
 
 async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
-    """While a handler holds the GIL, no thread can send a heartbeat, so this is logged."""
+    """While a handler holds the GIL, the heartbeat thread cannot run."""
     harness.start_job(lease_seconds=0.6)
     await asyncio.sleep(0.1)
-    sum(range(5 * 10**7))  # This is one call into C. No other thread runs before it returns.
+    sum(range(5 * 10**7))  # A single call of a C function, which holds the GIL until it returns.
     async with asyncio.timeout(5):
         while "held the GIL" not in caplog.text:  # noqa: ASYNC110 - a thread writes the log
             await asyncio.sleep(0.01)
@@ -394,7 +401,9 @@ async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(h
     assert time.monotonic() >= lease.ends_at
 
 
-async def test_a_worker_without_jobs_respects_retry_after(backend, make_job, monkeypatch):
+async def test_a_worker_without_jobs_sends_no_heartbeat_before_retry_after_has_passed(
+    backend, make_job, monkeypatch
+):
     monkeypatch.setattr(heartbeat, "MAX_INTERVAL", 0.02)
     harness = Harness(backend, make_job)
     harness.calls.quiet_until = time.monotonic() + 0.5
@@ -406,7 +415,7 @@ async def test_a_worker_without_jobs_respects_retry_after(backend, make_job, mon
 
 
 async def test_no_thread_remains_after_the_event_loop_was_closed(backend, make_job, monkeypatch):
-    """After the event loop closes without a stop, heartbeats end, so that the leases expire."""
+    """If a loop closes before the worker stops, heartbeats must end, so that the leases expire."""
     harness = Harness(backend, make_job)
 
     def answer(rpc: Any, timeout: float) -> Any:
@@ -427,7 +436,7 @@ async def test_no_thread_remains_after_the_event_loop_was_closed(backend, make_j
 
 
 async def test_a_heartbeat_requested_while_the_thread_reads_the_leases_is_sent(backend, make_job):
-    """The call in preparation only confirms a start, so a heartbeat for all leases must follow."""
+    """The current call only confirms a start, so a heartbeat for all leases must follow."""
     harness = Harness(backend, make_job)
 
     class RequestingLease(Lease):
@@ -440,10 +449,10 @@ async def test_a_heartbeat_requested_while_the_thread_reads_the_leases_is_sent(b
 
     requested = asyncio.Event()
     running = harness.start_job(lease_seconds=3600)
-    late = RequestingLease(make_job(lease_seconds=3600), time.monotonic())
-    harness.slots.add(late)
-    attempt: Any = FakeAttempt(late.job)
-    harness.slots.assign_slot(late, attempt)
+    starting = RequestingLease(make_job(lease_seconds=3600), time.monotonic())
+    harness.slots.add(starting)
+    attempt: Any = FakeAttempt(starting.job)
+    harness.slots.assign_slot(starting, attempt)
     harness.start()
     params = await backend.next_call("heartbeat_jobs")
     while running.job.id_text not in [item["job_id"] for item in params["leases"]]:
@@ -451,7 +460,7 @@ async def test_a_heartbeat_requested_while_the_thread_reads_the_leases_is_sent(b
     await harness.heartbeat.stop()
 
 
-async def test_a_busy_lease_is_sent_again_soon_and_counts_as_not_extended(harness, backend):
+async def test_a_lease_whose_row_is_locked_is_not_extended_and_is_sent_again_soon(harness, backend):
     free = harness.start_job(confirmed=False)
     busy = harness.start_job(confirmed=False)
     granted_at = busy.confirmed_at

@@ -1,4 +1,4 @@
-"""The log of an attempt: lines are sent in batches, and only the newest are kept."""
+"""The log of an attempt: lines are sent in batches, and only the newest unsent lines are kept."""
 
 import asyncio
 import threading
@@ -15,10 +15,12 @@ from .conftest import make_attempt
 
 
 def make_log_sender(
-    send: Any, gather: float = executor.LOG_INTERVAL
+    send: Any, gather_time: float = executor.LOG_INTERVAL
 ) -> BatchSender[dict[str, Any]]:
     """Make a log sender with the settings of an attempt."""
-    return BatchSender(send, executor.MAX_LOG_LINES, gather=gather, batch=executor.LOG_BATCH)
+    return BatchSender(
+        send, executor.MAX_LOG_LINES, gather_time=gather_time, batch_size=executor.LOG_BATCH
+    )
 
 
 class FakeConnection:
@@ -54,7 +56,7 @@ def write(log: BatchSender[dict[str, Any]], *messages: str) -> None:
 
 
 async def test_lines_are_collected_into_one_call(connection):
-    log = make_log_sender(connection.send, gather=0.02)
+    log = make_log_sender(connection.send, gather_time=0.02)
     write(log, "a", "b")
     assert connection.sent.empty()
     await asyncio.sleep(0)
@@ -66,7 +68,7 @@ async def test_lines_are_collected_into_one_call(connection):
 
 
 async def test_fifty_lines_are_sent_at_once(connection):
-    log = make_log_sender(connection.send, gather=3600)
+    log = make_log_sender(connection.send, gather_time=3600)
     numbers = [str(n) for n in range(51)]
     write(log, *numbers)
     assert await connection.next() == numbers[:50]
@@ -95,7 +97,7 @@ async def test_dropped_lines_are_not_sent(log, connection):
     assert connection.sent.empty()
 
 
-async def test_sync_and_async_handlers_can_write(make_job, log, connection):
+async def test_sync_and_async_handlers_can_write_log_lines(make_job, log, connection):
     JobContext(make_attempt(make_job(), log=log)).log("from the loop")
     context = SyncJobContext(make_attempt(make_job(), log=log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
@@ -106,9 +108,9 @@ async def test_sync_and_async_handlers_can_write(make_job, log, connection):
     assert await connection.next() == ["from the loop", "from a thread"]
 
 
-@pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
-async def test_writing_after_the_end_of_the_attempt_stops_the_handler(make_job, log, kind):
-    context = kind(make_attempt(make_job(), log=log, has_outcome=True))
+@pytest.mark.parametrize("context_class", [JobContext, SyncJobContext])
+async def test_writing_after_the_end_of_the_attempt_stops_the_handler(make_job, log, context_class):
+    context = context_class(make_attempt(make_job(), log=log, has_outcome=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 
@@ -118,7 +120,7 @@ def test_an_unknown_level_is_refused():
         log_line("a", "loud")  # type: ignore[arg-type]
 
 
-def test_unstorable_characters_of_a_line_are_replaced():
+def test_a_log_line_is_truncated_and_its_unstorable_characters_are_replaced():
     assert len(log_line("x" * 5000, "debug")["message"]) == 2000
     line = log_line("a\nb\x00", "debug")
     assert line == {"at": line["at"], "level": "debug", "message": "a\nb\ufffd"}

@@ -1,4 +1,4 @@
-"""The maintenance loop: regular calls, wake-ups, failures and its stop."""
+"""The maintenance loop of a worker: regular calls, wake-ups, failures and the stop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from ..signals import Signals
 
 
 class Harness:
-    """A maintenance loop, and a fake backend that returns the answers that the test sets."""
+    """A maintenance loop, and a fake backend that returns `answer`, which the test sets."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
@@ -54,7 +54,7 @@ async def test_the_first_call_is_made_at_the_start(harness, backend):
     answer = await harness.signals.maintained.next()
     assert (answer.leased, answer.promoted, answer.swept) == (True, 2, 0)
     assert answer.model_dump()["pruned"] == 7
-    assert harness.claim_requested.is_set(), "promoted jobs make the worker claim"
+    assert harness.claim_requested.is_set(), "the worker does not claim the promoted jobs"
 
 
 async def test_a_call_that_promotes_no_job_causes_no_claim(harness):
@@ -73,7 +73,7 @@ async def test_the_worker_with_the_lease_waits_until_the_next_call_is_due(harnes
     assert min(second - first, third - second) >= 0.049
 
 
-async def test_calls_are_repeated_after_a_short_pause_while_work_is_left(harness):
+async def test_calls_are_repeated_after_a_short_pause_while_work_remains(harness):
     harness.answer["next_in"] = 0
     harness.loop.start()
     for _ in range(5):
@@ -89,17 +89,17 @@ async def test_a_wake_up_causes_a_call_at_once(harness):
 
 
 async def test_a_wake_up_during_a_call_causes_another_call(harness, backend):
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    may_answer = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
-        await answer
+    async def answer_later(params: dict[str, Any]) -> Any:
+        await may_answer.wait()
         return harness.record_call(params)
 
-    backend.answers["maintain_jobs"] = slow
+    backend.answers["maintain_jobs"] = answer_later
     harness.loop.start()
     await backend.next_call("maintain_jobs")
     harness.loop.wake()
-    answer.set_result(None)
+    may_answer.set()
     for _ in range(2):
         await harness.signals.maintained.next()
 
@@ -176,10 +176,10 @@ async def test_a_call_has_a_timeout(harness, backend, monkeypatch):
 
 
 async def test_a_stop_cancels_a_call_in_progress(harness, backend):
-    async def never(params: dict[str, Any]) -> None:
+    async def never_answer(params: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
-    backend.answers["maintain_jobs"] = never
+    backend.answers["maintain_jobs"] = never_answer
     harness.loop.start()
     await backend.next_call("maintain_jobs")
     await asyncio.wait_for(harness.loop.stop(0), 5)

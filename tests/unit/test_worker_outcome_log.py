@@ -1,4 +1,4 @@
-"""The worker's log of outcomes: one line for each attempt, after the database has stored it."""
+"""The worker's log of outcomes: one line for each attempt, once the database has the outcome."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -79,13 +79,13 @@ def test_a_line_below_the_log_level_is_not_formatted(make_job, caplog, monkeypat
     log_outcome(make_job(), Completed(), 0.5, "completed")
 
 
-async def test_a_failing_logging_handler_does_not_block_an_outcome(report, monkeypatch, capsys):
-    class Unreachable(logging.Handler):
+async def test_outcomes_are_reported_although_a_logging_handler_fails(report, monkeypatch, capsys):
+    class FailingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise ConnectionError("the log server is down")
 
     logger = logging.getLogger(executor.__name__)
-    monkeypatch.setattr(logger, "handlers", [Unreachable()])
+    monkeypatch.setattr(logger, "handlers", [FailingHandler()])
     monkeypatch.setattr(logger, "level", logging.INFO)
     await report(Completed(1), {"outcome": "ok", "status": "completed"})
     await report(Failed("no", "Trace"), {"outcome": "ok", "status": "failed"})
@@ -99,7 +99,7 @@ Report = Callable[..., Any]
 
 @pytest.fixture
 async def report(backend, make_job) -> AsyncIterator[Report]:
-    """Return a function that reports an outcome to a database that gives these answers."""
+    """Return a function that reports an outcome; the fake database gives these answers in turn."""
     signals = Signals()
     calls: Any = SimpleNamespace(
         call=lambda rpc, timeout, **options: backend.call(rpc), emit=signals.emit
@@ -110,10 +110,10 @@ async def report(backend, make_job) -> AsyncIterator[Report]:
     async def report_outcome(
         outcome: Outcome, *answers: dict[str, Any], seconds: float | None = 0.5
     ) -> Any:
-        waiting = list(answers)
+        remaining = list(answers)
 
         def answer(params: dict[str, Any]) -> Any:
-            return {"outcomes": [{"job_id": job.id_text, **waiting.pop(0)}], "jobs": []}
+            return {"outcomes": [{"job_id": job.id_text, **remaining.pop(0)}], "jobs": []}
 
         backend.answers["report_jobs"] = answer
         job = make_job()
@@ -125,7 +125,9 @@ async def report(backend, make_job) -> AsyncIterator[Report]:
     await reporter.stop(1)
 
 
-async def test_an_outcome_is_logged_after_it_is_written(lines, report):
+async def test_an_outcome_that_the_database_stores_at_the_second_report_is_logged_once(
+    lines, report
+):
     busy = {"outcome": "busy", "status": None}
     job = await report(Completed(1), busy, {"outcome": "ok", "status": "completed"})
     assert lines() == [("INFO", f"Job {job.id_text} (resize) completed, attempt 1 (0.500 s)")]

@@ -1,4 +1,4 @@
-"""Outcomes of the values that handlers return and of the exceptions that they raise."""
+"""The outcome of an attempt, from the value that its handler returns or the exception it raises."""
 
 import enum
 import math
@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from picture_queue import _text
 from picture_queue._json import encode, to_plain
 from picture_queue.errors import InvalidArgument
-from picture_queue.providers import errors as replicate
+from picture_queue.providers import errors as provider_errors
 from picture_queue.worker import verdicts
 from picture_queue.worker.outcomes import (
     Cancelled,
@@ -44,9 +44,9 @@ from picture_queue.worker.verdicts import (
     from_value,
 )
 
-LATER = datetime(2027, 1, 1, tzinfo=UTC)
-LATER_TEXT = "2027-01-01T00:00:00+00:00"
-YEAR = 31_536_000.0
+YEAR_2027 = datetime(2027, 1, 1, tzinfo=UTC)
+YEAR_2027_TEXT = "2027-01-01T00:00:00+00:00"
+YEAR_SECONDS = 31_536_000.0
 
 
 class Size(BaseModel):
@@ -70,14 +70,14 @@ class Panic(BaseException):
     """An exception of a Rust extension, which does not inherit from `Exception`."""
 
 
-def nested(levels: int) -> Any:
+def nested_list(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
         value = [value]
     return value
 
 
-def raise_halfway() -> Any:
+def generator_that_raises() -> Any:
     yield 1
     raise Panic("halfway")
 
@@ -122,10 +122,13 @@ def test_results_and_arguments_have_the_same_encoding(value):
     ("verdict", "outcome"),
     [
         (Snooze(3), Snoozed(3)),
-        (Snooze(until=LATER), Snoozed(run_at=LATER_TEXT)),
+        (Snooze(until=YEAR_2027), Snoozed(run_at=YEAR_2027_TEXT)),
         (Retry(), Failed("The handler asked for another attempt")),
         (Retry(3, reason="not\nyet"), Failed("not yet", delay_seconds=3)),
-        (Retry(at=LATER), Failed("The handler asked for another attempt", run_at=LATER_TEXT)),
+        (
+            Retry(at=YEAR_2027),
+            Failed("The handler asked for another attempt", run_at=YEAR_2027_TEXT),
+        ),
         (Retry(1, reason=KeyError("a")), Failed("KeyError: 'a'", delay_seconds=1)),
         (Retry(1, reason=7), Failed("7", delay_seconds=1)),  # type: ignore[arg-type]
         (RateLimited(3), Snoozed(3, pause_key="queue:q")),
@@ -172,14 +175,14 @@ def test_a_permanent_failure_may_be_returned():
         ({"text": "a\x00b"}, "U\\+0000"),
         ({"\x00": 1}, "U\\+0000"),
         ({"n": 10**5000}, "cannot be stored: .*out of range"),
-        (nested(300), "cannot be stored: result is nested deeper than 100 levels"),
-        (nested(3000), "cannot be stored"),
-        (raise_halfway(), "cannot be stored: .*Panic: halfway"),
+        (nested_list(300), "cannot be stored: result is nested deeper than 100 levels"),
+        (nested_list(3000), "cannot be stored"),
+        (generator_that_raises(), "cannot be stored: .*Panic: halfway"),
         ({"n": count()}, "cannot be stored: result.*over 1000000 items"),
         (Point, "cannot be stored: .*of type type"),
     ],
 )
-def test_a_result_that_cannot_be_stored_fails_the_job_for_good(value, expected):
+def test_a_result_that_cannot_be_stored_is_a_failure_without_a_retry(value, expected):
     outcome = from_value(value, "q")
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
@@ -187,13 +190,14 @@ def test_a_result_that_cannot_be_stored_fails_the_job_for_good(value, expected):
 
 
 @pytest.mark.parametrize(
-    "value", ["9" * 400, nested(100), [nested(2)] * 200, {"[" * 200: '\\"' + "{" * 200}, 10**300]
+    "value",
+    ["9" * 400, nested_list(100), [nested_list(2)] * 200, {"[" * 200: '\\"' + "{" * 200}, 10**300],
 )
 def test_a_result_at_the_limits_of_size_and_depth_is_stored(value):
     assert from_value(value, "q") == Completed(value)
 
 
-async def test_the_error_for_a_coroutine_that_was_not_awaited_names_it():
+async def test_the_error_for_a_returned_coroutine_names_the_coroutine():
     async def draw() -> None: ...
 
     outcome = from_value(draw(), "q")
@@ -252,12 +256,13 @@ def test_an_error_is_never_blank(error, expected):
     assert outcome_of_raised(error).error == expected
 
 
-@pytest.mark.parametrize("kind", [Snooze, Cancel, PermanentFailure])
-def test_the_error_for_a_returned_verdict_class_asks_for_an_instance(kind):
-    outcome = from_value(kind, "q")
+@pytest.mark.parametrize("verdict_class", [Snooze, Cancel, PermanentFailure])
+def test_the_error_for_a_returned_verdict_class_asks_for_an_instance(verdict_class):
+    outcome = from_value(verdict_class, "q")
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
-    assert f"the class {kind.__name__}: return an instance, {kind.__name__}(…)" in outcome.error
+    name = verdict_class.__name__
+    assert f"the class {name}: return an instance, {name}(…)" in outcome.error
 
 
 def test_error_texts_are_truncated():
@@ -274,7 +279,7 @@ def test_a_permanent_failure_shows_its_message_alone():
     assert (outcome.error, outcome.retryable) == ("the file is no picture", False)
 
 
-def test_the_attributes_of_an_exception_are_honoured():
+def test_the_attributes_retryable_retry_after_and_public_of_an_exception_are_used():
     class Refused(Exception):
         retryable = True
         retry_after = 7
@@ -300,13 +305,15 @@ def test_an_invalid_retry_after_is_ignored(retry_after):
 def test_a_single_failure_in_an_exception_group_is_unwrapped():
     group = ExceptionGroup("tasks", [ExceptionGroup("more", [PermanentFailure("inner")])])
     assert (outcome_of_raised(group).error, outcome_of_raised(group).retryable) == ("inner", False)
-    two = ExceptionGroup("tasks", [ValueError("a"), ValueError("b")])
-    assert outcome_of_raised(two).error == "ExceptionGroup: tasks (2 sub-exceptions)"
+    two_failures = ExceptionGroup("tasks", [ValueError("a"), ValueError("b")])
+    assert outcome_of_raised(two_failures).error == "ExceptionGroup: tasks (2 sub-exceptions)"
 
 
 def test_an_exception_with_counts_false_does_not_use_up_an_attempt():
-    assert outcome_of_raised(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
-    error = replicate.TooManyRequests("429")
+    assert outcome_of_raised(provider_errors.TooManyRequests("429", retry_after=12)) == Snoozed(
+        12.0
+    )
+    error = provider_errors.TooManyRequests("429")
     error.pause_key = "provider:replicate"
     assert outcome_of_raised(error) == Snoozed(10.0, pause_key="provider:replicate")
 
@@ -317,10 +324,10 @@ def test_an_exception_with_counts_false_does_not_use_up_an_attempt():
 @pytest.mark.parametrize(
     ("seconds", "delay"),
     [
-        (40_000_000, YEAR),
-        (1771404540, YEAR),
-        (10**400, YEAR),
-        (1e300, YEAR),
+        (40_000_000, YEAR_SECONDS),
+        (1771404540, YEAR_SECONDS),
+        (10**400, YEAR_SECONDS),
+        (1e300, YEAR_SECONDS),
         (1e-50, 0.0),
         (0.0004, 0.0),
         (Fraction(1, 3), 0.333),
@@ -352,7 +359,7 @@ def test_a_delay_is_limited_to_the_maximum_of_the_database(seconds, delay):
             datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
             "1970-01-01T00:00:00+00:00",
         ),
-        (datetime(2027, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), LATER_TEXT),
+        (datetime(2027, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), YEAR_2027_TEXT),
     ],
 )
 def test_a_time_is_limited_to_the_range_of_the_database(at, text, zone, monkeypatch):
@@ -370,7 +377,9 @@ def test_a_naive_time_is_in_the_zone_of_the_worker(monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
-        assert from_value(Snooze(until=datetime(2027, 1, 1, 1)), "q") == Snoozed(run_at=LATER_TEXT)
+        assert from_value(Snooze(until=datetime(2027, 1, 1, 1)), "q") == Snoozed(
+            run_at=YEAR_2027_TEXT
+        )
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -379,7 +388,7 @@ def test_a_naive_time_is_in_the_zone_of_the_worker(monkeypatch):
 # --- Exceptions whose properties or methods raise ---
 
 
-class Broken(Exception):
+class FailingProperties(Exception):
     """An exception whose properties raise, like `headers["Retry-After"]` without the header."""
 
     @property
@@ -434,7 +443,7 @@ class FailingClassAttribute(Exception):
         raise Panic
 
 
-def with_fields(verdict: Any, **fields: Any) -> Any:
+def with_attributes(verdict: Any, **fields: Any) -> Any:
     for name, value in fields.items():
         setattr(verdict, name, value)
     return verdict
@@ -443,18 +452,18 @@ def with_fields(verdict: Any, **fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (Broken("no"), "Broken: no"),
+        (FailingProperties("no"), "FailingProperties: no"),
         (Unprintable(), "Unprintable"),
         (FailingPublicText("no"), "shown"),
         (FailingGroup("tasks", [ValueError("a")]), "FailingGroup: tasks"),
         (Retry(1, reason=Unprintable()), "Unprintable"),
-        (ExceptionGroup("tasks", [Broken("no")]), "Broken: no"),
+        (ExceptionGroup("tasks", [FailingProperties("no")]), "FailingProperties: no"),
         (BaseExceptionGroup("tasks", [Panic("no")]), "Panic: no"),
-        (with_fields(Snooze(1), seconds=math.nan), "Snooze.*seconds=nan"),
-        (with_fields(Snooze(1), seconds=None), "Snooze.*seconds=None"),
-        (with_fields(Park(1), seconds="soon"), "Park.*seconds='soon'"),
-        (with_fields(Park(1), event="a\x00"), "Park.*event='a"),
-        (with_fields(RateLimited(1), key="k" * 201), "RateLimited"),
+        (with_attributes(Snooze(1), seconds=math.nan), "Snooze.*seconds=nan"),
+        (with_attributes(Snooze(1), seconds=None), "Snooze.*seconds=None"),
+        (with_attributes(Park(1), seconds="soon"), "Park.*seconds='soon'"),
+        (with_attributes(Park(1), event="a\x00"), "Park.*event='a"),
+        (with_attributes(RateLimited(1), key="k" * 201), "RateLimited"),
         (Verdict(), "Verdict"),
         (NoOutcome(1), "NoOutcome.*outcome\\(\\) returned None"),
     ],
@@ -473,27 +482,27 @@ def test_an_exception_with_a_failing_class_attribute_keeps_its_error():
 
 
 def test_an_invalid_pause_key_is_ignored():
-    error = replicate.TooManyRequests("429", retry_after=3)
+    error = provider_errors.TooManyRequests("429", retry_after=3)
     for key in ("", "k" * 201, "a\x00", "a\nb", "user:*", 7):
         error.pause_key = key  # type: ignore[assignment]
         assert outcome_of_raised(error) == Snoozed(3.0)
 
 
-@pytest.mark.parametrize("kind", [Snooze, Park])
+@pytest.mark.parametrize("verdict_class", [Snooze, Park])
 @pytest.mark.parametrize("seconds", [-1, math.inf, "soon", None])
-def test_an_invalid_time_raises_in_the_constructor(kind, seconds):
-    with pytest.raises(InvalidArgument, match=rf"{kind.__name__} takes seconds"):
-        kind(seconds)
+def test_an_invalid_delay_raises_in_the_constructor(verdict_class, seconds):
+    with pytest.raises(InvalidArgument, match=rf"{verdict_class.__name__} takes seconds"):
+        verdict_class(seconds)
 
 
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda: Snooze(), "Snooze takes seconds"),
-        (lambda: Snooze(1, LATER), "Snooze takes seconds or until, not both"),
+        (lambda: Snooze(1, YEAR_2027), "Snooze takes seconds or until, not both"),
         (lambda: Snooze(until=3), "Snooze takes a datetime: until is 3"),  # type: ignore[arg-type]
         (lambda: Retry(-1), "Retry takes seconds"),
-        (lambda: Retry(1, LATER), "Retry takes seconds or at, not both"),
+        (lambda: Retry(1, YEAR_2027), "Retry takes seconds or at, not both"),
         (lambda: RateLimited(-1), "RateLimited takes seconds"),
         (lambda: RateLimited(1, ""), "key has 0"),
         (lambda: Park(1, "e" * 201), "event has 201"),
@@ -523,10 +532,10 @@ def test_an_invalid_verdict_raises_in_the_constructor(make, expected):
 )
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_verdict_can_be_pickled(verdict, protocol):
-    """A verdict that cannot be unpickled would break a whole process pool."""
-    received = pickle.loads(pickle.dumps(verdict, protocol))
-    assert repr(received) == repr(verdict)
-    assert received.outcome("images") == verdict.outcome("images")
+    """An exception that cannot be unpickled breaks the process pool that a handler may use."""
+    unpickled = pickle.loads(pickle.dumps(verdict, protocol))
+    assert repr(unpickled) == repr(verdict)
+    assert unpickled.outcome("images") == verdict.outcome("images")
 
 
 @pytest.mark.parametrize(
@@ -544,11 +553,11 @@ def test_a_verdict_can_be_pickled(verdict, protocol):
             },
         ),
         (
-            Failed("no", run_at=LATER_TEXT),
-            {"outcome": "failed", "error": "no", "retryable": True, "run_at": LATER_TEXT},
+            Failed("no", run_at=YEAR_2027_TEXT),
+            {"outcome": "failed", "error": "no", "retryable": True, "run_at": YEAR_2027_TEXT},
         ),
         (Snoozed(3), {"outcome": "snoozed", "delay_seconds": 3}),
-        (Snoozed(run_at=LATER_TEXT), {"outcome": "snoozed", "run_at": LATER_TEXT}),
+        (Snoozed(run_at=YEAR_2027_TEXT), {"outcome": "snoozed", "run_at": YEAR_2027_TEXT}),
         (Snoozed(3, detail="429"), {"outcome": "snoozed", "delay_seconds": 3, "detail": "429"}),
         (
             Snoozed(3, pause_key="api"),
@@ -564,7 +573,7 @@ def test_outcomes_are_encoded_for_the_database(outcome, json):
     assert outcome.as_json() == json
 
 
-@pytest.mark.parametrize("verdict", [Snooze, RateLimited])
+@pytest.mark.parametrize("verdict_class", [Snooze, RateLimited])
 @pytest.mark.parametrize(
     ("reason", "detail"),
     [
@@ -574,6 +583,6 @@ def test_outcomes_are_encoded_for_the_database(outcome, json):
         (None, None),
     ],
 )
-def test_a_snoozed_job_records_its_reason(verdict, reason, detail):
-    outcome = verdict(3, reason=reason).outcome("q")
+def test_a_snoozed_job_records_its_reason(verdict_class, reason, detail):
+    outcome = verdict_class(3, reason=reason).outcome("q")
     assert (outcome.delay_seconds, outcome.detail) == (3.0, detail)

@@ -1,4 +1,4 @@
-"""Progress: one call at a time, with the latest value."""
+"""Progress of a job: the worker makes one call at a time, with the latest value."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ INTERVAL = executor.PROGRESS_INTERVAL
 
 def make_progress_sender(send: Any, interval: float = INTERVAL) -> ProgressSender:
     """Make a progress sender with the settings of an attempt."""
-    return BatchSender(send, keep=1, interval=interval)
+    return BatchSender(send, max_waiting=1, interval=interval)
 
 
 class FakeConnection:
@@ -149,7 +149,7 @@ def test_sending_progress_after_the_worker_ended_stops_the_thread(make_job):
         context.progress(1)
 
 
-async def test_the_repr_of_a_context_shows_its_job(make_job):
+async def test_a_context_has_the_attributes_of_its_job_and_attempt(make_job):
     job = make_job(payload={"a": 1}, attempt=2, max_attempts=5)
     attempt = make_attempt(job, progress=make_progress_sender(FakeConnection().send))
     context = JobContext(attempt)

@@ -1,4 +1,4 @@
-"""Handlers: accepted signatures and accepted payloads."""
+"""Registration of handlers: their signatures, the types of their payloads, and their policies."""
 
 from dataclasses import dataclass, replace
 from datetime import date
@@ -46,14 +46,14 @@ def register(function: Any, job_type: str = "resize") -> Handler:
     return registry[job_type]
 
 
-def arguments_of_call(found: Handler, payload: Any, context: Any) -> list[Any]:
-    """Return the arguments that a handler gets."""
-    recording = replace(found, function=lambda *arguments: list(arguments))
+def arguments_of_call(handler: Handler, payload: Any, context: Any) -> list[Any]:
+    """Return the arguments with which the function of a handler is called."""
+    recording = replace(handler, function=lambda *arguments: list(arguments))
     return cast(list[Any], recording.call(payload, context))
 
 
-async def nothing() -> None: ...
-async def plain(payload): ...  # type: ignore[no-untyped-def]
+async def no_arguments() -> None: ...
+async def untyped(payload): ...  # type: ignore[no-untyped-def]
 async def as_dict(payload: dict[str, Any], job: JobContext) -> None: ...
 async def only_context(job: JobContext) -> None: ...
 async def with_default(payload: dict[str, Any], job: JobContext, extra: int = 1) -> None: ...
@@ -71,8 +71,8 @@ class CallableObject:
 @pytest.mark.parametrize(
     ("function", "is_async", "arguments"),
     [
-        (nothing, True, []),
-        (plain, True, ["payload"]),
+        (no_arguments, True, []),
+        (untyped, True, ["payload"]),
         (as_dict, True, ["payload", "context"]),
         (only_context, True, ["context"]),
         (with_default, True, ["payload", "context"]),
@@ -86,14 +86,14 @@ class CallableObject:
     ],
 )
 def test_supported_signatures_are_accepted(function, is_async, arguments):
-    found = register(function)
-    assert found.signature.is_async is is_async
-    assert arguments_of_call(found, {"a": 1}, "context") == [
+    handler = register(function)
+    assert handler.signature.is_async is is_async
+    assert arguments_of_call(handler, {"a": 1}, "context") == [
         {"a": 1} if name == "payload" else "context" for name in arguments
     ]
 
 
-# Decorators, partials and callable objects: the signature of the innermost function counts.
+# --- Decorators, partials and callable objects ---
 
 
 def pass_through(function: Any) -> Any:
@@ -113,7 +113,7 @@ def with_database(function: Any) -> Any:
 
 
 async def typed(payload: Resize, job: JobContext) -> None: ...
-async def two_more(payload: Resize, job: JobContext, database: str) -> None: ...
+async def with_database_argument(payload: Resize, job: JobContext, database: str) -> None: ...
 async def as_text(payload: "Resize", job: "JobContext") -> "OnlyForTypeCheckers": ...
 async def context_as_text(payload: "Resize", job: "OnlyForTypeCheckers") -> None: ...
 async def only_context_as_text(job: "only_for_type_checkers.JobContext") -> None: ...
@@ -152,8 +152,8 @@ def make_local_handler() -> Any:
         (pass_through(typed), True, "payload job"),
         (pass_through(pass_through(typed)), True, "payload job"),
         (pass_through(in_a_thread_typed), False, "payload job"),
-        (with_database(two_more), True, "payload job"),
-        (pass_through(with_database(two_more)), True, "payload job"),
+        (with_database(with_database_argument), True, "payload job"),
+        (pass_through(with_database(with_database_argument)), True, "payload job"),
         (as_text, True, "payload job"),
         (context_as_text, True, "payload job"),
         (only_context_as_text, True, "job"),
@@ -164,7 +164,7 @@ def make_local_handler() -> Any:
         (Decorated.static, True, "payload job"),
         (Decorated.__dict__["static"], True, "payload job"),
         (Decorated.of_class, True, "payload job"),
-        (partial(two_more, database="database"), True, "payload job"),
+        (partial(with_database_argument, database="database"), True, "payload job"),
         (partial(pass_through(typed)), True, "payload job"),
         (partial(Decorated()), True, "payload job"),
         (lru_cache(in_a_thread_typed), False, "payload job"),
@@ -180,7 +180,7 @@ def test_the_signature_of_the_innermost_function_is_used(function, is_async, tak
 
 
 def test_annotations_that_are_quoted_twice_are_read():
-    """`from __future__ import annotations` quotes an annotation that is quoted already."""
+    """With `from __future__ import annotations`, a quoted annotation is quoted a second time."""
 
     async def handle(payload: Any, job: Any) -> None: ...
 
@@ -244,9 +244,9 @@ class Incomplete(BaseModel):
     ],
 )
 def test_unsupported_signatures_are_refused(function, expected):
-    with pytest.raises(InvalidArgument, match=expected) as refused:
+    with pytest.raises(InvalidArgument, match=expected) as raised:
         register(function)
-    assert "'resize'" in str(refused.value)
+    assert "'resize'" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -285,15 +285,15 @@ def test_a_payload_is_validated(annotation, payload, value):
 def test_a_validation_error_names_field_and_value(payload, expected):
     async def handle(payload: Resize) -> None: ...
 
-    with pytest.raises(PermanentFailure) as failed:
+    with pytest.raises(PermanentFailure) as raised:
         register(handle).call(payload, None)
-    assert expected in str(failed.value)
+    assert expected in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["", "no spaces", "-first", "x" * 129])
 def test_an_invalid_job_type_is_refused(name):
     with pytest.raises(InvalidArgument, match="The name of the job type is invalid"):
-        Worker().handler(name)(nothing)
+        Worker().handler(name)(no_arguments)
 
 
 def test_a_decorator_without_parentheses_is_refused_at_once():
@@ -305,9 +305,9 @@ def test_a_decorator_without_parentheses_is_refused_at_once():
 
 def test_a_second_handler_of_a_job_type_is_refused():
     worker = Worker()
-    assert worker.handler("resize")(nothing) is nothing
+    assert worker.handler("resize")(no_arguments) is no_arguments
     with pytest.raises(InvalidArgument, match="'resize' has a handler already"):
-        worker.handler("resize")(plain)
+        worker.handler("resize")(untyped)
     assert worker.job_types == ("resize",)
 
 
@@ -346,7 +346,7 @@ def test_an_invalid_backoff_is_refused(backoff, expected):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("options", "expected"),
     [
         ({}, {}),
         ({"backoff": 2}, {"backoff_seconds": 2}),
@@ -365,16 +365,16 @@ def test_an_invalid_backoff_is_refused(backoff, expected):
         ),
     ],
 )
-def test_a_backoff_is_a_number_of_seconds_or_a_policy(given, expected):
+def test_a_backoff_is_a_number_of_seconds_or_a_policy(options, expected):
     worker = Worker()
-    worker.handler("resize", **given)(nothing)
+    worker.handler("resize", **options)(no_arguments)
     assert worker._registry.policies() == {"resize": expected}
 
 
 def test_policies_are_encoded_for_the_database():
     registry = Registry()
-    registry.add("resize", nothing, policy_of("big", 5, 60, 10, Backoff(base=2, cap=100)))
-    registry.add("crop", nothing, {})
+    registry.add("resize", no_arguments, policy_of("big", 5, 60, 10, Backoff(base=2, cap=100)))
+    registry.add("crop", no_arguments, {})
     assert registry.job_types == ("crop", "resize")
     assert registry.policies() == {
         "crop": {},

@@ -1,4 +1,4 @@
-"""Reports: batches, repetition, and refused outcomes."""
+"""Reports of outcomes to the database: their batches, their repetition, and refused outcomes."""
 
 import asyncio
 from typing import Any
@@ -23,8 +23,8 @@ class Harness:
         self.backend = backend
         self.make_job = make_job
         self.signals = Signals()
-        self.ended: list[UUID] = []
-        self.one_ended = asyncio.Event()
+        self.ended: list[UUID] = []  # Jobs that the reporter no longer holds.
+        self.job_ended = asyncio.Event()
         backend.answers["report_jobs"] = self.report
         calls = WorkerCalls(backend, "w", self.signals.emit)
         self.slots = slots = Slots(10, lambda job: None)
@@ -41,7 +41,7 @@ class Harness:
 
     def _on_written(self, jobs: Any) -> None:
         self.ended += [job.id for job in jobs]
-        self.one_ended.set()
+        self.job_ended.set()
 
     @property
     def backlog(self) -> int:
@@ -93,17 +93,17 @@ async def test_an_outcome_is_written_at_once(harness, backend):
 
 
 async def test_outcomes_that_arrive_during_a_call_are_sent_together(harness, backend):
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    may_answer = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
-        await answer
+    async def answer_later(params: dict[str, Any]) -> Any:
+        await may_answer.wait()
         return harness.report(params)
 
-    backend.answers["report_jobs"] = slow
+    backend.answers["report_jobs"] = answer_later
     harness.put()
     await backend.next_call("report_jobs")
     later = [harness.put() for _ in range(20)]
-    answer.set_result(None)
+    may_answer.set()
     assert len((await backend.next_call("report_jobs"))["outcomes"]) == 20
     assert [job_id for job_id, _ in (await harness.wait_reported(21))[1:]] == [
         job.id for job in later
@@ -127,13 +127,13 @@ async def test_a_report_is_repeated_until_it_gets_a_response(harness, backend):
 
 async def test_an_outcome_that_always_fails_does_not_delay_the_others(harness, backend, make_job):
     def fail_for_one(params: dict[str, Any]) -> Any:
-        if any(item["job_id"] == str(bad.id) for item in params["outcomes"]):
+        if any(item["job_id"] == str(failing.id) for item in params["outcomes"]):
             raise errors.ConnectionFailed("a proxy finds it too large")
         return harness.report(params)
 
     backend.answers["report_jobs"] = fail_for_one
-    bad, *good = [harness.put() for _ in range(4)]
-    assert {job_id for job_id, _ in await harness.wait_reported(3)} == {job.id for job in good}
+    failing, *others = [harness.put() for _ in range(4)]
+    assert {job_id for job_id, _ in await harness.wait_reported(3)} == {job.id for job in others}
     assert harness.backlog == 1
 
 
@@ -143,9 +143,9 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend)
     def answer(params: dict[str, Any]) -> Any:
         response = harness.report(params)
         calls.append([item["job_id"] for item in params["outcomes"]])
-        for one in response["outcomes"]:
-            if one["job_id"] in locked and not unlocked.is_set():
-                one["outcome"] = "busy"
+        for outcome in response["outcomes"]:
+            if outcome["job_id"] in locked and not unlocked.is_set():
+                outcome["outcome"] = "busy"
         return response
 
     calls: list[list[str]] = []
@@ -155,7 +155,7 @@ async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend)
     locked = {jobs[0].id_text, jobs[3].id_text}
     free = {job.id for job in jobs if job.id_text not in locked}
     assert {job_id for job_id, _ in await harness.wait_reported(3)} == free
-    # Each outcome is written in its own call, while those of locked jobs are repeated.
+    # Each further outcome is written at once, while the outcomes of the locked jobs are repeated.
     for _ in range(20):
         job = harness.put()
         assert await harness.wait_reported(1) == [(job.id, "ok")]
@@ -185,12 +185,12 @@ async def test_a_single_outcome_that_cannot_be_written_delays_no_other(harness, 
     jobs = [harness.put() for _ in range(3)]
     assert {job_id for job_id, _ in await harness.wait_reported(3)} == {job.id for job in jobs}
     assert harness.backlog == 1
-    assert harness.slots._locked == {locked.id_text}, "its slot is free for new claims"
-    assert harness.reporter._calls.is_up, "the calls of the other outcomes succeed"
+    assert harness.slots._locked == {locked.id_text}, "the slot is not free for new claims"
+    assert harness.reporter._calls.is_up, "one failing outcome is treated as an outage"
 
 
 async def test_a_refused_batch_is_halved_without_a_delay(harness, backend):
-    """The invalid outcome fails its job. The others are written unchanged."""
+    """The job of the invalid outcome fails. The other outcomes are written unchanged."""
 
     def refuse_one(params: dict[str, Any]) -> Any:
         calls.append(len(params["outcomes"]))
@@ -207,7 +207,9 @@ async def test_a_refused_batch_is_halved_without_a_delay(harness, backend):
     assert len(calls) < 14
 
 
-async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_call(harness, backend):
+async def test_a_refused_outcome_is_found_although_outcomes_arrive_during_each_call(
+    harness, backend
+):
     refused = 0
 
     def refuse_one(params: dict[str, Any]) -> Any:
@@ -226,7 +228,7 @@ async def test_a_refused_outcome_is_found_although_new_ones_arrive_with_each_cal
         while jobs[5].id not in harness.ended:
             await harness.wait_reported(1)
     backend.answers["report_jobs"] = harness.report
-    # The sizes are 64, 32, 16, 8, 4, 2 and 1, after the batch of the first call.
+    # The batches have 64, 32, 16, 8, 4, 2 and 1 outcomes, after the batch of the first call.
     assert refused <= 8
 
 
@@ -252,31 +254,31 @@ async def test_an_outcome_refused_by_the_database_fails_or_abandons_its_job(
 ):
     def refuse_one(params: dict[str, Any]) -> Any:
         response = harness.report(params)
-        for item, one in zip(params["outcomes"], response["outcomes"], strict=True):
-            bad = item["outcome"] == "completed" or refuses == "everything"
-            if item["job_id"] == str(other.id) and bad:
-                one |= {"outcome": "refused", "error": "a trigger of the project says no"}
+        for item, answer in zip(params["outcomes"], response["outcomes"], strict=True):
+            is_refused = item["outcome"] == "completed" or refuses == "everything"
+            if item["job_id"] == str(refused.id) and is_refused:
+                answer |= {"outcome": "refused", "error": "a trigger of the project says no"}
             else:
-                taken[item["job_id"]] = item["outcome"]
+                stored[item["job_id"]] = item["outcome"]
         return response
 
-    taken: dict[str, str] = {}
+    stored: dict[str, str] = {}
     backend.answers["report_jobs"] = refuse_one
-    other, good = harness.put(), harness.put()
-    assert await harness.signals.reported.next() == (good.id, "ok")
+    refused, accepted = harness.put(), harness.put()
+    assert await harness.signals.reported.next() == (accepted.id, "ok")
     if refuses == "the result":
-        assert await harness.signals.reported.next() == (other.id, "ok")
-        assert taken[str(other.id)] == "failed"
+        assert await harness.signals.reported.next() == (refused.id, "ok")
+        assert stored[str(refused.id)] == "failed"
     async with asyncio.timeout(5):
-        while other.id not in harness.ended:
-            await harness.one_ended.wait()
-            harness.one_ended.clear()
+        while refused.id not in harness.ended:
+            await harness.job_ended.wait()
+            harness.job_ended.clear()
     assert harness.backlog == 0
     assert ("cannot be written" in caplog.text) == (refuses == "everything")
     (record,) = [record for record in caplog.records if "is refused" in record.getMessage()]
     assert record.levelname == "ERROR"
     assert record.getMessage() == (
-        f"The outcome of job {other.id} (completed) is refused, and the job fails: "
+        f"The outcome of job {refused.id} (completed) is refused, and the job fails: "
         "a trigger of the project says no"
     )
 
@@ -290,23 +292,21 @@ async def test_an_outcome_that_causes_a_database_error_fails_only_its_job(harnes
         for item in params["outcomes"]:
             if item.get("result") == "bad":
                 raise error
-        taken.extend(params["outcomes"])
+        stored.extend(params["outcomes"])
         return harness.report(params)
 
-    taken: list[dict[str, Any]] = []
+    stored: list[dict[str, Any]] = []
     backend.answers["report_jobs"] = refuse_one
     good, bad = harness.put("good"), harness.put("bad")
     assert {job_id for job_id, _ in await harness.wait_reported(2)} == {good.id, bad.id}
-    by_job = {item["job_id"]: item for item in taken}
+    by_job = {item["job_id"]: item for item in stored}
     assert by_job[str(good.id)]["outcome"] == "completed"
     failed = by_job[str(bad.id)]
     assert (failed["outcome"], failed["retryable"]) == ("failed", False)
     assert "could not be written" in failed["error"]
 
 
-async def test_a_job_that_cannot_be_failed_is_left_until_its_lease_expires(
-    harness, backend, caplog
-):
+async def test_a_job_whose_failure_the_database_refuses_too_is_abandoned(harness, backend, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         raise errors.InvalidArgument("never")
 
@@ -323,7 +323,7 @@ async def test_a_stale_report_is_logged_as_lost_work(harness, backend, caplog):
     backend.answers["report_jobs"] = lambda params: harness.report(params, "stale")
     job = harness.put()
     assert await harness.wait_reported(1) == [(job.id, "stale")]
-    assert f"The work on job {job.id} was not recorded" in caplog.text
+    assert f"The outcome of job {job.id} (completed) was not recorded" in caplog.text
     assert harness.ended == [job.id]
 
 
@@ -335,12 +335,14 @@ async def test_a_stale_release_is_not_logged_as_lost_work(harness, backend, capl
     assert caplog.text == ""
 
 
-async def test_a_report_of_a_newer_attempt_replaces_an_older_one(backend, make_job, monkeypatch):
+async def test_the_outcome_of_a_newer_attempt_replaces_that_of_an_older_attempt(
+    backend, make_job, monkeypatch
+):
     harness = Harness(backend, make_job)
     job = make_job()
-    again = make_job(id=job.id_text, lease_id=str(UUID(int=1)))
+    claimed_again = make_job(id=job.id_text, lease_id=str(UUID(int=1)))
     harness.reporter.put(job, Failed("old"))
-    harness.reporter.put(again, Completed("new"))
+    harness.reporter.put(claimed_again, Completed("new"))
     harness.start()
     await harness.wait_reported(1)
     (item,) = (await backend.next_call("report_jobs"))["outcomes"]
@@ -380,4 +382,4 @@ async def test_a_stop_logs_outcomes_that_could_not_be_written(harness, backend, 
     job = harness.put()
     await harness.reporter.stop(0.05)
     assert f"The outcome of job {job.id} (completed) could not be written" in caplog.text
-    assert len(calls) < 10, "the reporter also waits between its attempts during a stop"
+    assert len(calls) < 10, "the reporter does not wait between its attempts during a stop"

@@ -12,16 +12,16 @@ from picture_queue_cli.worker import parse_weights
 
 
 def test_queues_are_a_list_of_names_or_a_mapping_to_weights():
-    plain = WorkerSettings(queues=["a", "b"])
-    assert (plain.queue_names, plain.weights) == (("a", "b"), None)
-    shares = WorkerSettings(queues={"a": 3, "b": 0.5})
-    assert (shares.queue_names, shares.weights) == (("a", "b"), (3, 0.5))
+    without_weights = WorkerSettings(queues=["a", "b"])
+    assert (without_weights.queue_names, without_weights.weights) == (("a", "b"), None)
+    with_weights = WorkerSettings(queues={"a": 3, "b": 0.5})
+    assert (with_weights.queue_names, with_weights.weights) == (("a", "b"), (3, 0.5))
 
 
 def test_settings_copy_their_arguments():
-    given = {"a": 3.0}
-    settings = WorkerSettings(queues=given)
-    given["b"] = 1
+    queues = {"a": 3.0}
+    settings = WorkerSettings(queues=queues)
+    queues["b"] = 1
     assert settings.queue_names == ("a",)
 
 
@@ -55,18 +55,18 @@ def test_a_worker_accepts_queues_as_an_argument():
 
 
 @pytest.mark.parametrize(
-    ("given", "queues"),
+    ("options", "queues"),
     [
         (["a", "b"], ("a", "b")),
         (["a=3", "b"], {"a": 3.0, "b": 1.0}),
         (["a=0.5"], {"a": 0.5}),
     ],
 )
-def test_the_command_line_accepts_weights(given: list[str], queues: Any):
-    assert parse_weights(given) == queues
+def test_the_command_line_accepts_weights(options: list[str], queues: Any):
+    assert parse_weights(options) == queues
 
 
-@pytest.mark.parametrize("given", ["a=", "a=many", "a=1=2"])
-def test_a_weight_that_is_not_a_number_is_refused(given: str):
+@pytest.mark.parametrize("option", ["a=", "a=many", "a=1=2"])
+def test_a_weight_that_is_not_a_number_is_refused(option: str):
     with pytest.raises(SettingsError, match="the weight is not a number"):
-        parse_weights([given])
+        parse_weights([option])

@@ -1,4 +1,8 @@
-"""Slots: the demand for jobs, held jobs, and jobs that wait for their confirmation."""
+"""The slots of a worker.
+
+They compute how many jobs the next claim requests (the demand), and hold jobs that were claimed
+ahead and jobs whose start the database has not confirmed yet.
+"""
 
 import asyncio
 import time
@@ -13,6 +17,7 @@ from picture_queue.worker.slots import Lease, Slots
 
 @pytest.fixture
 async def released():
+    """A queue of the jobs that the slots release."""
     return asyncio.Queue()
 
 
@@ -25,10 +30,10 @@ async def slots(released):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of leases and claims, which the test sets."""
-    now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
-    return now
+    """A fake monotonic clock of the slots; a test sets its attribute `seconds`."""
+    fake_clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake_clock.seconds))
+    return fake_clock
 
 
 def add_lease(slots: Slots, job: Any, age: float = 0.0) -> Lease:
@@ -69,13 +74,13 @@ async def test_the_demand_is_the_number_of_free_slots(slots, make_job):
     ("count", "seconds", "ahead"),
     [
         (10, 10.0, 0),  # Slow jobs, like the generation of a picture.
-        (9, 0.001, 0),  # The sample is too small.
+        (9, 0.001, 0),  # Too few jobs have ended to estimate the rate.
         (10, 0.5, 5),  # Quick jobs, like HTTP requests.
         (20, 0.25, 20),
         (10_000, 0.25, module.MAX_CLAIM),
     ],
 )
-async def test_the_number_of_held_jobs_follows_the_completion_rate(
+async def test_the_number_of_jobs_claimed_ahead_follows_the_completion_rate(
     slots, make_job, clock, count, seconds, ahead
 ):
     attempts = [start_attempt(slots, make_job()) for _ in range(min(count, 10))]
@@ -94,8 +99,10 @@ async def test_ten_completions_are_enough_to_estimate_the_rate(slots, make_job, 
     assert slots.demand() == 170
 
 
-async def test_quick_jobs_are_held_even_if_each_claim_returned_one(slots, make_job, clock):
-    """The time between a claim and its response does not count towards the rate."""
+async def test_quick_jobs_are_claimed_ahead_even_if_each_claim_returned_a_single_job(
+    slots, make_job, clock
+):
+    """The 0.3 seconds between a claim and its response must not reduce the measured rate."""
     for _ in range(10):
         assert slots.demand() == 10
         slots.restart_measurement()
@@ -143,11 +150,11 @@ async def test_unwritten_outcomes_reduce_the_demand(slots, make_job, clock):
     assert slots.demand() == 10
 
 
-async def test_there_is_no_demand_before_a_pause_is_written(slots, make_job, released):
+async def test_there_is_no_demand_before_the_database_has_stored_a_pause(slots, make_job, released):
     attempt, held = start_attempt(slots, make_job()), make_job()
     slots.hold(add_lease(slots, held))
     slots.pause_claims(attempt.job)
-    assert await released.get() is held, "the held jobs must wait as well"
+    assert await released.get() is held, "a held job would start during the pause"
     slots.free_slot(attempt.job)
     assert slots.demand() == 0
     slots.drop_lease(attempt.job)
@@ -181,7 +188,7 @@ async def test_held_jobs_start_in_the_order_of_the_claim(slots, make_job):
 async def test_a_job_that_is_held_too_long_is_released(
     slots, make_job, released, clock, monkeypatch
 ):
-    """The timer started with the first held job, but each job has a separate deadline."""
+    """A single timer serves all held jobs, but the deadline of each job is its own."""
     monkeypatch.setattr(module, "MAX_HELD_SECONDS", 0.05)
     early, late = Lease(make_job(), 0.0), Lease(make_job(), 0.0)
     slots.add(early)
@@ -199,10 +206,10 @@ async def test_a_job_that_is_held_too_long_is_released(
     assert slots.pop_held() is None
 
 
-async def test_releasing_held_jobs_keeps_those_that_wait_for_their_confirmation(
+async def test_a_job_that_waits_for_its_confirmation_is_not_released_with_the_held_jobs(
     slots, make_job, released, monkeypatch
 ):
-    """On a slow connection, a confirmation takes longer than jobs are held."""
+    """On a slow connection, a confirmation takes longer than the worker holds a job."""
     monkeypatch.setattr(module, "MAX_HELD_SECONDS", 0.01)
     waiting, held = add_lease(slots, make_job()), make_job()
     slots.assign_slot(waiting, None)
@@ -220,7 +227,7 @@ async def test_a_held_job_with_an_expired_lease_is_neither_started_nor_released(
     for job in (expired, held):
         slots.hold(add_lease(slots, job, age=10))
     assert slots.pop_held().job is held
-    assert slots.find(expired.id_text) is None, "its lease is not extended"
+    assert slots.find(expired.id_text) is None, "a heartbeat would extend the lease"
     for job in (expired, held):
         slots.hold(add_lease(slots, job, age=10))
     slots.release_unstarted()
@@ -266,21 +273,21 @@ async def test_a_slot_becomes_free_if_the_job_does_not_start(slots, make_job, re
     assert slots.leases() == [], "a heartbeat would confirm a start that never happens"
 
 
-async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_one(slots, make_job):
+async def test_a_newer_lease_frees_the_slot_of_an_unconfirmed_older_lease(slots, make_job):
     older = add_lease(slots, make_job())
     slots.assign_slot(older, None)
     slots.add(Lease(make_job(id=older.job.id_text), 0.0))
     assert (slots.free, slots.is_waiting(older)) == (10, False)
 
 
-async def test_a_newer_lease_of_a_job_replaces_the_older_one(slots, make_job):
+async def test_a_newer_lease_of_a_job_replaces_the_older_lease(slots, make_job):
     older = add_lease(slots, make_job())
-    again = make_job(id=older.job.id_text)
-    assert slots.add(Lease(again, 0.0)) is older
+    claimed_again = make_job(id=older.job.id_text)
+    assert slots.add(Lease(claimed_again, 0.0)) is older
     slots.drop_lease(older.job)
-    assert slots.find(again.id_text).job is again
-    slots.drop_lease(again)
-    assert slots.find(again.id_text) is None
+    assert slots.find(claimed_again.id_text).job is claimed_again
+    slots.drop_lease(claimed_again)
+    assert slots.find(claimed_again.id_text) is None
 
 
 async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, make_job, clock):
@@ -289,13 +296,15 @@ async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, m
     lease.confirm_at = lease.confirmed_at + 0.1
     assert lease.due_at == lease.confirm_at
     attempt.has_outcome = True
-    # Like every lease, it is due for a heartbeat after a third of its length.
+    # A heartbeat is due after a third of the lease, which has 30 seconds.
     assert lease.due_at == lease.confirmed_at + 10
 
 
-async def test_a_short_lease_is_released_in_time_after_a_long_one(slots, make_job, released):
-    long, short = make_job(lease_seconds=60), make_job(lease_seconds=0.6)
-    for job in (long, short):
+async def test_a_job_with_a_short_lease_is_released_in_time_although_a_longer_lease_came_first(
+    slots, make_job, released
+):
+    with_long_lease, with_short_lease = make_job(lease_seconds=60), make_job(lease_seconds=0.6)
+    for job in (with_long_lease, with_short_lease):
         slots.hold(add_lease(slots, job))
     async with asyncio.timeout(10):
-        assert {await released.get(), await released.get()} == {long, short}
+        assert {await released.get(), await released.get()} == {with_long_lease, with_short_lease}

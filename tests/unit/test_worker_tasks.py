@@ -1,4 +1,4 @@
-"""Tasks of handlers, and the tasks that handlers start."""
+"""The asyncio tasks of handlers, and the tasks that handlers start."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from picture_queue._runtime.tasks import ExitOfTask, HandlerTask, current_handle
 
 @pytest.fixture
 def as_handler() -> Iterator[list[Any]]:
-    """Run the test as a handler; return the tasks that it starts."""
+    """Let the worker treat the test as the handler `crop 2`; return the tasks that it starts."""
     started: list[Any] = []
     handler: Any = SimpleNamespace(add_started=started.append, get_name=lambda: "crop 2")
     token = current_handler.set(handler)
@@ -48,6 +48,7 @@ async def test_other_results_of_a_task_are_unchanged(as_handler):
 
 
 async def test_a_task_cancelled_before_its_first_step_causes_no_warning(as_handler):
+    """pytest turns the warning of a coroutine that was never awaited into an error."""
     guard_tasks()
     task = asyncio.create_task(raise_later(ValueError()))
     task.cancel()
@@ -67,7 +68,7 @@ async def test_a_guarded_task_shows_its_name_and_stack(as_handler):
         await task
 
 
-async def test_other_tasks_are_created_by_the_previous_factory():
+async def test_tasks_outside_of_handlers_are_created_by_the_previous_task_factory():
     coroutines: list[Any] = []
 
     def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
@@ -109,7 +110,7 @@ async def task() -> AsyncIterator[HandlerTask]:
     await asyncio.wait({task})
 
 
-async def test_a_handler_cannot_cancel_the_task_of_another(task, as_handler, caplog):
+async def test_a_handler_cannot_cancel_the_task_of_another_handler(task, as_handler, caplog):
     assert not task.cancel()
     asyncio.get_running_loop().call_soon(task.cancel)
     await asyncio.sleep(0)
@@ -140,7 +141,7 @@ async def test_the_worker_can_cancel_the_task_of_a_handler(task, as_handler):
     assert task.cancelled()
 
 
-async def test_a_handler_that_awaits_all_tasks_is_cancelled_alone(task):
+async def test_cancelling_a_handler_that_awaits_the_task_of_another_does_not_cancel_that_task(task):
     async def handle() -> None:
         current_handler.set(waiting)
         await asyncio.gather(task, child)

@@ -1,4 +1,4 @@
-"""The thread pool of `asyncio.to_thread` in handlers."""
+"""The thread pool that a worker installs for `asyncio.to_thread`; its threads are daemons."""
 
 import asyncio
 import contextvars
@@ -39,8 +39,8 @@ def raise_system_exit() -> None:
 
 
 async def test_a_pool_that_the_user_installed_is_kept():
-    chosen = ThreadPoolExecutor(1, thread_name_prefix="mine")
-    asyncio.get_running_loop().set_default_executor(chosen)
+    user_pool = ThreadPoolExecutor(1, thread_name_prefix="mine")
+    asyncio.get_running_loop().set_default_executor(user_pool)
     use_daemon_threads(1)
     name = await asyncio.to_thread(lambda: threading.current_thread().name)
     assert name.startswith("mine")
@@ -53,6 +53,7 @@ async def test_the_pool_that_asyncio_created_is_replaced():
 
 
 async def test_host_names_are_looked_up_while_functions_hang_in_all_threads(monkeypatch):
+    # With one CPU, the pool has fewer threads than the 40 functions below.
     monkeypatch.setattr(module.os, "cpu_count", lambda: 1)
     use_daemon_threads(1)
     release = threading.Event()
@@ -65,15 +66,15 @@ async def test_host_names_are_looked_up_while_functions_hang_in_all_threads(monk
     await asyncio.gather(*hanging)
 
 
-def test_a_call_whose_thread_cannot_start_raises_and_the_next_one_runs(pool, monkeypatch):
-    def fail(thread: threading.Thread) -> None:
+def test_a_call_whose_thread_cannot_start_raises_and_the_next_call_runs(pool, monkeypatch):
+    def fail_once(thread: threading.Thread) -> None:
         monkeypatch.undo()
         raise RuntimeError("can't start new thread")
 
     release = threading.Event()
     running = [pool.submit(release.wait, 5) for _ in range(2)]
     waiting = [pool.submit(int) for _ in range(2)]
-    monkeypatch.setattr(threading.Thread, "start", fail)
+    monkeypatch.setattr(threading.Thread, "start", fail_once)
     release.set()
     assert all(future.result(5) for future in running)
     with pytest.raises(RuntimeError, match="new thread"):
@@ -92,7 +93,7 @@ def test_no_more_threads_run_than_permitted(pool):
         future.result(5)
 
 
-async def test_a_hanging_call_that_was_cancelled_takes_no_thread_from_other_calls(pool):
+async def test_a_cancelled_call_that_hangs_takes_no_thread_from_other_calls(pool):
     loop = asyncio.get_running_loop()
     release = threading.Event()
     threads: list[threading.Thread] = []
@@ -101,12 +102,13 @@ async def test_a_hanging_call_that_was_cancelled_takes_no_thread_from_other_call
         threads.append(threading.current_thread())
         release.wait(30)
 
-    for _ in range(3 * 2):
+    hanging_calls = 6  # Three times the number of threads of the pool.
+    for _ in range(hanging_calls):
         hanging = loop.run_in_executor(pool, hang)
         assert await loop.run_in_executor(pool, int) == 0
         hanging.cancel()
     assert await asyncio.gather(*(loop.run_in_executor(pool, int) for _ in range(10))) == [0] * 10
-    assert len(set(threads)) == 3 * 2
+    assert len(set(threads)) == hanging_calls
     assert len(pool._running - set(threads)) <= 2
     release.set()
     for thread in threads:  # These threads have left the pool, and end with their call.
@@ -114,7 +116,7 @@ async def test_a_hanging_call_that_was_cancelled_takes_no_thread_from_other_call
     assert await loop.run_in_executor(pool, int) == 0
 
 
-def test_a_closed_pool_finishes_its_calls_and_refuses_new_ones(pool):
+def test_a_closed_pool_finishes_its_calls_and_refuses_new_calls(pool):
     release = threading.Event()
     futures = [pool.submit(release.wait, 5) for _ in range(3)]
     pool.shutdown(wait=False)
@@ -151,17 +153,17 @@ def test_closing_a_pool_does_not_wait_for_a_hanging_call(pool, monkeypatch):
 def test_threads_leave_the_pool_under_its_lock():
     """Without the lock, a close that iterates over the threads could fail."""
     pool = DaemonThreadPool(4)
-    unlocked: list[object] = []
+    removed_without_lock: list[object] = []
 
-    class Watched(set[threading.Thread]):
+    class LockCheckingSet(set[threading.Thread]):
         def discard(self, thread: threading.Thread) -> None:
             if not pool._lock.locked():
-                unlocked.append(thread)
+                removed_without_lock.append(thread)
             super().discard(thread)
 
-    pool._running = Watched()
-    for call in [pool.submit(int) for _ in range(4)]:
-        call.result(30)
+    pool._running = LockCheckingSet()
+    for future in [pool.submit(int) for _ in range(4)]:
+        future.result(30)
     pool.shutdown()
     assert not pool._running
-    assert not unlocked
+    assert not removed_without_lock

@@ -1,4 +1,4 @@
-"""The ASGI app against a running project: webhooks, and the state of the process."""
+"""The ASGI app with a running project: webhooks, health and readiness."""
 
 import asyncio
 import itertools
@@ -20,25 +20,26 @@ from picture_queue.web import create_app
 from picture_queue.web.webhooks import MAX_BYTES
 
 SECRET, FORGED = "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x", "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM="
-ORDER = {"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3}
-_PRIORITIES = itertools.count(10**6)  # later generations are claimed before those of earlier tests
+RANKS = {"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3}
+# Each generation has a higher priority than all before, so that no test claims those of another.
+_PRIORITIES = itertools.count(10**6)
 SETTINGS = ReplicateSettings("r8_test", "http://127.0.0.1:1/v1", webhook_secret=SECRET)
 
 
 @pytest.fixture
 async def app(service: AsyncPictureQueue) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app, without a server between them."""
+    """A client that calls the app in this process, without a server."""
     transport = httpx.ASGITransport(create_app(service, SETTINGS))
     async with httpx.AsyncClient(transport=transport, base_url="http://app.localhost") as http:
         yield http
 
 
 def delivery(
-    row: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **more: Any
+    row: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **fields: Any
 ) -> dict[str, Any]:
     """Return the arguments of the request that delivers a webhook."""
     body = json.dumps(
-        {"id": prediction_id, "status": status, "created_at": "2026-01-01T10:00:00Z", **more}
+        {"id": prediction_id, "status": status, "created_at": "2026-01-01T10:00:00Z", **fields}
     )
     message_id, now = f"msg_{uuid4().hex}", datetime.now(UTC)
     return {
@@ -54,19 +55,25 @@ def delivery(
 
 
 @dataclass
-class Row:
-    """A prediction whose job is parked."""
+class ParkedPrediction:
+    """A row of `picture_queue.prediction` whose job is parked.
+
+    Attributes:
+        statuses: The statuses that webhooks have delivered.
+    """
 
     id: UUID
     job_id: UUID
     prediction_id: str
     statuses: set[str] = field(default_factory=set)
 
-    def expected(self) -> str | None:
-        return max(self.statuses, key=ORDER.__getitem__, default=None)
+    def expected_status(self) -> str | None:
+        return max(self.statuses, key=RANKS.__getitem__, default=None)
 
 
-async def park_predictions(service: AsyncPictureQueue, db: Any, count: int) -> list[Row]:
+async def park_predictions(
+    service: AsyncPictureQueue, db: Any, count: int
+) -> list[ParkedPrediction]:
     """Start generations, and park the job of each as the handler does."""
     started = [
         await service.generations.start("a boat", priority=next(_PRIORITIES)) for _ in range(count)
@@ -78,13 +85,12 @@ async def park_predictions(service: AsyncPictureQueue, db: Any, count: int) -> l
             uuid4(),
         )
     )
-    ours = {str(generation.job_id) for generation in started}
-    assert {job["id"] for job in claimed} == ours
+    assert {job["id"] for job in claimed} == {str(generation.job_id) for generation in started}
     rows = []
     for job in claimed:
         ids = (UUID(job["id"]), UUID(job["lease_id"]))
         begun = json.loads(await db.fetchval("select begin_prediction($1, $2)", *ids))
-        row = Row(UUID(begun["prediction"]["id"]), ids[0], uuid4().hex)
+        row = ParkedPrediction(UUID(begun["prediction"]["id"]), ids[0], uuid4().hex)
         await db.execute(
             "select record_prediction($1, $2, $3, $4)", *ids, row.id, row.prediction_id
         )
@@ -101,43 +107,44 @@ async def park_predictions(service: AsyncPictureQueue, db: Any, count: int) -> l
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-async def test_a_storm_of_webhooks_changes_exactly_the_right_rows(service, db, app, count):
+async def test_concurrent_shuffled_and_forged_webhooks_change_only_the_right_rows(
+    service, db, app, count
+):
     rows = await park_predictions(service, db, count)
-    chance = random.Random(7)
-    sent: list[tuple[Row | None, str, dict[str, Any]]] = []
+    rng = random.Random(7)
+    genuine: list[dict[str, Any]] = []
     for row in rows[10:]:  # the first ten get only forged webhooks
-        ends = chance.choice(["succeeded", "failed", "canceled", None])
-        for status in ("starting", "processing", ends):
-            if status is not None and chance.random() < 0.9:
-                made = delivery(row.id, row.prediction_id, status)
-                copies = 2 if chance.random() < 1 / 3 else 1
-                sent += [(row, status, made)] * copies
+        end = rng.choice(["succeeded", "failed", "canceled", None])
+        for status in ("starting", "processing", end):
+            if status is not None and rng.random() < 0.9:
+                copies = 2 if rng.random() < 1 / 3 else 1
+                genuine += [delivery(row.id, row.prediction_id, status)] * copies
                 row.statuses.add(status)
-    sent += [(None, "", delivery(row.id, uuid4().hex, "succeeded")) for row in rows]
-    sent += [(None, "", delivery(uuid4(), "p", "succeeded")) for _ in rows]
+    # Webhooks with another prediction id, or for a row that does not exist, have no effect.
+    genuine += [delivery(row.id, uuid4().hex, "succeeded") for row in rows]
+    genuine += [delivery(uuid4(), "p", "succeeded") for _ in rows]
     forged = [
-        delivery(row.id, row.prediction_id, chance.choice(list(ORDER)), FORGED)
-        for row in chance.choices(rows, k=len(sent))
+        delivery(row.id, row.prediction_id, rng.choice(list(RANKS)), FORGED)
+        for row in rng.choices(rows, k=len(genuine))
     ]
-    chance.shuffle(sent)
+    rng.shuffle(genuine)
 
     async def deliver(requests: list[dict[str, Any]]) -> list[int]:
-        return [(await app.post(**one)).status_code for one in requests]
+        return [(await app.post(**request)).status_code for request in requests]
 
-    genuine = [made for _, _, made in sent]
-    pieces = [genuine[start::8] for start in range(8)]
-    answers = await asyncio.gather(deliver(forged), *map(deliver, pieces))
+    parts = [genuine[start::8] for start in range(8)]
+    answers = await asyncio.gather(deliver(forged), *map(deliver, parts))
     assert set(answers[0]) == {401}
-    assert {code for piece in answers[1:] for code in piece} == {200}
+    assert {code for part in answers[1:] for code in part} == {200}
     for row in rows:
         stored = await db.fetchrow(
             "select status, prediction_id from picture_queue.prediction where id = $1", row.id
         )
         hold = await db.fetchval("select hold from job_queue where id = $1", row.job_id)
-        expected = row.expected()
+        expected = row.expected_status()
         assert (stored["status"], stored["prediction_id"]) == (expected, row.prediction_id)
-        # Different ends of one prediction cannot happen, so the order decides nothing else.
-        assert (hold is None) == (ORDER.get(expected or "", 0) == 3)
+        # Only the end of a prediction wakes its job.
+        assert (hold is None) == (RANKS.get(expected or "", 0) == 3)
     for row in rows:
         await service.jobs.cancel(row.job_id)
 
@@ -169,7 +176,7 @@ async def test_an_invalid_webhook_is_refused(app, change, status):
     assert answer.json().keys() == {"error"}
 
 
-async def test_a_new_status_is_ignored_and_not_repeated(app):
+async def test_a_webhook_with_an_unknown_status_gets_200_and_is_ignored(app):
     answer = await app.post(**delivery(uuid4(), "p1", "paused"))
     assert (answer.status_code, answer.json()) == (200, {"outcome": "ignored"})
 
@@ -186,7 +193,9 @@ async def test_an_old_webhook_is_refused(app):
     assert (await app.post(**request)).status_code == 401
 
 
-async def test_a_webhook_that_cannot_be_applied_is_delivered_again(stack, app, service, db, faults):
+async def test_a_webhook_gets_503_during_an_outage_and_can_be_repeated(
+    stack, app, service, db, faults
+):
     (row,) = await park_predictions(service, db, 1)
     await faults(answer_503=10, path="/rest/v1/rpc/receive_prediction")
     request = delivery(row.id, row.prediction_id, "succeeded")

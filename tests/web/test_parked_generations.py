@@ -31,20 +31,22 @@ PARKING = HandlerSettings(
 async def webhook_url(stack: Any, service: AsyncPictureQueue) -> AsyncIterator[str]:
     """The URL of the app, which serves the webhooks of the simulator."""
     app = create_app(service, ReplicateSettings(stack.replicate_token, stack.replicate_url))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        serving = asyncio.create_task(server.serve([listening]))
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}/webhooks/replicate"
+        serving = asyncio.create_task(server.serve([listener]))
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/webhooks/replicate"
         server.should_exit = True
         await asyncio.wait_for(serving, 10)
 
 
 @pytest.fixture
 def parking_worker(stack: Any, service: AsyncPictureQueue) -> Callable[..., Worker]:
+    """Return a function that creates a worker with one slot, which parks generations early."""
+
     def create(webhook_url: str | None = None, settings: HandlerSettings = PARKING) -> Worker:
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url, webhook_url)
-        chosen = WorkerSettings(shutdown_grace=0, concurrency=1, poll_interval=0.1)
-        worker = builtin_worker(service, chosen, replicate, settings)
+        worker_settings = WorkerSettings(shutdown_grace=0, concurrency=1, poll_interval=0.1)
+        worker = builtin_worker(service, worker_settings, replicate, settings)
         watch(worker)
         return worker
 
@@ -53,10 +55,11 @@ def parking_worker(stack: Any, service: AsyncPictureQueue) -> Callable[..., Work
 
 @pytest.fixture
 async def simulator(stack: Any, db: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the simulator's switches; generations of other tests would take its faults."""
-    waiting = json.dumps({"job_type": "generate-image", "status": "pending"})
-    await db.execute("select change_jobs('cancel', $1)", waiting)
-    # The interval of the polls depends on the number of running predictions.
+    """A client of the simulator's switches."""
+    # Cancel generations of other tests, whose predictions would take the faults of this test.
+    pending_jobs = json.dumps({"job_type": "generate-image", "status": "pending"})
+    await db.execute("select change_jobs('cancel', $1)", pending_jobs)
+    # End predictions of other tests: their number lengthens the interval of the polls.
     await db.execute(
         "update picture_queue.prediction set state = 'lost' where state in ('creating', 'created')"
     )
@@ -67,8 +70,9 @@ async def simulator(stack: Any, db: Any) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def slow_down(simulator: httpx.AsyncClient, seconds: float, **more: Any) -> None:
-    fault = {"kind": "slow", "seconds": seconds, **more}
+async def slow_down(simulator: httpx.AsyncClient, seconds: float) -> None:
+    """Let the next prediction run longer by some seconds."""
+    fault = {"kind": "slow", "seconds": seconds}
     (await simulator.post("faults", json=fault)).raise_for_status()
 
 
@@ -83,7 +87,7 @@ async def test_a_webhook_wakes_a_parked_generation(
     started = await service.generations.start("a boat")
     async with parking_worker(webhook_url):
         await wait_for_job(started.job_id, lambda event: event.hold == "parked")
-        # Without the webhook, the next poll is in a minute.
+        # The next poll is in a minute, so only the webhook can wake the job in time.
         result = await service.jobs.result(started.job_id, timeout=30)
     assert len(result["images"]) == 1
     assert (await service.jobs.get(started.job_id)).attempt == 1
@@ -95,9 +99,9 @@ async def test_a_parked_generation_uses_no_slot(
 ):
     await slow_down(simulator, 20)
     slow = await service.generations.start("a boat", priority=1)
-    quick = await service.generations.start("a tree")
-    async with parking_worker(webhook_url):
-        await service.jobs.result(quick.job_id, timeout=30)
+    fast = await service.generations.start("a tree")
+    async with parking_worker(webhook_url):  # it has one slot
+        await service.jobs.result(fast.job_id, timeout=30)
         parked = await service.jobs.get(slow.job_id)
         assert (parked.status, parked.hold) == (JobStatus.PROCESSING, "parked")
         await service.generations.cancel(slow.id)
@@ -161,9 +165,9 @@ async def test_the_progress_of_a_woken_generation_does_not_decrease(
 ):
     await slow_down(simulator, 3)
     started = await service.generations.start("a boat", "black-forest-labs/flux-dev")
-    shown: list[int] = []
+    percentages: list[int] = []
     async with parking_worker():
         async for event in service.generations.watch(started.id, timeout=30):
-            shown.append(event.progress)
-    assert shown == sorted(shown)
-    assert shown[-1] == 100
+            percentages.append(event.progress)
+    assert percentages == sorted(percentages)
+    assert percentages[-1] == 100

@@ -12,13 +12,17 @@ from picture_queue.providers import errors
 from picture_queue.providers.replicate import webhook
 from picture_queue.providers.replicate.webhook import WebhookVerifier, webhook_url
 
-SECRET, OTHER = "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x", "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM="
-RECORDED = Path(__file__).parents[1] / "fixtures/replicate/webhook_completed.json"
-CASES = {case["name"]: case for case in json.loads(RECORDED.read_text())["cases"]}
+SECRET, OTHER_SECRET = (
+    "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x",
+    "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM=",
+)
+RECORDING = Path(__file__).parents[1] / "fixtures/replicate/webhook_completed.json"
+CASES = {case["name"]: case for case in json.loads(RECORDING.read_text())["cases"]}
 BODY = '{"id": "p1", "status": "starting", "created_at": "2026-01-01T10:00:00Z"}'
 
 
 def sign(body: str = BODY, secret: str = SECRET, age: float = 0) -> dict[str, str]:
+    """Return the headers of a webhook that was signed some seconds ago."""
     sent_at = datetime.now(UTC) - timedelta(seconds=age)
     return {
         "webhook-id": "msg_1",
@@ -30,18 +34,18 @@ def sign(body: str = BODY, secret: str = SECRET, age: float = 0) -> dict[str, st
 @pytest.mark.parametrize("name", CASES)
 async def test_a_recorded_webhook_is_accepted_or_refused_as_recorded(name, monkeypatch):
     case = CASES[name]
-    at = datetime.fromtimestamp(case["verify_at_unix"], UTC)
+    verified_at = datetime.fromtimestamp(case["verify_at_unix"], UTC)
 
     class Clock(datetime):
         @classmethod
         def now(cls, tz=None):
-            return at
+            return verified_at
 
     monkeypatch.setattr("standardwebhooks.webhooks.datetime", Clock)
     verifier = WebhookVerifier(case["secret"])
     body = case["raw_body"].encode()
     if case["expect_valid"]:
-        # One vector of the official client has a body that is not a prediction.
+        # One test vector of the official client has a body that is not a prediction.
         try:
             prediction = await verifier.verify(case["headers"], body)
         except errors.WebhookRefused:
@@ -65,7 +69,7 @@ async def test_a_recorded_webhook_is_accepted_or_refused_as_recorded(name, monke
         {**sign(), "webhook-timestamp": "1e400"},
         {**sign(), "webhook-id": "msg_2"},
         sign(BODY + " "),
-        sign(secret=OTHER),
+        sign(secret=OTHER_SECRET),
         sign(age=330),
         sign(age=-90_000),
     ],
@@ -94,7 +98,7 @@ async def test_one_of_several_signatures_is_enough():
         "[" * 100_000,
     ],
 )
-async def test_a_signed_body_that_is_not_a_prediction_is_invalid_or_read_without_it(body):
+async def test_an_odd_signed_body_is_refused_or_read_without_the_odd_field(body):
     try:
         prediction = await WebhookVerifier(SECRET).verify(sign(body), body.encode())
     except errors.WebhookRefused as error:
@@ -114,7 +118,7 @@ async def test_a_large_webhook_is_verified():
 
 
 class Account:
-    """An account whose secret can change, and which counts the reads of it."""
+    """An account whose webhook secret can change, and which counts the reads of the secret."""
 
     def __init__(self, secret: str | Exception) -> None:
         self.secret = secret
@@ -135,11 +139,11 @@ async def test_a_new_secret_of_the_account_takes_effect_after_five_minutes_at_th
     account = Account(SECRET)
     verifier = account.verifier()
     await verifier.verify(sign(), BODY.encode())
-    account.secret = OTHER
+    account.secret = OTHER_SECRET
     with pytest.raises(errors.WebhookRefused):
-        await verifier.verify(sign(secret=OTHER), BODY.encode())
+        await verifier.verify(sign(secret=OTHER_SECRET), BODY.encode())
     account.now = webhook._REFRESH_INTERVAL
-    await verifier.verify(sign(secret=OTHER), BODY.encode())
+    await verifier.verify(sign(secret=OTHER_SECRET), BODY.encode())
     assert account.reads == 2
 
 
@@ -149,11 +153,11 @@ async def test_forged_webhooks_read_the_secret_once_in_five_minutes():
     for second in range(600):
         account.now = float(second)
         with pytest.raises(errors.WebhookRefused):
-            await verifier.verify(sign(secret=OTHER), BODY.encode())
+            await verifier.verify(sign(secret=OTHER_SECRET), BODY.encode())
     assert account.reads == 2
 
 
-async def test_a_secret_that_cannot_be_read_is_asked_for_once_in_ten_seconds():
+async def test_reading_the_secret_is_retried_every_ten_seconds_after_a_failure():
     account = Account(errors.ServiceUnavailable("down"))
     verifier = account.verifier()
     for second in range(30):
@@ -166,13 +170,13 @@ async def test_a_secret_that_cannot_be_read_is_asked_for_once_in_ten_seconds():
     await verifier.verify(sign(), BODY.encode())
 
 
-async def test_a_secret_that_can_no_longer_be_read_stays_valid():
+async def test_the_last_secret_stays_valid_if_it_can_no_longer_be_read():
     account = Account(SECRET)
     verifier = account.verifier()
     await verifier.verify(sign(), BODY.encode())
     account.secret, account.now = errors.ServiceUnavailable("down"), 1000.0
     with pytest.raises(errors.WebhookRefused):
-        await verifier.verify(sign(secret=OTHER), BODY.encode())
+        await verifier.verify(sign(secret=OTHER_SECRET), BODY.encode())
     await verifier.verify(sign(), BODY.encode())
 
 

@@ -22,7 +22,10 @@ from ..signals import watch
 
 
 class Gateway:
-    """A gateway that forwards calls to the real API, or refuses them."""
+    """A gateway that forwards calls to the API, or answers all calls with `refusal` if it is set.
+
+    `refused` has the paths of the refused calls.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = ""
@@ -34,12 +37,16 @@ class Gateway:
         if self.refusal is not None:
             self.refused.append(request.url.path)
             return self.refusal
-        headers = {k: v for k, v in request.headers.items() if k not in ("host", "content-length")}
-        found = await self._http.request(
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name not in ("host", "content-length")
+        }
+        response = await self._http.request(
             request.method, request.url.path, content=await request.body(), headers=headers
         )
-        kind = found.headers.get("content-type", "application/json")
-        return Response(found.content, found.status_code, media_type=kind)
+        content_type = response.headers.get("content-type", "application/json")
+        return Response(response.content, response.status_code, media_type=content_type)
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -82,35 +89,36 @@ async def worker(stack: Any, gateway: Gateway, queue: str) -> AsyncIterator[Work
 async def test_the_whole_worker_sends_nothing_until_retry_after_has_passed(
     service, queue, gateway, worker, until
 ):
-    pause = 4.0
-    gateway.refusal = Response("slow down", 429, headers={"Retry-After": f"{pause:g}"})
+    retry_after = 4.0
+    gateway.refusal = Response("slow down", 429, headers={"Retry-After": f"{retry_after:g}"})
     began = time.monotonic()
     await until(lambda: gateway.refused)
     job = await service.jobs.enqueue("fine", queue=queue)
-    await asyncio.sleep(pause - (time.monotonic() - began) - 0.5)
+    await asyncio.sleep(retry_after - (time.monotonic() - began) - 0.5)
     # Only the calls in progress and the first call of each kind are sent.
     assert len([path for path in gateway.refused if "/rpc/" in path]) <= 3
     gateway.refusal = None
     assert await service.jobs.result(job.id, timeout=30) == 1
 
 
-async def test_a_refused_key_is_logged_as_an_alarm_until_it_is_accepted(
+async def test_a_refused_key_is_logged_at_intervals_until_it_is_accepted(
     service, queue, gateway, worker, until, caplog, monkeypatch
 ):
-    monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.2)
+    monkeypatch.setattr(_calls, "_FAULT_LOG_INTERVAL", 0.2)
     assert worker.is_ready
 
-    def alarms() -> list[str]:
+    def logged_errors() -> list[str]:
         return [
             record.getMessage()
             for record in caplog.records
-            if record.levelname == "ERROR" and "refuses the worker" in record.getMessage()
+            if record.levelname == "ERROR"
+            and "refuses all calls of the worker" in record.getMessage()
         ]
 
     gateway.refusal = Response('{"message": "Invalid API key"}', 401, media_type="application/json")
-    await until(lambda: len(alarms()) >= 2)
+    await until(lambda: len(logged_errors()) >= 2)
     assert not worker.is_ready
-    assert "refused the key" in alarms()[0]
+    assert "refused the key" in logged_errors()[0]
     gateway.refusal = None
     job = await service.jobs.enqueue("fine", queue=queue)
     assert await service.jobs.result(job.id, timeout=30) == 1

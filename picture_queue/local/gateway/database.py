@@ -14,7 +14,7 @@ Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 COMMAND_TIMEOUT = 30.0  # seconds
 _ACQUIRE_TIMEOUT = 10.0  # seconds
-_MAX_CONNECTIONS = 8
+_MAX_CONNECTIONS = 8  # of each service
 
 
 class Database:

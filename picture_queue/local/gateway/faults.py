@@ -4,7 +4,7 @@
 answers with their state. ``GET`` shows the state, ``DELETE`` resets it. Counters count down.
 
 =====================  ==========================================================================
-``network_cut``        true: every socket is closed abnormally and new ones are refused, until false
+``network_cut``        true: all sockets are closed abnormally, and new sockets are refused
 ``drop_messages``      n: the next n broadcasts are not delivered
 ``delay_messages``     n: the next n broadcasts are delayed by ``delay_seconds``
 ``duplicate_messages`` n: the next n broadcasts are delivered twice

@@ -16,10 +16,10 @@ from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.faults import Faults
 from picture_queue.local.gateway.rest_tokens import RefusedToken, check_token
 from picture_queue.local.gateway.upstream import (
-    Exchange,
     Headers,
     IncompleteBody,
     Upstream,
+    UpstreamConnection,
     UpstreamError,
 )
 from picture_queue.local.json_body import BodyTooLarge
@@ -36,7 +36,7 @@ _ACQUIRE_TIMEOUT: Final = 10.0  # seconds; PostgREST waits as long for a connect
 BODY_LIMIT: Final = 128 * 1024 * 1024
 
 # These headers belong to one connection (RFC 9110, section 7.6.1). `transfer-encoding` is not in
-# the set, because `Exchange.send` reads this header and frames the body anew.
+# the set, because `UpstreamConnection.send` reads this header and frames the body anew.
 _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
      b"upgrade", b"expect"}
@@ -177,7 +177,7 @@ async def _stream_body(
         yield piece
 
 
-async def _forward_answer(exchange: Exchange, send: Send) -> None:
+async def _forward_answer(exchange: UpstreamConnection, send: Send) -> None:
     headers = [header for header in exchange.headers if header[0] not in _NOT_RETURNED]
     # A function may raise PT999, which uvicorn cannot send.
     status = exchange.status if exchange.status < 600 else 500
@@ -191,7 +191,7 @@ async def _forward_answer(exchange: Exchange, send: Send) -> None:
     await send({"type": "http.response.body", "body": held_back})
 
 
-async def _abort_response(exchange: Exchange, send: Send) -> None:
+async def _abort_response(exchange: UpstreamConnection, send: Send) -> None:
     """Wait until PostgREST has answered, then break the response off.
 
     The response has less bytes than its Content-Length, so uvicorn closes the connection.

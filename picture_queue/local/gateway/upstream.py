@@ -30,7 +30,7 @@ class IncompleteBody(Exception):
     """A request's body ended before it had as many bytes as Content-Length says."""
 
 
-class Exchange(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """A connection to the server, which serves one request at a time."""
 
     def __init__(self) -> None:
@@ -204,10 +204,10 @@ class Upstream:
 
     def __init__(self, address: Path | tuple[str, int]) -> None:
         self._address = address
-        self._idle: list[Exchange] = []
+        self._idle: list[UpstreamConnection] = []
 
     @contextlib.asynccontextmanager
-    async def exchange(self) -> AsyncIterator[Exchange]:
+    async def exchange(self) -> AsyncIterator[UpstreamConnection]:
         """Yield a connection for one request, which the next request may use again.
 
         Raises:
@@ -230,7 +230,7 @@ class Upstream:
         while self._idle:
             self._idle.pop().close()
 
-    def _pop_idle(self) -> Exchange | None:
+    def _pop_idle(self) -> UpstreamConnection | None:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
@@ -239,15 +239,15 @@ class Upstream:
             connection.close()
         return None
 
-    async def _connect(self) -> Exchange:
+    async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 if isinstance(self._address, Path):
                     name = socket_name(self._address)
-                    _, connection = await loop.create_unix_connection(Exchange, name)
+                    _, connection = await loop.create_unix_connection(UpstreamConnection, name)
                 else:
-                    _, connection = await loop.create_connection(Exchange, *self._address)
+                    _, connection = await loop.create_connection(UpstreamConnection, *self._address)
         except (OSError, TimeoutError) as error:
             raise UpstreamError("the server cannot be reached") from error
         return connection

@@ -48,8 +48,8 @@ async def list_models(request: Request) -> Response:
 async def search_models(request: Request) -> Response:
     """``QUERY /models``; the body is the query as plain text."""
     query = await json_body.receive(request, _MAX_QUERY_BYTES)
-    found = search(query.decode(errors="replace"))[:_PAGE_SIZE]
-    results = [model_json(model) for model in found]
+    matching = search(query.decode(errors="replace"))[:_PAGE_SIZE]
+    results = [model_json(model) for model in matching]
     return answer({"previous": None, "next": None, "results": results})
 
 

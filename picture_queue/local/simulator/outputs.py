@@ -1,4 +1,4 @@
-"""The output files of predictions, and the faults that break one of them."""
+"""The output files of predictions, and the faults that break an output file."""
 
 import asyncio
 import base64
@@ -26,10 +26,10 @@ _BOMB_LENGTH: Final = 30_000  # pixels
 async def get_output(request: Request) -> Response:
     """``GET /files/{id}/{name}``; as on Replicate, links to outputs need no token."""
     path = f"/files/{request.path_params['id']}/{request.path_params['name']}"
-    found = find_output(simulator_of(request), path)
-    if found is None:
+    output = find_output(simulator_of(request), path)
+    if output is None:
         return not_found()
-    data, media_type = await _file(*found, request.app.state.inputs)
+    data, media_type = await _file(*output, request.app.state.inputs)
     return Response(data, media_type=media_type)
 
 

@@ -15,7 +15,7 @@ _TITLES: Final = {
     "upscale": "Simulated upscale",
     "background-removal": "Simulated background removal",
 }
-_MEGAPIXEL = 1024 * 1024
+_MEGAPIXEL = 1024 * 1024  # pixels, as the models count
 _MIN_LENGTH, _MAX_LENGTH = 64, 2048
 _SIZE = re.compile(r"(\d{2,5})\s*[x*]\s*(\d{2,5})")  # such as 1024x768
 _RATIO = re.compile(r"(\d{1,2}):(\d{1,2})")  # such as 16:9

@@ -203,9 +203,9 @@ class _Scene:
         width, height = self.spec.width, self.spec.height
         side = min(width, height)
         discs = "".join(
-            f'<circle cx="{x * width:.1f}" cy="{y * height:.1f}" r="{r * side:.1f}"'
+            f'<circle cx="{x * width:.1f}" cy="{y * height:.1f}" r="{radius * side:.1f}"'
             f' fill="{_hex(color)}"/>'
-            for (x, y), r, color in self._discs()
+            for (x, y), radius, color in self._discs()
         )
         shapes = "".join(
             '<polygon points="'
@@ -232,13 +232,13 @@ class _Scene:
             sky.putpixel((0, y), mix(self.palette.zenith, self.palette.horizon, part))
         sky = sky.resize((size, size))
         aspect = self.spec.width / self.spec.height
-        reach = self.sun_radius * 10 * size
-        wide, tall = int(reach / max(1.0, aspect)), int(reach * min(1.0, aspect))
-        glow = Image.radial_gradient("L").resize((max(wide, 2), max(tall, 2)))
+        diameter = self.sun_radius * 10 * size
+        width, height = int(diameter / max(1.0, aspect)), int(diameter * min(1.0, aspect))
+        glow = Image.radial_gradient("L").resize((max(width, 2), max(height, 2)))
         # Pillow's gradient has the level 181 at the middle of each edge. The glow ends at the
         # circle with this level, so that its square is not visible.
         glow = glow.point([round(150 * max(0.0, 1 - level / 181) ** 2) for level in range(256)])
-        left, top = int(self.sun[0] * size - wide / 2), int(self.sun[1] * size - tall / 2)
+        left, top = int(self.sun[0] * size - width / 2), int(self.sun[1] * size - height / 2)
         sky.paste(self.palette.sun, (left, top, left + glow.width, top + glow.height), glow)
         return sky
 
@@ -293,11 +293,27 @@ class _Scene:
         return shapes
 
     def _ridges(
-        self, rng: random.Random, count: int, top: float, height: float, first: float, last: float
+        self,
+        rng: random.Random,
+        count: int,
+        top: float,
+        height: float,
+        first_shade: float,
+        last_shade: float,
     ) -> list[Shape]:
+        """Return wavy layers, the farthest first.
+
+        Args:
+            rng: The source of the waves.
+            count: The number of layers.
+            top: The y of the first layer.
+            height: The height of the waves.
+            first_shade: The share of the palette's near colour in the first layer.
+            last_shade: The share of the palette's near colour in the last layer.
+        """
         shapes: list[Shape] = []
         for layer in range(count):
-            depth = first + (last - first) * (layer / max(1, count - 1))
+            shade = first_shade + (last_shade - first_shade) * (layer / max(1, count - 1))
             base = top + (1.0 - top) * (layer / max(1, count)) ** 1.3
             waves = [
                 (rng.uniform(0.8, 1.6) * 2**octave, rng.uniform(0, math.tau), 0.55**octave)
@@ -308,15 +324,19 @@ class _Scene:
                     x / 160,
                     base
                     - height
-                    * sum(a * math.sin(math.tau * f * x / 160 + phase) for f, phase, a in waves),
+                    * sum(
+                        amplitude * math.sin(math.tau * frequency * x / 160 + phase)
+                        for frequency, phase, amplitude in waves
+                    ),
                 )
                 for x in range(161)
             ]
-            color = mix(mix(self.palette.horizon, self.palette.far, 0.7), self.palette.near, depth)
+            color = mix(mix(self.palette.horizon, self.palette.far, 0.7), self.palette.near, shade)
             shapes.append(([*points, (1.0, 1.0), (0.0, 1.0)], color))
         return shapes
 
     def _water(self, rng: random.Random) -> list[Shape]:
+        """Return bands of water, the reflection of the sun, and a boat if there is no subject."""
         top = self.skyline
         bands = 28
         shapes: list[Shape] = []
@@ -326,14 +346,15 @@ class _Scene:
                 mix(self.palette.horizon, self.palette.far, 0.55), self.palette.near, band / bands
             )
             shapes.append(([(0.0, y), (1.0, y), (1.0, 1.0), (0.0, 1.0)], color))
-        for band in range(46):
-            part = (band / 46) ** 1.4
+        reflections = 46
+        for reflection in range(reflections):
+            part = (reflection / reflections) ** 1.4
             y = top + (1 - top) * part + 0.004
-            reach = self.sun_radius * rng.uniform(0.25, 1.0) * (1 - 0.55 * part)
+            half_width = self.sun_radius * rng.uniform(0.25, 1.0) * (1 - 0.55 * part)
             x = self.sun[0] + rng.uniform(-0.03, 0.03) * (0.4 + part)
-            thick = 0.0015 + 0.005 * part
+            half_height = 0.0015 + 0.005 * part
             color = mix(self.palette.sun, self.palette.far, 0.15 + 0.6 * part)
-            shapes.append((ellipse(x, y, reach, thick), color))
+            shapes.append((ellipse(x, y, half_width, half_height), color))
         if not self.subjects:
             shapes += self._boat(rng.choice((0.3, 0.68)) + rng.uniform(-0.08, 0.08), top)
         return shapes
@@ -376,8 +397,8 @@ class _Scene:
                     for column in range(int(width / step) - 1):
                         if rng.random() < 0.32:
                             left = x + step * (column + 0.75)
-                            up = roof + step * 1.4 * (row + 0.6)
-                            shapes.append((box(left, up, step * 0.5, up + step * 0.7), light))
+                            top = roof + step * 1.4 * (row + 0.6)
+                            shapes.append((box(left, top, step * 0.5, top + step * 0.7), light))
             x += width + rng.uniform(0.0, 0.012)
         return shapes
 

@@ -55,16 +55,16 @@ class Subject(NamedTuple):
 
 def find_subjects(prompt: str) -> list[Subject]:
     """Return at most `MAX_SUBJECTS` subjects that a prompt names, in the order of the prompt."""
-    found: dict[str, Subject] = {}
+    subjects: dict[str, Subject] = {}
     color: Color | None = None
     for word in re.findall(r"[a-z]+", prompt.lower()):
         name = _NAMES.get(word) or _NAMES.get(word.removesuffix("s"))
         if name is None:
             color = _COLORS.get(word, color)
             continue
-        found.setdefault(name, Subject(name, color or _DRAWINGS[name].color))
+        subjects.setdefault(name, Subject(name, color or _DRAWINGS[name].color))
         color = None
-    return list(found.values())[:MAX_SUBJECTS]
+    return list(subjects.values())[:MAX_SUBJECTS]
 
 
 def _boat(color: Color) -> list[Shape]:

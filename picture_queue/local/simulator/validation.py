@@ -10,8 +10,8 @@ InvalidField = dict[str, str]
 def find_errors(model: CatalogModel, inputs: dict[str, Any]) -> list[InvalidField]:
     """Return the errors of the inputs, in the format of ``invalid_fields``.
 
-    Inputs that the catalogue does not have are accepted, since the documentation does not
-    say how the real API treats them.
+    Inputs that the catalogue does not have are accepted, since Replicate's documentation does not
+    say how the API treats such inputs.
     """
     errors: list[InvalidField] = []
     for field in model.inputs:

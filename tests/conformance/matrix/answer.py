@@ -6,15 +6,15 @@ from tests.conformance.matrix.case import (
     Case,
     ExpectedError,
     Json,
-    Names,
+    PlaceholderValues,
     fill_placeholders,
     matches,
     normalise,
     our_error,
 )
 
-#: Error codes of SQL, and PostgREST's codes for the same errors.
-_SAME = {"42883": "PGRST202"}
+#: PostgREST's code for an error, by the SQLSTATE of the same error.
+_POSTGREST_CODES = {"42883": "PGRST202"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Answer:
         detail: The error's detail.
         hint: The error's hint.
         status: The HTTP status.
-        kind: The name of the exception's class.
+        exception: The name of the exception's class.
     """
 
     data: Json = None
@@ -60,7 +60,7 @@ class Answer:
     detail: str | None = None
     hint: str | None = None
     status: int | None = None
-    kind: str | None = None
+    exception: str | None = None
 
     def text(self) -> str:
         """Return the fields that are set, for a message."""
@@ -74,65 +74,75 @@ def error_answer(
     hint: str | None,
     status: int | None = None,
 ) -> Answer:
-    """Return the answer for a PostgreSQL error; our SQLSTATEs contain the HTTP status: PT404."""
-    code, rest = sqlstate or "?", message or ""
-    if code.startswith("PT") and rest.startswith("PQ_"):
+    """Return the answer for a PostgreSQL error.
+
+    The SQLSTATE of our errors has the HTTP status, as in PT404; their message begins with our code.
+    """
+    code, text = sqlstate or "?", message or ""
+    if code.startswith("PT") and text.startswith("PQ_"):
         status = status or int(code[2:])
-        code, _, rest = rest.partition(": ")
-        rest = rest[:1].upper() + rest[1:]
+        code, _, text = text.partition(": ")
+        # The exceptions of this library begin with a capital letter.
+        text = text[:1].upper() + text[1:]
     return Answer(
-        code=_SAME.get(code, code),
-        message=rest,
+        code=_POSTGREST_CODES.get(code, code),
+        message=text,
         detail=detail or None,
         hint=hint or None,
         status=status,
     )
 
 
-def build_request(case: Case, names: Names, is_void: bool) -> Request:
+def build_request(case: Case, placeholders: PlaceholderValues, is_void: bool) -> Request:
     """Return the request of a case, with its placeholders replaced."""
-    args = fill_placeholders(dict(case.args), names)
+    args = fill_placeholders(dict(case.args), placeholders)
     no_retry = case.expected == our_error("PQ_BUSY")
     return Request(case.id, case.role, case.function, args, case.times, is_void, no_retry)
 
 
-def select_compared_part(case: Case, answer: Answer, names: Names) -> Answer:
+def select_compared_part(case: Case, answer: Answer, placeholders: PlaceholderValues) -> Answer:
     """Return the parts of an answer that are compared.
 
-    For errors that are not ours, only the code and the status are compared: the texts differ by
+    Of a successful answer, these are the data and the class of the status (2 for 200 and 204). Of
+    an error that is not ours, these are the code and the status, because the texts differ by
     server and version.
     """
     if answer.code is None:
         data: Json = "<any>"
         if case.expected is not ...:
-            viewed = answer.data if case.view is None else case.view(answer.data, names)
-            data = normalise(viewed, names)
+            compared = answer.data if case.view is None else case.view(answer.data, placeholders)
+            data = normalise(compared, placeholders)
         return Answer(data=data, status=answer.status and answer.status // 100)
     if not answer.code.startswith("PQ_"):
         return Answer(code=answer.code, status=answer.status)
-    texts = (normalise(text, names) for text in (answer.message, answer.detail, answer.hint))
+    texts = (normalise(text, placeholders) for text in (answer.message, answer.detail, answer.hint))
     return Answer(None, answer.code, *texts, status=answer.status)
 
 
-def describe_difference(case: Case, seen: Answer) -> str | None:
+def describe_difference(case: Case, compared: Answer) -> str | None:
     """Return the difference from the expected answer as text, or None.
 
     Args:
         case: The case.
-        seen: The compared part of the answer.
+        compared: The compared part of the answer.
     """
     expected = case.expected
     if isinstance(expected, ExpectedError):
-        if seen.code != expected.code or seen.status not in (None, expected.status):
-            return f"expected {expected.code} ({expected.status}), got {seen.text()}"
-    elif seen.code is not None or not matches(expected, seen.data):
-        return f"expected {expected}, got {seen.text()}"
+        if compared.code != expected.code or compared.status not in (None, expected.status):
+            return f"expected {expected.code} ({expected.status}), got {compared.text()}"
+    elif compared.code is not None or not matches(expected, compared.data):
+        return f"expected {expected}, got {compared.text()}"
     return None
 
 
 def differs(first: Answer, second: Answer) -> bool:
-    """Return True if two answers differ; a status that one interface lacks is not compared."""
-    a, b = asdict(first) | {"kind": None}, asdict(second) | {"kind": None}
+    """Return True if two answers differ.
+
+    The class of the exception is not compared. The status is not compared if an interface does not
+    return it.
+    """
+    ignored = {"exception"}
     if first.status is None or second.status is None:
-        a["status"] = b["status"] = None
-    return a != b
+        ignored.add("status")
+    fields = asdict(first).keys() - ignored
+    return any(getattr(first, name) != getattr(second, name) for name in fields)

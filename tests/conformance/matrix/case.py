@@ -9,8 +9,8 @@ from uuid import uuid4
 from picture_queue.errors import BY_CODE
 
 Json = Any
-#: Takes an answer and the names of its case, and returns the part that is compared.
-View = Callable[[Json, "Names"], Json]
+#: Takes an answer and the placeholders of its case. Returns the part of the answer to compare.
+View = Callable[[Json, "PlaceholderValues"], Json]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ExpectedError:
 
     @property
     def is_ours(self) -> bool:
-        """Return True if our SQL raises this error. Then its texts are compared too."""
+        """Return True if our SQL raises this error. The texts of such errors are compared too."""
         return self.code.startswith("PQ_")
 
 
@@ -40,19 +40,20 @@ def our_error(code: str) -> ExpectedError:
 
 INVALID = our_error("PQ_INVALID_ARGUMENT")
 NO_JOB = our_error("PQ_UNKNOWN_JOB")
-#: No function has these parameters. SQL answers 42883.
-MISSING = ExpectedError("PGRST202", 404)
+#: No function has these parameters. This is the code of PostgREST; PostgreSQL has 42883.
+NO_SUCH_FUNCTION = ExpectedError("PGRST202", 404)
+#: The argument is not a value of the parameter's type.
 NOT_A_VALUE = ExpectedError("22P02", 400)
 NOT_A_TIME = ExpectedError("22007", 400)
-#: The privilege to execute is missing: 401 without a signed-in user.
+#: The role may not execute the function. The status is 401 for `anon` and 403 for other roles.
 ANONYMOUS = ExpectedError("42501", 401)
 FORBIDDEN = ExpectedError("42501", 403)
-#: These errors occur before the function looks for rows, so that no setup is needed.
-EARLY = (MISSING, NOT_A_VALUE, NOT_A_TIME, ANONYMOUS, FORBIDDEN)
+#: These errors occur before the function reads a row, so their cases need no setup.
+ERRORS_BEFORE_ANY_READ = (NO_SUCH_FUNCTION, NOT_A_VALUE, NOT_A_TIME, ANONYMOUS, FORBIDDEN)
 
 #: For each type: a value that the type cannot hold, and the error. The types text and jsonb accept
-#: any value, so their parameters name one in `Function.wrong`.
-WRONG: dict[str, tuple[Json, ExpectedError]] = {
+#: any value, so `Function.wrong` has an invalid value for each of their parameters.
+WRONG_VALUES: dict[str, tuple[Json, ExpectedError]] = {
     "uuid": ("seven", NOT_A_VALUE),
     "integer": ("many", NOT_A_VALUE),
     "real": ("much", NOT_A_VALUE),
@@ -126,10 +127,11 @@ class Function:
         right: The answer to the valid call.
         repeated: The answer if the valid call is repeated; ``...`` if it is the same.
         setup: The required setup.
-        absent: For a parameter: the answer to a call without it, if it is neither `MISSING` nor the
-            answer to the valid call.
-        null: For a parameter without a default: the answer if it is null.
-        wrong: For a parameter: a value of the wrong type, and the answer. `WRONG` has the defaults.
+        absent: By parameter, the answer to a call without this argument. The default is
+            `NO_SUCH_FUNCTION` for a required parameter, and otherwise the answer to the valid call.
+        null: By parameter without a default, the answer to a call with null.
+        wrong: By parameter, a value of the wrong type, and the answer to a call with this value.
+            `WRONG_VALUES` has the defaults.
         foreign: The answer to a user who does not own the rows.
         view: See `Case`.
         read_only: True for a stable function, which PostgREST calls in a read-only transaction.
@@ -165,118 +167,127 @@ def build_cases(function: Function) -> list[Case]:
     Raises:
         KeyError: The answer to null or to a wrong type is missing for a parameter.
     """
-    found: list[Case] = []
+    cases: list[Case] = []
 
     def add(kind: str, role: str, args: Mapping[str, Json], expected: Json, times: int = 1) -> None:
-        setup = "" if expected in EARLY and isinstance(expected, ExpectedError) else function.setup
-        view = None if isinstance(expected, ExpectedError) else function.view
+        is_error = isinstance(expected, ExpectedError)
+        setup = "" if is_error and expected in ERRORS_BEFORE_ANY_READ else function.setup
+        view = None if is_error else function.view
         name = f"{function.name}/{kind}"
-        found.append(
+        cases.append(
             Case(name, function.name, role, args, expected, setup, times, view, function.read_only)
         )
 
     args, right = dict(function.args), function.right
     add("right", "service", args, right)
-    again = right if function.repeated is ... else function.repeated
-    add("repeated", "service", args, again, times=2)
+    repeated = right if function.repeated is ... else function.repeated
+    add("repeated", "service", args, repeated, times=2)
     add("unauthorised/anon", "anon", args, ANONYMOUS)
     if function.callers == "user":
         add("right/owner", "ada", args, right)
-        add("repeated/owner", "ada", args, again, times=2)
+        add("repeated/owner", "ada", args, repeated, times=2)
         add("unauthorised/other", "bob", args, function.foreign)
     else:
         add("unauthorised/user", "ada", args, FORBIDDEN)
-    for kind, build_variants in (("absent", _absent), ("null", _null), ("wrong", _wrong)):
-        for name, changed, expected in build_variants(function):
-            add(f"{kind}/{name}", "service", changed, expected)
-    return found
+    for kind, build_variants in (
+        ("absent", _variants_without_argument),
+        ("null", _variants_with_null),
+        ("wrong", _variants_with_wrong_type),
+    ):
+        for name, changed_args, expected in build_variants(function):
+            add(f"{kind}/{name}", "service", changed_args, expected)
+    return cases
 
 
-#: The name of a parameter, the changed arguments, and the expected answer.
+#: Changed calls: the name of the changed parameter, all arguments, and the expected answer.
 Variants = list[tuple[str, dict[str, Json], Json]]
-_NONE = "no such parameter"
+#: For a function without parameters, the name of the variant that passes an unknown argument.
+_NO_PARAMETER = "no such parameter"
 
 
-def _absent(function: Function) -> Variants:
+def _variants_without_argument(function: Function) -> Variants:
     variants: Variants = []
     for parameter in function.parameters:
         others = {name: value for name, value in function.args.items() if name != parameter.name}
-        default = function.right if parameter.optional else MISSING
+        default = function.right if parameter.optional else NO_SUCH_FUNCTION
         variants.append((parameter.name, others, function.absent.get(parameter.name, default)))
     return variants or [("all", {}, function.right)]
 
 
-def _null(function: Function) -> Variants:
+def _variants_with_null(function: Function) -> Variants:
     variants: Variants = []
     for parameter in function.parameters:
         # For a parameter with a default, null means the default.
         absent = function.absent.get(parameter.name, function.right)
         expected = absent if parameter.optional else function.null[parameter.name]
         variants.append((parameter.name, {**function.args, parameter.name: None}, expected))
-    return variants or [(_NONE, {"unknown": None}, MISSING)]
+    return variants or [(_NO_PARAMETER, {"unknown": None}, NO_SUCH_FUNCTION)]
 
 
-def _wrong(function: Function) -> Variants:
+def _variants_with_wrong_type(function: Function) -> Variants:
     variants: Variants = []
     for parameter in function.parameters:
-        name, default = parameter.name, WRONG.get(parameter.type)
+        name, default = parameter.name, WRONG_VALUES.get(parameter.type)
         value, expected = function.wrong.get(name, default) or function.wrong[name]
         variants.append((name, {**function.args, name: value}, expected))
-    return variants or [(_NONE, {"unknown": 7}, MISSING)]
+    return variants or [(_NO_PARAMETER, {"unknown": 7}, NO_SUCH_FUNCTION)]
 
 
 # Placeholders
 
 
 #: The values of the placeholders, by name.
-Names = dict[str, Json]
-#: Placeholders whose names begin with these get a new text as value; all others get a new UUID.
+PlaceholderValues = dict[str, Json]
+#: A placeholder whose name begins with one of these words gets a new text; others get a new UUID.
 _TEXTS = ("queue", "worker", "name", "key", "event", "tenant", "text", "plan")
 _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 
 
-def fill_placeholders(value: Json, names: Names) -> Json:
-    """Replace placeholders by their values; a name without a value gets a new one."""
+def fill_placeholders(value: Json, placeholders: PlaceholderValues) -> Json:
+    """Replace placeholders by their values; a placeholder without a value gets a new value."""
     if isinstance(value, dict):
-        return {key: fill_placeholders(item, names) for key, item in value.items()}
+        return {key: fill_placeholders(item, placeholders) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [fill_placeholders(item, names) for item in value]
+        return [fill_placeholders(item, placeholders) for item in value]
     if not isinstance(value, str):
         return value
-    whole = _PLACEHOLDER.fullmatch(value)
-    if whole:
-        return _resolve(whole[1], names)
-    return _PLACEHOLDER.sub(lambda found: str(_resolve(found[1], names)), value)
+    match = _PLACEHOLDER.fullmatch(value)
+    if match:  # The value of the placeholder may have any type.
+        return _resolve(match[1], placeholders)
+    return _PLACEHOLDER.sub(lambda match: str(_resolve(match[1], placeholders)), value)
 
 
-def _resolve(name: str, names: Names) -> Json:
-    if name not in names:
-        names[name] = f"conform-{uuid4().hex[:12]}" if name.startswith(_TEXTS) else str(uuid4())
-    return names[name]
+def _resolve(name: str, placeholders: PlaceholderValues) -> Json:
+    if name not in placeholders:
+        is_text = name.startswith(_TEXTS)
+        placeholders[name] = f"conform-{uuid4().hex[:12]}" if is_text else str(uuid4())
+    return placeholders[name]
 
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[+-]\d\d(?::?\d\d)?|Z)?")
 _WAIT = re.compile(r"retry_after is [\d.]+ s")
-#: Fields that count or measure the whole project.
+#: Fields whose numbers depend on the other jobs of the project, or on time.
 _VOLATILE = {"seq", "duration_seconds", "rank", "turn"}
 
 
-def normalise(value: Json, names: Names, key: str = "") -> Json:
-    """Replace known values by their placeholders.
+def normalise(value: Json, placeholders: PlaceholderValues, key: str = "") -> Json:
+    """Replace the parts of an answer that differ from one call to the next.
 
-    Other values that differ from one call to the next become ``<uuid>``, ``<time>`` or
-    ``<number>``.
+    The values of placeholders become ``$name``; other ids, times and numbers become ``<uuid>``,
+    ``<time>`` and ``<number>``. `key` is the field that contains the value.
     """
     if isinstance(value, dict):
-        # The keys of an object can be known values too.
+        # The keys of an object can be values of placeholders too.
         return {
-            normalise(name, names): normalise(item, names, name) for name, item in value.items()
+            normalise(name, placeholders): normalise(item, placeholders, name)
+            for name, item in value.items()
         }
     if isinstance(value, list):
-        return [normalise(item, names) for item in value]
+        return [normalise(item, placeholders) for item in value]
     if isinstance(value, str):
-        for name, known in names.items():
+        for name, known in placeholders.items():
+            # A short value could also occur inside other words.
             if isinstance(known, str) and len(known) > 8:
                 value = value.replace(known, f"${name}")
         value = _WAIT.sub("retry_after is <number> s", value)
@@ -306,25 +317,27 @@ def matches(expected: Json, answer: Json) -> bool:
 # Views
 
 
-def only(key: str, value: str) -> View:
-    """Select the items of a list with this value."""
-    return lambda answer, names: [
-        item for item in answer if item.get(key) == fill_placeholders(value, names)
+def select_items(key: str, value: str) -> View:
+    """Return a view of the items of a list whose field `key` has this value."""
+    return lambda answer, placeholders: [
+        item for item in answer if item.get(key) == fill_placeholders(value, placeholders)
     ]
 
 
-def fields(*wanted: str) -> View:
-    """Select these fields of each item of a list."""
-    return lambda answer, names: [{name: item.get(name) for name in wanted} for item in answer]
+def select_fields(*wanted: str) -> View:
+    """Return a view of these fields of each item of a list."""
+    return lambda answer, placeholders: [
+        {name: item.get(name) for name in wanted} for item in answer
+    ]
 
 
-def without(*unwanted: str) -> View:
-    """Remove these fields of an object."""
-    return lambda answer, names: {
+def remove_fields(*unwanted: str) -> View:
+    """Return a view of an object without these fields."""
+    return lambda answer, placeholders: {
         name: item for name, item in answer.items() if name not in unwanted
     }
 
 
-def field_types(answer: Json, names: Names) -> Json:
-    """Return the names of the fields of an object, and the types of their values."""
+def field_types(answer: Json, placeholders: PlaceholderValues) -> Json:
+    """Return the type of the value of each field of an object."""
     return {name: type(item).__name__ for name, item in sorted(answer.items())}

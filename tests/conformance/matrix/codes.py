@@ -1,4 +1,4 @@
-"""A case for each of our error codes, and a case of a busy outcome."""
+"""Cases for each of our error codes, and a case in which one outcome of a report is busy."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -6,17 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from tests.conformance.matrix.case import Case, our_error
-from tests.conformance.matrix.setups import PROMPT, TYPE
+from tests.conformance.matrix.setups import JOB_TYPE, PROMPT
 
-_ITEM = {"job_type": TYPE, "queue": "$queue"}
+_ITEM = {"job_type": JOB_TYPE, "queue": "$queue"}
 _FOR_ACCOUNT = {"prompt": PROMPT, "options": {"user_id": "$account"}}
 _UNIQUE = {"unique": {"by": ["n"], "on_conflict": "replace"}}
 
 
-def _case(code: str, function: str, args: Mapping[str, Any], setup: str = "", **more: Any) -> Case:
-    given = {"role": "service", **more}
+def _case(
+    code: str, function: str, args: Mapping[str, Any], setup: str = "", **other_fields: Any
+) -> Case:
+    fields = {"role": "service", **other_fields}
     return Case(
-        f"{code}/{function}", function, args=args, expected=our_error(code), setup=setup, **given
+        f"{code}/{function}", function, args=args, expected=our_error(code), setup=setup, **fields
     )
 
 
@@ -33,7 +35,7 @@ _CASES = [
     _case(
         "PQ_INVALID_ARGUMENT",
         "register_worker",
-        {"worker": "$worker", "queues": ["$queue"], "job_types": {TYPE: 7}},
+        {"worker": "$worker", "queues": ["$queue"], "job_types": {JOB_TYPE: 7}},
     ),
     _case("PQ_INVALID_ARGUMENT", "heartbeat_jobs", {"worker": "$worker", "leases": [7]}),
     _case(
@@ -45,7 +47,7 @@ _CASES = [
     _case(
         "PQ_INVALID_CRON",
         "set_schedule",
-        {"name": "$name", "schedule": {"cron": "61 * * * *", "job_type": TYPE}},
+        {"name": "$name", "schedule": {"cron": "61 * * * *", "job_type": JOB_TYPE}},
     ),
     _case(
         "PQ_NOT_ALLOWED",
@@ -84,8 +86,8 @@ _CASES = [
     ),
     _case("PQ_UNKNOWN_LIMIT", "delete_limit", {"key": "$key"}),
     _case("PQ_UNKNOWN_BUDGET", "delete_budget", {"key": "plan:$plan"}),
-    _case("PQ_RATE_LIMITED", "start_generation", _FOR_ACCOUNT, "used rate"),
-    _case("PQ_OVER_BUDGET", "start_generation", _FOR_ACCOUNT, "used budget"),
+    _case("PQ_RATE_LIMITED", "start_generation", _FOR_ACCOUNT, "exhausted rate"),
+    _case("PQ_OVER_BUDGET", "start_generation", _FOR_ACCOUNT, "exhausted budget"),
     _case("PQ_NO_CREDIT", "start_generation", _FOR_ACCOUNT, "no credits"),
     _case("PQ_CONFLICT", "enqueue_job", {"job_type": "another", "job_id": "$job"}, "pending"),
     _case(
@@ -129,7 +131,7 @@ _CASES = [
         "running",
         needs="locks",
     ),
-    # Only the outcome of the locked job is busy.
+    # The test locks the row of `$job`, so only the outcome of this job is busy.
     Case(
         "busy outcome/report_jobs",
         "report_jobs",
@@ -154,11 +156,12 @@ _CASES = [
 
 
 def _numbered(cases: list[Case]) -> Iterator[Case]:
-    """Number the cases with the same code and function."""
-    seen: Counter[str] = Counter()
+    """Append a number to the id of the second and later cases with the same code and function."""
+    counts: Counter[str] = Counter()
     for case in cases:
-        seen[case.id] += 1
-        yield replace(case, id=f"{case.id} {seen[case.id]}") if seen[case.id] > 1 else case
+        counts[case.id] += 1
+        number = counts[case.id]
+        yield replace(case, id=f"{case.id} {number}") if number > 1 else case
 
 
 CODES = list(_numbered(_CASES))

@@ -1,14 +1,14 @@
 """Cases of the functions that enqueue, read and change jobs."""
 
-from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, our_error
-from tests.conformance.matrix.setups import TYPE
+from tests.conformance.matrix.case import INVALID, NO_JOB, Function, our_error, select_items
+from tests.conformance.matrix.setups import JOB_TYPE
 
-_ITEM = {"job_type": TYPE, "queue": "$queue", "job_id": "$job"}
+_ITEM = {"job_type": JOB_TYPE, "queue": "$queue", "job_id": "$job"}
 _CREATED = [{"job_id": "$job", "outcome": "created"}]
 _EXISTING = [{"job_id": "$job", "outcome": "existing"}]
 _ROW = {"id": "$job", "status": "pending", "queue": "$queue", "user_id": "$ada", "hold": None}
 #: An object as the value of a text parameter; it is passed as JSON text.
-_MAP = {"a": 1}
+_OBJECT = {"a": 1}
 
 JOBS = [
     Function(
@@ -18,7 +18,7 @@ JOBS = [
         "scheduled_for timestamp with time zone=, max_attempts integer=, user_id uuid=, "
         "idempotency_key text=, job_id uuid=, options jsonb=",
         args={
-            "job_type": TYPE,
+            "job_type": JOB_TYPE,
             "payload": {"n": 1},
             "priority": 5,
             "queue": "$queue",
@@ -33,10 +33,10 @@ JOBS = [
         absent={"job_id": "<uuid>"},
         null={"job_type": INVALID},
         wrong={
-            "job_type": (_MAP, INVALID),
+            "job_type": (_OBJECT, INVALID),
             "payload": ([1], INVALID),
-            "queue": (_MAP, INVALID),
-            "idempotency_key": (_MAP, "$job"),
+            "queue": (_OBJECT, INVALID),
+            "idempotency_key": (_OBJECT, "$job"),
             "options": ("fast", INVALID),
         },
     ),
@@ -48,7 +48,7 @@ JOBS = [
         right=_CREATED,
         repeated=_EXISTING,
         null={"jobs": INVALID},
-        wrong={"jobs": ({"job_type": TYPE}, INVALID)},
+        wrong={"jobs": ({"job_type": JOB_TYPE}, INVALID)},
     ),
     Function(
         "enqueue_batch",
@@ -56,7 +56,7 @@ JOBS = [
         "jobs jsonb, callback jsonb=, batch_id uuid=, metadata jsonb=, request_id uuid=",
         args={
             "jobs": [_ITEM],
-            "callback": {"job_type": TYPE, "queue": "$queue"},
+            "callback": {"job_type": JOB_TYPE, "queue": "$queue"},
             "batch_id": "$batch",
             "metadata": {"a": 1},
         },
@@ -86,7 +86,7 @@ JOBS = [
         repeated={"woken": 0},
         null={"name": INVALID},
         wrong={
-            "name": (_MAP, {"woken": 0}),
+            "name": (_OBJECT, {"woken": 0}),
             "payload": ("paid", {"woken": 1}),
             "event_id": (7, {"woken": 1}),
         },
@@ -114,7 +114,7 @@ JOBS = [
         # Without a filter, the answer has the newest jobs of the project.
         absent={"filter": ...},
         wrong={"filter": ([1], INVALID)},
-        view=only("queue", "$queue"),
+        view=select_items("queue", "$queue"),
     ),
     Function(
         "job_position",
@@ -180,7 +180,7 @@ JOBS = [
         right={"matched": 1, "changed": 1, "more": False},
         repeated={"matched": 0, "changed": 0, "more": False},
         null={"action": INVALID, "filter": INVALID},
-        wrong={"action": (_MAP, INVALID), "filter": ("all", INVALID)},
+        wrong={"action": (_OBJECT, INVALID), "filter": ("all", INVALID)},
     ),
     Function(
         "failure_reasons",
@@ -193,7 +193,7 @@ JOBS = [
             {
                 "reason": "Model N is out",
                 "count": 1,
-                "job_types": [TYPE],
+                "job_types": [JOB_TYPE],
                 "example_job_id": "$job",
             }
         ],

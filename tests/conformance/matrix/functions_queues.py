@@ -5,16 +5,17 @@ from tests.conformance.matrix.case import (
     INVALID,
     Function,
     Json,
-    Names,
+    PlaceholderValues,
     field_types,
-    fields,
-    only,
     our_error,
-    without,
+    remove_fields,
+    select_fields,
+    select_items,
 )
-from tests.conformance.matrix.setups import TYPE
+from tests.conformance.matrix.setups import JOB_TYPE
 
-_MAP = {"a": 1}
+#: An object as the value of a text parameter; it is passed as JSON text.
+_OBJECT = {"a": 1}
 _NO_QUEUE = our_error("PQ_UNKNOWN_QUEUE")
 _NO_BUDGET = our_error("PQ_UNKNOWN_BUDGET")
 _NO_SCHEDULE = our_error("PQ_UNKNOWN_SCHEDULE")
@@ -22,10 +23,12 @@ _LATER = "2099-01-01T00:00:00+00:00"
 _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
-def _ledger_of_account(answer: Json, names: Names) -> Json:
-    """Select the rows of the user, without their ids."""
-    rows = only("user_id", "$account")(answer, names)
-    return fields("user_id", "phase", "amount_usd", "generation_id", "note")(rows, names)
+def _ledger_of_account(answer: Json, placeholders: PlaceholderValues) -> Json:
+    """Select the ledger rows of the user, without the ids of these rows."""
+    rows = select_items("user_id", "$account")(answer, placeholders)
+    return select_fields("user_id", "phase", "amount_usd", "generation_id", "note")(
+        rows, placeholders
+    )
 
 
 def _queue_function(name: str, right: object, setup: str, repeated: object = ...) -> Function:
@@ -39,7 +42,7 @@ def _queue_function(name: str, right: object, setup: str, repeated: object = ...
         right=right,
         repeated=repeated,
         null={"queue": _NO_QUEUE},
-        wrong={"queue": (_MAP, _NO_QUEUE)},
+        wrong={"queue": (_OBJECT, _NO_QUEUE)},
     )
 
 
@@ -53,7 +56,7 @@ def _schedule_function(name: str, right: object) -> Function:
         setup="schedule",
         right=right,
         null={"name": _NO_SCHEDULE},
-        wrong={"name": (_MAP, _NO_SCHEDULE)},
+        wrong={"name": (_OBJECT, _NO_SCHEDULE)},
     )
 
 
@@ -67,7 +70,7 @@ QUEUES = [
         wrong={"filter": ([1], INVALID)},
         setup="pending",
         right=[{"name": "$queue", "paused": False, "jobs": {"pending": 1}}],
-        view=only("name", "$queue"),
+        view=select_items("name", "$queue"),
     ),
     Function(
         "set_queue",
@@ -77,7 +80,7 @@ QUEUES = [
         right={"name": "$queue", "max_attempts": 7},
         absent={"changes": {"name": "$queue", "max_attempts": None}},
         null={"queue": INVALID},
-        wrong={"queue": (_MAP, INVALID), "changes": ([1], INVALID)},
+        wrong={"queue": (_OBJECT, INVALID), "changes": ([1], INVALID)},
     ),
     Function(
         "pause_queue",
@@ -91,7 +94,7 @@ QUEUES = [
             "reason": {"paused": True, "pause_reason": None},
         },
         null={"queue": _NO_QUEUE},
-        wrong={"queue": (_MAP, _NO_QUEUE), "reason": (7, {"pause_reason": "7"})},
+        wrong={"queue": (_OBJECT, _NO_QUEUE), "reason": (7, {"pause_reason": "7"})},
     ),
     _queue_function("resume_queue", {"draining": False, "paused": False}, "draining queue"),
     _queue_function("drain_queue", {"draining": True}, "queue"),
@@ -104,7 +107,7 @@ QUEUES = [
         right={"matched": 1, "changed": 1, "more": False},
         repeated={"matched": 0, "changed": 0, "more": False},
         null={"queue": _NO_QUEUE},
-        wrong={"queue": (_MAP, _NO_QUEUE)},
+        wrong={"queue": (_OBJECT, _NO_QUEUE)},
     ),
     Function(
         "queue_counts",
@@ -115,7 +118,7 @@ QUEUES = [
         wrong={"filter": ([1], INVALID)},
         setup="completed",
         right=[{"queue": "$queue", "completed": 1, "pending": 0, "finished_last_minute": 1}],
-        view=only("queue", "$queue"),
+        view=select_items("queue", "$queue"),
     ),
     Function(
         "desired_workers",
@@ -127,7 +130,7 @@ QUEUES = [
         right={"desired": 1, "running": 0, "ready": 1},
         # Without a queue, the answer counts the jobs of all queues.
         absent={"queue": ...},
-        wrong={"queue": (_MAP, _NO_QUEUE)},
+        wrong={"queue": (_OBJECT, _NO_QUEUE)},
     ),
     Function(
         "queue_status",
@@ -173,7 +176,7 @@ QUEUES = [
         wrong={"filter": ([1], INVALID)},
         setup="limit",
         right=[{"key": "$key", "max_running": 5, "paused": False, "running": 0, "waiting": 0}],
-        view=only("key", "$key"),
+        view=select_items("key", "$key"),
     ),
     Function(
         "pause_key",
@@ -203,7 +206,7 @@ QUEUES = [
         right={"key": "plan:$plan", "usd_per_day": 2.5, "per_minute": None},
         absent={"changes": {"key": "plan:$plan", "usd_per_day": None}},
         null={"key": INVALID},
-        wrong={"key": (_MAP, INVALID), "changes": ([1], INVALID)},
+        wrong={"key": (_OBJECT, INVALID), "changes": ([1], INVALID)},
     ),
     Function(
         "delete_budget",
@@ -225,7 +228,7 @@ QUEUES = [
         wrong={"filter": ([1], INVALID)},
         setup="budget",
         right=[{"key": "plan:$plan", "usd_per_day": 1, "max_pending": None}],
-        view=only("key", "plan:$plan"),
+        view=select_items("key", "plan:$plan"),
     ),
     Function(
         "set_account",
@@ -235,7 +238,7 @@ QUEUES = [
         right={"user_id": "$account", "plan": "free", "credits_usd": 0, "pending": 0},
         absent={"plan": {"user_id": "$account", "plan": None}},
         null={"user_id": INVALID},
-        wrong={"plan": (_MAP, INVALID)},
+        wrong={"plan": (_OBJECT, INVALID)},
     ),
     Function(
         "grant_credits",
@@ -256,8 +259,8 @@ QUEUES = [
         read_only=True,
         args={"user_id": "$ada"},
         right={"user_id": "$ada", "plan": None, "credits_usd": 0, "budget": ...},
-        # These depend on the cases before.
-        view=without("pending", "spent_today_usd", "spent_this_month_usd"),
+        # Cases that ran earlier change these fields of the user.
+        view=remove_fields("pending", "spent_today_usd", "spent_this_month_usd"),
         foreign=our_error("PQ_NOT_ALLOWED"),
         absent={"user_id": INVALID},
     ),
@@ -270,7 +273,7 @@ QUEUES = [
         wrong={"filter": ([1], INVALID)},
         setup="credits",
         right=[{"user_id": "$account", "credits_usd": 5, "plan": None}],
-        view=only("user_id", "$account"),
+        view=select_items("user_id", "$account"),
     ),
     Function(
         "list_ledger",
@@ -304,7 +307,7 @@ QUEUES = [
         wrong={"filter": ([1], INVALID)},
         setup="tenant",
         right=[{"tenant": "$tenant", "weight": 2}],
-        view=only("tenant", "$tenant"),
+        view=select_items("tenant", "$tenant"),
     ),
 ]
 
@@ -315,7 +318,7 @@ SCHEDULES = [
         "name text, schedule jsonb",
         args={
             "name": "$name",
-            "schedule": {"cron": "30 3 * * *", "timezone": "Europe/Berlin", "job_type": TYPE},
+            "schedule": {"cron": "30 3 * * *", "timezone": "Europe/Berlin", "job_type": JOB_TYPE},
         },
         right={
             "name": "$name",
@@ -323,10 +326,10 @@ SCHEDULES = [
             "timezone": "Europe/Berlin",
             "missed": "once",
             "paused": False,
-            "job": {"job_type": TYPE},
+            "job": {"job_type": JOB_TYPE},
         },
         null={"name": INVALID, "schedule": INVALID},
-        wrong={"name": (_MAP, INVALID), "schedule": ("@daily", INVALID)},
+        wrong={"name": (_OBJECT, INVALID), "schedule": ("@daily", INVALID)},
     ),
     Function(
         "list_schedules",
@@ -337,7 +340,7 @@ SCHEDULES = [
         wrong={"filter": ([1], INVALID)},
         setup="schedule",
         right=[{"name": "$name", "every_seconds": 3600, "paused": False}],
-        view=only("name", "$name"),
+        view=select_items("name", "$name"),
     ),
     _schedule_function("pause_schedule", {"name": "$name", "paused": True, "next_at": None}),
     _schedule_function("resume_schedule", {"name": "$name", "paused": False, "next_at": "<time>"}),
@@ -351,7 +354,7 @@ SCHEDULES = [
         repeated={"job_id": "$job", "outcome": "existing"},
         absent={"job_id": {"job_id": "<uuid>", "outcome": "created"}},
         null={"name": _NO_SCHEDULE},
-        wrong={"name": (_MAP, _NO_SCHEDULE)},
+        wrong={"name": (_OBJECT, _NO_SCHEDULE)},
     ),
     Function(
         "delete_schedule",
@@ -362,7 +365,7 @@ SCHEDULES = [
         right={"deleted": True},
         repeated={"deleted": False},
         null={"name": {"deleted": False}},
-        wrong={"name": (_MAP, {"deleted": False})},
+        wrong={"name": (_OBJECT, {"deleted": False})},
     ),
 ]
 
@@ -392,7 +395,7 @@ PROJECT = [
         args={"force": False, "worker": "$worker"},
         # The answer depends on the worker and the time of the last maintenance.
         right=...,
-        wrong={"worker": (_MAP, ...)},
+        wrong={"worker": (_OBJECT, ...)},
     ),
     Function(
         "queue_doctor",
@@ -401,7 +404,7 @@ PROJECT = [
         args={"client_time": "2026-01-01T00:00:00+00:00"},
         right=...,
         absent={"client_time": ...},
-        view=fields("check"),
+        view=select_fields("check"),
     ),
     Function("picture_queue_version", "user", "", read_only=True, right=_VERSION, foreign=_VERSION),
 ]

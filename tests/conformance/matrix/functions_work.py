@@ -1,13 +1,26 @@
 """Cases of the functions for workers and for generations."""
 
 from picture_queue import _rpc
-from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, our_error, without
-from tests.conformance.matrix.setups import PROMPT, TYPE
+from tests.conformance.matrix.case import (
+    INVALID,
+    NO_JOB,
+    Function,
+    our_error,
+    remove_fields,
+    select_items,
+)
+from tests.conformance.matrix.setups import JOB_TYPE, PROMPT
 
-_MAP = {"a": 1}
+#: An object as the value of a text parameter; it is passed as JSON text.
+_OBJECT = {"a": 1}
 _STALE = our_error("PQ_STALE_LEASE")
 _CONFLICT = our_error("PQ_CONFLICT")
 _NO_GENERATION = our_error("PQ_UNKNOWN_GENERATION")
+_NO_BATCH = our_error("PQ_UNKNOWN_BATCH")
+_STARTED_BATCH = {
+    "batch_id": "$batch",
+    "generations": [{"generation_id": "<uuid>", "job_id": "<uuid>", "status": "pending"}],
+}
 _VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 _CLAIMED_JOB = {
     "id": "$job",
@@ -36,10 +49,10 @@ WORKERS = [
         "register_worker",
         "service",
         "worker text, queues text[], job_types jsonb",
-        args={"worker": "$worker", "queues": ["$queue"], "job_types": {TYPE: {}}},
+        args={"worker": "$worker", "queues": ["$queue"], "job_types": {JOB_TYPE: {}}},
         right=_VERSION,
         null={"worker": INVALID, "queues": INVALID, "job_types": INVALID},
-        wrong={"worker": (_MAP, _VERSION), "job_types": ([TYPE], INVALID)},
+        wrong={"worker": (_OBJECT, _VERSION), "job_types": ([JOB_TYPE], INVALID)},
     ),
     Function(
         "unregister_worker",
@@ -59,7 +72,7 @@ WORKERS = [
         args={
             "worker": "$worker",
             "queues": ["$queue"],
-            "job_types": [TYPE],
+            "job_types": [JOB_TYPE],
             "max_jobs": 5,
             "lease_seconds": 60,
             "request_id": "$lease",
@@ -77,7 +90,7 @@ WORKERS = [
             "queues": INVALID,
             "job_types": INVALID,
         },
-        wrong={"worker": (_MAP, [{"id": "$job"}])},
+        wrong={"worker": (_OBJECT, [{"id": "$job"}])},
     ),
     Function(
         "heartbeat_jobs",
@@ -87,7 +100,7 @@ WORKERS = [
         setup="running",
         right={"cancel": [], "lost": []},
         null={"worker": {"cancel": [], "lost": []}, "leases": INVALID},
-        wrong={"worker": (_MAP, {"cancel": [], "lost": []}), "leases": ("mine", INVALID)},
+        wrong={"worker": (_OBJECT, {"cancel": [], "lost": []}), "leases": ("mine", INVALID)},
     ),
     Function(
         "report_progress",
@@ -97,7 +110,7 @@ WORKERS = [
         setup="running",
         right={"cancel_requested": False},
         null={**_NULL_LEASE_ERRORS, "progress": INVALID},
-        wrong={"message": (_MAP, {"cancel_requested": False})},
+        wrong={"message": (_OBJECT, {"cancel_requested": False})},
     ),
     Function(
         "log_job",
@@ -119,7 +132,7 @@ WORKERS = [
             "claim": {
                 "worker": "$worker",
                 "queues": ["$queue"],
-                "job_types": [TYPE],
+                "job_types": [JOB_TYPE],
                 "max_jobs": 1,
                 "request_id": "$request",
             },
@@ -155,7 +168,7 @@ WORKERS = [
         setup="highest priority",
         right=[{"id": "$job", "status": "processing", "attempt": 1}],
         repeated=[],
-        wrong={"queue": (_MAP, [])},
+        wrong={"queue": (_OBJECT, [])},
     ),
     Function(
         "complete_job",
@@ -165,7 +178,7 @@ WORKERS = [
         setup="claimed by claim_next_job",
         right="completed",
         null={"job_id": NO_JOB},
-        wrong={"result": ("a.png", "completed"), "error": (_MAP, "pending")},
+        wrong={"result": ("a.png", "completed"), "error": (_OBJECT, "pending")},
     ),
 ]
 
@@ -185,8 +198,8 @@ GENERATIONS = [
         absent={"options": {"generation_id": "<uuid>", "status": "pending"}},
         null={"prompt": our_error("PQ_INVALID_INPUT")},
         wrong={
-            "prompt": (_MAP, {"generation_id": "$generation", "status": "pending"}),
-            "model_id": (_MAP, our_error("PQ_UNKNOWN_MODEL")),
+            "prompt": (_OBJECT, {"generation_id": "$generation", "status": "pending"}),
+            "model_id": (_OBJECT, our_error("PQ_UNKNOWN_MODEL")),
             "input": ([7], our_error("PQ_INVALID_INPUT")),
             "options": ("fast", INVALID),
         },
@@ -220,7 +233,7 @@ GENERATIONS = [
         right=[{"id": "$generation", "status": "cancelled", "images": []}],
         foreign=[],
         wrong={"filter": ([1], INVALID)},
-        view=only("id", "$generation"),
+        view=select_items("id", "$generation"),
     ),
     Function(
         "cancel_generation",
@@ -236,6 +249,58 @@ GENERATIONS = [
         },
         foreign=_NO_GENERATION,
         null={"generation_id": _NO_GENERATION},
+    ),
+    Function(
+        "start_generations",
+        "user",
+        "requests jsonb, options jsonb=",
+        args={
+            "requests": [{"prompt": PROMPT, "input": {"seed": 7}}],
+            "options": {"batch_id": "$batch", "scheduled_for": "2099-01-01T00:00:00Z"},
+        },
+        right=_STARTED_BATCH,
+        foreign=_STARTED_BATCH,
+        absent={"options": {"batch_id": "<uuid>"}},
+        null={"requests": INVALID},
+        wrong={"requests": (_OBJECT, INVALID), "options": ("fast", INVALID)},
+    ),
+    Function(
+        "generation_batch",
+        "user",
+        "batch_id uuid",
+        read_only=True,
+        args={"batch_id": "$batch"},
+        setup="generation batch",
+        right={
+            "batch_id": "$batch",
+            "user_id": "$ada",
+            "total": 1,
+            "completed": 0,
+            "failed": 0,
+            "cancelled": 0,
+            "progress": 0,
+            "status": "pending",
+            "cost_usd": 0.003,
+        },
+        foreign=_NO_BATCH,
+        null={"batch_id": _NO_BATCH},
+    ),
+    Function(
+        "cancel_generation_batch",
+        "user",
+        "batch_id uuid",
+        args={"batch_id": "$batch"},
+        setup="generation batch",
+        right={
+            "batch_id": "$batch",
+            "total": 1,
+            "completed": 0,
+            "failed": 0,
+            "cancelled": 1,
+            "cancel_requested": 0,
+        },
+        foreign=_NO_BATCH,
+        null={"batch_id": _NO_BATCH},
     ),
     Function(
         "set_favourite",
@@ -286,7 +351,7 @@ GENERATIONS = [
         right=[{"model_id": "black-forest-labs/flux-schnell", "kind": "text-to-image"}],
         foreign=[{"model_id": "black-forest-labs/flux-schnell"}],
         wrong={"filter": ([1], INVALID)},
-        view=only("model_id", "black-forest-labs/flux-schnell"),
+        view=select_items("model_id", "black-forest-labs/flux-schnell"),
     ),
     Function(
         "set_model",
@@ -295,8 +360,8 @@ GENERATIONS = [
         args={"model_id": "conformance/$key", "changes": _NEW_MODEL},
         right={"model_id": "conformance/$key", **_NEW_MODEL, "enabled": True},
         null={"model_id": INVALID, "changes": INVALID},
-        wrong={"model_id": (_MAP, INVALID), "changes": ([1], INVALID)},
-        view=without("changed_at"),
+        wrong={"model_id": (_OBJECT, INVALID), "changes": ([1], INVALID)},
+        view=remove_fields("changed_at"),
     ),
     Function(
         "set_input_rule",
@@ -313,11 +378,11 @@ GENERATIONS = [
         absent={"value": INVALID, "plan": {**_RULE, "plan": None}},
         null={"model": INVALID, "input": INVALID, "action": INVALID},
         wrong={
-            "model": (_MAP, INVALID),
-            "input": (_MAP, INVALID),
-            "action": (_MAP, INVALID),
+            "model": (_OBJECT, INVALID),
+            "input": (_OBJECT, INVALID),
+            "action": (_OBJECT, INVALID),
             "value": ("two", INVALID),
-            "plan": (_MAP, INVALID),
+            "plan": (_OBJECT, INVALID),
         },
     ),
     Function(
@@ -330,9 +395,9 @@ GENERATIONS = [
         repeated=_NO_RULE,
         null={"model": _NO_RULE, "input": _NO_RULE, "action": _NO_RULE},
         wrong={
-            "model": (_MAP, _NO_RULE),
-            "input": (_MAP, _NO_RULE),
-            "action": (_MAP, _NO_RULE),
+            "model": (_OBJECT, _NO_RULE),
+            "input": (_OBJECT, _NO_RULE),
+            "action": (_OBJECT, _NO_RULE),
             "plan": ("free", _NO_RULE),
         },
     ),
@@ -343,7 +408,7 @@ GENERATIONS = [
         read_only=True,
         setup="input rule",
         right=[_RULE],
-        view=only("model", "$key"),
+        view=select_items("model", "$key"),
     ),
     Function(
         "begin_prediction",
@@ -359,7 +424,7 @@ GENERATIONS = [
         },
         repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
         null=_NULL_LEASE_ERRORS,
-        view=without("owned", "running", "age_seconds"),
+        view=remove_fields("owned", "running", "age_seconds"),
     ),
     Function(
         "record_prediction",
@@ -385,7 +450,7 @@ GENERATIONS = [
         setup="prediction",
         right=None,
         null={**_NULL_LEASE_ERRORS, "prediction": _CONFLICT, "state": INVALID},
-        wrong={"state": (7, INVALID), "error": (_MAP, None), "metrics": ("fast", None)},
+        wrong={"state": (7, INVALID), "error": (_OBJECT, None), "metrics": ("fast", None)},
     ),
     Function(
         "receive_prediction",
@@ -410,7 +475,7 @@ GENERATIONS = [
             "prediction_id": ({"id": "$text"}, {"outcome": "applied", "woken": 0}),
             "status": (7, INVALID),
             "progress": (101, INVALID),
-            "message": (_MAP, {"outcome": "applied", "woken": 0}),
+            "message": (_OBJECT, {"outcome": "applied", "woken": 0}),
         },
     ),
     Function(

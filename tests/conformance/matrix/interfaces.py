@@ -1,4 +1,4 @@
-"""Interfaces that are not ours: plain HTTP, supabase-py, and PostgreSQL drivers."""
+"""Interfaces outside this library: plain HTTP, supabase-py, and PostgreSQL drivers."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ class Interface(Protocol):
 
     Attributes:
         name: The name in the matrix.
-        extra: True if it needs Debian packages or npm packages.
-        direct: True if it connects to the database.
+        extra: True if the interface needs Debian packages or npm packages.
+        direct: True if the interface connects to the database, without the HTTP API.
     """
 
     name: str
@@ -129,7 +129,7 @@ def _data(data: Any, request: Request) -> Any:
     return None if request.is_void and data == [] else data
 
 
-#: The number of concurrent calls of clients that can make several.
+#: The number of concurrent calls of an async HTTP client.
 _MAX_CONCURRENT_CALLS = 4
 
 
@@ -157,8 +157,8 @@ async def call_repeatedly(call: Callable[[Request], Awaitable[Answer]], request:
     return await call(request)
 
 
-# Direct connections do what PostgREST does before a call: they set the role and the claims, and use
-# a read-only transaction for functions that only read.
+# Psycopg and Asyncpg do before each call what PostgREST does: they set the role and the claims, and
+# use a read-only transaction for functions that only read.
 
 
 class Psycopg:
@@ -181,8 +181,8 @@ class Psycopg:
             address, autocommit=True, prepare_threshold=None, row_factory=psycopg.rows.dict_row
         )
         async with connection:
-            found = await (await connection.execute(SIGNATURES)).fetchall()
-            signatures = {row["name"]: row for row in found}
+            rows = await (await connection.execute(SIGNATURES)).fetchall()
+            signatures = {row["name"]: row for row in rows}
 
             async def call(request: Request) -> Answer:
                 statement = Call(signatures.get(request.function), request.function, request.args)

@@ -1,4 +1,4 @@
-"""supabase-js in Node and in headless Chromium. A single script makes all calls."""
+"""supabase-js in Node and in headless Chromium; both run the script `calls.cjs`."""
 
 import asyncio
 import json
@@ -51,10 +51,10 @@ class _SupabaseJs:
         return None
 
     def _copy_sources(self, directory: Path) -> Path:
-        """Copy the scripts to a directory of their own, with its packages, and return the copy.
+        """Copy the scripts and link `node_modules` in a new directory; return this directory.
 
-        Node and esbuild search all directories above a script. Below /tmp, another user may have
-        created `node_modules` or `package.json` there.
+        Node and esbuild look for `node_modules` and `package.json` in all directories above a
+        script. If this clone is below /tmp, another user may have created them in /tmp.
         """
         sources = directory / "sources"
         shutil.copytree(SOURCES, sources)
@@ -77,7 +77,7 @@ class Node(_SupabaseJs):
     def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
         with TemporaryDirectory(prefix="conformance-") as directory:
             script = self._copy_sources(Path(directory)) / "node.cjs"
-            done = subprocess.run(
+            process = subprocess.run(
                 [self._program, "--require", _OWN_MODULES, script],
                 input=json.dumps(_task(project, requests)),
                 capture_output=True,
@@ -85,9 +85,9 @@ class Node(_SupabaseJs):
                 timeout=_TIMEOUT,
                 check=False,
             )
-        if done.returncode:
-            raise AssertionError(f"node: {done.stderr}")
-        return _answers(json.loads(done.stdout))
+        if process.returncode:
+            raise AssertionError(f"node: {process.stderr}")
+        return _answers(json.loads(process.stdout))
 
 
 class Chromium(_SupabaseJs):
@@ -134,10 +134,10 @@ class Chromium(_SupabaseJs):
 
 
 class _Site:
-    """A web server with a page, its script and its task. It receives the results of the page.
+    """A web server for the page that makes the calls: it serves the page and receives its answers.
 
-    The task contains keys, and every user of the machine can reach the server. So all paths begin
-    with a secret.
+    The page fetches a task, which contains API keys, and every user of the machine can reach the
+    server. Therefore all paths begin with a random secret.
     """
 
     def __init__(self, script: bytes, task: dict[str, Any]) -> None:
@@ -153,9 +153,9 @@ class _Site:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                kind, body = pages.get(self.path, ("", b""))
-                self.send_response(200 if kind else 404)
-                self.send_header("Content-Type", kind)
+                content_type, body = pages.get(self.path, ("", b""))
+                self.send_response(200 if content_type else 404)
+                self.send_header("Content-Type", content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

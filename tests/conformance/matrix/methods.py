@@ -1,7 +1,7 @@
 """The client method for each function; async and sync clients have the same methods.
 
-A method can make fewer calls than SQL: it always passes the required arguments, and it creates some
-ids itself. The transport makes the cases that the method cannot make.
+A method cannot make every call that SQL permits: it always passes the required arguments, and it
+creates some ids itself. Such cases are called through the client's transport.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ Method = Callable[[Any, dict[str, Json]], Any]
 
 def _to_new_job(item: Mapping[str, Json]) -> dict[str, Json]:
     """Convert a job in the form of SQL into the fields of the client's `NewJob`."""
-    given = {name: value for name, value in item.items() if name != "options"}
-    given |= item.get("options") or {}
-    if "unique" in given:
-        given["unique"] = Unique(**given["unique"])
-    return given
+    fields = {name: value for name, value in item.items() if name != "options"}
+    fields |= item.get("options") or {}
+    if "unique" in fields:
+        fields["unique"] = Unique(**fields["unique"])
+    return fields
 
 
 def _set_schedule(pq: Any, args: dict[str, Json]) -> Any:
@@ -92,6 +92,11 @@ METHODS: dict[str, Method] = {
     "queue_doctor": lambda pq, args: pq.doctor(),
     "picture_queue_version": lambda pq, args: pq.version(),
     "start_generation": _start_generation,
+    "start_generations": lambda pq, args: pq.generations.start_many(
+        args["requests"], **(args.get("options") or {})
+    ),
+    "generation_batch": lambda pq, args: pq.generations.get_batch(**args),
+    "cancel_generation_batch": lambda pq, args: pq.generations.cancel_batch(**args),
     "get_generation": lambda pq, args: pq.generations.get(**args),
     "list_generations": lambda pq, args: pq.generations.list(**args["filter"]),
     "cancel_generation": lambda pq, args: pq.generations.cancel(**args),
@@ -103,7 +108,8 @@ METHODS: dict[str, Method] = {
     "delete_input_rule": lambda pq, args: pq.rules.delete(**args),
     "list_input_rules": lambda pq, args: pq.rules.list(),
 }
-#: Cases with an argument that the method lacks: an id that it creates itself, or an unknown filter.
+#: Cases with an argument that the method does not accept: an id that the method creates itself, or
+#: an unknown filter.
 _NO_METHOD_CASES = (
     "start_generation/right",
     "start_generation/repeated",
@@ -115,7 +121,7 @@ _NO_METHOD_CASES = (
 
 
 def find_method(case: str, function: str) -> Method | None:
-    """Return the method that can make a case, or None."""
+    """Return the client method that can make the call of a case, or None if no method can."""
     kind = case.split("/")[1]
     if kind in ("absent", "null", "wrong") or case.startswith(_NO_METHOD_CASES):
         return None

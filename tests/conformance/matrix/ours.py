@@ -17,10 +17,10 @@ from tests.conformance.matrix.interfaces import Interface, run_concurrently
 from tests.conformance.matrix.methods import find_method
 from tests.conformance.matrix.project import Project
 
-SERVICE_ONLY = "direct connections have the privileges of the service role only"
+_SERVICE_ONLY = "direct connections have the privileges of the service role only"
 
 
-class _Ours:
+class _LibraryClient:
     """A client of this library over one of the two transports."""
 
     extra = False
@@ -29,7 +29,7 @@ class _Ours:
         self.direct = direct
 
     def skip_reason(self, role: str) -> str | None:
-        return SERVICE_ONLY if self.direct and role != "service" else None
+        return _SERVICE_ONLY if self.direct and role != "service" else None
 
     def _connection(self, project: Project, role: str) -> dict[str, Any]:
         if self.direct:
@@ -53,14 +53,14 @@ def _return_unparsed(data: Any) -> Any:
 
 def _recorded_answer(request: Request) -> Answer:
     answers = _raw_answers.get()
-    if request.function not in answers:  # If it gets options, `enqueue` calls enqueue_jobs.
+    if request.function not in answers:  # `jobs.enqueue` with options calls enqueue_jobs instead.
         return Answer(data=answers["enqueue_jobs"][0]["job_id"])
     data = answers[request.function]
     return Answer(data=None if request.is_void and data == [] else data)
 
 
-class OursAsync(_Ours):
-    """AsyncPictureQueue."""
+class AsyncLibraryClient(_LibraryClient):
+    """Calls through `AsyncPictureQueue`."""
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class OursAsync(_Ours):
                 if method:
                     await method(client, dict(request.args))
                 elif request.no_retry:
-                    # The retries of the client would make the call succeed.
+                    # `_backend.call` would retry, and return another answer than the expected.
                     await client._backend._transport.call(rpc, Deadline(30))
                 else:
                     await client._backend.call(rpc)
@@ -108,8 +108,8 @@ class OursAsync(_Ours):
         client._backend.call = call  # type: ignore[method-assign]
 
 
-class OursSync(_Ours):
-    """PictureQueue."""
+class SyncLibraryClient(_LibraryClient):
+    """Calls through `PictureQueue`."""
 
     @property
     def name(self) -> str:
@@ -161,16 +161,20 @@ class OursSync(_Ours):
 
 def our_clients(direct: bool) -> list[Interface]:
     """Return the clients over one of the two transports."""
-    return [OursAsync(direct), OursSync(direct)]
+    return [AsyncLibraryClient(direct), SyncLibraryClient(direct)]
 
 
 def convert_error(error: PictureQueueError) -> Answer:
     """Return the answer for an exception of the library, including the name of its class."""
-    kind, code = type(error).__name__, error.code
-    if kind == "DatabaseTooOld":
-        code = "PGRST202"  # This exception has no code, so use that of PostgREST.
+    exception, code = type(error).__name__, error.code
+    if exception == "DatabaseTooOld":
+        code = "PGRST202"  # The exception has no code of its own; use the code of PostgREST.
     return Answer(
-        code=code or kind, message=error.message, detail=error.detail, hint=error.hint, kind=kind
+        code=code or exception,
+        message=error.message,
+        detail=error.detail,
+        hint=error.hint,
+        exception=exception,
     )
 
 

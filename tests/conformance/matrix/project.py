@@ -1,4 +1,4 @@
-"""The tested project: its addresses, keys and users, and calls that set up and clean up a case."""
+"""The tested project: its addresses, keys and users, and the setup and cleanup of cases."""
 
 import base64
 import json
@@ -14,11 +14,11 @@ import jwt
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.conformance.matrix.case import Names, fill_placeholders
-from tests.conformance.matrix.setups import SETUPS, TYPE
+from tests.conformance.matrix.case import PlaceholderValues, fill_placeholders
+from tests.conformance.matrix.setups import JOB_TYPE, SETUPS
 from tests.conformance.matrix.statement import SIGNATURES, Call
 
-#: Tables in which cases create rows, and the column with the name of the row.
+#: Tables in which cases create rows, and the column that contains a name made for a placeholder.
 _NAME_COLUMNS = {
     "worker": "name",
     "schedule": "name",
@@ -40,8 +40,9 @@ class Project:
         url: The address of the API.
         keys: The API key of each role.
         tokens: The token of each role: the key itself, or the token of a user.
-        users: The ids of ada and bob.
+        users: The ids of the users ada and bob, by name.
         database: The address of the database, if known.
+        caller: The calls of the setup and the cleanup.
     """
 
     url: str
@@ -52,7 +53,7 @@ class Project:
     caller: "ServiceCaller" = field(repr=False)
 
     def claims(self, role: str) -> dict[str, Any]:
-        """Return the claims of a caller that the API gives to the database."""
+        """Return the token claims of a role, which PostgREST passes to the database."""
         parts = self.tokens[role].split(".")
         if len(parts) != 3:  # This is a publishable or secret key; the gateway sets the claims.
             return {"role": "service_role" if role == "service" else "anon"}
@@ -70,32 +71,36 @@ class Project:
             return not self.database
         return need == "secret" and "no_user" not in self.keys
 
-    def set_up(self, setup: str, names: Names) -> None:
-        """Create the rows of a setup, and store their names."""
-        names["ada"] = self.users["ada"]
+    def set_up(self, setup: str, placeholders: PlaceholderValues) -> None:
+        """Create the rows of a setup, and store the values of its placeholders."""
+        placeholders["ada"] = self.users["ada"]
         for step in SETUPS[setup]:
-            answer = self.caller.call(step.function, fill_placeholders(dict(step.args), names))
+            answer = self.caller.call(
+                step.function, fill_placeholders(dict(step.args), placeholders)
+            )
             for name, path in step.saved.items():
                 try:
-                    names[name] = _get_path(answer, path)
+                    placeholders[name] = _get_path(answer, path)
                 except LookupError:
                     problem = f"setup {setup}: {step.function} answers {answer}, without {path}"
                     raise AssertionError(problem) from None
 
-    def clear(self, names: Sequence[Names], generations: Sequence[str]) -> None:
+    def clear(
+        self, all_placeholders: Sequence[PlaceholderValues], generation_jobs: Sequence[str]
+    ) -> None:
         """Delete the jobs, schedules, limits and pauses that would affect later cases.
 
         Args:
-            names: The names of all cases.
-            generations: The ids of the jobs of their generations.
+            all_placeholders: The values of the placeholders of each case.
+            generation_jobs: The ids of the jobs of the generations that the cases started.
         """
         outcomes = [
-            {"job_id": case_names["job"], "lease_id": case_names["lease"], "outcome": "cancelled"}
-            for case_names in names
-            if "job" in case_names and "lease" in case_names
+            {"job_id": values["job"], "lease_id": values["lease"], "outcome": "cancelled"}
+            for values in all_placeholders
+            if "job" in values and "lease" in values
         ]
         self.caller.call("report_jobs", {"outcomes": outcomes})
-        filters: list[dict[str, Any]] = [{"job_type": TYPE}, {"job_ids": list(generations)}]
+        filters: list[dict[str, Any]] = [{"job_type": JOB_TYPE}, {"job_ids": list(generation_jobs)}]
         filters += [{"user_id": self.users[name]} for name in ("ada", "bob")]
         for filter_ in filters:
             for action in ("cancel", "discard"):
@@ -103,15 +108,13 @@ class Project:
         if self.database:
             self.caller.delete_named_rows()
             return
-        for worker in {case_names["worker"] for case_names in names if "worker" in case_names}:
+        for worker in {values["worker"] for values in all_placeholders if "worker" in values}:
             self.caller.call("unregister_worker", {"worker": worker})
-        for name in {case_names["name"] for case_names in names if "name" in case_names}:
+        for name in {values["name"] for values in all_placeholders if "name" in values}:
             self.caller.call("delete_schedule", {"name": name})
-        for case_names in names:
-            # A case may have passed an object as the key; then the key is the JSON of the object.
-            for key in (
-                (case_names["key"], f'{{"a":"{case_names["key"]}"}}') if "key" in case_names else ()
-            ):
+        for values in all_placeholders:
+            # The cases with a wrong type pass an object as the key, which becomes its JSON text.
+            for key in (values["key"], f'{{"a":"{values["key"]}"}}') if "key" in values else ():
                 self.caller.call("resume_key", {"key": key})
                 with suppress(CallFailed):
                     self.caller.call("delete_limit", {"key": key})
@@ -130,7 +133,10 @@ class CallFailed(Exception):
 
 
 class ServiceCaller:
-    """Calls with a service key: over the database, which is faster, or over HTTP."""
+    """Calls with the privileges of the service key: over the database if it is known, or over HTTP.
+
+    The database is faster.
+    """
 
     def __init__(self, stack: Any, database: str | None) -> None:
         headers = {
@@ -142,8 +148,8 @@ class ServiceCaller:
         self._database: psycopg.Connection[dict[str, Any]] | None = None
         if database:
             self._database = psycopg.connect(database, autocommit=True, row_factory=dict_row)
-            found = self._database.execute(SIGNATURES).fetchall()
-            self._signatures = {row["name"]: row for row in found}
+            rows = self._database.execute(SIGNATURES).fetchall()
+            self._signatures = {row["name"]: row for row in rows}
 
     def call(self, function: str, args: dict[str, Any]) -> Any:
         """Make a call and return its answer.
@@ -165,20 +171,22 @@ class ServiceCaller:
         return None if text is None else json.loads(text)
 
     def delete_named_rows(self) -> None:
-        """Delete the rows with names of cases; otherwise lists become slower with each interface.
+        """Delete the rows whose names were made for placeholders, directly from the tables.
 
-        No SQL function deletes queues and tenants.
+        Otherwise each interface would make lists longer and slower. No SQL function deletes queues
+        and tenants.
         """
         if self._database is None:
             return
         for table, column in _NAME_COLUMNS.items():
-            unused = (
+            # A queue that still has jobs cannot be deleted.
+            unused_condition = (
                 " and not exists (select from public.job_queue j where j.queue = t.name)"
                 if table == "queue"
                 else ""
             )
             statement = f"delete from picture_queue.{table} t where t.{column} like '%conform-%'"
-            self._database.execute((statement + unused).encode())
+            self._database.execute((statement + unused_condition).encode())
 
     def close(self) -> None:
         """Close the connections."""
@@ -207,7 +215,7 @@ def open_project(stack: Any) -> Project:
     anon, service = stack.anon_key, stack.service_role_key
     caller = ServiceCaller(stack, optional("db_url"))
     users = {name: _sign_up(caller.http, stack.api_url, anon) for name in ("ada", "bob")}
-    for user, _ in users.values():  # The cases start many generations.
+    for user, _ in users.values():  # The cases start more generations than the default permits.
         rates = {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 10_000}
         caller.call("set_budget", {"key": f"user:{user}", "changes": rates})
     tokens = {"anon": anon, "service": service}
@@ -232,7 +240,8 @@ def _sign_up(http: httpx.Client, url: str, anon: str) -> tuple[str, str]:
     headers = {"apikey": anon, "Authorization": f"Bearer {anon}"}
     answer = http.post(f"{url}/auth/v1/signup", json=account, headers=headers)
     if answer.is_error or "access_token" not in answer.json():
-        # The project requires confirmed e-mail addresses. A service key can create such a user.
+        # The project requires confirmed e-mail addresses. A service key can create a user whose
+        # address is confirmed.
         created = http.post(f"{url}/auth/v1/admin/users", json={**account, "email_confirm": True})
         created.raise_for_status()
         signed_in = f"{url}/auth/v1/token?grant_type=password"

@@ -32,9 +32,9 @@ class Cell:
 
 
 def group_cases(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
-    """Return the cases of each function, and those of each expected code.
+    """Return the cases of each function, and the cases of each expected error code.
 
-    Codes of this library are in the order of the docs; other codes follow.
+    The codes of this library come first, in the order of `errors.BY_CODE`.
     """
     by_function: Rows = {function.name: [] for function in FUNCTIONS}
     by_code: Rows = {}
@@ -93,13 +93,13 @@ def print_matrix(
 
 def list_left_out(columns: Sequence[Column]) -> list[str]:
     """Return a line for each reason why cases were not run, with their number and interfaces."""
-    found: dict[tuple[str, int], list[str]] = {}
+    interfaces_by_reason: dict[tuple[str, int], list[str]] = {}
     for column in columns:
         for reason, count in Counter(column.left_out.values()).items():
-            found.setdefault((reason, count), []).append(column.interface)
+            interfaces_by_reason.setdefault((reason, count), []).append(column.interface)
     return [
         f"{count} cases not run over {', '.join(interfaces)}: {reason}"
-        for (reason, count), interfaces in found.items()
+        for (reason, count), interfaces in interfaces_by_reason.items()
     ]
 
 
@@ -107,10 +107,10 @@ def as_json(columns: Sequence[Column], unavailable: Mapping[str, str]) -> str:
     """Return the results as JSON."""
     functions, codes = group_cases()
 
-    def count(found: Rows) -> dict[str, dict[str, dict[str, int]]]:
+    def count(rows: Rows) -> dict[str, dict[str, dict[str, int]]]:
         return {
             name: {column.interface: vars(count_answers(cases, column)) for column in columns}
-            for name, cases in found.items()
+            for name, cases in rows.items()
         }
 
     return json.dumps(

@@ -15,7 +15,7 @@ from tests.conformance.matrix.answer import (
     differs,
     select_compared_part,
 )
-from tests.conformance.matrix.case import NEEDS, Case, Function, Names, build_cases
+from tests.conformance.matrix.case import NEEDS, Case, Function, PlaceholderValues, build_cases
 from tests.conformance.matrix.codes import CODES
 from tests.conformance.matrix.functions_jobs import JOBS
 from tests.conformance.matrix.functions_queues import PROJECT, QUEUES, SCHEDULES
@@ -38,7 +38,7 @@ class Column:
         answers: The answers by the id of the case.
         problems: The differences by the id of the case.
         left_out: The reason why a case was not run, by its id.
-        seconds: The duration without the setups.
+        seconds: The duration of the calls, without setup and cleanup.
     """
 
     interface: str
@@ -51,8 +51,8 @@ class Column:
 async def run(project: Project, interface: Interface, cases: Sequence[Case] = CASES) -> Column:
     """Set up the cases, make their calls over an interface, and check the answers."""
     column = Column(interface.name)
-    prepared: list[tuple[Case, Names]] = []
-    shared: dict[tuple[str, str], Names] = {}
+    prepared: list[tuple[Case, PlaceholderValues]] = []
+    shared: dict[tuple[str, str], PlaceholderValues] = {}
     with ExitStack() as locks:
         for case in cases:
             reason = (
@@ -61,48 +61,50 @@ async def run(project: Project, interface: Interface, cases: Sequence[Case] = CA
             if reason:
                 column.left_out[case.id] = reason
                 continue
-            names: Names = {}
+            placeholders: PlaceholderValues = {}
             if case.read_only and case.setup:
-                names = shared.setdefault((case.function, case.setup), names)
-            if not names:
-                await asyncio.to_thread(project.set_up, case.setup, names)
+                placeholders = shared.setdefault((case.function, case.setup), placeholders)
+            if not placeholders:
+                await asyncio.to_thread(project.set_up, case.setup, placeholders)
             if case.needs == "locks":
-                locks.enter_context(lock_job(project, names["job"]))
-            prepared.append((case, names))
+                locks.enter_context(lock_job(project, placeholders["job"]))
+            prepared.append((case, placeholders))
         began = time.monotonic()
-        requests = [build_request(case, names, case.function in _VOID) for case, names in prepared]
+        requests = [
+            build_request(case, placeholders, case.function in _VOID)
+            for case, placeholders in prepared
+        ]
         answers: list[Answer] = []
         try:
             answers = await interface.run(project, requests)
         finally:
             column.seconds = time.monotonic() - began
             locks.close()
-            started = [
+            generation_jobs = [
                 answer.data["job_id"]
                 for request, answer in zip(requests, answers, strict=False)
                 if request.function == "start_generation" and answer.code is None
             ]
-            project.clear([names for _, names in prepared], started)
-    for (case, names), answer in zip(prepared, answers, strict=True):
-        seen = select_compared_part(case, answer, names)
-        column.answers[case.id] = seen
-        problem = describe_difference(case, seen)
-        if problem is None and answer.kind and answer.kind != exception_name(answer.code or ""):
-            problem = (
-                f"{answer.code} is raised as {answer.kind}, not {exception_name(answer.code or '')}"
-            )
+            project.clear([placeholders for _, placeholders in prepared], generation_jobs)
+    for (case, placeholders), answer in zip(prepared, answers, strict=True):
+        compared = select_compared_part(case, answer, placeholders)
+        column.answers[case.id] = compared
+        problem = describe_difference(case, compared)
+        expected_exception = exception_name(answer.code or "")
+        if problem is None and answer.exception and answer.exception != expected_exception:
+            problem = f"{answer.code} is raised as {answer.exception}, not {expected_exception}"
         if problem is not None:
             column.problems[case.id] = problem
     return column
 
 
 def compare(column: Column, reference: Column) -> None:
-    """Compare the answers with those of another interface; add the differences to the problems."""
+    """Compare the answers of two interfaces; add the differences to the problems of the first."""
     for case, answer in column.answers.items():
-        other = reference.answers.get(case)
-        if case not in column.problems and other and differs(answer, other):
+        expected = reference.answers.get(case)
+        if case not in column.problems and expected and differs(answer, expected):
             column.problems[case] = (
-                f"{reference.interface} has {other.text()}, {column.interface} {answer.text()}"
+                f"{reference.interface} has {expected.text()}, {column.interface} {answer.text()}"
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TYPE = "conformance"
+JOB_TYPE = "conformance"
 PROMPT = "a lighthouse"
 #: A job of this priority is claimed before all other jobs of the project.
 TOP_PRIORITY = 1_000_000_000
@@ -17,7 +17,7 @@ class Step:
     Args:
         function: The function.
         args: The arguments by name.
-        saved: The parts of the answer to store: a name, and a path such as ``0.lease_id``.
+        saved: By placeholder, the path of its value in the answer, such as ``0.lease_id``.
     """
 
     function: str
@@ -29,24 +29,31 @@ def step(function: str, args: Mapping[str, Any], **saved: str) -> Step:
     return Step(function, args, saved)
 
 
-def claim(queue: str, **more: Any) -> Step:
-    args = {"worker": TYPE, "queues": [queue], "job_types": [TYPE], "lease_seconds": 600}
-    return step("claim_jobs", {**args, "request_id": "$lease", **more}, lease="0.lease_id")
+def claim(queue: str, **other_args: Any) -> Step:
+    """Return a claim of one job. The request id of a claim becomes the lease id of its jobs."""
+    args = {
+        "worker": "conformance-worker",
+        "queues": [queue],
+        "job_types": [JOB_TYPE],
+        "lease_seconds": 600,
+        "request_id": "$lease",
+    }
+    return step("claim_jobs", {**args, **other_args}, lease="0.lease_id")
 
 
-def report(outcome: str, **more: Any) -> Step:
-    item = {"job_id": "$job", "lease_id": "$lease", "outcome": outcome, **more}
+def report(outcome: str, **other_fields: Any) -> Step:
+    item = {"job_id": "$job", "lease_id": "$lease", "outcome": outcome, **other_fields}
     return step("report_jobs", {"outcomes": [item]})
 
 
-_JOB = {"job_type": TYPE, "payload": {"n": 1}, "queue": "$queue", "user_id": "$ada"}
+_JOB = {"job_type": JOB_TYPE, "payload": {"n": 1}, "queue": "$queue", "user_id": "$ada"}
 _PENDING = [step("enqueue_job", {**_JOB, "job_id": "$job"})]
 _RUNNING = [*_PENDING, claim("$queue")]
 
 
 def _generation(**options: Any) -> Step:
-    given = {"user_id": "$ada", "generation_id": "$generation", **options}
-    return step("start_generation", {"prompt": PROMPT, "options": given}, job="job_id")
+    options = {"user_id": "$ada", "generation_id": "$generation", **options}
+    return step("start_generation", {"prompt": PROMPT, "options": options}, job="job_id")
 
 
 _GENERATION = [_generation(scheduled_for="2099-01-01T00:00:00Z")]
@@ -118,8 +125,8 @@ SETUPS: dict[str, list[Step]] = {
     "budget": [step("set_budget", {"key": "plan:$plan", "changes": {"usd_per_day": 1}})],
     "credits": [step("grant_credits", {"user_id": "$account", "usd": 5})],
     "no credits": _plan(needs_credits=True),
-    "used budget": _plan(usd_per_day=0),
-    "used rate": _plan(per_minute=0),
+    "exhausted budget": _plan(usd_per_day=0),
+    "exhausted rate": _plan(per_minute=0),
     "paused key": [step("pause_key", {"key": "$key"})],
     "tenant": [step("set_tenant", {"tenant": "$tenant", "weight": 2})],
     "schedule": [
@@ -127,18 +134,33 @@ SETUPS: dict[str, list[Step]] = {
             "set_schedule",
             {
                 "name": "$name",
-                "schedule": {"every_seconds": 3600, "job_type": TYPE, "queue": "$queue"},
+                "schedule": {"every_seconds": 3600, "job_type": JOB_TYPE, "queue": "$queue"},
             },
         )
     ],
     "worker": [
         step(
             "register_worker",
-            {"worker": "$worker", "queues": ["$queue"], "job_types": {TYPE: {}}},
+            {"worker": "$worker", "queues": ["$queue"], "job_types": {JOB_TYPE: {}}},
         )
     ],
     "settings": [step("get_settings", {}, months="keep_archive_months")],
     "generation": _GENERATION,
+    "generation batch": [
+        step(
+            "start_generations",
+            {
+                "requests": [{"prompt": PROMPT}],
+                "options": {
+                    "user_id": "$ada",
+                    "batch_id": "$batch",
+                    "scheduled_for": "2099-01-01T00:00:00Z",
+                },
+            },
+            generation="generations.0.generation_id",
+            job="generations.0.job_id",
+        )
+    ],
     "cancelled generation": [*_GENERATION, step("cancel_job", {"job_id": "$job"})],
     "deleted generation": [
         *_GENERATION,

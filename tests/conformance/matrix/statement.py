@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+#: The parameters and the kind of result of each public function.
 SIGNATURES = """
 select p.proname as name, p.provolatile <> 'v' as read_only, p.proretset as is_set,
   p.prorettype = 'void'::regtype as is_void, coalesce(p.proargnames, '{}') as names,
   p.proargtypes::regtype[]::text[] as types
 from pg_proc p
 where p.pronamespace = 'public'::regnamespace"""
+#: Sets the role and the token claims for the transaction, as PostgREST does.
 SET_CALLER = "select set_config('role', {}, true), set_config('request.jwt.claims', {}, true)"
 
 
@@ -38,7 +40,7 @@ class Call:
         if signature and signature["is_void"]:
             self._sql = f"select null::text from {call}"
         elif signature and signature["is_set"]:
-            self._sql = f"select coalesce(json_agg(r), '[]')::text from {call} r"
+            self._sql = f"select coalesce(json_agg(returned), '[]')::text from {call} returned"
 
     def sql(self, placeholder: Callable[[int], str]) -> str:
         """Return the statement; `placeholder` gives the driver's placeholder of each argument."""

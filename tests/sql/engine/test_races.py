@@ -197,7 +197,7 @@ async def test_concurrent_enqueues_of_unique_jobs_do_not_deadlock(clients):
     assert await clients.count_unfinished() == 30
 
 
-async def test_a_job_is_cancelled_while_it_is_claimed(clients):
+async def test_a_cancel_during_a_claim_ends_the_job_or_requests_its_cancellation(clients):
     for _ in range(ROUNDS):
         (created,) = await clients.first.enqueue({})
         cancel, jobs = await asyncio.gather(
@@ -213,7 +213,7 @@ async def test_a_job_is_cancelled_while_it_is_claimed(clients):
             assert (job["status"], cancel["status"]) == ("cancelled", "cancelled")
 
 
-async def test_a_job_is_cancelled_while_it_is_reported(clients):
+async def test_a_job_cancelled_during_the_report_of_its_completion_is_completed(clients):
     for _ in range(ROUNDS):
         await clients.first.enqueue({})
         jobs = await clients.first.claim()
@@ -226,7 +226,7 @@ async def test_a_job_is_cancelled_while_it_is_reported(clients):
         assert cancel == Refusal("PQ_FINISHED_JOB") or cancel["cancel_requested"]
 
 
-async def test_a_lease_expires_while_its_job_is_reported(clients):
+async def test_a_report_during_the_sweep_of_its_lease_is_written_or_stale(clients):
     for _ in range(ROUNDS):
         await clients.first.enqueue({})
         jobs = await clients.first.claim()
@@ -240,7 +240,7 @@ async def test_a_lease_expires_while_its_job_is_reported(clients):
         await clients.first.report(await clients.first.claim(), "completed")
 
 
-async def test_a_lease_expires_during_a_heartbeat(clients):
+async def test_a_heartbeat_during_the_sweep_extends_the_lease_or_returns_it_as_lost(clients):
     for _ in range(ROUNDS):
         await clients.first.enqueue({})
         jobs = await clients.first.claim()
@@ -268,7 +268,7 @@ async def expire(client: Any, jobs: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "cancelled"])
-async def test_a_parent_ends_while_its_child_is_enqueued(clients, outcome):
+async def test_a_child_enqueued_while_its_parent_ends_is_resolved(clients, outcome):
     for _ in range(ROUNDS):
         (parent,) = await clients.first.enqueue({"max_attempts": 1})
         jobs = await clients.first.claim()
@@ -299,7 +299,7 @@ async def test_parents_that_end_at_the_same_time_start_their_child_once(clients)
         await clients.first.report(await clients.first.claim(), "completed")
 
 
-async def test_an_event_is_sent_while_a_job_parks_on_it(clients):
+async def test_an_event_sent_while_a_job_parks_wakes_the_job(clients):
     for n in range(ROUNDS):
         await clients.first.enqueue({})
         jobs = await clients.first.claim()
@@ -314,7 +314,9 @@ async def test_an_event_is_sent_while_a_job_parks_on_it(clients):
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
-async def test_a_unique_job_is_replaced_or_debounced_while_it_is_claimed(clients, on_conflict):
+async def test_a_replace_or_debounce_during_a_claim_changes_the_job_before_it_starts_or_not_at_all(
+    clients, on_conflict
+):
     for n in range(ROUNDS):
         unique = {"by": ["n"], "on_conflict": on_conflict}
         delay = {"delay_seconds": 600} if on_conflict == "debounce" else {}

@@ -1,8 +1,8 @@
 """Limits of spending under concurrency: 50 users at their limits, each with 20 threads.
 
 Each user has one kind of limit, and the project has a budget. Threads start generations as fast as
-they can, while other threads complete, fail, cancel and retry them. An observer reads snapshots,
-and in none of them a limit is exceeded.
+they can, while other threads complete, fail, cancel and retry them. An observer reads snapshots of
+the database and checks that no snapshot exceeds a limit.
 """
 
 import json
@@ -36,24 +36,25 @@ KINDS: dict[str, dict[str, Any]] = {
     "needs_credits": {"needs_credits": True},
     "all": {"per_minute": 30, "max_pending": 5, "usd_per_day": 0.05, "needs_credits": True},
 }
-NO_RATES = {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 10_000}
-GRANT = 0.0215  # USD: seven pictures, and a rest that buys none
-PROJECT = 0.9  # USD a day
+HIGHEST_RATES = {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 10_000}
+GRANT = 0.0215  # USD: seven pictures at PRICE, and a rest that is less than PRICE
+PROJECT_BUDGET = 0.9  # USD a day
 REFUSALS = ("PQ_RATE_LIMITED", "PQ_OVER_BUDGET", "PQ_NO_CREDIT", "PQ_BUSY")
 START = "select start_generation('a cat', input => %s, options => %s)"
 OBSERVE = """
 select
-  (select coalesce(jsonb_object_agg(k.key, k.spent), '{}') from (
-    select coalesce(l.user_id::text, 'service') as key,
-      sum(l.amount_usd * case l.phase when 'reserve' then 1 else -1 end) as spent
-    from picture_queue.ledger l where l.phase in ('reserve', 'refund') group by 1) k) as spent,
-  (select coalesce(jsonb_object_agg(g.user_id, g.n), '{}') from (
+  (select coalesce(jsonb_object_agg(key, spent), '{}') from (
+    select coalesce(user_id::text, 'service') as key,
+      sum(amount_usd * case phase when 'reserve' then 1 else -1 end) as spent
+    from picture_queue.ledger where phase in ('reserve', 'refund') group by 1) by_key) as spent,
+  (select coalesce(jsonb_object_agg(user_id, n), '{}') from (
     select user_id, count(*) as n from generations
-    where status in ('pending', 'processing') and user_id is not null group by 1) g) as pending,
-  (select coalesce(jsonb_object_agg(s.user_id, s.n), '{}') from (
+    where status in ('pending', 'processing') and user_id is not null group by 1) unfinished
+  ) as pending,
+  (select coalesce(jsonb_object_agg(user_id, n), '{}') from (
     select user_id, count(*) as n from picture_queue.ledger
     where phase = 'reserve' and round = 1 and at > now() - interval '1 minute'
-      and user_id is not null group by 1) s) as started
+      and user_id is not null group by 1) starts) as started
 """
 
 
@@ -63,7 +64,7 @@ class Load:
     def __init__(self, url: str) -> None:
         self.users = {kind: [uuid4() for _ in range(USERS // len(KINDS))] for kind in KINDS}
         self.kind = {str(user): kind for kind, users in self.users.items() for user in users}
-        self.until = 0.0
+        self.ends_at = 0.0
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.problems: list[str] = []
         self.snapshots = 0
@@ -79,7 +80,7 @@ class Load:
             self.connections.get().close()
 
     def call(self, sql: str, *args: Any, user: UUID | None = None) -> Any:
-        """Return the value of a call; a user calls as PostgREST does."""
+        """Make a call and return its value; for a user, with the role that PostgREST would set."""
         connection = self.connections.get()
         try:
             with connection.transaction(), connection.cursor() as cursor:
@@ -93,7 +94,7 @@ class Load:
             self.connections.put(connection)
 
     def prepare(self) -> None:
-        self.call("select set_budget('project', %s)", json.dumps({"usd_per_day": PROJECT}))
+        self.call("select set_budget('project', %s)", json.dumps({"usd_per_day": PROJECT_BUDGET}))
         self.call(
             "select register_worker('w', array[%s], %s)",
             self.queue,
@@ -101,18 +102,18 @@ class Load:
         )
         for user, kind in self.kind.items():
             self.call(
-                "select set_budget(%s, %s)", f"user:{user}", json.dumps(NO_RATES | KINDS[kind])
+                "select set_budget(%s, %s)", f"user:{user}", json.dumps(HIGHEST_RATES | KINDS[kind])
             )
             if "needs_credits" in KINDS[kind]:
                 self.call("select grant_credits(%s, %s::numeric)", user, GRANT)
 
     def start(self, user: UUID) -> None:
-        """Start generations of a user until the time is up; a third of the calls is repeated."""
-        chance = random.Random()
-        while time.monotonic() < self.until:
+        """Start generations of a user until the load ends; repeat a third of the calls."""
+        rng = random.Random()
+        while time.monotonic() < self.ends_at:
             options = json.dumps({"generation_id": str(uuid4())})
-            pictures = json.dumps({"num_outputs": chance.choice((1, 1, 2))})
-            for _ in range(chance.choice((1, 1, 2))):
+            pictures = json.dumps({"num_outputs": rng.choice((1, 1, 2))})
+            for _ in range(rng.choice((1, 1, 2))):
                 try:
                     self.call(START, pictures, options, user=user)
                     self.outcomes[self.kind[str(user)], "started"] += 1
@@ -124,31 +125,31 @@ class Load:
 
     def end(self, seed: int) -> None:
         """Claim generations, and complete, fail, cancel or retry them."""
-        chance = random.Random(seed)
-        while time.monotonic() < self.until:
+        rng = random.Random(seed)
+        while time.monotonic() < self.ends_at:
             claimed = self.call(
                 "select claim_jobs('w', array[%s], array['generate-image'], 5)", self.queue
             )
             for job in claimed:
-                self._end_job(job, chance)
+                self._end_job(job, rng)
             if not claimed:
                 time.sleep(0.02)
 
-    def _end_job(self, job: dict[str, Any], chance: random.Random) -> None:
-        how = chance.choice(("completed", "failed", "failed", "cancelled"))
-        if how == "completed":
+    def _end_job(self, job: dict[str, Any], rng: random.Random) -> None:
+        outcome = rng.choice(("completed", "failed", "failed", "cancelled"))
+        if outcome == "completed":
             image = json.dumps([{"n": 1, "path": "a", "mime_type": "image/png"}])
             self.call("select save_images(%s, %s, %s)", job["id"], job["lease_id"], image)
-        outcome = {
+        report = {
             "job_id": job["id"],
             "lease_id": job["lease_id"],
-            "outcome": how,
-            "retryable": chance.random() < 0.2,
+            "outcome": outcome,
+            "retryable": rng.random() < 0.2,
             "delay_seconds": 0,
         }
-        self.call("select report_jobs(%s)", json.dumps([outcome]))
-        self.outcomes["worker", how] += 1
-        if how != "completed" and chance.random() < 0.3:
+        self.call("select report_jobs(%s)", json.dumps([report]))
+        self.outcomes["worker", outcome] += 1
+        if outcome != "completed" and rng.random() < 0.3:
             try:
                 self.call("select retry_job(%s)", job["id"])
                 self.outcomes["worker", "retried"] += 1
@@ -157,7 +158,7 @@ class Load:
 
     def observe(self) -> None:
         """Check the limits in one snapshot after another."""
-        while time.monotonic() < self.until:
+        while time.monotonic() < self.ends_at:
             self.check()
             time.sleep(0.05)
 
@@ -167,7 +168,7 @@ class Load:
         assert row is not None
         self.snapshots += 1
         spent, pending, started = row["spent"], row["pending"], row["started"]
-        if sum(spent.values()) > PROJECT + 1e-9:
+        if sum(spent.values()) > PROJECT_BUDGET + 1e-9:
             self.problems.append(f"the project spent {sum(spent.values())}")
         for user, kind in self.kind.items():
             budget = KINDS[kind]
@@ -181,7 +182,7 @@ class Load:
                     self.problems.append(f"{kind} user {user}: {name} is {found}, above {limit}")
 
     def run(self, workers: int = 4) -> None:
-        self.until = time.monotonic() + SECONDS
+        self.ends_at = time.monotonic() + SECONDS
         threads: list[tuple[Callable[..., None], Any]] = [
             (self.start, UUID(user)) for user in self.kind for _ in range(THREADS)
         ]
@@ -196,10 +197,10 @@ class Load:
 
 @pytest.fixture
 def load(own_database: str) -> Any:
-    threading.stack_size(256 * 1024)  # a thousand threads
-    made = Load(own_database)
-    yield made
-    made.close()
+    threading.stack_size(256 * 1024)  # less than the default, for a thousand threads
+    new_load = Load(own_database)
+    yield new_load
+    new_load.close()
     threading.stack_size(0)
 
 

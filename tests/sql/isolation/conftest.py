@@ -1,16 +1,14 @@
-"""A separate database for each test, copied from a template with the schema installed."""
+"""The fixture `db`: a separate database for each test, copied from one with the schema."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from ...databases import address, execute
-from .world import World, open_world
-
-OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
+from .database import IsolationDatabase, open_database
 
 
 @asynccontextmanager
@@ -24,9 +22,9 @@ async def copied_database(stack: Any, template: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def world(stack: Any, own_database: str) -> AsyncIterator[World]:
+async def db(stack: Any, own_database: str) -> AsyncIterator[IsolationDatabase]:
     async with (
         copied_database(stack, own_database.rsplit("/", 1)[1]) as url,
-        open_world(url) as world,
+        open_database(url) as db,
     ):
-        yield world
+        yield db

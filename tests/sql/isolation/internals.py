@@ -18,7 +18,7 @@ async def set_clock(connection: Connection, now: str) -> None:
     )
 
 
-async def spoil_callbacks(
+async def corrupt_callbacks(
     connection: Connection, batches: list[str], callback: dict[str, Any]
 ) -> None:
     """Give batches a callback that the validator would refuse."""
@@ -27,21 +27,21 @@ async def spoil_callbacks(
     )
 
 
-async def spoil_policy(connection: Connection, job_type: str) -> None:
+async def corrupt_policy(connection: Connection, job_type: str) -> None:
     """Give a job type a policy with an impossible queue."""
     await connection.execute(
         "insert into picture_queue.job_type (name, queue) values ($1, $2)", job_type, BAD_QUEUE_NAME
     )
 
 
-async def spoil_payloads(connection: Connection, job_type: str, payload: str) -> None:
+async def corrupt_payloads(connection: Connection, job_type: str, payload: str) -> None:
     """Give jobs a payload (an SQL expression) that the validator would refuse."""
     await connection.execute(
         f"update public.job_queue set payload = {payload} where job_type = $1", job_type
     )
 
 
-async def spoil_schedule(connection: Connection, name: str) -> None:
+async def corrupt_schedule(connection: Connection, name: str) -> None:
     """Give a schedule a job that cannot be enqueued."""
     await connection.execute(
         "update picture_queue.schedule set job = job || $2 where name = $1",

@@ -1,7 +1,7 @@
-"""Mutation tests: if an isolation is removed from the engine, the suite fails.
+"""Mutation tests: the tests in test_isolation.py fail if the engine lacks a protection.
 
-Each mutation replaces a text in one function. Its test also fails if the function does not contain
-the text any more. In that case, change the mutation.
+Each mutation replaces a text in one function. Its test also fails if the function no longer
+contains the text. In that case, change the mutation.
 """
 
 import os
@@ -11,9 +11,9 @@ import pytest
 
 from . import internals
 from .conftest import copied_database
+from .database import IsolationDatabase, NotIsolated, RefusedCall, open_database
+from .disturbances import DISTURBANCES, Disturbance
 from .flows import FLOWS, Flow, run
-from .kinds import KINDS, Kind
-from .world import NotIsolated, Refused, World, open_world
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 
@@ -22,16 +22,16 @@ pytestmark = pytest.mark.timeout(3600)
 
 @dataclass(frozen=True)
 class Mutation:
-    """A replacement in a function, and the kind and flow that are expected to fail with it.
+    """A replacement in a function, and the disturbance and flow that are expected to fail with it.
 
-    `also` is a second text and its replacement, for a call that two statements keep from waiting.
+    `also` is a second text and its replacement, for a call that waits only if both are replaced.
     """
 
     name: str
     function: str
     text: str
     replacement: str
-    kind: str
+    disturbance: str
     flow: str
     also: tuple[str, str] | None = None
 
@@ -40,7 +40,7 @@ CATCHES, CATCHES_NOTHING = "exception when others then", "exception when divisio
 SKIPS, WAITS = "for update skip locked", "for update"
 
 MUTATIONS = (
-    Mutation("steps catch no error", "_isolate", CATCHES, CATCHES_NOTHING,
+    Mutation("steps catch no error", "_run_isolated", CATCHES, CATCHES_NOTHING,
              "trigger on any update", "maintain_jobs"),
     Mutation("claims are not repeated in parts", "_start_isolated", CATCHES, CATCHES_NOTHING,
              "trigger on the start", "claim_jobs"),
@@ -70,45 +70,47 @@ MUTATIONS = (
              CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
     Mutation("the tick of a schedule catches no error", "_run_due_schedules", CATCHES,
              CATCHES_NOTHING, "failing schedule", "maintain_jobs"),
-    Mutation("an event is one step", "_wake_parked", "picture_queue._isolate('wake'",
+    Mutation("an event is one step", "_wake_parked", "picture_queue._run_isolated('wake'",
              "picture_queue._run_step('wake'", "trigger on any update", "send_event"),
-    Mutation("a change of many jobs is one step", "change_jobs", "picture_queue._isolate(action",
-             "picture_queue._run_step(action", "trigger on any update", "change_jobs"),
-    Mutation("a purge is one step", "purge_queue", "picture_queue._isolate('purge'",
+    Mutation("a change of many jobs is one step", "change_jobs",
+             "picture_queue._run_isolated(action", "picture_queue._run_step(action",
+             "trigger on any update", "change_jobs"),
+    Mutation("a purge is one step", "purge_queue", "picture_queue._run_isolated('purge'",
              "picture_queue._run_step('purge'", "trigger on any update", "purge_queue"),
 )  # fmt: skip
 
 
-def combinations(mutation: Mutation) -> list[tuple[Kind, Flow]]:
-    """Return all combinations, the expected one first; without the long profile only this one."""
-    both = [(kind, flow) for kind in KINDS for flow in FLOWS]
-    both.sort(key=lambda pair: (pair[0].name, pair[1].name) != (mutation.kind, mutation.flow))
-    assert (both[0][0].name, both[0][1].name) == (mutation.kind, mutation.flow)
-    return both if LONG else both[:1]
+def combinations(mutation: Mutation) -> list[tuple[Disturbance, Flow]]:
+    """Return the expected combination; in the long profile, return all others after it."""
+    pairs = [(disturbance, flow) for disturbance in DISTURBANCES for flow in FLOWS]
+    expected = (mutation.disturbance, mutation.flow)
+    pairs.sort(key=lambda pair: (pair[0].name, pair[1].name) != expected)
+    assert (pairs[0][0].name, pairs[0][1].name) == expected
+    return pairs if LONG else pairs[:1]
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 async def test_the_suite_fails_if(stack, own_database, mutation):
-    async def passes(kind: Kind, flow: Flow, mutation: Mutation | None) -> bool:
+    async def passes(disturbance: Disturbance, flow: Flow, mutation: Mutation | None) -> bool:
         template = own_database.rsplit("/", 1)[1]
-        async with copied_database(stack, template) as url, open_world(url) as world:
+        async with copied_database(stack, template) as url, open_database(url) as db:
             if mutation:
-                await apply_mutation(world, mutation)
+                await apply_mutation(db, mutation)
             try:
-                await run(world, kind, flow)
-            except (NotIsolated, Refused):
+                await run(db, disturbance, flow)
+            except (NotIsolated, RefusedCall):
                 return False
             return True
 
-    for kind, flow in combinations(mutation):
+    for disturbance, flow in combinations(mutation):
         # A combination that fails without the mutation proves nothing.
-        if not await passes(kind, flow, mutation) and await passes(kind, flow, None):
+        if not await passes(disturbance, flow, mutation) and await passes(disturbance, flow, None):
             return
     pytest.fail("the suite does not notice this mutation")
 
 
-async def apply_mutation(world: World, mutation: Mutation) -> None:
-    text = await internals.function_text(world.owner, mutation.function)
+async def apply_mutation(db: IsolationDatabase, mutation: Mutation) -> None:
+    text = await internals.function_text(db.owner, mutation.function)
     replacements = [
         (mutation.text, mutation.replacement),
         *([mutation.also] if mutation.also else []),
@@ -116,4 +118,4 @@ async def apply_mutation(world: World, mutation: Mutation) -> None:
     for old, new in replacements:
         assert text and old in text, "the engine has changed: change the mutation"
         text = text.replace(old, new)
-    await world.owner.execute(text)
+    await db.owner.execute(text)

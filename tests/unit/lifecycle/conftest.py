@@ -20,7 +20,7 @@ from ...signals import watch
 VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
-class Subscriptions:
+class FakeSubscriptions:
     """An event source whose wake-ups the test sends."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Subscriptions:
 
 
 class Harness:
-    """A factory of workers, and a fake database that only hands out jobs and records outcomes."""
+    """A factory of workers, and a fake database that returns jobs and records outcomes."""
 
     def __init__(self, backend: Any, make_row: Any) -> None:
         self.backend = backend
@@ -46,7 +46,7 @@ class Harness:
         self.jobs: list[dict[str, Any]] = []
         self.reported: dict[str, dict[str, Any]] = {}
         self.heartbeat_answer: dict[str, list[str]] = {"cancel": [], "lost": []}
-        self.subscriptions = Subscriptions()
+        self.subscriptions = FakeSubscriptions()
         self.client: Any = SimpleNamespace(_backend=backend)
         backend.subscriptions = self.subscriptions
         backend.answers |= {
@@ -85,8 +85,8 @@ class Harness:
 
 
 @pytest.fixture(autouse=True)
-def connect(monkeypatch):
-    """Connect the heartbeat thread and the wake-ups to the backend of the test."""
+def use_fake_connections(monkeypatch):
+    """Connect the heartbeat thread and the wake-ups of workers to the fake backend."""
 
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
@@ -127,5 +127,5 @@ class WaitingHandler:
 async def until(condition: Callable[[], Any]) -> None:
     """Run the event loop until a condition is true."""
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the condition has no event
+        while not condition():  # noqa: ASYNC110 - no event tells when the condition becomes true
             await asyncio.sleep(0)

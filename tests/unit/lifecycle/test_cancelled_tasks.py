@@ -1,4 +1,4 @@
-"""Cancellation of the worker's tasks by user code: no outcome is lost."""
+"""User code may cancel the tasks of the worker, which must not lose an outcome."""
 
 import asyncio
 from typing import Any
@@ -19,21 +19,21 @@ def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
         task.cancel()
 
 
-@pytest.mark.parametrize("how", ["run", "start"])
+@pytest.mark.parametrize("method", ["run", "start"])
 async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
-    harness, backend, how, caplog
+    harness, backend, method, caplog
 ):
-    """Cancel while outcomes wait in the reporter and in a log, and a claim is in progress."""
+    """Cancel while a claim is in progress, and outcomes wait for their report or for their log."""
     test: Any = asyncio.current_task()
-    # Jobs by request id: a repeated claim gets the same jobs.
-    answers: dict[str, list[dict[str, Any]]] = {}
+    # The jobs of each claim, by its request id: a repeated claim gets the same jobs.
+    claimed: dict[str, list[dict[str, Any]]] = {}
     claiming, logging = asyncio.Event(), asyncio.Event()
     is_cancelled = False
 
     async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
-        is_new = params["request_id"] not in answers
-        jobs = answers.setdefault(params["request_id"], harness.claim(params))
-        if is_new and late in [job["id"] for job in jobs]:
+        is_new = params["request_id"] not in claimed
+        jobs = claimed.setdefault(params["request_id"], harness.claim(params))
+        if is_new and last_job in [job["id"] for job in jobs]:
             claiming.set()
             await asyncio.Event().wait()
         return jobs
@@ -61,25 +61,25 @@ async def test_cancelling_all_tasks_stops_the_worker_without_losing_outcomes(
 
     @worker.handler("cancels")
     async def cancels() -> None:
-        nonlocal is_cancelled, late
+        nonlocal is_cancelled, last_job
         await logging.wait()
-        late = harness.add_job(job_type="ends")
+        last_job = harness.add_job(job_type="ends")
         harness.subscriptions.wake("default", "enqueue")
         await claiming.wait()
         is_cancelled = True
         cancel_other_tasks(keep=test)
 
-    late = ""
+    last_job = ""
     jobs = [harness.add_job(job_type=job_type) for job_type in ("ends", "logs", "cancels")]
     await worker.start()
-    running = asyncio.create_task(worker.run()) if how == "run" else None
+    running = asyncio.create_task(worker.run()) if method == "run" else None
     await until(lambda: is_cancelled)
     await until(lambda: not worker.is_ready)
     await until(lambda: worker.name is None)
     if running is not None:
         with pytest.raises(errors.PictureQueueError, match=r"cancelled the \w+ of the worker"):
             await running
-    outcomes = [harness.reported[job]["outcome"] for job in (*jobs, late)]
+    outcomes = [harness.reported[job]["outcome"] for job in (*jobs, last_job)]
     assert outcomes == ["completed", "completed", "completed", "released"]
     assert caplog.text.count("Other code cancelled the ") == 1
 
@@ -101,7 +101,7 @@ async def test_cancelling_the_tasks_of_a_stop_loses_no_outcome(harness, backend)
 
 
 async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness, backend):
-    """The reporter is cancelled as well, while it sends an outcome."""
+    """The task of the reporter is cancelled too, while it sends an outcome."""
     test: Any = asyncio.current_task()
     reporting = asyncio.Event()
 
@@ -127,13 +127,13 @@ async def test_cancelling_a_stop_during_the_last_report_loses_no_outcome(harness
 
 async def test_cancelling_a_stop_during_a_claim_releases_the_claimed_jobs(harness, backend):
     test: Any = asyncio.current_task()
-    # Jobs by request id: a repeated claim gets the same jobs.
-    answers: dict[str, list[dict[str, Any]]] = {}
+    # The jobs of each claim, by its request id: a repeated claim gets the same jobs.
+    claimed: dict[str, list[dict[str, Any]]] = {}
     claiming = asyncio.Event()
 
     async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
-        is_new = params["request_id"] not in answers
-        jobs = answers.setdefault(params["request_id"], harness.claim(params))
+        is_new = params["request_id"] not in claimed
+        jobs = claimed.setdefault(params["request_id"], harness.claim(params))
         if jobs and is_new:
             claiming.set()
             await asyncio.Event().wait()

@@ -108,14 +108,19 @@ async def test_a_failed_progress_call_does_not_stop_the_handler(harness, backend
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock of leases that can jump ahead, as if the event loop had been blocked."""
-    jump = SimpleNamespace(seconds=0.0)
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + jump.seconds)
-    monkeypatch.setattr(slots, "time", clock)
-    return jump
+    """The clock of leases, which is ahead of the real clock by `seconds`.
+
+    A test sets `seconds` to simulate that the event loop was blocked for this time.
+    """
+    offset = SimpleNamespace(seconds=0.0)
+    fake_time = SimpleNamespace(monotonic=lambda: time.monotonic() + offset.seconds)
+    monkeypatch.setattr(slots, "time", fake_time)
+    return offset
 
 
-async def test_jobs_held_past_their_lease_are_not_started(harness, backend, clock, monkeypatch):
+async def test_jobs_claimed_ahead_are_not_started_after_their_lease_has_expired(
+    harness, backend, clock, monkeypatch
+):
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 3)
     worker = harness.make_worker(concurrency=1)
     started: list[str] = []
@@ -161,7 +166,7 @@ async def test_a_last_attempt_starts_after_its_confirmation(harness, backend):
 async def test_last_attempts_are_confirmed_together_on_a_slow_connection(
     harness, backend, monkeypatch
 ):
-    """Jobs held too long are released, but not jobs that wait for confirmation."""
+    """Jobs that are held too long are released, but jobs that wait for confirmation are not."""
     monkeypatch.setattr(slots, "MAX_HELD_SECONDS", 0.02)
     monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
     calls: list[int] = []
@@ -253,22 +258,23 @@ async def test_a_job_that_cannot_be_started_does_not_affect_others(harness):
     async def resize() -> int:
         return 1
 
-    bad, good = harness.add_job(timeout_seconds=None), harness.add_job()
+    # A row without a timeout is invalid.
+    invalid, valid = harness.add_job(timeout_seconds=None), harness.add_job()
     async with worker:
         for _ in range(2):
             await worker._signals.reported.next()
-    assert harness.reported[bad]["outcome"] == "failed"
-    assert harness.reported[good]["outcome"] == "completed"
+    assert harness.reported[invalid]["outcome"] == "failed"
+    assert harness.reported[valid]["outcome"] == "completed"
 
 
 async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, backend):
-    answer = asyncio.Event()
+    may_answer = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
-        await answer.wait()
+    async def answer_later(params: dict[str, Any]) -> Any:
+        await may_answer.wait()
         return harness.report(params)
 
-    backend.answers["report_jobs"] = slow
+    backend.answers["report_jobs"] = answer_later
     worker = harness.make_worker(concurrency=1)
 
     @worker.handler("resize")
@@ -288,7 +294,7 @@ async def test_no_job_is_claimed_before_the_pause_of_a_key_is_written(harness, b
             await asyncio.sleep(0)
         calls = [backend.calls.get_nowait()[0] for _ in range(backend.calls.qsize())]
         assert "claim_jobs" not in calls
-        answer.set()
+        may_answer.set()
         await backend.next_call("claim_jobs")
 
 
@@ -308,7 +314,7 @@ async def test_a_worker_is_ready_only_while_its_key_is_accepted(harness, backend
 
 
 async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, monkeypatch):
-    # With prefetching, the number of claims would depend on the speed of the machine.
+    # Otherwise the worker claims jobs ahead, and their number depends on the speed of the machine.
     monkeypatch.setattr(slots, "AHEAD_SECONDS", 0.0)
     can_report = False
 
@@ -340,30 +346,31 @@ async def test_claims_stop_while_outcomes_cannot_be_written(harness, backend, mo
 
 
 async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(make_job):
-    """The worker may have claimed the job again, and must not replace its newer report."""
+    """The worker may have claimed the job again, and must not replace the newer outcome."""
     job = make_job()
     reported: list[Any] = []
-    running: Any = supervisor.Supervisor.__new__(supervisor.Supervisor)
-    running._slots = slots.Slots(1, lambda job: None)
-    running._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
+    # A supervisor without a running worker: only its slots and its reporter are used.
+    tested: Any = supervisor.Supervisor.__new__(supervisor.Supervisor)
+    tested._slots = slots.Slots(1, lambda job: None)
+    tested._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
 
-    async def flush() -> None:
-        running._slots.add(slots.Lease(make_job(id=job.id_text), 0.0))
+    async def claim_again() -> None:
+        tested._slots.add(slots.Lease(make_job(id=job.id_text), 0.0))
 
-    attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
-    running._slots.add(slots.Lease(job, 0.0, attempt=attempt))
-    await running._report_after_log(attempt, Completed("one"))
+    attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=claim_again), duration=1.0)
+    tested._slots.add(slots.Lease(job, 0.0, attempt=attempt))
+    await tested._report_after_log(attempt, Completed("one"))
     assert reported == []
 
 
 async def test_claims_continue_after_a_job_that_pauses_a_key_loses_its_lease(harness, backend):
-    """Claims wait for the report of a job that pauses a key. After a lost lease there is none."""
+    """Claims wait until the pause is reported. If the lease is lost, there will be no report."""
 
-    async def lose(params: dict[str, Any]) -> Any:
-        await asyncio.sleep(0)  # Meanwhile its slot is freed and claims are paused.
+    async def lose_lease(params: dict[str, Any]) -> Any:
+        await asyncio.sleep(0)  # Meanwhile the worker frees the job's slot and pauses claims.
         raise errors.StaleLease("another worker runs it")
 
-    backend.answers["log_job"] = lose
+    backend.answers["log_job"] = lose_lease
     worker = harness.make_worker(concurrency=1)
 
     @worker.handler("resize")

@@ -49,14 +49,16 @@ async def test_a_worker_can_be_started_again(harness):
 
 
 @pytest.mark.parametrize(
-    ("found", "error"),
+    ("version", "error"),
     [
         (VERSION | {"contract": _rpc.CONTRACT - 1}, errors.DatabaseTooOld),
         (VERSION | {"contract": 9, "oldest_client_contract": 9}, errors.ClientTooOld),
     ],
 )
-async def test_a_worker_refuses_to_start_on_an_incompatible_schema(harness, backend, found, error):
-    backend.answers["register_worker"] = lambda params: found
+async def test_a_worker_refuses_to_start_on_an_incompatible_schema(
+    harness, backend, version, error
+):
+    backend.answers["register_worker"] = lambda params: version
     worker = harness.make_worker()
     closed: list[bool] = []
 

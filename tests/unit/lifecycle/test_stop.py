@@ -43,15 +43,15 @@ async def test_a_job_that_does_not_finish_in_the_grace_period_is_released(harnes
 
 async def test_a_second_signal_stops_without_a_grace_period(harness):
     worker = harness.make_worker(shutdown_grace=3600)
-    go = asyncio.Event()
+    may_end = asyncio.Event()
     started = asyncio.Event()
 
     @worker.handler("resize")
     async def ignore_cancellation() -> None:
         started.set()
-        while not go.is_set():
+        while not may_end.is_set():
             try:
-                await go.wait()
+                await may_end.wait()
             except asyncio.CancelledError:
                 continue
 
@@ -63,14 +63,11 @@ async def test_a_second_signal_stops_without_a_grace_period(harness):
     os.kill(os.getpid(), signal.SIGINT)
     await asyncio.wait_for(running, 5)
     assert harness.reported[job]["outcome"] == "released"
-    go.set()
+    may_end.set()
 
 
 async def test_a_signal_before_the_first_response_stops_the_worker(harness, backend):
-    async def never(params: dict[str, Any]) -> None:
-        await asyncio.Event().wait()
-
-    backend.answers["register_worker"] = never
+    backend.answers["register_worker"] = never_answer
     running = asyncio.create_task(harness.make_worker().run())
     await backend.next_call("register_worker")
     os.kill(os.getpid(), signal.SIGTERM)
@@ -83,29 +80,30 @@ async def test_a_signal_stops_all_workers_and_restores_the_previous_handler(back
     def handler(number: int, frame: Any) -> None:
         received.append(number)
 
-    before = signal.signal(signal.SIGTERM, handler)
+    previous_handler = signal.signal(signal.SIGTERM, handler)
     try:
         workers = [Harness(type(backend)(), make_row).make_worker() for _ in range(3)]
-        third = workers.pop()
+        last_worker = workers.pop()
         running = [asyncio.create_task(worker.run()) for worker in workers]
         for worker in workers:
             await worker._signals.idle.next()
         await workers[0].stop()
         await asyncio.wait_for(running[0], 5)
-        running.append(asyncio.create_task(third.run()))
-        await third._signals.idle.next()
+        # This worker starts after another worker has stopped.
+        running.append(asyncio.create_task(last_worker.run()))
+        await last_worker._signals.idle.next()
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(asyncio.gather(*running), 5)
         assert received == []
         os.kill(os.getpid(), signal.SIGTERM)
         await until(lambda: received)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 async def test_the_third_signal_reaches_the_previous_handler(harness):
     received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
         worker = harness.make_worker()
         running = asyncio.create_task(worker.run())
@@ -115,7 +113,7 @@ async def test_the_third_signal_reaches_the_previous_handler(harness):
         await until(lambda: received)
         await asyncio.wait_for(running, 5)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -126,7 +124,7 @@ async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        # A signal before this point is lost, because Python discards it after a fork.
+        # The parent sends the signal after this: Python discards a signal that arrives in a fork.
         os.write(writer, b"!")
         for _ in range(1000):
             time.sleep(0.01)  # noqa: ASYNC251 - pause() misses a signal that arrives just before it
@@ -143,12 +141,12 @@ async def test_a_process_forked_by_a_handler_can_be_terminated(harness):
 
 
 async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, make_row):
-    other = Harness(type(backend)(), make_row)
+    other_harness = Harness(type(backend)(), make_row)
     started = threading.Event()
 
-    def work() -> None:
+    def run_worker() -> None:
         async def main() -> None:
-            worker = other.make_worker()
+            worker = other_harness.make_worker()
             running = asyncio.ensure_future(worker.run())
             await worker._signals.idle.next()
             started.set()
@@ -159,7 +157,7 @@ async def test_a_signal_also_stops_a_worker_in_another_thread(harness, backend, 
     worker = harness.make_worker()
     running = asyncio.create_task(worker.run())
     await worker._signals.idle.next()
-    thread = asyncio.get_running_loop().run_in_executor(None, work)
+    thread = asyncio.get_running_loop().run_in_executor(None, run_worker)
     await until(started.is_set)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(asyncio.gather(running, thread), 5)
@@ -203,9 +201,10 @@ def test_a_worker_can_run_again_in_another_event_loop(harness, backend):
 
 def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, backend):
     worker = harness.make_worker()
-    backend.answers["unregister_worker"] = never  # The cancelled worker cannot stop in time.
+    # Without an answer, the cancelled worker cannot stop before its event loop is closed.
+    backend.answers["unregister_worker"] = never_answer
 
-    async def abandon() -> None:
+    async def start_and_stop_the_loop() -> None:
         backend.calls = asyncio.Queue()
         await worker.start()
         asyncio.get_running_loop().stop()
@@ -213,7 +212,7 @@ def test_a_worker_can_run_again_after_its_event_loop_was_closed(harness, backend
 
     loop = asyncio.new_event_loop()
     with pytest.raises(RuntimeError, match="stopped before"):
-        loop.run_until_complete(abandon())
+        loop.run_until_complete(start_and_stop_the_loop())
     for task in asyncio.all_tasks(loop):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0.01))
@@ -239,21 +238,21 @@ async def test_a_worker_runs_in_one_event_loop_at_a_time(harness):
                 await loop.run_in_executor(None, asyncio.run, method())
 
 
-async def never(params: dict[str, Any]) -> None:
+async def never_answer(params: dict[str, Any]) -> None:
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("how", ["stop", "cancel", "signal"])
+@pytest.mark.parametrize("action", ["stop", "cancel", "signal"])
 @pytest.mark.parametrize("is_answered", [True, False])
-async def test_a_stop_during_the_start_leaves_nothing_registered(
-    harness, backend, monkeypatch, how, is_answered
+async def test_a_worker_that_is_stopped_during_its_start_is_unregistered(
+    harness, backend, monkeypatch, action, is_answered
 ):
     monkeypatch.setattr("picture_queue.worker.worker._REGISTRATION_TIMEOUT", 5 * is_answered)
     registered: set[str] = set()
-    go = asyncio.Event()
+    may_answer = asyncio.Event()
 
     async def register(params: dict[str, Any]) -> Any:
-        await go.wait()
+        await may_answer.wait()
         registered.add(params["worker"])
         return VERSION
 
@@ -263,29 +262,29 @@ async def test_a_stop_during_the_start_leaves_nothing_registered(
     harness.add_job()
     running = asyncio.create_task(worker.run())
     await backend.next_call("register_worker")
-    if how == "stop":
+    if action == "stop":
         stopping = asyncio.create_task(worker.stop())
-    elif how == "cancel":
+    elif action == "cancel":
         running.cancel()
     else:
         os.kill(os.getpid(), signal.SIGTERM)
     await until(lambda: worker._stopping is not None)
     if is_answered:
-        go.set()
+        may_answer.set()
     await asyncio.wait({running}, timeout=5)
     assert running.done()
-    assert running.cancelled() is (how == "cancel")
-    if how == "stop":
+    assert running.cancelled() is (action == "cancel")
+    if action == "stop":
         await asyncio.wait_for(stopping, 5)
     assert registered == set()
     await backend.next_call("unregister_worker")
 
 
 async def test_a_start_returns_when_the_worker_is_stopped(harness, backend):
-    go = asyncio.Event()
+    may_answer = asyncio.Event()
 
     async def register(params: dict[str, Any]) -> Any:
-        await go.wait()
+        await may_answer.wait()
         return VERSION
 
     backend.answers["register_worker"] = register
@@ -294,9 +293,9 @@ async def test_a_start_returns_when_the_worker_is_stopped(harness, backend):
     await backend.next_call("register_worker")
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: worker._stopping is not None)
-    again = asyncio.create_task(worker.start())  # This start waits for the end of the stop.
-    go.set()
-    await asyncio.wait_for(asyncio.gather(starting, stopping, again), 5)
+    second_start = asyncio.create_task(worker.start())  # It waits until the stop has ended.
+    may_answer.set()
+    await asyncio.wait_for(asyncio.gather(starting, stopping, second_start), 5)
     assert worker.name is not None
     await worker.stop()
 
@@ -312,19 +311,19 @@ async def test_a_run_ends_when_the_worker_is_stopped(harness):
 async def test_jobs_claimed_during_a_stop_are_released_without_running(harness, backend):
     worker = harness.make_worker()
     handler = WaitingHandler(worker)
-    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    may_answer = asyncio.Event()
 
-    async def slow(params: dict[str, Any]) -> Any:
-        await answer
+    async def answer_later(params: dict[str, Any]) -> Any:
+        await may_answer.wait()
         return harness.claim(params)
 
-    backend.answers["claim_jobs"] = slow
+    backend.answers["claim_jobs"] = answer_later
     job = harness.add_job()
     await worker.start()
     await backend.next_call("claim_jobs")
     stopping = asyncio.create_task(worker.stop())
     await until(lambda: not harness.subscriptions.listeners)
-    answer.set_result(None)
+    may_answer.set()
     await asyncio.wait_for(stopping, 5)
     assert harness.reported[job]["outcome"] == "released"
     assert not handler.started.is_set()

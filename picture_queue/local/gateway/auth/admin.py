@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 from picture_queue.local.gateway.api_key import read_key
 from picture_queue.local.gateway.auth import bodies, passwords
-from picture_queue.local.gateway.auth.directory import Attributes, Directory
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
+from picture_queue.local.gateway.auth.user_directory import Attributes, UserDirectory
 from picture_queue.local.gateway.credentials import Credentials, InvalidToken
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
@@ -36,7 +36,7 @@ class AdminUsers:
 
     def __init__(self, credentials: Credentials, database: Database) -> None:
         self._credentials = credentials
-        self._directory = Directory(database)
+        self._users = UserDirectory(database)
 
     def routes(self) -> tuple[tuple[str, str, Handler], ...]:
         """Method, path and handler of each route."""
@@ -52,7 +52,7 @@ class AdminUsers:
         self._require_service_key(request)
         page = _parse_positive_integer(request, "page", 1)
         size = _parse_positive_integer(request, "per_page", _PAGE_SIZE)
-        users, total = await self._directory.page(page, size)
+        users, total = await self._users.page(page, size)
         last_page = max(math.ceil(total / size), 1)
         links = [f'</admin/users?page={last_page}&per_page={size}>; rel="last"']
         if page < last_page:
@@ -73,12 +73,12 @@ class AdminUsers:
                 400, "validation_failed", "Cannot create a user without either an email or phone"
             )
         user_id = _parse_uuid(body["id"]) if body.get("id") else uuid.uuid4()
-        user = await self._directory.add(user_id, await _parse_attributes(body, is_new=True))
+        user = await self._users.add(user_id, await _parse_attributes(body, is_new=True))
         return JSONResponse(bodies.encode_user(user))
 
     async def _get(self, request: Request) -> Response:
         self._require_service_key(request)
-        user = await self._directory.find(_parse_uuid(request.path_params["user_id"]))
+        user = await self._users.find(_parse_uuid(request.path_params["user_id"]))
         return JSONResponse(bodies.encode_user(user))
 
     async def _change(self, request: Request) -> Response:
@@ -89,7 +89,7 @@ class AdminUsers:
         if refusal is not None:
             return refusal
         attributes = await _parse_attributes(body, is_new=False)
-        user = await self._directory.change(user_id, attributes)
+        user = await self._users.change(user_id, attributes)
         return JSONResponse(bodies.encode_user(user))
 
     async def _delete(self, request: Request) -> Response:
@@ -97,7 +97,7 @@ class AdminUsers:
         body = await bodies.read_object(request, optional=True)
         if body.get("should_soft_delete"):
             return not_implemented("soft deletion of users")
-        await self._directory.remove(_parse_uuid(request.path_params["user_id"]))
+        await self._users.remove(_parse_uuid(request.path_params["user_id"]))
         return JSONResponse({})
 
     def _require_service_key(self, request: Request) -> None:

@@ -1,1 +1,1 @@
-"""Realtime: Phoenix channels over a WebSocket; policies in the database protect private ones."""
+"""Realtime: Phoenix channels over a WebSocket; policies protect private topics."""

@@ -7,7 +7,7 @@ from time import monotonic
 from picture_queue.local.gateway.settings import RealtimeLimits
 
 
-class SharedRate:
+class FairRateLimit:
     """A rate limit with fair sharing: a key that exceeds it does not block the others.
 
     Args:
@@ -49,9 +49,9 @@ class Quota:
         self.limits = limits
         # Messages of the database have a separate limit. Otherwise many clients together could use
         # up the limit, and messages of the database would be dropped.
-        self.events = SharedRate(limits.messages_per_second)  # by topic
-        self.messages = SharedRate(limits.messages_per_second)  # by sender
-        self.joins = SharedRate(limits.joins_per_second)  # by socket
+        self.events = FairRateLimit(limits.messages_per_second)  # by topic
+        self.messages = FairRateLimit(limits.messages_per_second)  # by sender
+        self.joins = FairRateLimit(limits.joins_per_second)  # by socket
         self.connections = 0
 
     def is_too_large(self, text: str) -> bool:

@@ -19,7 +19,7 @@ from picture_queue.local.gateway.realtime.listener import DatabaseListener
 from picture_queue.local.gateway.realtime.replay import History
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
-_TRY_AGAIN_LATER = 1013
+_TRY_AGAIN_LATER = 1013  # the close code for an overloaded server
 _CLOSE_TIMEOUT = 5.0  # seconds
 _MAX_QUEUED = 100_000_000  # characters; a replay has up to 25 frames of 3 MB
 _LISTENER_TIMEOUT = 5.0  # seconds that a join waits for the listener's connection

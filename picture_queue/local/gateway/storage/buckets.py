@@ -19,7 +19,7 @@ from picture_queue.local.gateway.storage.errors import (
 )
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.names import check_bucket_name, check_mime_types
-from picture_queue.local.gateway.storage.rows import Rows, timestamp
+from picture_queue.local.gateway.storage.tables import StorageTables, timestamp
 
 _UNITS: Final = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "b": 1}
 _SIZE_PATTERN: Final = r"^[0-9]+(?:\.[0-9]+)?(?:[gG][bB]|[mM][bB]|[kK][bB]|[bB])$"
@@ -32,13 +32,13 @@ class BucketRoutes:
     """The routes of buckets.
 
     Args:
-        rows: The tables of Storage.
+        tables: The tables of Storage.
         files: The files of the objects.
         limit: Maximum bytes of an object.
     """
 
-    def __init__(self, rows: Rows, files: FileStore, limit: int) -> None:
-        self._rows = rows
+    def __init__(self, tables: StorageTables, files: FileStore, limit: int) -> None:
+        self._tables = tables
         self._files = files
         self._limit = limit
 
@@ -54,7 +54,7 @@ class BucketRoutes:
         public = bodies.parse_boolean(body.get("public", False), "body/public")
         subject = caller.subject
         try:
-            async with self._rows.transaction_as(caller, "storage.bucket.create") as connection:
+            async with self._tables.transaction_as(caller, "storage.bucket.create") as connection:
                 await connection.execute(
                     "insert into storage.buckets"
                     " (id, name, owner, owner_id, public, file_size_limit, allowed_mime_types)"
@@ -73,7 +73,7 @@ class BucketRoutes:
 
     async def get(self, _: Request, bucket: str, caller: Caller) -> dict[str, Any]:
         """``GET /bucket/{bucket}``."""
-        row = await self._rows.find_bucket(bucket, caller)
+        row = await self._tables.find_bucket(bucket, caller)
         if row is None:
             raise bucket_not_found()
         return _bucket_json(row)
@@ -88,7 +88,7 @@ class BucketRoutes:
             query.get("sortColumn", "created_at"), "querystring/sortColumn", _SORT_COLUMNS
         )
         collation = ' collate "C"' if column in ("id", "name") else ""
-        async with self._rows.transaction_as(caller, "storage.bucket.list") as connection:
+        async with self._tables.transaction_as(caller, "storage.bucket.list") as connection:
             rows = await connection.fetch(
                 "select * from storage.buckets where position(lower($1) in lower(name)) > 0"  # noqa: S608 # nosec
                 f" order by {column}{collation} {order} limit $2 offset $3",
@@ -112,7 +112,7 @@ class BucketRoutes:
             messages = [f"body must have required property '{name}'" for name in _CHANGEABLE_FIELDS]
             raise invalid(", ".join([*messages, "body must match a schema in anyOf"]))
         columns = ", ".join(f"{name} = ${number}" for number, name in enumerate(changes, 2))
-        async with self._rows.transaction_as(caller, "storage.bucket.update") as connection:
+        async with self._tables.transaction_as(caller, "storage.bucket.update") as connection:
             changed = await connection.fetchval(
                 f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608 # nosec
                 bucket,
@@ -125,10 +125,10 @@ class BucketRoutes:
     async def delete(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
         """``DELETE /bucket/{bucket}``: delete an empty bucket."""
         await bodies.read_optional(request)
-        if await self._rows.find_bucket(bucket, caller) is None:
+        if await self._tables.find_bucket(bucket, caller) is None:
             raise bucket_not_found()
         try:
-            async with self._rows.transaction_as(caller, "storage.bucket.delete") as connection:
+            async with self._tables.transaction_as(caller, "storage.bucket.delete") as connection:
                 deleted = await connection.fetchval(
                     "delete from storage.buckets where id = $1 returning id", bucket
                 )
@@ -143,9 +143,9 @@ class BucketRoutes:
         await bodies.read_optional(request)
         if caller.role != "service_role":
             raise invalid_role()
-        if await self._rows.find_bucket(bucket, caller) is None:
+        if await self._tables.find_bucket(bucket, caller) is None:
             raise bucket_not_found()
-        async with self._rows.transaction_as(caller, "storage.bucket.empty") as connection:
+        async with self._tables.transaction_as(caller, "storage.bucket.empty") as connection:
             removed = await connection.fetch(
                 "delete from storage.objects where bucket_id = $1 returning version", bucket
             )

@@ -7,7 +7,7 @@ import asyncpg
 from picture_queue.local.gateway.credentials import Caller
 from picture_queue.local.gateway.storage import bodies
 from picture_queue.local.gateway.storage.errors import invalid
-from picture_queue.local.gateway.storage.rows import Rows, timestamp
+from picture_queue.local.gateway.storage.tables import StorageTables, timestamp
 
 _COLUMNS: Final = ("name", "updated_at", "created_at", "last_accessed_at")
 _ORDERS: Final = ("asc", "desc")
@@ -38,12 +38,12 @@ select * from entries order by {order} limit $4 offset $5
 
 
 async def list_objects(
-    rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
+    tables: StorageTables, bucket: str, body: dict[str, Any], caller: Caller
 ) -> list[dict[str, Any]]:
     """Return the entries of one folder.
 
     Args:
-        rows: The tables of Storage.
+        tables: The tables of Storage.
         bucket: The bucket; a missing bucket counts as empty.
         body: The body of the request, with ``prefix``.
         caller: The caller, for the policies.
@@ -60,11 +60,11 @@ async def list_objects(
     order = _parse_order(body.get("sortBy"))
     # A search with a slash searches in a subfolder, and names in the answer begin with it.
     subfolder = search[: search.rfind("/") + 1]
-    async with rows.transaction_as(caller, "storage.object.list") as connection:
-        found = await connection.fetch(
+    async with tables.transaction_as(caller, "storage.object.list") as connection:
+        entries = await connection.fetch(
             _ENTRIES.format(order=order), bucket, prefix, search, limit, offset, subfolder
         )
-    return [_entry_json(row) for row in found]
+    return [_entry_json(row) for row in entries]
 
 
 def _parse_order(sort: object) -> str:

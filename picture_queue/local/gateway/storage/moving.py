@@ -19,7 +19,12 @@ from picture_queue.local.gateway.storage.errors import (
 )
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.names import check_object_name
-from picture_queue.local.gateway.storage.rows import ObjectPath, Rows, object_json, timestamp
+from picture_queue.local.gateway.storage.tables import (
+    ObjectPath,
+    StorageTables,
+    object_json,
+    timestamp,
+)
 from picture_queue.local.gateway.storage.upload import decode_metadata
 
 _CHANGEABLE_METADATA: Final = ("cacheControl", "mimetype")
@@ -29,31 +34,31 @@ class MoveRoutes:
     """The routes ``/object/move`` and ``/object/copy``.
 
     Args:
-        rows: The tables of Storage.
+        tables: The tables of Storage.
         files: The files of the objects.
     """
 
-    def __init__(self, rows: Rows, files: FileStore) -> None:
-        self._rows = rows
+    def __init__(self, tables: StorageTables, files: FileStore) -> None:
+        self._tables = tables
         self._files = files
 
     async def move(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/move``."""
         _, source, target = await _read_paths(request)
         response = {"message": "Successfully moved"}
-        found = await self._rows.find_object(
+        row = await self._tables.find_object(
             source.bucket, source.name, caller, "storage.object.move"
         )
-        if found is None:
+        if row is None:
             raise object_not_found()
         if source == target:
             return response
         try:
-            if not await self._rows.check_move(source, target, caller):
+            if not await self._tables.check_move(source, target, caller):
                 raise object_not_found()
-            async with self._copy_version(found["version"]) as version:
-                metadata = _set_last_modified(found["metadata"])
-                old = await self._rows.move(source, target, version=version, metadata=metadata)
+            async with self._copy_version(row["version"]) as version:
+                metadata = _set_last_modified(row["metadata"])
+                old = await self._tables.move(source, target, version=version, metadata=metadata)
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="ResourceAlreadyExists") from None
         self._files.remove(old)
@@ -62,12 +67,12 @@ class MoveRoutes:
     async def copy(self, request: Request, caller: Caller) -> dict[str, Any]:
         """``POST /object/copy``."""
         body, source, target = await _read_paths(request)
-        found = await self._rows.find_object(
+        row = await self._tables.find_object(
             source.bucket, source.name, caller, "storage.object.copy"
         )
-        if found is None:
+        if row is None:
             raise object_not_found()
-        metadata, user_metadata = _set_last_modified(found["metadata"]), found["user_metadata"]
+        metadata, user_metadata = _set_last_modified(row["metadata"]), row["user_metadata"]
         if not bodies.parse_boolean(body.get("copyMetadata", True), "body/copyMetadata"):
             changes = body.get("metadata") or {}
             if not isinstance(changes, dict):
@@ -78,20 +83,20 @@ class MoveRoutes:
             user_metadata = decode_metadata(request.headers.get("x-metadata"))
         upsert = request.headers.get("x-upsert") == "true"
         try:
-            await self._rows.check_write(
+            await self._tables.check_write(
                 *target, caller, upsert=upsert, metadata=metadata, operation="storage.object.copy"
             )
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="KeyAlreadyExists") from None
-        async with self._copy_version(found["version"]) as version:
-            row, old = await self._rows.write(
+        async with self._copy_version(row["version"]) as version:
+            copied, old = await self._tables.write(
                 *target, caller, version=version, metadata=metadata, user_metadata=user_metadata
             )
         self._files.remove(old)
         return {
             "Key": f"{target.bucket}/{target.name}",
-            "Id": str(row["id"]),
-            **object_json(row),
+            "Id": str(copied["id"]),
+            **object_json(copied),
         }
 
     @asynccontextmanager

@@ -30,8 +30,8 @@ from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.listing import list_objects
 from picture_queue.local.gateway.storage.names import check_mime_type, check_object_name
 from picture_queue.local.gateway.storage.paging import list_page
-from picture_queue.local.gateway.storage.rows import SERVER, Rows, object_json, timestamp
 from picture_queue.local.gateway.storage.signing import Signer
+from picture_queue.local.gateway.storage.tables import SERVER, StorageTables, object_json, timestamp
 
 _PLACEHOLDER: Final = ".emptyFolderPlaceholder"
 _NOT_VISIBLE: Final = "Either the object does not exist or you do not have access to it"
@@ -41,14 +41,14 @@ class ObjectRoutes:
     """The routes of objects.
 
     Args:
-        rows: The tables of Storage.
+        tables: The tables of Storage.
         files: The files of the objects.
         signer: The signer, which creates and checks signed URLs.
         limit: Maximum bytes of an object.
     """
 
-    def __init__(self, rows: Rows, files: FileStore, signer: Signer, limit: int) -> None:
-        self._rows = rows
+    def __init__(self, tables: StorageTables, files: FileStore, signer: Signer, limit: int) -> None:
+        self._tables = tables
         self._files = files
         self._signer = signer
         self._limit = limit
@@ -94,7 +94,7 @@ class ObjectRoutes:
     async def _store(
         self, request: Request, bucket_id: str, name: str, caller: Caller, *, upsert: bool
     ) -> dict[str, Any]:
-        bucket = await self._rows.find_bucket(bucket_id)
+        bucket = await self._tables.find_bucket(bucket_id)
         if bucket is None:
             raise bucket_not_found()
         limit = self._size_limit(bucket, name)
@@ -162,7 +162,7 @@ class ObjectRoutes:
         seconds = bodies.parse_integer(body["expiresIn"], "body/expiresIn", 1)
         if body.get("transform"):
             return not_implemented("Storage: image transformations")
-        row = await self._rows.find_object(bucket, name, caller, "storage.object.sign")
+        row = await self._tables.find_object(bucket, name, caller, "storage.object.sign")
         if row is None:
             raise object_not_found()
         return {"signedURL": self._signer.sign(bucket, name, seconds)}
@@ -174,7 +174,7 @@ class ObjectRoutes:
         body = await bodies.read_object(request, "expiresIn", "paths")
         seconds = bodies.parse_integer(body["expiresIn"], "body/expiresIn", 1)
         names = bodies.parse_texts(body["paths"], "body/paths")
-        visible = await self._rows.find_visible(bucket, names, caller)
+        visible = await self._tables.find_visible(bucket, names, caller)
         return [
             {
                 "error": None if name in visible else _NOT_VISIBLE,
@@ -189,20 +189,20 @@ class ObjectRoutes:
     ) -> list[dict[str, Any]]:
         """``POST /object/list/{bucket}``."""
         body = await bodies.read_object(request, "prefix")
-        return await list_objects(self._rows, bucket, body, caller)
+        return await list_objects(self._tables, bucket, body, caller)
 
     async def list_page(
         self, request: Request, bucket: str, caller: Caller
     ) -> dict[str, Any] | Response:
         """``POST /object/list-v2/{bucket}``."""
         body = await bodies.read_object(request)
-        return await list_page(self._rows, bucket, body, caller)
+        return await list_page(self._tables, bucket, body, caller)
 
     async def remove(self, request: Request, bucket: str, caller: Caller) -> list[dict[str, Any]]:
         """``DELETE /object/{bucket}``: delete the listed objects that the caller may delete."""
         body = await bodies.read_object(request, "prefixes")
         names = bodies.parse_texts(body["prefixes"], "body/prefixes")
-        removed = await self._rows.delete(bucket, names, caller, "storage.object.delete_many")
+        removed = await self._tables.delete(bucket, names, caller, "storage.object.delete_many")
         for row in removed:
             self._files.remove(row["version"])
         return [object_json(row) for row in removed]
@@ -212,9 +212,9 @@ class ObjectRoutes:
     ) -> dict[str, Any]:
         """``DELETE /object/{bucket}/{name}``."""
         await bodies.read_optional(request)
-        if await self._rows.find_object(bucket, name, SERVER, "storage.object.delete") is None:
+        if await self._tables.find_object(bucket, name, SERVER, "storage.object.delete") is None:
             raise object_not_found()
-        removed = await self._rows.delete(bucket, [name], caller, "storage.object.delete")
+        removed = await self._tables.delete(bucket, [name], caller, "storage.object.delete")
         if not removed:
             raise access_denied("Access denied")
         self._files.remove(removed[0]["version"])
@@ -250,7 +250,7 @@ class ObjectRoutes:
         operation: str = "",
     ) -> None:
         try:
-            await self._rows.check_write(
+            await self._tables.check_write(
                 bucket, name, caller, upsert=upsert, metadata=metadata, operation=operation
             )
         except asyncpg.PostgresError as error:
@@ -263,7 +263,7 @@ class ObjectRoutes:
         version = uuid.uuid4()
         self._files.commit(incoming, version)
         try:
-            row, old = await self._rows.write(
+            row, old = await self._tables.write(
                 bucket,
                 name,
                 caller,
@@ -283,7 +283,7 @@ class ObjectRoutes:
         Raises:
             StorageError: The bucket is missing, or it is private and there is no caller.
         """
-        bucket = await self._rows.find_bucket(bucket_id)
+        bucket = await self._tables.find_bucket(bucket_id)
         if bucket is None or (caller is None and not bucket["public"]):
             raise bucket_not_found()
         return SERVER if bucket["public"] or caller is None else caller
@@ -303,7 +303,7 @@ class ObjectRoutes:
     ) -> tuple[asyncpg.Record, BinaryIO]:
         # Try twice, since an upload may replace the row and the file between the two reads.
         for _ in range(2):
-            row = await self._rows.find_object(
+            row = await self._tables.find_object(
                 bucket, name, reader, "storage.object.get_authenticated"
             )
             if row is None:
@@ -314,7 +314,7 @@ class ObjectRoutes:
         raise internal()
 
     async def _info(self, bucket: str, name: str, reader: Caller) -> Response:
-        row = await self._rows.find_object(bucket, name, reader, "object.get_authenticated_info")
+        row = await self._tables.find_object(bucket, name, reader, "object.get_authenticated_info")
         if row is None:
             raise object_not_found()
         metadata = row["metadata"] or {}

@@ -13,7 +13,7 @@ from picture_queue.local.gateway.credentials import Caller
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.storage import bodies
 from picture_queue.local.gateway.storage.errors import StorageError, invalid
-from picture_queue.local.gateway.storage.rows import Rows, timestamp
+from picture_queue.local.gateway.storage.tables import StorageTables, timestamp
 
 _MAX_ENTRIES: Final = 1000
 _COLUMNS: Final = ("name", "created_at", "updated_at")
@@ -123,12 +123,12 @@ class _Page:
 
 
 async def list_page(
-    rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
+    tables: StorageTables, bucket: str, body: dict[str, Any], caller: Caller
 ) -> dict[str, Any] | Response:
     """Return a page of the objects of a bucket.
 
     Args:
-        rows: The tables of Storage.
+        tables: The tables of Storage.
         bucket: The bucket; a missing bucket counts as empty.
         body: The body of the request.
         caller: The caller, for the policies.
@@ -145,15 +145,15 @@ async def list_page(
         return not_implemented("Storage: list v2 of folders by time")
     prefix = str(body.get("prefix") or "")
     last_time = None if page.last_time is None else datetime.fromisoformat(page.last_time)
-    async with rows.transaction_as(caller, "storage.object.list_v2") as connection:
-        found = await connection.fetch(
+    async with tables.transaction_as(caller, "storage.object.list_v2") as connection:
+        rows = await connection.fetch(
             page.query(), bucket, prefix, folders, page.last, last_time, limit + 2
         )
     # The next page begins after a name. So if an object and a folder have the same name, both must
     # be on this page.
-    same_name = len(found) > limit and found[limit]["name"] == found[limit - 1]["name"]
-    entries = found[: limit + same_name]
-    answer: dict[str, Any] = {"hasNext": len(found) > len(entries)}
+    same_name = len(rows) > limit and rows[limit]["name"] == rows[limit - 1]["name"]
+    entries = rows[: limit + same_name]
+    answer: dict[str, Any] = {"hasNext": len(rows) > len(entries)}
     if answer["hasNext"]:
         next_page = page.after(entries[-1])
         answer |= {"nextCursor": next_page.cursor(), "nextCursorKey": next_page.last}

@@ -29,8 +29,8 @@ from picture_queue.local.gateway.storage.errors import (
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.moving import MoveRoutes
 from picture_queue.local.gateway.storage.objects import ObjectRoutes
-from picture_queue.local.gateway.storage.rows import Rows
 from picture_queue.local.gateway.storage.signing import Signer
+from picture_queue.local.gateway.storage.tables import StorageTables
 
 _PREFIX: Final = b"/storage/v1"
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -88,11 +88,11 @@ class StorageService:
     ) -> None:
         self._credentials = credentials
         self._files = FileStore(settings.storage_dir)
-        rows = Rows(database)
-        self._buckets = BucketRoutes(rows, self._files, settings.file_size_limit)
-        self._moving = MoveRoutes(rows, self._files)
+        tables = StorageTables(database)
+        self._buckets = BucketRoutes(tables, self._files, settings.file_size_limit)
+        self._moving = MoveRoutes(tables, self._files)
         self._objects = ObjectRoutes(
-            rows,
+            tables,
             self._files,
             Signer(settings.jwt_secret, credentials),
             settings.file_size_limit,

@@ -87,7 +87,7 @@ class Signer:
             object.
 
         Raises:
-            StorageError: The token is not valid, or it is for another object.
+            StorageError: The token is not valid, or is for another object.
         """
         claims = self._claims(token, bucket, name, _UPLOAD)
         owner = claims.get("owner")

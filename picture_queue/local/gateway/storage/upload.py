@@ -12,7 +12,7 @@ from starlette.requests import Request
 from picture_queue.local import json_body
 from picture_queue.local.gateway.storage.errors import StorageError, invalid_request, too_large
 from picture_queue.local.gateway.storage.files import FileStore, Incoming
-from picture_queue.local.gateway.storage.rows import timestamp
+from picture_queue.local.gateway.storage.tables import timestamp
 
 _NO_CACHE: Final = "no-cache"
 _FIELD_LIMIT: Final = 1024 * 1024  # bytes of all fields of a form; further bytes are ignored

@@ -1,4 +1,4 @@
-"""A database with ordinary and bad jobs, and the calls that the tests make on it."""
+"""A database with ordinary and bad jobs, and the calls that the tests make in this database."""
 
 import asyncio
 import json
@@ -19,14 +19,14 @@ BAD_TYPE, BAD_CHILD, BAD_WORKER = "bad-job", "bad-child", "bad-worker"
 JOBS = 3  # The number of ordinary jobs in each state that a flow needs.
 CALL_TIMEOUT = "8s"  # The statement_timeout of the platform. No call may take longer.
 
-Make = Callable[["World", dict[str, Any]], Awaitable[str]]
+Make = Callable[["IsolationDatabase", dict[str, Any]], Awaitable[str]]
 
 
 class NotIsolated(AssertionError):
     """A bad job affected ordinary jobs, or its reason was not reported."""
 
 
-class Refused(Exception):
+class RefusedCall(Exception):
     """A call was refused with a PQ code."""
 
     def __init__(self, error: asyncpg.PostgresError) -> None:
@@ -47,19 +47,19 @@ class Session:
         self.connection = connection
 
     async def try_call(self, sql: str, *args: Any) -> Any:
-        """Make a call; a refusal raises `Refused`, and any other error fails the test."""
+        """Make a call; a refusal raises `RefusedCall`, and any other error fails the test."""
         try:
             return await self.connection.fetchval(sql, *args)
         except asyncpg.PostgresError as error:
             if (error.sqlstate or "").startswith("PT"):
-                raise Refused(error) from error
+                raise RefusedCall(error) from error
             raise NotIsolated(f"{sql} raised {error.sqlstate}: {error}") from error
 
     async def call(self, sql: str, *args: Any) -> Any:
         """Make a call that must not be refused."""
         try:
             return await self.try_call(sql, *args)
-        except Refused as refused:
+        except RefusedCall as refused:
             raise NotIsolated(f"{sql} was refused: {refused}") from refused
 
     async def begin(self) -> None:
@@ -69,17 +69,18 @@ class Session:
         await self.connection.execute("commit")
 
 
-class World:
+class IsolationDatabase:
     """One queue with ordinary jobs, and with bad jobs of a higher priority.
 
     Attributes:
         owner: A connection without a timeout, for preparations and checks.
         jobs: The ordinary jobs by the state that they were created in.
         bad: The bad jobs by the state that they were created in.
-        neighbours: More ordinary jobs that a `Kind` (`kinds.py`) creates. They must start too.
+        extra_jobs: Ordinary jobs that a `Disturbance` (`disturbances.py`) creates. They must start
+            like the other ordinary jobs.
         queues: The queues that an ordinary worker claims from.
         types: The job types that an ordinary worker claims.
-        saved: Values that a `Kind` or a `Flow` (`flows.py`) needs later in the test.
+        saved: Values that a `Disturbance` or a `Flow` (`flows.py`) reads later in the test.
     """
 
     def __init__(self, owner: internals.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
@@ -88,7 +89,7 @@ class World:
         self.now = datetime(2030, 1, 1, tzinfo=UTC)
         self.jobs: dict[str, list[str]] = defaultdict(list)
         self.bad: dict[str, list[str]] = defaultdict(list)
-        self.neighbours: list[str] = []
+        self.extra_jobs: list[str] = []
         self.queues, self.types = [QUEUE], [TYPE]
         self.saved: dict[str, Any] = {}
         self._leases: dict[str, dict[str, str]] = {}
@@ -143,8 +144,8 @@ class World:
 
     # Work --------------------------------------------------------------------------------------
 
-    async def enqueue(self, job_type: str, given: dict[str, Any]) -> str:
-        item = {"job_type": job_type, "queue": QUEUE, **given}
+    async def enqueue(self, job_type: str, fields: dict[str, Any]) -> str:
+        item = {"job_type": job_type, "queue": QUEUE, **fields}
         answer = await self.owner.fetchval("select enqueue_jobs($1)", [item])
         return answer[0]["job_id"]
 
@@ -165,9 +166,9 @@ class World:
         """Return the leases under which these jobs were claimed."""
         return [self._leases[job] for job in ids if job in self._leases]
 
-    async def report(self, ids: list[str], outcome: str = "completed", **given: Any) -> list[str]:
-        """Report these jobs; return the answer for each."""
-        items = [{**lease, "outcome": outcome, **given} for lease in self.leases(ids)]
+    async def report(self, ids: list[str], outcome: str = "completed", **fields: Any) -> list[str]:
+        """Report the same outcome for these jobs; return the answer for each."""
+        items = [{**lease, "outcome": outcome, **fields} for lease in self.leases(ids)]
         answer = await self.call("select report_jobs($1)", items)
         return [item["outcome"] for item in answer["outcomes"]]
 
@@ -187,13 +188,13 @@ class World:
 
     async def create_jobs(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
         """Create jobs in a state; the delay of `due` and lease of `expired` jobs is ten seconds."""
-        given: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
+        fields: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
         options: dict[str, Any] = {"tags": [TAG]}
         if state == "due":
             options["delay_seconds"] = 10
         if state == "expired":
-            given["max_attempts"] = 1 if job_type == BAD_TYPE else 3
-        created = [await make(self, {**given, "options": options}) for _ in range(count)]
+            fields["max_attempts"] = 1 if job_type == BAD_TYPE else 3
+        created = [await make(self, {**fields, "options": options}) for _ in range(count)]
         if state in ("running", "expired", "parked"):
             worker = BAD_WORKER if job_type == BAD_TYPE else WORKER
             await self.claim(job_type, worker=worker, lease=10 if state == "expired" else 100)
@@ -217,8 +218,8 @@ class World:
             expect(set(expected) <= set(claimed), f"of {expected} only {claimed} were claimed")
             outcomes = await self.report(claimed)
             expect(outcomes == ["ok"] * len(claimed), f"the reports answered {outcomes}")
-        states = await self.states(self.neighbours)
-        expect({*states} <= {"processing", "completed"}, f"neighbours are {states}")
+        states = await self.states(self.extra_jobs)
+        expect({*states} <= {"processing", "completed"}, f"the extra jobs are {states}")
 
     async def run_bad_jobs(self) -> None:
         """Wake, claim and complete the bad jobs as far as possible."""
@@ -252,7 +253,7 @@ def expect(condition: bool, message: str) -> None:
 
 
 @asynccontextmanager
-async def open_world(url: str) -> AsyncIterator[World]:
+async def open_database(url: str) -> AsyncIterator[IsolationDatabase]:
     """Connect to a database without other users."""
     connections: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
@@ -267,9 +268,9 @@ async def open_world(url: str) -> AsyncIterator[World]:
                 connections[name] = connection
             return connections[name]
 
-        world = World(await connect("owner"), connect)
-        world.now = await world.owner.fetchval("select clock_timestamp()")
-        await world.pass_time(0)
-        await world.owner.fetchval("select set_queue($1)", QUEUE)
-        stack.push_async_callback(world.stop)
-        yield world
+        db = IsolationDatabase(await connect("owner"), connect)
+        db.now = await db.owner.fetchval("select clock_timestamp()")
+        await db.pass_time(0)
+        await db.owner.fetchval("select set_queue($1)", QUEUE)
+        stack.push_async_callback(db.stop)
+        yield db

@@ -35,8 +35,11 @@ class Answer:
 
 
 @dataclass
-class World:
-    """The HTTP client, the keys of each role, and the objects that the roles try to use."""
+class SampleProject:
+    """The HTTP client, the keys of each role, and the ids of the objects that the roles try to use.
+
+    Indexing with a name, as in `project["pending"]`, returns the id of an object.
+    """
 
     api_url: str
     db_url: str
@@ -52,7 +55,7 @@ class World:
     def __getitem__(self, name: str) -> str:
         return self.ids[name]
 
-    async def ask(
+    async def request(
         self,
         role: str,
         method: str,
@@ -61,30 +64,34 @@ class World:
         headers: dict[str, str] | None = None,
         **content: Any,
     ) -> Answer:
-        """Send one request as a role, without redirects and retries."""
+        """Send one request as a role; neither redirects nor retries are followed."""
         answer = await self.http.request(
             method, path, headers={**self.keys[role], **(headers or {})}, **content
         )
         return Answer(answer.status_code, answer.text, answer.headers)
 
     async def rpc(self, role: str, name: str, /, **arguments: Any) -> Answer:
-        return await self.ask(role, "POST", f"/rest/v1/rpc/{name}", json=arguments)
+        """Call an SQL function as a role; return the answer, also if it is an error."""
+        return await self.request(role, "POST", f"/rest/v1/rpc/{name}", json=arguments)
 
-    async def do(self, role: str, name: str, /, **arguments: Any) -> Any:
-        """Make a call that must succeed; return its result."""
+    async def call(self, role: str, name: str, /, **arguments: Any) -> Any:
+        """Call an SQL function as a role; the call must succeed. Return its result."""
         answer = await self.rpc(role, name, **arguments)
         assert answer.status < 300, (name, answer)
         return answer.json
 
     def hidden_words(self, role: str, request: str) -> set[str]:
-        """Return the secret words that no answer to this request of the role may contain."""
+        """Return the secret words that no answer to this request of the role may contain.
+
+        Words that the request itself contains are left out, because an answer may repeat them.
+        """
         if role in ("owner", "service"):
             return set()
         hidden = {SECRET, self.users["owner"], *self.ids.values()}
         return {word for word in hidden if word not in request}
 
 
-async def create_world(stack: Any, http: httpx.AsyncClient) -> World:
+async def create_sample_project(stack: Any, http: httpx.AsyncClient) -> SampleProject:
     """Sign up two users and add generations, jobs and files for the first one."""
     sessions = {}
     for role in ("owner", "other_user"):
@@ -99,7 +106,7 @@ async def create_world(stack: Any, http: httpx.AsyncClient) -> World:
         "service": stack.service_role_key,
         **{role: session["access_token"] for role, session in sessions.items()},
     }
-    world = World(
+    project = SampleProject(
         stack.api_url,
         stack.db_url,
         http,
@@ -114,19 +121,19 @@ async def create_world(stack: Any, http: httpx.AsyncClient) -> World:
         tokens=tokens,
         users={role: session["user"]["id"] for role, session in sessions.items()},
     )
-    await _add_generations(world)
-    await _add_jobs(world)
-    await _add_files(world)
-    return world
+    await _add_generations(project)
+    await _add_jobs(project)
+    await _add_files(project)
+    return project
 
 
-async def _add_generations(world: World) -> None:
+async def _add_generations(project: SampleProject) -> None:
     """Start two generations, one of which a worker has claimed."""
     for name in ("generation", "other_generation"):
-        started = await world.do("owner", "start_generation", prompt=world.prompt)
-        world.ids[name], world.ids[f"{name}_job"] = started["generation_id"], started["job_id"]
+        started = await project.call("owner", "start_generation", prompt=project.prompt)
+        project.ids[name], project.ids[f"{name}_job"] = started["generation_id"], started["job_id"]
         if name == "generation":
-            jobs = await world.do(
+            jobs = await project.call(
                 "service",
                 "claim_jobs",
                 worker="generator",
@@ -136,102 +143,108 @@ async def _add_generations(world: World) -> None:
                 lease_seconds=3600,
             )
             (job,) = (job for job in jobs if job["id"] == started["job_id"])
-            world.ids["generation_lease"] = job["lease_id"]
-    ended = await world.do("owner", "start_generation", prompt=world.prompt)
-    world.ids["ended_generation"] = ended["generation_id"]
-    await world.do("owner", "cancel_generation", generation_id=ended["generation_id"])
-    under = {"job_id": world["generation_job"], "lease_id": world["generation_lease"]}
-    begun = await world.do("service", "begin_prediction", **under)
-    world.ids["prediction"] = begun["prediction"]["id"]
+            project.ids["generation_lease"] = job["lease_id"]
+    ended = await project.call("owner", "start_generation", prompt=project.prompt)
+    project.ids["ended_generation"] = ended["generation_id"]
+    await project.call("owner", "cancel_generation", generation_id=ended["generation_id"])
+    under = {"job_id": project["generation_job"], "lease_id": project["generation_lease"]}
+    begun = await project.call("service", "begin_prediction", **under)
+    project.ids["prediction"] = begun["prediction"]["id"]
     image = {
         "n": 1,
-        "path": owner_image_path(world),
+        "path": owner_image_path(project),
         "mime_type": "image/png",
         "width": 1,
         "height": 1,
     }
-    await world.do("service", "save_images", **under, images=[{**image, "bytes": 4}])
+    await project.call("service", "save_images", **under, images=[{**image, "bytes": 4}])
 
 
-async def _add_jobs(world: World) -> None:
+async def _add_jobs(project: SampleProject) -> None:
     """Add jobs of the owner in each state that the calls need."""
     common = {
-        "job_type": world.job_type,
-        "user_id": world.users["owner"],
+        "job_type": project.job_type,
+        "user_id": project.users["owner"],
         "payload": {"note": SECRET},
         "options": {"tags": [SECRET], "metadata": {"note": SECRET}},
     }
     for name in ("running", "failed", "stuck", "legacy"):
-        queue = f"{world.queue}-{name}"
-        world.ids[name] = await world.do("service", "enqueue_job", **common, queue=queue)
+        queue = f"{project.queue}-{name}"
+        project.ids[name] = await project.call("service", "enqueue_job", **common, queue=queue)
         if name == "legacy":
-            (job,) = await world.do("service", "claim_next_job", queue=queue)
+            (job,) = await project.call("service", "claim_next_job", queue=queue)
         else:
-            (job,) = await world.do(
-                "service", "claim_jobs", worker="w", queues=[queue], job_types=[world.job_type]
+            (job,) = await project.call(
+                "service", "claim_jobs", worker="w", queues=[queue], job_types=[project.job_type]
             )
-        world.ids[f"{name}_lease"] = job["lease_id"]
-    await world.do(
+        project.ids[f"{name}_lease"] = job["lease_id"]
+    await project.call(
         "service",
         "report_jobs",
         outcomes=[
             {
-                "job_id": world["failed"],
-                "lease_id": world["failed_lease"],
+                "job_id": project["failed"],
+                "lease_id": project["failed_lease"],
                 "outcome": "failed",
                 "error": f"{SECRET} exploded",
                 "retryable": False,
             }
         ],
     )
-    connection = await asyncpg.connect(world.db_url, timeout=10)
+    connection = await asyncpg.connect(project.db_url, timeout=10)
     await connection.execute(
         "update public.job_queue set lease_expires_at = now() - interval '1 second' where id = $1",
-        world["stuck"],
+        project["stuck"],
     )
     await connection.close(timeout=5)
     for name in ("pending", "spare"):
-        world.ids[name] = await world.do(
+        project.ids[name] = await project.call(
             "service",
             "enqueue_job",
             **common,
-            queue=world.queue,
+            queue=project.queue,
             idempotency_key=f"{SECRET}-{name}",
             priority=int(name == "pending"),
         )
     # A job without an owner has its own topic for events.
-    world.ids["ownerless"] = await world.do(
-        "service", "enqueue_job", job_type=world.job_type, queue=world.queue
+    project.ids["ownerless"] = await project.call(
+        "service", "enqueue_job", job_type=project.job_type, queue=project.queue
     )
-    batch = await world.do(
+    batch = await project.call(
         "service",
         "enqueue_batch",
-        jobs=[{"job_type": world.job_type, "queue": world.queue}],
+        jobs=[{"job_type": project.job_type, "queue": project.queue}],
         metadata={"note": SECRET},
     )
-    world.ids["batch"] = batch["batch_id"]
-    await world.do(
+    project.ids["batch"] = batch["batch_id"]
+    requests = [
+        {"prompt": project.prompt},
+        {"prompt": project.prompt, "then": [{"kind": "upscale"}]},
+    ]
+    batch = await project.call("owner", "start_generations", requests=requests)
+    project.ids["generation_batch"] = batch["batch_id"]
+    await project.call(
         "service",
         "set_schedule",
         name=f"{SECRET}-nightly",
-        schedule={"cron": "0 3 * * *", "job_type": world.job_type, "queue": world.queue},
+        schedule={"cron": "0 3 * * *", "job_type": project.job_type, "queue": project.queue},
     )
 
 
-async def _add_files(world: World) -> None:
-    """Store an image of the owner, one in a folder without owner, and one in another bucket."""
-    world.ids["bucket"] = f"{SECRET}-{world.queue}"
-    created = await world.ask(
-        "service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]}
+async def _add_files(project: SampleProject) -> None:
+    """Store four files: three in folders of the owner, and one in a folder without owner."""
+    project.ids["bucket"] = f"{SECRET}-{project.queue}"
+    created = await project.request(
+        "service", "POST", "/storage/v1/bucket", json={"name": project["bucket"]}
     )
     assert created.status == 200, created
-    for bucket, name in stored_files(world):
-        await store_file(world, bucket, name)
+    for bucket, name in stored_files(project):
+        await store_file(project, bucket, name)
 
 
-async def store_file(world: World, bucket: str, name: str) -> None:
+async def store_file(project: SampleProject, bucket: str, name: str) -> None:
     """Store a file with the secret text, in place of an existing one."""
-    stored = await world.ask(
+    stored = await project.request(
         "service",
         "POST",
         f"/storage/v1/object/{bucket}/{name}",
@@ -241,16 +254,16 @@ async def store_file(world: World, bucket: str, name: str) -> None:
     assert stored.status == 200, stored
 
 
-def owner_image_path(world: World) -> str:
+def owner_image_path(project: SampleProject) -> str:
     """Return the path of the owner's image in the bucket `pictures`."""
-    return f"{world.users['owner']}/{world['generation']}/1.png"
+    return f"{project.users['owner']}/{project['generation']}/1.png"
 
 
-def stored_files(world: World) -> list[tuple[str, str]]:
+def stored_files(project: SampleProject) -> list[tuple[str, str]]:
     """Return the bucket and the name of each stored file."""
     return [
-        ("pictures", owner_image_path(world)),
+        ("pictures", owner_image_path(project)),
         ("pictures", f"nobody/{SECRET}.png"),
-        ("uploads", owner_image_path(world)),
-        (world["bucket"], owner_image_path(world)),
+        ("uploads", owner_image_path(project)),
+        (project["bucket"], owner_image_path(project)),
     ]

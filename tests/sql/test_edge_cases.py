@@ -33,7 +33,7 @@ async def test_a_report_may_contain_a_stale_and_a_valid_lease_of_one_job(db):
 
 
 @pytest.mark.parametrize("outcome", ["snoozed", "released", "parked"])
-async def test_only_failures_count_for_the_circuit_breaker(db, outcome):
+async def test_outcomes_other_than_failures_do_not_count_for_the_breaker(db, outcome):
     await db.value("select set_queue($1, $2)", db.queue, {"breaker_failures": 2})
     await db.enqueue()
     (job,) = await db.claim()

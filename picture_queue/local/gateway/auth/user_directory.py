@@ -56,7 +56,7 @@ class Attributes:
         )
 
 
-class Directory:
+class UserDirectory:
     """Access to the users for administrators.
 
     Args:

@@ -43,7 +43,7 @@ class ObjectPath(NamedTuple):
     name: str
 
 
-class Rows:
+class StorageTables:
     """The tables of Storage.
 
     Args:
@@ -81,14 +81,14 @@ class Rows:
             )
 
     async def find_visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
-        """Return those of the names whose objects are visible to the caller."""
+        """Return the names whose objects exist and are visible to the caller."""
         async with self.transaction_as(caller, "storage.object.sign_many") as connection:
-            found = await connection.fetch(
+            rows = await connection.fetch(
                 "select name from storage.objects where bucket_id = $1 and name = any($2)",
                 bucket,
                 names,
             )
-        return {row["name"] for row in found}
+        return {row["name"] for row in rows}
 
     async def check_write(
         self,
