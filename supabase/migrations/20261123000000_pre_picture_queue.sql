@@ -2043,6 +2043,7 @@ begin
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
+    when 'purge' then picture_queue._cancel_jobs(p_subjects::uuid[], 'The queue was purged.')
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'delete_generation' then picture_queue._delete_generations(p_subjects::uuid[])
     when 'delete_files' then picture_queue._enqueue_deletions(p_subjects::uuid[])
@@ -2436,10 +2437,10 @@ $$;
 
 -- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
 -- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
--- wake (their event was sent), purge (their queue is purged). A job whose lease expired keeps its count of attempts,
--- so that a job that kills each of its workers fails in the end. The attempt is not counted if the worker has not
--- confirmed the start, in the row or in lease_extension. After 20 unconfirmed claims in a row it is counted, since the
--- job may kill its workers before they confirm. Returns the number of changed jobs.
+-- wake (their event was sent). A job whose lease expired keeps its count of attempts, so that a job that kills each of
+-- its workers fails in the end. The attempt is not counted if the worker has not confirmed the start, in the row or in
+-- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
+-- confirm. Returns the number of changed jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2458,7 +2459,6 @@ begin
             then 'cancel'
           when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
-        when 'purge' then 'cancel'
         else p_kind
       end,
       null,
@@ -2466,7 +2466,6 @@ begin
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
-        when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
     from public.job_queue j
@@ -5467,8 +5466,9 @@ $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
 -- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
--- too, since its handler must cancel the prediction. Returns the number of jobs.
-create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+-- too, since its handler must cancel the prediction. p_reason: the error of the jobs that end. Returns the number of
+-- jobs.
+create function picture_queue._cancel_jobs(p_ids uuid[], p_reason text default null) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -5479,7 +5479,8 @@ begin
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold, j.generation_id
   )
-  select array_agg(picture_queue._change(a.id, a.action)) filter (where a.action is not null),
+  select array_agg(picture_queue._change(a.id, a.action, case a.action when 'cancel' then p_reason end))
+      filter (where a.action is not null),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
   from (
@@ -5925,7 +5926,9 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
+-- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
+-- With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5947,7 +5950,7 @@ begin
   if not coalesce(preview, false) then
     v_ids := array(
       select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending'
+      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);

@@ -75,8 +75,9 @@ $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
 -- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
--- too, since its handler must cancel the prediction. Returns the number of jobs.
-create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+-- too, since its handler must cancel the prediction. p_reason: the error of the jobs that end. Returns the number of
+-- jobs.
+create function picture_queue._cancel_jobs(p_ids uuid[], p_reason text default null) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -87,7 +88,8 @@ begin
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold, j.generation_id
   )
-  select array_agg(picture_queue._change(a.id, a.action)) filter (where a.action is not null),
+  select array_agg(picture_queue._change(a.id, a.action, case a.action when 'cancel' then p_reason end))
+      filter (where a.action is not null),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
   from (
