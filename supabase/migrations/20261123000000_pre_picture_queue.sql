@@ -8386,7 +8386,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted.
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
+-- start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8396,7 +8397,8 @@ begin
   delete from picture_queue.account_change c
   where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
   for v_key in
-    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+    select a.key from picture_queue.account a where a.key = any (p_keys)
+    order by a.key = 'project', a.key for no key update skip locked
   loop
     perform picture_queue._add_to_account(v_key, 0, 0, 0);
   end loop;
@@ -10427,11 +10429,10 @@ end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
--- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
--- prune.
-create function picture_queue.prune(p_seconds real default 2) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+-- cannot be deleted, for example because a table of the project refers to them, are kept. Returns the numbers of
+-- deleted rows, and more: whether there is more to prune.
+create function picture_queue._prune(p_seconds real) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -10465,10 +10466,6 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._run_isolated('account', array(
-    select distinct c.key from picture_queue.account_change c
-    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
-    limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -10477,6 +10474,36 @@ begin
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
+  return v_result;
+end
+$$;
+
+-- Adds the changes of the last minutes to their accounts. The accounts stay locked until the transaction ends, and
+-- starts wait for them. So it is the last step of the transaction, and the account of the project, for which every
+-- start waits, is the last account.
+create function picture_queue._add_old_changes() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' set seq_page_cost = 100
+as $$
+begin
+  return picture_queue._run_isolated('account', array(
+    select c.key
+    from (
+      select distinct o.key from picture_queue.account_change o
+      where o.at < picture_queue._now() - interval '1 minute'
+        and o.key not in (select picture_queue._failed_subjects('account'))
+      limit 1000) c
+    order by c.key = 'project'), 1000);
+end
+$$;
+
+-- Prunes old rows, for a job of pg_cron; maintain() does the same.
+create function picture_queue.prune(p_seconds real default 2) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_result jsonb := picture_queue._prune(p_seconds);
+begin
+  perform picture_queue._add_old_changes();
   return v_result;
 end
 $$;
@@ -10691,7 +10718,7 @@ begin
     v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_result := v_result || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue._prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
@@ -10706,6 +10733,8 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
+  -- Starts wait for the accounts that this step locks, until the transaction ends.
+  perform picture_queue._add_old_changes() where v_prunes;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
   v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then
