@@ -85,3 +85,18 @@ async def test_generations_that_cannot_be_retried_stop_no_others(db):
     while not sum(changed) and len(changed) < 10:
         changed.append((await retry_failed_jobs(db))["changed"])
     assert sum(changed) == 5, changed
+
+
+async def test_the_deletion_of_a_generation_without_a_job_refunds_it(db):
+    """The account kept the reservation until repair()."""
+    user = uuid4()
+    await db.act_as("authenticated", user)
+    started = await db.value(START, {})
+    await db.act_as(None)
+    await db.run("delete from public.job_queue where id = $1::text::uuid", started["job_id"])
+    account = await db.value("select get_account($1)", user)
+    assert account["pending"] == 1 and account["spent_today_usd"] > 0
+    await db.value("select delete_generation($1)", started["generation_id"])
+    account = await db.value("select get_account($1)", user)
+    assert (account["pending"], account["spent_today_usd"]) == (0, 0)
+    assert await db.value("select picture_queue.repair() ->> 'reservations'") == "0"
