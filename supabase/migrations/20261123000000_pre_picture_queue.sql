@@ -2047,6 +2047,7 @@ begin
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
+    when 'purge' then picture_queue._cancel_jobs(p_subjects::uuid[], 'The queue was purged.')
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'delete_generation' then picture_queue._delete_generations(p_subjects::uuid[])
     when 'delete_files' then picture_queue._enqueue_deletions(p_subjects::uuid[])
@@ -2440,10 +2441,10 @@ $$;
 
 -- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
 -- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
--- wake (their event was sent), purge (their queue is purged). A job whose lease expired keeps its count of attempts,
--- so that a job that kills each of its workers fails in the end. The attempt is not counted if the worker has not
--- confirmed the start, in the row or in lease_extension. After 20 unconfirmed claims in a row it is counted, since the
--- job may kill its workers before they confirm. Returns the number of changed jobs.
+-- wake (their event was sent). A job whose lease expired keeps its count of attempts, so that a job that kills each of
+-- its workers fails in the end. The attempt is not counted if the worker has not confirmed the start, in the row or in
+-- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
+-- confirm. Returns the number of changed jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2462,7 +2463,6 @@ begin
             then 'cancel'
           when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
-        when 'purge' then 'cancel'
         else p_kind
       end,
       null,
@@ -2470,7 +2470,6 @@ begin
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
-        when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
     from public.job_queue j
@@ -5471,8 +5470,9 @@ $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
 -- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
--- too, since its handler must cancel the prediction. Returns the number of jobs.
-create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+-- too, since its handler must cancel the prediction. p_reason: the error of the jobs that end. Returns the number of
+-- jobs.
+create function picture_queue._cancel_jobs(p_ids uuid[], p_reason text default null) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -5483,7 +5483,8 @@ begin
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold, j.generation_id
   )
-  select array_agg(picture_queue._change(a.id, a.action)) filter (where a.action is not null),
+  select array_agg(picture_queue._change(a.id, a.action, case a.action when 'cancel' then p_reason end))
+      filter (where a.action is not null),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
   from (
@@ -5537,12 +5538,35 @@ exception when unique_violation then
 end
 $$;
 
+-- Returns the jobs of this list that one call may retry: all but generations beyond the first 500. Each generation
+-- reserves its cost, and if the project has a budget, every start waits for its account until the call has ended. So
+-- generations come last, and those whose retry has just failed come after the others.
+create function picture_queue._choose_retries(p_ids uuid[]) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return array(
+    select c.id
+    from (
+      select u.id, j.is_generation, row_number() over (
+        partition by j.is_generation
+        order by u.id::text in (select f.subject from picture_queue.failed_step f where f.kind = 'retry'), u.n) as place
+      from unnest(p_ids) with ordinality as u (id, n)
+      cross join lateral (
+        select o.generation_id is not null as is_generation from public.job_queue o where o.id = u.id offset 0) j
+    ) c
+    where not c.is_generation or c.place <= 500
+    order by c.is_generation, c.place);
+end
+$$;
+
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. The answer has matched (counted up to 100,000), changed, and more: whether
--- another call is needed, because jobs are left, or because the time was used up after an error. With preview the call
--- only counts. An empty filter is refused, since it would select every job. Each state has its own query: with one
--- query for all states, Postgres 15 may read all jobs of a queue.
+-- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has matched
+-- (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because the
+-- time was used up after an error. With preview the call only counts. An empty filter is refused, since it would select
+-- every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -5561,6 +5585,7 @@ declare
   v_state_ids uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
+  v_chosen_ids uuid[];
   v_changed integer;
   v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
@@ -5590,9 +5615,10 @@ begin
       v_ids := v_ids || v_state_ids;
     end if;
   end loop;
-  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
+  v_chosen_ids := case when action = 'retry' then picture_queue._choose_retries(v_ids) else v_ids end;
+  v_changed := picture_queue._run_isolated(action, v_chosen_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_changed, 'more', picture_queue._is_out_of_time()
+    'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_chosen_ids) < cardinality(v_ids)
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -5929,7 +5955,9 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
+-- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
+-- With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5951,7 +5979,7 @@ begin
   if not coalesce(preview, false) then
     v_ids := array(
       select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending'
+      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
@@ -8413,7 +8441,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted.
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
+-- start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8423,7 +8452,8 @@ begin
   delete from picture_queue.account_change c
   where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
   for v_key in
-    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+    select a.key from picture_queue.account a where a.key = any (p_keys)
+    order by a.key = 'project', a.key for no key update skip locked
   loop
     perform picture_queue._add_to_account(v_key, 0, 0, 0);
   end loop;
@@ -8801,7 +8831,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and a session may have set the parameter itself.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints and _enqueue_callbacks
   v_jobs := array(
     select g.job_id from public.generations g
     where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
@@ -9016,7 +9046,8 @@ end
 $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
--- It skips those that are locked, deleted already, or whose job has not finished. Returns the number of generations.
+-- It skips those that are locked, deleted already, or whose job has not finished. A generation that has not ended and
+-- has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9026,7 +9057,18 @@ declare
     where g.id = any (p_ids) and not g.deleted and (g.status in ('completed', 'failed', 'cancelled')
       or not exists (select from public.job_queue j where j.id = g.job_id))
     order by g.id for update skip locked);
+  v_without_job uuid[];
 begin
+  with cancelled as (
+    update public.generations g
+    set status = 'cancelled', finished_at = picture_queue._now(), updated_at = picture_queue._now()
+    where g.id = any (v_ids) and g.status in ('pending', 'processing')
+    returning g.id
+  )
+  select array_agg(c.id) into v_without_job from cancelled c;
+  if v_without_job is not null then
+    perform picture_queue._settle_ended(v_without_job);
+  end if;
   update public.generations g set deleted = true where g.id = any (v_ids);
   update public.images i set deleted = true where i.generation_id = any (v_ids);
   insert into picture_queue.deleted_generation (generation_id, deleted_at, enqueue_at)
@@ -10458,11 +10500,10 @@ end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
--- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
--- prune.
-create function picture_queue.prune(p_seconds real default 2) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+-- cannot be deleted, for example because a table of the project refers to them, are kept. Returns the numbers of
+-- deleted rows, and more: whether there is more to prune.
+create function picture_queue._prune(p_seconds real) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -10496,10 +10537,6 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._run_isolated('account', array(
-    select distinct c.key from picture_queue.account_change c
-    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
-    limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -10508,6 +10545,36 @@ begin
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
+  return v_result;
+end
+$$;
+
+-- Adds the changes of the last minutes to their accounts. The accounts stay locked until the transaction ends, and
+-- starts wait for them. So it is the last step of the transaction, and the account of the project, for which every
+-- start waits, is the last account.
+create function picture_queue._add_old_changes() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' set seq_page_cost = 100
+as $$
+begin
+  return picture_queue._run_isolated('account', array(
+    select c.key
+    from (
+      select distinct o.key from picture_queue.account_change o
+      where o.at < picture_queue._now() - interval '1 minute'
+        and o.key not in (select picture_queue._failed_subjects('account'))
+      limit 1000) c
+    order by c.key = 'project'), 1000);
+end
+$$;
+
+-- Prunes old rows, for a job of pg_cron; maintain() does the same.
+create function picture_queue.prune(p_seconds real default 2) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_result jsonb := picture_queue._prune(p_seconds);
+begin
+  perform picture_queue._add_old_changes();
   return v_result;
 end
 $$;
@@ -10722,7 +10789,7 @@ begin
     v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_result := v_result || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue._prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
@@ -10737,6 +10804,8 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
+  -- Starts wait for the accounts that this step locks, until the transaction ends.
+  perform picture_queue._add_old_changes() where v_prunes;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
   v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then

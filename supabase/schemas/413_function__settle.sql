@@ -155,7 +155,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted.
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
+-- start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -165,7 +166,8 @@ begin
   delete from picture_queue.account_change c
   where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
   for v_key in
-    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+    select a.key from picture_queue.account a where a.key = any (p_keys)
+    order by a.key = 'project', a.key for no key update skip locked
   loop
     perform picture_queue._add_to_account(v_key, 0, 0, 0);
   end loop;
