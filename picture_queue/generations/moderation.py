@@ -89,7 +89,9 @@ class Moderation:
             reason = await _call(self.moderate_prompt, _request_of(begun))
             if reason is not None:
                 raise errors.ContentRefused(
-                    "The moderation of the project refused the prompt", public=reason, detail=reason
+                    "The moderation of the project refused the prompt",
+                    owner_message=reason,
+                    detail=reason,
                 )
 
     async def review_image(

@@ -69,11 +69,11 @@ async def store_images(
         expired = errors.OutputExpired("The provider has deleted the output")
         if not begun.images:
             raise expired
-        return _stored_before(begun, prediction, expired.public)
+        return _stored_before(begun, prediction, expired.owner_message)
     if not outputs:
         raise errors.OutputRefused(
             "The prediction succeeded without a picture",
-            public="The image service returned no picture.",
+            owner_message="The image service returned no picture.",
         )
     storage = _OutputStorage(begun, age, provider, store, settings, thumbnails)
     refused = await storage.store_missing(outputs)
@@ -93,7 +93,9 @@ async def store_images(
             ),
         )
     images = [storage.images[n] for n in sorted(storage.images)]
-    missing = [MissingImage(n=n, reason=error.public) for n, error in sorted(refused.items())]
+    missing = [
+        MissingImage(n=n, reason=error.owner_message) for n, error in sorted(refused.items())
+    ]
     return StoredImages(images, missing)
 
 
@@ -232,8 +234,8 @@ class _OutputStorage:
                 return info, PictureContent(svg, CleanedImage([svg], 1, 1))
             cleaned = clean_image(data, info.extension, self._begun.strip_metadata)
         except UnsafeSvg as error:
-            public = "The picture was made, but it cannot be shown safely."
-            raise _refused(public, f"image {n}: {error}") from None
+            owner_message = "The picture was made, but it cannot be shown safely."
+            raise _refused(owner_message, f"image {n}: {error}") from None
         except ValueError as error:
             raise _refused("The output is a broken picture.", f"image {n}: {error}") from None
         _expect_pixels(n, info, cleaned.frames, limit)
@@ -254,7 +256,9 @@ class _OutputStorage:
         reason = await moderation.review_image(self._begun, n, data, info.mime_type)
         if reason is not None:
             raise errors.ContentRefused(
-                "The moderation of the project refused the picture", public=reason, detail=reason
+                "The moderation of the project refused the picture",
+                owner_message=reason,
+                detail=reason,
             )
 
     async def _upload(self, n: int, path: str, content: PictureContent, info: ImageInfo) -> None:
@@ -262,8 +266,8 @@ class _OutputStorage:
             await self._store.upload(path, content, info.mime_type)
         except (TooLarge, InvalidArgument) as error:
             # The bucket has a limit of its own, or a list of allowed types.
-            public = "The picture was made, but the storage refused it."
-            raise _refused(public, f"image {n}: {error}") from error
+            owner_message = "The picture was made, but the storage refused it."
+            raise _refused(owner_message, f"image {n}: {error}") from error
 
     async def _make_thumbnail(self, info: ImageInfo, content: PictureContent) -> Thumbnail | None:
         if self._thumbnails is None or info.extension == "svg":
@@ -291,5 +295,5 @@ def _expect_pixels(n: int, info: ImageInfo, frames: int, limit: int) -> None:
         )
 
 
-def _refused(public: str, detail: str) -> errors.OutputRefused:
-    return errors.OutputRefused("The output is refused", public=public, detail=detail)
+def _refused(owner_message: str, detail: str) -> errors.OutputRefused:
+    return errors.OutputRefused("The output is refused", owner_message=owner_message, detail=detail)

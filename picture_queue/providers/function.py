@@ -72,8 +72,8 @@ class FunctionProvider(base.Provider):
     function returns the bytes of a picture, a path, a Pillow image, or a list of these.
 
     An exception fails the prediction. Exceptions of `providers.errors`, such as `ContentRefused`,
-    keep their meaning. So do the attributes ``public`` and ``retryable`` of other exceptions, such
-    as `PermanentFailure`.
+    keep their meaning. The attributes ``owner_message`` and ``retryable`` of other exceptions, such
+    as `PermanentFailure`, are used too.
 
     An async function is cancelled like a task. A plain function cannot be stopped from outside: its
     call ``progress(…)`` raises `asyncio.CancelledError` once the prediction is cancelled. One that
@@ -217,7 +217,7 @@ class FunctionProvider(base.Provider):
             text = clean_line(str(error))
             raise errors.InputRejected(
                 f"{_name_of(self._function)} does not accept this input: {text}",
-                public=f"The model does not accept this input: {text}.",
+                owner_message=f"The model does not accept this input: {text}.",
             ) from None
         return arguments
 
@@ -365,8 +365,9 @@ def _error_of(error: BaseException) -> errors.ProviderError:
         failure = errors.PredictionFailed("The function failed", detail=text)
         if getattr(error, "retryable", None) is False:
             failure.retryable = False
-        if isinstance(public := getattr(error, "public", None), str):
-            failure.public = clean_line(public)
+        owner_message = getattr(error, "owner_message", None)
+        if isinstance(owner_message, str):
+            failure.owner_message = clean_line(owner_message)
     failure.__cause__ = error
     return failure
 

@@ -67,7 +67,7 @@ def _replacing(**fields: Any) -> Callable[[Prediction], Prediction]:
 
 
 def _reveal_prompt(error: errors.ProviderError) -> errors.ProviderError:
-    return errors.PredictionFailed("It failed", public="could not draw a boat")
+    return errors.PredictionFailed("It failed", owner_message="could not draw a boat")
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def _from_response(
     if status == 413:
         return InputTooLarge(message, status=status, detail=detail)
     if status == 422:
-        public = _refused_fields(problem)
-        return InputRejected(message, status=status, detail=detail, public=public)
+        owner_message = _refused_fields(problem)
+        return InputRejected(message, status=status, detail=detail, owner_message=owner_message)
     return RequestRefused(message, status=status, detail=detail)
 
 
