@@ -1,6 +1,6 @@
 """The call of a function that makes pictures, in the thread or process where it runs.
 
-A process of an executor imports this module, so it imports little.
+The processes of an executor import this module, so it has few imports.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class ProgressReporter(Protocol):
 
 
 class State(NamedTuple):
-    """The state of a call, as its reporter knows it."""
+    """The latest report of a call."""
 
     has_started: bool = False
     progress: Progress | None = None
@@ -55,7 +55,7 @@ class Reporter(Protocol):
         """
 
     def read(self) -> State:
-        """Return the latest report."""
+        """Return the latest report of the function."""
 
     def cancel(self) -> None:
         """Ask the function to stop at its next report, and free what the reporter holds."""
@@ -69,7 +69,7 @@ class MemoryReporter:
         self._is_cancelled = False
 
     def __call__(self, percent: float, message: str | None = None) -> None:
-        self._report(_progress(percent, message))
+        self._report(_check_progress(percent, message))
 
     def start(self) -> None:
         self._report(None)
@@ -87,10 +87,10 @@ class MemoryReporter:
 
 
 class FileReporter:
-    """A reporter for a function in another process, by a file in a temporary directory.
+    """A reporter for a function in another process; both use a file in a temporary directory.
 
-    It can be pickled. The directory is deleted to ask the function to stop. If the process runs on
-    another machine, progress is not shown and the function cannot be stopped.
+    The reporter can be pickled. `cancel` deletes the directory, which asks the function to stop. If
+    the process runs on another machine, progress is not shown and the function cannot be stopped.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class FileReporter:
         self._written_at = 0.0
 
     def __call__(self, percent: float, message: str | None = None) -> None:
-        progress = _progress(percent, message)
+        progress = _check_progress(percent, message)
         if time.monotonic() >= self._written_at + _WRITE_INTERVAL:
             self._written_at = time.monotonic()
             self._report(progress)
@@ -110,20 +110,20 @@ class FileReporter:
     def _report(self, progress: Progress | None) -> None:
         if socket.gethostname() != self._host:
             return
-        new = self._folder / "new"
+        new_state = self._folder / "new"
         try:
-            new.write_text(json.dumps(progress), "utf-8")
-            new.replace(self._folder / "state")
+            new_state.write_text(json.dumps(progress), "utf-8")
+            new_state.replace(self._folder / "state")
         except OSError:  # a full disk must not end the function
             if not self._folder.exists():
                 raise asyncio.CancelledError("the prediction was cancelled") from None
 
     def read(self) -> State:
         try:
-            found = json.loads((self._folder / "state").read_text("utf-8"))
+            progress = json.loads((self._folder / "state").read_text("utf-8"))
         except (OSError, ValueError):
             return State()
-        return State(True, None if found is None else Progress(*found))
+        return State(True, None if progress is None else Progress(*progress))
 
     def cancel(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -148,7 +148,7 @@ def encode_pictures(result: object, max_bytes: int) -> list[bytes]:
         max_bytes: Maximum size of a picture.
 
     Raises:
-        TypeError: The result is something else.
+        TypeError: The result has another type.
         OutputRefused: A picture is too large, or there are too many.
     """
     items: Iterable[object] = result if isinstance(result, list | tuple) else [result]
@@ -191,7 +191,7 @@ def _too_large(size: int, limit: int) -> OutputRefused:
     )
 
 
-def _progress(percent: float, message: str | None) -> Progress:
+def _check_progress(percent: float, message: str | None) -> Progress:
     if not 0 <= percent <= 100:
         raise ValueError(f"progress({percent!r}): the percentage is not 0 to 100")
     return Progress(int(percent), None if message is None else clean_line(str(message), 200))
