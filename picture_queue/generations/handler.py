@@ -98,9 +98,10 @@ def image_handler(
 
 
 class _InternalError(Exception):
-    """A failure that is not the owner's, with a text for the owner.
+    """An internal error, whose message for the owner reveals no details.
 
-    The worker reads its attributes, and writes its cause to the log and the history.
+    The worker reads the attributes of this exception, and writes its cause to the log and the
+    history of the job.
     """
 
     owner_message = "The picture could not be made, because of an internal error."
@@ -153,8 +154,8 @@ class _GenerationRun:
         except (Park, Cancel):
             raise
         except Exception as error:
-            # Its text may quote the database, the operator's settings or, from a provider of the
-            # project, anything: it is for the operator.
+            # Only the operator may see the text of this error. It may quote the database or the
+            # operator's settings. The error of the project's own provider may quote anything.
             raise _InternalError(error) from error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel
@@ -166,11 +167,12 @@ class _GenerationRun:
         key, uses_attempt = None, error.uses_attempt
         begun, prediction = self._manager.begun, self._manager.prediction
         if not uses_attempt:
-            # The account is throttled or unreachable, so the provider's other jobs would fail too.
-            # Without a row, only this worker lacks the provider.
+            # The account is throttled or the provider is unreachable, so the provider's other jobs
+            # would fail too, and are paused. Without a row, this worker lacks the provider, but
+            # other workers may have it, so no other job is paused.
             key = pause_key(begun.prediction.provider) if begun else None
         elif begun is None and isinstance(error.__cause__, Busy | ConnectionFailed):
-            uses_attempt = False  # nothing has begun, and the project is at fault
+            uses_attempt = False  # the project does not answer, and no prediction was created
         elif begun is not None and isinstance(error, errors.ServiceUnavailable):
             # The prediction is paid for, so this job keeps it. Other jobs may succeed, so they are
             # not paused.

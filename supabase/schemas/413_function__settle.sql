@@ -1,8 +1,9 @@
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of these generations that have ended: a completed generation costs what its pictures or its
--- seconds cost, at most the reserved amount; any other, and one that was deleted, costs nothing. Each reservation is
--- settled once, by the unique key of the ledger. Returns the number of settled reservations.
+-- Settles the reservations of those of these generations that have ended. A completed generation costs the price of its
+-- pictures or of its seconds, at most the reserved amount. All others, and generations whose row was removed, cost
+-- nothing. The unique key of the ledger ensures that each reservation is settled once. Returns the number of settled
+-- reservations.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -10,7 +11,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_settled jsonb;
 begin
-  -- A retry that is not committed yet must not keep a reservation that is settled here.
+  -- Wait for a retry that is not committed yet: it would continue with a reservation that is settled here.
   perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
     select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
@@ -52,12 +53,12 @@ begin
     'cost_usd', case when e.price_unit is not null then e.settled end,
     'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
     'from_credits', e.from_credits,
-    -- Of the two rows of a completed generation, the settlement ends it.
+    -- A completed generation has two rows, of which only the settlement may count as its end.
     'ends', w.phase = 'settle' or not e.completed,
     'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
   into v_settled
   from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
-  -- As in _reserve, the account of the project is looked up after the ledger was written.
+  -- The account of the project must be read after the ledger was written; see _reserve.
   insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
   select k.key, sum(s.refund_usd), sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
     count(*) filter (where k.key <> 'project' and s.ends and s.counted), s.reserved_on, v_now
@@ -75,7 +76,8 @@ begin
 end
 $$;
 
--- Settles generations that have ended. A failure does not fail the change of the jobs: maintenance settles them later.
+-- Settles generations that have ended. An error does not undo the end of the jobs: a follow-up is added, so that
+-- maintenance settles the generations later.
 create function picture_queue._settle_ended(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -86,7 +88,7 @@ exception when others then
 end
 $$;
 
--- Settles the generations of these follow-ups.
+-- Settles the generations of these follow-ups (their ids), and deletes the follow-ups.
 create function picture_queue._settle_later(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -105,9 +107,10 @@ begin
 end
 $$;
 
--- Reserves again for generations that were retried after they had ended. Raises the error of a limit if the user or the
--- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains. It waits
--- longer for an account than the change of the jobs waits for other rows: starts of the user hold the account.
+-- Reserves the cost again for generations that are retried after they had ended. Raises the error of a limit if the
+-- user or the project may not spend the amount; then the generations are not retried. A reservation that is not settled
+-- yet is used again. The lock_timeout is longer than that of other changes of jobs, since each start of the user locks
+-- the account.
 create function picture_queue._reserve_again(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -115,7 +118,7 @@ as $$
 declare
   v_generation record;
 begin
-  -- All users are locked before the project, as in a start.
+  -- The accounts of all users are locked before the account of the project, in the order of a start.
   perform picture_queue._lock_account(u.user_id)
   from (
     select distinct g.user_id from public.generations g
@@ -137,7 +140,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted.
+-- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
+-- deleted.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -155,8 +159,9 @@ begin
 end
 $$;
 
--- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
--- provider does not count them), or of its seconds, also if it failed. Null if that is not known.
+-- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
+-- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
+-- Other models cost the price of their seconds, even if the prediction failed.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
