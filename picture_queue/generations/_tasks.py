@@ -1,4 +1,4 @@
-"""Functions to run coroutines that asyncio does not provide."""
+"""Functions that delay the cancellation of a coroutine, which asyncio does not provide."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

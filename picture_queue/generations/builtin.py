@@ -18,8 +18,8 @@ from picture_queue.worker import JobContext, Worker
 
 _log = Log(__name__)
 
-#: The timeout of one attempt, in seconds. It exceeds the timeout of a prediction, since an attempt
-#: also stores the pictures, and may search for the prediction of an earlier attempt.
+#: The timeout of one attempt, in seconds. It is longer than the timeout of a prediction, because an
+#: attempt also stores the pictures, and may search for the prediction of an earlier attempt.
 TIMEOUT = 900.0
 
 
@@ -31,7 +31,7 @@ def builtin_worker(
 ) -> Worker:
     """Create a worker with the handlers of all kinds of generations, such as ``generate-image``.
 
-    It also deletes the files of deleted generations.
+    The worker also deletes the files of deleted generations.
 
     Without a Replicate token the handlers are not registered: jobs of generations stay pending, and
     `health` reports them.
@@ -73,36 +73,36 @@ def add_generations(
         client: The client of the worker's project; None: that of the worker.
         replicate: The token and the URL of Replicate; short for ``providers={"replicate": …}``.
         handling: The settings of the handlers.
-        providers: The providers by name, which is the ``provider`` of their models in the
-            database: a function that makes a picture (see `FunctionProvider`), a `Provider`, or
-            `ReplicateSettings`.
+        providers: The providers by name: for each a function that makes a picture (see
+            `FunctionProvider`), a `Provider`, or `ReplicateSettings`. The models in the database
+            name their provider in the column ``provider``.
         moderation: Your functions that may refuse prompts and pictures; None: those of
             ``handling``, if any.
 
     Raises:
-        SettingsError: The client has no URL of the project's API, which stores the pictures. If it
-            is that of the worker, the start of the worker raises this.
+        SettingsError: The client has no URL of the project's API, which stores the pictures.
+            Without ``client``, the start of the worker raises this error.
         InvalidArgument: There is no provider, a provider or its name is invalid, the worker already
             has a handler for one of the job types, or it is running.
         ValueError: The URL or the token of Replicate is invalid.
     """
     if client is not None:
         expect_api(client)
-    given = dict(providers or {})
+    by_name = dict(providers or {})
     if replicate is not None:
-        if registry.REPLICATE in given:
+        if registry.REPLICATE in by_name:
             raise InvalidArgument("`replicate` is given, and so is providers['replicate']")
-        given[registry.REPLICATE] = replicate
-    if not given:
+        by_name[registry.REPLICATE] = replicate
+    if not by_name:
         raise InvalidArgument(
             "add_generations has no provider", hint="Pass replicate=… or providers={name: …}"
         )
-    resolved = {name: registry.resolve(name, value) for name, value in given.items()}
+    resolved = {name: registry.resolve(name, value) for name, value in by_name.items()}
 
     def store_for(job: JobContext) -> GenerationStore:
-        found = client or worker._running_client
-        assert found is not None  # noqa: S101 - the worker runs
-        return GenerationStore(found._backend, job.id, job.lease_id)
+        job_client = client or worker._running_client
+        assert job_client is not None  # noqa: S101 - the worker runs
+        return GenerationStore(job_client._backend, job.id, job.lease_id)
 
     if moderation is not None:
         handling = replace(handling or HandlerSettings(), moderation=moderation)

@@ -16,11 +16,11 @@ from picture_queue.records import DeletedGeneration
 from picture_queue.worker import JobContext, Worker
 
 JOB_TYPE = "delete-pictures"
-TIMEOUT = 300.0  # seconds of one attempt
+TIMEOUT = 300.0  # seconds for one attempt
 
 _MAX_PARALLEL = 4  # generations whose files are deleted at the same time
-_PAGE = 1000  # files of one call; Storage lists and deletes at most 1000
-_MAX_PAGES = 100  # of the files of one generation
+_PAGE_SIZE = 1000  # files in one call; Storage lists and deletes at most 1000
+_MAX_PAGES = 100  # pages of the files of one generation
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -44,18 +44,19 @@ def add_deletion(worker: Worker, client: AsyncPictureQueue | None) -> None:
 
     @worker.handler(JOB_TYPE, timeout=TIMEOUT)
     async def delete_pictures(payload: DeletePictures, job: JobContext) -> dict[str, int]:
-        found = client or worker._running_client
-        assert found is not None  # noqa: S101 - the worker runs
-        return await delete_files(found._backend, payload.generation_ids, job)
+        job_client = client or worker._running_client
+        assert job_client is not None  # noqa: S101 - the worker runs
+        return await delete_files(job_client._backend, payload.generation_ids, job)
 
 
 async def delete_files(
     backend: AsyncBackend, generation_ids: list[UUID], job: JobContext | None = None
 ) -> dict[str, int]:
-    """Delete the files of deleted generations, and record it for each of them.
+    """Delete the files of deleted generations, and record each generation whose files are deleted.
 
-    A repeated call continues where an earlier one ended. A generation that is not marked as deleted
-    is skipped. If the files of one cannot be deleted, those of the others are deleted all the same.
+    A repeated call continues where an earlier call ended. A generation that is not marked as
+    deleted is skipped. If the files of one generation cannot be deleted, the files of the others
+    are deleted all the same.
 
     Args:
         backend: The backend of the project.
@@ -63,7 +64,7 @@ async def delete_files(
         job: The job, to whose log failures are written.
 
     Returns:
-        The number of generations and of files.
+        The numbers of generations and of files.
 
     Raises:
         PictureQueueError: The files of some generations could not be deleted.
@@ -92,14 +93,14 @@ async def delete_files(
 async def _delete_folder(backend: AsyncBackend, generation: DeletedGeneration) -> int:
     """Delete the files of a generation and return their number.
 
-    The folder is listed too, since a worker may have died after it stored a file and before it
-    saved the row. The files are listed again afterwards, because Storage answers with success even
-    if the key may not delete them.
+    The files of the folder are listed too, since a worker may have died after it stored a file and
+    before it saved the row of the image. The files are listed again after the deletion, because
+    Storage answers with success even if the key may not delete them.
     """
     paths = list(generation.paths)
     count = 0
     for _ in range(_MAX_PAGES):
-        paths = (paths + await _list_files(backend, generation.folder))[:_PAGE]
+        paths = (paths + await _list_files(backend, generation.folder))[:_PAGE_SIZE]
         if not paths:
             return count
         count += await _delete_paths(backend, list(dict.fromkeys(paths)))
@@ -112,9 +113,9 @@ async def _delete_folder(backend: AsyncBackend, generation: DeletedGeneration) -
 
 
 async def _list_files(backend: AsyncBackend, folder: str) -> list[str]:
-    """Return the paths of up to a page of files of a folder and its subfolders."""
+    """Return the paths of the files of a folder and its subfolders, at most a page of each."""
     call = StorageCall(
-        "POST", f"object/list/{BUCKET}", encode({"prefix": folder, "limit": _PAGE}), _JSON
+        "POST", f"object/list/{BUCKET}", encode({"prefix": folder, "limit": _PAGE_SIZE}), _JSON
     )
     entries = parse_answer(Rpc("list_objects", {}, list), await backend.storage(call))
     paths: list[str] = []

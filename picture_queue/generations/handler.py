@@ -102,12 +102,13 @@ def image_handler(
 
 
 class _InternalError(Exception):
-    """A failure that is not the owner's, with a text for the owner.
+    """An internal error, whose message for the owner reveals no details.
 
-    The worker reads its attributes, and writes its cause to the log and the history.
+    The worker reads the attributes of this exception, and writes its cause to the log and the
+    history of the job.
     """
 
-    public = "The picture could not be made, because of an internal error."
+    owner_message = "The picture could not be made, because of an internal error."
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
@@ -161,8 +162,8 @@ class _GenerationRun:
         except (Park, Cancel):
             raise
         except Exception as error:
-            # Its text may quote the database, the operator's settings or, from a provider of the
-            # project, anything: it is for the operator.
+            # Only the operator may see the text of this error. It may quote the database or the
+            # operator's settings. The error of the project's own provider may quote anything.
             raise _InternalError(error) from error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel
@@ -170,26 +171,27 @@ class _GenerationRun:
 
     async def _verdict_of(self, error: errors.ProviderError) -> Exception:
         """Return the exception that decides what the worker does with the job after an error."""
-        public, wait = error.public, error.retry_after
-        key, counts = None, error.counts
+        owner_message, wait = error.owner_message, error.retry_after
+        key, uses_attempt = None, error.uses_attempt
         begun, prediction = self._manager.begun, self._manager.prediction
-        if not counts:
-            # The account is throttled or unreachable, so the provider's other jobs would fail too.
-            # Without a row, only this worker lacks the provider.
+        if not uses_attempt:
+            # The account is throttled or the provider is unreachable, so the provider's other jobs
+            # would fail too, and are paused. Without a row, this worker lacks the provider, but
+            # other workers may have it, so no other job is paused.
             key = pause_key(begun.prediction.provider) if begun else None
         elif begun is None and isinstance(error.__cause__, Busy | ConnectionFailed):
-            counts = False  # nothing has begun, and the project is at fault
+            uses_attempt = False  # the project does not answer, and no prediction was created
         elif begun is not None and isinstance(error, errors.ServiceUnavailable):
             # The prediction is paid for, so this job keeps it. Other jobs may succeed, so they are
             # not paused.
-            counts = self._manager.age > self._settings.outage_tolerance
+            uses_attempt = self._manager.age > self._settings.outage_tolerance
             if prediction is not None and prediction.status == "succeeded":
-                public = "The picture was made and waits to be stored."
-        if counts:
+                owner_message = "The picture was made and waits to be stored."
+        if uses_attempt:
             is_last = error.max_attempts is not None and self._job.attempt >= error.max_attempts
             retries = error.retryable and not is_last
-            return Retry(wait, reason=public) if retries else PermanentFailure(public)
-        await self._progress.show(0, public)
+            return Retry(wait, reason=owner_message) if retries else PermanentFailure(owner_message)
+        await self._progress.show(0, owner_message)
         wait = self._settings.default_pause if wait is None else wait
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 

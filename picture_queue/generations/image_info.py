@@ -1,7 +1,7 @@
 """The type and the size of a picture, read from its bytes.
 
 A file name or a Content-Type header may be wrong, so these functions read the file itself. They
-read only its header, never decode pixels, and take a time proportional to the length of the header.
+read only the header, never decode pixels, and run in linear time of the length of the header.
 """
 
 import re
@@ -115,7 +115,8 @@ _BITMAPS: tuple[tuple[str, str, Callable[[Data], bool], Callable[[Data], tuple[i
 # No XML parser is used, since it would expand entities of an untrusted file; the opening tag of the
 # root element suffices. Repetitions are possessive (*+), so no pattern backtracks and all take
 # linear time.
-_SVG_HEAD = 65_536  # bytes in which the opening tag has to end; editors write comments before it
+# The opening tag has to end within these bytes; editors write comments before the tag.
+_SVG_HEAD = 65_536
 _SPACE = re.compile(rb"\s*+")
 _DOCTYPE = re.compile(rb"(?i:<!doctype)\s++svg\b[^\[>]*+")
 _SVG_TAG = re.compile(rb"""<(?:\w++:)?+svg(?=[\s/>])((?:"[^"]*+"|'[^']*+'|[^"'>])*+)>""", re.I)

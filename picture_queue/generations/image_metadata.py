@@ -1,9 +1,8 @@
 """Remove metadata from a picture without changing its pixels.
 
-The functions copy the parts of a file that a viewer needs to show it, and leave out the others:
-EXIF, XMP, IPTC, comments, embedded previews, Content Credentials, and whatever follows the end of
-the picture. Pixels are never decoded. The orientation is kept, since without it the picture would
-be turned.
+The functions copy the parts of a file that a viewer needs, and leave out the others: EXIF, XMP,
+IPTC, comments, embedded previews, Content Credentials, and all bytes after the end of the picture.
+Pixels are never decoded. The orientation is kept, since without it the picture would be turned.
 
 Parts that expand to far more than they occupy (compressed texts and colour profiles) are left out
 even if the metadata is kept, so that no viewer has to expand them.
@@ -26,12 +25,13 @@ class Parts(Protocol):
 #: A part of the cleaned file: new bytes, or the start and end of a part of the original file.
 Piece = bytes | tuple[int, int]
 
-MAX_PROFILE_BYTES = 4 * 1024 * 1024  # of a colour profile; the largest of common printers have 3 MB
-_MAX_TEXT_BYTES = 1024 * 1024  # of an expanded text
-# Maximum number of parts, since each takes some microseconds. 50 MB of 8 KiB parts have 6,400.
+MAX_PROFILE_BYTES = 4 * 1024 * 1024  # of a colour profile; those of common printers have up to 3 MB
+_MAX_TEXT_BYTES = 1024 * 1024  # of a text in a PNG, after decompression
+# Each part takes some microseconds. A file of 50 MB with parts of 8 KiB has 6,400 parts.
 _MAX_PARTS = 100_000
-_MAX_SUB_BLOCKS = 1_000_000  # of a GIF; 50 MB in full blocks have 200,000
-_MAX_SCANS = 100  # of a JPEG, each of which a viewer decodes in full size; encoders write about 10
+_MAX_SUB_BLOCKS = 1_000_000  # of a GIF; a file of 50 MB with full blocks has 200,000
+# A viewer decodes each scan of a JPEG in full size. Encoders write about 10 scans.
+_MAX_SCANS = 100
 
 
 class CleanedImage(NamedTuple):
@@ -72,7 +72,7 @@ def clean_image(data: Data, extension: str, strip: bool = True) -> CleanedImage:
     Args:
         data: A PNG, JPEG, WebP or GIF file.
         extension: The type of the file, as `read_image` returns it.
-        strip: False keeps the metadata, except for parts that expand beyond any use.
+        strip: False keeps the metadata, except for parts that expand beyond a limit.
 
     Raises:
         ValueError: The file has no pixels, or too many parts.
@@ -108,7 +108,10 @@ class _Pieces:
             self._list.append((start, end))
 
     def finish(self, insert: bytes = b"", at: int = 0) -> list[Piece]:
-        """Return the pieces; insert bytes into the first one, which begins with the file."""
+        """Return the pieces, with bytes inserted at a position of the first piece.
+
+        The first piece starts at the first byte of the file.
+        """
         if not insert:
             return self._list
         end = _end(self._list[0])
@@ -121,9 +124,10 @@ def _end(piece: Piece) -> int:
     return len(piece) if isinstance(piece, bytes) else piece[1]
 
 
-# PNG (https://www.w3.org/TR/png-3/): 4 bytes length, 4 bytes type, the data, 4 bytes checksum.
-# Chunks that a decoder needs begin with an uppercase letter. These others change what is shown:
+# PNG (https://www.w3.org/TR/png-3/): chunks with 4 bytes length, 4 bytes type, the data and 4 bytes
+# checksum. The types of chunks that a decoder needs begin with an uppercase letter.
 _PNG_HEADER = 33  # the position after the signature and the chunk IHDR
+#: The other chunks that change how the picture looks.
 _PNG_SHOWN = frozenset(
     b"tRNS cHRM gAMA iCCP sBIT sRGB cICP mDCV cLLI bKGD hIST pHYs sPLT acTL fcTL fdAT".split()
 )
@@ -187,11 +191,12 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
 
 
-# JPEG (ITU T.81): segments with a marker, a length and data; after a start of scan, compressed data
-# up to the next marker. In it a 0xFF byte is followed by 0, or by a restart marker.
+# JPEG (ITU T.81): segments with a marker, a length and data. A segment "start of scan" is followed
+# by compressed data up to the next marker. In compressed data, a 0xFF byte is followed by 0, or is
+# the first byte of a restart marker (0xD0 to 0xD7).
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ICC = b"ICC_PROFILE\0"  # followed by the number of the part, and by the number of parts
-_MAX_PROFILE_PARTS = MAX_PROFILE_BYTES // 65_519
+_MAX_PROFILE_PARTS = MAX_PROFILE_BYTES // 65_519  # bytes of the profile in each segment
 
 
 def _clean_jpeg(data: Data, strip: bool) -> CleanedImage:
@@ -202,7 +207,7 @@ def _clean_jpeg(data: Data, strip: bool) -> CleanedImage:
         if scans:
             pieces.add(at, start)  # compressed data
         at = match.end()
-        if marker == 0xD9:
+        if marker == 0xD9:  # end of image
             pieces.add(start, at)
             break
         if marker in (0x01, 0xD8):  # a marker without data
@@ -212,7 +217,7 @@ def _clean_jpeg(data: Data, strip: bool) -> CleanedImage:
             at = size
             break
         head = bytes(data[at + 2 : min(end, at + 16)])
-        scans += marker == 0xDA
+        scans += marker == 0xDA  # start of scan
         profile_parts += head.startswith(_ICC)
         if scans > _MAX_SCANS:
             raise ValueError(f"the file has over {_MAX_SCANS} scans")
@@ -221,7 +226,7 @@ def _clean_jpeg(data: Data, strip: bool) -> CleanedImage:
         pieces.add(start, end, _is_kept_in_jpeg(marker, head, strip, profile_parts))
         at = end
     else:
-        # The file ends early; viewers show what there is.
+        # The file has no end marker. Viewers show the pixels that it has.
         pieces.add(at, size)
         at = size
     if not scans:
@@ -237,7 +242,7 @@ def _is_kept_in_jpeg(marker: int, head: bytes, strip: bool, profile_parts: int) 
         return max(profile_parts, head[13] if len(head) > 13 else 0) <= _MAX_PROFILE_PARTS
     if not strip or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
         return True
-    # The header of JFIF, and that of Adobe, which names the colour space.
+    # The header of JFIF, and the header of Adobe, which names the colour space.
     return marker == 0xE0 or (marker == 0xEE and head.startswith(b"Adobe"))
 
 
@@ -251,10 +256,11 @@ def _jpeg_exif(orientation: int) -> bytes:
     return b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content
 
 
-# WebP (RFC 9649): chunks with 4 bytes type, 4 bytes length, the data, and a byte if it is odd.
+# WebP (RFC 9649): chunks with 4 bytes type, 4 bytes length and the data. Data of an odd length is
+# followed by a padding byte.
 _WEBP_SHOWN = frozenset((b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP"))
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ANMF")
-# Flags of the chunk VP8X, which must be the first one.
+# Flags of the chunk VP8X, which must be the first chunk.
 _HAS_PROFILE, _HAS_EXIF, _HAS_XMP = 0x20, 0x08, 0x04
 
 
@@ -283,7 +289,7 @@ def _clean_webp(data: Data, strip: bool) -> CleanedImage:
     body = pieces.finish()[1:]  # without the old header
     if orientation != 1:
         exif = _exif(orientation)
-        padding = b"\0" * (sum(map(_length, body)) % 2)  # the last chunk may lack it
+        padding = b"\0" * (sum(map(_length, body)) % 2)  # the last chunk may lack its padding
         body.append(padding + b"EXIF" + len(exif).to_bytes(4, "little") + exif)
         kinds.append(b"EXIF")
     if header:
@@ -332,7 +338,8 @@ def _end_of_sub_blocks(data: Data, at: int, budget: Iterator[int]) -> int:
 
 
 # EXIF is a TIFF file: byte order, 42, the position of a directory, and its entries of 12 bytes.
-_MAX_EXIF = 65_536
+_MAX_EXIF = 65_536  # bytes that are searched for the orientation
+_MAX_EXIF_ENTRIES = 500  # entries of the directory that are searched
 _ORIENTATION = 0x0112
 
 
@@ -351,7 +358,7 @@ def read_orientation(exif: bytes) -> int:
         return int.from_bytes(exif[at : at + length], order[exif[:2]])  # type: ignore[arg-type]
 
     directory = number(4, 4)
-    for entry in range(min(number(directory, 2), 500)):
+    for entry in range(min(number(directory, 2), _MAX_EXIF_ENTRIES)):
         at = directory + 2 + entry * 12
         if number(at, 2) == _ORIENTATION:
             found = number(at + 8, 2)

@@ -118,4 +118,4 @@ def _check_picture(name: str, data: bytes, max_pixels: int) -> None:
 
 def _rejected(name: str, reason: str) -> PictureQueueError:
     text = f"The file of input.{name} {reason}."
-    return errors.InputRejected(text, public=text)
+    return errors.InputRejected(text, owner_message=text)

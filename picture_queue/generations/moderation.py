@@ -1,7 +1,8 @@
 """Moderation of prompts and pictures by functions of the project.
 
-A prompt is moderated before the provider is called and paid, and a picture before it is stored. If
-the function of the project raises an error, the job is retried: nothing passes unmoderated.
+A prompt is moderated before the provider is called and paid. A picture is moderated before it is
+stored. If the function of the project raises an error, the job is retried, so nothing passes
+unmoderated.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class PictureToModerate:
     request: PromptToModerate
 
 
-#: Return a reason, which the owner sees, to refuse; None to accept.
+#: Functions that return the reason of a refusal, which the owner sees, or None to accept.
 ModeratePrompt = Callable[[PromptToModerate], Awaitable[str | None] | str | None]
 ModeratePicture = Callable[[PictureToModerate], Awaitable[str | None] | str | None]
 
@@ -83,13 +84,15 @@ class Moderation:
         """Moderate the prompt of a row.
 
         Raises:
-            ContentRefused: The function refused it.
+            ContentRefused: The function refused the prompt.
         """
         if self.moderate_prompt is not None:
             reason = await _call(self.moderate_prompt, _request_of(begun))
             if reason is not None:
                 raise errors.ContentRefused(
-                    "The moderation of the project refused the prompt", public=reason, detail=reason
+                    "The moderation of the project refused the prompt",
+                    owner_message=reason,
+                    detail=reason,
                 )
 
     async def review_image(
@@ -103,10 +106,10 @@ class Moderation:
 
 
 def _request_of(begun: BegunPrediction) -> PromptToModerate:
-    given = dict(begun.prediction.input)
+    inputs = dict(begun.prediction.input)
     return PromptToModerate(
-        prompt=str(given.pop("prompt", "")),
-        input=given,
+        prompt=str(inputs.pop("prompt", "")),
+        input=inputs,
         model_id=begun.model.model_id,
         generation_id=begun.generation.id,
         user_id=begun.generation.user_id,
@@ -114,10 +117,10 @@ def _request_of(begun: BegunPrediction) -> PromptToModerate:
 
 
 async def _call(function: Callable[[Any], Any], argument: Any) -> str | None:
-    """Call a function of the project; a plain one in a thread.
+    """Call a function of the project; a plain function is called in a thread.
 
     Raises:
-        TypeError: It returned neither a text nor None.
+        TypeError: The function returned neither a text nor None.
     """
     if inspect.iscoroutinefunction(function):
         answer = await function(argument)

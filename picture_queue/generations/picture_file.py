@@ -1,7 +1,8 @@
 """A picture between its download and its upload.
 
-A small picture is kept in memory. A larger one is written to a temporary file as it arrives, and
-read from it for the upload, so its size does not matter to the memory of the worker.
+A small picture is kept in memory. A larger picture is written to a temporary file while it is
+downloaded, and read from that file for the upload. So the worker needs no more memory for a larger
+picture.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from picture_queue.generations.image_metadata import CleanedImage, Parts
 
 _log = Log(__name__)
 
-_MEMORY_BYTES = 1024 * 1024  # of a picture that is kept in memory; also the length of each write
+# A picture of fewer bytes is kept in memory. A larger picture is written in parts of this length.
+_MEMORY_BYTES = 1024 * 1024
 
 
 class TemporaryFileError(Exception):
@@ -34,7 +36,7 @@ class PictureFile:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._file: IO[bytes] | None = None
-        self._has_no_directory = False
+        self._cannot_create_file = False
         self._mapped: mmap | None = None
 
     def __enter__(self) -> Self:
@@ -50,11 +52,11 @@ class PictureFile:
             TemporaryFileError: The temporary file cannot be written.
         """
         self._buffer += chunk
-        if len(self._buffer) >= _MEMORY_BYTES and not self._has_no_directory:
+        if len(self._buffer) >= _MEMORY_BYTES and not self._cannot_create_file:
             await asyncio.to_thread(self._flush)
 
     def clear(self) -> None:
-        """Delete what was written."""
+        """Delete the bytes written so far."""
         self._buffer = bytearray()
         if self._mapped is not None:
             self._mapped.close()
@@ -80,10 +82,10 @@ class PictureFile:
         return self._mapped
 
     def parts(self) -> Parts:
-        """Return an object whose slices are parts of the bytes, to read all of them in order.
+        """Return an object whose slices are parts of the bytes, to read all bytes in order.
 
-        It reads the temporary file instead of mapping it, since the pages of a map would count as
-        memory of this process.
+        A slice is read from the temporary file, which is not mapped: the pages of a mapped file
+        would count as memory of this process.
         """
         self.read()
         if self._file is None or not hasattr(os, "pread"):  # Windows has no pread
@@ -98,7 +100,7 @@ class PictureFile:
             try:
                 self._file = tempfile.TemporaryFile()  # noqa: SIM115 - `clear` closes it
             except OSError as error:
-                self._has_no_directory = True
+                self._cannot_create_file = True
                 _log.warning("pictures are kept in memory: no temporary file: %s", error)
                 return
         try:
@@ -109,6 +111,8 @@ class PictureFile:
 
 
 class _FileParts:
+    """A file whose slices are read without a change of the file's position."""
+
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
@@ -121,7 +125,7 @@ class PictureContent:
 
     Args:
         parts: The file as it was downloaded.
-        cleaned: The parts of it to store.
+        cleaned: The parts of the file to store.
     """
 
     def __init__(self, parts: Parts, cleaned: CleanedImage) -> None:
@@ -130,7 +134,7 @@ class PictureContent:
         self.size = cleaned.size
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the bytes."""
+        """Yield the bytes in chunks."""
         return self._cleaned.chunks(self._parts)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from picture_queue.records import BegunPrediction
 
 _COLD_START = 60.0  # seconds in the status `starting` after which a prediction is polled slowly
 _COLD_POLL_INTERVAL = 10.0  # seconds
+_DEFAULT_TYPICAL_SECONDS = 4.0  # for models whose typical run time is not known
 _MAX_RETRY_AFTER = 60.0  # seconds
 
 
@@ -25,17 +26,19 @@ class PollSchedule:
     ) -> None:
         self._settings = settings
         self._sends_webhooks = provider.sends_webhooks
-        # All running predictions together keep the rate limit of the provider.
+        # With this interval, the polls of all running predictions keep the provider's rate limit.
         self._min_interval = begun.running / settings.polls_per_second
         first = settings.first_poll_interval
         if first is None:
-            first = min(max((begun.model.typical_seconds or 4.0) / 8, 0.25), 1.0)
+            typical_seconds = begun.model.typical_seconds or _DEFAULT_TYPICAL_SECONDS
+            first = min(max(typical_seconds / 8, 0.25), 1.0)
         self._interval = first
         if provider.capabilities.recover == "none":
             self._park_after = float("inf")  # the prediction ends with this process
         else:
-            parks_at = (settings.park_after, settings.park_after_webhook)
-            self._park_after = parks_at[self._sends_webhooks]
+            self._park_after = (
+                settings.park_after_webhook if self._sends_webhooks else settings.park_after
+            )
 
     def should_park(self, age: float) -> bool:
         """Return whether the job should wait without a slot, at this age of its prediction."""
@@ -44,10 +47,10 @@ class PollSchedule:
     def parked_interval(self) -> float:
         """Return the seconds until the next poll of a parked job."""
         settings = self._settings
-        usual = (
+        interval = (
             settings.parked_poll_interval if self._sends_webhooks else settings.max_poll_interval
         )
-        return _jittered(max(usual, self._min_interval))
+        return _jittered(max(interval, self._min_interval))
 
     def next_interval(self, prediction: Prediction, age: float) -> float:
         """Return the seconds until the next poll."""

@@ -7,10 +7,10 @@ the prediction at the provider before it creates another. A provider whose capab
 ``id`` cannot search. One whose capability is ``none`` has no prediction of an earlier process; the
 generation then runs again.
 
-The search must not take or cancel the prediction of another row. A found prediction is left alone
-if another row has recorded it, or if a live row with an equal input has recorded none yet and may
-have created it, unless there is one for each of these rows. If a prediction is left alone wrongly,
-the generation is paid twice.
+The search must not take or cancel the prediction of another row. A found prediction is not used if
+another row has recorded its id. It is not used either if a live row with an equal input has
+recorded no id yet and may have created it, unless the search found enough predictions for all such
+rows. If a prediction is not used although it belongs to the row, the generation is paid for twice.
 """
 
 import asyncio
@@ -31,9 +31,8 @@ from picture_queue.records import BegunPrediction, FinalState
 _log = Log(__name__)
 
 _CANCEL_DELAY = 1.0  # seconds before a cancel is repeated; the worker waits for it
-_URL_MARGIN = (
-    600.0  # seconds that a signed URL of an input is valid beyond the prediction's deadline
-)
+# Seconds for which the signed URL of an input is valid after the deadline of the prediction.
+_URL_MARGIN = 600.0
 _MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
 _FINAL_STATES: tuple[FinalState, ...] = ("succeeded", "failed", "canceled", "aborted")
 _MAX_RIVALS = 1000  # rows that `begin_prediction` returns; there may be more
@@ -127,7 +126,7 @@ class PredictionManager:
         raise errors.OutcomeUnknown(f"The answers to {_MAX_CREATES} create calls were lost")
 
     async def _moderate(self, begun: BegunPrediction) -> None:
-        """Moderate the prompt of a new row; after an error the row is final, so nothing is sent."""
+        """Moderate the prompt of a new row. If the prompt is refused, the row becomes final."""
         if self._settings.moderation is None:
             return
         try:
@@ -167,8 +166,8 @@ class PredictionManager:
         """Read the recorded prediction of a row.
 
         Returns:
-            The prediction; None if it ended with the process of another worker, or of an earlier
-            one. Its row is then final.
+            The prediction; None if it ended with the process of another or an earlier worker. The
+            row then has its final state.
         """
         if self.provider.capabilities.recover != "none":
             return await self.attach(begun, prediction_id)
@@ -337,7 +336,7 @@ class PredictionManager:
         return prediction if await self._record(begun, prediction) else None
 
     async def _record(self, begun: BegunPrediction, prediction: Prediction) -> bool:
-        """Record a prediction as that of a row; return False if another row owns it."""
+        """Record the id of a prediction in a row; return False if another row has recorded it."""
         try:
             await self._store.record(begun.prediction.id, prediction.id)
         except StaleLease:
@@ -377,16 +376,16 @@ class PredictionManager:
         found = await self.provider.find_lost(request, taken)
         if not found:
             return []
-        now = await self._store.begin(row.id)
+        current = await self._store.begin(row.id)
 
-        free = [lost for lost in found if lost.prediction.id not in now.owned]
-        # To cancel a prediction is wrong if any other row may own it. But it may be used if each of
-        # these rows has created one: then it does not matter which row gets which.
+        free = [lost for lost in found if lost.prediction.id not in current.owned]
+        # A prediction must not be cancelled if any other row may own it. But it may be used if each
+        # of these rows has created a prediction: then any row may get any of the predictions.
         usable = 0 if to_cancel else sum(lost.is_certain and lost.has_equal_input for lost in free)
 
         def may_be_used(lost: LostPrediction) -> bool:
             # A prediction whose file could not be compared may be that of any row of the model.
-            rows = now.twins if lost.has_equal_input else now.rivals
+            rows = current.twins if lost.has_equal_input else current.rivals
             owners = sum(map(lost.may_be_of, rows))
             if len(rows) >= _MAX_RIVALS:
                 return False

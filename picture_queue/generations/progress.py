@@ -16,7 +16,7 @@ class GenerationProgress:
 
     def __init__(self, job: JobContext) -> None:
         self._job = job
-        # A job that was parked has progress already; it must not decrease.
+        # The job may have progress already, if it was parked. The progress must not decrease.
         self._reported: tuple[int, str | None] = (job.job.progress, None)
 
     async def show(self, percent: int, message: str) -> None:
@@ -35,7 +35,7 @@ class GenerationProgress:
             prediction: The prediction.
             age: Seconds since its creation.
             typical_seconds: Typical run time of the model. If the prediction does not report its
-                progress, the percentage is an estimate from this time, which the message says.
+                progress, the percentage is estimated from this time, and the message says so.
         """
         if prediction.status not in ("starting", "processing"):
             _log.warning(

@@ -20,16 +20,16 @@ class HandlerSettings:
         max_poll_interval: Maximum time between two polls.
         park_after: Age of a prediction after which its job is parked: it is run again for each
             poll, and needs no slot of the worker in between.
-        park_after_webhook: The same if the provider reports the end of a prediction by a webhook,
-            which then wakes the job.
+        park_after_webhook: The value used instead of ``park_after`` if the provider reports the
+            end of a prediction by a webhook, which then wakes the job.
         parked_poll_interval: Time between two polls of a parked job that waits for a webhook, since
             webhooks can be lost.
         polls_per_second: Maximum number of polls of all workers together. The time between two
             polls of a prediction rises with the number of predictions that are running. Replicate
             permits 50 calls a second (https://replicate.com/docs/topics/predictions/rate-limits).
-        recheck_delay: Delay before the repetition of a call to the provider whose wrong answer
-            would lose a prediction that is paid for: the search for a prediction after the answer
-            to its creation was lost, a read of a prediction that was refused, or a failed download
+        recheck_delay: Delay before a call to the provider is repeated because a wrong answer would
+            lose a prediction that is paid for. Such calls are the search for a prediction after the
+            answer to its creation was lost, a refused read of a prediction, and a failed download
             of its output.
         cancel_timeout: Maximum time to cancel the prediction of a cancelled job.
         default_pause: Length of the pause if the provider limits the rate of calls without a

@@ -55,9 +55,10 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
 class GenerationStore:
     """The rows and files of the generation of one job.
 
-    All methods are idempotent. After the end of the lease, those that read or write rows raise
-    `StaleLease` and change nothing, since another worker may have the job. Those that read or write
-    files (`upload`, `read_file`, `sign_file`, `delete_files`) do not check the lease.
+    All methods are idempotent. After the end of the lease, the methods that read or write rows
+    raise `StaleLease` and change nothing, since another worker may have the job. The methods that
+    read or write files (`upload`, `read_file`, `sign_file`, `delete_files`) do not check the
+    lease.
 
     Args:
         backend: The backend of the project.
@@ -74,8 +75,8 @@ class GenerationStore:
         """Commit a row in state ``creating``, or return the row of an earlier attempt.
 
         Args:
-            lost: A row of the generation whose prediction is searched for: it is returned, with
-                ``owned``, ``twins`` and ``rivals``, and no row is created.
+            lost: The id of a row of the generation whose prediction is searched for. This row is
+                returned, with ``owned``, ``twins`` and ``rivals``, and no row is created.
         """
         return await self._backend.call(_rpc.begin_prediction(self._job_id, self._lease_id, lost))
 
@@ -102,8 +103,8 @@ class GenerationStore:
         Args:
             row_id: The id of the row.
             state: The final state; ``lost`` if the outcome is unknown and no prediction was found.
-            error: The error for operators; the owner never sees it. It may be any text: characters
-                that a database cannot store are replaced.
+            error: The error for operators, which the owner never sees. Characters that the database
+                cannot store are replaced.
             metrics: The metrics that the provider returned.
         """
         text = None if error is None else storable(error, _MAX_ERROR)
@@ -122,7 +123,7 @@ class GenerationStore:
 
         Args:
             path: The path of the file.
-            content: The bytes. Those of a `PictureContent` are read while they are sent.
+            content: The bytes. The bytes of a `PictureContent` are read while they are sent.
             content_type: The MIME type.
             timeout: Maximum seconds, including retries.
         """
@@ -145,7 +146,7 @@ class GenerationStore:
         return await self._backend.storage(StorageCall("GET", f"object/{path}"))
 
     async def sign_file(self, path: str, seconds: int) -> str:
-        """Return a URL with which anyone can read a file of Storage for that time.
+        """Return a URL with which anyone can read a file of Storage for some seconds.
 
         Raises:
             NotFound: There is no such file.

@@ -42,10 +42,10 @@ async def store_images(
 ) -> StoredImages:
     """Download the pictures and upload them to the owner's folder.
 
-    Each picture is stored on its own: one that is refused does not keep the others from being
-    stored. It is tried twice, and then it is missing. A repeated call stores only the pictures that
-    no earlier call has stored. There may be fewer pictures than requested, since some models
-    withhold individual pictures, and the moderation of the project may refuse some.
+    A picture that is refused does not keep the others from being stored. A refused picture is
+    downloaded once more; if it is refused again, it is a missing image. A repeated call stores only
+    the pictures that no earlier call has stored. There may be fewer pictures than requested, since
+    some models withhold individual pictures, and the moderation of the project may refuse some.
 
     Args:
         begun: The row of the prediction, with its generation.
@@ -72,24 +72,25 @@ async def store_images(
         expired = errors.OutputExpired("The provider has deleted the output")
         if not begun.images:
             raise expired
-        return _stored_before(begun, prediction, expired.public)
+        return _images_of_earlier_calls(begun, prediction, expired.owner_message)
     if not outputs:
         raise errors.OutputRefused(
             "The prediction succeeded without a picture",
-            public="The image service returned no picture.",
+            owner_message="The image service returned no picture.",
         )
-    storage = _OutputStorage(
+    writer = _OutputWriter(
         begun, age, provider, store, settings, thumbnails, uploads or PendingUploads(store)
     )
-    refused = await storage.store_missing(outputs)
-    if storage.images and any(isinstance(e, errors.OutputError) for e in refused.values()):
-        # A single unexpected answer must not lose a picture.
+    refused = await writer.store_missing(outputs)
+    has_output_error = any(isinstance(error, errors.OutputError) for error in refused.values())
+    if writer.images and has_output_error:
+        # A picture is not given up after a single unexpected answer.
         _log.warning("generation %s: storing %d pictures again", begun.generation.id, len(refused))
         await asyncio.sleep(settings.recheck_delay)
-        refused = await storage.store_missing(outputs)
-    if not storage.images:
-        # The caller retries after an OutputError, and a refusal of the moderation is final. So a
-        # refused picture must not keep the others from being tried again.
+        refused = await writer.store_missing(outputs)
+    if not writer.images:
+        # The caller stores the pictures again after an OutputError, but a refusal of the moderation
+        # fails the generation. So an OutputError takes precedence.
         raise min(
             refused.values(),
             key=lambda error: (
@@ -97,20 +98,24 @@ async def store_images(
                 isinstance(error, errors.ContentRefused),
             ),
         )
-    images = [storage.images[n] for n in sorted(storage.images)]
-    missing = [MissingImage(n=n, reason=error.public) for n, error in sorted(refused.items())]
+    images = [writer.images[n] for n in sorted(writer.images)]
+    missing = [
+        MissingImage(n=n, reason=error.owner_message) for n, error in sorted(refused.items())
+    ]
     return StoredImages(images, missing)
 
 
-def _stored_before(begun: BegunPrediction, prediction: Prediction, reason: str) -> StoredImages:
+def _images_of_earlier_calls(
+    begun: BegunPrediction, prediction: Prediction, reason: str
+) -> StoredImages:
     """Return the pictures that earlier calls have stored; all others are missing."""
     images = sorted(begun.images, key=lambda image: image.n)
-    count = prediction.metrics.get("image_count")
-    made = min(count, _MAX_OUTPUTS) if isinstance(count, int) else 0
-    stored = {image.n for image in images}
-    numbers = range(1, max(made, *stored) + 1)
+    image_count = prediction.metrics.get("image_count")
+    made = min(image_count, _MAX_OUTPUTS) if isinstance(image_count, int) else 0
+    stored_numbers = {image.n for image in images}
+    numbers = range(1, max(made, *stored_numbers) + 1)
     return StoredImages(
-        images, [MissingImage(n=n, reason=reason) for n in numbers if n not in stored]
+        images, [MissingImage(n=n, reason=reason) for n in numbers if n not in stored_numbers]
     )
 
 
@@ -151,8 +156,12 @@ class PendingUploads:
             self._paths.clear()
 
 
-class _OutputStorage:
-    """The storing of the outputs of one prediction."""
+class _OutputWriter:
+    """A writer of the outputs of one prediction to Storage.
+
+    Attributes:
+        images: The stored pictures by their number.
+    """
 
     def __init__(
         self,
@@ -168,16 +177,16 @@ class _OutputStorage:
         self._provider = provider
         self._store = store
         self._begun = begun
-        self._is_old = age > settings.outage_tolerance
+        self._is_past_tolerance = age > settings.outage_tolerance
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
         owner = begun.generation.user_id or "shared"
         self._folder = f"{owner}/{begun.generation.id}"
-        #: The stored pictures by their number.
         self.images = {image.n: image for image in begun.images}
-        #: The refusals of the moderation by the numbers of their pictures. They are final.
-        self._refused: dict[int, errors.ProviderError] = {}
+        #: The errors of the pictures that the moderation refused, by the number of the picture.
+        #: Such a picture is not downloaded again.
+        self._moderated: dict[int, errors.ProviderError] = {}
 
     async def store_missing(self, outputs: Sequence[str]) -> dict[int, errors.ProviderError]:
         """Store the pictures that are not stored yet.
@@ -188,7 +197,7 @@ class _OutputStorage:
         Raises:
             Exception: A picture cannot be stored now. The rows of the others are written.
         """
-        decided = self.images.keys() | self._refused.keys()
+        decided = self.images.keys() | self._moderated.keys()
         numbers = [n for n in range(1, len(outputs) + 1) if n not in decided]
         outcomes = await asyncio.gather(
             *(self._store_one(n, outputs[n - 1]) for n in numbers), return_exceptions=True
@@ -200,7 +209,7 @@ class _OutputStorage:
                 self.images[n] = outcome
             elif isinstance(outcome, errors.ProviderError) and self._is_final(outcome):
                 is_moderated = isinstance(outcome, errors.ContentRefused)
-                (self._refused if is_moderated else refused)[n] = outcome
+                (self._moderated if is_moderated else refused)[n] = outcome
                 _log.warning("generation %s: image %d: %s", self._begun.generation.id, n, outcome)
             else:
                 failures.append(outcome)
@@ -213,13 +222,13 @@ class _OutputStorage:
                 await self._store.save_images(images)
                 self._uploads.record_saved(images)
             raise failures[0]
-        return self._refused | refused
+        return self._moderated | refused
 
     def _is_final(self, error: errors.ProviderError) -> bool:
         """Return whether a picture cannot be stored, or is given up to deliver the others."""
         is_outage = isinstance(error, errors.ServiceUnavailable)
         is_refused = isinstance(error, errors.OutputError | errors.ContentRefused)
-        return is_refused or (is_outage and self._is_old)
+        return is_refused or (is_outage and self._is_past_tolerance)
 
     async def _store_one(self, n: int, output: str) -> SavedImage:
         async with self._slots:
@@ -236,7 +245,8 @@ class _OutputStorage:
                     ) from error
                 await self._moderate(n, content, info)
                 path = f"{self._folder}/{n}.{info.extension}"
-                # Both end before the file is closed, even if one fails.
+                # Both calls read the file, which is closed afterwards. So both are awaited, even if
+                # one of them fails.
                 thumbnail, uploaded = await asyncio.gather(
                     self._make_thumbnail(info, content),
                     self._upload(n, path, content, info),
@@ -262,7 +272,7 @@ class _OutputStorage:
         return image
 
     def _examine(self, n: int, file: PictureFile) -> tuple[ImageInfo, PictureContent]:
-        """Check a picture, and return its size and the parts of it to store.
+        """Check a picture, and return its type, its size and the bytes to store.
 
         Raises:
             OutputRefused: The file is not a picture, or exceeds a limit.
@@ -270,8 +280,8 @@ class _OutputStorage:
         data, limit = file.read(), self._settings.max_pixels
         info = read_image(data)
         if info is None:
-            raise _refused("The output is not a picture.", f"image {n}")
-        # Before the file is examined further, since that takes longer for a larger picture.
+            raise _refusal("The output is not a picture.", f"image {n}")
+        # Check the size first, since the following steps take longer for a larger picture.
         _expect_pixels(n, info, 1, limit)
         try:
             if info.extension == "svg":
@@ -280,20 +290,20 @@ class _OutputStorage:
                 return info, PictureContent(svg, CleanedImage([svg], 1, 1))
             cleaned = clean_image(data, info.extension, self._begun.strip_metadata)
         except UnsafeSvg as error:
-            public = "The picture was made, but it cannot be shown safely."
-            raise _refused(public, f"image {n}: {error}") from None
+            owner_message = "The picture was made, but it cannot be shown safely."
+            raise _refusal(owner_message, f"image {n}: {error}") from None
         except ValueError as error:
-            raise _refused("The output is a broken picture.", f"image {n}: {error}") from None
+            raise _refusal("The output is a broken picture.", f"image {n}: {error}") from None
         _expect_pixels(n, info, cleaned.frames, limit)
         if cleaned.orientation >= 5:  # it is shown turned by a right angle
             info = info._replace(width=info.height, height=info.width)
         return info, PictureContent(file.parts(), cleaned)
 
     async def _moderate(self, n: int, content: PictureContent, info: ImageInfo) -> None:
-        """Ask the moderation of the project about a picture.
+        """Let the moderation of the project check a picture.
 
         Raises:
-            ContentRefused: It refuses the picture.
+            ContentRefused: The moderation refuses the picture.
         """
         moderation = self._settings.moderation
         if moderation is None or moderation.moderate_image is None:
@@ -302,7 +312,9 @@ class _OutputStorage:
         reason = await moderation.review_image(self._begun, n, data, info.mime_type)
         if reason is not None:
             raise errors.ContentRefused(
-                "The moderation of the project refused the picture", public=reason, detail=reason
+                "The moderation of the project refused the picture",
+                owner_message=reason,
+                detail=reason,
             )
 
     async def _upload(self, n: int, path: str, content: PictureContent, info: ImageInfo) -> None:
@@ -310,9 +322,9 @@ class _OutputStorage:
         try:
             await self._store.upload(path, content, info.mime_type)
         except (TooLarge, InvalidArgument) as error:
-            # The bucket has a limit of its own, or a list of allowed types.
-            public = "The picture was made, but the storage refused it."
-            raise _refused(public, f"image {n}: {error}") from error
+            # The bucket may have its own maximum size, or a list of allowed types.
+            owner_message = "The picture was made, but the storage refused it."
+            raise _refusal(owner_message, f"image {n}: {error}") from error
 
     async def _make_thumbnail(self, info: ImageInfo, content: PictureContent) -> Thumbnail | None:
         if self._thumbnails is None or info.extension == "svg":
@@ -334,12 +346,12 @@ class _OutputStorage:
 
 def _expect_pixels(n: int, info: ImageInfo, frames: int, limit: int) -> None:
     if info.pixels * frames > limit:
-        raise _refused(
+        raise _refusal(
             "The picture was made, but it is too large to be shown.",
             f"image {n} has {info.width} x {info.height} pixels and {frames} frames,"
             f" the limit is {limit} pixels",
         )
 
 
-def _refused(public: str, detail: str) -> errors.OutputRefused:
-    return errors.OutputRefused("The output is refused", public=public, detail=detail)
+def _refusal(owner_message: str, detail: str) -> errors.OutputRefused:
+    return errors.OutputRefused("The output is refused", owner_message=owner_message, detail=detail)

@@ -1,11 +1,11 @@
 """Copy the harmless parts of an SVG.
 
-An SVG that is opened as a page runs its scripts with the origin of that page, and loads what it
-refers to. Supabase Storage serves it as it is. So only elements and attributes of a list are
-copied, whose values refer to nothing outside the file. Everything else is left out: scripts, event
-handlers, animations (they can change a link), foreign content, links, style rules that load
-something, metadata and comments. Entities are refused, and so is a file that expands beyond a
-bound when it is drawn.
+A browser that opens an SVG as a page runs the scripts in it with the origin of that page, and loads
+the files that it refers to. Supabase Storage serves an SVG unchanged. So only listed elements and
+attributes are copied, and only if their values refer to nothing outside the file. Everything else
+is left out: scripts, event handlers, animations (they can change a link), foreign content, links,
+style rules that load a file, metadata and comments. A file is refused if it declares entities, or
+if it expands to too many elements when it is drawn.
 """
 
 import base64
@@ -21,12 +21,14 @@ from picture_queue.generations.image_info import read_image
 from picture_queue.generations.image_metadata import clean_image
 
 MAX_BYTES = 10_000_000
-# The parser reads a tag while no other thread of Python runs: a million attributes take 2 seconds.
+# No other thread of Python runs while the parser reads a tag: a million attributes take 2 seconds.
+# Attributes are counted only in tags of 50,000 bytes, since a shorter tag cannot have a harmful
+# number of them.
 _MAX_ATTRIBUTES = 2000
 _LONG_TAG = re.compile(rb"<[^<]{50000,}+")
-_MAX_FUNCTIONS = 500_000
+_MAX_FUNCTIONS = 500_000  # function calls, such as ``rgb(…)``, in all styles and attributes
 _MAX_ELEMENTS = 250_000
-_MAX_DEPTH = 100
+_MAX_DEPTH = 100  # levels of elements
 _MAX_REFERENCES = 20_000
 # Elements to draw if each reference is replaced by its target, and levels of such references.
 _MAX_EXPANDED = 1_000_000
@@ -41,8 +43,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_TEXTS = _words("text tspan textPath title desc style")
-_ELEMENTS = _TEXTS | _words(
+#: The elements whose text is copied.
+_TEXT_ELEMENTS = _words("text tspan textPath title desc style")
+_ELEMENTS = _TEXT_ELEMENTS | _words(
     """
     svg g defs symbol use switch view image path rect circle ellipse line polyline polygon
     linearGradient radialGradient stop pattern clipPath mask marker filter feBlend feColorMatrix
@@ -79,7 +82,7 @@ _ATTRIBUTES = _words(
     transform-origin unicode-bidi vector-effect visibility white-space word-spacing writing-mode
     """
 )
-#: Functions of style sheets and of attributes that load nothing; ``url`` has a check of its own.
+#: Functions in styles and attributes that load nothing. The function ``url`` is checked separately.
 _FUNCTIONS = _words(
     """
     rgb rgba hsl hsla hwb lab lch oklab oklch color color-mix calc min max clamp var matrix matrix3d
@@ -114,32 +117,38 @@ def clean_svg(data: bytes, max_pixels: int) -> bytes:
         raise UnsafeSvg(f"the file has over {MAX_BYTES} bytes")
     if any(match[0].count(b"=") > _MAX_ATTRIBUTES for match in _LONG_TAG.finditer(data)):
         raise UnsafeSvg(f"an element has over {_MAX_ATTRIBUTES} attributes")
-    return _Copy(max_pixels).run(data)
+    return _Copier(max_pixels).run(data)
 
 
 class _Element:
-    """An element that is copied, until its end."""
+    """An element that is copied.
+
+    Attributes:
+        count: Number of elements in this element, including itself.
+        references: The ids that this element and the elements in it refer to.
+        style: The text of an element ``style``.
+    """
 
     def __init__(self, name: str, id_: str) -> None:
         self.name = name
         self.id = id_
-        self.count = 1  # elements in it, itself included
+        self.count = 1
         self.references: list[str] = []
         self.style = ""
 
 
-class _Copy:
-    """One pass over a file."""
+class _Copier:
+    """A parser of one file that writes the harmless parts to a copy."""
 
     def __init__(self, max_pixels: int) -> None:
         self._out = bytearray()
-        self._stack: list[_Element] = []
-        self._skipped = 0  # depth in an element that is left out
+        self._stack: list[_Element] = []  # the copied elements that have not ended
+        self._skipped = 0  # number of elements that have not ended and are left out
         self._elements = 0
         self._references = 0
         self._functions = 0
         self._ids: set[str] = set()
-        self._pixels = max_pixels
+        self._pixels_left = max_pixels
         self._by_id: dict[str, _Element] = {}
         self._root: _Element | None = None
 
@@ -179,21 +188,21 @@ class _Copy:
             return
         pairs = dict(zip(attributes[::2], attributes[1::2], strict=True))
         id_ = pairs.get("id", "")
-        # Of several elements with one id the first is used, so the others do without.
+        # If several elements have the same id, viewers use the first. The others lose their id.
         element = _Element(name, "" if id_ in self._ids else id_)
         self._ids.add(id_)
         self._stack.append(element)
-        shown = f' xmlns="{_SVG}"' if is_root else ""
-        for key, value in self._harmless(element, pairs):
-            shown += f" {key}={quoteattr(value)}"
-        self._write(f"<{name}{shown}>")
+        copied = f' xmlns="{_SVG}"' if is_root else ""
+        for key, value in self._harmless_attributes(element, pairs):
+            copied += f" {key}={quoteattr(value)}"
+        self._write(f"<{name}{copied}>")
 
     def _end(self, _: str) -> None:
         if self._skipped:
             self._skipped -= 1
             return
         element = self._stack.pop()
-        if element.style and self._check(element, "style", element.style):
+        if element.style and self._is_harmless(element, "style", element.style):
             self._write(escape(element.style))
         self._write(f"</{element.name}>")
         if element.id:
@@ -205,7 +214,7 @@ class _Copy:
             self._root = element
 
     def _text(self, text: str) -> None:
-        if self._skipped or not self._stack or self._stack[-1].name not in _TEXTS:
+        if self._skipped or not self._stack or self._stack[-1].name not in _TEXT_ELEMENTS:
             return
         if self._stack[-1].name == "style":
             self._stack[-1].style += text
@@ -215,7 +224,9 @@ class _Copy:
     def _write(self, text: str) -> None:
         self._out += text.encode("utf-8", "replace")
 
-    def _harmless(self, element: _Element, pairs: dict[str, str]) -> Iterator[tuple[str, str]]:
+    def _harmless_attributes(
+        self, element: _Element, pairs: dict[str, str]
+    ) -> Iterator[tuple[str, str]]:
         for qualified, value in pairs.items():
             namespace, _, name = qualified.rpartition(" ")
             if name == "href" and namespace in ("", _XLINK):
@@ -227,12 +238,12 @@ class _Copy:
             elif name == "id" and not namespace:
                 if element.id:
                     yield name, value
-            elif not namespace and name in _ATTRIBUTES and self._check(element, name, value):
+            elif not namespace and name in _ATTRIBUTES and self._is_harmless(element, name, value):
                 yield name, value
 
     def _harmless_link(self, element: _Element, link: str) -> str | None:
         if local := _LOCAL_LINK.fullmatch(link):
-            self._refer(element, [local[1]])
+            self._add_references(element, [local[1]])
             return link.strip()
         embedded = _EMBEDDED.fullmatch(link) if element.name == "image" else None
         return None if embedded is None else self._embed(embedded[1])
@@ -247,24 +258,24 @@ class _Copy:
             cleaned = clean_image(data, info.extension)
         except (binascii.Error, ValueError):
             return None
-        self._pixels -= info.pixels * cleaned.frames
-        if self._pixels < 0:
+        self._pixels_left -= info.pixels * cleaned.frames
+        if self._pixels_left < 0:
             raise UnsafeSvg("the pictures in the file have too many pixels")
         content = base64.b64encode(b"".join(cleaned.chunks(data))).decode()
         return f"data:{info.mime_type};base64,{content}"
 
-    def _check(self, element: _Element, name: str, style: str) -> bool:
-        """Return whether a style or an attribute loads nothing; record what it refers to."""
+    def _is_harmless(self, element: _Element, name: str, style: str) -> bool:
+        """Return whether a style or an attribute loads nothing; record its references."""
         if name != "style" and "(" not in style:
             return True
         self._functions += style.count("(")
         if self._functions > _MAX_FUNCTIONS:
             raise UnsafeSvg(f"the file has over {_MAX_FUNCTIONS} functions")
-        found = _references(style)
-        self._refer(element, found or [])
-        return found is not None
+        targets = _references(style)
+        self._add_references(element, targets or [])
+        return targets is not None
 
-    def _refer(self, element: _Element, targets: list[str]) -> None:
+    def _add_references(self, element: _Element, targets: list[str]) -> None:
         self._references += len(targets)
         if self._references > _MAX_REFERENCES:
             raise UnsafeSvg(f"the file has over {_MAX_REFERENCES} references")
@@ -286,14 +297,14 @@ class _Copy:
             if expanded == sizes:
                 return
             sizes = expanded
-        raise UnsafeSvg(f"the references in the file have over {_MAX_LEVELS} levels, or a circle")
+        raise UnsafeSvg(f"the references in the file have over {_MAX_LEVELS} levels, or a cycle")
 
 
 def _references(style: str) -> list[str] | None:
     """Return the ids that a style or an attribute refers to; None if it may load something."""
     if any(character in style for character in "\\@<"):
         return None
-    found = []
+    targets = []
     at = style.find("(")
     while at >= 0:
         before = style[max(0, at - _MAX_NAME) : at].rstrip()
@@ -302,8 +313,8 @@ def _references(style: str) -> list[str] | None:
             local = _LOCAL_URL.match(style, at)
             if local is None:
                 return None
-            found.append(local[2])
+            targets.append(local[2])
         elif name and name not in _FUNCTIONS:
             return None
         at = style.find("(", at + 1)
-    return found
+    return targets

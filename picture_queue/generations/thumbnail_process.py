@@ -1,11 +1,12 @@
-"""The process that decodes pictures: it makes a thumbnail and a blurhash of each.
+"""The process that decodes pictures and makes a thumbnail and a blurhash of each.
 
-`ThumbnailMaker` starts it and sends it pictures. It runs apart from the worker, because Pillow
-holds the interpreter while it decodes and may need a lot of memory for a small file. The memory of
-this process is limited, and it gets no keys and no tokens.
+`ThumbnailMaker` starts the process and sends it pictures. Pictures are not decoded in the worker,
+because Pillow holds the lock of the interpreter while it decodes, and may need a lot of memory for
+a small file. The memory of this process is limited, and it gets no keys and no tokens.
 
-It reads a length (8 bytes, big-endian) and as many bytes from standard input, and answers with a
-line of JSON and the thumbnail. The first line, without a request, states that it is ready.
+The process reads a length (8 bytes, big-endian) and as many bytes from standard input, and answers
+with a line of JSON and the thumbnail. The first line, which answers no request, states that the
+process is ready.
 """
 
 import contextlib
@@ -17,9 +18,10 @@ import sys
 from typing import Any, BinaryIO
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-_BLUR_SIDE = 24  # pixels; the blurhash has no more detail
-_QUALITY = 78
-_METHOD = 2  # of 0 (fast) to 6 (small); from 4, encoding takes twice as long for 3 % fewer bytes
+_BLUR_SIDE = 24  # pixels; a blurhash shows no finer detail
+_WEBP_QUALITY = 78  # of 100
+# From 0 (fast) to 6 (small). With 4 or more, encoding takes twice as long for 3 % fewer bytes.
+_WEBP_METHOD = 2
 
 
 def main() -> None:
@@ -29,14 +31,14 @@ def main() -> None:
     and the maximum memory of the process in bytes.
     """
     side, max_pixels, memory = map(int, sys.argv[1:4])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides when this process ends
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get into an answer
     _limit_memory(memory)
     import blurhash  # noqa: F401 - so that a missing package ends the process at once
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # this process has a limit of its own
+    Image.MAX_IMAGE_PIXELS = None  # `make_thumbnail` checks max_pixels instead
     _answer(answers, {"ready": True})
     while header := requests.read(8):
         data = requests.read(int.from_bytes(header, "big"))
@@ -66,17 +68,17 @@ def make_thumbnail(data: bytes, side: int, max_pixels: int) -> tuple[bytes, str]
             raise ValueError(f"the picture has over {max_pixels} pixels")
         # A JPEG is decoded at an eighth to a half of its size if that suffices.
         opened.draft(None, (side, side))
-        small: Any = _as_colours(opened)
+        small: Any = _to_resizable_mode(opened)
         small.thumbnail((side, side), reducing_gap=2.0)
-        small = ImageOps.exif_transpose(_as_srgb(small, opened.info.get("icc_profile")))
+        small = ImageOps.exif_transpose(_to_srgb(small, opened.info.get("icc_profile")))
     out = io.BytesIO()
-    small.save(out, "WEBP", quality=_QUALITY, method=_METHOD)
+    small.save(out, "WEBP", quality=_WEBP_QUALITY, method=_WEBP_METHOD)
     return out.getvalue(), _encode_blurhash(small)
 
 
-def _as_colours(image: Any) -> Any:
-    """Return an image in a mode that can be resized smoothly."""
-    if image.mode.startswith("I"):  # 16 bits, of which the upper 8 are used
+def _to_resizable_mode(image: Any) -> Any:
+    """Convert an image to a mode in which Pillow can interpolate between pixels."""
+    if image.mode.startswith("I"):  # 16 bits for each pixel, of which the upper 8 are used
         return image.convert("I").point(lambda value: value / 256).convert("L")
     if image.mode in ("RGB", "RGBA", "L", "CMYK"):
         return image
@@ -84,7 +86,8 @@ def _as_colours(image: Any) -> Any:
     return image.convert("RGBA" if has_alpha else "RGB")
 
 
-def _as_srgb(image: Any, profile: bytes | None) -> Any:
+def _to_srgb(image: Any, profile: bytes | None) -> Any:
+    """Convert an image to sRGB, by its colour profile if it has a valid one; keep its EXIF data."""
     if profile and image.mode in ("RGB", "CMYK"):
         from PIL import ImageCms
 
@@ -111,8 +114,8 @@ def _encode_blurhash(image: Any) -> str:
     data = image.tobytes()
     colours = list(zip(data[::3], data[1::3], data[2::3], strict=True))
     rows = [colours[at : at + width] for at in range(0, width * height, width)]
-    across, down = (4, 3) if width >= height else (3, 4)
-    code: str = blurhash.encode(rows, across, down)
+    x_components, y_components = (4, 3) if width >= height else (3, 4)
+    code: str = blurhash.encode(rows, x_components, y_components)
     return code
 
 

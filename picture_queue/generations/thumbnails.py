@@ -41,11 +41,11 @@ class Thumbnail(NamedTuple):
 class ThumbnailMaker:
     """A maker of thumbnails for all jobs of a worker. Processes start when they are needed.
 
-    If Pillow is not installed, or no process can be started, it says so once in the log, and makes
-    none.
+    If Pillow is not installed, or no process can be started, the maker logs this once, and makes no
+    thumbnails.
 
     Args:
-        side: Longest side of a thumbnail in pixels; 0: none is made.
+        side: Longest side of a thumbnail in pixels; 0: no thumbnails are made.
         timeout: Maximum seconds for one picture.
     """
 
@@ -54,7 +54,7 @@ class ThumbnailMaker:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
-        self._all: set[_Process] = set()
+        self._processes: set[_Process] = set()
         self._executor: ThreadPoolExecutor | None = None
         self._is_available = side > 0
         if side > 0 and not (find_spec("PIL") and find_spec("blurhash")):
@@ -75,16 +75,16 @@ class ThumbnailMaker:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(max(_WAIT_TIMEOUT, self._timeout)):
-                return await loop.run_in_executor(self._threads(), self._make, chunks, size)
+                return await loop.run_in_executor(self._get_executor(), self._make, chunks, size)
         except TimeoutError:
-            _log.info("a picture is stored without a thumbnail: others are being made")
+            _log.info("a picture is stored without a thumbnail: the processes are busy")
         return None
 
     def close(self) -> None:
-        """End all processes. They start again when they are needed."""
+        """End all processes. New processes start when they are needed."""
         with self._lock:
             executor, self._executor = self._executor, None
-            processes = list(self._all)
+            processes = list(self._processes)
         for process in processes:
             process.kill()
         if executor is not None:
@@ -92,21 +92,21 @@ class ThumbnailMaker:
         with self._lock:
             self._idle.clear()
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _get_executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(_PROCESSES, "thumbnails")
             return self._executor
 
     def _make(self, chunks: Iterable[bytes], size: int) -> Thumbnail | None:
-        process = self._take()
+        process = self._take_process()
         if process is None:
             return None
         answer: dict[str, Any] = {}
         try:
             with process.killed_after(self._timeout):
-                answer, data = process.ask(chunks, size)
-        except (OSError, ValueError):  # it was killed, or the picture was closed
+                answer, data = process.request_thumbnail(chunks, size)
+        except (OSError, ValueError):  # the process was killed, or the picture was closed
             data = b""
             process.kill()
         self._put_back(process)
@@ -116,13 +116,14 @@ class ThumbnailMaker:
         _log.info("a picture of %d bytes is stored without a thumbnail: %s", size, reason)
         return None
 
-    def _take(self) -> "_Process | None":
+    def _take_process(self) -> "_Process | None":
+        """Return an idle process, or start one; None if no process can be started."""
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
                 if process.is_running():
                     return process
-                self._all.discard(process)
+                self._processes.discard(process)
                 process.kill()  # closes its pipes
         if not self._is_available:
             return None
@@ -132,7 +133,7 @@ class ThumbnailMaker:
             self._disable(f"no process can be started: {error}")
             return None
         with self._lock:
-            self._all.add(process)
+            self._processes.add(process)
         try:
             with process.killed_after(_TIMEOUT):
                 process.expect_ready()
@@ -148,7 +149,7 @@ class ThumbnailMaker:
             if process.is_running() and self._executor is not None:
                 self._idle.append(process)
                 return
-            self._all.discard(process)
+            self._processes.discard(process)
         process.kill()
 
     def _disable(self, reason: str) -> None:
@@ -179,17 +180,17 @@ class _Process:
         return self._process.poll() is None
 
     def expect_ready(self) -> None:
-        """Wait for the start.
+        """Wait until the process is ready.
 
         Raises:
             OSError: The process has ended.
-            ValueError: It does not answer as expected.
+            ValueError: The process does not answer as expected.
         """
         if not self._read_line().get("ready"):
             raise ValueError("the process is not ready")
 
-    def ask(self, chunks: Iterable[bytes], size: int) -> tuple[dict[str, Any], bytes]:
-        """Return the answer for a picture, and the thumbnail.
+    def request_thumbnail(self, chunks: Iterable[bytes], size: int) -> tuple[dict[str, Any], bytes]:
+        """Send a picture, and return the JSON of the answer and the thumbnail.
 
         Raises:
             OSError: The process has ended.

@@ -13,26 +13,28 @@ from uuid import UUID
 
 from picture_queue.providers import errors
 
-#: Final states of a prediction. Any other state counts as running, such as ``starting`` (it waits
-#: for its start) and ``processing``. ``aborted``: it ended before its start.
+#: Final states of a prediction. Any other state counts as running, such as ``starting`` (the model
+#: does not run yet) and ``processing``. ``aborted`` means that the prediction ended before its
+#: start.
 FINAL_STATUSES = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
+#: What another worker can do with a prediction after a crash; see `Capabilities`.
 Recover = Literal["list", "id", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The promises of a provider.
+    """The capabilities of a provider.
 
     Attributes:
-        webhook: True if it reports the end of a prediction to a URL.
-        cancel: True if it stops a prediction on request.
-        progress: True if its predictions report their progress.
-        recover: Means of another worker after a crash. ``list``: it attaches to a recorded
-            prediction, and finds one whose id was not recorded, so a picture is paid for once.
-            ``id``: it attaches to a recorded prediction. If the answer to its creation was lost,
-            the prediction is created again. ``none``: predictions end with the process of the
-            worker, so the generation runs again.
+        webhook: True if the provider reports the end of a prediction to a URL.
+        cancel: True if the provider stops a prediction on request.
+        progress: True if the predictions report their progress.
+        recover: What another worker can do after the crash of a worker. ``list``: the worker
+            attaches to a recorded prediction, and finds a prediction whose id was not recorded, so
+            a picture is paid for once. ``id``: the worker attaches to a recorded prediction. If the
+            answer to a create call was lost, the worker creates the prediction again. ``none``:
+            predictions end with the process of their worker, so the generation runs again.
     """
 
     webhook: bool = False
@@ -43,7 +45,9 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """A request to create a prediction; a repeated call has an equal one, but for signed URLs.
+    """A request to create a prediction.
+
+    The requests of repeated calls are equal, except for the signed URLs in their input.
 
     Attributes:
         row_id: The id of the committed row that the prediction belongs to.
@@ -51,11 +55,12 @@ class PredictionRequest:
         model_id: The name of the model.
         input: The input of the model.
         timeout: Seconds after which the provider stops the prediction, even if no worker runs.
-        version: The version of the model; None: the provider chooses it.
+        version: The version of the model; None: the provider chooses the version.
         official: True if the model is called by its name only, False if only by its version; None
             if that is not known or does not apply.
-        file_inputs: The names of the inputs that are URLs of files. Those of Storage have a query
-            that differs for each call. `Provider.find_lost` gets them without their query.
+        file_inputs: The names of the inputs that are URLs of files. The URL of a file in Storage
+            has a query that differs for each call. `Provider.find_lost` gets such URLs without
+            their query.
         reports_progress: True if the predictions of the model are known to report progress.
     """
 
@@ -112,13 +117,14 @@ class LostPrediction(NamedTuple):
 
     Attributes:
         prediction: The prediction.
-        is_certain: True if it has the mark of this request, such as a deadline. Only such a
-            prediction is cancelled.
-        may_be_of: Function that returns whether the request of another row, with an equal input,
-            may have created it. By default each may have.
+        is_certain: True if the prediction has a property that only this request asked for, such as
+            its deadline. Only such a prediction is cancelled.
+        may_be_of: Function that gets the id of another row with an equal input, and returns whether
+            the request of that row may have created the prediction. The default always returns
+            True.
         has_equal_input: True if all inputs were compared and are equal; False if a file could not
-            be compared, so that the prediction may show a picture of somebody else. Then
-            ``is_certain`` must be true.
+            be compared, so that the prediction may show a picture of somebody else. If it is False,
+            ``is_certain`` must be True.
     """
 
     prediction: Prediction
@@ -128,14 +134,14 @@ class LostPrediction(NamedTuple):
 
 
 class OutputSink(Protocol):
-    """The place to which a picture is written as it arrives."""
+    """A buffer or file to which a picture is written while it is downloaded."""
 
     async def write(self, chunk: bytes) -> None:
         """Append bytes."""
         ...
 
     def clear(self) -> None:
-        """Delete what was written, since the download begins again."""
+        """Delete the bytes written so far, because the download begins again."""
         ...
 
 
@@ -150,19 +156,20 @@ class MemorySink:
         self.data += chunk
 
     def clear(self) -> None:
-        """Delete what was written."""
+        """Delete the bytes written so far."""
         self.data.clear()
 
 
 class Provider(Protocol):
     """A provider of pictures, used by all jobs of a worker at the same time.
 
-    Subclass it: methods with a body have a default. All methods run in the event loop of the
-    worker and must not block it. They raise only `errors.ProviderError`; its class decides what
-    happens to the job. A method repeats a call itself only if that is safe.
+    Implement a provider as a subclass, which inherits the defaults of the methods that have a body.
+    All methods run in the event loop of the worker and must not block it. They raise only
+    `errors.ProviderError`; the class of the error decides what happens to the job. A method repeats
+    a call to the service only if a repeated call is safe.
 
     Attributes:
-        capabilities: The promises of the provider.
+        capabilities: The capabilities of the provider.
     """
 
     capabilities: Capabilities
@@ -193,7 +200,7 @@ class Provider(Protocol):
 
         Raises:
             OutputExpired: The picture was deleted.
-            OutputRefused: The picture is too large, or its place is not allowed.
+            OutputRefused: The picture is too large, or its location is not allowed.
             ServiceUnavailable: The picture cannot be read now.
         """
         ...
@@ -214,7 +221,7 @@ class Provider(Protocol):
     async def cancel(self, prediction_id: str) -> Prediction:
         """Request the end of a prediction; needs the capability ``cancel``.
 
-        It has no effect on a prediction that has ended.
+        The request has no effect on a prediction that has ended.
 
         Returns:
             The prediction as it is now. It may still succeed, so only a later read is final.
@@ -227,7 +234,7 @@ class Provider(Protocol):
     async def find_lost(
         self, request: PredictionRequest, taken: Container[str]
     ) -> Sequence[LostPrediction]:
-        """Find the predictions that a create call may have created whose answer was lost.
+        """Find the predictions that a create call with a lost answer may have created.
 
         Needs the capability ``recover = "list"``. A prediction with another input, or with another
         file, is not returned: its picture belongs to somebody else.
@@ -262,22 +269,22 @@ class Provider(Protocol):
         return request.timeout
 
     async def wait(self, prediction_id: str, seconds: float) -> None:
-        """Wait before the next read: these seconds, or less if the end of the prediction is known.
+        """Wait before the next read of a prediction, at most the given seconds.
 
-        A provider that runs in the process of the worker returns at the end of the prediction.
+        A provider that runs in the process of the worker returns when the prediction has ended.
         """
         await asyncio.sleep(seconds)
 
     async def release(self, prediction_id: str) -> None:
-        """Free what this process holds for a prediction, and stop what runs here. Raises nothing.
+        """Free the resources of a prediction in this process, and stop its run if it runs here.
 
-        It is called once the row of the prediction is final, and if ``recover`` is ``none`` also
-        when an attempt is given up.
+        The method raises nothing. It is called when the row of the prediction has its final state.
+        If ``recover`` is ``none``, it is also called when the attempt is over.
         """
         return None
 
     async def aclose(self) -> None:
-        """Close the connections, and end the predictions that end with this process."""
+        """Close the connections, and end the predictions that run in this process."""
         return None
 
 

@@ -4,7 +4,7 @@ ProviderError
 ├── TooManyRequests      429: no prediction was created; wait ``retry_after``
 ├── OutOfCredit          402: the account cannot pay
 ├── ServiceUnavailable   5xx or no answer, to a call that is safe to repeat
-│   └── NotReached       no connection: nothing was sent, so the attempt does not count
+│   └── NotReached       no connection: nothing was sent, so the attempt is not counted
 ├── OutcomeUnknown       the answer to a create call was lost: search before creating again
 ├── Unauthorized         401: the token is missing or wrong, for all jobs
 ├── Forbidden            403: the token does not permit this call
@@ -31,24 +31,25 @@ from picture_queue.errors import PictureQueueError
 
 
 class ProviderError(PictureQueueError):
-    """Base of all errors of this package.
+    """Base class of the errors of providers.
 
-    The worker reads `public`, `retryable`, `counts` and `retry_after` of any exception.
+    The worker reads `owner_message`, `retryable`, `uses_attempt` and `retry_after` of any
+    exception.
 
     Attributes:
-        public: The error that the owner of the job sees: no token, no prompt, no billing text.
+        owner_message: The error for the owner of the job: no token, no prompt, no billing text.
         retryable: True if another attempt of the job may succeed.
-        max_attempts: Attempts of the job after which this class of errors is final; None: the
-            number of the job.
-        counts: False if the attempt does not count, since the job did not cause the error.
+        max_attempts: Number of attempts after which this error fails the job; None: the maximum
+            of the job.
+        uses_attempt: False if the attempt is not counted, because the job did not cause the error.
         retry_after: Seconds to wait before the next attempt; None: the backoff decides.
         status: HTTP status; None if there was no response.
     """
 
-    public = "The image service could not make this picture."
+    owner_message = "The image service could not make this picture."
     retryable = False
     max_attempts: int | None = None
-    counts = True
+    uses_attempt = True
     retry_after: float | None = None
     status: int | None = None
 
@@ -56,74 +57,74 @@ class ProviderError(PictureQueueError):
         self,
         message: str,
         *,
-        public: str | None = None,
+        owner_message: str | None = None,
         retry_after: float | None = None,
         status: int | None = None,
         detail: str | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, detail=detail, hint=hint)
-        if public is not None:
-            self.public = public
+        if owner_message is not None:
+            self.owner_message = owner_message
         if retry_after is not None:
             self.retry_after = min(max(retry_after, 0.0), MAX_RETRY_AFTER)
         self.status = status
 
 
 class TooManyRequests(ProviderError):
-    """Too many requests (429). No prediction was created, so a create call may be repeated."""
+    """The provider limits the rate of calls (429). The refused call created no prediction."""
 
-    public = "The image service is busy; the picture will be made as soon as it is free."
+    owner_message = "The image service is busy; the picture will be made as soon as it is free."
     retryable = True
-    counts = False
+    uses_attempt = False
 
 
 class OutOfCredit(ProviderError):
-    """The account has no credit or reached its limit (402)."""
+    """The account at the provider has no credit, or has reached its spending limit (402)."""
 
-    public = "The image service is not available at the moment."
+    owner_message = "The image service is not available at the moment."
     retryable = True
-    counts = False
+    uses_attempt = False
     retry_after = MAX_RETRY_AFTER
 
 
 class ServiceUnavailable(ProviderError):
     """The provider answered 5xx or did not answer a call that is safe to repeat."""
 
-    public = "The image service is not available at the moment."
+    owner_message = "The image service is not available at the moment."
     retryable = True
 
 
 class NotReached(ServiceUnavailable):
     """No connection could be opened, so the request was never sent."""
 
-    counts = False
+    uses_attempt = False
 
 
 class OutcomeUnknown(ProviderError):
     """The answer to a create call was lost; a prediction may be running."""
 
-    public = "The image service did not answer."
+    owner_message = "The image service did not answer."
     retryable = True
 
 
 class Unauthorized(ProviderError):
-    """The provider refused the token (401). The operator has to replace it; no job is at fault."""
+    """The provider refused the token (401). The operator has to replace the token."""
 
-    public = "The image service refused this server's credentials."
+    owner_message = "The image service refused this server's credentials."
     retryable = True
-    counts = False
+    uses_attempt = False
 
 
 class Forbidden(ProviderError):
     """The token lacks the permission for the call (403), perhaps only for this model."""
 
-    public = "The image service refused this server's credentials."
+    owner_message = "The image service refused this server's credentials."
     retryable = True
 
 
 class RequestRefused(ProviderError):
-    """The request was refused. The job is tried once more: one answer may be a mistake."""
+    """The request was refused. The job has a second attempt, since the refusal may be a mistake."""
 
     retryable = True
     max_attempts: int | None = 2
@@ -132,13 +133,13 @@ class RequestRefused(ProviderError):
 class ResourceNotFound(RequestRefused):
     """No such model, version or prediction (404)."""
 
-    public = "The image service does not have this model."
+    owner_message = "The image service does not have this model."
 
 
 class InputRejected(RequestRefused):
     """The model does not accept this input."""
 
-    public = "The model does not accept this input."
+    owner_message = "The model does not accept this input."
     retryable = False
     max_attempts = None
 
@@ -146,13 +147,13 @@ class InputRejected(RequestRefused):
 class InputTooLarge(InputRejected):
     """The model cannot process an input of this size."""
 
-    public = "The model ran out of memory for this input; a smaller size may work."
+    owner_message = "The model ran out of memory for this input; a smaller size may work."
 
 
 class PredictionFailed(ProviderError):
-    """The prediction failed for an unknown reason."""
+    """The prediction failed for an unknown reason. The job has a second attempt."""
 
-    public = "The image service failed to make this picture."
+    owner_message = "The image service failed to make this picture."
     retryable = True
     max_attempts: int | None = 2
 
@@ -160,14 +161,14 @@ class PredictionFailed(ProviderError):
 class ContentRefused(PredictionFailed):
     """Moderation or a safety checker refused the prompt or the result."""
 
-    public = "The image service refused the prompt or its result as unsuitable content."
+    owner_message = "The image service refused the prompt or its result as unsuitable content."
     retryable = False
 
 
 class Interrupted(PredictionFailed):
     """The provider lost the machine, could not start it, or was too busy."""
 
-    public = "The image service had a fault while making this picture."
+    owner_message = "The image service had a fault while making this picture."
     max_attempts = None
 
 
@@ -178,35 +179,37 @@ class Misconfigured(PredictionFailed):
 
 
 class DeadlinePassed(PredictionFailed):
-    """The prediction ran until its deadline. It may be paid for, so it is not repeated."""
+    """The prediction ran until its deadline. It may have cost money, so the job is not retried."""
 
-    public = "The image service took too long for this picture."
+    owner_message = "The image service took too long for this picture."
     retryable = False
 
 
 class NotStarted(PredictionFailed):
-    """The prediction reached its deadline before its start, so it costs nothing."""
+    """The deadline of the prediction passed before its start, so the prediction costs nothing."""
 
-    public = "The image service did not start this picture in time."
+    owner_message = "The image service did not start this picture in time."
 
 
 class StoppedOutside(PredictionFailed):
     """Somebody cancelled the prediction at the provider."""
 
-    public = "The picture was cancelled at the image service."
+    owner_message = "The picture was cancelled at the image service."
     retryable = False
 
 
 class OutputError(ProviderError):
     """The prediction succeeded, but its pictures cannot be downloaded."""
 
-    public = "The picture was made, but it could not be fetched."
+    owner_message = "The picture was made, but it could not be fetched."
 
 
 class OutputExpired(OutputError):
     """The provider deleted the output, such as Replicate an hour after completion."""
 
-    public = "The picture was made, but the image service deleted it before it could be fetched."
+    owner_message = (
+        "The picture was made, but the image service deleted it before it could be fetched."
+    )
 
 
 class OutputRefused(OutputError):
@@ -216,9 +219,9 @@ class OutputRefused(OutputError):
 class ProviderMissing(ProviderError):
     """This worker does not have the provider of a prediction; another worker may have it."""
 
-    public = "The picture waits for a worker that can make it."
+    owner_message = "The picture waits for a worker that can make it."
     retryable = True
-    counts = False
+    uses_attempt = False
     retry_after: float | None = 60.0
 
 

@@ -2,7 +2,7 @@
 
 The function may use any library: diffusers, a client of ComfyUI, Pillow. Its predictions live in
 the process of the worker. If the worker ends, its generations run again elsewhere, so a picture may
-be made, and what it costs may be paid, more than once.
+be made and paid for more than once.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from picture_queue.providers.function_call import (
 _log = Log(__name__)
 
 _MAX_ERROR = 8192  # characters of an error that the database stores
-_CLOSE_TIMEOUT = 2.0  # seconds to wait for async functions that are cancelled
+_CLOSE_TIMEOUT = 2.0  # seconds that `aclose` waits for the end of cancelled async functions
 #: Parameters of a function that are not inputs of a model.
 _OWN_PARAMETERS = ("progress", "model_id")
 
@@ -47,7 +47,8 @@ class _Run:
         error_text: The text of the error, for operators.
         pictures: The pictures of a successful run.
         ended: Set when the run has ended.
-        expiry: The timer that deletes the run, once it has ended.
+        duration: Duration of the run in seconds.
+        expiry: The timer that deletes the run; None until the run has ended.
     """
 
     id: str
@@ -58,7 +59,7 @@ class _Run:
     pictures: list[bytes] = field(default_factory=list)
     reached_deadline: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    seconds: float = 0.0
+    duration: float = 0.0
     task: "asyncio.Task[None] | None" = None
     expiry: asyncio.TimerHandle | None = None
 
@@ -72,21 +73,22 @@ class FunctionProvider(base.Provider):
     function returns the bytes of a picture, a path, a Pillow image, or a list of these.
 
     An exception fails the prediction. Exceptions of `providers.errors`, such as `ContentRefused`,
-    keep their meaning. So do the attributes ``public`` and ``retryable`` of other exceptions, such
-    as `PermanentFailure`.
+    keep their meaning. The attributes ``owner_message`` and ``retryable`` of other exceptions, such
+    as `PermanentFailure`, are used too.
 
     An async function is cancelled like a task. A plain function cannot be stopped from outside: its
-    call ``progress(…)`` raises `asyncio.CancelledError` once the prediction is cancelled. One that
-    never calls it runs to its end, and its result is dropped.
+    call ``progress(…)`` raises `asyncio.CancelledError` once the prediction is cancelled. A plain
+    function that never calls ``progress`` runs to its end, and its result is dropped.
 
     Args:
         function: A plain or async function.
         executor: The executor of a plain function: an `Executor`, which you shut down, or a
-            function that creates one and is called again if its processes crash. None: one thread,
-            so that one prediction runs at a time. For other processes the function and its result
-            must be picklable, and progress needs the same directory for temporary files.
+            function that creates an executor. That function is called again if the processes of
+            the executor crash. None: an executor with one thread, so that one prediction runs at a
+            time. For other processes the function and its result must be picklable, and progress
+            needs the same directory for temporary files.
         max_bytes: Maximum size of a picture.
-        retention: Seconds for which the pictures of a prediction are held if they are not stored.
+        retention: Seconds for which the pictures of an ended prediction are kept in memory.
 
     Raises:
         InvalidArgument: ``function`` is not a function, or is async and has an executor.
@@ -111,19 +113,19 @@ class FunctionProvider(base.Provider):
             )
         try:
             self._signature = inspect.signature(function)
-        except ValueError as error:  # some functions of C extensions have none
+        except ValueError as error:  # some functions of C extensions have no signature
             raise InvalidArgument(
                 f"The parameters of {_name_of(function)} are not known",
                 hint="Wrap it in a function with named parameters",
             ) from error
-        self._takes = _accepted_names(self._signature)
-        self._executor_given = executor
+        self._own_parameters = _accepted_names(self._signature)
+        self._executor_option = executor
         self._executor: Executor | None = None
         self._max_bytes = max_bytes
         self._retention = retention
         self._runs: dict[str, _Run] = {}
         self.capabilities = base.Capabilities(
-            cancel=True, progress="progress" in self._takes, recover="none"
+            cancel=True, progress="progress" in self._own_parameters, recover="none"
         )
 
     def __repr__(self) -> str:
@@ -138,26 +140,26 @@ class FunctionProvider(base.Provider):
         arguments = self._arguments(request)
         try:
             executor = None if self._is_async else self._current_executor()
-        except Exception as error:  # of a function of the user that creates one
-            raise _error_of(error) from error
+        except Exception as error:  # raised by the user's function that creates an executor
+            raise _to_provider_error(error) from error
         in_process = executor is None or isinstance(executor, ThreadPoolExecutor)
         run = _Run(uuid4().hex, MemoryReporter() if in_process else FileReporter())
-        if "progress" in self._takes:
+        if "progress" in self._own_parameters:
             arguments["progress"] = run.reporter
         self._runs[run.id] = run
         work = self._execute(run, executor, arguments, request.timeout)
-        # In an empty context: the run may outlast the handler that started it.
+        # The task gets an empty context, because it may outlast the handler that started it.
         loop = asyncio.get_running_loop()
         run.task = contextvars.Context().run(loop.create_task, work)
-        return self._view(run)
+        return self._to_prediction(run)
 
     async def get(self, prediction_id: str) -> base.Prediction:
-        return self._view(self._find(prediction_id))
+        return self._to_prediction(self._find_run(prediction_id))
 
     async def cancel(self, prediction_id: str) -> base.Prediction:
-        run = self._find(prediction_id)
+        run = self._find_run(prediction_id)
         self._stop(run)
-        return self._view(run)
+        return self._to_prediction(run)
 
     async def wait(self, prediction_id: str, seconds: float) -> None:
         run = self._runs.get(prediction_id)
@@ -170,11 +172,11 @@ class FunctionProvider(base.Provider):
             pass
 
     async def download(self, output: str) -> bytes:
-        prediction_id, _, n = output.partition("/")
+        prediction_id, _, index = output.partition("/")
         run = self._runs.get(prediction_id)
         if run is None:
             raise errors.OutputExpired("The picture is no longer held by this process")
-        return run.pictures[int(n)]
+        return run.pictures[int(index)]
 
     def classify(self, prediction: base.Prediction) -> errors.ProviderError:
         run = self._runs.get(prediction.id)
@@ -201,33 +203,33 @@ class FunctionProvider(base.Provider):
             await asyncio.wait(tasks, timeout=_CLOSE_TIMEOUT)
         for task in tasks:
             abandon(task)
-        if self._executor is not None and not isinstance(self._executor_given, Executor):
+        if self._executor is not None and not isinstance(self._executor_option, Executor):
             self._executor.shutdown(wait=False, cancel_futures=True)
         self._executor = None
 
     def _arguments(self, request: base.PredictionRequest) -> dict[str, Any]:
         """Return the arguments of the function, without ``progress``."""
         arguments = dict(request.input)
-        if "model_id" in self._takes:
+        if "model_id" in self._own_parameters:
             arguments["model_id"] = request.model_id
-        reserved = {"progress": None} if "progress" in self._takes else {}
+        reserved = {"progress": None} if "progress" in self._own_parameters else {}
         try:
             self._signature.bind(**arguments, **reserved)
         except TypeError as error:
             text = clean_line(str(error))
             raise errors.InputRejected(
                 f"{_name_of(self._function)} does not accept this input: {text}",
-                public=f"The model does not accept this input: {text}.",
+                owner_message=f"The model does not accept this input: {text}.",
             ) from None
         return arguments
 
     def _current_executor(self) -> Executor:
         if self._executor is None:
-            given = self._executor_given
-            if given is None:
+            option = self._executor_option
+            if option is None:
                 self._executor = DaemonThreadPool(1)
             else:
-                self._executor = given if isinstance(given, Executor) else given()
+                self._executor = option if isinstance(option, Executor) else option()
         return self._executor
 
     async def _execute(
@@ -239,7 +241,7 @@ class FunctionProvider(base.Provider):
     ) -> None:
         """Call the function, and write its result or error to the run. Raises nothing."""
         clock = asyncio.get_running_loop().time
-        began = clock()
+        started_at = clock()
         deadline = asyncio.timeout(timeout)
         try:
             async with deadline:
@@ -262,8 +264,8 @@ class FunctionProvider(base.Provider):
             run.pictures = pictures
             self._end(run, "succeeded")
         finally:
-            run.seconds = clock() - began
-            run.reporter.cancel()  # a function that still runs is asked to stop
+            run.duration = clock() - started_at
+            run.reporter.cancel()  # asks a function that still runs to stop
 
     async def _call_async(self, run: _Run, arguments: Mapping[str, Any]) -> list[bytes]:
         run.reporter.start()
@@ -291,7 +293,7 @@ class FunctionProvider(base.Provider):
         try:
             await ended.wait()
         except asyncio.CancelledError:
-            # A thread that runs keeps its place in the executor until the function ends.
+            # A call that runs cannot be cancelled. Its thread is busy until the function ends.
             if not call.running():
                 call.cancel()
             raise
@@ -302,12 +304,12 @@ class FunctionProvider(base.Provider):
 
     def _fail(self, run: _Run, executor: Executor | None, error: BaseException) -> None:
         if isinstance(error, BrokenExecutor) and executor is self._executor:
-            self._executor = None  # its processes died; a function may create another
+            self._executor = None  # its processes died, so the next run creates another executor
         text = describe_error(error)
         trace = traceback_of(error)
         _log.warning("prediction %s: %s failed: %s\n%s", run.id, self, text, trace or "")
         run.error_text = storable(text, _MAX_ERROR)
-        run.error = _error_of(error)
+        run.error = _to_provider_error(error)
         self._end(run, "failed")
 
     def _stop(self, run: _Run) -> None:
@@ -331,7 +333,7 @@ class FunctionProvider(base.Provider):
         if self._runs.pop(run.id, None) is not None and run.pictures:
             _log.warning("prediction %s: its pictures were not stored in time", run.id)
 
-    def _find(self, prediction_id: str) -> _Run:
+    def _find_run(self, prediction_id: str) -> _Run:
         run = self._runs.get(prediction_id)
         if run is None:
             raise errors.ResourceNotFound(
@@ -339,7 +341,7 @@ class FunctionProvider(base.Provider):
             )
         return run
 
-    def _view(self, run: _Run) -> base.Prediction:
+    def _to_prediction(self, run: _Run) -> base.Prediction:
         status, progress = run.status, None
         if status == "starting":
             state = run.reporter.read()
@@ -347,11 +349,11 @@ class FunctionProvider(base.Provider):
             progress = state.progress
         metrics: dict[str, Any] = {}
         if run.ended.is_set():
-            metrics = {"predict_time": round(run.seconds, 3), "image_count": len(run.pictures)}
+            metrics = {"predict_time": round(run.duration, 3), "image_count": len(run.pictures)}
         return base.Prediction(
             id=run.id,
             status=status,
-            outputs=tuple(f"{run.id}/{n}" for n in range(len(run.pictures))),
+            outputs=tuple(f"{run.id}/{index}" for index in range(len(run.pictures))),
             error=run.error_text,
             progress=progress,
             metrics=metrics,
@@ -359,13 +361,14 @@ class FunctionProvider(base.Provider):
         )
 
 
-def _error_of(error: BaseException) -> errors.ProviderError:
-    """Return the error of a provider that an exception of a function means."""
+def _to_provider_error(error: BaseException) -> errors.ProviderError:
+    """Convert an exception of the function into an error of a provider."""
     if isinstance(error, errors.ProviderError):
         return error
     text = clean_line(describe_error(error))
     failure: errors.ProviderError
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of torch
+    # torch is not a dependency, so its OutOfMemoryError is recognised by name.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         failure = errors.InputTooLarge("The function ran out of memory", detail=text)
     elif isinstance(error, BrokenExecutor):
         failure = errors.Interrupted("A process of the executor ended", detail=text)
@@ -373,17 +376,18 @@ def _error_of(error: BaseException) -> errors.ProviderError:
         failure = errors.PredictionFailed("The function failed", detail=text)
         if getattr(error, "retryable", None) is False:
             failure.retryable = False
-        if isinstance(public := getattr(error, "public", None), str):
-            failure.public = clean_line(public)
+        owner_message = getattr(error, "owner_message", None)
+        if isinstance(owner_message, str):
+            failure.owner_message = clean_line(owner_message)
     failure.__cause__ = error
     return failure
 
 
 def _accepted_names(signature: inspect.Signature) -> frozenset[str]:
-    """Return which of the parameters that are not inputs a function takes by name."""
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = {p.name for p in signature.parameters.values() if p.kind in by_name}
-    return frozenset(named.intersection(_OWN_PARAMETERS))
+    """Return the names in `_OWN_PARAMETERS` that a function accepts as keyword arguments."""
+    keyword_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {p.name for p in signature.parameters.values() if p.kind in keyword_kinds}
+    return frozenset(names.intersection(_OWN_PARAMETERS))
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

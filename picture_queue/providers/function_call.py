@@ -1,6 +1,6 @@
 """The call of a function that makes pictures, in the thread or process where it runs.
 
-A process of an executor imports this module, so it imports little.
+The processes of an executor import this module, so it has few imports.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class ProgressReporter(Protocol):
 
 
 class State(NamedTuple):
-    """The state of a call, as its reporter knows it."""
+    """The latest report of a call."""
 
     has_started: bool = False
     progress: Progress | None = None
@@ -66,7 +66,7 @@ class Reporter(Protocol):
         """
 
     def read(self) -> State:
-        """Return the latest report."""
+        """Return the latest report of the function."""
 
     def cancel(self) -> None:
         """Ask the function to stop at its next report."""
@@ -86,7 +86,7 @@ class MemoryReporter:
         pass
 
     def __call__(self, percent: float, message: str | None = None) -> None:
-        self._report(_progress(percent, message))
+        self._report(_check_progress(percent, message))
 
     def start(self) -> None:
         self._report(None)
@@ -137,7 +137,7 @@ class FileReporter:
         self._directory.create(_ACTIVE, b"")
 
     def __call__(self, percent: float, message: str | None = None) -> None:
-        progress = _progress(percent, message)
+        progress = _check_progress(percent, message)
         if time.monotonic() >= self._written_at + _WRITE_INTERVAL:
             self._written_at = time.monotonic()
             self._report(progress)
@@ -308,7 +308,7 @@ def encode_pictures(result: object, max_bytes: int) -> list[bytes]:
         max_bytes: Maximum size of a picture.
 
     Raises:
-        TypeError: The result is something else.
+        TypeError: The result has another type.
         OutputRefused: A picture is too large, or there are too many.
     """
     items: Iterable[object] = result if isinstance(result, list | tuple) else [result]
@@ -351,7 +351,7 @@ def _too_large(size: int, limit: int) -> OutputRefused:
     )
 
 
-def _progress(percent: float, message: str | None) -> Progress:
+def _check_progress(percent: float, message: str | None) -> Progress:
     if not 0 <= percent <= 100:
         raise ValueError(f"progress({percent!r}): the percentage is not 0 to 100")
     return Progress(int(percent), None if message is None else clean_line(str(message), 200))

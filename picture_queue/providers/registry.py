@@ -1,6 +1,6 @@
 """The providers of a worker: the only module that knows their implementations.
 
-The implementations are imported when they are used.
+Each implementation is imported when it is first used.
 """
 
 import re
@@ -12,7 +12,7 @@ from picture_queue.errors import InvalidArgument
 from picture_queue.providers.base import Provider
 
 REPLICATE = "replicate"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")  # as in the table of models
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")  # as in the constraint of picture_queue.model
 
 
 class ReplicateAccount(Protocol):
@@ -45,8 +45,12 @@ def replicate(account: ReplicateAccount) -> Provider:
 ProviderLike: TypeAlias = Provider | ReplicateAccount | Callable[..., Any]
 
 
-def resolve(name: str, given: ProviderLike) -> Provider:
-    """Return the provider that a user gave: one, an account of Replicate, or a function.
+def resolve(name: str, value: ProviderLike) -> Provider:
+    """Convert an argument of `add_generations` into a provider.
+
+    Args:
+        name: The name of the provider.
+        value: A provider, an account of Replicate, or a function.
 
     Raises:
         InvalidArgument: The name or the value is invalid.
@@ -57,15 +61,15 @@ def resolve(name: str, given: ProviderLike) -> Provider:
             f"The name of the provider is {name!r}",
             hint="Use up to 32 lower-case letters, digits and _ -, as in the column provider",
         )
-    if hasattr(given, "capabilities") and hasattr(given, "create"):
-        return cast(Provider, given)
-    if hasattr(given, "token") and hasattr(given, "base_url"):
-        return replicate(cast(ReplicateAccount, given))
-    if callable(given) and not isinstance(given, type):
+    if hasattr(value, "capabilities") and hasattr(value, "create"):
+        return cast(Provider, value)
+    if hasattr(value, "token") and hasattr(value, "base_url"):
+        return replicate(cast(ReplicateAccount, value))
+    if callable(value) and not isinstance(value, type):
         from picture_queue.providers.function import FunctionProvider
 
-        return FunctionProvider(given)
+        return FunctionProvider(value)
     raise InvalidArgument(
-        f"The provider {name!r} is {clean_line(repr(given), 100)}",
+        f"The provider {name!r} is {clean_line(repr(value), 100)}",
         hint="Pass a function that makes a picture, a Provider, or ReplicateSettings",
     )

@@ -195,7 +195,7 @@ async def check_a_failure_is_classified(harness: ProviderHarness) -> None:
     error = provider.classify(ended)
     _expect(isinstance(error, ProviderError), f"classify returned {error!r}")
     prompt = str(request.input.get("prompt", ""))
-    _expect(not prompt or prompt not in error.public, "the owner would see the prompt")
+    _expect(not prompt or prompt not in error.owner_message, "the owner would see the prompt")
 
 
 async def check_an_unknown_prediction_is_not_found(harness: ProviderHarness) -> None:

@@ -25,7 +25,7 @@ from picture_queue.web.webhooks import ProviderWebhooks
 _log = Log(__name__)
 
 _READY_TIMEOUT = 3.0  # seconds for the check of the database
-_READY_INTERVAL = 1.0  # seconds for which its result is used again
+_READY_INTERVAL = 1.0  # seconds for which the result of the check is used again
 
 
 def create_app(
@@ -36,8 +36,8 @@ def create_app(
     Its routes are ``POST /webhooks/replicate``, which accepts only signed webhooks of Replicate,
     and ``GET /healthz`` and ``GET /readyz``, which are open and return only a status.
 
-    Its lifespan closes its connections. Starlette does not run the lifespan of a mounted app, so
-    run ``app.router.lifespan_context(app)`` in that of the outer app.
+    The lifespan of the app closes its connections. Starlette does not run the lifespan of a mounted
+    app, so run ``app.router.lifespan_context(app)`` in the lifespan of the outer app.
 
     Args:
         client: A client with a service key; None: one from the environment, which the app closes.
@@ -80,7 +80,7 @@ async def _healthz(_: Request) -> Response:
 
 
 class _Readiness:
-    """The route that shows whether the database answers; it asks at most once a second."""
+    """The route that shows whether the database answers; it is called at most once a second."""
 
     def __init__(self, client: AsyncPictureQueue) -> None:
         self._client = client

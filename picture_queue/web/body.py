@@ -22,7 +22,7 @@ class BodyRefused(Exception):
 
 
 class BodyReader:
-    """A reader of the bodies of one route, whose senders are not known yet.
+    """A reader of the bodies of one route, whose senders are not authenticated yet.
 
     Args:
         max_bytes: Maximum bytes of one body.
@@ -38,8 +38,8 @@ class BodyReader:
         """Return the body of a request.
 
         Raises:
-            BodyRefused: It has more than ``max_bytes`` bytes, did not arrive within ten seconds, or
-                too many large bodies are being received.
+            BodyRefused: The body has more than ``max_bytes`` bytes, did not arrive within ten
+                seconds, or too many large bodies are being received.
             ClientDisconnect: The client closed the connection.
         """
         body = bytearray()

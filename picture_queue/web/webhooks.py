@@ -16,7 +16,7 @@ from picture_queue.web.body import BodyReader, BodyRefused
 
 _log = Log(__name__)
 
-MAX_BYTES = 2 * 1024 * 1024  # of a webhook; a prediction has its input, its logs and links
+MAX_BYTES = 2 * 1024 * 1024  # of a webhook, which contains the input, the logs and the links
 _MAX_SHARED_BYTES = 32 * 1024 * 1024  # of all webhooks that are being received; see `BodyReader`
 _MAX_CALLS = 16  # calls of the database at the same time
 _TIMEOUT = 8.0  # seconds for the call of the database; Replicate then delivers the webhook again
@@ -30,7 +30,7 @@ class ProviderWebhooks:
 
     Args:
         client: A client with a service key.
-        provider: The provider that verifies them.
+        provider: The provider that verifies the webhooks.
     """
 
     def __init__(self, client: AsyncPictureQueue, provider: Provider) -> None:
@@ -44,7 +44,7 @@ class ProviderWebhooks:
         try:
             body = await self._bodies.read(request)
             prediction = await self._provider.verify_webhook(request.headers, body)
-            row = UUID(request.query_params.get("prediction", ""))
+            row_id = UUID(request.query_params.get("prediction", ""))
         except ClientDisconnect:
             return Response(status_code=400)
         except BodyRefused as refused:
@@ -58,23 +58,23 @@ class ProviderWebhooks:
             return _refuse(400, "the query has no id of a prediction")
         progress = prediction.progress
         rpc = _rpc.receive_prediction(
-            row,
+            row_id,
             prediction.id,
             prediction.status,
             # 100 % is reached only when the pictures are stored.
             None if progress is None else min(progress.percent, 99),
             None if progress is None else progress.message,
         )
-        del body, prediction  # while it waits for its turn
+        del body, prediction  # frees the memory while the call waits for the semaphore
         try:
             async with asyncio.timeout(_TIMEOUT), self._calls:
                 received = await self._client._backend.call(rpc)
         except InvalidArgument as error:
-            # For example a new status: Replicate must not repeat it.
-            _log.warning("prediction %s: a webhook was ignored: %s", row, error)
+            # The status may be new, for example. The answer is 200, since a repetition is useless.
+            _log.warning("prediction %s: a webhook was ignored: %s", row_id, error)
             return JSONResponse({"outcome": "ignored"})
         except (PictureQueueError, TimeoutError) as error:
-            _log.warning("prediction %s: a webhook could not be applied: %s", row, error)
+            _log.warning("prediction %s: a webhook could not be applied: %s", row_id, error)
             return _refuse(503, "the webhook cannot be applied now")
         return JSONResponse({"outcome": received.outcome})
 

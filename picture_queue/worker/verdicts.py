@@ -6,9 +6,9 @@
 - `PermanentFailure` → `Failed` without another attempt;
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
   of the exception refine this: ``retryable`` (bool), ``retry_after`` (seconds instead of the
-  backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
-  (False: the job is not at fault, so the attempt does not count) and, if ``counts`` is False,
-  ``pause_key`` (a limit key that is paused for ``retry_after`` seconds).
+  backoff), ``owner_message`` (the text the owner of the job sees instead of ``Type: message``),
+  ``uses_attempt`` (False: the job is not at fault, so the attempt is not counted) and, if
+  ``uses_attempt`` is False, ``pause_key`` (a limit key that is paused for ``retry_after`` seconds).
 
 A wait of more than a year is shortened to a year.
 """
@@ -175,7 +175,7 @@ class PermanentFailure(Exception):
     retryable = False
 
     @property
-    def public(self) -> str:
+    def owner_message(self) -> str:
         """The message, without the type."""
         return str(self)
 
@@ -226,16 +226,16 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
             raise TypeError(f"its outcome() returned {outcome!r}")
         return outcome
     delay = wait_seconds(_read_attribute(cause, "retry_after"))
-    if _read_attribute(cause, "counts") is False:
+    if _read_attribute(cause, "uses_attempt") is False:
         key: Any = _read_attribute(cause, "pause_key")
         return Snoozed(
             _DEFAULT_SNOOZE if delay is None else delay,
             pause_key=None if _find_name_fault("pause_key", key) else key,
             detail=clean_line(describe_error(cause)),
         )
-    public = _read_attribute(cause, "public")
+    owner_message = _read_attribute(cause, "owner_message")
     return Failed(
-        (isinstance(public, str) and clean_line(text_of(public)))
+        (isinstance(owner_message, str) and clean_line(text_of(owner_message)))
         or clean_line(describe_error(cause)),
         traceback_of(error),
         _read_attribute(cause, "retryable") is not False,

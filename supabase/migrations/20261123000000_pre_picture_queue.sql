@@ -944,8 +944,8 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
-  -- For a generation of a batch or chain: the batch, the position of its request in the call, and its step in the chain
-  -- of the request, both from 0. Otherwise null.
+  -- Null for a generation outside of a batch or chain. batch_position is the position of the request in the call, and
+  -- batch_step the step in the chain of this request; both start at 0.
   batch_id uuid,
   batch_position integer,
   batch_step integer,
@@ -961,35 +961,39 @@ create table public.generations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
-  -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
+  -- The reserved cost, and the actual cost once the generation has ended. Null if the cost of the model is not known.
   cost_usd numeric,
   cost_is_estimate boolean not null default false,
   deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
-comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
+comment on table public.generations is
+  'Requests for pictures; status, error and finished_at are copied from the job.';
 comment on column public.generations.missing_images is
   'Pictures of a completed generation that were made and could not be stored: a list of {n, reason}.';
 comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
 comment on column public.generations.deleted is
-  'Whether it was deleted. The row is hidden then, and removed after its files.';
--- deleted is a boolean, since the planner takes `deleted_at is null` for rare until the table is analyzed.
+  'Whether the generation was deleted. A deleted row is hidden; it is removed after its files.';
+-- deleted is a boolean instead of a time, since the planner estimates that `deleted_at is null` matches few rows until
+-- the table is analyzed.
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
 create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
--- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
--- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
+-- The words of the prompt, and the id of the owner as another word. So the search of an owner reads no rows of other
+-- owners. With fastupdate, an insert might have to write the pending entries of other inserts, and each search would
+-- read them.
 create index generations_words on public.generations
 using gin ((to_tsvector('simple'::regconfig, left(prompt, 20000)) || coalesce(user_id::text, '')::tsvector))
 with (fastupdate = off);
--- options.reuse finds an equal generation by this hash.
+-- start_generation with options.reuse finds an equal generation by this hash.
 create index generations_equal on public.generations (
   md5(coalesce(user_id::text, '') || ' ' || model_id || ' ' || coalesce(model_version, '') || ' ' || input::text
     || ' ' || prompt));
--- As in job_queue, estimates must not reveal values of other users.
+-- The planner gets no statistics of these columns, for the reason given for job_queue: the row estimates in a query
+-- plan would reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
   alter batch_id set statistics 0,
@@ -1027,14 +1031,14 @@ alter table public.images
 
 -- 152_table_spending.sql
 
--- What users and the project may spend on generations, what they have spent, and the books of it.
+-- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
 -- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
--- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each is a row of the
--- ledger, and the ledger is never pruned. The account of a user has the sums. A start locks the account, so that no
--- limit is exceeded. A generation that ends does not lock it: it appends a row to account_change, which the next start
--- of the user, or maintenance, adds to the account.
+-- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each reservation,
+-- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start locks
+-- the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row to
+-- account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -1058,7 +1062,7 @@ comment on table picture_queue.budget is
   'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
 comment on column picture_queue.budget.exempts_service is
   'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
--- A signed-in user whom nobody knows cannot spend without a limit.
+-- A default budget, so that no signed-in user can spend without a limit.
 insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
 
 -- The account of the project exists while the project has a budget.
@@ -1066,20 +1070,20 @@ create table picture_queue.account (
   key text primary key,  -- user:<id>, or project
   plan text,
   credits_usd numeric not null default 0,
-  pending integer not null default 0,  -- generations that count for max_pending
-  day date not null,  -- the latest day (UTC) with a start, and the cost of its generations
-  day_usd numeric not null default 0,
-  month_usd numeric not null default 0,  -- of the month of that day
+  pending integer not null default 0,  -- number of generations that count for max_pending
+  day date not null,  -- the latest day (UTC) on which a generation was started
+  day_usd numeric not null default 0,  -- the cost of the generations that were started on this day
+  month_usd numeric not null default 0,  -- the cost of the generations that were started in the month of this day
   constraint account_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$')
 ) with (fillfactor = 50);
 comment on table picture_queue.account is 'The plan, the credits and the spending of each user, and of the project.';
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- refunded; for the project, the reservation without what the provider charges, also below 0
-  credits_usd numeric not null,  -- returned to the credits
-  pending integer not null,  -- ended generations
-  reserved_on date not null,
+  usd numeric not null,  -- the refund; for the project, the reservation minus the provider's charge, also below 0
+  credits_usd numeric not null,  -- the amount that returns to the credits
+  pending integer not null,  -- number of ended generations
+  reserved_on date not null,  -- the day (UTC) on which the generations were started
   at timestamptz not null
 );
 comment on table picture_queue.account_change is 'Refunds of ended generations that are not added to an account yet.';
@@ -1093,11 +1097,11 @@ create table picture_queue.ledger (
   user_id uuid,
   model_id text,
   amount_usd numeric not null,
-  price_usd numeric,  -- of a picture or of a second
+  price_usd numeric,  -- the price of a picture or of a second, by price_unit
   price_unit text,
   from_credits boolean not null default false,
-  counted boolean not null default false,  -- for per_minute, per_hour and max_pending
-  is_retry boolean not null default false,  -- of an ended generation; per_minute and per_hour do not count retries
+  counted boolean not null default false,  -- whether per_minute, per_hour and max_pending count the generation
+  is_retry boolean not null default false,  -- whether an ended generation was retried, which no rate counts
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -1112,7 +1116,7 @@ create table picture_queue.ledger (
   )
 );
 comment on table picture_queue.ledger is
-  'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
+  'Grants of credits, and for each round of a generation at most one reservation, settlement and refund.';
 create index ledger_owned on picture_queue.ledger (user_id, id);
 create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and counted and not is_retry;
 
@@ -1134,14 +1138,14 @@ create table picture_queue.model (
   output text,
   progress_in_logs text,
   inputs jsonb not null,
-  inputs_complete boolean not null default true,  -- otherwise inputs that are not listed are passed on unchecked
+  inputs_complete boolean not null default true,  -- if false, inputs that are not listed are passed on unchecked
   unavailable_reason text,                        -- null: projects can offer the model
   enabled boolean not null default true,
-  changed_at timestamptz,                         -- when set_model last changed it; null: as it was shipped
+  changed_at timestamptz,                         -- when set_model last changed the row; null: it is unchanged
   constraint model_kind_is_known check (
     kind in ('text-to-image', 'image-variation', 'image-edit', 'upscale', 'background-removal', 'vector')),
   constraint also_kinds_is_list check (jsonb_typeof(also_kinds) = 'array'),
-  -- The name is part of limit keys and job types.
+  -- The name of the provider is part of limit keys and job types.
   constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
@@ -1181,9 +1185,9 @@ comment on table picture_queue.input_rule is 'Rules over inputs: locked, default
 
 -- 170_table_prediction.sql
 
--- Predictions at a provider, each of which may cost money. A row is committed before the prediction is created, and the
--- id that the provider returns is written right after. So another worker can resume the prediction instead of paying
--- again.
+-- Predictions at a provider, each of which may cost money. A worker commits the row before it creates the prediction,
+-- and writes the id that the provider returns into the row at once. So another worker can resume the prediction instead
+-- of paying for another.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
@@ -1194,11 +1198,11 @@ create table picture_queue.prediction (
   input jsonb not null,
   state text not null default 'creating',
   prediction_id text,
-  -- The last status that a webhook brought: starting, processing, or how the prediction ended.
+  -- The latest status that a webhook reported: starting, processing, or a final status of the provider.
   status text,
   error text,
   metrics jsonb,
-  cost_usd numeric,  -- what the provider charges, by the price of the model or by metrics.predict_time
+  cost_usd numeric,  -- the amount that the provider charges, by the price of the model or by metrics.predict_time
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
@@ -1221,17 +1225,17 @@ create index prediction_unrecorded on picture_queue.prediction (provider, create
 
 -- 172_table_deleted_generation.sql
 
--- A generation is deleted in three steps. First it is marked as deleted, which hides it, and a job is enqueued that
--- deletes its files. The worker deletes the files and calls record_deleted_files. Maintenance then deletes the row. So
--- no file remains without a row that names it, whatever fails in between.
+-- A generation is deleted in three steps. First the row is marked as deleted, which hides it, and a job is enqueued
+-- that deletes the files. Then the worker deletes the files and calls record_deleted_files. Last, maintenance deletes
+-- the row. So no file remains without a row that names it, whichever step fails.
 create table picture_queue.deleted_generation (
   generation_id uuid primary key references public.generations (id) on delete cascade,
   deleted_at timestamptz not null,
   -- The job that deletes the files.
   job_id uuid,
-  -- When to enqueue another job if that one has ended and the files are not deleted.
+  -- When to enqueue another job, if this job has ended and the files are not deleted.
   enqueue_at timestamptz not null,
-  -- When to delete the row; null: the files are not deleted yet.
+  -- When to delete the row of the generation; null: the files are not deleted yet.
   remove_at timestamptz
 );
 comment on table picture_queue.deleted_generation is 'Deleted generations whose row, and perhaps files, still exist.';
@@ -6969,9 +6973,9 @@ comment on function public.list_schedules is 'The schedules, by name.';
 -- 395_function__input_file.sql
 
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
--- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
--- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end
--- of the other. The worker replaces files with signed URLs.
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The name of such a
+-- picture is also generation:<generation id>/<n> (n is 1 by default), even before the picture exists: a generation with
+-- this input waits for the end of the other generation. The worker replaces these names with signed URLs.
 
 -- Returns the generation and the number of the picture that an input names; null if it names none.
 create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
@@ -7039,15 +7043,15 @@ begin
 end
 $$;
 
--- Returns the pictures of generations that an input names: the name of the input, its text, the generation and the
--- number of the picture. As _check_file_owner, it looks at all texts.
+-- Returns the pictures of generations that the inputs name: the name of the input, its text, the generation and the
+-- number of the picture. The search includes all texts, also those of inputs that are not files.
 create function picture_queue._references(p_input jsonb)
 returns table (input text, reference text, generation_id uuid, n integer)
 language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  if position('"generation:' in p_input::text) = 0 then  -- almost always
+  if position('"generation:' in p_input::text) = 0 then  -- a cheap check, which ends most calls here
     return;
   end if;
   return query
@@ -7147,8 +7151,9 @@ comment on function picture_queue.may_upload() is 'Whether the user has fewer up
 
 -- 400_function__check_input.sql
 
--- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs. p_max_text:
--- the characters of a text that is neither a URL nor one of a list of values, as the model may read it as a prompt.
+-- Returns the problem with the value of one input; null if the value is valid. p_rule is an entry of model.inputs.
+-- p_max_text is the maximum number of characters of a text that is not a URL. A model may read such a text as a prompt,
+-- so it has the limit of prompts.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb, p_max_text integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -7205,16 +7210,16 @@ begin
 end
 $$;
 
--- Returns the one of these names that the given one probably stands for; null if none is similar: more than a third of
--- the characters differ, and none begins with the other.
-create function picture_queue._nearest_name(p_given text, p_names text[]) returns text
+-- Returns the name that a mistyped name probably stands for; null if no name is similar. A name is similar if at most a
+-- third of the characters differ, or if it begins with the mistyped name.
+create function picture_queue._nearest_name(p_mistyped text, p_names text[]) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select n.name
   from unnest(p_names) as n (name)
-  cross join lateral (select picture_queue._edit_distance(lower(left(p_given, 60)), lower(left(n.name, 60))) as distance) d
-  where d.distance <= greatest(length(n.name), length(left(p_given, 60))) / 3
-    or length(p_given) >= 3 and starts_with(lower(n.name), lower(p_given))
+  cross join lateral (select picture_queue._edit_distance(lower(left(p_mistyped, 60)), lower(left(n.name, 60))) as distance) d
+  where d.distance <= greatest(length(n.name), length(left(p_mistyped, 60))) / 3
+    or length(p_mistyped) >= 3 and starts_with(lower(n.name), lower(p_mistyped))
   order by d.distance, n.name limit 1
 $$;
 
@@ -7227,8 +7232,8 @@ as $$
     || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]')
 $$;
 
--- Returns the problem with the size and form of an input; null if there is none. It bounds the work of the checks that
--- follow.
+-- Returns the problem with the size and form of an input; null if there is none. This check limits the work of the
+-- checks that follow.
 create function picture_queue._input_form_problem(p_input jsonb, p_max_bytes integer) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7241,15 +7246,15 @@ as $$
 $$;
 
 -- Refuses a prompt or input that does not fit the model. The error names the field, the value and the rule. If several
--- inputs are invalid, it names the first by name. Returns a warning for each input that the model may not have: if its
--- list of inputs is incomplete, such inputs are passed on unchecked.
+-- inputs are invalid, the error names the first in alphabetical order. If the list of inputs of the model is
+-- incomplete, unknown inputs are passed on unchecked, and the function returns a warning for each of them.
 create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
   v_model picture_queue.model;
-  v_prompt jsonb;  -- the entry of the prompt in the inputs of the model; null if it takes none
+  v_prompt jsonb;  -- the entry of the prompt in the inputs of the model; null if the model takes no prompt
   v_names text[];
   v_problem text;
   v_nearest text;
@@ -7261,7 +7266,8 @@ begin
   v_problem := case
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    -- A default of the model must not decide what is drawn. An upscaler, for example, may have a usable default.
+    -- Many models have a default prompt. A text-to-image model must not draw this instead of the user's prompt. For
+    -- other models, such as upscalers, the default prompt is useful.
     when (v_prompt ->> 'required' = 'true' or v_prompt is not null and v_model.kind = 'text-to-image')
       and picture_queue._is_blank(p_prompt) then 'prompt is empty'
     when v_prompt is null and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
@@ -7301,8 +7307,9 @@ $$;
 -- The operator's rules over inputs (picture_queue.input_rule).
 
 -- Returns the rules that apply to each of these inputs of a model, for users of this plan (null: no plan). Of several
--- rules with the same action, the most specific applies: one with a plan before one without, then by the pattern of the
--- model, then by that of the input. `allow` ends all less specific locks, caps and refusals, and equal ones.
+-- rules with the same action, the most specific applies. A rule with a plan is more specific than a rule without. After
+-- that, the pattern of the model decides, then the pattern of the input. A rule `allow` cancels all locks, caps and
+-- refusals that are equally or less specific.
 create function picture_queue._input_rules(p_model_id text, p_plan text, p_inputs text[])
 returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -7332,10 +7339,11 @@ as $$
   ) m
 $$;
 
--- Returns the value to send for an input under one row of _input_rules (null: none), and the problem with the given
--- value. p_rule is the entry of the input in model.inputs; null if the model does not list it.
+-- Applies one row of _input_rules to the value that the caller passed (p_passed). Returns the value to send (null:
+-- none), and the problem with the passed value. p_rule is the entry of the input in model.inputs; null if the model
+-- does not list the input.
 create function picture_queue._apply_input_rule(
-  p_rule jsonb, p_given jsonb, p_locked jsonb, p_preset jsonb, p_cap jsonb, p_is_refused boolean,
+  p_rule jsonb, p_passed jsonb, p_locked jsonb, p_preset jsonb, p_cap jsonb, p_is_refused boolean,
   p_refused_values jsonb, out value jsonb, out problem text)
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -7344,54 +7352,55 @@ declare
   v_cap numeric := case when p_locked is null then (p_cap #>> '{}')::numeric end;
   v_exceeds boolean := jsonb_typeof(v_default) = 'number' and (v_default #>> '{}')::numeric > v_cap;
 begin
-  -- The default of the model counts as not given, so that a form may send all defaults.
-  if p_given is null or p_given = v_default and (p_is_refused or p_locked is not null or v_exceeds) then
+  -- A value that is the default of the model counts as omitted, so that a form may send all defaults.
+  if p_passed is null or p_passed = v_default and (p_is_refused or p_locked is not null or v_exceeds) then
     value := case
       when p_rule is null then null
-      when p_locked is not null then nullif(p_locked, v_default)  -- a value that the model has by default is not sent
+      when p_locked is not null then nullif(p_locked, v_default)  -- the default of the model need not be sent
       when p_is_refused then null
       when jsonb_typeof(p_preset) = 'number' and (p_preset #>> '{}')::numeric > v_cap then p_cap
       when p_preset is null and v_exceeds then p_cap
       else p_preset end;
     return;
   end if;
-  value := p_given;
+  value := p_passed;
   problem := case
     when p_is_refused then 'is not permitted in this project'
     when exists (
       select from jsonb_array_elements(p_refused_values) r
-      where r = p_given or jsonb_typeof(p_given) = 'array' and exists (
-        select from jsonb_array_elements(p_given) g where g = r))
+      where r = p_passed or jsonb_typeof(p_passed) = 'array' and exists (
+        select from jsonb_array_elements(p_passed) g where g = r))
       then 'is a value that this project does not permit'
-    when p_given <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
-    else case jsonb_typeof(p_given)
-      when 'number' then case when (p_given #>> '{}')::numeric > v_cap
+    when p_passed <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
+    else case jsonb_typeof(p_passed)
+      when 'number' then case when (p_passed #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
       when 'array' then case
-        when jsonb_array_length(p_given) > v_cap
-          then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap)
+        when jsonb_array_length(p_passed) > v_cap
+          then format('has %s entries, this project permits %s', jsonb_array_length(p_passed), v_cap)
         when p_rule is null and exists (
-          select from jsonb_array_elements(p_given) g
+          select from jsonb_array_elements(p_passed) g
           where case when jsonb_typeof(g) = 'number' then (g #>> '{}')::numeric > v_cap end)
           then format('has a number above %s, the maximum of this project', v_cap) end
       when 'string' then case
         -- Some providers convert texts to numbers.
-        when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
-          then (p_given #>> '{}')::numeric > v_cap
-          -- The type of an input that the model does not list is not known. Python reads '9_9' as 99.
+        when case when p_passed #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
+          then (p_passed #>> '{}')::numeric > v_cap
+          -- The model does not list this input, so its type is not known. The model may convert the text to a number
+          -- with Python, which reads '9_9' as 99.
           when p_rule is null and v_cap is not null
-            then p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
+            then p_passed #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
           then format('is above %s, the maximum of this project', v_cap)
-        when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
-          then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
+        when p_rule -> 'format' is null and length(p_passed #>> '{}') > v_cap
+          then format('has %s characters, this project permits %s', length(p_passed #>> '{}'), v_cap) end
     end end;
 end
 $$;
 
 -- Applies the operator's rules to an input, and returns the input to send: locked values and defaults are added, and
--- defaults of the model above a cap are lowered to it. A given value that is the model's default counts as not given.
--- Refuses a value that a rule does not permit, unless _check_input will refuse it. p_plan: the plan of the user; null:
--- none.
+-- defaults of the model above a cap are lowered to the cap. A value that is the model's default counts as omitted.
+-- Refuses a value that a rule does not permit, unless _check_input will refuse the value. p_plan: the plan of the user;
+-- null: none.
 create function picture_queue._apply_input_rules(p_model_id text, p_plan text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7399,7 +7408,7 @@ declare
   v_setting picture_queue.setting;
   v_inputs jsonb := (select m.inputs from picture_queue.model m where m.model_id = p_model_id);
   v_problem text;
-  v_ruled text[];
+  v_inputs_with_rules text[];
   v_values jsonb;
 begin
   select * into v_setting from picture_queue.setting;
@@ -7410,7 +7419,7 @@ begin
       order by r.input) filter (where a.problem is not null and (m.rule is null
         or picture_queue._input_problem(m.rule, p_input -> r.input, v_setting.max_prompt_length) is null)))[1],
     array_agg(r.input), jsonb_object_agg(r.input, a.value) filter (where a.value is not null)
-  into v_problem, v_ruled, v_values
+  into v_problem, v_inputs_with_rules, v_values
   from picture_queue._input_rules(p_model_id, p_plan, array(
     select n ->> 'name' from jsonb_array_elements(v_inputs) n where n ->> 'name' <> 'prompt'
     union select k from jsonb_object_keys(p_input) k)) r
@@ -7421,15 +7430,15 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'omit it, or change its value; list_input_rules() shows the rules to the operator');
   end if;
-  return p_input - coalesce(v_ruled, '{}') || coalesce(v_values, '{}');
+  return p_input - coalesce(v_inputs_with_rules, '{}') || coalesce(v_values, '{}');
 end
 $$;
 
 
 -- 404_function__model.sql
 
--- Returns the job type of the generations of a kind and a provider. Each provider has its own types, since a worker
--- claims only the types that it has a handler for. So a worker without the provider never claims the job.
+-- Returns the job type of the generations of a kind and a provider. Each provider has its own job types. A worker
+-- claims only job types that it has a handler for, so a worker without the provider never claims the job.
 create function picture_queue._generation_job_type(p_kind text, p_provider text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -7453,9 +7462,9 @@ as $$
   order by coalesce((r.rule ->> 'required')::boolean, false) desc, r.rule ->> 'name' ~ 'mask', r.i limit 1
 $$;
 
--- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
--- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do
--- not require one. Null if there is no such model.
+-- Returns the default model of a kind for a step that gets a picture: the model with the lowest expected cost, of the
+-- models that are offered and take a picture. If the step has a prompt (p_prompted), models that take a prompt come
+-- first; otherwise models that do not require a prompt. Null if there is no such model.
 create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7473,8 +7482,8 @@ begin
 end
 $$;
 
--- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
--- Null in p_model_id stands for the default model.
+-- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or if it is null the
+-- kind of the model. If p_model_id is null, the model is the default model.
 create function picture_queue._resolve_model(
   p_model_id text, p_kind text, out model_id text, out kind text, out provider text)
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -7509,8 +7518,8 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Checks the options of a generation and returns its owner; null: it belongs to no user. The default rules are those of
--- start_generation, which validates options.then itself.
+-- Checks the options of a generation and returns its owner; null: the generation belongs to no user. The default of
+-- p_rules has the options of start_generation. _check_steps validates options.then.
 create function picture_queue._generation_user(p_options jsonb, p_rules jsonb default '{
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
@@ -7543,8 +7552,8 @@ begin
 end
 $$;
 
--- Returns the id of the generation that a call starts: that of options.generation_id, or of the user's generation with
--- options.idempotency_key, or a new one.
+-- Returns the id of the generation that a call starts: options.generation_id, or the id of the user's generation with
+-- options.idempotency_key, or a new id.
 create function picture_queue._generation_id(p_options jsonb, p_user uuid) returns uuid
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -7558,10 +7567,10 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
--- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
--- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and
--- the inputs whose files the rules have added.
--- p_picture: the picture of the previous step of a chain, for the input that takes it.
+-- Checks the model, prompt and input of a request against the catalogue and the operator's rules. Returns the model,
+-- the input to send, warnings, the jobs whose pictures the generation uses, so that it has to wait for them, and the
+-- inputs whose files the rules have added.
+-- p_picture: the picture of the previous step of a chain, for the input that takes a picture.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
@@ -7599,8 +7608,8 @@ begin
 end
 $$;
 
--- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
--- finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
+-- Returns the job of a generation in the format of _enqueue. The id of the job is a hash of the generation's id, so a
+-- repeated call finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
   p_operator_files text[], p_job_options jsonb default '{}')
@@ -7616,7 +7625,8 @@ begin
     'user_id', p_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    -- During an outage of the provider, a worker pauses this limit key, and so the jobs of all job types of the
+    -- provider.
     'options', p_job_options || jsonb_build_object('limit_keys',
       array['provider:' || p_provider, 'model:' || left(p_model_id, 190)]));
 end
@@ -7643,8 +7653,8 @@ $$;
 
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it
--- the first of a chain.
+-- With options.reuse the function returns an equal finished generation if there is one, and starts none. With
+-- options.then the generation is the first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -7715,11 +7725,12 @@ comment on function public.start_generation is 'Starts a generation; returns at 
 
 -- 411_function_start_generations.sql
 
--- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have
--- its id, the position of their request in the call and their step in the chain of this request. Each is a generation
--- of its own, with its own job, cost and refund. The job of a step depends on the job of the step before.
+-- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). A generation of a batch has the id
+-- of the batch, the position of its request in the call and its step in the chain of this request. Each step is a
+-- separate generation, with its own job, cost and refund. The job of a step depends on the job of the previous step.
 
--- Refuses options.then, or the `then` of a request, if it is no list of up to 5 steps. p_path: the name of the list.
+-- Refuses options.then, or the field `then` of a request, if it is not a list of up to 5 valid steps. p_path: the name
+-- of the list.
 create function picture_queue._check_steps(p_path text, p_steps jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7746,8 +7757,8 @@ begin
 end
 $$;
 
--- Refuses the requests of start_generations if they are no list of 1 to 100 objects with known fields. It bounds the
--- work of the checks that follow.
+-- Refuses the requests of start_generations if they are not a list of 1 to 100 objects with known fields. This check
+-- limits the work of the checks that follow.
 create function picture_queue._check_requests(p_requests jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7776,7 +7787,7 @@ begin
 end
 $$;
 
--- Raises the error of one request again, with the path of the request before the name of the field.
+-- Raises the error of one request again, with the path of the request in front of the name of the field.
 create function picture_queue._raise_request_error(
   p_path text, p_sqlstate text, p_message text, p_detail text, p_hint text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -7791,11 +7802,11 @@ begin
 end
 $$;
 
--- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Each
--- reservation is written before the next request is checked, so that rates, budgets and credits count all of them. The
--- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
--- settles its generation. p_options: those of start_generation, with the id of the first generation, or of
--- start_generations. p_is_batch: whether errors name entries of requests. Returns warnings.
+-- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
+-- warnings. Each reservation is written before the next request is checked, so that rates, budgets and credits count
+-- all requests. The rows of the generations are written before the jobs: a job whose parent has just failed is
+-- cancelled at once, which settles its generation. p_options: the options of start_generation, with the id of the first
+-- generation, or the options of start_generations. p_is_batch: whether errors name entries of requests.
 create function picture_queue._start_requests(
   p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
 returns jsonb
@@ -7809,8 +7820,8 @@ declare
   v_default text;
   v_defaults jsonb := '{}'::jsonb;  -- the default models of kinds, with and without a prompt
   v_model record;
-  v_kind text;  -- of the previous step
-  v_id uuid;  -- after the first step: that of the previous one
+  v_kind text;  -- the kind of the previous step
+  v_id uuid;  -- the id of the previous generation, and then of the current one
   v_options jsonb;
   v_cost jsonb;
   v_job jsonb;
@@ -7874,7 +7885,7 @@ begin
     values (v_id, p_user, (v_job ->> 'job_id')::uuid, p_batch_id,
       case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
       v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
-      -- Lists are ordered by time, so the last request comes first.
+      -- Each row has a later time than the row before. So lists, which have the newest row first, keep an exact order.
       v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond');
     perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost);
     v_jobs := v_jobs || v_job;
@@ -7954,7 +7965,8 @@ declare
   v_exists boolean;
   v_warnings jsonb := '[]'::jsonb;
 begin
-  -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
+  -- Existing generations are searched first, since the row of the batch may have been pruned. The insert below waits
+  -- for a concurrent call with the same id.
   select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
   if v_exists is null then
     perform picture_queue._check_requests(p_requests);
@@ -8023,8 +8035,8 @@ begin
 end
 $$;
 
--- Returns the account with this key as of now: its row and the changes that are not added yet. A day or month that has
--- ended counts no more. Null if there is no account.
+-- Returns the current account with this key: the sum of its row and of the changes that are not added yet. The spending
+-- of a day or month that has ended is 0. Null if there is no account.
 create function picture_queue._read_account(p_key text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -8050,7 +8062,7 @@ begin
 end
 $$;
 
--- Adds to an account that the caller has locked, together with up to a thousand of its changes.
+-- Adds amounts, and up to a thousand of the pending changes, to an account that the caller has locked.
 create function picture_queue._add_to_account(p_key text, p_usd numeric, p_credits_usd numeric, p_pending integer)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -8079,8 +8091,8 @@ begin
 end
 $$;
 
--- Locks the account of a user until the transaction ends, and creates it if needed. The caller reads it in a later
--- statement, which sees all that the holders of the lock before it have committed.
+-- Locks the account of a user until the transaction ends, and creates it if needed. The caller must read the account in
+-- a later statement. Only then does it see the changes of the transactions that held the lock before.
 create function picture_queue._lock_account(p_user_id uuid) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8094,8 +8106,8 @@ begin
 end
 $$;
 
--- Returns the budget of a user, without the fields that have no value. A field of the budget of the user takes
--- precedence over that of the plan, and this over that of user:*.
+-- Returns the budget of a user, without the fields that have no value. For each field, the budget of the user takes
+-- precedence over the budget of the plan, which takes precedence over the budget user:*.
 create function picture_queue._user_budget(p_user_id uuid, p_plan text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -8122,8 +8134,8 @@ begin
 end
 $$;
 
--- Refuses a generation that exceeds an amount of a budget. p_account: the account as of now. End users are not told
--- how much the project spends.
+-- Refuses a generation that exceeds an amount of a budget. p_account: the account as _read_account returns it. The
+-- error does not tell end users how much the project spends.
 create function picture_queue._check_amounts(p_account jsonb, p_budget jsonb, p_amount numeric, p_unit text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -8174,7 +8186,7 @@ begin
   foreach v_field in array '{per_hour,per_minute}'::text[] loop
     v_rate := (p_budget ->> v_field)::integer;
     v_period := case v_field when 'per_hour' then interval '1 hour' else interval '1 minute' end;
-    -- The start that is the first of the last v_rate; another start is possible a period after it.
+    -- The oldest of the latest v_rate starts. The next start is possible when v_period has passed since then.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
       where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry and l.at > v_now - v_period
@@ -8189,9 +8201,9 @@ end
 $$;
 
 -- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
--- until the transaction ends. Returns the expected cost for _reserve. p_input: all inputs as the provider will get
--- them. A call that repeats another, which has committed in the meantime, is not refused. p_retries: an ended
--- generation is retried, which no rate limits.
+-- until the transaction ends. Returns the expected cost for _reserve. A repeated call is not refused if the first call
+-- has committed in the meantime. p_input: all inputs as the provider will get them. p_retries: whether an ended
+-- generation is retried; no rate limits such retries.
 create function picture_queue._check_spending(
   p_user_id uuid, p_model_id text, p_input jsonb, p_generation_id uuid, p_job_type text,
   p_idempotency_key text default null, p_retries boolean default false)
@@ -8208,7 +8220,7 @@ begin
   if p_user_id is null then
     return v_cost;
   end if;
-  -- With a fixed snapshot a limit could be exceeded.
+  -- In a repeatable read transaction, the sums could lack the changes of other transactions.
   perform picture_queue._check_isolation();
   perform picture_queue._lock_account(p_user_id);
   v_account := picture_queue._read_account('user:' || p_user_id);
@@ -8241,9 +8253,9 @@ begin
 end
 $$;
 
--- Reserves the expected cost of a generation that was inserted: writes the ledger, and adds to the accounts of the user
--- and of the project. Refuses the generation if the project has a budget that it exceeds. The account of the project is
--- locked last, since all starts of the project wait for it.
+-- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
+-- of the user and of the project. Refuses a generation that exceeds the budget of the project. The account of the
+-- project is locked last, since all starts in the project wait for this lock.
 create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8286,11 +8298,11 @@ $$;
 
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of these generations that have ended. The state in which one ended does not matter: it costs
--- what its stored pictures or its seconds cost, together with earlier rounds, and at most the reserved amount. One
--- without a stored picture costs nothing, unless it completed and is paid by the second; nor does one that was deleted.
--- The account of the project counts what the provider charges; a prediction whose cost is not known counts as reserved.
--- Each reservation is settled once, by the unique key of the ledger. Returns the number of settled reservations.
+-- Settles the reservations of those of these generations that have ended, in whatever state. Together with its earlier
+-- rounds, a generation costs the price of its stored pictures or of its seconds, at most the reserved amount. It costs
+-- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account of
+-- the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique key
+-- of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8298,7 +8310,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_settled jsonb;
 begin
-  -- A retry that is not committed yet must not keep a reservation that is settled here.
+  -- Wait for a retry that is not committed yet: it would continue with a reservation that is settled here.
   perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
     select l.*, coalesce(g.status = 'completed', false) as completed, i.images, o.settled_before, case l.price_unit
@@ -8354,12 +8366,12 @@ begin
     'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
     'uncharged_usd', case when w.phase = 'settle' or not e.settles then e.amount_usd - e.provider else 0 end,
     'from_credits', e.from_credits,
-    -- Of two rows, the settlement ends the round.
+    -- A round with two rows ends with the settlement.
     'ends', w.phase = 'settle' or not e.settles,
     'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
   into v_settled
   from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
-  -- As in _reserve, the account of the project is looked up after the ledger was written.
+  -- The account of the project must be read after the ledger was written; see _reserve.
   insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
   select k.key, sum(case k.key when 'project' then s.uncharged_usd else s.refund_usd end),
     sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
@@ -8379,7 +8391,8 @@ begin
 end
 $$;
 
--- Settles generations that have ended. A failure does not fail the change of the jobs: maintenance settles them later.
+-- Settles generations that have ended. An error does not undo the end of the jobs: a follow-up is added, so that
+-- maintenance settles the generations later.
 create function picture_queue._settle_ended(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -8390,7 +8403,7 @@ exception when others then
 end
 $$;
 
--- Settles the generations of these follow-ups.
+-- Settles the generations of these follow-ups (their ids), and deletes the follow-ups.
 create function picture_queue._settle_later(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8409,9 +8422,10 @@ begin
 end
 $$;
 
--- Reserves again for generations that were retried after they had ended. Raises the error of a limit if the user or the
--- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains. It waits
--- longer for an account than the change of the jobs waits for other rows: starts of the user hold the account.
+-- Reserves the cost again for generations that are retried after they had ended. Raises the error of a limit if the
+-- user or the project may not spend the amount; then the generations are not retried. A reservation that is not settled
+-- yet is used again. The lock_timeout is longer than that of other changes of jobs, since each start of the user locks
+-- the account.
 create function picture_queue._reserve_again(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -8419,7 +8433,7 @@ as $$
 declare
   v_generation record;
 begin
-  -- All users are locked before the project, as in a start.
+  -- The accounts of all users are locked before the account of the project, in the order of a start.
   perform picture_queue._lock_account(u.user_id)
   from (
     select distinct g.user_id from public.generations g
@@ -8441,8 +8455,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
--- start, the account of the project is locked last.
+-- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
+-- deleted. As in a start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8461,9 +8475,10 @@ begin
 end
 $$;
 
--- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
--- provider does not count them), or of its seconds, also if it failed. Null if that is not known. Counts of over 1000
--- pictures or a day are taken for errors of the provider, and bounded.
+-- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
+-- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
+-- Other models cost the price of their seconds, even if the prediction failed. Over 1,000 pictures or a day are taken
+-- for errors of the provider, and bounded.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -8486,7 +8501,7 @@ $$;
 
 -- 414_function_spending.sql
 
--- Budgets, accounts and the ledger, for operators; the own account, for users.
+-- Functions for operators over budgets, accounts and the ledger. Users can read their own account.
 
 -- Returns the problem with the key of a budget; null if there is none.
 create function picture_queue._budget_key_problem(p_key text) returns text
@@ -8497,8 +8512,9 @@ as $$
     then format('key is %s', quote_nullable(left(p_key, 300))) end
 $$;
 
--- Creates the account of the project, with the sums of the ledger. It waits for transactions that have written to the
--- ledger, so that none is missing from the sums; _reserve and _settle look for the account after they have written.
+-- Creates the account of the project, with the sums of the ledger. The table lock waits for transactions that have
+-- written to the ledger, so that the sums include them. Later transactions find the account, since _reserve and _settle
+-- look for it after they have written to the ledger.
 create function picture_queue._open_project_account() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -8526,8 +8542,8 @@ begin
 end
 $$;
 
--- Creates or changes a budget. A null value removes a field, so that the next budget applies: for a user those of
--- user:<id>, plan:<name> and user:*, in this order, for each field.
+-- Creates or changes a budget. A null value removes a field, so that the next budget applies to this field. The order
+-- is user:<id>, plan:<name>, user:*.
 create function public.set_budget(key text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -8593,7 +8609,7 @@ end
 $$;
 comment on function public.list_budgets is 'The budgets of the project, of plans and of users.';
 
--- Returns the account of a user as the API shows it, also of a user who has none yet.
+-- Returns the account of a user in the format of the API, even if the user has no account yet.
 create function picture_queue._show_account(p_user_id uuid) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8608,7 +8624,7 @@ begin
 end
 $$;
 
--- Returns the account of the caller, or with a service key that of any user.
+-- Returns the account of the caller, or for a service key the account of any user.
 create function picture_queue.get_account(p_user_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -8635,8 +8651,9 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.get_account(user_id) $$;
 comment on function public.get_account is 'The credits, the spending and the budget of the caller.';
 
--- Lists the accounts by user id, of users who have started a generation, or have a plan or credits. filter: plan; limit
--- and after as in other lists.
+-- Lists the accounts by user id. A user has an account after the first start of a generation, or with a plan or
+-- credits.
+-- filter: plan; limit and after as in other lists.
 create function public.list_accounts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -8673,8 +8690,8 @@ end
 $$;
 comment on function public.set_account is 'Sets the plan of a user; null: none.';
 
--- Adds credits to the account of a user; a negative amount takes credits back that are left. A call that repeats an
--- idempotency key changes nothing.
+-- Adds credits to the account of a user. A negative amount takes back credits that are left. A call with the
+-- idempotency key of an earlier call changes nothing.
 create function public.grant_credits(
   user_id uuid, usd numeric, idempotency_key text default null, note text default null)
 returns jsonb
@@ -8752,8 +8769,8 @@ comment on function public.list_ledger is 'The reservations, settlements, refund
 
 -- 420_function_generation.sql
 
--- Cancels the job of a generation. It runs with the caller's privileges, so row level security decides which
--- generations the caller sees; picture_queue.cancel_job checks that the caller may cancel the job.
+-- Cancels the job of a generation. The function runs with the caller's privileges, so row level security decides which
+-- generations the caller sees. picture_queue.cancel_job checks that the caller may cancel the job.
 create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -8774,12 +8791,13 @@ comment on function public.cancel_generation is 'Cancels a generation of the cal
 
 -- 421_function_generation_batch.sql
 
--- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the
--- whole, and its generations in the order of the call. It runs with the caller's privileges, so row level security
--- decides which generations the caller sees. progress: the mean over the generations, of which an ended one counts as
--- 100. status: pending until the first has started; processing until the last has ended; then failed if any failed,
--- else cancelled if any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked
--- up by its id.
+-- Returns a batch of generations (or a chain, which is a batch of one request): the counts, progress and status of the
+-- batch, and its generations in the order of the call. Deleted generations are left out. The function runs with the
+-- caller's privileges, so row level security decides which generations the caller sees.
+-- progress: the mean of the generations; the progress of an ended generation counts as 100.
+-- status: pending until the first generation has started; processing until the last has ended; then failed if any
+-- failed, else cancelled if any was cancelled, else completed.
+-- `offset 0` makes the planner look up each job by its id.
 create function public.generation_batch(batch_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -8818,8 +8836,9 @@ end
 $$;
 comment on function public.generation_batch is 'A batch of generations of the caller: its counts, progress and status.';
 
--- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of
--- the batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
+-- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns the number of
+-- generations of the batch in each state afterwards; cancel_requested is the number of generations that still run. The
+-- call can be repeated.
 create function picture_queue.cancel_generation_batch(p_batch_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
@@ -8830,7 +8849,7 @@ declare
   v_open uuid[];
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session may have set the parameter itself.
+  -- Users may call this function, and their session may have set this parameter to true.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints and _enqueue_callbacks
   v_jobs := array(
     select g.job_id from public.generations g
@@ -8887,13 +8906,15 @@ as $$
   }'::jsonb
 $$;
 
--- Returns the ids of the generations that fit the filter, which has search, the newest first. For a user it searches
--- the user's own generations, for a service key those of filter.user_id, or all. It runs with the rights of the owner
--- of the tables, since row level security does not permit the use of the index of words before the check of the owner.
+-- Returns the ids of the generations that match the filter, the newest first; filter.search is required. For a user the
+-- function searches the user's own generations. For a service key it searches the generations of filter.user_id, or
+-- all. The function runs with the privileges of the owner of the tables: with row level security, Postgres would check
+-- the owner of each row before it may use the index of words.
 --
--- If the words are frequent, the newest rows contain a page of them. Otherwise few rows have them, and the index of
--- words finds these. The planner has no statistics of prompts, and could not choose between the two. The newest rows
--- are searched up to half a megabyte of stored prompts, since to_tsvector takes a millisecond for a kilobyte.
+-- The search has two steps. The first step reads the newest rows; if the words are frequent, these contain a full page
+-- of matches. Otherwise few rows have the words, and the second step finds them in the index of words. The function
+-- chooses, because the planner has no statistics of prompts. The first step reads at most half a megabyte of stored
+-- prompts, since to_tsvector takes a millisecond for a kilobyte.
 create function picture_queue.search_generations(p_filter jsonb) returns uuid[]
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan set seq_page_cost = 100
@@ -8953,9 +8974,10 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Returns the answer of start_generation for an equal generation that has finished, if options.reuse is true: same
--- owner, model, version of the model, prompt and input (with the seed). Null if there is none. The index has the hash;
--- the other conditions are written so that the planner uses no other index.
+-- If options.reuse is true, returns the answer of start_generation for an equal generation that has finished; null if
+-- there is none. Equal generations have the same owner, model, version of the model, prompt and input (with the seed).
+-- The index generations_equal has a hash of these values. The other conditions are written so that the planner uses no
+-- other index.
 create function picture_queue._find_reusable(
   p_options jsonb, p_user uuid, p_model_id text, p_version text, p_prompt text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -9014,8 +9036,9 @@ end
 $$;
 comment on function public.set_favourite is 'Marks a generation of the caller as a favourite, or unmarks it.';
 
--- Enqueues jobs that delete the files of deleted generations, 100 generations each, unless such a job is not finished
--- yet. A failed job is retried for about a day; maintenance then enqueues another. Returns the number of generations.
+-- Enqueues jobs that delete the files of deleted generations, each job for 100 generations. A generation is skipped if
+-- its earlier job has not finished. A failed job is retried for about a day; maintenance then enqueues another. Returns
+-- the number of generations.
 create function picture_queue._enqueue_deletions(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9046,8 +9069,8 @@ end
 $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
--- It skips those that are locked, deleted already, or whose job has not finished. A generation that has not ended and
--- has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
+-- Generations are skipped that are locked or already deleted, or whose job has not finished. A generation that has not
+-- ended and has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9079,8 +9102,8 @@ end
 $$;
 
 -- Deletes a generation of the caller. The rows are hidden at once; a worker deletes the files, and maintenance then
--- deletes the rows. A generation whose job has not finished is refused. A call that repeats a request id returns the
--- answer of the first, although the row may be gone.
+-- deletes the rows. A generation whose job has not finished is refused. A call with the request id of an earlier call
+-- returns the answer of that call, even if the row no longer exists.
 create function picture_queue.delete_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9092,7 +9115,7 @@ declare
   v_generation record;
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session may have set the parameter itself.
+  -- Users may call this function, and their session may have set this parameter to true.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints
   select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
   where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
@@ -9123,8 +9146,8 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.delete_generation(generation_id, request_id) $$;
 comment on function public.delete_generation is 'Deletes a finished generation of the caller with its pictures.';
 
--- For the worker: returns of these generations those that are deleted and whose files are not, with the folder of their
--- files and the paths of their images.
+-- For the worker: returns the generations with these ids that are deleted and whose files still exist, each with the
+-- folder of its files and the paths of its images.
 create function public.list_deleted_generations(generation_ids uuid[]) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9144,9 +9167,9 @@ end
 $$;
 comment on function public.list_deleted_generations is 'Deleted generations whose files still exist.';
 
--- For the worker: records that the files of deleted generations are deleted. Maintenance then deletes their rows, once
--- their predictions are two hours old: begin_prediction returns the predictions of two hours, so that a worker does not
--- take one for the lost prediction of another generation. Returns the number of generations.
+-- For the worker: records that the files of deleted generations are deleted. Returns the number of generations.
+-- Maintenance deletes the rows of the generations when their predictions are two hours old. Until then begin_prediction
+-- returns these predictions, so that no worker mistakes them for the lost prediction of another generation.
 create function public.record_deleted_files(generation_ids uuid[]) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9186,8 +9209,9 @@ begin
 end
 $$;
 
--- Deletes generations that are older than keep_generations_days, enqueues jobs again for files that were not deleted,
--- and deletes the rows of those that were, up to p_limit each. Returns the numbers of generations.
+-- Marks generations that are older than keep_generations_days as deleted, enqueues jobs again for files that were not
+-- deleted, and deletes the rows of generations whose files were deleted, up to p_limit of each. Returns the numbers of
+-- generations.
 create function picture_queue._prune_generations(p_limit integer) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set seq_page_cost = 100
 as $$
@@ -9220,8 +9244,9 @@ $$;
 
 -- The models of the project.
 
--- Returns these models (null: all) as list_models shows them. rules: by input, the operator's rules for users of this
--- plan (null: none). capabilities: what the provider can promise, as a worker registered it; null before.
+-- Returns the model with this id (null: all models) in the format of list_models. rules has the operator's rules by
+-- input, for users of this plan (null: no plan). capabilities are those of the provider, which its first worker
+-- registers; null before.
 create function picture_queue._model_rows(p_model_id text, p_plan text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -9237,8 +9262,8 @@ as $$
   order by m.model_id
 $$;
 
--- Returns the models that generations can use. filter.kind selects a kind. With filter.include_disabled, for service
--- keys only, it also returns those that are disabled or cannot be offered.
+-- Returns the models that generations can use. filter.kind selects a kind. With filter.include_disabled, which needs a
+-- service key, the function also returns models that are disabled or cannot be offered.
 create function picture_queue.list_models(p_filter jsonb) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9289,7 +9314,7 @@ begin
     when jsonb_typeof(v_enum) <> 'array' or jsonb_array_length(
         case jsonb_typeof(v_enum) when 'array' then v_enum else '[]' end) > 1000
       then format('%senum is not a list of up to 1000 values', p_path)
-    -- A file of an example may be a default, and its address is not checked.
+    -- The default of a file input may be the file of an example, whose URL is not checked.
     when v_default is not null and p_input ->> 'format' is null
       then format('%sdefault is %s and ', p_path, left(v_default::text, 100))
         || picture_queue._input_problem(p_input - 'minimum' - 'maximum', v_default, 100000)
@@ -9343,7 +9368,7 @@ begin
 end
 $$;
 
--- Adds a model of the project, or changes one. changes: the fields to change; null resets a field.
+-- Adds a model to the project, or changes a model. changes: the fields to change; null resets a field to its default.
 create function public.set_model(model_id text, changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9365,7 +9390,7 @@ begin
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
       'set_setting() changes default_model');
   end if;
-  -- kind and inputs have no default, so an insert needs them even if it ends as an update.
+  -- kind and inputs have no default. So the insert of an upsert needs them, even if it becomes an update.
   perform picture_queue._write_row('picture_queue.model', 'model_id', model_id, v_changes || jsonb_build_object(
     'kind', coalesce(v_changes ->> 'kind', v_model.kind),
     'inputs', coalesce(nullif(v_changes -> 'inputs', 'null'), v_model.inputs), 'changed_at', picture_queue._now()));
@@ -9413,9 +9438,13 @@ as $$
       order by m.model_id limit 1)) end
 $$;
 
--- Sets a rule over an input: lock (only this value), default (the value if none is given), cap (the highest number, the
--- most entries of a list or characters of a text), refuse (the input, or these values of it), allow (ends less specific
--- rules). model and input may be patterns with *. plan: the rule applies to users of this plan; null: to all.
+-- Sets a rule over an input. model and input may be patterns with *. plan: the rule applies to users of this plan;
+-- null: to all users. The actions are:
+-- lock      permits only this value
+-- default   is the value if the caller omits the input
+-- cap       is the highest number, and the maximum number of entries of a list or of characters of a text
+-- refuse    refuses the input, or if value is a list, these values
+-- allow     cancels less specific rules
 create function public.set_input_rule(
   model text, input text, action text, value jsonb default null, plan text default null)
 returns jsonb
@@ -9479,27 +9508,29 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 
 -- 430_function_prediction.sql
 
--- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
--- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
--- finish_prediction ends the row. All require the lease of the job and lock its row.
+-- The functions with which a worker runs a generation. They ensure that a prediction is paid for once. begin_prediction
+-- inserts a row, which is committed before the provider is called, or returns the live row of a worker that died.
+-- record_prediction stores the id of the prediction after the call. finish_prediction writes the final state. All of
+-- them require the lease of the job and lock the row of the job.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
--- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the
---   report. (One that succeeded although its generation was cancelled has no images, and a retry creates another.)
--- - images: the saved images of this prediction, not of an earlier one.
+-- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
+--   worker died before it reported the job. (One that succeeded although its generation was cancelled has no images, and
+--   a retry creates another.)
+-- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
--- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000
---   (a prediction that is not among them may be an orphan).
--- - rivals: for such a row, the rows of other generations with the same model whose prediction may exist although its
---   id is not recorded, of the last two hours, the newest 1,000. twins: those of them that are live and have an equal
---   input.
--- - running: the number of predictions of the last hour that have not ended, up to 10,000, from which the workers
---   derive how often each of them may poll.
--- With lost, the id of a row of the generation whose prediction is searched for, this row is returned, even if it was
--- given up as lost, and no row is created. A row is committed before its prediction is created. So if the worker lists
--- the predictions of the provider first, and then calls this function, every owner of a listed prediction is among
--- owned or rivals.
+-- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
+--   10,000. A prediction whose id is not among them may have lost its row.
+-- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
+--   exist although its id is not recorded: those of the last two hours, the newest 1,000.
+-- - twins: the rivals that are live and have an equal input.
+-- - running: the number of predictions of the last hour that have not ended, up to 10,000. The workers poll less often
+--   if it is high.
+-- lost is the id of a row of the generation whose prediction is searched for. This row is then returned, even if its
+-- state is lost, and no row is created. Each row is committed before its prediction is created. So if the worker first
+-- lists the predictions of the provider, and then calls this function, the row of each listed prediction is among owned
+-- or rivals.
 create function public.begin_prediction(job_id uuid, lease_id uuid, lost uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9620,8 +9651,9 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id that the provider gave to a prediction.';
 
--- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
--- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
+-- state: succeeded, failed, canceled, aborted, or lost (the outcome of the create call is unknown, and no prediction
+-- was found). Metrics that are too large, or that some clients cannot read, are left out: they must not fail a
+-- prediction that is paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -9648,8 +9680,8 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- Returns the problem with the images of save_images; null if there is none. A thumbnail is in the folder of its
--- picture, so that whoever may read the one may read the other.
+-- Returns the problem with the images of save_images; null if there is none. A thumbnail must be in the folder of its
+-- picture, so that the same users may read both.
 create function picture_queue._images_problem(p_images jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -9705,7 +9737,8 @@ end
 $$;
 
 -- images: a list of objects with n, path, mime_type, width, height, bytes, sha256, blurhash and thumbnail_path.
--- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. It is idempotent.
+-- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. The call can be
+-- repeated.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb, missing jsonb default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9739,10 +9772,11 @@ comment on function public.save_images is 'Writes the images of a generation und
 
 -- 435_function_receive_prediction.sql
 
--- The webhooks of providers. A webhook has no lease, since a parked job has none. It is fenced by the row of its
--- prediction, whose id only the provider and the workers know.
+-- The webhooks of providers. Writes of workers need the lease of the job, but a parked job has none. A webhook needs
+-- the id of the row of the prediction instead, which only the provider and the workers know.
 
--- Writes the progress of a parked job, which has no worker. It never decreases. At most two events a second are sent.
+-- Writes the progress of a parked job, which has no worker. The progress never decreases. At most two events a second
+-- are sent.
 create function picture_queue._show_parked_progress(p_job_id uuid, p_progress integer, p_message text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9768,11 +9802,12 @@ end
 $$;
 
 -- Applies a webhook to the row of its prediction, and returns its outcome:
--- applied   the status is newer than the last one that a webhook brought, or the job has new progress
--- repeated  the row has this status or a later one
--- ignored   there is no such row, the row has ended, or the prediction is not that of the row
+-- applied   the status is later than the status of the last webhook
+-- repeated  the row has this status or a later status
+-- ignored   there is no such row, the row has ended, or the row has recorded another prediction
 -- A webhook may arrive before the answer to the create call; then it records the id of the prediction. The end of a
--- prediction wakes its job, which reads the prediction again, or which will read it as soon as it parks.
+-- prediction wakes its parked job, which then reads the prediction. If the job has not parked yet, the event is kept
+-- and wakes the job as soon as it parks.
 create function public.receive_prediction(
   prediction uuid, prediction_id text, status text, progress integer default null, message text default null)
 returns jsonb
@@ -11706,8 +11741,8 @@ $models$) as m (id text, kind text, also_kinds jsonb, official boolean, version 
 
 -- 710_data_input_rules.sql
 
--- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and webhook
--- addresses. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
+-- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and the URLs of
+-- webhooks. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
 insert into picture_queue.input_rule (model, input, action, value)
 values
   ('*', 'disable_safety*', 'lock', 'false'),

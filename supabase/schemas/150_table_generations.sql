@@ -2,8 +2,8 @@ create table public.generations (
   id uuid primary key default gen_random_uuid(),
   user_id uuid,
   job_id uuid not null,
-  -- For a generation of a batch or chain: the batch, the position of its request in the call, and its step in the chain
-  -- of the request, both from 0. Otherwise null.
+  -- Null for a generation outside of a batch or chain. batch_position is the position of the request in the call, and
+  -- batch_step the step in the chain of this request; both start at 0.
   batch_id uuid,
   batch_position integer,
   batch_step integer,
@@ -19,35 +19,39 @@ create table public.generations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,
-  -- The reserved cost; after the end the actual cost. Null if the cost of the model is not known.
+  -- The reserved cost, and the actual cost once the generation has ended. Null if the cost of the model is not known.
   cost_usd numeric,
   cost_is_estimate boolean not null default false,
   deleted boolean not null default false,
   constraint status_is_known
     check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
 );
-comment on table public.generations is 'Requested pictures; status, error and finished_at are those of the job.';
+comment on table public.generations is
+  'Requests for pictures; status, error and finished_at are copied from the job.';
 comment on column public.generations.missing_images is
   'Pictures of a completed generation that were made and could not be stored: a list of {n, reason}.';
 comment on column public.generations.model_version is 'The version of the model in the catalogue at the start.';
 comment on column public.generations.deleted is
-  'Whether it was deleted. The row is hidden then, and removed after its files.';
--- deleted is a boolean, since the planner takes `deleted_at is null` for rare until the table is analyzed.
+  'Whether the generation was deleted. A deleted row is hidden; it is removed after its files.';
+-- deleted is a boolean instead of a time, since the planner estimates that `deleted_at is null` matches few rows until
+-- the table is analyzed.
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
 create index generations_job on public.generations (job_id);
 create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
--- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
--- Without fastupdate, no insert has to write the pending entries of others, and no search has to read them.
+-- The words of the prompt, and the id of the owner as another word. So the search of an owner reads no rows of other
+-- owners. With fastupdate, an insert might have to write the pending entries of other inserts, and each search would
+-- read them.
 create index generations_words on public.generations
 using gin ((to_tsvector('simple'::regconfig, left(prompt, 20000)) || coalesce(user_id::text, '')::tsvector))
 with (fastupdate = off);
--- options.reuse finds an equal generation by this hash.
+-- start_generation with options.reuse finds an equal generation by this hash.
 create index generations_equal on public.generations (
   md5(coalesce(user_id::text, '') || ' ' || model_id || ' ' || coalesce(model_version, '') || ' ' || input::text
     || ' ' || prompt));
--- As in job_queue, estimates must not reveal values of other users.
+-- The planner gets no statistics of these columns, for the reason given for job_queue: the row estimates in a query
+-- plan would reveal values of other users.
 alter table public.generations
   alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0, alter kind set statistics 0,
   alter batch_id set statistics 0,

@@ -1,11 +1,11 @@
--- What users and the project may spend on generations, what they have spent, and the books of it.
+-- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
 -- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
--- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each is a row of the
--- ledger, and the ledger is never pruned. The account of a user has the sums. A start locks the account, so that no
--- limit is exceeded. A generation that ends does not lock it: it appends a row to account_change, which the next start
--- of the user, or maintenance, adds to the account.
+-- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each reservation,
+-- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start locks
+-- the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row to
+-- account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -29,7 +29,7 @@ comment on table picture_queue.budget is
   'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
 comment on column picture_queue.budget.exempts_service is
   'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
--- A signed-in user whom nobody knows cannot spend without a limit.
+-- A default budget, so that no signed-in user can spend without a limit.
 insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
 
 -- The account of the project exists while the project has a budget.
@@ -37,20 +37,20 @@ create table picture_queue.account (
   key text primary key,  -- user:<id>, or project
   plan text,
   credits_usd numeric not null default 0,
-  pending integer not null default 0,  -- generations that count for max_pending
-  day date not null,  -- the latest day (UTC) with a start, and the cost of its generations
-  day_usd numeric not null default 0,
-  month_usd numeric not null default 0,  -- of the month of that day
+  pending integer not null default 0,  -- number of generations that count for max_pending
+  day date not null,  -- the latest day (UTC) on which a generation was started
+  day_usd numeric not null default 0,  -- the cost of the generations that were started on this day
+  month_usd numeric not null default 0,  -- the cost of the generations that were started in the month of this day
   constraint account_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$')
 ) with (fillfactor = 50);
 comment on table picture_queue.account is 'The plan, the credits and the spending of each user, and of the project.';
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- refunded; for the project, the reservation without what the provider charges, also below 0
-  credits_usd numeric not null,  -- returned to the credits
-  pending integer not null,  -- ended generations
-  reserved_on date not null,
+  usd numeric not null,  -- the refund; for the project, the reservation minus the provider's charge, also below 0
+  credits_usd numeric not null,  -- the amount that returns to the credits
+  pending integer not null,  -- number of ended generations
+  reserved_on date not null,  -- the day (UTC) on which the generations were started
   at timestamptz not null
 );
 comment on table picture_queue.account_change is 'Refunds of ended generations that are not added to an account yet.';
@@ -64,11 +64,11 @@ create table picture_queue.ledger (
   user_id uuid,
   model_id text,
   amount_usd numeric not null,
-  price_usd numeric,  -- of a picture or of a second
+  price_usd numeric,  -- the price of a picture or of a second, by price_unit
   price_unit text,
   from_credits boolean not null default false,
-  counted boolean not null default false,  -- for per_minute, per_hour and max_pending
-  is_retry boolean not null default false,  -- of an ended generation; per_minute and per_hour do not count retries
+  counted boolean not null default false,  -- whether per_minute, per_hour and max_pending count the generation
+  is_retry boolean not null default false,  -- whether an ended generation was retried, which no rate counts
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -83,6 +83,6 @@ create table picture_queue.ledger (
   )
 );
 comment on table picture_queue.ledger is
-  'Reservations, settlements and refunds of each generation, at most one of each a round, and grants of credits.';
+  'Grants of credits, and for each round of a generation at most one reservation, settlement and refund.';
 create index ledger_owned on picture_queue.ledger (user_id, id);
 create index ledger_started on picture_queue.ledger (user_id, at) where phase = 'reserve' and counted and not is_retry;

@@ -13,14 +13,14 @@ create table picture_queue.model (
   output text,
   progress_in_logs text,
   inputs jsonb not null,
-  inputs_complete boolean not null default true,  -- otherwise inputs that are not listed are passed on unchecked
+  inputs_complete boolean not null default true,  -- if false, inputs that are not listed are passed on unchecked
   unavailable_reason text,                        -- null: projects can offer the model
   enabled boolean not null default true,
-  changed_at timestamptz,                         -- when set_model last changed it; null: as it was shipped
+  changed_at timestamptz,                         -- when set_model last changed the row; null: it is unchanged
   constraint model_kind_is_known check (
     kind in ('text-to-image', 'image-variation', 'image-edit', 'upscale', 'background-removal', 'vector')),
   constraint also_kinds_is_list check (jsonb_typeof(also_kinds) = 'array'),
-  -- The name is part of limit keys and job types.
+  -- The name of the provider is part of limit keys and job types.
   constraint provider_name_is_plain check (provider ~ '^[a-z0-9][a-z0-9_-]{0,31}$'),
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );

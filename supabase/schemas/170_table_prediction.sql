@@ -1,6 +1,6 @@
--- Predictions at a provider, each of which may cost money. A row is committed before the prediction is created, and the
--- id that the provider returns is written right after. So another worker can resume the prediction instead of paying
--- again.
+-- Predictions at a provider, each of which may cost money. A worker commits the row before it creates the prediction,
+-- and writes the id that the provider returns into the row at once. So another worker can resume the prediction instead
+-- of paying for another.
 create table picture_queue.prediction (
   id uuid primary key default gen_random_uuid(),
   job_id uuid not null,
@@ -11,11 +11,11 @@ create table picture_queue.prediction (
   input jsonb not null,
   state text not null default 'creating',
   prediction_id text,
-  -- The last status that a webhook brought: starting, processing, or how the prediction ended.
+  -- The latest status that a webhook reported: starting, processing, or a final status of the provider.
   status text,
   error text,
   metrics jsonb,
-  cost_usd numeric,  -- what the provider charges, by the price of the model or by metrics.predict_time
+  cost_usd numeric,  -- the amount that the provider charges, by the price of the model or by metrics.predict_time
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   finished_at timestamptz,

@@ -1,7 +1,7 @@
 -- Files of Supabase Storage in inputs: storage:uploads/<user id>/<name>, which a user uploaded, and
--- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The same picture is
--- generation:<generation id>/<n> before it exists (n is 1 by default): the generation that names it waits for the end
--- of the other. The worker replaces files with signed URLs.
+-- storage:pictures/<user id>/<generation id>/<n>.<extension>, a picture of an earlier generation. The name of such a
+-- picture is also generation:<generation id>/<n> (n is 1 by default), even before the picture exists: a generation with
+-- this input waits for the end of the other generation. The worker replaces these names with signed URLs.
 
 -- Returns the generation and the number of the picture that an input names; null if it names none.
 create function picture_queue._parse_reference(p_file text, out generation_id uuid, out n integer)
@@ -69,15 +69,15 @@ begin
 end
 $$;
 
--- Returns the pictures of generations that an input names: the name of the input, its text, the generation and the
--- number of the picture. As _check_file_owner, it looks at all texts.
+-- Returns the pictures of generations that the inputs name: the name of the input, its text, the generation and the
+-- number of the picture. The search includes all texts, also those of inputs that are not files.
 create function picture_queue._references(p_input jsonb)
 returns table (input text, reference text, generation_id uuid, n integer)
 language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-  if position('"generation:' in p_input::text) = 0 then  -- almost always
+  if position('"generation:' in p_input::text) = 0 then  -- a cheap check, which ends most calls here
     return;
   end if;
   return query

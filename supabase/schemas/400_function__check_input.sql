@@ -1,5 +1,6 @@
--- Returns the problem with the value of one input; null if it is valid. p_rule is an entry of model.inputs. p_max_text:
--- the characters of a text that is neither a URL nor one of a list of values, as the model may read it as a prompt.
+-- Returns the problem with the value of one input; null if the value is valid. p_rule is an entry of model.inputs.
+-- p_max_text is the maximum number of characters of a text that is not a URL. A model may read such a text as a prompt,
+-- so it has the limit of prompts.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb, p_max_text integer) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -56,16 +57,16 @@ begin
 end
 $$;
 
--- Returns the one of these names that the given one probably stands for; null if none is similar: more than a third of
--- the characters differ, and none begins with the other.
-create function picture_queue._nearest_name(p_given text, p_names text[]) returns text
+-- Returns the name that a mistyped name probably stands for; null if no name is similar. A name is similar if at most a
+-- third of the characters differ, or if it begins with the mistyped name.
+create function picture_queue._nearest_name(p_mistyped text, p_names text[]) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select n.name
   from unnest(p_names) as n (name)
-  cross join lateral (select picture_queue._edit_distance(lower(left(p_given, 60)), lower(left(n.name, 60))) as distance) d
-  where d.distance <= greatest(length(n.name), length(left(p_given, 60))) / 3
-    or length(p_given) >= 3 and starts_with(lower(n.name), lower(p_given))
+  cross join lateral (select picture_queue._edit_distance(lower(left(p_mistyped, 60)), lower(left(n.name, 60))) as distance) d
+  where d.distance <= greatest(length(n.name), length(left(p_mistyped, 60))) / 3
+    or length(p_mistyped) >= 3 and starts_with(lower(n.name), lower(p_mistyped))
   order by d.distance, n.name limit 1
 $$;
 
@@ -78,8 +79,8 @@ as $$
     || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]')
 $$;
 
--- Returns the problem with the size and form of an input; null if there is none. It bounds the work of the checks that
--- follow.
+-- Returns the problem with the size and form of an input; null if there is none. This check limits the work of the
+-- checks that follow.
 create function picture_queue._input_form_problem(p_input jsonb, p_max_bytes integer) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -92,15 +93,15 @@ as $$
 $$;
 
 -- Refuses a prompt or input that does not fit the model. The error names the field, the value and the rule. If several
--- inputs are invalid, it names the first by name. Returns a warning for each input that the model may not have: if its
--- list of inputs is incomplete, such inputs are passed on unchecked.
+-- inputs are invalid, the error names the first in alphabetical order. If the list of inputs of the model is
+-- incomplete, unknown inputs are passed on unchecked, and the function returns a warning for each of them.
 create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
   v_model picture_queue.model;
-  v_prompt jsonb;  -- the entry of the prompt in the inputs of the model; null if it takes none
+  v_prompt jsonb;  -- the entry of the prompt in the inputs of the model; null if the model takes no prompt
   v_names text[];
   v_problem text;
   v_nearest text;
@@ -112,7 +113,8 @@ begin
   v_problem := case
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    -- A default of the model must not decide what is drawn. An upscaler, for example, may have a usable default.
+    -- Many models have a default prompt. A text-to-image model must not draw this instead of the user's prompt. For
+    -- other models, such as upscalers, the default prompt is useful.
     when (v_prompt ->> 'required' = 'true' or v_prompt is not null and v_model.kind = 'text-to-image')
       and picture_queue._is_blank(p_prompt) then 'prompt is empty'
     when v_prompt is null and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)

@@ -1,8 +1,9 @@
 -- The operator's rules over inputs (picture_queue.input_rule).
 
 -- Returns the rules that apply to each of these inputs of a model, for users of this plan (null: no plan). Of several
--- rules with the same action, the most specific applies: one with a plan before one without, then by the pattern of the
--- model, then by that of the input. `allow` ends all less specific locks, caps and refusals, and equal ones.
+-- rules with the same action, the most specific applies. A rule with a plan is more specific than a rule without. After
+-- that, the pattern of the model decides, then the pattern of the input. A rule `allow` cancels all locks, caps and
+-- refusals that are equally or less specific.
 create function picture_queue._input_rules(p_model_id text, p_plan text, p_inputs text[])
 returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -32,10 +33,11 @@ as $$
   ) m
 $$;
 
--- Returns the value to send for an input under one row of _input_rules (null: none), and the problem with the given
--- value. p_rule is the entry of the input in model.inputs; null if the model does not list it.
+-- Applies one row of _input_rules to the value that the caller passed (p_passed). Returns the value to send (null:
+-- none), and the problem with the passed value. p_rule is the entry of the input in model.inputs; null if the model
+-- does not list the input.
 create function picture_queue._apply_input_rule(
-  p_rule jsonb, p_given jsonb, p_locked jsonb, p_preset jsonb, p_cap jsonb, p_is_refused boolean,
+  p_rule jsonb, p_passed jsonb, p_locked jsonb, p_preset jsonb, p_cap jsonb, p_is_refused boolean,
   p_refused_values jsonb, out value jsonb, out problem text)
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -44,54 +46,55 @@ declare
   v_cap numeric := case when p_locked is null then (p_cap #>> '{}')::numeric end;
   v_exceeds boolean := jsonb_typeof(v_default) = 'number' and (v_default #>> '{}')::numeric > v_cap;
 begin
-  -- The default of the model counts as not given, so that a form may send all defaults.
-  if p_given is null or p_given = v_default and (p_is_refused or p_locked is not null or v_exceeds) then
+  -- A value that is the default of the model counts as omitted, so that a form may send all defaults.
+  if p_passed is null or p_passed = v_default and (p_is_refused or p_locked is not null or v_exceeds) then
     value := case
       when p_rule is null then null
-      when p_locked is not null then nullif(p_locked, v_default)  -- a value that the model has by default is not sent
+      when p_locked is not null then nullif(p_locked, v_default)  -- the default of the model need not be sent
       when p_is_refused then null
       when jsonb_typeof(p_preset) = 'number' and (p_preset #>> '{}')::numeric > v_cap then p_cap
       when p_preset is null and v_exceeds then p_cap
       else p_preset end;
     return;
   end if;
-  value := p_given;
+  value := p_passed;
   problem := case
     when p_is_refused then 'is not permitted in this project'
     when exists (
       select from jsonb_array_elements(p_refused_values) r
-      where r = p_given or jsonb_typeof(p_given) = 'array' and exists (
-        select from jsonb_array_elements(p_given) g where g = r))
+      where r = p_passed or jsonb_typeof(p_passed) = 'array' and exists (
+        select from jsonb_array_elements(p_passed) g where g = r))
       then 'is a value that this project does not permit'
-    when p_given <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
-    else case jsonb_typeof(p_given)
-      when 'number' then case when (p_given #>> '{}')::numeric > v_cap
+    when p_passed <> p_locked then format('is not permitted, this project permits only %s', left(p_locked::text, 100))
+    else case jsonb_typeof(p_passed)
+      when 'number' then case when (p_passed #>> '{}')::numeric > v_cap
         then format('is above %s, the maximum of this project', v_cap) end
       when 'array' then case
-        when jsonb_array_length(p_given) > v_cap
-          then format('has %s entries, this project permits %s', jsonb_array_length(p_given), v_cap)
+        when jsonb_array_length(p_passed) > v_cap
+          then format('has %s entries, this project permits %s', jsonb_array_length(p_passed), v_cap)
         when p_rule is null and exists (
-          select from jsonb_array_elements(p_given) g
+          select from jsonb_array_elements(p_passed) g
           where case when jsonb_typeof(g) = 'number' then (g #>> '{}')::numeric > v_cap end)
           then format('has a number above %s, the maximum of this project', v_cap) end
       when 'string' then case
         -- Some providers convert texts to numbers.
-        when case when p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
-          then (p_given #>> '{}')::numeric > v_cap
-          -- The type of an input that the model does not list is not known. Python reads '9_9' as 99.
+        when case when p_passed #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
+          then (p_passed #>> '{}')::numeric > v_cap
+          -- The model does not list this input, so its type is not known. The model may convert the text to a number
+          -- with Python, which reads '9_9' as 99.
           when p_rule is null and v_cap is not null
-            then p_given #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
+            then p_passed #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
           then format('is above %s, the maximum of this project', v_cap)
-        when p_rule -> 'format' is null and length(p_given #>> '{}') > v_cap
-          then format('has %s characters, this project permits %s', length(p_given #>> '{}'), v_cap) end
+        when p_rule -> 'format' is null and length(p_passed #>> '{}') > v_cap
+          then format('has %s characters, this project permits %s', length(p_passed #>> '{}'), v_cap) end
     end end;
 end
 $$;
 
 -- Applies the operator's rules to an input, and returns the input to send: locked values and defaults are added, and
--- defaults of the model above a cap are lowered to it. A given value that is the model's default counts as not given.
--- Refuses a value that a rule does not permit, unless _check_input will refuse it. p_plan: the plan of the user; null:
--- none.
+-- defaults of the model above a cap are lowered to the cap. A value that is the model's default counts as omitted.
+-- Refuses a value that a rule does not permit, unless _check_input will refuse the value. p_plan: the plan of the user;
+-- null: none.
 create function picture_queue._apply_input_rules(p_model_id text, p_plan text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -99,7 +102,7 @@ declare
   v_setting picture_queue.setting;
   v_inputs jsonb := (select m.inputs from picture_queue.model m where m.model_id = p_model_id);
   v_problem text;
-  v_ruled text[];
+  v_inputs_with_rules text[];
   v_values jsonb;
 begin
   select * into v_setting from picture_queue.setting;
@@ -110,7 +113,7 @@ begin
       order by r.input) filter (where a.problem is not null and (m.rule is null
         or picture_queue._input_problem(m.rule, p_input -> r.input, v_setting.max_prompt_length) is null)))[1],
     array_agg(r.input), jsonb_object_agg(r.input, a.value) filter (where a.value is not null)
-  into v_problem, v_ruled, v_values
+  into v_problem, v_inputs_with_rules, v_values
   from picture_queue._input_rules(p_model_id, p_plan, array(
     select n ->> 'name' from jsonb_array_elements(v_inputs) n where n ->> 'name' <> 'prompt'
     union select k from jsonb_object_keys(p_input) k)) r
@@ -121,6 +124,6 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'omit it, or change its value; list_input_rules() shows the rules to the operator');
   end if;
-  return p_input - coalesce(v_ruled, '{}') || coalesce(v_values, '{}');
+  return p_input - coalesce(v_inputs_with_rules, '{}') || coalesce(v_values, '{}');
 end
 $$;

@@ -1,5 +1,5 @@
--- Returns the job type of the generations of a kind and a provider. Each provider has its own types, since a worker
--- claims only the types that it has a handler for. So a worker without the provider never claims the job.
+-- Returns the job type of the generations of a kind and a provider. Each provider has its own job types. A worker
+-- claims only job types that it has a handler for, so a worker without the provider never claims the job.
 create function picture_queue._generation_job_type(p_kind text, p_provider text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -23,9 +23,9 @@ as $$
   order by coalesce((r.rule ->> 'required')::boolean, false) desc, r.rule ->> 'name' ~ 'mask', r.i limit 1
 $$;
 
--- Returns the default model of a kind for a step that gets a picture: of the models that are offered and take one, that
--- with the lowest expected cost. With a prompt (p_prompted), models that take one come first; without, those that do
--- not require one. Null if there is no such model.
+-- Returns the default model of a kind for a step that gets a picture: the model with the lowest expected cost, of the
+-- models that are offered and take a picture. If the step has a prompt (p_prompted), models that take a prompt come
+-- first; otherwise models that do not require a prompt. Null if there is no such model.
 create function picture_queue._default_model(p_kind text, p_prompted boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -43,8 +43,8 @@ begin
 end
 $$;
 
--- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or that of the model.
--- Null in p_model_id stands for the default model.
+-- Returns the model of a generation with its provider, and the kind of the generation: p_kind, or if it is null the
+-- kind of the model. If p_model_id is null, the model is the default model.
 create function picture_queue._resolve_model(
   p_model_id text, p_kind text, out model_id text, out kind text, out provider text)
 language plpgsql stable set search_path = pg_catalog, pg_temp

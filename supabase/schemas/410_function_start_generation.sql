@@ -1,5 +1,5 @@
--- Checks the options of a generation and returns its owner; null: it belongs to no user. The default rules are those of
--- start_generation, which validates options.then itself.
+-- Checks the options of a generation and returns its owner; null: the generation belongs to no user. The default of
+-- p_rules has the options of start_generation. _check_steps validates options.then.
 create function picture_queue._generation_user(p_options jsonb, p_rules jsonb default '{
     "scheduled_for": ["time"],
     "idempotency_key": ["text", 255],
@@ -32,8 +32,8 @@ begin
 end
 $$;
 
--- Returns the id of the generation that a call starts: that of options.generation_id, or of the user's generation with
--- options.idempotency_key, or a new one.
+-- Returns the id of the generation that a call starts: options.generation_id, or the id of the user's generation with
+-- options.idempotency_key, or a new id.
 create function picture_queue._generation_id(p_options jsonb, p_user uuid) returns uuid
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -47,10 +47,10 @@ as $$
     limit 1), gen_random_uuid())
 $$;
 
--- Checks a generation as it is requested: model, prompt and input, by the catalogue and by the operator's rules.
--- Returns the model, the input to send, warnings, the jobs that it has to wait for, since it uses their pictures, and
--- the inputs whose files the rules have added.
--- p_picture: the picture of the previous step of a chain, for the input that takes it.
+-- Checks the model, prompt and input of a request against the catalogue and the operator's rules. Returns the model,
+-- the input to send, warnings, the jobs whose pictures the generation uses, so that it has to wait for them, and the
+-- inputs whose files the rules have added.
+-- p_picture: the picture of the previous step of a chain, for the input that takes a picture.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
@@ -88,8 +88,8 @@ begin
 end
 $$;
 
--- Returns the job of a generation, as _enqueue takes it. Its id is a hash of the generation's id, so a repeated call
--- finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
+-- Returns the job of a generation in the format of _enqueue. The id of the job is a hash of the generation's id, so a
+-- repeated call finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
   p_operator_files text[], p_job_options jsonb default '{}')
@@ -105,7 +105,8 @@ begin
     'user_id', p_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
-    -- An outage of the provider pauses its key, and with it the jobs of all its types.
+    -- During an outage of the provider, a worker pauses this limit key, and so the jobs of all job types of the
+    -- provider.
     'options', p_job_options || jsonb_build_object('limit_keys',
       array['provider:' || p_provider, 'model:' || left(p_model_id, 190)]));
 end
@@ -132,8 +133,8 @@ $$;
 
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
--- With options.reuse it returns an equal finished generation if there is one, and starts none. options.then makes it
--- the first of a chain.
+-- With options.reuse the function returns an equal finished generation if there is one, and starts none. With
+-- options.then the generation is the first of a chain.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'

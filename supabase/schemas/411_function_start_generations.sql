@@ -1,8 +1,9 @@
--- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). The generations of a batch have
--- its id, the position of their request in the call and their step in the chain of this request. Each is a generation
--- of its own, with its own job, cost and refund. The job of a step depends on the job of the step before.
+-- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). A generation of a batch has the id
+-- of the batch, the position of its request in the call and its step in the chain of this request. Each step is a
+-- separate generation, with its own job, cost and refund. The job of a step depends on the job of the previous step.
 
--- Refuses options.then, or the `then` of a request, if it is no list of up to 5 steps. p_path: the name of the list.
+-- Refuses options.then, or the field `then` of a request, if it is not a list of up to 5 valid steps. p_path: the name
+-- of the list.
 create function picture_queue._check_steps(p_path text, p_steps jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -29,8 +30,8 @@ begin
 end
 $$;
 
--- Refuses the requests of start_generations if they are no list of 1 to 100 objects with known fields. It bounds the
--- work of the checks that follow.
+-- Refuses the requests of start_generations if they are not a list of 1 to 100 objects with known fields. This check
+-- limits the work of the checks that follow.
 create function picture_queue._check_requests(p_requests jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -59,7 +60,7 @@ begin
 end
 $$;
 
--- Raises the error of one request again, with the path of the request before the name of the field.
+-- Raises the error of one request again, with the path of the request in front of the name of the field.
 create function picture_queue._raise_request_error(
   p_path text, p_sqlstate text, p_message text, p_detail text, p_hint text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -74,11 +75,11 @@ begin
 end
 $$;
 
--- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Each
--- reservation is written before the next request is checked, so that rates, budgets and credits count all of them. The
--- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
--- settles its generation. p_options: those of start_generation, with the id of the first generation, or of
--- start_generations. p_is_batch: whether errors name entries of requests. Returns warnings.
+-- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
+-- warnings. Each reservation is written before the next request is checked, so that rates, budgets and credits count
+-- all requests. The rows of the generations are written before the jobs: a job whose parent has just failed is
+-- cancelled at once, which settles its generation. p_options: the options of start_generation, with the id of the first
+-- generation, or the options of start_generations. p_is_batch: whether errors name entries of requests.
 create function picture_queue._start_requests(
   p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
 returns jsonb
@@ -92,8 +93,8 @@ declare
   v_default text;
   v_defaults jsonb := '{}'::jsonb;  -- the default models of kinds, with and without a prompt
   v_model record;
-  v_kind text;  -- of the previous step
-  v_id uuid;  -- after the first step: that of the previous one
+  v_kind text;  -- the kind of the previous step
+  v_id uuid;  -- the id of the previous generation, and then of the current one
   v_options jsonb;
   v_cost jsonb;
   v_job jsonb;
@@ -157,7 +158,7 @@ begin
     values (v_id, p_user, (v_job ->> 'job_id')::uuid, p_batch_id,
       case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
       v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
-      -- Lists are ordered by time, so the last request comes first.
+      -- Each row has a later time than the row before. So lists, which have the newest row first, keep an exact order.
       v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond');
     perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost);
     v_jobs := v_jobs || v_job;
@@ -237,7 +238,8 @@ declare
   v_exists boolean;
   v_warnings jsonb := '[]'::jsonb;
 begin
-  -- The row of the batch is pruned before the generations. A concurrent call with the same id waits for its insert.
+  -- Existing generations are searched first, since the row of the batch may have been pruned. The insert below waits
+  -- for a concurrent call with the same id.
   select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
   if v_exists is null then
     perform picture_queue._check_requests(p_requests);

@@ -28,8 +28,8 @@ begin
 end
 $$;
 
--- Returns the account with this key as of now: its row and the changes that are not added yet. A day or month that has
--- ended counts no more. Null if there is no account.
+-- Returns the current account with this key: the sum of its row and of the changes that are not added yet. The spending
+-- of a day or month that has ended is 0. Null if there is no account.
 create function picture_queue._read_account(p_key text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -55,7 +55,7 @@ begin
 end
 $$;
 
--- Adds to an account that the caller has locked, together with up to a thousand of its changes.
+-- Adds amounts, and up to a thousand of the pending changes, to an account that the caller has locked.
 create function picture_queue._add_to_account(p_key text, p_usd numeric, p_credits_usd numeric, p_pending integer)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -84,8 +84,8 @@ begin
 end
 $$;
 
--- Locks the account of a user until the transaction ends, and creates it if needed. The caller reads it in a later
--- statement, which sees all that the holders of the lock before it have committed.
+-- Locks the account of a user until the transaction ends, and creates it if needed. The caller must read the account in
+-- a later statement. Only then does it see the changes of the transactions that held the lock before.
 create function picture_queue._lock_account(p_user_id uuid) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -99,8 +99,8 @@ begin
 end
 $$;
 
--- Returns the budget of a user, without the fields that have no value. A field of the budget of the user takes
--- precedence over that of the plan, and this over that of user:*.
+-- Returns the budget of a user, without the fields that have no value. For each field, the budget of the user takes
+-- precedence over the budget of the plan, which takes precedence over the budget user:*.
 create function picture_queue._user_budget(p_user_id uuid, p_plan text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -127,8 +127,8 @@ begin
 end
 $$;
 
--- Refuses a generation that exceeds an amount of a budget. p_account: the account as of now. End users are not told
--- how much the project spends.
+-- Refuses a generation that exceeds an amount of a budget. p_account: the account as _read_account returns it. The
+-- error does not tell end users how much the project spends.
 create function picture_queue._check_amounts(p_account jsonb, p_budget jsonb, p_amount numeric, p_unit text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -179,7 +179,7 @@ begin
   foreach v_field in array '{per_hour,per_minute}'::text[] loop
     v_rate := (p_budget ->> v_field)::integer;
     v_period := case v_field when 'per_hour' then interval '1 hour' else interval '1 minute' end;
-    -- The start that is the first of the last v_rate; another start is possible a period after it.
+    -- The oldest of the latest v_rate starts. The next start is possible when v_period has passed since then.
     v_first := case when v_rate > 0 then (
       select l.at from picture_queue.ledger l
       where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry and l.at > v_now - v_period
@@ -194,9 +194,9 @@ end
 $$;
 
 -- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
--- until the transaction ends. Returns the expected cost for _reserve. p_input: all inputs as the provider will get
--- them. A call that repeats another, which has committed in the meantime, is not refused. p_retries: an ended
--- generation is retried, which no rate limits.
+-- until the transaction ends. Returns the expected cost for _reserve. A repeated call is not refused if the first call
+-- has committed in the meantime. p_input: all inputs as the provider will get them. p_retries: whether an ended
+-- generation is retried; no rate limits such retries.
 create function picture_queue._check_spending(
   p_user_id uuid, p_model_id text, p_input jsonb, p_generation_id uuid, p_job_type text,
   p_idempotency_key text default null, p_retries boolean default false)
@@ -213,7 +213,7 @@ begin
   if p_user_id is null then
     return v_cost;
   end if;
-  -- With a fixed snapshot a limit could be exceeded.
+  -- In a repeatable read transaction, the sums could lack the changes of other transactions.
   perform picture_queue._check_isolation();
   perform picture_queue._lock_account(p_user_id);
   v_account := picture_queue._read_account('user:' || p_user_id);
@@ -246,9 +246,9 @@ begin
 end
 $$;
 
--- Reserves the expected cost of a generation that was inserted: writes the ledger, and adds to the accounts of the user
--- and of the project. Refuses the generation if the project has a budget that it exceeds. The account of the project is
--- locked last, since all starts of the project wait for it.
+-- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
+-- of the user and of the project. Refuses a generation that exceeds the budget of the project. The account of the
+-- project is locked last, since all starts in the project wait for this lock.
 create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

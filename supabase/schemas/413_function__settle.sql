@@ -1,10 +1,10 @@
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of these generations that have ended. The state in which one ended does not matter: it costs
--- what its stored pictures or its seconds cost, together with earlier rounds, and at most the reserved amount. One
--- without a stored picture costs nothing, unless it completed and is paid by the second; nor does one that was deleted.
--- The account of the project counts what the provider charges; a prediction whose cost is not known counts as reserved.
--- Each reservation is settled once, by the unique key of the ledger. Returns the number of settled reservations.
+-- Settles the reservations of those of these generations that have ended, in whatever state. Together with its earlier
+-- rounds, a generation costs the price of its stored pictures or of its seconds, at most the reserved amount. It costs
+-- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account of
+-- the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique key
+-- of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -12,7 +12,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_settled jsonb;
 begin
-  -- A retry that is not committed yet must not keep a reservation that is settled here.
+  -- Wait for a retry that is not committed yet: it would continue with a reservation that is settled here.
   perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
     select l.*, coalesce(g.status = 'completed', false) as completed, i.images, o.settled_before, case l.price_unit
@@ -68,12 +68,12 @@ begin
     'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
     'uncharged_usd', case when w.phase = 'settle' or not e.settles then e.amount_usd - e.provider else 0 end,
     'from_credits', e.from_credits,
-    -- Of two rows, the settlement ends the round.
+    -- A round with two rows ends with the settlement.
     'ends', w.phase = 'settle' or not e.settles,
     'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
   into v_settled
   from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
-  -- As in _reserve, the account of the project is looked up after the ledger was written.
+  -- The account of the project must be read after the ledger was written; see _reserve.
   insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
   select k.key, sum(case k.key when 'project' then s.uncharged_usd else s.refund_usd end),
     sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
@@ -93,7 +93,8 @@ begin
 end
 $$;
 
--- Settles generations that have ended. A failure does not fail the change of the jobs: maintenance settles them later.
+-- Settles generations that have ended. An error does not undo the end of the jobs: a follow-up is added, so that
+-- maintenance settles the generations later.
 create function picture_queue._settle_ended(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -104,7 +105,7 @@ exception when others then
 end
 $$;
 
--- Settles the generations of these follow-ups.
+-- Settles the generations of these follow-ups (their ids), and deletes the follow-ups.
 create function picture_queue._settle_later(p_ids bigint[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -123,9 +124,10 @@ begin
 end
 $$;
 
--- Reserves again for generations that were retried after they had ended. Raises the error of a limit if the user or the
--- project may not spend the amount; then they are not retried. A reservation that is not settled yet remains. It waits
--- longer for an account than the change of the jobs waits for other rows: starts of the user hold the account.
+-- Reserves the cost again for generations that are retried after they had ended. Raises the error of a limit if the
+-- user or the project may not spend the amount; then the generations are not retried. A reservation that is not settled
+-- yet is used again. The lock_timeout is longer than that of other changes of jobs, since each start of the user locks
+-- the account.
 create function picture_queue._reserve_again(p_generation_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '500ms'
@@ -133,7 +135,7 @@ as $$
 declare
   v_generation record;
 begin
-  -- All users are locked before the project, as in a start.
+  -- The accounts of all users are locked before the account of the project, in the order of a start.
   perform picture_queue._lock_account(u.user_id)
   from (
     select distinct g.user_id from public.generations g
@@ -155,8 +157,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
--- start, the account of the project is locked last.
+-- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
+-- deleted. As in a start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -175,9 +177,10 @@ begin
 end
 $$;
 
--- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
--- provider does not count them), or of its seconds, also if it failed. Null if that is not known. Counts of over 1000
--- pictures or a day are taken for errors of the provider, and bounded.
+-- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
+-- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
+-- Other models cost the price of their seconds, even if the prediction failed. Over 1,000 pictures or a day are taken
+-- for errors of the provider, and bounded.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100

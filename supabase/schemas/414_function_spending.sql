@@ -1,4 +1,4 @@
--- Budgets, accounts and the ledger, for operators; the own account, for users.
+-- Functions for operators over budgets, accounts and the ledger. Users can read their own account.
 
 -- Returns the problem with the key of a budget; null if there is none.
 create function picture_queue._budget_key_problem(p_key text) returns text
@@ -9,8 +9,9 @@ as $$
     then format('key is %s', quote_nullable(left(p_key, 300))) end
 $$;
 
--- Creates the account of the project, with the sums of the ledger. It waits for transactions that have written to the
--- ledger, so that none is missing from the sums; _reserve and _settle look for the account after they have written.
+-- Creates the account of the project, with the sums of the ledger. The table lock waits for transactions that have
+-- written to the ledger, so that the sums include them. Later transactions find the account, since _reserve and _settle
+-- look for it after they have written to the ledger.
 create function picture_queue._open_project_account() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -38,8 +39,8 @@ begin
 end
 $$;
 
--- Creates or changes a budget. A null value removes a field, so that the next budget applies: for a user those of
--- user:<id>, plan:<name> and user:*, in this order, for each field.
+-- Creates or changes a budget. A null value removes a field, so that the next budget applies to this field. The order
+-- is user:<id>, plan:<name>, user:*.
 create function public.set_budget(key text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -105,7 +106,7 @@ end
 $$;
 comment on function public.list_budgets is 'The budgets of the project, of plans and of users.';
 
--- Returns the account of a user as the API shows it, also of a user who has none yet.
+-- Returns the account of a user in the format of the API, even if the user has no account yet.
 create function picture_queue._show_account(p_user_id uuid) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -120,7 +121,7 @@ begin
 end
 $$;
 
--- Returns the account of the caller, or with a service key that of any user.
+-- Returns the account of the caller, or for a service key the account of any user.
 create function picture_queue.get_account(p_user_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -147,8 +148,9 @@ language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.get_account(user_id) $$;
 comment on function public.get_account is 'The credits, the spending and the budget of the caller.';
 
--- Lists the accounts by user id, of users who have started a generation, or have a plan or credits. filter: plan; limit
--- and after as in other lists.
+-- Lists the accounts by user id. A user has an account after the first start of a generation, or with a plan or
+-- credits.
+-- filter: plan; limit and after as in other lists.
 create function public.list_accounts(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -185,8 +187,8 @@ end
 $$;
 comment on function public.set_account is 'Sets the plan of a user; null: none.';
 
--- Adds credits to the account of a user; a negative amount takes credits back that are left. A call that repeats an
--- idempotency key changes nothing.
+-- Adds credits to the account of a user. A negative amount takes back credits that are left. A call with the
+-- idempotency key of an earlier call changes nothing.
 create function public.grant_credits(
   user_id uuid, usd numeric, idempotency_key text default null, note text default null)
 returns jsonb

@@ -1,5 +1,5 @@
--- Cancels the job of a generation. It runs with the caller's privileges, so row level security decides which
--- generations the caller sees; picture_queue.cancel_job checks that the caller may cancel the job.
+-- Cancels the job of a generation. The function runs with the caller's privileges, so row level security decides which
+-- generations the caller sees. picture_queue.cancel_job checks that the caller may cancel the job.
 create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language plpgsql volatile security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

@@ -1,9 +1,10 @@
--- Returns a batch of generations (or a chain, which is a batch of one request): counts, progress and status of the
--- whole, and its generations in the order of the call. It runs with the caller's privileges, so row level security
--- decides which generations the caller sees. progress: the mean over the generations, of which an ended one counts as
--- 100. status: pending until the first has started; processing until the last has ended; then failed if any failed,
--- else cancelled if any was cancelled, else completed. Deleted generations are left out. `offset 0`: each job is looked
--- up by its id.
+-- Returns a batch of generations (or a chain, which is a batch of one request): the counts, progress and status of the
+-- batch, and its generations in the order of the call. Deleted generations are left out. The function runs with the
+-- caller's privileges, so row level security decides which generations the caller sees.
+-- progress: the mean of the generations; the progress of an ended generation counts as 100.
+-- status: pending until the first generation has started; processing until the last has ended; then failed if any
+-- failed, else cancelled if any was cancelled, else completed.
+-- `offset 0` makes the planner look up each job by its id.
 create function public.generation_batch(batch_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set seq_page_cost = 100
@@ -42,8 +43,9 @@ end
 $$;
 comment on function public.generation_batch is 'A batch of generations of the caller: its counts, progress and status.';
 
--- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns how many of
--- the batch are in each state after that; cancel_requested: those that still run. The call can be repeated.
+-- Cancels all generations of a batch of the caller that have not ended, each as cancel_job does. Returns the number of
+-- generations of the batch in each state afterwards; cancel_requested is the number of generations that still run. The
+-- call can be repeated.
 create function picture_queue.cancel_generation_batch(p_batch_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
@@ -54,7 +56,7 @@ declare
   v_open uuid[];
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session may have set the parameter itself.
+  -- Users may call this function, and their session may have set this parameter to true.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints and _enqueue_callbacks
   v_jobs := array(
     select g.job_id from public.generations g

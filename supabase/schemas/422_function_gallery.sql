@@ -16,13 +16,15 @@ as $$
   }'::jsonb
 $$;
 
--- Returns the ids of the generations that fit the filter, which has search, the newest first. For a user it searches
--- the user's own generations, for a service key those of filter.user_id, or all. It runs with the rights of the owner
--- of the tables, since row level security does not permit the use of the index of words before the check of the owner.
+-- Returns the ids of the generations that match the filter, the newest first; filter.search is required. For a user the
+-- function searches the user's own generations. For a service key it searches the generations of filter.user_id, or
+-- all. The function runs with the privileges of the owner of the tables: with row level security, Postgres would check
+-- the owner of each row before it may use the index of words.
 --
--- If the words are frequent, the newest rows contain a page of them. Otherwise few rows have them, and the index of
--- words finds these. The planner has no statistics of prompts, and could not choose between the two. The newest rows
--- are searched up to half a megabyte of stored prompts, since to_tsvector takes a millisecond for a kilobyte.
+-- The search has two steps. The first step reads the newest rows; if the words are frequent, these contain a full page
+-- of matches. Otherwise few rows have the words, and the second step finds them in the index of words. The function
+-- chooses, because the planner has no statistics of prompts. The first step reads at most half a megabyte of stored
+-- prompts, since to_tsvector takes a millisecond for a kilobyte.
 create function picture_queue.search_generations(p_filter jsonb) returns uuid[]
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_custom_plan set seq_page_cost = 100
@@ -82,9 +84,10 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Returns the answer of start_generation for an equal generation that has finished, if options.reuse is true: same
--- owner, model, version of the model, prompt and input (with the seed). Null if there is none. The index has the hash;
--- the other conditions are written so that the planner uses no other index.
+-- If options.reuse is true, returns the answer of start_generation for an equal generation that has finished; null if
+-- there is none. Equal generations have the same owner, model, version of the model, prompt and input (with the seed).
+-- The index generations_equal has a hash of these values. The other conditions are written so that the planner uses no
+-- other index.
 create function picture_queue._find_reusable(
   p_options jsonb, p_user uuid, p_model_id text, p_version text, p_prompt text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -143,8 +146,9 @@ end
 $$;
 comment on function public.set_favourite is 'Marks a generation of the caller as a favourite, or unmarks it.';
 
--- Enqueues jobs that delete the files of deleted generations, 100 generations each, unless such a job is not finished
--- yet. A failed job is retried for about a day; maintenance then enqueues another. Returns the number of generations.
+-- Enqueues jobs that delete the files of deleted generations, each job for 100 generations. A generation is skipped if
+-- its earlier job has not finished. A failed job is retried for about a day; maintenance then enqueues another. Returns
+-- the number of generations.
 create function picture_queue._enqueue_deletions(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -175,8 +179,8 @@ end
 $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
--- It skips those that are locked, deleted already, or whose job has not finished. A generation that has not ended and
--- has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
+-- Generations are skipped that are locked or already deleted, or whose job has not finished. A generation that has not
+-- ended and has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -208,8 +212,8 @@ end
 $$;
 
 -- Deletes a generation of the caller. The rows are hidden at once; a worker deletes the files, and maintenance then
--- deletes the rows. A generation whose job has not finished is refused. A call that repeats a request id returns the
--- answer of the first, although the row may be gone.
+-- deletes the rows. A generation whose job has not finished is refused. A call with the request id of an earlier call
+-- returns the answer of that call, even if the row no longer exists.
 create function picture_queue.delete_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -221,7 +225,7 @@ declare
   v_generation record;
 begin
   perform picture_queue._check_isolation();
-  -- Users may call this function, and a session may have set the parameter itself.
+  -- Users may call this function, and their session may have set this parameter to true.
   perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints
   select g.id, g.job_id, g.status, g.deleted into v_generation from public.generations g
   where g.id = p_generation_id and (v_is_service or g.user_id = v_user) for update;
@@ -252,8 +256,8 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.delete_generation(generation_id, request_id) $$;
 comment on function public.delete_generation is 'Deletes a finished generation of the caller with its pictures.';
 
--- For the worker: returns of these generations those that are deleted and whose files are not, with the folder of their
--- files and the paths of their images.
+-- For the worker: returns the generations with these ids that are deleted and whose files still exist, each with the
+-- folder of its files and the paths of its images.
 create function public.list_deleted_generations(generation_ids uuid[]) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -273,9 +277,9 @@ end
 $$;
 comment on function public.list_deleted_generations is 'Deleted generations whose files still exist.';
 
--- For the worker: records that the files of deleted generations are deleted. Maintenance then deletes their rows, once
--- their predictions are two hours old: begin_prediction returns the predictions of two hours, so that a worker does not
--- take one for the lost prediction of another generation. Returns the number of generations.
+-- For the worker: records that the files of deleted generations are deleted. Returns the number of generations.
+-- Maintenance deletes the rows of the generations when their predictions are two hours old. Until then begin_prediction
+-- returns these predictions, so that no worker mistakes them for the lost prediction of another generation.
 create function public.record_deleted_files(generation_ids uuid[]) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -315,8 +319,9 @@ begin
 end
 $$;
 
--- Deletes generations that are older than keep_generations_days, enqueues jobs again for files that were not deleted,
--- and deletes the rows of those that were, up to p_limit each. Returns the numbers of generations.
+-- Marks generations that are older than keep_generations_days as deleted, enqueues jobs again for files that were not
+-- deleted, and deletes the rows of generations whose files were deleted, up to p_limit of each. Returns the numbers of
+-- generations.
 create function picture_queue._prune_generations(p_limit integer) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set seq_page_cost = 100
 as $$

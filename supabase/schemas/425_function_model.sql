@@ -1,7 +1,8 @@
 -- The models of the project.
 
--- Returns these models (null: all) as list_models shows them. rules: by input, the operator's rules for users of this
--- plan (null: none). capabilities: what the provider can promise, as a worker registered it; null before.
+-- Returns the model with this id (null: all models) in the format of list_models. rules has the operator's rules by
+-- input, for users of this plan (null: no plan). capabilities are those of the provider, which its first worker
+-- registers; null before.
 create function picture_queue._model_rows(p_model_id text, p_plan text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -17,8 +18,8 @@ as $$
   order by m.model_id
 $$;
 
--- Returns the models that generations can use. filter.kind selects a kind. With filter.include_disabled, for service
--- keys only, it also returns those that are disabled or cannot be offered.
+-- Returns the models that generations can use. filter.kind selects a kind. With filter.include_disabled, which needs a
+-- service key, the function also returns models that are disabled or cannot be offered.
 create function picture_queue.list_models(p_filter jsonb) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -69,7 +70,7 @@ begin
     when jsonb_typeof(v_enum) <> 'array' or jsonb_array_length(
         case jsonb_typeof(v_enum) when 'array' then v_enum else '[]' end) > 1000
       then format('%senum is not a list of up to 1000 values', p_path)
-    -- A file of an example may be a default, and its address is not checked.
+    -- The default of a file input may be the file of an example, whose URL is not checked.
     when v_default is not null and p_input ->> 'format' is null
       then format('%sdefault is %s and ', p_path, left(v_default::text, 100))
         || picture_queue._input_problem(p_input - 'minimum' - 'maximum', v_default, 100000)
@@ -123,7 +124,7 @@ begin
 end
 $$;
 
--- Adds a model of the project, or changes one. changes: the fields to change; null resets a field.
+-- Adds a model to the project, or changes a model. changes: the fields to change; null resets a field to its default.
 create function public.set_model(model_id text, changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -145,7 +146,7 @@ begin
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
       'set_setting() changes default_model');
   end if;
-  -- kind and inputs have no default, so an insert needs them even if it ends as an update.
+  -- kind and inputs have no default. So the insert of an upsert needs them, even if it becomes an update.
   perform picture_queue._write_row('picture_queue.model', 'model_id', model_id, v_changes || jsonb_build_object(
     'kind', coalesce(v_changes ->> 'kind', v_model.kind),
     'inputs', coalesce(nullif(v_changes -> 'inputs', 'null'), v_model.inputs), 'changed_at', picture_queue._now()));

@@ -32,9 +32,13 @@ as $$
       order by m.model_id limit 1)) end
 $$;
 
--- Sets a rule over an input: lock (only this value), default (the value if none is given), cap (the highest number, the
--- most entries of a list or characters of a text), refuse (the input, or these values of it), allow (ends less specific
--- rules). model and input may be patterns with *. plan: the rule applies to users of this plan; null: to all.
+-- Sets a rule over an input. model and input may be patterns with *. plan: the rule applies to users of this plan;
+-- null: to all users. The actions are:
+-- lock      permits only this value
+-- default   is the value if the caller omits the input
+-- cap       is the highest number, and the maximum number of entries of a list or of characters of a text
+-- refuse    refuses the input, or if value is a list, these values
+-- allow     cancels less specific rules
 create function public.set_input_rule(
   model text, input text, action text, value jsonb default null, plan text default null)
 returns jsonb

@@ -1,24 +1,26 @@
--- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before the provider
--- is called, or returns the live row of a worker that died; record_prediction stores the id after the call;
--- finish_prediction ends the row. All require the lease of the job and lock its row.
+-- The functions with which a worker runs a generation. They ensure that a prediction is paid for once. begin_prediction
+-- inserts a row, which is committed before the provider is called, or returns the live row of a worker that died.
+-- record_prediction stores the id of the prediction after the call. finish_prediction writes the final state. All of
+-- them require the lease of the job and lock the row of the job.
 
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
--- - resumed: the row existed already, either live, or succeeded with saved images, if its worker died before the
---   report. (One that succeeded although its generation was cancelled has no images, and a retry creates another.)
--- - images: the saved images of this prediction, not of an earlier one.
+-- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
+--   worker died before it reported the job. (One that succeeded although its generation was cancelled has no images, and
+--   a retry creates another.)
+-- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
--- - owned: for a row without an id, the prediction ids of the provider's rows of the last two hours, the newest 10,000
---   (a prediction that is not among them may be an orphan).
--- - rivals: for such a row, the rows of other generations with the same model whose prediction may exist although its
---   id is not recorded, of the last two hours, the newest 1,000. twins: those of them that are live and have an equal
---   input.
--- - running: the number of predictions of the last hour that have not ended, up to 10,000, from which the workers
---   derive how often each of them may poll.
--- With lost, the id of a row of the generation whose prediction is searched for, this row is returned, even if it was
--- given up as lost, and no row is created. A row is committed before its prediction is created. So if the worker lists
--- the predictions of the provider first, and then calls this function, every owner of a listed prediction is among
--- owned or rivals.
+-- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
+--   10,000. A prediction whose id is not among them may have lost its row.
+-- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
+--   exist although its id is not recorded: those of the last two hours, the newest 1,000.
+-- - twins: the rivals that are live and have an equal input.
+-- - running: the number of predictions of the last hour that have not ended, up to 10,000. The workers poll less often
+--   if it is high.
+-- lost is the id of a row of the generation whose prediction is searched for. This row is then returned, even if its
+-- state is lost, and no row is created. Each row is committed before its prediction is created. So if the worker first
+-- lists the predictions of the provider, and then calls this function, the row of each listed prediction is among owned
+-- or rivals.
 create function public.begin_prediction(job_id uuid, lease_id uuid, lost uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -139,8 +141,9 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id that the provider gave to a prediction.';
 
--- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
--- or that some clients cannot read are dropped, so that they do not fail a prediction that was paid for.
+-- state: succeeded, failed, canceled, aborted, or lost (the outcome of the create call is unknown, and no prediction
+-- was found). Metrics that are too large, or that some clients cannot read, are left out: they must not fail a
+-- prediction that is paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -167,8 +170,8 @@ end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
--- Returns the problem with the images of save_images; null if there is none. A thumbnail is in the folder of its
--- picture, so that whoever may read the one may read the other.
+-- Returns the problem with the images of save_images; null if there is none. A thumbnail must be in the folder of its
+-- picture, so that the same users may read both.
 create function picture_queue._images_problem(p_images jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -224,7 +227,8 @@ end
 $$;
 
 -- images: a list of objects with n, path, mime_type, width, height, bytes, sha256, blurhash and thumbnail_path.
--- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. It is idempotent.
+-- missing: a list of {n, reason} of the pictures that could not be stored; null changes nothing. The call can be
+-- repeated.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb, missing jsonb default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$

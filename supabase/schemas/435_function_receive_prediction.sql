@@ -1,7 +1,8 @@
--- The webhooks of providers. A webhook has no lease, since a parked job has none. It is fenced by the row of its
--- prediction, whose id only the provider and the workers know.
+-- The webhooks of providers. Writes of workers need the lease of the job, but a parked job has none. A webhook needs
+-- the id of the row of the prediction instead, which only the provider and the workers know.
 
--- Writes the progress of a parked job, which has no worker. It never decreases. At most two events a second are sent.
+-- Writes the progress of a parked job, which has no worker. The progress never decreases. At most two events a second
+-- are sent.
 create function picture_queue._show_parked_progress(p_job_id uuid, p_progress integer, p_message text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -27,11 +28,12 @@ end
 $$;
 
 -- Applies a webhook to the row of its prediction, and returns its outcome:
--- applied   the status is newer than the last one that a webhook brought, or the job has new progress
--- repeated  the row has this status or a later one
--- ignored   there is no such row, the row has ended, or the prediction is not that of the row
+-- applied   the status is later than the status of the last webhook
+-- repeated  the row has this status or a later status
+-- ignored   there is no such row, the row has ended, or the row has recorded another prediction
 -- A webhook may arrive before the answer to the create call; then it records the id of the prediction. The end of a
--- prediction wakes its job, which reads the prediction again, or which will read it as soon as it parks.
+-- prediction wakes its parked job, which then reads the prediction. If the job has not parked yet, the event is kept
+-- and wakes the job as soon as it parks.
 create function public.receive_prediction(
   prediction uuid, prediction_id text, status text, progress integer default null, message text default null)
 returns jsonb

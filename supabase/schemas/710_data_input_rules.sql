@@ -1,5 +1,5 @@
--- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and webhook
--- addresses. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
+-- The default input rules. Users cannot turn off safety checks, load their own weights, or set secrets and the URLs of
+-- webhooks. Numbers of pictures, sizes and steps have a highest value (cap), which limits the cost of a generation.
 insert into picture_queue.input_rule (model, input, action, value)
 values
   ('*', 'disable_safety*', 'lock', 'false'),

@@ -151,7 +151,7 @@ def nested(levels: int, times: int) -> str:
         (f"<svg>{'<g/>' * 300_000}</svg>", "250000 elements"),
         (f"<svg>{nested(12, 10)}</svg>", "expands to"),
         (f"<svg>{nested(40, 1)}</svg>", "levels"),
-        ('<svg><g id="a"><use href="#a"/></g></svg>', "circle"),
+        ('<svg><g id="a"><use href="#a"/></g></svg>', "cycle"),
         ("<svg>" + '<use href="#a"/>' * 30_000 + "</svg>", "20000 references"),
         (f'<svg><g style="{"(" * 600_000}"/></svg>', "500000 functions"),
         ("<svg " + " ".join(f"a{n}=''" for n in range(20_000)) + "/>", "2000 attributes"),

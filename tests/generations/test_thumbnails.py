@@ -169,7 +169,7 @@ async def test_the_event_loop_is_not_blocked(maker: ThumbnailMaker) -> None:
 async def test_a_killed_process_is_replaced(maker: ThumbnailMaker) -> None:
     good = create_file("PNG")
     assert await maker.make([good], len(good)) is not None
-    (process,) = maker._all
+    (process,) = maker._processes
     process._process.kill()
     process._process.wait()
     assert await maker.make([good], len(good)) is not None
@@ -180,7 +180,7 @@ async def test_no_process_remains_after_close_and_it_can_be_used_again(
 ) -> None:
     good = create_file("PNG")
     assert await maker.make([good], len(good)) is not None
-    processes = [process._process for process in maker._all]
+    processes = [process._process for process in maker._processes]
     maker.close()
     assert all(process.poll() is not None for process in processes)
     assert await maker.make([good], len(good)) is not None
@@ -214,7 +214,7 @@ async def main():
     maker = ThumbnailMaker(64)
     data = open(sys.argv[1], "rb").read()
     assert await maker.make([data], len(data))
-    print(*(process._process.pid for process in maker._all), flush=True)
+    print(*(process._process.pid for process in maker._processes), flush=True)
     os.kill(os.getpid(), 9)
 asyncio.run(main())
 """
@@ -260,4 +260,4 @@ async def test_size_0_turns_them_off(caplog: pytest.LogCaptureFixture) -> None:
     maker = ThumbnailMaker(0)
     assert await maker.make([create_file("PNG")], 1) is None
     assert not caplog.records
-    assert not maker._all
+    assert not maker._processes

@@ -94,7 +94,7 @@ async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded:
 async def test_a_refused_input_fails_for_good(world: World) -> None:
     with raises_verdict(PermanentFailure, errors.InputRejected) as raised:
         await world.run(world.generation(num_outputs=99))
-    assert "num_outputs" in raised.verdict.public
+    assert "num_outputs" in raised.verdict.owner_message
     assert world.db.rows[0].state == "failed"
 
 
@@ -133,7 +133,7 @@ async def test_the_kind_of_failure_decides_whether_a_prediction_is_retried(
         await world.run(world.generation(), Job(attempt))
     outcome = from_error(raised.verdict, "default")
     assert isinstance(outcome, Failed)
-    assert (outcome.error, outcome.retryable) == (kind.public, verdict is Retry)
+    assert (outcome.error, outcome.retryable) == (kind.owner_message, verdict is Retry)
     (row,) = world.db.rows
     assert row.state == "failed"
     assert row.error == (await world.predictions())[0]["error"]
@@ -154,7 +154,7 @@ async def test_the_error_for_an_expired_output_names_the_reason(world: World) ->
     await world.set_fault(kind="expired_output")
     with raises_verdict(PermanentFailure, errors.OutputExpired) as raised:
         await world.run(world.generation())
-    assert "deleted" in raised.verdict.public
+    assert "deleted" in raised.verdict.owner_message
     assert world.db.rows[0].state == "failed"
     assert world.db.images == {}
 
@@ -181,7 +181,7 @@ async def test_an_image_with_too_many_pixels_fails_at_once(world: World, width: 
         await world.run(world.generation(), client=FakeDownloads(world.client, data))
     assert world.db.files == {}
     if width:
-        assert "too large to be shown" in raised.verdict.public
+        assert "too large to be shown" in raised.verdict.owner_message
         assert f"{width} x 1024" in str(raised.cause)
 
 

@@ -55,7 +55,7 @@ class _FaultyProvider(FunctionProvider):
 
     async def release(self, prediction_id: str) -> None:
         if "release" in self.faults:
-            self._find(prediction_id)
+            self._find_run(prediction_id)
         await super().release(prediction_id)
 
     async def wait(self, prediction_id: str, seconds: float) -> None:
@@ -67,7 +67,7 @@ def _replacing(**fields: Any) -> Callable[[Prediction], Prediction]:
 
 
 def _reveal_prompt(error: errors.ProviderError) -> errors.ProviderError:
-    return errors.PredictionFailed("It failed", public="could not draw a boat")
+    return errors.PredictionFailed("It failed", owner_message="could not draw a boat")
 
 
 @pytest.mark.parametrize(

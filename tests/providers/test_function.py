@@ -96,7 +96,7 @@ async def test_an_input_without_a_parameter_is_refused(
     provider = FunctionProvider(lambda prompt: b"")
     with pytest.raises(errors.InputRejected) as caught:
         await provider.create(request(**model_input))
-    assert message in caught.value.public
+    assert message in caught.value.owner_message
 
 
 async def test_a_function_can_accept_all_inputs_and_the_model() -> None:
@@ -123,7 +123,7 @@ async def test_an_object_or_a_partial_can_be_called() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "retryable", "public"),
+    ("error", "kind", "retryable", "owner_message"),
     [
         (ValueError("secret"), errors.PredictionFailed, True, "failed to make this picture"),
         (MemoryError(), errors.InputTooLarge, False, "smaller size"),
@@ -138,7 +138,7 @@ async def test_the_exception_of_a_function_determines_the_error_of_the_predictio
     error: BaseException,
     kind: type[errors.ProviderError],
     retryable: bool,
-    public: str,
+    owner_message: str,
     is_async: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -154,8 +154,8 @@ async def test_the_exception_of_a_function_determines_the_error_of_the_predictio
     classified = provider.classify(ended)
     assert (ended.status, type(classified)) == ("failed", kind)
     assert classified.retryable is retryable
-    assert public in classified.public
-    assert "secret" not in classified.public
+    assert owner_message in classified.owner_message
+    assert "secret" not in classified.owner_message
     assert type(error).__name__ in caplog.text
 
 
@@ -167,7 +167,7 @@ async def test_a_provider_error_of_another_process_keeps_its_class_and_fields(
     ended = await run(provider, prompt="x")
     error = provider.classify(ended)
     assert type(error) is errors.TooManyRequests
-    assert (error.retry_after, error.counts) == (7.0, False)
+    assert (error.retry_after, error.uses_attempt) == (7.0, False)
     await provider.aclose()
 
 

@@ -440,7 +440,7 @@ async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
     async with ReplicateClient(token, retry=QUICK_RETRIES) as client:
         with pytest.raises(errors.ProviderError) as raised:
             await create(client)
-    texts = (str(raised.value), raised.value.detail, raised.value.public)
+    texts = (str(raised.value), raised.value.detail, raised.value.owner_message)
     assert not any(token in (text or "") for text in texts)
     assert "(token)" in (raised.value.detail or "")
 

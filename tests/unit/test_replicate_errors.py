@@ -103,34 +103,37 @@ def test_retry_after_is_capped(header: str) -> None:
 
 def test_no_text_of_an_error_has_the_billing_message_of_replicate() -> None:
     error = recorded_error("error_402", "insufficient_credit")
-    for text in (str(error), error.public, repr(error)):
+    for text in (str(error), error.owner_message, repr(error)):
         assert "billing" not in text
         assert "purchase" not in text
     assert error.retryable
-    assert not error.counts
+    assert not error.uses_attempt
     assert error.retry_after == errors.MAX_RETRY_AFTER
 
 
 def test_throttling_does_not_use_up_an_attempt() -> None:
     error = recorded_error("error_429", "text_only")
     assert error.retryable
-    assert not error.counts
+    assert not error.uses_attempt
 
 
 def test_an_unreachable_provider_does_not_use_up_an_attempt() -> None:
     error = errors.NotReached("refused")
     assert error.retryable
-    assert not error.counts
+    assert not error.uses_attempt
 
 
 def test_the_owner_sees_the_names_of_refused_fields() -> None:
     error = recorded_error("error_422", "invalid_input")
     assert not error.retryable
-    assert error.public == (
+    assert error.owner_message == (
         "The model does not accept this input: input: prompt is required;"
         " num_inference_steps: Must be less than or equal to 4."
     )
-    assert recorded_error("error_422", "unknown_version").public == errors.InputRejected.public
+    assert (
+        recorded_error("error_422", "unknown_version").owner_message
+        == errors.InputRejected.owner_message
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_a_busy_provider_causes_a_pause_of_30_seconds(code: str) -> None:
 
 def test_the_owner_never_sees_the_error_text_of_the_model() -> None:
     error = from_failure("could not draw 'my secret prompt'")
-    assert "secret" not in error.public
+    assert "secret" not in error.owner_message
     assert "secret" in str(error)
 
 

@@ -108,7 +108,7 @@ EDIT = replace(REQUEST, input={"image": FILE, "steps": 4}, file_inputs=frozenset
 
 
 def with_image(image: Any, requested: float | None = REQUESTED_SECONDS) -> Prediction:
-    return prediction(requested=requested, input={"image": image, "steps": 4})
+    return prediction(deadline_after=requested, input={"image": image, "steps": 4})
 
 
 @pytest.mark.parametrize("requested", [REQUESTED_SECONDS, None])
@@ -162,7 +162,7 @@ def test_another_row_may_have_created_a_prediction_unless_the_deadlines_differ()
     same, other = UUID(int=12 + 97), UUID(int=13)
     assert may_be_of(prediction(), REQUEST, same)
     assert not may_be_of(prediction(), REQUEST, other)
-    assert may_be_of(prediction(requested=None), REQUEST, other)
+    assert may_be_of(prediction(deadline_after=None), REQUEST, other)
 
 
 def test_rows_get_different_deadlines() -> None:

@@ -279,11 +279,11 @@ def test_a_permanent_failure_shows_its_message_alone():
     assert (outcome.error, outcome.retryable) == ("the file is no picture", False)
 
 
-def test_the_attributes_retryable_retry_after_and_public_of_an_exception_are_used():
+def test_the_attributes_retryable_retry_after_and_owner_message_of_an_exception_are_used():
     class Refused(Exception):
         retryable = True
         retry_after = 7
-        public = "come back later"
+        owner_message = "come back later"
 
     outcome = outcome_of_raised(Refused("secret"))
     assert (outcome.error, outcome.retryable, outcome.delay_seconds) == (
@@ -396,11 +396,11 @@ class FailingProperties(Exception):
         return {}["Retry-After"]
 
     @property
-    def counts(self) -> bool:
+    def uses_attempt(self) -> bool:
         raise Panic
 
     @property
-    def public(self) -> str:
+    def owner_message(self) -> str:
         raise SystemExit
 
     @property
@@ -422,8 +422,8 @@ class TextWithFailingSplit(str):
         raise Panic
 
 
-class FailingPublicText(Exception):
-    public = TextWithFailingSplit("shown")
+class FailingOwnerMessage(Exception):
+    owner_message = TextWithFailingSplit("shown")
 
 
 class FailingGroup(ExceptionGroup[Exception]):
@@ -454,7 +454,7 @@ def with_attributes(verdict: Any, **fields: Any) -> Any:
     [
         (FailingProperties("no"), "FailingProperties: no"),
         (Unprintable(), "Unprintable"),
-        (FailingPublicText("no"), "shown"),
+        (FailingOwnerMessage("no"), "shown"),
         (FailingGroup("tasks", [ValueError("a")]), "FailingGroup: tasks"),
         (Retry(1, reason=Unprintable()), "Unprintable"),
         (ExceptionGroup("tasks", [FailingProperties("no")]), "FailingProperties: no"),

@@ -68,7 +68,7 @@ class EpochRetryAfter(Exception):
 
 
 class Throttled(Exception):
-    counts = False
+    uses_attempt = False
     retry_after = 1e9
     pause_key = "k" * 300  # The key is longer than the database accepts, so it is ignored.
 

@@ -51,11 +51,11 @@ class CatalogModel(BaseModel):
             time and cold start.
         price_usd_per_image: List price; None if the model is not priced per image, or if sources
             disagree.
-        max_outputs_param: Name of the input that sets the number of pictures.
+        max_outputs_param: Name of the input for the number of pictures.
         inputs_complete: False if the model may have inputs that are not listed.
         output: Type of the output of the last known version, ``uri`` or ``uri[]``; other versions
             may differ.
-        progress_in_logs: Format of the progress in the logs of that example prediction.
+        progress_in_logs: Format of the progress in the logs of the example prediction.
         unavailable_reason: The reason why projects cannot offer the model; None if they can.
     """
 

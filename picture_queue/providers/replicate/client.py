@@ -30,8 +30,9 @@ from picture_queue.providers.replicate.http import (
 from picture_queue.providers.replicate.prediction import Prediction
 
 BASE_URL = "https://api.replicate.com/v1"
-_MAX_PAGES = 100  # pages of 100 predictions: 15 minutes of an account at its rate limit
-_MAX_PAGE_BYTES = 32 * 1024 * 1024  # a page has 100 inputs and outputs
+# A page has 100 predictions. An account at its rate limit creates fewer than 10,000 in 15 minutes.
+_MAX_PAGES = 100
+_MAX_PAGE_BYTES = 32 * 1024 * 1024  # a page contains 100 inputs and outputs
 _MAX_RESULTS = 1000  # predictions in a page of the list; Replicate sends 100
 
 
@@ -66,7 +67,7 @@ class ReplicateClient:
     ) -> None:
         self._http = ReplicateHttp(token, base_url, http, retry, timeout)
         self.rules = (rules or DownloadRules()).allowing(self._http.origin)
-        self._searching = asyncio.Lock()
+        self._search_lock = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"ReplicateClient(base_url={self._http.base_url!r})"
@@ -157,17 +158,17 @@ class ReplicateClient:
         return _parse_prediction(await self._http.send("POST", path))
 
     async def created_between(
-        self, first: datetime, last: datetime, keep: Callable[[Prediction], bool]
+        self, earliest: datetime, latest: datetime, is_wanted: Callable[[Prediction], bool]
     ) -> list[Prediction]:
         """Search the account's predictions of a span of time, newest first.
 
-        One search runs at a time, and only the predictions to keep stay in memory, since a page can
+        One search runs at a time, and only the wanted predictions stay in memory, since a page can
         have many megabytes.
 
         Args:
-            first: The time of the oldest prediction, with a time zone.
-            last: The time of the newest prediction, with a time zone.
-            keep: Whether to return a prediction.
+            earliest: The start of the span of creation times, with a time zone.
+            latest: The end of the span, with a time zone.
+            is_wanted: Function that returns whether to return a prediction.
 
         Returns:
             The predictions, without their logs and outputs.
@@ -176,10 +177,10 @@ class ReplicateClient:
             ServiceUnavailable: There are more than 10,000 predictions, or the call failed.
             ProviderError: The call failed for the reason that the class states.
         """
-        span = {"created_after": _iso(first), "created_before": _iso(last)}
+        span = {"created_after": _iso(earliest), "created_before": _iso(latest)}
         params = span
         found: list[Prediction] = []
-        async with self._searching:
+        async with self._search_lock:
             for _ in range(_MAX_PAGES):
                 page = await self._http.send(
                     "GET", "/predictions", params=params, max_bytes=_MAX_PAGE_BYTES
@@ -189,7 +190,7 @@ class ReplicateClient:
                     raise errors.ServiceUnavailable("Replicate sent an unreadable list")
                 for entry in results:
                     prediction = _parse_prediction(entry)
-                    if keep(prediction):
+                    if is_wanted(prediction):
                         found.append(prediction.model_copy(update={"logs": "", "output": None}))
                 cursor = _cursor(page.get("next"))
                 if not cursor:
@@ -255,7 +256,10 @@ def _parse_prediction(body: Any) -> Prediction:
 
 
 def _cursor(link: object) -> str | None:
-    """Return the cursor of a link to a page; the link could send the token to another host."""
+    """Return the cursor of a link to a page.
+
+    The link itself is not used, because it could send the token to another host.
+    """
     try:
         query = urlsplit(link if isinstance(link, str) else "").query
         return parse_qs(query).get("cursor", [None])[0]

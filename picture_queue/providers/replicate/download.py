@@ -1,8 +1,9 @@
 """Download output files from untrusted links.
 
 The rules prevent requests to other hosts: a list of allowed hosts, https only, redirects only to
-allowed hosts, no private address for a host that a wildcard allows, and a size limit. The token is
-sent only if a host of ``replicate.delivery`` answers 401, since the links are public in practice.
+allowed hosts, no private address for a host that a wildcard allows, and a size limit. The links
+need no token in practice. So the token is sent only if a host of ``replicate.delivery`` answers
+401.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ class DownloadRules:
     """The rules for downloads.
 
     Attributes:
-        hosts: Allowed hosts, or ``*.name`` for all subdomains of a name. A host that is listed
-            itself may have a private address; one that matches only a wildcard may not.
+        hosts: Allowed hosts, or ``*.name`` for all subdomains of a name. A host that is listed by
+            its full name may have a private address; a host that matches only a wildcard may not.
         origins: Allowed origins, such as ``http://127.0.0.1:9000``; they need not use https.
         max_bytes: Maximum size of a file.
     """
@@ -65,7 +66,7 @@ async def download(
         rules: The rules for downloads.
         authorization: Authorization header, for a host of ``replicate.delivery`` that answers 401.
         timeout: Timeouts of each request.
-        sink: The place to which the file is written. It is cleared first.
+        sink: The buffer or file to which the output is written. It is cleared first.
 
     Raises:
         OutputExpired: The server answered 404 or 410.
@@ -138,8 +139,8 @@ async def _read(response: httpx.Response, limit: int, sink: OutputSink) -> None:
         ) from None
 
 
-# httpx decompresses these encodings in pieces of at most 64 KiB, which become at most 64 MiB. Other
-# encodings, and several nested encodings, have no such limit.
+# httpx decompresses these encodings in pieces of at most 64 KiB, each of which expands to at most
+# 64 MiB. Other encodings, and several nested encodings, have no such limit.
 ENCODINGS = "gzip, deflate"
 
 
@@ -209,7 +210,7 @@ async def _expect_allowed(url: SplitResult, rules: DownloadRules) -> None:
 
 
 def _is_public(text: str) -> bool:
-    """Return whether an address is public, also if it contains an IPv4 address."""
+    """Return whether an address, or the IPv4 address that it contains, is public."""
     address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
         embedded = address.ipv4_mapped or address.sixtofour

@@ -1,8 +1,9 @@
 """The errors of Replicate's answers and of its failed predictions.
 
-A failed prediction is read with HTTP 200. The class of its error depends on the code in its error
-text, or without a code on the words. https://replicate.com/docs/reference/error-codes has the
-four-digit codes; the three-digit codes come from the models and were found in public reports.
+The API returns a failed prediction with HTTP 200. The code in the error text determines the class
+of the error; without a code, the words of the text do. The four-digit codes are listed at
+https://replicate.com/docs/reference/error-codes. The three-digit codes come from the models and
+were found in public reports.
 """
 
 import re
@@ -53,7 +54,7 @@ def _from_response(
             message, retry_after=_retry_after(headers, problem), status=status, detail=detail
         )
     if status == 402:
-        # The text of Replicate links to a billing page, so it is not used.
+        # Replicate's text is not used, because it links to a billing page.
         return OutOfCredit(
             message, status=status, hint="Add credit to the Replicate account, or raise its limit"
         )
@@ -69,8 +70,8 @@ def _from_response(
     if status == 413:
         return InputTooLarge(message, status=status, detail=detail)
     if status == 422:
-        public = _refused_fields(problem)
-        return InputRejected(message, status=status, detail=detail, public=public)
+        owner_message = _refused_fields(problem)
+        return InputRejected(message, status=status, detail=detail, owner_message=owner_message)
     return RequestRefused(message, status=status, detail=detail)
 
 
@@ -112,7 +113,7 @@ def _clip(text: object, limit: int = 300) -> str | None:
 
 
 _CODE = re.compile(r"\bcode:\s*(\w+)|\b(E\d{3,4})\b")
-_LONGER_WAIT = 30.0  # seconds; longer than the usual backoff, for a busy or broken provider
+_LONGER_WAIT = 30.0  # seconds before a retry after the codes for a busy or broken provider
 
 _BY_CODE: dict[str, type[ProviderError]] = {
     "PA": Interrupted,
@@ -143,7 +144,7 @@ _BY_WORDS: list[tuple[re.Pattern[str], type[ProviderError]]] = [
 
 
 def from_failure(text: str | None) -> ProviderError:
-    """Return the exception for the ``error`` of a failed prediction.
+    """Convert the ``error`` of a failed prediction into an exception.
 
     Args:
         text: The error text of the prediction. It may quote the prompt, so only the internal
@@ -153,7 +154,7 @@ def from_failure(text: str | None) -> ProviderError:
     match = _CODE.search(text)
     code = (match[1] or match[2]) if match else None
     class_ = _BY_CODE.get(code or "") or next(
-        (class_ for words, class_ in _BY_WORDS if words.search(text)), PredictionFailed
+        (class_ for pattern, class_ in _BY_WORDS if pattern.search(text)), PredictionFailed
     )
     wait = _LONGER_WAIT if code in _CODES_WITH_LONGER_WAIT else None
     return class_("The prediction failed", detail=_clip(text), retry_after=wait)

@@ -43,8 +43,8 @@ _MIN_SECRET_BYTES = 16  # tokens of Replicate have 40
 # Python parses about 10 MB of JSON a second at most, and no other thread runs during that time.
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _THREAD_PARSE_BYTES = 65_536  # JSON of this size takes about a millisecond to parse
-# At most a 16th of an answer may be outside of strings. A byte there costs a hundred times as much
-# to parse as one in a string: 8 MiB of empty lists take seconds and 300 MB.
+# At most a 16th of an answer may be outside of strings. Parsing a byte outside of a string takes a
+# hundred times as long as a byte in a string: 8 MiB of empty lists take seconds and 300 MB.
 _SYNTAX_SHARE = 16
 # A string without an end matches up to the end of the text. Otherwise the search would start again
 # at each quote in it, which takes quadratic time.
@@ -76,11 +76,13 @@ class RetryPolicy:
 
 
 class ReplicateHttp:
-    """A sender of requests to the API, with retries. The arguments are those of `ReplicateClient`.
+    """An HTTP client for the API that retries requests.
+
+    See `ReplicateClient` for the arguments.
 
     Attributes:
         base_url: URL of the API, without a slash at its end.
-        origin: Scheme, host and port of that URL.
+        origin: Scheme, host and port of ``base_url``.
 
     Raises:
         ValueError: ``base_url`` is not an http(s) URL, or the token is empty.
@@ -156,10 +158,10 @@ class ReplicateHttp:
 
     def _open_client(self) -> httpx.AsyncClient:
         if self._client is None:
-            # A simulator on this machine is called without the proxy of the environment, which may
-            # even be invalid.
+            # The proxy of the environment is not used for a simulator on this machine. The setting
+            # of the proxy may even be invalid.
             self._client = httpx.AsyncClient(trust_env=not is_loopback_url(self.base_url))
-            # A host of outputs must not change later requests, such as by cookies of any size.
+            # Cookies of a host of outputs must not be sent with later requests.
             self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         return self._client
 
@@ -181,8 +183,8 @@ class ReplicateHttp:
                 **options,
             ) as response:
                 data = await read_body(response, max_bytes)
-                # A proxy may quote the request in its answer. A shorter token than those of
-                # Replicate may be part of other words.
+                # A proxy may quote the request in its answer. A token that is shorter than those
+                # of Replicate is not replaced, since it may be part of other words.
                 if data is not None and len(self._token) >= _MIN_SECRET_BYTES:
                     data = data.replace(self._token, b"(token)")
         except _NEVER_SENT as error:
@@ -224,7 +226,7 @@ class ReplicateHttp:
             first = self._retry.first_wait
             backoff = wait_exponential(first, max=self._retry.max_wait) + wait_random(0, first)
             return backoff(state)
-        # The jitter only lengthens the wait: an earlier request would be refused again.
+        # The jitter only lengthens the wait, because an earlier request would be refused again.
         return retry_after + wait_random(0, retry_after * 0.1)(state)
 
 

@@ -26,6 +26,7 @@ CLOCK_SKEW = timedelta(seconds=5)
 #: between the commit and the call may still create a prediction, which its deadline then ends.
 MAX_DELAY = timedelta(minutes=15)
 _SPREAD = 97  # seconds; a prime number, so that similar ids give different remainders
+# The deadlines of two rows differ by whole seconds, so this tolerance distinguishes them.
 _TOLERANCE = timedelta(seconds=0.6)
 
 Comparison = Literal["equal", "unknown", "different"]

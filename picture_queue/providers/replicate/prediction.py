@@ -6,9 +6,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-#: Final states of a prediction; any other state counts as running. ``aborted`` (ended before the
-#: start) was introduced in October 2025 (https://replicate.com/changelog).
-TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
+#: Final states of a prediction; any other state counts as running. Replicate introduced ``aborted``
+#: (ended before the start) in October 2025 (https://replicate.com/changelog).
+FINAL_STATUSES = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
 _MAX_TEXT = 8192  # characters of an error that the database stores
 _MAX_METRICS = 50
@@ -28,7 +28,10 @@ def _storable(text: str) -> str:
 
 
 def _clean_metrics(metrics: object) -> object:
-    """Return the metrics that can be stored; an unexpected one must not fail the generation."""
+    """Return the metrics that can be stored.
+
+    An unexpected metric is left out, since it must not fail the generation.
+    """
     if not isinstance(metrics, dict):
         return {}
     return {
@@ -42,12 +45,12 @@ def _replace_null(default: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: default if value is None else value)
 
 
-def _aware(time: datetime) -> datetime:
+def _assume_utc(time: datetime) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-#: A time; one without a time zone is in UTC.
-_Time = Annotated[datetime, AfterValidator(_aware)]
+#: A time. If the API sends a time without a time zone, the time is in UTC.
+_Time = Annotated[datetime, AfterValidator(_assume_utc)]
 
 
 class Prediction(BaseModel):
@@ -59,9 +62,10 @@ class Prediction(BaseModel):
         id: Replicate's id of the prediction.
         model: Name of the model, ``owner/name``.
         version: Version hash of the model; ``hidden`` for official models.
-        status: State of the prediction; see `TERMINAL`.
+        status: State of the prediction; see `FINAL_STATUSES`.
         input: Input of the model; Replicate deletes it one hour after completion.
-        output: Output of the model, any JSON; None before there is one and after its deletion.
+        output: Output of the model, any JSON; None before the output exists and after Replicate
+            has deleted it.
         error: Error text of a failed prediction, without characters that a database cannot store.
         logs: Log of the model so far. It may contain the prompt.
         metrics: ``predict_time`` and ``total_time`` in seconds, and other numbers and texts.
@@ -89,7 +93,7 @@ class Prediction(BaseModel):
     @property
     def has_ended(self) -> bool:
         """True if the prediction has ended."""
-        return self.status in TERMINAL
+        return self.status in FINAL_STATUSES
 
     @property
     def reached_deadline(self) -> bool:
@@ -151,12 +155,12 @@ def output_links(output: Any) -> list[str]:
         output: The ``output`` of a prediction.
     """
     links: list[str] = []
-    rest = [output]
-    while rest:  # not by recursion, since the output of a model may be nested to any depth
-        part = rest.pop()
-        if isinstance(part, str):
-            if part.startswith(("https://", "http://", "data:")):
-                links.append(part)
-        elif isinstance(part, dict | list):
-            rest += reversed(list(part.values()) if isinstance(part, dict) else part)
+    stack = [output]
+    while stack:  # not by recursion, since the output of a model may be nested to any depth
+        value = stack.pop()
+        if isinstance(value, str):
+            if value.startswith(("https://", "http://", "data:")):
+                links.append(value)
+        elif isinstance(value, dict | list):
+            stack += reversed(list(value.values()) if isinstance(value, dict) else value)
     return links

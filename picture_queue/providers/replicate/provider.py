@@ -11,7 +11,7 @@ from picture_queue.providers.replicate.errors import from_failure
 from picture_queue.providers.replicate.prediction import Prediction, output_links
 from picture_queue.providers.replicate.webhook import WebhookVerifier, webhook_url
 
-#: What Replicate can promise.
+#: The capabilities of Replicate.
 CAPABILITIES = base.Capabilities(webhook=True, cancel=True, progress=True, recover="list")
 
 
@@ -89,8 +89,9 @@ class ReplicateProvider(base.Provider):
     ) -> Sequence[base.LostPrediction]:
         """Find predictions by model, input, time and deadline; see `base.Provider.find_lost`.
 
-        Only a prediction with the deadline of the request is certain. One of another job with the
-        same input differs only in its deadline, and one in 97 rows has the same deadline.
+        A prediction is certain only if it has the deadline of the request. The prediction of
+        another job with the same input differs only in its deadline. One in 97 pairs of rows has
+        the same deadline.
         """
         listed = await self._client.created_between(
             request.created_at - orphans.CLOCK_SKEW,
@@ -114,17 +115,17 @@ class ReplicateProvider(base.Provider):
         await self._client.aclose()
 
 
-def convert(found: Prediction) -> base.Prediction:
-    """Convert a prediction object of the API to the neutral form."""
-    bar = found.progress
-    metrics: Mapping[str, Any] = found.metrics
+def convert(prediction: Prediction) -> base.Prediction:
+    """Convert a prediction of the API to the class that all providers use."""
+    bar = prediction.progress
+    metrics: Mapping[str, Any] = prediction.metrics
     return base.Prediction(
-        id=found.id,
-        status=found.status,
-        outputs=tuple(output_links(found.output)),
-        error=found.error,
+        id=prediction.id,
+        status=prediction.status,
+        outputs=tuple(output_links(prediction.output)),
+        error=prediction.error,
         progress=bar and base.Progress(bar.percent, f"generating, step {bar.step} of {bar.steps}"),
         metrics=metrics,
-        reached_deadline=found.reached_deadline,
-        output_deleted=found.data_removed,
+        reached_deadline=prediction.reached_deadline,
+        output_deleted=prediction.data_removed,
     )

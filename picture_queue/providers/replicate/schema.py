@@ -15,7 +15,7 @@ from picture_queue.providers.replicate.client import ReplicateClient
 
 _COUNT_INPUTS = ("num_outputs", "number_of_images", "max_images", "num_images")
 _TYPES = ("string", "integer", "number", "boolean", "array")
-#: The fields of an input that a project stores.
+#: The fields of an input that are compared, and that the database stores.
 _INPUT_FIELDS = ("type", "format", "required", "default", "minimum", "maximum", "enum")
 
 
@@ -27,7 +27,7 @@ class FetchedModel(BaseModel):
         official: True if Replicate runs the model by its name, False if it runs it by ``version``.
         version: Hash of the version; None for an official model.
         inputs: The inputs, as `AsyncModels.set` takes them.
-        inputs_complete: False if some inputs have a type that cannot be checked.
+        inputs_complete: False if some inputs are not listed, because their type cannot be checked.
         secrets: Names of the required inputs that are secrets, such as the key of another provider.
             A project cannot offer a model that has some, because inputs are stored.
         output: ``uri``, ``uri[]``, or None for any other type.
@@ -52,10 +52,11 @@ class FetchedModel(BaseModel):
         return "text-to-image" if has_prompt and not needs_file else None
 
     def changes_to(self, known: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the fields of this model that differ from those that a project has.
+        """Return the fields of this model that differ from the model of a project.
 
         Args:
-            known: The model of the project, with the attributes of `Model`; None: it has none.
+            known: The model of the project, with the attributes of `Model`; None: the project does
+                not have the model.
         """
         fields: dict[str, Any] = {
             "official": self.official,
@@ -67,7 +68,7 @@ class FetchedModel(BaseModel):
         }
         if known is None:
             return fields
-        if self.official:  # the catalogue notes the version whose schema was read
+        if self.official:  # the project has the version whose schema was read, which is not used
             fields["version"] = known.get("version")
         if _by_name(known["inputs"]) == _by_name(self.inputs):
             del fields["inputs"]
@@ -90,12 +91,14 @@ async def fetch_model(
         ProviderError: The call failed for the reason that the class states.
     """
     model = await client.get_model(model_id)
-    latest = await client.get_model(model_id, version) if version else model.get("latest_version")
+    described = (
+        await client.get_model(model_id, version) if version else model.get("latest_version")
+    )
     official = model.get("is_official") is True and version is None
-    if not isinstance(latest, dict) or not (official or isinstance(latest.get("id"), str)):
+    if not isinstance(described, dict) or not (official or isinstance(described.get("id"), str)):
         raise errors.RequestRefused("The model has no version", detail=model_id)
     schemas = _object(
-        _object(_object(latest.get("openapi_schema")).get("components")).get("schemas")
+        _object(_object(described.get("openapi_schema")).get("components")).get("schemas")
     )
     if not isinstance(schemas.get("Input"), dict):
         raise errors.RequestRefused("The model has no schema of its inputs", detail=model_id)
@@ -103,7 +106,7 @@ async def fetch_model(
     return FetchedModel(
         id=model_id,
         official=official,
-        version=None if official else latest["id"],
+        version=None if official else described["id"],
         inputs=tuple(inputs),
         inputs_complete=complete,
         secrets=tuple(secrets),
@@ -118,7 +121,7 @@ def describe_changes(known: Mapping[str, Any] | None, changes: Mapping[str, Any]
     """Return a line for each change of a model, such as ``input seed: maximum 10 → 20``.
 
     Args:
-        known: The model of the project; None: it has none.
+        known: The model of the project; None: the project does not have the model.
         changes: The fields that change.
     """
     before = dict(known or {})
@@ -132,8 +135,8 @@ def describe_changes(known: Mapping[str, Any] | None, changes: Mapping[str, Any]
         lines += [f"input {name}: removed" for name in old if name not in new]
         for name, entry in new.items():
             if name not in old:
-                facts = ", ".join(f"{field} {_shown(entry[field])}" for field in entry)
-                lines.append(f"input {name}: added ({facts})")
+                fields = ", ".join(f"{field} {_shown(entry[field])}" for field in entry)
+                lines.append(f"input {name}: added ({fields})")
             else:
                 lines += [
                     f"input {name}: {field} {_shown(old[name].get(field))} → "
@@ -157,6 +160,7 @@ def _by_name(inputs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
+    """Return a value as JSON of at most 200 characters, and ``none`` for None."""
     text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:200] + "…"
 
@@ -164,17 +168,17 @@ def _shown(value: Any) -> str:
 def _read_inputs(schemas: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool, list[str]]:
     """Return the inputs, True if all were read, and the names of required secrets."""
     required = schemas["Input"].get("required")
-    names = required if isinstance(required, list) else []
+    required_names = required if isinstance(required, list) else []
     inputs: list[dict[str, Any]] = []
     secrets: list[str] = []
     complete = True
-    for name, given in _ordered(_object(schemas["Input"].get("properties"))):
-        known = _resolve(given, schemas)
-        if known.get("format") == "password" or known.get("x-cog-secret") is True:
-            if name in names:
+    for name, property_ in _ordered(_object(schemas["Input"].get("properties"))):
+        schema = _resolve(property_, schemas)
+        if schema.get("format") == "password" or schema.get("x-cog-secret") is True:
+            if name in required_names:
                 secrets.append(name)
             continue
-        entry = _read_input(name, known, name in names, schemas)
+        entry = _read_input(name, schema, name in required_names, schemas)
         if entry is None:
             complete = False
         else:
@@ -183,49 +187,51 @@ def _read_inputs(schemas: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool
 
 
 def _ordered(properties: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    found = [(name, given) for name, given in properties.items() if isinstance(given, dict)]
+    """Return the properties that are objects: the prompt, then the others by ``x-order``."""
+    objects = [(name, value) for name, value in properties.items() if isinstance(value, dict)]
     return sorted(
-        found, key=lambda item: (item[0] != "prompt", _number(item[1].get("x-order"), 1e9))
+        objects, key=lambda item: (item[0] != "prompt", _number(item[1].get("x-order"), 1e9))
     )
 
 
-def _resolve(given: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a property merged with the schema that it refers to."""
+def _resolve(property_: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a property merged with the schemas that it refers to; its own fields win."""
     merged: dict[str, Any] = {}
-    options = [given]
+    parts = [property_]
     for combination in ("allOf", "anyOf", "oneOf"):
-        listed = given.get(combination)
-        options += [o for o in listed if isinstance(o, dict)] if isinstance(listed, list) else []
-    for option in reversed(options):
-        reference = option.get("$ref")
+        listed = property_.get(combination)
+        parts += [o for o in listed if isinstance(o, dict)] if isinstance(listed, list) else []
+    for part in reversed(parts):
+        reference = part.get("$ref")
         if isinstance(reference, str):
             merged.update(_object(schemas.get(reference.rpartition("/")[2])))
-        if option.get("type") != "null":
-            merged.update(option)
+        if part.get("type") != "null":
+            merged.update(part)
     return merged
 
 
 def _read_input(
-    name: str, known: Mapping[str, Any], required: bool, schemas: Mapping[str, Any]
+    name: str, schema: Mapping[str, Any], required: bool, schemas: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Return an input; None if its type cannot be checked."""
-    enum = known.get("enum") if isinstance(known.get("enum"), list) else None
-    type_ = known.get("type") or (_type_of(enum[0]) if enum else None)
+    enum = schema.get("enum") if isinstance(schema.get("enum"), list) else None
+    type_ = schema.get("type") or (_type_of(enum[0]) if enum else None)
     if type_ not in _TYPES or len(name) > 100:
         return None
     entry: dict[str, Any] = {"name": name, "type": type_, "required": required}
-    items = known.get("items")
-    described = _resolve(items, schemas) if type_ == "array" and isinstance(items, dict) else known
-    if described.get("format") == "uri":
+    items = schema.get("items")
+    is_list = type_ == "array"
+    value_schema = _resolve(items, schemas) if is_list and isinstance(items, dict) else schema
+    if value_schema.get("format") == "uri":
         entry["format"] = "uri"
     for field in ("minimum", "maximum"):
-        if type_ in ("integer", "number") and _number(known.get(field), None) is not None:
-            entry[field] = known[field]
+        if type_ in ("integer", "number") and _number(schema.get(field), None) is not None:
+            entry[field] = schema[field]
     if enum is not None:
         entry["enum"] = enum
-    default_type = _type_of(known.get("default"))
+    default_type = _type_of(schema.get("default"))
     if default_type == type_ or (default_type, type_) == ("integer", "number"):
-        entry["default"] = known["default"]
+        entry["default"] = schema["default"]
     return entry
 
 
@@ -249,5 +255,5 @@ def _number(value: Any, default: Any) -> Any:
 
 
 def _object(value: Any) -> dict[str, Any]:
-    """Return the value if it is an object; otherwise an empty one."""
+    """Return the value if it is a JSON object; otherwise an empty object."""
     return value if isinstance(value, dict) else {}

@@ -24,15 +24,15 @@ _RETRY_INTERVAL = 10.0  # seconds between two reads while none has succeeded
 _THREAD_BYTES = 65_536  # a larger body is verified and parsed in a thread
 
 
-def webhook_url(endpoint: str, row: UUID) -> str:
-    """Return the URL of the webhook of one prediction; the id of its row identifies it."""
+def webhook_url(endpoint: str, row_id: UUID) -> str:
+    """Return the URL for the webhooks of one prediction, which contains the id of its row."""
     parts = urlsplit(endpoint)
-    query = "&".join(filter(None, (parts.query, urlencode({"prediction": str(row)}))))
+    query = "&".join(filter(None, (parts.query, urlencode({"prediction": str(row_id)}))))
     return urlunsplit(parts._replace(query=query))
 
 
 class WebhookVerifier:
-    """Verify webhooks with the secret of the account.
+    """A verifier of webhooks that uses the secret of the account.
 
     Args:
         secret: ``REPLICATE_WEBHOOK_SECRET``; None: the secret is read from Replicate.
@@ -50,7 +50,7 @@ class WebhookVerifier:
         fetch_secret: Callable[[], Awaitable[str]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._webhook = None if secret is None else _webhook(secret)
+        self._webhook = None if secret is None else _parse_secret(secret)
         self._fetch_secret = fetch_secret if secret is None else None
         self._clock = clock
         self._fetched_at: float | None = None
@@ -73,8 +73,8 @@ class WebhookVerifier:
         """
         webhook = self._webhook or await self._refresh(None)
         if not await _is_valid(webhook, headers, body):
-            newer = await self._refresh(webhook)
-            if newer is webhook or not await _is_valid(newer, headers, body):
+            refreshed = await self._refresh(webhook)
+            if refreshed is webhook or not await _is_valid(refreshed, headers, body):
                 raise errors.WebhookRefused("The signature is missing, wrong or too old")
         try:
             if len(body) > _THREAD_BYTES:
@@ -85,12 +85,16 @@ class WebhookVerifier:
             raise errors.WebhookRefused("The webhook is not a prediction") from None
 
     async def _refresh(self, known: Webhook | None) -> Webhook:
-        """Return a secret other than the known one if there is one, and the known one otherwise."""
+        """Read the secret again, unless it has changed since the caller got ``known``.
+
+        Returns:
+            The current secret; it is ``known`` if no other could be read.
+        """
         async with self._lock:
             if self._fetch_secret is not None and self._webhook is known and self._may_fetch():
                 self._fetched_at = self._clock()
                 try:
-                    self._webhook = _webhook(await self._fetch_secret())
+                    self._webhook = _parse_secret(await self._fetch_secret())
                 except (errors.ProviderError, ValueError) as error:
                     _log.warning("the secret of Replicate's webhooks could not be read: %s", error)
             if self._webhook is None:
@@ -118,7 +122,7 @@ def _verify(webhook: Webhook, headers: Mapping[str, str], body: bytes) -> bool:
     return True
 
 
-def _webhook(secret: str) -> Webhook:
+def _parse_secret(secret: str) -> Webhook:
     try:
         if not secret.startswith("whsec_"):
             raise ValueError("no prefix")
