@@ -10,6 +10,12 @@ START = "select start_generation($1, $2, $3, $4)"
 LIST = "select list_generations($1)"
 
 
+@pytest.fixture(autouse=True)
+async def without_deletion_jobs(db):
+    """Delete, inside the transaction of the test, the jobs that other test files have left."""
+    await db.run("delete from job_queue where job_type = 'delete-pictures'")
+
+
 async def insert_generation(db, prompt="a cat", *, user=None, status="completed", **columns):
     """Insert a generation that has ended, and whose job was pruned, with one picture."""
     generation_id = uuid4()
