@@ -8407,7 +8407,8 @@ end
 $$;
 
 -- Returns what the provider charges for a prediction: the price of its pictures (of those that were asked for, if the
--- provider does not count them), or of its seconds, also if it failed. Null if that is not known.
+-- provider does not count them), or of its seconds, also if it failed. Null if that is not known. One odd number of the
+-- provider must not distort all sums, so it counts at most the 1,000 pictures that save_images accepts, and a day.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -8416,10 +8417,10 @@ begin
   return (
     select case
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
-        then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
+        then trim_scale(round(least(greatest((p_metrics ->> 'predict_time')::numeric, 0), 86400) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
         then case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          when 'number' then m.price_usd_per_image * least(greatest((p_metrics ->> 'image_count')::numeric, 0), 1000)
           else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end
