@@ -199,8 +199,21 @@ as $$ begin return clock_timestamp(); end $$;
 
 -- 030_function__raise_error.sql
 
+-- Returns the first 20 of these values, each up to 100 characters, and the number of the others: users cause errors
+-- that list the values which an operator or a provider has chosen.
+create function picture_queue._list_values(p_values text[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce((
+    select string_agg(left(v.value, 100), ', ' order by v.i) from unnest(p_values[:20]) with ordinality as v (value, i)), '')
+    || case when cardinality(p_values) > 20 then format(' and %s others', cardinality(p_values) - 20) else '' end;
+end
+$$;
+
 -- Raises the error with this code. Each code has a fixed message, since PostgREST copies the message into the HTTP
--- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code).
+-- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code). Both are cut at
+-- 4,000 characters.
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -244,8 +257,8 @@ begin
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
     -- format() writes a null value as an empty text.
-    detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
-    hint = coalesce(p_hint, v_hint);
+    detail = coalesce(left(regexp_replace(p_detail, ' is $', ' is null'), 4000), ''),
+    hint = left(coalesce(p_hint, v_hint), 4000);
 end
 $$;
 
@@ -7136,7 +7149,7 @@ as $$
       where picture_queue._file_problem(u) is not null)
       then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
-      then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+      then format('is not one of %s', picture_queue._list_values(array(select jsonb_array_elements_text(p_rule -> 'enum'))))
     when p_rule -> 'format' is null and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
@@ -7251,7 +7264,7 @@ begin
     from jsonb_object_keys(case jsonb_typeof(p_input) when 'object' then p_input else '{}' end) k
     where v_problem like '%is not an input of%' and k <> all (v_names) order by k limit 1;
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, coalesce(
-      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, array_to_string(v_names, ', ')));
+      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, picture_queue._list_values(v_names)));
   end if;
   return (
     select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
@@ -7464,9 +7477,10 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('options.kind is %s, and %s does %s', p_kind, v_model.model_id,
         concat_ws(', ', v_model.kind, (select string_agg(k, ', ') from jsonb_array_elements_text(v_model.also_kinds) k))),
-      format('models of this kind: %s', (
-        select string_agg(m.model_id, ', ' order by m.model_id) from picture_queue.model m
-        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
+      format('models of this kind: %s', picture_queue._list_values(array(
+        select m.model_id from picture_queue.model m
+        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind)
+        order by m.model_id))));
   end if;
   model_id := v_model.model_id;
   provider := v_model.provider;
