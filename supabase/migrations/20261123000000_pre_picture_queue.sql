@@ -199,8 +199,21 @@ as $$ begin return clock_timestamp(); end $$;
 
 -- 030_function__raise_error.sql
 
+-- Returns the first 20 of these values, each up to 100 characters, and the number of the others: users cause errors
+-- that list the values which an operator or a provider has chosen.
+create function picture_queue._list_values(p_values text[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce((
+    select string_agg(left(v.value, 100), ', ' order by v.i) from unnest(p_values[:20]) with ordinality as v (value, i)), '')
+    || case when cardinality(p_values) > 20 then format(' and %s others', cardinality(p_values) - 20) else '' end;
+end
+$$;
+
 -- Raises the error with this code. Each code has a fixed message, since PostgREST copies the message into the HTTP
--- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code).
+-- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code). Both are cut at
+-- 4,000 characters.
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -244,8 +257,8 @@ begin
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
     -- format() writes a null value as an empty text.
-    detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
-    hint = coalesce(p_hint, v_hint);
+    detail = coalesce(left(regexp_replace(p_detail, ' is $', ' is null'), 4000), ''),
+    hint = left(coalesce(p_hint, v_hint), 4000);
 end
 $$;
 
@@ -7173,7 +7186,7 @@ as $$
       where picture_queue._file_problem(u) is not null)
       then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
-      then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+      then format('is not one of %s', picture_queue._list_values(array(select jsonb_array_elements_text(p_rule -> 'enum'))))
     when p_rule -> 'format' is null and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
@@ -7289,7 +7302,7 @@ begin
     from jsonb_object_keys(case jsonb_typeof(p_input) when 'object' then p_input else '{}' end) k
     where v_problem like '%is not an input of%' and k <> all (v_names) order by k limit 1;
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, coalesce(
-      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, array_to_string(v_names, ', ')));
+      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, picture_queue._list_values(v_names)));
   end if;
   return (
     select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
@@ -7505,9 +7518,10 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('options.kind is %s, and %s does %s', p_kind, v_model.model_id,
         concat_ws(', ', v_model.kind, (select string_agg(k, ', ') from jsonb_array_elements_text(v_model.also_kinds) k))),
-      format('models of this kind: %s', (
-        select string_agg(m.model_id, ', ' order by m.model_id) from picture_queue.model m
-        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
+      format('models of this kind: %s', picture_queue._list_values(array(
+        select m.model_id from picture_queue.model m
+        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind)
+        order by m.model_id))));
   end if;
   model_id := v_model.model_id;
   provider := v_model.provider;
@@ -7651,6 +7665,31 @@ begin
 end
 $$;
 
+-- Refuses a start that repeats the id or the idempotency key of a generation that was deleted: get_generation does not
+-- find it, and no picture will come. If the row was removed as well, the job shows that there was a generation; one
+-- statement looks for both, since a concurrent call may commit both.
+create function picture_queue._check_deleted(p_generation_id uuid, p_user uuid, p_options jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  if not p_options ?| '{generation_id,idempotency_key}' or not exists (
+    select from public.generations g
+    where g.id = p_generation_id and g.user_id is not distinct from p_user and g.deleted
+    union all
+    select from public.job_queue j
+    where j.id = md5('picture_queue job of generation ' || p_generation_id)::uuid and j.user_id is not distinct from p_user
+      and not exists (select from public.generations g where g.id = p_generation_id))
+  then
+    return;
+  end if;
+  perform picture_queue._raise_error('PQ_CONFLICT', case when p_options ->> 'generation_id' is null
+    then format('options.idempotency_key is %L, of generation %s, which was deleted',
+      left(p_options ->> 'idempotency_key', 255), p_generation_id)
+    else format('options.generation_id is %s, of a generation that was deleted', p_generation_id) end,
+    'pass a new generation_id or idempotency_key to start another generation');
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
 -- With options.reuse the function returns an equal finished generation if there is one, and starts none. With
@@ -7671,6 +7710,7 @@ declare
 begin
   v_user := picture_queue._generation_user(p_options);
   v_generation_id := picture_queue._generation_id(p_options, v_user);
+  perform picture_queue._check_deleted(v_generation_id, v_user, p_options);
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
@@ -7980,7 +8020,12 @@ begin
       select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
     end if;
   end if;
-  if v_exists is null or v_owner is distinct from v_user then
+  if v_exists and v_owner is not distinct from v_user and not exists (
+    select from public.generations g where g.batch_id = v_batch and not g.deleted)
+  then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('options.batch_id is %s, of a batch whose generations were deleted', v_batch), 'use a new uuid for each batch');
+  elsif v_exists is null or v_owner is distinct from v_user then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
   end if;
   return jsonb_build_object('batch_id', v_batch, 'generations', (
@@ -8477,8 +8522,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. Over 1,000 pictures or a day are taken
--- for errors of the provider, and bounded.
+-- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must not
+-- distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100

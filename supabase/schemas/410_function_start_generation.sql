@@ -131,6 +131,31 @@ begin
 end
 $$;
 
+-- Refuses a start that repeats the id or the idempotency key of a generation that was deleted: get_generation does not
+-- find it, and no picture will come. If the row was removed as well, the job shows that there was a generation; one
+-- statement looks for both, since a concurrent call may commit both.
+create function picture_queue._check_deleted(p_generation_id uuid, p_user uuid, p_options jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  if not p_options ?| '{generation_id,idempotency_key}' or not exists (
+    select from public.generations g
+    where g.id = p_generation_id and g.user_id is not distinct from p_user and g.deleted
+    union all
+    select from public.job_queue j
+    where j.id = md5('picture_queue job of generation ' || p_generation_id)::uuid and j.user_id is not distinct from p_user
+      and not exists (select from public.generations g where g.id = p_generation_id))
+  then
+    return;
+  end if;
+  perform picture_queue._raise_error('PQ_CONFLICT', case when p_options ->> 'generation_id' is null
+    then format('options.idempotency_key is %L, of generation %s, which was deleted',
+      left(p_options ->> 'idempotency_key', 255), p_generation_id)
+    else format('options.generation_id is %s, of a generation that was deleted', p_generation_id) end,
+    'pass a new generation_id or idempotency_key to start another generation');
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
 -- With options.reuse the function returns an equal finished generation if there is one, and starts none. With
@@ -151,6 +176,7 @@ declare
 begin
   v_user := picture_queue._generation_user(p_options);
   v_generation_id := picture_queue._generation_id(p_options, v_user);
+  perform picture_queue._check_deleted(v_generation_id, v_user, p_options);
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.

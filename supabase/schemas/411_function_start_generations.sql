@@ -253,7 +253,12 @@ begin
       select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
     end if;
   end if;
-  if v_exists is null or v_owner is distinct from v_user then
+  if v_exists and v_owner is not distinct from v_user and not exists (
+    select from public.generations g where g.batch_id = v_batch and not g.deleted)
+  then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('options.batch_id is %s, of a batch whose generations were deleted', v_batch), 'use a new uuid for each batch');
+  elsif v_exists is null or v_owner is distinct from v_user then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
   end if;
   return jsonb_build_object('batch_id', v_batch, 'generations', (

@@ -179,8 +179,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. Over 1,000 pictures or a day are taken
--- for errors of the provider, and bounded.
+-- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must not
+-- distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100

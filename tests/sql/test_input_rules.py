@@ -401,3 +401,30 @@ async def test_a_model_that_has_its_own_prompt_needs_none(db):
     assert started["status"] == "pending"
     refused = await db.refusal(START, "", SDXL, {}, {})  # would draw the example of the model
     assert refused.detail == "prompt is empty"
+
+
+async def test_an_error_lists_a_bounded_number_of_values(db):
+    """The detail had all values of the model, half a megabyte for each wrong input."""
+    values = [f"{i:03}" + "x" * 497 for i in range(1000)]
+    inputs = [
+        {"name": "style", "type": "string", "enum": values},
+        *({"name": f"i{n:02}" + "y" * 90, "type": "string"} for n in range(60)),
+    ]
+    model = {"kind": "upscale", "inputs": inputs}
+    await db.value("select set_model('me/large', $1)", model)
+    refused = await db.refusal(START, "", "me/large", {"style": "z"}, {})
+    assert refused.detail.startswith('input.style is "z" and is not one of 000x')
+    assert refused.detail.endswith(" and 980 others")
+    assert len(refused.detail) < 2500
+    assert refused.hint.endswith(" and 41 others") and len(refused.hint) < 2500
+    for n in range(30):
+        model_id = f"me/{n:02}" + "z" * 150
+        await db.value("select set_model($1, $2)", model_id, {"kind": "vector", "inputs": []})
+    refused = await db.refusal(START, "", "me/large", {}, {"kind": "vector"})
+    assert " others" in refused.hint and len(refused.hint) < 2500
+
+
+async def test_every_detail_and_hint_is_cut(db):
+    call = "select picture_queue._raise_error('PQ_CONFLICT', $1, $1)"
+    refused = await db.refusal(call, "x" * 100_000)
+    assert (len(refused.detail), len(refused.hint)) == (4000, 4000)

@@ -2,6 +2,8 @@
 
 from uuid import uuid4
 
+import pytest
+
 START = "select start_generation('a cat', null, '{}', $1)"
 
 
@@ -100,3 +102,19 @@ async def test_the_deletion_of_a_generation_without_a_job_refunds_it(db):
     account = await db.value("select get_account($1)", user)
     assert (account["pending"], account["spent_today_usd"]) == (0, 0)
     assert await db.value("select picture_queue.repair() ->> 'reservations'") == "0"
+
+
+@pytest.mark.parametrize(
+    ("model", "metrics", "highest_usd"),
+    [
+        ("black-forest-labs/flux-schnell", {"image_count": 1e300}, 3),
+        ("stability-ai/sdxl", {"predict_time": 1e300}, 200),
+    ],
+)
+async def test_an_odd_number_of_the_provider_does_not_distort_the_cost(
+    db, model, metrics, highest_usd
+):
+    cost = await db.value(
+        "select picture_queue._prediction_cost($1, '{}', 'succeeded', $2)", model, metrics
+    )
+    assert 0 < cost <= highest_usd
