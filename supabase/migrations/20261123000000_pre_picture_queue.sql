@@ -1049,9 +1049,9 @@ alter table public.images
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
 -- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
 -- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each reservation,
--- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start locks
--- the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row to
--- account_change, which the next start of the user, or maintenance, adds to the account.
+-- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start
+-- locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row
+-- to account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -5580,10 +5580,11 @@ $$;
 
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has matched
--- (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because the
--- time was used up after an error. With preview the call only counts. An empty filter is refused, since it would select
--- every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a queue.
+-- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
+-- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
+-- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
+-- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
+-- queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -8345,9 +8346,9 @@ $$;
 
 -- Settles the reservations of those of these generations that have ended, in whatever state. Together with its earlier
 -- rounds, a generation costs the price of its stored pictures or of its seconds, at most the reserved amount. It costs
--- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account of
--- the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique key
--- of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
+-- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account
+-- of the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique
+-- key of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8522,8 +8523,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must not
--- distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
+-- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must
+-- not distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100

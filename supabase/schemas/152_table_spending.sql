@@ -3,9 +3,9 @@
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
 -- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
 -- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each reservation,
--- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start locks
--- the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row to
--- account_change, which the next start of the user, or maintenance, adds to the account.
+-- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start
+-- locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row
+-- to account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,

@@ -2,9 +2,9 @@
 
 -- Settles the reservations of those of these generations that have ended, in whatever state. Together with its earlier
 -- rounds, a generation costs the price of its stored pictures or of its seconds, at most the reserved amount. It costs
--- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account of
--- the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique key
--- of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
+-- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account
+-- of the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique
+-- key of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -179,8 +179,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must not
--- distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
+-- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must
+-- not distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
