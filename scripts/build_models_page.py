@@ -110,7 +110,8 @@ worker = Worker(pq)
 
 
 async def moderate_prompt(request: PromptToModerate) -> str | None:
-    return "No weapons, please." if "gun" in request.prompt.split() else None
+    words = " ".join(request.texts).lower().split()
+    return "No weapons, please." if "gun" in words else None
 
 
 add_generations(
@@ -118,6 +119,8 @@ add_generations(
 )
 ```
 
+`request.texts` has every text that the provider gets: the prompt, `negative_prompt`, and all other
+texts of the input. `request.prompt` alone is not enough, since a model may read any text.
 `moderate_image` gets the file with its type and the request. A plain function runs in a thread.
 Run the worker with `picture-queue worker --app module:worker`.
 """

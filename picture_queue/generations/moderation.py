@@ -1,13 +1,13 @@
 """Moderation of prompts and pictures by functions of the project.
 
-A prompt is moderated before the provider is called and paid. A picture is moderated before it is
-stored. If the function of the project raises an error, the job is retried, so nothing passes
-unmoderated.
+A prompt is moderated, with all other texts of the request, before the provider is called and paid.
+A picture is moderated before it is stored. If the function of the project raises an error, the job
+is retried, so nothing passes unmoderated.
 """
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,11 +18,15 @@ from picture_queue.records import BegunPrediction
 
 @dataclass(frozen=True)
 class PromptToModerate:
-    """A prompt that is about to be sent to a provider.
+    """A prompt and its inputs, which are about to be sent to a provider.
+
+    A model may read other inputs like a prompt, such as ``negative_prompt``, so moderate all
+    `texts`, not only the prompt.
 
     Attributes:
         prompt: The prompt; empty for models without one.
-        input: The other inputs of the model.
+        input: The other inputs of the model. Pictures of generations and files of Storage are
+            named, as in the request.
         model_id: The model.
         generation_id: The generation.
         user_id: The owner of the generation; None if it belongs to no user.
@@ -33,6 +37,14 @@ class PromptToModerate:
     model_id: str
     generation_id: UUID
     user_id: UUID | None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompt and all other texts that the provider gets, also those in lists and objects.
+
+        Chosen values and addresses of files are texts too, since a model may read any text.
+        """
+        return (self.prompt, *_find_texts(self.input))
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,8 @@ class Moderation:
 
     Example:
         >>> async def moderate_prompt(request: PromptToModerate) -> str | None:
-        ...     return "No weapons, please." if "gun" in request.prompt else None
+        ...     has_guns = any("gun" in text for text in request.texts)
+        ...     return "No weapons, please." if has_guns else None
         >>> add_generations(
         ...     worker, pq, replicate, moderation=Moderation(moderate_prompt=moderate_prompt)
         ... )
@@ -114,6 +127,18 @@ def _request_of(begun: BegunPrediction) -> PromptToModerate:
         generation_id=begun.generation.id,
         user_id=begun.generation.user_id,
     )
+
+
+def _find_texts(value: Any) -> Iterator[str]:
+    """Yield each text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _find_texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _find_texts(item)
 
 
 async def _call(function: Callable[[Any], Any], argument: Any) -> str | None:

@@ -1185,7 +1185,7 @@ create table picture_queue.input_rule (
   constraint input_rule_key unique nulls not distinct (model, plan, input, action),
   constraint input_rule_model_is_pattern check (model ~ '^[A-Za-z0-9._:/*-]{1,200}$'),
   constraint input_rule_input_is_pattern check (input ~ '^[A-Za-z0-9_.*-]{1,100}$'),
-  constraint input_rule_plan_is_plain check (plan ~ '^[A-Za-z0-9_.-]{1,64}$'),
+  constraint input_rule_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint input_rule_action_is_known check (action in ('lock', 'default', 'cap', 'refuse', 'allow')),
   constraint input_rule_has_value check (case action
     when 'cap' then jsonb_typeof(value) = 'number' and value is not null
@@ -8053,6 +8053,15 @@ comment on function public.start_generations is
 
 -- Checks and reservations when a generation starts.
 
+-- Returns the problem with the name of a plan; null if there is none, or no plan. Accounts, budgets and rules over
+-- inputs have the same names.
+create function picture_queue._plan_problem(p_plan text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_plan !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+    then format('plan is %s', left(quote_literal(p_plan), 100)) end
+$$;
+
 -- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
 -- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
 create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
@@ -8553,8 +8562,8 @@ $$;
 create function picture_queue._budget_key_problem(p_key text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select case when coalesce(p_key, '')
-      !~ '^(project|user:([*]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'
+  select case when coalesce(p_key, '') !~ '^(project|user:([*]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|plan:.*)$'
+      or starts_with(p_key, 'plan:') and picture_queue._plan_problem(substr(p_key, 6)) is not null
     then format('key is %s', quote_nullable(left(p_key, 300))) end
 $$;
 
@@ -8724,9 +8733,8 @@ create function public.set_account(user_id uuid, plan text default null) returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._raise_problem(case
-    when user_id is null then 'user_id is null'
-    when plan !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('plan is %s', quote_literal(left(plan, 100))) end);
+  perform picture_queue._raise_problem(
+    case when user_id is null then 'user_id is null' else picture_queue._plan_problem(plan) end);
   perform picture_queue._lock_account(user_id);
   update picture_queue.account a set plan = set_account.plan where a.key = 'user:' || set_account.user_id;
   return picture_queue._show_account(user_id);
@@ -9462,7 +9470,7 @@ as $$
     when coalesce(p_model, '') !~ '^[A-Za-z0-9._:/*-]{1,200}$' then format('model is %s', left(quote_nullable(p_model), 200))
     when coalesce(p_input, '') !~ '^[A-Za-z0-9_.*-]{1,100}$' then format('input is %s', left(quote_nullable(p_input), 200))
     when p_input = 'prompt' then 'input is prompt, for which the setting max_prompt_length applies'
-    when p_plan !~ '^[A-Za-z0-9_.-]{1,64}$' then format('plan is %s', left(quote_nullable(p_plan), 200))
+    when picture_queue._plan_problem(p_plan) is not null then picture_queue._plan_problem(p_plan)
     when coalesce(p_action, '') not in ('lock', 'default', 'cap', 'refuse', 'allow')
       then format('action is %s, not lock, default, cap, refuse or allow', left(quote_nullable(p_action), 100))
     when p_action in ('lock', 'default') and p_value is null then format('value is null, and %s needs a value', p_action)

@@ -16,7 +16,7 @@ create table picture_queue.input_rule (
   constraint input_rule_key unique nulls not distinct (model, plan, input, action),
   constraint input_rule_model_is_pattern check (model ~ '^[A-Za-z0-9._:/*-]{1,200}$'),
   constraint input_rule_input_is_pattern check (input ~ '^[A-Za-z0-9_.*-]{1,100}$'),
-  constraint input_rule_plan_is_plain check (plan ~ '^[A-Za-z0-9_.-]{1,64}$'),
+  constraint input_rule_plan_is_plain check (plan ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint input_rule_action_is_known check (action in ('lock', 'default', 'cap', 'refuse', 'allow')),
   constraint input_rule_has_value check (case action
     when 'cap' then jsonb_typeof(value) = 'number' and value is not null

@@ -1,5 +1,14 @@
 -- Checks and reservations when a generation starts.
 
+-- Returns the problem with the name of a plan; null if there is none, or no plan. Accounts, budgets and rules over
+-- inputs have the same names.
+create function picture_queue._plan_problem(p_plan text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case when p_plan !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+    then format('plan is %s', left(quote_literal(p_plan), 100)) end
+$$;
+
 -- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
 -- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
 create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb

@@ -4,8 +4,8 @@
 create function picture_queue._budget_key_problem(p_key text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select case when coalesce(p_key, '')
-      !~ '^(project|user:([*]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|plan:[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$'
+  select case when coalesce(p_key, '') !~ '^(project|user:([*]|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})|plan:.*)$'
+      or starts_with(p_key, 'plan:') and picture_queue._plan_problem(substr(p_key, 6)) is not null
     then format('key is %s', quote_nullable(left(p_key, 300))) end
 $$;
 
@@ -175,9 +175,8 @@ create function public.set_account(user_id uuid, plan text default null) returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  perform picture_queue._raise_problem(case
-    when user_id is null then 'user_id is null'
-    when plan !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('plan is %s', quote_literal(left(plan, 100))) end);
+  perform picture_queue._raise_problem(
+    case when user_id is null then 'user_id is null' else picture_queue._plan_problem(plan) end);
   perform picture_queue._lock_account(user_id);
   update picture_queue.account a set plan = set_account.plan where a.key = 'user:' || set_account.user_id;
   return picture_queue._show_account(user_id);

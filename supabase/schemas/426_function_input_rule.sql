@@ -10,7 +10,7 @@ as $$
     when coalesce(p_model, '') !~ '^[A-Za-z0-9._:/*-]{1,200}$' then format('model is %s', left(quote_nullable(p_model), 200))
     when coalesce(p_input, '') !~ '^[A-Za-z0-9_.*-]{1,100}$' then format('input is %s', left(quote_nullable(p_input), 200))
     when p_input = 'prompt' then 'input is prompt, for which the setting max_prompt_length applies'
-    when p_plan !~ '^[A-Za-z0-9_.-]{1,64}$' then format('plan is %s', left(quote_nullable(p_plan), 200))
+    when picture_queue._plan_problem(p_plan) is not null then picture_queue._plan_problem(p_plan)
     when coalesce(p_action, '') not in ('lock', 'default', 'cap', 'refuse', 'allow')
       then format('action is %s, not lock, default, cap, refuse or allow', left(quote_nullable(p_action), 100))
     when p_action in ('lock', 'default') and p_value is null then format('value is null, and %s needs a value', p_action)

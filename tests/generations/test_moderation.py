@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -45,6 +46,26 @@ async def test_a_refused_prompt_costs_nothing(world: World) -> None:
     assert request.input == {"megapixels": "0.25", "seed": 7}
     assert (request.generation_id, request.user_id) == (generation.id, generation.user_id)
     assert "0.25" not in repr(request)
+
+
+async def test_all_texts_of_the_request_are_moderated(world: World) -> None:
+    """Functions that read only the prompt missed the negative prompt."""
+
+    def refuse_guns(request: PromptToModerate) -> str | None:
+        return next((text for text in request.texts if "gun" in text), None)
+
+    settings = moderated(moderate_prompt=refuse_guns)
+    inputs: tuple[dict[str, Any], ...] = (
+        {"negative_prompt": "a gun"},
+        {"tags": ["cat", {"style": "a gun"}]},
+    )
+    for given in inputs:
+        with raises_verdict(PermanentFailure, errors.ContentRefused) as raised:
+            await world.run(world.generation(**given), settings=settings)
+        assert str(raised.verdict) == "a gun"
+    assert await world.predictions() == []
+    request = PromptToModerate("a cat", {"seed": 7, "ratio": "1:1"}, "a/b", uuid4(), None)
+    assert request.texts == ("a cat", "1:1")
 
 
 async def test_an_accepted_prompt_is_sent(world: World) -> None:

@@ -118,3 +118,22 @@ async def test_an_odd_number_of_the_provider_does_not_distort_the_cost(
         "select picture_queue._prediction_cost($1, '{}', 'succeeded', $2)", model, metrics
     )
     assert 0 < cost <= highest_usd
+
+
+@pytest.mark.parametrize(
+    ("plan", "accepted"),
+    [("pro", True), ("a" * 63, True), ("a" * 64, False), (".a", False), ("-", False), ("", False)],
+)
+async def test_accounts_budgets_and_rules_accept_the_same_plans(db, plan, accepted):
+    """A rule could name a plan that no account can have."""
+    calls = (
+        ("select set_account(gen_random_uuid(), $1)", plan),
+        ("select set_budget('plan:' || $1)", plan),
+        ("select set_input_rule('*', 'width', 'cap', '1', $1)", plan),
+    )
+    for call, argument in calls:
+        if accepted:
+            await db.value(call, argument)
+        else:
+            refused = await db.refusal(call, argument)
+            assert refused.message.startswith("PQ_INVALID_ARGUMENT"), call
