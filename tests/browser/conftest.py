@@ -122,6 +122,10 @@ class Studio:
         await self.wait_until_subscribed(joins + 1)
         return await self.generation()
 
+    def note_start(self) -> None:
+        """Count a start that the test makes itself; `check` expects the states of each start."""
+        self._started += 1
+
     async def generation(self) -> asyncpg.Record:
         """Return the user's newest generation; check that each start created exactly one."""
         rows = await self._db.fetch(
@@ -169,7 +173,7 @@ class Studio:
 
     async def until(self, condition: str) -> None:
         """Wait until a JavaScript condition is true in the page."""
-        await self.page("waitForFunction", condition, None, {"timeout": PAGE_TIMEOUT * 1000})
+        await self._chromium.call("driver", "waitFor", condition, PAGE_TIMEOUT * 1000)
 
     async def wait_for_state(self, status: str, progress: int | None = None) -> None:
         """Wait until the page shows a status and, if given, a percentage."""

@@ -18,7 +18,7 @@ const FLAGS = [
 
 const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
 /** @type {Record<string, any>} */
-const targets = { driver: { open, listFrames, problems: () => problems } };
+const targets = { driver: { open, listFrames, waitFor, problems: () => problems } };
 let frames = []; // the frames of the page: "sent", "received" or "closed", and the text
 let problems = []; // the uncaught exceptions of the page
 
@@ -36,6 +36,22 @@ async function open(options) {
     socket.on("close", () => frames.push(["closed", ""]));
   });
   Object.assign(targets, { context, page, clock: page.clock });
+}
+
+/**
+ * Waits until a JavaScript condition is true in the page. `page.waitForFunction` would evaluate the
+ * text in the page, which the Content-Security-Policy of the pages forbids.
+ */
+async function waitFor(condition, timeout) {
+  for (const end = Date.now() + timeout; ; await new Promise((resolve) => setTimeout(resolve, 30))) {
+    try {
+      if (await targets.page.evaluate(condition)) return;
+    } catch (error) {
+      // The page was loaded again in the meantime.
+      if (!/context was destroyed|navigation/i.test(error.message)) throw error;
+    }
+    if (Date.now() > end) throw new Error(`timeout of ${timeout} ms: ${condition}`);
+  }
 }
 
 /** Returns the frames of all sockets since the page was opened. */

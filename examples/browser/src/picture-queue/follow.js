@@ -1,6 +1,7 @@
-import { tryRequest, withTimeout, sleep } from "./retry.js";
 import { PictureQueueError } from "./errors.js";
 import { hasEnded, readGeneration } from "./generations.js";
+import { Inbox } from "./inbox.js";
+import { tryRequest, withTimeout } from "./retry.js";
 import { listen } from "./topic.js";
 
 /** @typedef {import("@supabase/supabase-js").SupabaseClient} SupabaseClient */
@@ -22,8 +23,6 @@ import { listen } from "./topic.js";
 
 const COLUMNS =
   "job_id:id, status, hold, progress, message, attempt, version, at:updated_at, error";
-const POLL_WITH_EVENTS = 5_000; // milliseconds between two reads of the row on a joined channel
-const POLL_WITHOUT_EVENTS = 1_000; // milliseconds between two reads of the row otherwise
 const LAST_READ_TIMEOUT = 15_000; // milliseconds for the last read, after the timeout
 
 /**
@@ -41,17 +40,35 @@ const LAST_READ_TIMEOUT = 15_000; // milliseconds for the last read, after the t
 export async function follow(
   supabase,
   generation_id,
-  { onProgress = () => {}, signal, timeout = 600_000 } = {},
+  { onProgress = () => {}, signal, timeout } = {},
 ) {
+  return followUntil(
+    (signal) => followToEnd(supabase, generation_id, onProgress, signal),
+    (signal) => getGeneration(supabase, generation_id, signal),
+    { signal, timeout },
+  );
+}
+
+/**
+ * Follows something to its end, with a timeout.
+ *
+ * @template {{status: string}} T
+ * @param {(signal: AbortSignal) => Promise<T>} followToEnd
+ * @param {(signal: AbortSignal) => Promise<T>} read is called once more after the timeout
+ * @param {{signal?: AbortSignal, timeout?: number}} options
+ * @returns {Promise<T>}
+ * @throws {PictureQueueError} `Refused`, or `WaitTimeout`
+ */
+export async function followUntil(followToEnd, read, { signal, timeout = 600_000 }) {
   const limit = withTimeout(signal, timeout, timeoutError);
   try {
-    return await followToEnd(supabase, generation_id, onProgress, limit.signal);
+    return await followToEnd(limit.signal);
   } catch (error) {
     if (!limit.signal.aborted || signal?.aborted) throw error;
     // The device may have been suspended until the timeout, so the row is read once more.
     const last = withTimeout(signal, LAST_READ_TIMEOUT, () => limit.signal.reason);
-    const generation = await getGeneration(supabase, generation_id, last.signal).finally(last.end);
-    if (hasEnded(generation.status)) return generation;
+    const value = await read(last.signal).finally(last.end);
+    if (hasEnded(value.status)) return value;
     throw error;
   } finally {
     limit.end();
@@ -71,7 +88,7 @@ async function followToEnd(supabase, generation_id, onProgress, signal) {
   let generation = await getGeneration(supabase, generation_id, signal);
   if (hasEnded(generation.status)) return generation;
   const { job_id, user_id } = generation;
-  const inbox = new Inbox(job_id);
+  const inbox = new Inbox([job_id]);
   const unsubscribe = listen(supabase, `pq:user:${user_id}`, inbox);
   /** @type {State | undefined} */
   let newest;
@@ -137,56 +154,3 @@ const timeoutError = () =>
   new PictureQueueError("WaitTimeout", "The generation did not end in time", {
     hint: "It continues; follow it again",
   });
-
-/** A queue of events, and of requests to read the row ("snapshot" or "poll"). */
-class Inbox {
-  /** @type {(State | "snapshot" | "poll")[]} */
-  #items = ["snapshot"];
-  #wake = () => {};
-  #connected = false;
-  #pollNow = () => this.#put("poll");
-
-  /** @param {string} job_id */
-  constructor(job_id) {
-    this.job_id = job_id;
-    globalThis.addEventListener?.("online", this.#pollNow);
-  }
-
-  close() {
-    globalThis.removeEventListener?.("online", this.#pollNow);
-  }
-
-  joined() {
-    this.#connected = true;
-    this.#put("snapshot"); // earlier events are not sent again
-  }
-
-  lost() {
-    this.#connected = false;
-    this.#put("poll");
-  }
-
-  /** @param {any} payload */
-  message(payload) {
-    if (payload?.job_id === this.job_id) this.#put({ ...payload, source: "socket" });
-  }
-
-  /**
-   * Returns the next item; "poll" if none arrives in time.
-   *
-   * @param {AbortSignal} signal
-   */
-  async next(signal) {
-    if (!this.#items.length) {
-      const delay = this.#connected ? POLL_WITH_EVENTS : POLL_WITHOUT_EVENTS;
-      await sleep(delay, signal, (wake) => (this.#wake = wake));
-    }
-    return this.#items.shift() ?? "poll";
-  }
-
-  /** @param {State | "snapshot" | "poll"} item */
-  #put(item) {
-    this.#items.push(item);
-    this.#wake();
-  }
-}

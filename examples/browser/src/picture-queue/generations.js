@@ -16,17 +16,22 @@ import { sendRequest } from "./retry.js";
  * @property {string} id
  * @property {string} user_id
  * @property {string} job_id
+ * @property {string | null} batch_id of a batch or a chain
+ * @property {string} kind
  * @property {string} model_id
  * @property {string} prompt
  * @property {Status} status
  * @property {string | null} error
+ * @property {number | null} cost_usd the reserved cost; after the end the actual cost
+ * @property {boolean} cost_is_estimate
  * @property {string} created_at
  * @property {string | null} finished_at
  * @property {Image[]} images
  */
 
 const COLUMNS =
-  "id, user_id, job_id, model_id, prompt, status, error, created_at, finished_at, " +
+  "id, user_id, job_id, batch_id, kind, model_id, prompt, status, error, cost_usd, " +
+  "cost_is_estimate, created_at, finished_at, " +
   "images (n, path, mime_type, width, height)";
 const URL_LIFETIME = 3600; // seconds
 const ENDED = ["completed", "failed", "cancelled"];
@@ -75,6 +80,30 @@ export async function listGenerations(supabase, { limit = 12, signal = neverAbor
         .order("created_at", { ascending: false })
         .order("n", { referencedTable: "images" })
         .limit(limit)
+        .abortSignal(signal),
+    signal,
+  );
+  return withUrls(supabase, rows, signal);
+}
+
+/**
+ * Reads generations with their images.
+ *
+ * @param {SupabaseClient} supabase
+ * @param {string[]} ids up to 100
+ * @param {AbortSignal} signal
+ * @returns {Promise<Generation[]>}
+ */
+export async function readGenerations(supabase, ids, signal) {
+  if (!ids.length) return [];
+  const rows = await sendRequest(
+    supabase,
+    (signal) =>
+      supabase
+        .from("generations")
+        .select(COLUMNS)
+        .in("id", ids)
+        .order("n", { referencedTable: "images" })
         .abortSignal(signal),
     signal,
   );

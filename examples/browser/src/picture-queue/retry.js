@@ -14,12 +14,13 @@ const MAX_DELAY = 5_000; // milliseconds
  * @param {SupabaseClient} supabase
  * @param {(signal: AbortSignal) => PromiseLike<Answer>} request
  * @param {AbortSignal} signal ends the retries
+ * @param {number} [timeout] milliseconds for each attempt
  * @returns {Promise<any>} `data`
  * @throws {PictureQueueError} `Refused`
  */
-export async function sendRequest(supabase, request, signal) {
+export async function sendRequest(supabase, request, signal, timeout) {
   for (let delay = FIRST_DELAY; ; delay = Math.min(delay * 2, MAX_DELAY)) {
-    const answer = await tryRequest(supabase, request, signal);
+    const answer = await tryRequest(supabase, request, signal, timeout);
     if (answer) return answer.data;
     await sleep(delay, signal);
   }
@@ -31,15 +32,17 @@ export async function sendRequest(supabase, request, signal) {
  * @param {SupabaseClient} supabase
  * @param {(signal: AbortSignal) => PromiseLike<Answer>} request
  * @param {AbortSignal} signal
+ * @param {number} [timeout] milliseconds
  * @returns {Promise<{data: any} | null>} null: no answer, or an error that a retry may resolve
  * @throws {PictureQueueError} `Refused`
  */
-export async function tryRequest(supabase, request, signal) {
-  const limit = withTimeout(signal, REQUEST_TIMEOUT);
+export async function tryRequest(supabase, request, signal, timeout = REQUEST_TIMEOUT) {
+  const limit = withTimeout(signal, timeout);
   try {
     const answer = await Promise.race([request(limit.signal), aborted(limit.signal)]);
     if (!answer.error) return { data: answer.data };
     const status = answer.status ?? answer.error.status ?? 0; // Storage has it in the error
+    if (isLimit(answer.error)) throw PictureQueueError.refused(answer.error);
     if (status === 0 || status === 408 || status === 429 || status >= 500) return null;
     if (isTokenRefused(status, answer.error) && (await renewToken(supabase))) return null;
     throw PictureQueueError.refused(answer.error);
@@ -51,6 +54,14 @@ export async function tryRequest(supabase, request, signal) {
     limit.end();
   }
 }
+
+/**
+ * Limits of the user have status 429. The refusal says when the call may succeed, so it is not
+ * repeated before. PQ_BUSY and the 429 of a gateway are repeated.
+ *
+ * @param {{message?: string}} error
+ */
+const isLimit = ({ message }) => /^PQ_(RATE_LIMITED|OVER_BUDGET|NO_CREDIT):/.test(message ?? "");
 
 /**
  * @param {number} status

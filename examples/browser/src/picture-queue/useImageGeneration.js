@@ -1,18 +1,24 @@
 import { useCallback, useEffect, useRef, useState } from "react";
+import { cancelBatch, followBatch, generateBatchWithRealtime } from "./batches.js";
 import { cancelGeneration, generateWithRealtime, resumeGeneration } from "./generate.js";
+import { findWaitingJob, watchWait } from "./waiting.js";
 
 /** @typedef {import("./generate.js").GenerationRequest} GenerationRequest */
-/** @typedef {import("./generate.js").OnProgress} OnProgress */
 /** @typedef {import("./generate.js").Options} Options */
-/** @typedef {import("./generations.js").Generation} Generation */
+/** @typedef {import("./batches.js").BatchRequest} BatchRequest */
 /** @typedef {import("./errors.js").PictureQueueError} PictureQueueError */
 /**
  * @typedef {Object} ImageGeneration
- * @property {string | null} generation_id
- * @property {import("./generations.js").Status | null} status null: no generation was started yet
- * @property {number} progress percent
+ * @property {string | null} generation_id null: none, or a batch
+ * @property {string | null} batch_id of a batch or chain
+ * @property {import("./generations.js").Status | null} status null: nothing was started yet
+ * @property {number} progress percent, of the whole
  * @property {string | null} message
- * @property {import("./generations.js").Image[]} images
+ * @property {import("./generations.js").Image[]} images of a single generation
+ * @property {import("./batches.js").BatchGeneration[]} generations of a batch or chain, with their images
+ * @property {number | null} cost_usd reserved; after the end the actual cost
+ * @property {boolean} cost_is_estimate
+ * @property {import("./waiting.js").Wait | null} wait why it does not run yet
  * @property {PictureQueueError | null} error
  * @property {boolean} running
  * @property {boolean} started the database has the generation, so it can be cancelled
@@ -21,18 +27,23 @@ import { cancelGeneration, generateWithRealtime, resumeGeneration } from "./gene
 /** @type {ImageGeneration} */
 const INITIAL_STATE = {
   generation_id: null,
+  batch_id: null,
   status: null,
   progress: 0,
   message: null,
   images: [],
+  generations: [],
+  cost_usd: null,
+  cost_is_estimate: false,
+  wait: null,
   error: null,
   running: false,
   started: false,
 };
 
 /**
- * One generation as state of a component. If the component starts or resumes another one, or
- * unmounts, the first generation continues and can be resumed later.
+ * One generation, or one batch or chain, as state of a component. If the component starts or
+ * resumes another one, or unmounts, the first one continues and can be resumed later.
  */
 export function useImageGeneration() {
   const [state, setState] = useState(INITIAL_STATE);
@@ -41,54 +52,82 @@ export function useImageGeneration() {
   useEffect(() => () => following.current?.abort(), []);
 
   const run = useCallback(
-    /** @param {(onProgress: OnProgress, options: Options) => Promise<Generation>} begin */
+    /** @param {(change: (part: any) => void, options: Options) => Promise<any>} begin */
     async (begin) => {
       following.current?.abort();
       const { signal } = (following.current = new AbortController());
-      const change = (/** @type {Partial<ImageGeneration>} */ part) => {
-        if (!signal.aborted) setState((state) => ({ ...state, ...part }));
+      const waiting = new AbortController();
+      /** @type {Partial<ImageGeneration> & {job_id?: string}} */
+      let latest = {};
+      const change = (/** @type {any} */ part) => {
+        latest = part;
+        if (!signal.aborted) setState((state) => ({ ...state, ...pick(part) }));
       };
       setState({ ...INITIAL_STATE, running: true });
+      watchWait(() => findWaitingJob(latest), (wait) => change({ ...latest, wait }), waiting.signal);
       try {
-        const { id, status, images } = await begin(
-          ({ generation_id, status, progress, message, version = 0 }) =>
-            change({ generation_id, status, progress, message, started: version > 0 }),
-          { signal },
-        );
-        change({ generation_id: id, status, images, progress: 100, running: false });
+        const ended = await begin(change, { signal });
+        const generation_id = ended.batch_id && ended.generations ? null : ended.id;
+        change({ ...ended, generation_id, progress: 100, wait: null, running: false });
       } catch (thrown) {
         const error = /** @type {PictureQueueError} */ (thrown);
         setState((state) => {
           if (signal.aborted) return state;
           // After WaitTimeout the last known status is kept. After a refused start there is none.
           const known = error.name === "WaitTimeout" ? state.status : null;
-          return { ...state, error, running: false, status: error.generation?.status ?? known };
+          const status = error.generation?.status ?? known;
+          return { ...state, error, running: false, wait: null, status };
         });
+      } finally {
+        waiting.abort();
       }
     },
     [],
   );
 
+  /** A list of requests is a batch, a request with `then` a chain. */
   const start = useCallback(
-    /** @param {GenerationRequest} request */
-    (request) => run((onProgress, options) => generateWithRealtime(request, onProgress, options)),
+    /** @param {GenerationRequest | BatchRequest | BatchRequest[]} request */
+    (request) =>
+      run((change, options) =>
+        Array.isArray(request) || "then" in request
+          ? generateBatchWithRealtime([request].flat(), onBatch(change), options)
+          : generateWithRealtime(request, onGeneration(change), options),
+      ),
     [run],
   );
   const resume = useCallback(
     /** @param {string} id */
-    (id) => run((onProgress, options) => resumeGeneration(id, onProgress, options)),
+    (id) => run((change, options) => resumeGeneration(id, onGeneration(change), options)),
+    [run],
+  );
+  const resumeBatch = useCallback(
+    /** @param {string} id */
+    (id) => run((change, options) => followBatch(id, onBatch(change), options)),
     [run],
   );
   const cancel = useCallback(async () => {
-    if (!state.generation_id) return;
+    if (!state.generation_id && !state.batch_id) return;
     try {
-      await cancelGeneration(state.generation_id);
+      if (state.generation_id) await cancelGeneration(state.generation_id);
+      else await cancelBatch(/** @type {string} */ (state.batch_id));
     } catch (thrown) {
       const error = /** @type {PictureQueueError} */ (thrown);
       // If the generation has already ended, the hook is about to receive its final state.
       if (error.code !== "PQ_FINISHED_JOB") setState((state) => ({ ...state, error }));
     }
-  }, [state.generation_id]);
+  }, [state.generation_id, state.batch_id]);
 
-  return { ...state, start, resume, cancel };
+  return { ...state, start, resume, resumeBatch, cancel };
 }
+
+/** @param {(part: any) => void} change */
+const onGeneration = (change) => (/** @type {any} */ state) =>
+  change({ ...state, started: (state.version ?? 0) > 0, ...(state.status !== "pending" && { wait: null }) });
+
+/** @param {(part: any) => void} change */
+const onBatch = (change) => (/** @type {any} */ state) => change({ ...state, started: Boolean(state.total) });
+
+/** Returns the fields of the hook's state. @param {any} part @returns {Partial<ImageGeneration>} */
+const pick = (part) =>
+  Object.fromEntries(Object.entries(part).filter(([name]) => name in INITIAL_STATE && name !== "error"));
