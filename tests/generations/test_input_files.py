@@ -1,4 +1,4 @@
-"""Uploaded files are checked before a provider gets their URLs."""
+"""The check of uploaded files before a provider gets their URLs."""
 
 import io
 from types import SimpleNamespace
@@ -17,8 +17,8 @@ def create_picture(format_: str) -> bytes:
     return out.getvalue()
 
 
-class _OneFile:
-    """A store whose only file is the given one."""
+class _OneFileStore:
+    """A store with one file, which every path names."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -35,8 +35,8 @@ async def sign(data: bytes) -> dict[str, Any]:
         prediction=SimpleNamespace(input={"image": "storage:uploads/a"}),
         model=SimpleNamespace(file_inputs=frozenset({"image"})),
     )
-    store: Any = _OneFile(data)
-    return await sign_files(store, begun, 60, 1000)
+    store: Any = _OneFileStore(data)
+    return await sign_files(store, begun, seconds=60, max_pixels=1000)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])

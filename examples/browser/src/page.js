@@ -7,7 +7,7 @@ import {
   resumeGeneration,
 } from "./picture-queue/generate.js";
 import { hasEnded, listGenerations } from "./picture-queue/generations.js";
-import { keepSession } from "./session.js";
+import { showSession } from "./session.js";
 import { supabase } from "./supabase.js";
 import { showPicture } from "./picture.js";
 import { describeModel, describeState, selectPromptOnly } from "./labels.js";
@@ -16,7 +16,7 @@ const $ = (id) => document.getElementById(id);
 let following = new AbortController();
 let generation_id = null;
 
-keepSession(async (user_id) => {
+showSession(async (user_id) => {
   following.abort();
   $("studio").hidden = !user_id;
   if (!user_id) return;
@@ -40,7 +40,7 @@ $("cancel").addEventListener("click", async () => {
   }
 });
 
-/** Follows one generation, and stops following the one before. */
+/** Follows one generation, and stops following the previous generation. */
 async function run(prompt, begin) {
   following.abort();
   const { signal } = (following = new AbortController());

@@ -5,7 +5,7 @@ import { listModels } from "./picture-queue/generate.js";
 import { hasEnded, listGenerations } from "./picture-queue/generations.js";
 import { useImageGeneration } from "./picture-queue/useImageGeneration.js";
 import { showPicture } from "./picture.js";
-import { keepSession } from "./session.js";
+import { showSession } from "./session.js";
 import { supabase } from "./supabase.js";
 import { describeState, selectPromptOnly } from "./labels.js";
 
@@ -93,6 +93,6 @@ function Picture({ generation_id, image, alt }) {
 }
 
 const root = createRoot(document.querySelector("#root"));
-keepSession((user_id) =>
+showSession((user_id) =>
   root.render(<StrictMode>{user_id && <Studio key={user_id} />}</StrictMode>),
 );

@@ -31,7 +31,7 @@ const INITIAL_STATE = {
 };
 
 /**
- * One generation as state of a component. If the component starts or resumes another one, or
+ * One generation as state of a component. If the component starts or resumes another generation, or
  * unmounts, the first generation continues and can be resumed later.
  */
 export function useImageGeneration() {
@@ -60,7 +60,7 @@ export function useImageGeneration() {
         const error = /** @type {PictureQueueError} */ (thrown);
         setState((state) => {
           if (signal.aborted) return state;
-          // After WaitTimeout the last known status is kept. After a refused start there is none.
+          // After WaitTimeout the last known status is kept. After a refused start it is null.
           const known = error.name === "WaitTimeout" ? state.status : null;
           return { ...state, error, running: false, status: error.generation?.status ?? known };
         });
