@@ -40,5 +40,5 @@ fi
 "$VENV/bin/python" -m compileall -q picture_queue cli
 
 echo "Downloading PostgREST for the embedded stack, unless it is installed"
-"$VENV/bin/python" -m picture_queue.local.fetch
+"$VENV/bin/python" -P -m picture_queue.local.fetch
 echo "Ready: make demo, make test"

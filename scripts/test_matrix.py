@@ -21,7 +21,7 @@ TESTS = (
         (
             sys.executable,
             "scripts/run_tests.py",
-            "-q",
+            *("-q", "-n", "2", "--dist", "loadfile"),  # most of these tests wait
             "tests/worker",
             "tests/generations/test_worker.py",
             "--ignore=tests/worker/isolation",  # these tests do not depend on Postgres

@@ -78,7 +78,7 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="KIND",
-            help="Continue with upscale, remove-background …; repeatable.",
+            help="Continue with upscale or remove-background; repeatable.",
         ),
     ] = None,
     prompts: Annotated[

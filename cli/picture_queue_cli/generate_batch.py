@@ -7,6 +7,7 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli.commands import UsageError
 from picture_queue_cli.models import KINDS
 from picture_queue_cli.parsing import read_text
 from picture_queue_cli.pictures import describe_pictures, save_pictures
@@ -42,7 +43,7 @@ def parse_steps(texts: list[str]) -> "list[GenerationStep]":
         else:
             names = sorted({*KINDS, *_VERBS} - set(_VERBS.values()) - {"text-to-image"})
             raise typer.BadParameter(
-                f"{name!r} is neither the id of a model nor one of {', '.join(names)}",
+                f"{name[:100]!r} is neither the id of a model nor one of {', '.join(names)}",
                 param_hint="--then",
             )
         if prompt:
@@ -67,7 +68,9 @@ def build_requests(
         typer.BadParameter: Both or neither of prompt and file are given, or there are too many
             requests.
     """
-    if (prompt is None) == (file is None):
+    if prompt is None and file is None:
+        raise UsageError("PROMPT is missing.")
+    if prompt is not None and file is not None:
         raise typer.BadParameter("pass either a prompt or --prompts", param_hint="PROMPT")
     prompts = [prompt or ""]
     if file is not None:
@@ -84,9 +87,10 @@ def build_requests(
         first = request["input"].get("seed")
         for n in range(count):
             model_input = dict(request["input"])
-            if count > 1:
-                is_number = isinstance(first, int)
-                model_input["seed"] = first + n if is_number else secrets.randbelow(_MAX_SEED)
+            if count > 1 and first is None:
+                model_input["seed"] = secrets.randbelow(_MAX_SEED)
+            elif isinstance(first, int):  # the database refuses other seeds
+                model_input["seed"] = first + n
             requests.append({**request, "prompt": each, "input": model_input})
     return requests
 

@@ -69,6 +69,10 @@ _FIELD = re.compile(
     r"(?:jobs\[(?P<item>\d+)\]: )?(?:(?P<part>callback): )?"
     r"(?P<path>[a-z_]+(?:\.[a-z_]+)*) (?=is\b|has\b|are\b)"
 )
+# The request and the step of a batch of generations, at the start of an error detail.
+_REQUEST = re.compile(
+    r"(?:requests\[(?P<item>\d+)\](?:\.|: )?)?(?:(?:options\.)?then\[(?P<step>\d+)\](?:\.|: )?)?"
+)
 _PREFIXES = ("options.", "filter.", "unique.")
 # For each parameter of SQL, the Python names that its command-line parameter can have.
 _PARAMETERS = {
@@ -139,13 +143,15 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
 
 
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
-    detail = error.detail or ""
+    request, detail = _split_request(error.detail or "", ctx.params)
+    if request:
+        error.detail = request + detail
     match = _FIELD.match(detail)
     if match is None or match["path"] == "it":
         return
     field = _translate_field(match["path"], ctx.command.params, match["part"])
     position = f"Item {int(match['item']) + 1} of the list: " if _is_batch(ctx, match) else ""
-    error.detail = f"{position}{field} {detail[match.end() :]}"
+    error.detail = f"{request}{position}{field} {detail[match.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
         error.hint = _specific_hint(error.detail, error.hint, match["path"])
         # The first letter of a message is printed as a capital. A lowercase name of a setting must
@@ -154,6 +160,21 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
             error.message = "Refused"
         else:
             error.message, error.detail = error.detail, None
+
+
+def _split_request(detail: str, arguments: dict[str, Any]) -> tuple[str, str]:
+    """Return the prompt and the step that a detail of ``generate`` names, and its rest."""
+    match = _REQUEST.match(detail)
+    if match is None or "prompts" not in arguments:
+        return "", detail
+    steps = arguments.get("then")
+    request = ""
+    if match["item"] is not None and arguments.get("prompts"):
+        # The requests of a prompt differ only in their seeds.
+        request = f"Prompt {int(match['item']) // arguments.get('count', 1) + 1}: "
+    if match["step"] is not None and steps:
+        request += f"--then {steps[int(match['step'])]}: "
+    return request, detail[match.end() :]
 
 
 def _is_batch(ctx: Any, match: re.Match[str]) -> bool:

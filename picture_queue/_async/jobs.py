@@ -122,7 +122,8 @@ class AsyncJobs:
         Args:
             action: The change to make.
             preview: Whether to count the jobs without changing them.
-            limit: Maximum number of jobs in this call, up to 10,000.
+            limit: Maximum number of jobs in this call, up to 10,000; a call retries up to 500
+                generations.
             **filter: The conditions that the jobs must meet; see `JobFilter`. An empty filter is
                 refused.
 

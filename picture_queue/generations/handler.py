@@ -4,7 +4,7 @@ It obtains one prediction, waits until it has ended, and stores its pictures.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, NoReturn
 
 from picture_queue._log import Log
@@ -15,7 +15,7 @@ from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
-from picture_queue.generations.store_images import StoredImages, store_images
+from picture_queue.generations.store_images import PendingUploads, StoredImages, store_images
 from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
 from picture_queue.providers.base import Prediction, Provider
@@ -47,6 +47,7 @@ _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "abor
 
 #: Seconds to store the pictures after a cancel. The worker waits 25 seconds for the handler.
 _STORE_TIMEOUT = 20.0
+_CLEANUP_TIMEOUT = 3.0  # seconds to save or delete the files of an attempt that is over
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -92,7 +93,10 @@ def image_handler(
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
         store = store_for(job)
-        return await _GenerationRun(providers, store, job, handler_settings, thumbnails).run()
+        files = payload.get("operator_files", ())  # the inputs whose files the rules have added
+        return await _GenerationRun(
+            providers, store, job, handler_settings, thumbnails, files
+        ).run()
 
     return generate_image
 
@@ -122,18 +126,22 @@ class _GenerationRun:
         job: JobContext,
         settings: HandlerSettings,
         thumbnails: ThumbnailMaker | None,
+        operator_files: Collection[str],
     ) -> None:
         self._store = store
         self._thumbnails = thumbnails
         self._job = job
         self._settings = settings
         self._progress = GenerationProgress(job)
-        self._manager = PredictionManager(providers, store, self._progress, settings)
+        self._manager = PredictionManager(
+            providers, store, self._progress, settings, operator_files
+        )
+        self._uploads = PendingUploads(store)
         self._has_cancelled = False  # True once this attempt has cancelled an overdue prediction
 
     async def run(self) -> dict[str, Any]:
         try:
-            return await self._generate()
+            return await self._generate_and_clean_up()
         except asyncio.CancelledError:
             # If the worker releases the job at shutdown, the prediction continues, and the next
             # worker attaches to it.
@@ -187,6 +195,24 @@ class _GenerationRun:
         wait = self._settings.default_pause if wait is None else wait
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 
+    async def _generate_and_clean_up(self) -> dict[str, Any]:
+        """Generate the pictures; after an error, save the rows of stored pictures or delete them.
+
+        The owner can read every file in the folder, but pays only for files with a row. So no file
+        without a row may remain.
+        """
+        try:
+            return await self._generate()
+        except StaleLease:  # the next worker has the files
+            raise
+        except BaseException:
+            try:
+                async with asyncio.timeout(_CLEANUP_TIMEOUT):
+                    await self._uploads.resolve()
+            except Exception:
+                _log.warning("job %s: its files were not deleted", self._job.id, exc_info=True)
+            raise
+
     async def _generate(self) -> dict[str, Any]:
         if self._job.cancel_requested:  # while the job was parked
             await self._cancel_parked()
@@ -198,8 +224,9 @@ class _GenerationRun:
             error = await self._fail(begun, prediction)
             await self._manager.cancel_duplicates(prediction)
             raise error
-        # The prediction is paid for, and the owner of a cancelled generation gets a refund. So a
-        # cancel that arrives while the pictures are being stored comes too late.
+        # The prediction is paid for, and the owner can read the stored pictures. So a cancel that
+        # arrives while the pictures are being stored comes too late. If storing takes too long, the
+        # generation is cancelled, and its owner pays for the stored pictures.
         return await finish_after_cancel(
             self._deliver(begun, prediction), lambda: self._job.cancel_requested, _STORE_TIMEOUT
         )
@@ -274,7 +301,13 @@ class _GenerationRun:
     async def _store_images(self, begun: BegunPrediction, prediction: Prediction) -> StoredImages:
         """Download and store the pictures and write their rows."""
         await self._progress.show(0, "storing the pictures")
-        storage = self._manager.provider, self._store, self._settings, self._thumbnails
+        storage = (
+            self._manager.provider,
+            self._store,
+            self._settings,
+            self._thumbnails,
+            self._uploads,
+        )
         try:
             try:
                 stored = await store_images(begun, prediction, self._manager.age, *storage)
@@ -288,6 +321,7 @@ class _GenerationRun:
             await self._manager.finish(begun, "failed", str(error))
             raise
         await self._store.save_images(stored.images, stored.missing)
+        self._uploads.record_saved(stored.images)
         return stored
 
     async def _cancel_parked(self) -> NoReturn:
@@ -296,14 +330,18 @@ class _GenerationRun:
         raise Cancel
 
     async def _cancel_prediction(self) -> None:
-        """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``."""
+        """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``.
+
+        The row gets the final state of the prediction, since a prediction that has succeeded in the
+        meantime costs money.
+        """
         begun = self._manager.begun
         if begun is None:
             return
         try:
             async with asyncio.timeout(self._settings.cancel_timeout):
-                await self._manager.cancel(begun)
-                await self._manager.finish(begun, "canceled")
+                state = await self._manager.cancel(begun)
+                await self._manager.finish(begun, state)
         except Exception:
             # The job is cancelled anyway, and the provider stops the prediction at its deadline.
             _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)

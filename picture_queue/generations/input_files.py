@@ -1,6 +1,9 @@
 """The files of Storage that inputs name, and the signed URLs that replace them."""
 
+import re
+from collections.abc import Collection
 from typing import Any
+from uuid import UUID
 
 from picture_queue.errors import InvalidArgument, NotFound, PictureQueueError
 from picture_queue.generations.image_info import read_image
@@ -12,45 +15,50 @@ _SCHEME = "storage:"
 _GENERATION_SCHEME = "generation:"
 _UPLOADS = "uploads/"
 _EXTENSIONS = ("png", "jpg", "webp")  # of the pictures that may be uploaded
+#: The files that a worker may sign, as in SQL (`_file_problem`). No part begins with a dot.
+_PATH = re.compile(r"(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}")
+_MAX_LENGTH = 500
 
 
 async def sign_files(
-    store: GenerationStore, begun: BegunPrediction, seconds: float, max_pixels: int
+    store: GenerationStore,
+    begun: BegunPrediction,
+    seconds: float,
+    max_pixels: int,
+    operator_files: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the input of a prediction, with signed URLs in place of files of Storage.
+
+    Only files of the inputs that the model declares are signed. They must be in the bucket uploads
+    or pictures and belong to the user of the generation. `start_generation` has checked this. The
+    worker checks it again, because the key of the worker can read every file of the project.
 
     Args:
         store: The store of the generation.
         begun: The row of the prediction.
         seconds: Time for which the URLs are valid.
         max_pixels: Maximum number of pixels of an uploaded picture.
+        operator_files: The names of the inputs whose files the operator's rules have added. These
+            files may belong to any user. So may the files of a generation without a user.
 
     Raises:
-        InputRejected: A file does not exist, is not a picture, or has too many pixels; or a
-            generation does not have the picture.
+        InputRejected: A file does not exist, is not a picture, has too many pixels, or belongs to
+            another user; or a generation does not have the picture.
     """
-
-    async def sign(name: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [await sign(name, item) for item in value]
-        if not isinstance(value, str) or not value.startswith((_SCHEME, _GENERATION_SCHEME)):
-            return value
-        if value.startswith(_GENERATION_SCHEME):
-            if value not in begun.files:
-                raise _rejected(name, f"is {value}, and there is no such picture")
-            path = begun.files[value]
-        else:
-            path = value.removeprefix(_SCHEME)
+    user = begun.generation.user_id
+    signed: dict[str, Any] = dict(begun.prediction.input)
+    files = _files(begun)
+    for name, text in files:
+        _check_path(name, text, _path(begun, text), None if name in operator_files else user)
+    for name, text in files:
+        path = _path(begun, text) or ""
         try:
             if path.startswith(_UPLOADS):  # the pictures were checked when they were stored
                 _check_picture(name, await store.read_file(path), max_pixels)
-            return await store.sign_file(path, int(seconds))
+            url = await store.sign_file(path, int(seconds))
         except (NotFound, InvalidArgument) as error:
             raise _rejected(name, "does not exist in Storage") from error
-
-    signed: dict[str, Any] = dict(begun.prediction.input)
-    for name in begun.model.file_inputs & signed.keys():
-        signed[name] = await sign(name, signed[name])
+        signed[name] = _replace(signed[name], text, url)
     return signed
 
 
@@ -59,18 +67,45 @@ def name_files(store: GenerationStore, begun: BegunPrediction) -> dict[str, Any]
 
     The search for a lost prediction compares these URLs, since each call is signed anew.
     """
-
-    def name_file(value: Any) -> Any:
-        if isinstance(value, list):
-            return [name_file(item) for item in value]
-        if not isinstance(value, str) or not value.startswith(_SCHEME):
-            return value
-        return store.file_url(value.removeprefix(_SCHEME))
-
     named: dict[str, Any] = dict(begun.prediction.input)
-    for name in begun.model.file_inputs & named.keys():
-        named[name] = name_file(named[name])
+    for name, text in _files(begun):
+        if path := _path(begun, text):
+            named[name] = _replace(named[name], text, store.file_url(path))
     return named
+
+
+def _files(begun: BegunPrediction) -> list[tuple[str, str]]:
+    """Return the inputs that are files of Storage or pictures of generations, and their texts."""
+    files: dict[tuple[str, str], None] = {}
+    for name in sorted(begun.model.file_inputs & begun.prediction.input.keys()):
+        value = begun.prediction.input[name]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and item.startswith((_SCHEME, _GENERATION_SCHEME)):
+                files[name, item] = None
+    return list(files)
+
+
+def _path(begun: BegunPrediction, text: str) -> str | None:
+    """Return the path of a file, which begins with its bucket; None if there is no such picture."""
+    if text.startswith(_GENERATION_SCHEME):
+        return begun.files.get(text)
+    return text.removeprefix(_SCHEME)
+
+
+def _replace(value: Any, text: str, url: str) -> Any:
+    """Replace a file in the value of an input."""
+    if isinstance(value, list):
+        return [_replace(item, text, url) for item in value]
+    return url if value == text else value
+
+
+def _check_path(name: str, text: str, path: str | None, user: UUID | None) -> None:
+    if path is None:
+        raise _rejected(name, f"is {text}, and there is no such picture")
+    if len(path) > _MAX_LENGTH or not _PATH.fullmatch(path):
+        raise _rejected(name, "is not a file of the buckets uploads and pictures")
+    if user is not None and path.split("/")[1] != str(user):
+        raise _rejected(name, "does not belong to the user")
 
 
 def _check_picture(name: str, data: bytes, max_pixels: int) -> None:

@@ -14,7 +14,7 @@ rows. If a prediction is not used although it belongs to the row, the generation
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from picture_queue._log import Log
@@ -34,6 +34,7 @@ _CANCEL_DELAY = 1.0  # seconds before a cancel is repeated; the worker waits for
 # Seconds for which the signed URL of an input is valid after the deadline of the prediction.
 _URL_MARGIN = 600.0
 _MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
+_FINAL_STATES: tuple[FinalState, ...] = ("succeeded", "failed", "canceled", "aborted")
 _MAX_RIVALS = 1000  # rows that `begin_prediction` returns; there may be more
 
 
@@ -45,6 +46,7 @@ class PredictionManager:
         store: The store of the generation's rows.
         progress: The progress that the owner sees.
         settings: The settings of the handler.
+        operator_files: The inputs whose files the operator's rules have added.
 
     Attributes:
         begun: The row; None until it is committed.
@@ -57,7 +59,9 @@ class PredictionManager:
         store: GenerationStore,
         progress: GenerationProgress,
         settings: HandlerSettings,
+        operator_files: Collection[str] = (),
     ) -> None:
+        self._operator_files = operator_files
         self._providers = providers
         self._store = store
         self._progress = progress
@@ -218,14 +222,29 @@ class PredictionManager:
             # The next attempt then finds no prediction, and creates another.
             await self._provider.release(self.prediction.id)
 
-    async def cancel(self, begun: BegunPrediction) -> None:
-        """Cancel the prediction of a row, if it can be identified."""
+    async def cancel(self, begun: BegunPrediction) -> FinalState:
+        """Cancel the prediction of a row, if it can be identified, and wait for its end.
+
+        Returns:
+            The final state of the prediction; ``canceled`` if the state is not known.
+        """
         prediction_id = self.prediction.id if self.prediction else begun.prediction.prediction_id
+        if self.prediction is not None and self.prediction.has_ended:
+            return _final_state(self.prediction)
         if not self.provider.capabilities.cancel or not self._is_certain:
-            return
+            return "canceled"
         if prediction_id is None:
             await self._cancel_identified(begun, set(begun.owned))
-            return
+            return "canceled"
+        prediction = await self._request_cancel(prediction_id)
+        while not prediction.has_ended:
+            await self.provider.wait(
+                prediction_id, min(self._settings.recheck_delay, _CANCEL_DELAY)
+            )
+            prediction = self.prediction = await self.provider.get(prediction_id)
+        return _final_state(prediction)
+
+    async def _request_cancel(self, prediction_id: str) -> Prediction:
         try:
             self.prediction = await self.provider.cancel(prediction_id)
         except (
@@ -238,6 +257,7 @@ class PredictionManager:
             _log.warning("prediction %s: cancelling it again after: %s", prediction_id, error)
             await asyncio.sleep(min(self._settings.recheck_delay, _CANCEL_DELAY))
             self.prediction = await self.provider.cancel(prediction_id)
+        return self.prediction
 
     async def finish(
         self, begun: BegunPrediction, state: FinalState, error: str | None = None
@@ -298,6 +318,7 @@ class PredictionManager:
                 begun,
                 self.provider.time_limit(request) + _URL_MARGIN,
                 self._settings.max_pixels,
+                self._operator_files,
             )
         except Exception as error:
             await self._store.finish(begun.prediction.id, "failed", error=str(error))
@@ -379,3 +400,7 @@ class PredictionManager:
             if lost.is_certain and lost.has_equal_input:
                 _log.info("prediction %s: cancelling %s", begun.prediction.id, lost.prediction.id)
                 await self.provider.cancel(lost.prediction.id)
+
+
+def _final_state(prediction: Prediction) -> FinalState:
+    return next((s for s in _FINAL_STATES if s == prediction.status), "failed")

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._async.generations import BUCKET, signed_url
+from picture_queue._json import encode
 from picture_queue._rpc import predictions as _rpc
 from picture_queue._text import storable
 from picture_queue._transport.backend import AsyncBackend
@@ -56,7 +57,8 @@ class GenerationStore:
 
     All methods are idempotent. After the end of the lease, the methods that read or write rows
     raise `StaleLease` and change nothing, since another worker may have the job. The methods that
-    read or write files (`upload`, `read_file`, `sign_file`) do not check the lease.
+    read or write files (`upload`, `read_file`, `sign_file`, `delete_files`) do not check the
+    lease.
 
     Args:
         backend: The backend of the project.
@@ -150,6 +152,12 @@ class GenerationStore:
             NotFound: There is no such file.
         """
         return await signed_url(self._backend, path, seconds)
+
+    async def delete_files(self, paths: Sequence[str]) -> None:
+        """Delete files of the bucket ``pictures``; files that do not exist are ignored."""
+        headers = {"Content-Type": "application/json"}
+        body = encode({"prefixes": list(paths)})
+        await self._backend.storage(StorageCall("DELETE", f"object/{BUCKET}", body, headers))
 
     def file_url(self, path: str) -> str:
         """Return the URL of `sign_file` without its query, which differs for each call."""

@@ -38,6 +38,7 @@ async def store_images(
     store: GenerationStore,
     settings: HandlerSettings,
     thumbnails: ThumbnailMaker | None = None,
+    uploads: "PendingUploads | None" = None,
 ) -> StoredImages:
     """Download the pictures and upload them to the owner's folder.
 
@@ -54,6 +55,8 @@ async def store_images(
         store: The store to which the pictures are uploaded.
         settings: The settings of the handler.
         thumbnails: The maker of thumbnails; None: the pictures get none.
+        uploads: The record of uploaded files whose rows are not saved yet. The caller saves the
+            rows of the returned pictures. None: a new record, which the caller does not need.
 
     Returns:
         The pictures, numbered from 1 in the order of the output.
@@ -75,7 +78,9 @@ async def store_images(
             "The prediction succeeded without a picture",
             owner_message="The image service returned no picture.",
         )
-    writer = _OutputWriter(begun, age, provider, store, settings, thumbnails)
+    writer = _OutputWriter(
+        begun, age, provider, store, settings, thumbnails, uploads or PendingUploads(store)
+    )
     refused = await writer.store_missing(outputs)
     has_output_error = any(isinstance(error, errors.OutputError) for error in refused.values())
     if writer.images and has_output_error:
@@ -114,6 +119,43 @@ def _images_of_earlier_calls(
     )
 
 
+class PendingUploads:
+    """The uploaded files of one attempt whose rows are not saved yet.
+
+    Args:
+        store: The store of the generation.
+    """
+
+    def __init__(self, store: GenerationStore) -> None:
+        self._store = store
+        self._paths: set[str] = set()
+        self._complete: dict[int, SavedImage] = {}
+
+    def begin(self, path: str) -> None:
+        """Record a file before it is uploaded."""
+        self._paths.add(path)
+
+    def complete(self, image: SavedImage) -> None:
+        """Record that all files of a picture are uploaded."""
+        self._complete[image.n] = image
+
+    def record_saved(self, images: Sequence[SavedImage]) -> None:
+        """Record that the rows of pictures are saved."""
+        for image in images:
+            self._complete.pop(image.n, None)
+            self._paths -= {image.path, image.thumbnail_path}
+
+    async def resolve(self) -> None:
+        """Save the rows of complete pictures, and delete all other files without a row."""
+        if self._complete:
+            images = list(self._complete.values())
+            await self._store.save_images(images)
+            self.record_saved(images)
+        if self._paths:
+            await self._store.delete_files(sorted(self._paths))
+            self._paths.clear()
+
+
 class _OutputWriter:
     """A writer of the outputs of one prediction to Storage.
 
@@ -129,7 +171,9 @@ class _OutputWriter:
         store: GenerationStore,
         settings: HandlerSettings,
         thumbnails: ThumbnailMaker | None,
+        uploads: PendingUploads,
     ) -> None:
+        self._uploads = uploads
         self._provider = provider
         self._store = store
         self._begun = begun
@@ -174,7 +218,9 @@ class _OutputWriter:
                 raise failure
         if failures:
             if self.images:
-                await self._store.save_images(list(self.images.values()))
+                images = list(self.images.values())
+                await self._store.save_images(images)
+                self._uploads.record_saved(images)
             raise failures[0]
         return self._moderated | refused
 
@@ -211,7 +257,7 @@ class _OutputWriter:
                 if isinstance(thumbnail, BaseException):
                     raise thumbnail
             thumbnail_path = await self._store_thumbnail(n, thumbnail)
-        return SavedImage(
+        image = SavedImage(
             n=n,
             path=path,
             mime_type=info.mime_type,
@@ -222,6 +268,8 @@ class _OutputWriter:
             blurhash=thumbnail.blurhash if thumbnail and thumbnail_path else None,
             thumbnail_path=thumbnail_path,
         )
+        self._uploads.complete(image)
+        return image
 
     def _examine(self, n: int, file: PictureFile) -> tuple[ImageInfo, PictureContent]:
         """Check a picture, and return its type, its size and the bytes to store.
@@ -270,6 +318,7 @@ class _OutputWriter:
             )
 
     async def _upload(self, n: int, path: str, content: PictureContent, info: ImageInfo) -> None:
+        self._uploads.begin(path)
         try:
             await self._store.upload(path, content, info.mime_type)
         except (TooLarge, InvalidArgument) as error:
@@ -286,6 +335,7 @@ class _OutputWriter:
         if thumbnail is None:
             return None
         path = f"{self._folder}/{n}.thumbnail.webp"
+        self._uploads.begin(path)
         try:
             await self._store.upload(path, thumbnail.data, "image/webp", _THUMBNAIL_TIMEOUT)
         except PictureQueueError as error:

@@ -6,20 +6,24 @@ now, or the second after the project's newest file if that is later. The origina
 timestamp and identifies the migration.
 """
 
+import contextlib
+import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from picture_queue._files import describe_path, is_writable_by_others, trusted_owners
 from picture_queue._resources import Migration, digest, migrations
 from picture_queue.errors import InstallationRefused, SettingsError
 
 # File names that the CLI accepts (pkg/migration/list.go of https://github.com/supabase/cli).
 _MIGRATION = re.compile(r"([0-9]+)_(.*)\.sql")
 _HEADER = re.compile(r"-- (\S+) of picture-queue (\S+), sha256 ([0-9a-f]{64})\. .*")
+# Larger files are not ours, and are not read completely.
+_MAX_HEADER = 1000  # characters
+_MAX_SIZE = 10_000_000  # bytes
 # Directory for unfinished files. It also serves as a lock: only one process can create it.
 _STAGING = ".picture-queue-install"
 
@@ -49,6 +53,8 @@ class _File:
 
     def state(self, shipped: Migration) -> str:
         """Return ``present``, ``edited``, or ``other`` for another version of the migration."""
+        if self.path.stat().st_size > _MAX_SIZE:
+            return "edited"
         text = self.path.read_text(encoding="utf-8", errors="replace")
         first_line, _, sql = text.partition("\n")
         header = _HEADER.fullmatch(first_line.rstrip())
@@ -69,7 +75,8 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
         now: The time for the timestamps; None: the present time.
 
     Raises:
-        SettingsError: ``project`` is not the directory of a Supabase project, or cannot be written.
+        SettingsError: ``project`` is not the directory of a Supabase project, cannot be written, or
+            can be written by other users.
         InstallationRefused: The files in the folder conflict; nothing was written.
     """
     if not project.is_dir():
@@ -85,7 +92,9 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
         )
     directory, shipped = project / "migrations", migrations()
     try:
+        _expect_private(project)
         directory.mkdir(exist_ok=True)
+        _expect_private(directory)
         with _staging(project) as staging:
             return _install(directory, staging, shipped, package_version, now or datetime.now(UTC))
     except OSError as error:
@@ -94,8 +103,65 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
         ) from error
 
 
+def _expect_private(directory: Path) -> None:
+    """Check that only root and the caller can add, replace and delete files in a directory.
+
+    Another user could exchange files and directories during the installation.
+
+    Raises:
+        SettingsError: Another user can.
+    """
+    if os.name != "posix":
+        return
+    info = directory.stat()
+    if not {info.st_uid, directory.lstat().st_uid} <= trusted_owners():
+        problem = "belongs to another user"
+    elif is_writable_by_others(directory, info):
+        problem = "can be written by other users"
+    else:
+        return
+    raise SettingsError(
+        f"`{directory}` {problem}",
+        detail=describe_path(directory, info),
+        hint="Install in a copy of the project that only you can write",
+    )
+
+
+class _Staging:
+    """The directory for unfinished files. It deletes only files that it created."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._names: list[str] = []
+        self._descriptor: int | None = None
+        if os.open in os.supports_dir_fd:  # not on Windows
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags)
+
+    def _name(self, name: str) -> str:
+        return name if self._descriptor is not None else str(self.path / name)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a new file; a symlink is not followed."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        descriptor = os.open(self._name(name), flags, 0o666, dir_fd=self._descriptor)
+        self._names.append(name)
+        with open(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(text)
+
+    def remove(self) -> None:
+        """Delete the files that were not moved, and the directory if it is empty then."""
+        with contextlib.suppress(OSError):
+            for name in self._names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._name(name), dir_fd=self._descriptor)
+            self.path.rmdir()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
 def _install(
-    directory: Path, staging: Path, shipped: list[Migration], version: str, now: datetime
+    directory: Path, staging: _Staging, shipped: list[Migration], version: str, now: datetime
 ) -> Installation:
     files = _list_files(directory)
     installed = _match_files(files, shipped)
@@ -106,19 +172,17 @@ def _install(
     missing = shipped[len(installed) :]
     names = _new_names(missing, files, now)
     for migration, name in zip(missing, names, strict=True):
-        # Mode x does not follow a symlink that another user may have created in the project.
-        with (staging / name).open("x", encoding="utf-8") as opened:
-            opened.write(_add_header(migration, version))
+        staging.write(name, _add_header(migration, version))
     return Installation(
         directory,
-        written=tuple(_move(staging, directory, names)),
+        written=tuple(_move(staging.path, directory, names)),
         present=tuple(path for path, state in states.items() if state == "present"),
         edited=tuple(path for path, state in states.items() if state == "edited"),
     )
 
 
-@contextmanager
-def _staging(project: Path) -> Iterator[Path]:
+@contextlib.contextmanager
+def _staging(project: Path) -> Iterator[_Staging]:
     """Create the staging directory, and remove it afterwards."""
     path = project / _STAGING
     try:
@@ -129,10 +193,11 @@ def _staging(project: Path) -> Iterator[Path]:
             detail=str(path),
             hint="If none is running, delete that directory and try again",
         ) from None
+    staging = _Staging(path)
     try:
-        yield path
+        yield staging
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        staging.remove()
 
 
 def _move(staging: Path, directory: Path, names: list[str]) -> list[Path]:
@@ -205,7 +270,7 @@ def _expect_order(installed: list[tuple[Migration, _File]], shipped: list[Migrat
 def _is_unknown(path: Path, names: set[str]) -> bool:
     """Return whether a file has our header, but with the name of another migration."""
     with path.open(encoding="utf-8", errors="replace") as lines:
-        header = _HEADER.fullmatch(lines.readline().rstrip())
+        header = _HEADER.fullmatch(lines.readline(_MAX_HEADER).rstrip())
     return header is not None and header[1].removesuffix(".sql") not in names
 
 

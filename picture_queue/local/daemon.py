@@ -150,6 +150,7 @@ class Daemon:
     async def _lock_directory(self) -> int:
         # Sockets in the working directory have short names, however long its path is.
         self._data.enter()
+        self._data.mark()
         self._data.make_subdirectories()
         lock = await self._data.lock()
         await asyncio.to_thread(self._data.end_orphans)

@@ -17,7 +17,12 @@ from typing import Any
 import psutil
 
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
-from picture_queue.local.checked_directory import CHOOSE_ANOTHER_HINT, CheckedDirectory
+from picture_queue.local.checked_directory import (
+    CHOOSE_ANOTHER_HINT,
+    MARKER,
+    PLATFORM_DIGEST,
+    CheckedDirectory,
+)
 from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import (
     expect_safe_path,
@@ -31,11 +36,19 @@ from picture_queue.local.processes import end_orphan, find_process
 
 _POLL_INTERVAL = 0.02  # seconds
 _GUARD_TIMEOUT = 30.0  # seconds in which the guard of a killed stack ends its programs
+#: The values that `local status` shows.
+_STATUS_NAMES = {
+    *("API_URL", "DB_URL", "ANON_KEY", "SERVICE_ROLE_KEY", "PUBLISHABLE_KEY", "SECRET_KEY"),
+    *("JWT_SECRET", "REPLICATE_URL", "REPLICATE_TOKEN", "DATA_DIR", "POSTGRES", "POSTGREST"),
+}
+# Errors of a file with other content than ours.
+_CONTENT_ERRORS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 # All files that a stack creates. `delete` deletes no others, since a user may have added files.
 _STACK_FILES = {
+    MARKER,
+    PLATFORM_DIGEST,
     "lock",
     "logs",
-    "platform.sha256",
     "postgres",
     "postgrest.sock",
     "programs.json",
@@ -43,6 +56,7 @@ _STACK_FILES = {
     "state.json",
     "storage",
     # A killed start leaves these files behind.
+    "initdb-started",
     "password",
     "password.new",
     "programs.new",
@@ -165,7 +179,7 @@ class DataDir(CheckedDirectory):
         """Return the daemon that holds the lock; None if no daemon runs, such as after a kill."""
         if not self.is_locked():
             return None
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, *_CONTENT_ERRORS):
             holder = json.loads(read_own(self._lock, self._owner()))
             return find_process(holder["pid"], holder["started"], self._owner())
         return None
@@ -181,7 +195,7 @@ class DataDir(CheckedDirectory):
         If no daemon runs, these programs have outlived their stack: its daemon and its guard were
         killed.
         """
-        with contextlib.suppress(OSError, ValueError, TypeError, LocalStackError):
+        with contextlib.suppress(OSError, LocalStackError, *_CONTENT_ERRORS):
             recorded = json.loads(read_own(self._programs, self._owner()))
             processes = (
                 find_process(pid, started, self._owner()) for pid, started in reversed(recorded)
@@ -215,7 +229,7 @@ class DataDir(CheckedDirectory):
             return Secrets.from_json(json.loads(read_own(self._secrets, self._owner())))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, *_CONTENT_ERRORS) as error:
             raise LocalStackError(
                 f"The stack's secrets cannot be read: {error}",
                 detail=str(self._secrets),
@@ -231,13 +245,25 @@ class DataDir(CheckedDirectory):
         write_own(self._state, json.dumps(state, indent=2))
 
     def read_state(self) -> dict[str, Any] | None:
-        """Return the status that the running stack wrote; None if no stack runs or is ready."""
+        """Return the status that the running stack wrote; None if no stack runs or is ready.
+
+        Raises:
+            LocalStackError: The file has other content.
+        """
         if self.find_daemon() is None:
             return None
-        with contextlib.suppress(OSError, ValueError):
+        try:
             state: dict[str, Any] = json.loads(read_own(self._state, self._owner()))
-            return state
-        return None
+            _expect_state(state)
+        except OSError:
+            return None
+        except _CONTENT_ERRORS as error:
+            raise LocalStackError(
+                f"The status of the stack cannot be read: {error}",
+                detail=str(self._state),
+                hint=f"Stop the stack with {self.command('stop')}, and start it again.",
+            ) from error
+        return state
 
     def clear_state(self) -> None:
         """Delete the status, at a stop and at a start after a stack was killed."""
@@ -259,19 +285,42 @@ class DataDir(CheckedDirectory):
         finally:
             os.close(descriptor)
 
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.path)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be read: {error.strerror}", detail=str(self.path)
+            ) from error
+
+    def expect_stack(self) -> None:
+        """Check that a stack has used the directory, or that it is empty or does not exist.
+
+        Raises:
+            LocalStackError: The directory contains files, and no stack has used it.
+        """
+        if self.exists() and not self.is_marked() and any(self._names()):
+            raise LocalStackError(
+                "There is no stack in this directory",
+                detail=str(self.path),
+                hint="Name the data directory of a stack with --data-dir.",
+            )
+
     def delete(self) -> None:
         """Delete the files of a stack, and the directory if it contains no other files.
 
         Raises:
             StackAlreadyRunning: A stack is running in the directory.
-            LocalStackError: A file cannot be deleted.
+            LocalStackError: No stack has used the directory, or a file cannot be deleted.
         """
         if not self.exists():
             return
         expect_safe_path(self.path.parent)
+        self.expect_stack()
         try:
             with self.cleanup():
-                for name in _STACK_FILES:
+                # Delete the markers last. If a file cannot be deleted, `delete` can be repeated.
+                for name in (*(_STACK_FILES - {MARKER, PLATFORM_DIGEST}), PLATFORM_DIGEST, MARKER):
                     entry = self.path / name
                     if entry.is_dir() and not entry.is_symlink():
                         shutil.rmtree(entry)
@@ -283,3 +332,17 @@ class DataDir(CheckedDirectory):
             raise LocalStackError(
                 f"The data cannot be deleted: {error.strerror}", detail=str(error.filename)
             ) from error
+
+
+def _expect_state(state: Any) -> None:
+    """Check the structure of a status.
+
+    Raises:
+        ValueError: It has another structure.
+    """
+    status = state.get("status") if isinstance(state, dict) else None
+    if not isinstance(status, dict) or not isinstance(state.get("superuser_url"), str):
+        raise ValueError("it has no object `status` or no text `superuser_url`")
+    for name in sorted(_STATUS_NAMES | status.keys()):
+        if not isinstance(status.get(name), str):
+            raise ValueError(f"status.{name} is not a text")

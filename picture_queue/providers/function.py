@@ -275,9 +275,14 @@ class FunctionProvider(base.Provider):
     async def _call_in_executor(
         self, run: _Run, executor: Executor, arguments: Mapping[str, Any]
     ) -> list[bytes]:
-        call: Future[list[bytes]] = executor.submit(
-            call_function, self._function, dict(arguments), run.reporter, self._max_bytes
-        )
+        run.reporter.open()
+        try:
+            call: Future[list[bytes]] = executor.submit(
+                call_function, self._function, dict(arguments), run.reporter, self._max_bytes
+            )
+        except BaseException:
+            run.reporter.close()
+            raise
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def notify(_: object) -> None:
@@ -292,6 +297,9 @@ class FunctionProvider(base.Provider):
             if not call.running():
                 call.cancel()
             raise
+        finally:
+            # A function that still runs uses the reporter until it ends.
+            call.add_done_callback(lambda _: run.reporter.close())
         return call.result()
 
     def _fail(self, run: _Run, executor: Executor | None, error: BaseException) -> None:

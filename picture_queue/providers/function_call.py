@@ -4,10 +4,10 @@ The processes of an executor import this module, so it has few imports.
 """
 
 import asyncio
+import contextlib
 import io
 import json
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -21,6 +21,10 @@ from picture_queue.providers.errors import OutputRefused
 
 _MAX_PICTURES = 100
 _WRITE_INTERVAL = 0.1  # seconds between two writes of progress to a file
+_ACTIVE = "active"  # the file that is deleted to ask a function in another process to stop
+_HAS_DESCRIPTORS = os.open in os.supports_dir_fd
+# O_NONBLOCK: opening a FIFO would block until another process opens its other end.
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class ProgressReporter(Protocol):
@@ -47,6 +51,13 @@ class Reporter(Protocol):
     def __call__(self, percent: float, message: str | None = None) -> None:
         """Report progress; see `ProgressReporter`."""
 
+    def open(self) -> None:
+        """Prepare one call. The provider calls `close` afterwards.
+
+        Raises:
+            OSError: A temporary file cannot be created.
+        """
+
     def start(self) -> None:
         """Report that the function starts.
 
@@ -58,7 +69,10 @@ class Reporter(Protocol):
         """Return the latest report of the function."""
 
     def cancel(self) -> None:
-        """Ask the function to stop at its next report, and free what the reporter holds."""
+        """Ask the function to stop at its next report."""
+
+    def close(self) -> None:
+        """Delete the temporary files, after the call has ended or was dropped."""
 
 
 class MemoryReporter:
@@ -67,6 +81,9 @@ class MemoryReporter:
     def __init__(self) -> None:
         self._state = State()
         self._is_cancelled = False
+
+    def open(self) -> None:
+        pass
 
     def __call__(self, percent: float, message: str | None = None) -> None:
         self._report(_check_progress(percent, message))
@@ -85,18 +102,39 @@ class MemoryReporter:
     def cancel(self) -> None:
         self._is_cancelled = True
 
+    def close(self) -> None:
+        pass
+
 
 class FileReporter:
-    """A reporter for a function in another process; both use a file in a temporary directory.
+    """A reporter for a function in another process; both use files in a temporary directory.
 
-    The reporter can be pickled. `cancel` deletes the directory, which asks the function to stop. If
-    the process runs on another machine, progress is not shown and the function cannot be stopped.
+    The reporter can be pickled. If the process runs on another machine, progress is not shown and
+    the function cannot be stopped.
+
+    Every user of the machine can write in the directory for temporary files. If our directory were
+    deleted while the other process still used its path, another user could create a directory with
+    that path, and make the process write into a file of its own user. So the provider deletes the
+    directory only after the call has ended, and the process opens it once, checks that it is the
+    directory of the provider, and then uses only the descriptor.
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="picture-queue-"))
         self._host = socket.gethostname()
+        self._path: Path | None = None
+        self._identity: tuple[int, int] | None = None
+        self._directory: _Directory | None = None
+        self._state = State()
         self._written_at = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_directory": None}  # each process opens the directory itself
+
+    def open(self) -> None:
+        self._path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
+        self._directory = _Directory(self._path)
+        self._identity = self._directory.identity
+        self._directory.create(_ACTIVE, b"")
 
     def __call__(self, percent: float, message: str | None = None) -> None:
         progress = _check_progress(percent, message)
@@ -110,23 +148,146 @@ class FileReporter:
     def _report(self, progress: Progress | None) -> None:
         if socket.gethostname() != self._host:
             return
-        new_state = self._folder / "new"
         try:
-            new_state.write_text(json.dumps(progress), "utf-8")
-            new_state.replace(self._folder / "state")
-        except OSError:  # a full disk must not end the function
-            if not self._folder.exists():
-                raise asyncio.CancelledError("the prediction was cancelled") from None
+            directory = self._directory or self._open_again()
+        except (FileNotFoundError, NotADirectoryError):
+            raise asyncio.CancelledError("the prediction was cancelled") from None
+        except OSError:  # this process runs as another user, or has too many open files
+            return
+        if not directory.contains(_ACTIVE):
+            raise asyncio.CancelledError("the prediction was cancelled")
+        # Ignore errors: a full disk must not end the function.
+        with contextlib.suppress(OSError):
+            directory.create("new", json.dumps(progress).encode())
+            directory.rename("new", "state")
+
+    def _open_again(self) -> "_Directory":
+        """Open the directory of the provider in the process of the function.
+
+        Raises:
+            FileNotFoundError: The directory was deleted, or its path names another directory.
+            OSError: The directory cannot be opened.
+        """
+        if self._path is None:
+            raise FileNotFoundError
+        directory = _Directory(self._path)
+        if directory.identity != self._identity:
+            raise FileNotFoundError
+        directory.expect_own()
+        self._directory = directory
+        return directory
 
     def read(self) -> State:
-        try:
-            progress = json.loads((self._folder / "state").read_text("utf-8"))
-        except (OSError, ValueError):
-            return State()
-        return State(True, None if progress is None else Progress(*progress))
+        directory = self._directory
+        if directory is not None:
+            with contextlib.suppress(OSError, ValueError):
+                found = json.loads(directory.read("state"))
+                self._state = State(True, None if found is None else Progress(*found))
+        return self._state
 
     def cancel(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._directory is not None:
+            self._directory.delete(_ACTIVE)
+
+    def close(self) -> None:
+        self.read()
+        directory, self._directory = self._directory, None
+        if directory is not None and self._path is not None:
+            for name in (_ACTIVE, "new", "state"):
+                directory.delete(name)
+            with contextlib.suppress(OSError):
+                self._path.rmdir()
+
+
+class _Directory:
+    """An open directory whose files are opened relative to its descriptor.
+
+    Another user can replace the path of a directory, but not an open descriptor. Windows has no
+    such descriptors, so there the files are opened by their paths. On Windows each user has a
+    separate directory for temporary files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        if _HAS_DESCRIPTORS:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW)
+
+    def __del__(self) -> None:
+        # The descriptor must stay open until the last thread of the function has used it.
+        descriptor: int | None = getattr(self, "_descriptor", None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _stat(self) -> os.stat_result:
+        return os.stat(self._path if self._descriptor is None else self._descriptor)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and the inode of the directory."""
+        info = self._stat()
+        return info.st_dev, info.st_ino
+
+    def expect_own(self) -> None:
+        """Check that the directory belongs to the user of this process.
+
+        Raises:
+            PermissionError: The directory belongs to another user.
+        """
+        if self._descriptor is not None and self._stat().st_uid != os.geteuid():
+            raise PermissionError
+
+    def _name(self, name: str) -> str:
+        return name if self._descriptor is not None else str(self._path / name)
+
+    def _open(self, name: str, flags: int) -> int:
+        flags |= _NO_FOLLOW | getattr(os, "O_BINARY", 0)
+        return os.open(self._name(name), flags, 0o600, dir_fd=self._descriptor)
+
+    def contains(self, name: str) -> bool:
+        """Return whether the directory has an entry; True if that cannot be read."""
+        try:
+            os.stat(self._name(name), dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write a new file.
+
+        Raises:
+            OSError: The file exists, or cannot be written.
+        """
+        descriptor = self._open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+        except OSError:
+            self.delete(name)
+            raise
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            OSError: The file does not exist, or cannot be read.
+        """
+        with open(self._open(name, os.O_RDONLY), "rb") as file:
+            return file.read()
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename a file; an existing file with the new name is replaced."""
+        directory = self._descriptor
+        os.replace(
+            self._name(name), self._name(new_name), src_dir_fd=directory, dst_dir_fd=directory
+        )
+
+    def delete(self, name: str) -> None:
+        """Delete a file. A file that cannot be deleted stays."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._name(name), dir_fd=self._descriptor)
 
 
 def call_function(

@@ -45,6 +45,8 @@ class LedgerEntry(Record):
     The start of a generation reserves the expected cost. The end settles the actual cost and
     refunds the rest. A retry of a generation reserves the cost again, with the next number as
     ``round``. ``price_usd`` is the price of one picture or one second, as ``price_unit`` says.
+    ``provider_usd`` is what the provider charges for the predictions of the round, in the row that
+    ends it.
     """
 
     id: int
@@ -59,3 +61,4 @@ class LedgerEntry(Record):
     idempotency_key: str | None
     note: str | None
     at: datetime
+    provider_usd: float | None = None

@@ -199,8 +199,21 @@ as $$ begin return clock_timestamp(); end $$;
 
 -- 030_function__raise_error.sql
 
+-- Returns the first 20 of these values, each up to 100 characters, and the number of the others: users cause errors
+-- that list the values which an operator or a provider has chosen.
+create function picture_queue._list_values(p_values text[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce((
+    select string_agg(left(v.value, 100), ', ' order by v.i) from unnest(p_values[:20]) with ordinality as v (value, i)), '')
+    || case when cardinality(p_values) > 20 then format(' and %s others', cardinality(p_values) - 20) else '' end;
+end
+$$;
+
 -- Raises the error with this code. Each code has a fixed message, since PostgREST copies the message into the HTTP
--- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code).
+-- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code). Both are cut at
+-- 4,000 characters.
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -244,8 +257,8 @@ begin
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
     -- format() writes a null value as an empty text.
-    detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
-    hint = coalesce(p_hint, v_hint);
+    detail = coalesce(left(regexp_replace(p_detail, ' is $', ' is null'), 4000), ''),
+    hint = left(coalesce(p_hint, v_hint), 4000);
 end
 $$;
 
@@ -1033,11 +1046,12 @@ alter table public.images
 
 -- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
--- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the actual cost and
--- refunds the rest. Each reservation, settlement and refund is a row of the ledger, which is never pruned. The account
--- of a user has the sums. A start locks the account, so that no limit is exceeded. The end of a generation does not
--- lock the account: it appends a row to account_change, which the next start of the user, or maintenance, adds to the
--- account.
+-- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
+-- stored pictures, and refunds the rest. The account of the project counts the charges of the provider instead,
+-- including the charges for predictions without a stored picture, so that its budget limits the actual spending. Each
+-- reservation, settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums.
+-- A start locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it
+-- appends a row to account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -1079,7 +1093,8 @@ comment on table picture_queue.account is 'The plan, the credits and the spendin
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- the refunded amount
+  -- The refund. For the project: the reservation minus the charge of the provider, which may be negative.
+  usd numeric not null,
   credits_usd numeric not null,  -- the amount that returns to the credits
   pending integer not null,  -- number of ended generations
   reserved_on date not null,  -- the day (UTC) on which the generations were started
@@ -1104,6 +1119,8 @@ create table picture_queue.ledger (
   idempotency_key text unique,
   note text,
   at timestamptz not null,
+  -- The charge of the provider for the predictions of the round; null except in the row that ends the round.
+  provider_usd numeric,
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
   constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
@@ -2048,6 +2065,7 @@ begin
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
+    when 'purge' then picture_queue._cancel_jobs(p_subjects::uuid[], 'The queue was purged.')
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'delete_generation' then picture_queue._delete_generations(p_subjects::uuid[])
     when 'delete_files' then picture_queue._enqueue_deletions(p_subjects::uuid[])
@@ -2441,10 +2459,10 @@ $$;
 
 -- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
 -- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
--- wake (their event was sent), purge (their queue is purged). A job whose lease expired keeps its count of attempts,
--- so that a job that kills each of its workers fails in the end. The attempt is not counted if the worker has not
--- confirmed the start, in the row or in lease_extension. After 20 unconfirmed claims in a row it is counted, since the
--- job may kill its workers before they confirm. Returns the number of changed jobs.
+-- wake (their event was sent). A job whose lease expired keeps its count of attempts, so that a job that kills each of
+-- its workers fails in the end. The attempt is not counted if the worker has not confirmed the start, in the row or in
+-- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
+-- confirm. Returns the number of changed jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2463,7 +2481,6 @@ begin
             then 'cancel'
           when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
-        when 'purge' then 'cancel'
         else p_kind
       end,
       null,
@@ -2471,7 +2488,6 @@ begin
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
-        when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
     from public.job_queue j
@@ -5472,8 +5488,9 @@ $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
 -- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
--- too, since its handler must cancel the prediction. Returns the number of jobs.
-create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+-- too, since its handler must cancel the prediction. p_reason: the error of the jobs that end. Returns the number of
+-- jobs.
+create function picture_queue._cancel_jobs(p_ids uuid[], p_reason text default null) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -5484,7 +5501,8 @@ begin
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold, j.generation_id
   )
-  select array_agg(picture_queue._change(a.id, a.action)) filter (where a.action is not null),
+  select array_agg(picture_queue._change(a.id, a.action, case a.action when 'cancel' then p_reason end))
+      filter (where a.action is not null),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
   from (
@@ -5538,12 +5556,36 @@ exception when unique_violation then
 end
 $$;
 
+-- Returns the jobs of this list that one call may retry: all but generations beyond the first 500. Each generation
+-- reserves its cost, and if the project has a budget, every start waits for its account until the call has ended. So
+-- generations come last, and those whose retry has just failed come after the others.
+create function picture_queue._choose_retries(p_ids uuid[]) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return array(
+    select c.id
+    from (
+      select u.id, j.is_generation, row_number() over (
+        partition by j.is_generation
+        order by u.id::text in (select f.subject from picture_queue.failed_step f where f.kind = 'retry'), u.n) as place
+      from unnest(p_ids) with ordinality as u (id, n)
+      cross join lateral (
+        select o.generation_id is not null as is_generation from public.job_queue o where o.id = u.id offset 0) j
+    ) c
+    where not c.is_generation or c.place <= 500
+    order by c.is_generation, c.place);
+end
+$$;
+
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. The answer has matched (counted up to 100,000), changed, and more: whether
--- another call is needed, because jobs are left, or because the time was used up after an error. With preview the call
--- only counts. An empty filter is refused, since it would select every job. Each state has its own query: with one
--- query for all states, Postgres 15 may read all jobs of a queue.
+-- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
+-- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
+-- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
+-- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
+-- queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -5562,6 +5604,7 @@ declare
   v_state_ids uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
+  v_chosen_ids uuid[];
   v_changed integer;
   v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
@@ -5591,9 +5634,10 @@ begin
       v_ids := v_ids || v_state_ids;
     end if;
   end loop;
-  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
+  v_chosen_ids := case when action = 'retry' then picture_queue._choose_retries(v_ids) else v_ids end;
+  v_changed := picture_queue._run_isolated(action, v_chosen_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_changed, 'more', picture_queue._is_out_of_time()
+    'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_chosen_ids) < cardinality(v_ids)
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -5930,7 +5974,9 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
+-- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
+-- With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5952,7 +5998,7 @@ begin
   if not coalesce(preview, false) then
     v_ids := array(
       select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending'
+      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
@@ -6972,8 +7018,26 @@ as $$
   end
 $$;
 
--- Refuses files of Storage that belong to another user. The check includes all texts, also those of inputs that are not
--- files. Callers without a user (p_user is null) are services, which may name any file.
+-- Returns the texts at any depth of the inputs that begin with a prefix such as storage:, each with the name of its
+-- input.
+create function picture_queue._input_texts(p_input jsonb, p_prefix text) returns table (input text, value text)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if position('"' || p_prefix in p_input::text) = 0 then  -- a cheap check, which ends most calls here
+    return;
+  end if;
+  return query
+  select e.key, t.value #>> '{}'
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_path_query(e.value, 'strict $.** ? (@.type() == "string")') as t (value)
+  where starts_with(t.value #>> '{}', p_prefix);
+end
+$$;
+
+-- Refuses files of Storage that belong to another user, or whose path is malformed. The check includes all texts, also
+-- those of inputs that are not files, since a model may read such a text as a file. Callers without a user (p_user is
+-- null) are services, which may name any file.
 create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6983,12 +7047,11 @@ begin
   if p_user is null then
     return;
   end if;
-  select format('input.%s is %s, which is not a file of the user', left(e.key, 100), left(u, 200)) into v_problem
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
-  order by e.key limit 1;
+  select format('input.%s is %s, which is not a file of the user', left(t.input, 100), left(t.value, 200))
+  into v_problem
+  from picture_queue._input_texts(p_input, 'storage:') t
+  where split_part(t.value, '/', 2) is distinct from p_user::text or picture_queue._file_problem(t.value) is not null
+  order by t.input limit 1;
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'upload the file to the folder of the user in the bucket uploads');
@@ -7008,12 +7071,10 @@ begin
     return;
   end if;
   return query
-  select e.key, u.value, r.generation_id, r.n
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  cross join lateral picture_queue._parse_reference(u.value) r
-  where starts_with(u.value, 'generation:') and r.generation_id is not null;
+  select t.input, t.value, r.generation_id, r.n
+  from picture_queue._input_texts(p_input, 'generation:') t
+  cross join lateral picture_queue._parse_reference(t.value) r
+  where r.generation_id is not null;
 end
 $$;
 
@@ -7066,6 +7127,20 @@ begin
 end
 $$;
 
+-- Returns the names of the inputs whose files the operator's rules have added. p_requested is the input before the
+-- rules were applied, and p_sent the input afterwards. The worker signs these files whoever owns them.
+create function picture_queue._operator_files(p_requested jsonb, p_sent jsonb) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select distinct t.input
+    from unnest('{storage:,generation:}'::text[]) f (prefix)
+    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
+    where (p_requested -> t.input) is distinct from (p_sent -> t.input) order by t.input);
+end
+$$;
+
 -- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
 create function picture_queue.may_upload() returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -7114,7 +7189,7 @@ as $$
       where picture_queue._file_problem(u) is not null)
       then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
-      then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+      then format('is not one of %s', picture_queue._list_values(array(select jsonb_array_elements_text(p_rule -> 'enum'))))
     when p_rule -> 'format' is null and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
@@ -7230,7 +7305,7 @@ begin
     from jsonb_object_keys(case jsonb_typeof(p_input) when 'object' then p_input else '{}' end) k
     where v_problem like '%is not an input of%' and k <> all (v_names) order by k limit 1;
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, coalesce(
-      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, array_to_string(v_names, ', ')));
+      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, picture_queue._list_values(v_names)));
   end if;
   return (
     select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',
@@ -7446,9 +7521,10 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('options.kind is %s, and %s does %s', p_kind, v_model.model_id,
         concat_ws(', ', v_model.kind, (select string_agg(k, ', ') from jsonb_array_elements_text(v_model.also_kinds) k))),
-      format('models of this kind: %s', (
-        select string_agg(m.model_id, ', ' order by m.model_id) from picture_queue.model m
-        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
+      format('models of this kind: %s', picture_queue._list_values(array(
+        select m.model_id from picture_queue.model m
+        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind)
+        order by m.model_id))));
   end if;
   model_id := v_model.model_id;
   provider := v_model.provider;
@@ -7509,16 +7585,18 @@ as $$
 $$;
 
 -- Checks the model, prompt and input of a request against the catalogue and the operator's rules. Returns the model,
--- the input to send, warnings, and the jobs whose pictures the generation uses, so that it has to wait for them.
+-- the input to send, warnings, the jobs whose pictures the generation uses, so that it has to wait for them, and the
+-- inputs whose files the rules have added.
 -- p_picture: the picture of the previous step of a chain, for the input that takes a picture.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
-  out depends_on uuid[])
+  out depends_on uuid[], out operator_files text[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule jsonb;
+  v_requested jsonb;
 begin
   select r.model_id, r.kind, r.provider into model_id, kind, provider
   from picture_queue._resolve_model(p_model_id, p_kind) r;
@@ -7536,20 +7614,22 @@ begin
     input := input || jsonb_build_object(v_rule ->> 'name',
       case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
   end if;
+  v_requested := input;
   input := picture_queue._apply_input_rules(model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
   warnings := picture_queue._check_input(model_id, p_prompt, input);
   perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
+  operator_files := picture_queue._operator_files(v_requested, input);
   depends_on := picture_queue._referenced_jobs(p_input, p_user);
   version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
 end
 $$;
 
 -- Returns the job of a generation in the format of _enqueue. The id of the job is a hash of the generation's id, so a
--- repeated call finds the same job. p_job_options: further options of the job.
+-- repeated call finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
-  p_job_options jsonb default '{}')
+  p_operator_files text[], p_job_options jsonb default '{}')
 returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7557,7 +7637,8 @@ begin
   return jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || p_generation_id)::uuid,
     'job_type', picture_queue._generation_job_type(p_kind, p_provider), 'generation_id', p_generation_id,
-    'payload', jsonb_build_object('generation_id', p_generation_id),
+    'payload', jsonb_build_object('generation_id', p_generation_id) || case
+      when cardinality(p_operator_files) > 0 then jsonb_build_object('operator_files', p_operator_files) else '{}' end,
     'user_id', p_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
@@ -7587,6 +7668,31 @@ begin
 end
 $$;
 
+-- Refuses a start that repeats the id or the idempotency key of a deleted generation: get_generation does not find such
+-- a generation, and it gets no pictures. If its row was removed too, its job shows that there was a generation. One
+-- statement searches for both, since a concurrent call may commit both.
+create function picture_queue._check_deleted(p_generation_id uuid, p_user uuid, p_options jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  if not p_options ?| '{generation_id,idempotency_key}' or not exists (
+    select from public.generations g
+    where g.id = p_generation_id and g.user_id is not distinct from p_user and g.deleted
+    union all
+    select from public.job_queue j
+    where j.id = md5('picture_queue job of generation ' || p_generation_id)::uuid and j.user_id is not distinct from p_user
+      and not exists (select from public.generations g where g.id = p_generation_id))
+  then
+    return;
+  end if;
+  perform picture_queue._raise_error('PQ_CONFLICT', case when p_options ->> 'generation_id' is null
+    then format('options.idempotency_key is %L, of generation %s, which was deleted',
+      left(p_options ->> 'idempotency_key', 255), p_generation_id)
+    else format('options.generation_id is %s, of a generation that was deleted', p_generation_id) end,
+    'pass a new generation_id or idempotency_key to start another generation');
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
 -- With options.reuse the function returns an equal finished generation if there is one, and starts none. With
@@ -7607,6 +7713,7 @@ declare
 begin
   v_user := picture_queue._generation_user(p_options);
   v_generation_id := picture_queue._generation_id(p_options, v_user);
+  perform picture_queue._check_deleted(v_generation_id, v_user, p_options);
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
@@ -7631,7 +7738,7 @@ begin
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
-    v_model.kind, v_model.provider, v_model.model_id, p_options))) -> 0;
+    v_model.kind, v_model.provider, v_model.model_id, p_options, v_model.operator_files))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations
@@ -7809,7 +7916,7 @@ begin
     v_job := picture_queue._generation_job(
       case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
         else gen_random_uuid() end,
-      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, jsonb_strip_nulls(jsonb_build_object(
+      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, v_model.operator_files, jsonb_strip_nulls(jsonb_build_object(
         'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
           then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
     v_id := (v_job ->> 'generation_id')::uuid;
@@ -7916,7 +8023,12 @@ begin
       select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
     end if;
   end if;
-  if v_exists is null or v_owner is distinct from v_user then
+  if v_exists and v_owner is not distinct from v_user and not exists (
+    select from public.generations g where g.batch_id = v_batch and not g.deleted)
+  then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('options.batch_id is %s, of a batch whose generations were deleted', v_batch), 'use a new uuid for each batch');
+  elsif v_exists is null or v_owner is distinct from v_user then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
   end if;
   return jsonb_build_object('batch_id', v_batch, 'generations', (
@@ -8234,10 +8346,12 @@ $$;
 
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of those of these generations that have ended. A completed generation costs the price of its
--- pictures or of its seconds, at most the reserved amount. All others, and generations whose row was removed, cost
--- nothing. The unique key of the ledger ensures that each reservation is settled once. Returns the number of settled
--- reservations.
+-- Settles the reservations of those of these generations that have ended, in any final state. Returns the number of
+-- settled reservations. All rounds of a generation together cost the price of its stored pictures or of its seconds; a
+-- round costs at most its reserved amount. A generation without a stored picture costs nothing, unless it completed and
+-- its model has no price per picture. A generation whose row was removed costs nothing. The account of the project
+-- counts the charge of the provider; for a prediction whose charge is not known it counts the reserved amount. The
+-- unique key of the ledger ensures that each reservation is settled once.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8248,14 +8362,24 @@ begin
   -- Wait for a retry that is not committed yet: it would continue with a reservation that is settled here.
   perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
-    select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
-      when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
+    select l.*, coalesce(g.status = 'completed', false) as completed, i.images, o.settled_before, case l.price_unit
+      when 'image' then l.price_usd * i.images
       when 'second' then l.price_usd * (
-        select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
-        where p.generation_id = l.generation_id and p.state = 'succeeded'
-          and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
+        select (p.metrics ->> 'predict_time')::numeric from picture_queue.prediction p
+        where p.generation_id = l.generation_id and (p.state = 'succeeded' or g.status <> 'completed')
+          and jsonb_typeof(p.metrics -> 'predict_time') = 'number'
+        order by p.created_at desc limit 1) end as cost,
+      (
+        select sum(case when p.cost_usd is not null then p.cost_usd
+          when p.prediction_id is not null or p.state = 'creating' then l.amount_usd else 0 end)
+        from picture_queue.prediction p where p.generation_id = l.generation_id) as charged, o.charged_before
     from picture_queue.ledger l
     left join public.generations g on g.id = l.generation_id
+    cross join lateral (select count(*) as images from public.images i where i.generation_id = l.generation_id) i
+    cross join lateral (
+      select coalesce(sum(o.amount_usd) filter (where o.phase = 'settle'), 0) as settled_before,
+        coalesce(sum(o.provider_usd), 0) as charged_before
+      from picture_queue.ledger o where o.generation_id = l.generation_id and o.round < l.round) o
     where l.generation_id = any (p_generation_ids) and l.phase = 'reserve'
       and (g.id is null or g.status in ('completed', 'failed', 'cancelled'))
       and not exists (
@@ -8263,20 +8387,23 @@ begin
         where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))
   ),
   ended as (
-    select r.*, case when r.completed then trim_scale(
-        round(greatest(least(coalesce(r.cost, r.amount_usd), r.amount_usd), 0), 6))
-      else 0 end as settled
+    select r.*, s.settled, r.completed or s.settled > 0 as settles,
+      trim_scale(round(greatest(greatest(r.charged, r.settled_before + s.settled) - r.charged_before, 0), 6)) as provider
     from reservation r
+    cross join lateral (select case when r.completed or r.images > 0 then trim_scale(
+        round(greatest(least(coalesce(r.cost, r.amount_usd) - r.settled_before, r.amount_usd), 0), 6))
+      else 0 end as settled) s
   ),
   written as (
     insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-      from_credits, counted, at)
+      from_credits, counted, at, provider_usd)
     select p.phase, e.generation_id, e.round, e.user_id, e.model_id, p.amount, e.price_usd, e.price_unit, e.from_credits,
-      e.counted, v_now
+      e.counted, v_now, case when p.ends then e.provider end
     from ended e
     cross join lateral (values
-      ('settle', e.settled, e.completed),
-      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.completed)) as p (phase, amount, applies)
+      ('settle', e.settled, e.settles, true),
+      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.settles, not e.settles)
+    ) as p (phase, amount, applies, ends)
     where p.applies
     order by e.generation_id, e.round, p.phase
     on conflict (generation_id, round, phase) do nothing
@@ -8284,22 +8411,25 @@ begin
   )
   select jsonb_agg(jsonb_build_object(
     'generation_id', e.generation_id, 'user_id', e.user_id,
-    'cost_usd', case when e.price_unit is not null then e.settled end,
+    'cost_usd', case when e.price_unit is not null then e.settled_before + e.settled end,
     'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
+    'uncharged_usd', case when w.phase = 'settle' or not e.settles then e.amount_usd - e.provider else 0 end,
     'from_credits', e.from_credits,
-    -- A completed generation has two rows, of which only the settlement may count as its end.
-    'ends', w.phase = 'settle' or not e.completed,
+    -- A round with two rows ends with the settlement.
+    'ends', w.phase = 'settle' or not e.settles,
     'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
   into v_settled
   from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
   -- The account of the project must be read after the ledger was written; see _reserve.
   insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
-  select k.key, sum(s.refund_usd), sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
+  select k.key, sum(case k.key when 'project' then s.uncharged_usd else s.refund_usd end),
+    sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
     count(*) filter (where k.key <> 'project' and s.ends and s.counted), s.reserved_on, v_now
   from jsonb_to_recordset(v_settled) as s (
-    user_id uuid, refund_usd numeric, from_credits boolean, ends boolean, counted boolean, reserved_on date)
+    user_id uuid, refund_usd numeric, uncharged_usd numeric, from_credits boolean, ends boolean, counted boolean,
+    reserved_on date)
   cross join lateral (values ('user:' || s.user_id), (
-    (select a.key from picture_queue.account a where a.key = 'project' and s.refund_usd > 0))) as k (key)
+    (select a.key from picture_queue.account a where a.key = 'project' and s.uncharged_usd <> 0))) as k (key)
   where k.key is not null
   group by k.key, s.reserved_on
   order by k.key, s.reserved_on;
@@ -8375,7 +8505,7 @@ end
 $$;
 
 -- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
--- deleted.
+-- deleted. The account of the project is locked last, in the order of a start.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8385,7 +8515,8 @@ begin
   delete from picture_queue.account_change c
   where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
   for v_key in
-    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+    select a.key from picture_queue.account a where a.key = any (p_keys)
+    order by a.key = 'project', a.key for no key update skip locked
   loop
     perform picture_queue._add_to_account(v_key, 0, 0, 0);
   end loop;
@@ -8395,7 +8526,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed.
+-- Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures, the maximum of
+-- save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all sums.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -8404,10 +8536,10 @@ begin
   return (
     select case
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
-        then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
+        then trim_scale(round(greatest(least((p_metrics ->> 'predict_time')::numeric, 86400), 0) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
         then case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          when 'number' then m.price_usd_per_image * greatest(least((p_metrics ->> 'image_count')::numeric, 1000), 0)
           else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end
@@ -8448,9 +8580,10 @@ begin
   insert into picture_queue.account (key, day, day_usd, month_usd)
   select 'project', v_today, coalesce(sum(s.usd) filter (where s.day = v_today), 0), coalesce(sum(s.usd), 0)
   from (
-    select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
+    select coalesce(e.provider_usd, l.amount_usd) as usd, (l.at at time zone 'UTC')::date as day
     from picture_queue.ledger l
-    left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
+    left join picture_queue.ledger e on e.generation_id = l.generation_id and e.round = l.round
+      and e.phase in ('settle', 'refund') and e.provider_usd is not null
     where l.phase = 'reserve' and l.at >= date_trunc('month', v_today::timestamp) at time zone 'UTC'
   ) s
   where date_trunc('month', s.day) = date_trunc('month', v_today)
@@ -8766,7 +8899,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and their session may have set this parameter to true.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints and _enqueue_callbacks
   v_jobs := array(
     select g.job_id from public.generations g
     where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
@@ -8779,7 +8912,7 @@ begin
     order by j.id for update);
   if v_open <> '{}' then
     perform picture_queue._cancel_jobs(v_open);
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return (
     select jsonb_build_object('batch_id', p_batch_id, 'total', count(*),
@@ -8985,7 +9118,8 @@ end
 $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
--- Generations are skipped that are locked or already deleted, or whose job has not finished. Returns the number of
+-- Generations are skipped that are locked or already deleted, or whose job has not finished. A generation that has not
+-- ended and whose job does not exist is cancelled, so that its reservation is refunded. Returns the number of
 -- generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -8996,7 +9130,18 @@ declare
     where g.id = any (p_ids) and not g.deleted and (g.status in ('completed', 'failed', 'cancelled')
       or not exists (select from public.job_queue j where j.id = g.job_id))
     order by g.id for update skip locked);
+  v_without_job uuid[];
 begin
+  with cancelled as (
+    update public.generations g
+    set status = 'cancelled', finished_at = picture_queue._now(), updated_at = picture_queue._now()
+    where g.id = any (v_ids) and g.status in ('pending', 'processing')
+    returning g.id
+  )
+  select array_agg(c.id) into v_without_job from cancelled c;
+  if v_without_job is not null then
+    perform picture_queue._settle_ended(v_without_job);
+  end if;
   update public.generations g set deleted = true where g.id = any (v_ids);
   update public.images i set deleted = true where i.generation_id = any (v_ids);
   insert into picture_queue.deleted_generation (generation_id, deleted_at, enqueue_at)
@@ -9421,7 +9566,8 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
 -- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job.
+--   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
+--   not resumed: a retry creates another row.
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
@@ -9457,8 +9603,10 @@ begin
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is null then p.state in ('creating', 'created', 'succeeded')
-      else p.id = begin_prediction.lost end
+    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
+      else p.state in ('creating', 'created') end
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed and begin_prediction.lost is not null then
@@ -10437,11 +10585,10 @@ end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
--- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
--- prune.
-create function picture_queue.prune(p_seconds real default 2) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+-- cannot be deleted, for example because a table of the project refers to them, are kept. Returns the numbers of
+-- deleted rows, and more: whether there is more to prune.
+create function picture_queue._prune(p_seconds real) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -10475,10 +10622,6 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._run_isolated('account', array(
-    select distinct c.key from picture_queue.account_change c
-    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
-    limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -10487,6 +10630,36 @@ begin
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
+  return v_result;
+end
+$$;
+
+-- Adds the changes of the last minutes to their accounts. The accounts stay locked until the transaction ends, and
+-- starts wait for them. So it is the last step of the transaction, and the account of the project, for which every
+-- start waits, is the last account.
+create function picture_queue._add_old_changes() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' set seq_page_cost = 100
+as $$
+begin
+  return picture_queue._run_isolated('account', array(
+    select c.key
+    from (
+      select distinct o.key from picture_queue.account_change o
+      where o.at < picture_queue._now() - interval '1 minute'
+        and o.key not in (select picture_queue._failed_subjects('account'))
+      limit 1000) c
+    order by c.key = 'project'), 1000);
+end
+$$;
+
+-- Prunes old rows, for a job of pg_cron; maintain() does the same.
+create function picture_queue.prune(p_seconds real default 2) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_result jsonb := picture_queue._prune(p_seconds);
+begin
+  perform picture_queue._add_old_changes();
   return v_result;
 end
 $$;
@@ -10701,7 +10874,7 @@ begin
     v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_result := v_result || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue._prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
@@ -10716,6 +10889,8 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
+  -- Starts wait for the accounts that this step locks, until the transaction ends.
+  perform picture_queue._add_old_changes() where v_prunes;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
   v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then

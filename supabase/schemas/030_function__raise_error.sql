@@ -1,5 +1,18 @@
+-- Returns the first 20 of these values, each up to 100 characters, and the number of the others: users cause errors
+-- that list the values which an operator or a provider has chosen.
+create function picture_queue._list_values(p_values text[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce((
+    select string_agg(left(v.value, 100), ', ' order by v.i) from unnest(p_values[:20]) with ordinality as v (value, i)), '')
+    || case when cardinality(p_values) > 20 then format(' and %s others', cardinality(p_values) - 20) else '' end;
+end
+$$;
+
 -- Raises the error with this code. Each code has a fixed message, since PostgREST copies the message into the HTTP
--- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code).
+-- reason phrase. DETAIL has the field and the value, HINT the fix (null: the default hint of the code). Both are cut at
+-- 4,000 characters.
 create function picture_queue._raise_error(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -43,8 +56,8 @@ begin
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
     -- format() writes a null value as an empty text.
-    detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
-    hint = coalesce(p_hint, v_hint);
+    detail = coalesce(left(regexp_replace(p_detail, ' is $', ' is null'), 4000), ''),
+    hint = left(coalesce(p_hint, v_hint), 4000);
 end
 $$;
 

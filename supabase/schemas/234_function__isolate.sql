@@ -86,6 +86,7 @@ begin
     when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
+    when 'purge' then picture_queue._cancel_jobs(p_subjects::uuid[], 'The queue was purged.')
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'delete_generation' then picture_queue._delete_generations(p_subjects::uuid[])
     when 'delete_files' then picture_queue._enqueue_deletions(p_subjects::uuid[])

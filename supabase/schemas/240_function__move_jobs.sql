@@ -1,9 +1,9 @@
 -- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
 -- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
--- wake (their event was sent), purge (their queue is purged). A job whose lease expired keeps its count of attempts,
--- so that a job that kills each of its workers fails in the end. The attempt is not counted if the worker has not
--- confirmed the start, in the row or in lease_extension. After 20 unconfirmed claims in a row it is counted, since the
--- job may kill its workers before they confirm. Returns the number of changed jobs.
+-- wake (their event was sent). A job whose lease expired keeps its count of attempts, so that a job that kills each of
+-- its workers fails in the end. The attempt is not counted if the worker has not confirmed the start, in the row or in
+-- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
+-- confirm. Returns the number of changed jobs.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -22,7 +22,6 @@ begin
             then 'cancel'
           when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
-        when 'purge' then 'cancel'
         else p_kind
       end,
       null,
@@ -30,7 +29,6 @@ begin
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
-        when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
     from public.job_queue j

@@ -75,8 +75,9 @@ $$;
 
 -- Cancels locked jobs, as cancel_job cancels one: a pending job ends, a running job is asked to stop, a parked job is
 -- claimed once more. A pending job with a prediction in progress, for example after a snooze, is claimed once more
--- too, since its handler must cancel the prediction. Returns the number of jobs.
-create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+-- too, since its handler must cancel the prediction. p_reason: the error of the jobs that end. Returns the number of
+-- jobs.
+create function picture_queue._cancel_jobs(p_ids uuid[], p_reason text default null) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -87,7 +88,8 @@ begin
     update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
     returning j.id, j.queue, j.status, j.hold, j.generation_id
   )
-  select array_agg(picture_queue._change(a.id, a.action)) filter (where a.action is not null),
+  select array_agg(picture_queue._change(a.id, a.action, case a.action when 'cancel' then p_reason end))
+      filter (where a.action is not null),
     array_agg(distinct a.queue) filter (where a.status = 'processing')
   into v_changes, v_queues
   from (
@@ -141,12 +143,36 @@ exception when unique_violation then
 end
 $$;
 
+-- Returns the jobs of this list that one call may retry: all but generations beyond the first 500. Each generation
+-- reserves its cost, and if the project has a budget, every start waits for its account until the call has ended. So
+-- generations come last, and those whose retry has just failed come after the others.
+create function picture_queue._choose_retries(p_ids uuid[]) returns uuid[]
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return array(
+    select c.id
+    from (
+      select u.id, j.is_generation, row_number() over (
+        partition by j.is_generation
+        order by u.id::text in (select f.subject from picture_queue.failed_step f where f.kind = 'retry'), u.n) as place
+      from unnest(p_ids) with ordinality as u (id, n)
+      cross join lateral (
+        select o.generation_id is not null as is_generation from public.job_queue o where o.id = u.id offset 0) j
+    ) c
+    where not c.is_generation or c.place <= 500
+    order by c.is_generation, c.place);
+end
+$$;
+
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. The answer has matched (counted up to 100,000), changed, and more: whether
--- another call is needed, because jobs are left, or because the time was used up after an error. With preview the call
--- only counts. An empty filter is refused, since it would select every job. Each state has its own query: with one
--- query for all states, Postgres 15 may read all jobs of a queue.
+-- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
+-- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
+-- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
+-- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
+-- queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -165,6 +191,7 @@ declare
   v_state_ids uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
+  v_chosen_ids uuid[];
   v_changed integer;
   v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
@@ -194,9 +221,10 @@ begin
       v_ids := v_ids || v_state_ids;
     end if;
   end loop;
-  v_changed := picture_queue._run_isolated(action, v_ids::text[], 1000);
+  v_chosen_ids := case when action = 'retry' then picture_queue._choose_retries(v_ids) else v_ids end;
+  v_changed := picture_queue._run_isolated(action, v_chosen_ids::text[], 1000);
   return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_changed, 'more', picture_queue._is_out_of_time()
+    'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_chosen_ids) < cardinality(v_ids)
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();

@@ -144,7 +144,9 @@ language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(picture_queue._queue(queue) ->> 'name', '{"draining": true}') $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs the existing ones.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 in a call. With preview the call only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
+-- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
+-- With preview the call only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -166,7 +168,7 @@ begin
   if not coalesce(preview, false) then
     v_ids := array(
       select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending'
+      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
       order by j.seq limit 10000 for update skip locked);
   end if;
   v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);

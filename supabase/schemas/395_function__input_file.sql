@@ -29,8 +29,26 @@ as $$
   end
 $$;
 
--- Refuses files of Storage that belong to another user. The check includes all texts, also those of inputs that are not
--- files. Callers without a user (p_user is null) are services, which may name any file.
+-- Returns the texts at any depth of the inputs that begin with a prefix such as storage:, each with the name of its
+-- input.
+create function picture_queue._input_texts(p_input jsonb, p_prefix text) returns table (input text, value text)
+language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if position('"' || p_prefix in p_input::text) = 0 then  -- a cheap check, which ends most calls here
+    return;
+  end if;
+  return query
+  select e.key, t.value #>> '{}'
+  from jsonb_each(p_input) e
+  cross join lateral jsonb_path_query(e.value, 'strict $.** ? (@.type() == "string")') as t (value)
+  where starts_with(t.value #>> '{}', p_prefix);
+end
+$$;
+
+-- Refuses files of Storage that belong to another user, or whose path is malformed. The check includes all texts, also
+-- those of inputs that are not files, since a model may read such a text as a file. Callers without a user (p_user is
+-- null) are services, which may name any file.
 create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -40,12 +58,11 @@ begin
   if p_user is null then
     return;
   end if;
-  select format('input.%s is %s, which is not a file of the user', left(e.key, 100), left(u, 200)) into v_problem
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  where starts_with(u, 'storage:') and split_part(u, '/', 2) is distinct from p_user::text
-  order by e.key limit 1;
+  select format('input.%s is %s, which is not a file of the user', left(t.input, 100), left(t.value, 200))
+  into v_problem
+  from picture_queue._input_texts(p_input, 'storage:') t
+  where split_part(t.value, '/', 2) is distinct from p_user::text or picture_queue._file_problem(t.value) is not null
+  order by t.input limit 1;
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'upload the file to the folder of the user in the bucket uploads');
@@ -65,12 +82,10 @@ begin
     return;
   end if;
   return query
-  select e.key, u.value, r.generation_id, r.n
-  from jsonb_each(p_input) e
-  cross join lateral jsonb_array_elements_text(
-    case jsonb_typeof(e.value) when 'array' then e.value else jsonb_build_array(e.value) end) u
-  cross join lateral picture_queue._parse_reference(u.value) r
-  where starts_with(u.value, 'generation:') and r.generation_id is not null;
+  select t.input, t.value, r.generation_id, r.n
+  from picture_queue._input_texts(p_input, 'generation:') t
+  cross join lateral picture_queue._parse_reference(t.value) r
+  where r.generation_id is not null;
 end
 $$;
 
@@ -120,6 +135,20 @@ begin
     from picture_queue._references(p_input) r
     join public.images i on i.generation_id = r.generation_id and i.n = r.n
     where not i.deleted), '{}');
+end
+$$;
+
+-- Returns the names of the inputs whose files the operator's rules have added. p_requested is the input before the
+-- rules were applied, and p_sent the input afterwards. The worker signs these files whoever owns them.
+create function picture_queue._operator_files(p_requested jsonb, p_sent jsonb) returns text[]
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return array(
+    select distinct t.input
+    from unnest('{storage:,generation:}'::text[]) f (prefix)
+    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
+    where (p_requested -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;
 

@@ -20,7 +20,7 @@ as $$
       where picture_queue._file_problem(u) is not null)
       then 'is neither an https:// address nor storage:uploads/<user id>/<name> nor generation:<id>/<n>'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
-      then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+      then format('is not one of %s', picture_queue._list_values(array(select jsonb_array_elements_text(p_rule -> 'enum'))))
     when p_rule -> 'format' is null and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
@@ -136,7 +136,7 @@ begin
     from jsonb_object_keys(case jsonb_typeof(p_input) when 'object' then p_input else '{}' end) k
     where v_problem like '%is not an input of%' and k <> all (v_names) order by k limit 1;
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem, coalesce(
-      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, array_to_string(v_names, ', ')));
+      'did you mean ' || v_nearest || '? ', '') || format('inputs of %s: %s', p_model_id, picture_queue._list_values(v_names)));
   end if;
   return (
     select coalesce(jsonb_agg(format('input.%s is not among the known inputs of %s, and is passed on unchecked%s',

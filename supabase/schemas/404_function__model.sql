@@ -66,9 +66,10 @@ begin
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT',
       format('options.kind is %s, and %s does %s', p_kind, v_model.model_id,
         concat_ws(', ', v_model.kind, (select string_agg(k, ', ') from jsonb_array_elements_text(v_model.also_kinds) k))),
-      format('models of this kind: %s', (
-        select string_agg(m.model_id, ', ' order by m.model_id) from picture_queue.model m
-        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind))));
+      format('models of this kind: %s', picture_queue._list_values(array(
+        select m.model_id from picture_queue.model m
+        where m.enabled and m.unavailable_reason is null and (m.kind = p_kind or m.also_kinds ? p_kind)
+        order by m.model_id))));
   end if;
   model_id := v_model.model_id;
   provider := v_model.provider;

@@ -48,16 +48,18 @@ as $$
 $$;
 
 -- Checks the model, prompt and input of a request against the catalogue and the operator's rules. Returns the model,
--- the input to send, warnings, and the jobs whose pictures the generation uses, so that it has to wait for them.
+-- the input to send, warnings, the jobs whose pictures the generation uses, so that it has to wait for them, and the
+-- inputs whose files the rules have added.
 -- p_picture: the picture of the previous step of a chain, for the input that takes a picture.
 create function picture_queue._check_generation(
   p_user uuid, p_prompt text, p_model_id text, p_kind text, p_input jsonb, p_picture text default null,
   out model_id text, out kind text, out provider text, out version text, out input jsonb, out warnings jsonb,
-  out depends_on uuid[])
+  out depends_on uuid[], out operator_files text[])
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule jsonb;
+  v_requested jsonb;
 begin
   select r.model_id, r.kind, r.provider into model_id, kind, provider
   from picture_queue._resolve_model(p_model_id, p_kind) r;
@@ -75,20 +77,22 @@ begin
     input := input || jsonb_build_object(v_rule ->> 'name',
       case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
   end if;
+  v_requested := input;
   input := picture_queue._apply_input_rules(model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
   warnings := picture_queue._check_input(model_id, p_prompt, input);
   perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
+  operator_files := picture_queue._operator_files(v_requested, input);
   depends_on := picture_queue._referenced_jobs(p_input, p_user);
   version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
 end
 $$;
 
 -- Returns the job of a generation in the format of _enqueue. The id of the job is a hash of the generation's id, so a
--- repeated call finds the same job. p_job_options: further options of the job.
+-- repeated call finds the same job. p_operator_files: see _operator_files. p_job_options: further options of the job.
 create function picture_queue._generation_job(
   p_generation_id uuid, p_user uuid, p_kind text, p_provider text, p_model_id text, p_options jsonb,
-  p_job_options jsonb default '{}')
+  p_operator_files text[], p_job_options jsonb default '{}')
 returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -96,7 +100,8 @@ begin
   return jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || p_generation_id)::uuid,
     'job_type', picture_queue._generation_job_type(p_kind, p_provider), 'generation_id', p_generation_id,
-    'payload', jsonb_build_object('generation_id', p_generation_id),
+    'payload', jsonb_build_object('generation_id', p_generation_id) || case
+      when cardinality(p_operator_files) > 0 then jsonb_build_object('operator_files', p_operator_files) else '{}' end,
     'user_id', p_user, 'priority', p_options -> 'priority',
     'scheduled_for', p_options -> 'scheduled_for',
     'idempotency_key', p_options -> 'idempotency_key',
@@ -126,6 +131,31 @@ begin
 end
 $$;
 
+-- Refuses a start that repeats the id or the idempotency key of a deleted generation: get_generation does not find such
+-- a generation, and it gets no pictures. If its row was removed too, its job shows that there was a generation. One
+-- statement searches for both, since a concurrent call may commit both.
+create function picture_queue._check_deleted(p_generation_id uuid, p_user uuid, p_options jsonb) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  if not p_options ?| '{generation_id,idempotency_key}' or not exists (
+    select from public.generations g
+    where g.id = p_generation_id and g.user_id is not distinct from p_user and g.deleted
+    union all
+    select from public.job_queue j
+    where j.id = md5('picture_queue job of generation ' || p_generation_id)::uuid and j.user_id is not distinct from p_user
+      and not exists (select from public.generations g where g.id = p_generation_id))
+  then
+    return;
+  end if;
+  perform picture_queue._raise_error('PQ_CONFLICT', case when p_options ->> 'generation_id' is null
+    then format('options.idempotency_key is %L, of generation %s, which was deleted',
+      left(p_options ->> 'idempotency_key', 255), p_generation_id)
+    else format('options.generation_id is %s, of a generation that was deleted', p_generation_id) end,
+    'pass a new generation_id or idempotency_key to start another generation');
+end
+$$;
+
 -- Checks prompt and input against the model and the operator's rules, then writes the generation and its job in one
 -- transaction. A call that repeats options.generation_id or options.idempotency_key returns the existing generation.
 -- With options.reuse the function returns an equal finished generation if there is one, and starts none. With
@@ -146,6 +176,7 @@ declare
 begin
   v_user := picture_queue._generation_user(p_options);
   v_generation_id := picture_queue._generation_id(p_options, v_user);
+  perform picture_queue._check_deleted(v_generation_id, v_user, p_options);
   select g.* into v_existing from public.generations g where g.id = v_generation_id;
   if v_existing.user_id is not distinct from v_user and v_existing.id is not null then
     -- Answer from the generation, since its job may have been pruned.
@@ -170,7 +201,7 @@ begin
   v_cost := picture_queue._check_spending(v_user, v_model.model_id, v_model.input, v_generation_id,
     picture_queue._generation_job_type(v_model.kind, v_model.provider), p_options ->> 'idempotency_key');
   v_job := picture_queue._enqueue(jsonb_build_array(picture_queue._generation_job(v_generation_id, v_user,
-    v_model.kind, v_model.provider, v_model.model_id, p_options))) -> 0;
+    v_model.kind, v_model.provider, v_model.model_id, p_options, v_model.operator_files))) -> 0;
   select * into v_job_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations

@@ -146,7 +146,7 @@ begin
     v_job := picture_queue._generation_job(
       case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
         else gen_random_uuid() end,
-      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, jsonb_strip_nulls(jsonb_build_object(
+      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, v_model.operator_files, jsonb_strip_nulls(jsonb_build_object(
         'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
           then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
     v_id := (v_job ->> 'generation_id')::uuid;
@@ -253,7 +253,12 @@ begin
       select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
     end if;
   end if;
-  if v_exists is null or v_owner is distinct from v_user then
+  if v_exists and v_owner is not distinct from v_user and not exists (
+    select from public.generations g where g.batch_id = v_batch and not g.deleted)
+  then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('options.batch_id is %s, of a batch whose generations were deleted', v_batch), 'use a new uuid for each batch');
+  elsif v_exists is null or v_owner is distinct from v_user then
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
   end if;
   return jsonb_build_object('batch_id', v_batch, 'generations', (

@@ -1,9 +1,11 @@
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of those of these generations that have ended. A completed generation costs the price of its
--- pictures or of its seconds, at most the reserved amount. All others, and generations whose row was removed, cost
--- nothing. The unique key of the ledger ensures that each reservation is settled once. Returns the number of settled
--- reservations.
+-- Settles the reservations of those of these generations that have ended, in any final state. Returns the number of
+-- settled reservations. All rounds of a generation together cost the price of its stored pictures or of its seconds; a
+-- round costs at most its reserved amount. A generation without a stored picture costs nothing, unless it completed and
+-- its model has no price per picture. A generation whose row was removed costs nothing. The account of the project
+-- counts the charge of the provider; for a prediction whose charge is not known it counts the reserved amount. The
+-- unique key of the ledger ensures that each reservation is settled once.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -14,14 +16,24 @@ begin
   -- Wait for a retry that is not committed yet: it would continue with a reservation that is settled here.
   perform from public.generations g where g.id = any (p_generation_ids) order by g.id for no key update;
   with reservation as (
-    select l.*, coalesce(g.status = 'completed', false) as completed, case l.price_unit
-      when 'image' then l.price_usd * (select count(*) from public.images i where i.generation_id = l.generation_id)
+    select l.*, coalesce(g.status = 'completed', false) as completed, i.images, o.settled_before, case l.price_unit
+      when 'image' then l.price_usd * i.images
       when 'second' then l.price_usd * (
-        select sum((p.metrics ->> 'predict_time')::numeric) from picture_queue.prediction p
-        where p.generation_id = l.generation_id and p.state = 'succeeded'
-          and jsonb_typeof(p.metrics -> 'predict_time') = 'number') end as cost
+        select (p.metrics ->> 'predict_time')::numeric from picture_queue.prediction p
+        where p.generation_id = l.generation_id and (p.state = 'succeeded' or g.status <> 'completed')
+          and jsonb_typeof(p.metrics -> 'predict_time') = 'number'
+        order by p.created_at desc limit 1) end as cost,
+      (
+        select sum(case when p.cost_usd is not null then p.cost_usd
+          when p.prediction_id is not null or p.state = 'creating' then l.amount_usd else 0 end)
+        from picture_queue.prediction p where p.generation_id = l.generation_id) as charged, o.charged_before
     from picture_queue.ledger l
     left join public.generations g on g.id = l.generation_id
+    cross join lateral (select count(*) as images from public.images i where i.generation_id = l.generation_id) i
+    cross join lateral (
+      select coalesce(sum(o.amount_usd) filter (where o.phase = 'settle'), 0) as settled_before,
+        coalesce(sum(o.provider_usd), 0) as charged_before
+      from picture_queue.ledger o where o.generation_id = l.generation_id and o.round < l.round) o
     where l.generation_id = any (p_generation_ids) and l.phase = 'reserve'
       and (g.id is null or g.status in ('completed', 'failed', 'cancelled'))
       and not exists (
@@ -29,20 +41,23 @@ begin
         where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))
   ),
   ended as (
-    select r.*, case when r.completed then trim_scale(
-        round(greatest(least(coalesce(r.cost, r.amount_usd), r.amount_usd), 0), 6))
-      else 0 end as settled
+    select r.*, s.settled, r.completed or s.settled > 0 as settles,
+      trim_scale(round(greatest(greatest(r.charged, r.settled_before + s.settled) - r.charged_before, 0), 6)) as provider
     from reservation r
+    cross join lateral (select case when r.completed or r.images > 0 then trim_scale(
+        round(greatest(least(coalesce(r.cost, r.amount_usd) - r.settled_before, r.amount_usd), 0), 6))
+      else 0 end as settled) s
   ),
   written as (
     insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-      from_credits, counted, at)
+      from_credits, counted, at, provider_usd)
     select p.phase, e.generation_id, e.round, e.user_id, e.model_id, p.amount, e.price_usd, e.price_unit, e.from_credits,
-      e.counted, v_now
+      e.counted, v_now, case when p.ends then e.provider end
     from ended e
     cross join lateral (values
-      ('settle', e.settled, e.completed),
-      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.completed)) as p (phase, amount, applies)
+      ('settle', e.settled, e.settles, true),
+      ('refund', e.amount_usd - e.settled, e.amount_usd > e.settled or not e.settles, not e.settles)
+    ) as p (phase, amount, applies, ends)
     where p.applies
     order by e.generation_id, e.round, p.phase
     on conflict (generation_id, round, phase) do nothing
@@ -50,22 +65,25 @@ begin
   )
   select jsonb_agg(jsonb_build_object(
     'generation_id', e.generation_id, 'user_id', e.user_id,
-    'cost_usd', case when e.price_unit is not null then e.settled end,
+    'cost_usd', case when e.price_unit is not null then e.settled_before + e.settled end,
     'refund_usd', case when w.phase = 'refund' then w.amount_usd else 0 end,
+    'uncharged_usd', case when w.phase = 'settle' or not e.settles then e.amount_usd - e.provider else 0 end,
     'from_credits', e.from_credits,
-    -- A completed generation has two rows, of which only the settlement may count as its end.
-    'ends', w.phase = 'settle' or not e.completed,
+    -- A round with two rows ends with the settlement.
+    'ends', w.phase = 'settle' or not e.settles,
     'counted', e.counted, 'reserved_on', (e.at at time zone 'UTC')::date))
   into v_settled
   from written w join ended e on e.generation_id = w.generation_id and e.round = w.round;
   -- The account of the project must be read after the ledger was written; see _reserve.
   insert into picture_queue.account_change (key, usd, credits_usd, pending, reserved_on, at)
-  select k.key, sum(s.refund_usd), sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
+  select k.key, sum(case k.key when 'project' then s.uncharged_usd else s.refund_usd end),
+    sum(case when k.key <> 'project' and s.from_credits then s.refund_usd else 0 end),
     count(*) filter (where k.key <> 'project' and s.ends and s.counted), s.reserved_on, v_now
   from jsonb_to_recordset(v_settled) as s (
-    user_id uuid, refund_usd numeric, from_credits boolean, ends boolean, counted boolean, reserved_on date)
+    user_id uuid, refund_usd numeric, uncharged_usd numeric, from_credits boolean, ends boolean, counted boolean,
+    reserved_on date)
   cross join lateral (values ('user:' || s.user_id), (
-    (select a.key from picture_queue.account a where a.key = 'project' and s.refund_usd > 0))) as k (key)
+    (select a.key from picture_queue.account a where a.key = 'project' and s.uncharged_usd <> 0))) as k (key)
   where k.key is not null
   group by k.key, s.reserved_on
   order by k.key, s.reserved_on;
@@ -141,7 +159,7 @@ end
 $$;
 
 -- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
--- deleted.
+-- deleted. The account of the project is locked last, in the order of a start.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -151,7 +169,8 @@ begin
   delete from picture_queue.account_change c
   where c.key = any (p_keys) and not exists (select from picture_queue.account a where a.key = c.key);
   for v_key in
-    select a.key from picture_queue.account a where a.key = any (p_keys) order by a.key for no key update skip locked
+    select a.key from picture_queue.account a where a.key = any (p_keys)
+    order by a.key = 'project', a.key for no key update skip locked
   loop
     perform picture_queue._add_to_account(v_key, 0, 0, 0);
   end loop;
@@ -161,7 +180,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed.
+-- Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures, the maximum of
+-- save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all sums.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -170,10 +190,10 @@ begin
   return (
     select case
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
-        then trim_scale(round(greatest((p_metrics ->> 'predict_time')::numeric, 0) * s.estimate_usd_per_second, 6))
+        then trim_scale(round(greatest(least((p_metrics ->> 'predict_time')::numeric, 86400), 0) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
         then case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then m.price_usd_per_image * greatest((p_metrics ->> 'image_count')::numeric, 0)
+          when 'number' then m.price_usd_per_image * greatest(least((p_metrics ->> 'image_count')::numeric, 1000), 0)
           else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end

@@ -28,9 +28,10 @@ begin
   insert into picture_queue.account (key, day, day_usd, month_usd)
   select 'project', v_today, coalesce(sum(s.usd) filter (where s.day = v_today), 0), coalesce(sum(s.usd), 0)
   from (
-    select l.amount_usd - coalesce(r.amount_usd, 0) as usd, (l.at at time zone 'UTC')::date as day
+    select coalesce(e.provider_usd, l.amount_usd) as usd, (l.at at time zone 'UTC')::date as day
     from picture_queue.ledger l
-    left join picture_queue.ledger r on r.generation_id = l.generation_id and r.round = l.round and r.phase = 'refund'
+    left join picture_queue.ledger e on e.generation_id = l.generation_id and e.round = l.round
+      and e.phase in ('settle', 'refund') and e.provider_usd is not null
     where l.phase = 'reserve' and l.at >= date_trunc('month', v_today::timestamp) at time zone 'UTC'
   ) s
   where date_trunc('month', s.day) = date_trunc('month', v_today)

@@ -57,7 +57,7 @@ declare
 begin
   perform picture_queue._check_isolation();
   -- Users may call this function, and their session may have set this parameter to true.
-  perform set_config('picture_queue.is_worker', 'false', true);  -- for _fire_deferred and _enqueue_callbacks
+  perform set_config('picture_queue.is_worker', 'false', true);  -- for _check_deferred_constraints and _enqueue_callbacks
   v_jobs := array(
     select g.job_id from public.generations g
     where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
@@ -70,7 +70,7 @@ begin
     order by j.id for update);
   if v_open <> '{}' then
     perform picture_queue._cancel_jobs(v_open);
-    perform picture_queue._fire_deferred();
+    perform picture_queue._check_deferred_constraints();
   end if;
   return (
     select jsonb_build_object('batch_id', p_batch_id, 'total', count(*),

@@ -179,7 +179,8 @@ end
 $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
--- Generations are skipped that are locked or already deleted, or whose job has not finished. Returns the number of
+-- Generations are skipped that are locked or already deleted, or whose job has not finished. A generation that has not
+-- ended and whose job does not exist is cancelled, so that its reservation is refunded. Returns the number of
 -- generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -190,7 +191,18 @@ declare
     where g.id = any (p_ids) and not g.deleted and (g.status in ('completed', 'failed', 'cancelled')
       or not exists (select from public.job_queue j where j.id = g.job_id))
     order by g.id for update skip locked);
+  v_without_job uuid[];
 begin
+  with cancelled as (
+    update public.generations g
+    set status = 'cancelled', finished_at = picture_queue._now(), updated_at = picture_queue._now()
+    where g.id = any (v_ids) and g.status in ('pending', 'processing')
+    returning g.id
+  )
+  select array_agg(c.id) into v_without_job from cancelled c;
+  if v_without_job is not null then
+    perform picture_queue._settle_ended(v_without_job);
+  end if;
   update public.generations g set deleted = true where g.id = any (v_ids);
   update public.images i set deleted = true where i.generation_id = any (v_ids);
   insert into picture_queue.deleted_generation (generation_id, deleted_at, enqueue_at)

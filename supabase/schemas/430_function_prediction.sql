@@ -6,7 +6,8 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
 -- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job.
+--   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
+--   not resumed: a retry creates another row.
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
@@ -42,8 +43,10 @@ begin
   end if;
   select * into v_row from picture_queue.prediction p
   where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is null then p.state in ('creating', 'created', 'succeeded')
-      else p.id = begin_prediction.lost end
+    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
+      else p.state in ('creating', 'created') end
   order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed and begin_prediction.lost is not null then

@@ -175,11 +175,10 @@ end
 $$;
 
 -- Prunes jobs whose retention has passed, the oldest thousand of each status at a time, for up to p_seconds. Jobs that
--- cannot be deleted, for example because a table of the project refers to them, are kept. maintain() calls this
--- function, and so does a job of pg_cron. Returns the numbers of deleted rows, and more: whether there is more to
--- prune.
-create function picture_queue.prune(p_seconds real default 2) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+-- cannot be deleted, for example because a table of the project refers to them, are kept. Returns the numbers of
+-- deleted rows, and more: whether there is more to prune.
+create function picture_queue._prune(p_seconds real) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -213,10 +212,6 @@ begin
     v_pruned := v_pruned + v_batch;
     exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  perform picture_queue._run_isolated('account', array(
-    select distinct c.key from picture_queue.account_change c
-    where c.at < v_start - interval '1 minute' and c.key not in (select picture_queue._failed_subjects('account'))
-    limit 1000), 1000);
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -225,6 +220,36 @@ begin
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
       or exists (select from jsonb_each_text(v_generations) g where g.value::integer >= 1000));
   perform set_config('picture_queue.deadline', '', true);
+  return v_result;
+end
+$$;
+
+-- Adds the changes of the last minutes to their accounts. The accounts stay locked until the transaction ends, and
+-- starts wait for them. So it is the last step of the transaction, and the account of the project, for which every
+-- start waits, is the last account.
+create function picture_queue._add_old_changes() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms' set seq_page_cost = 100
+as $$
+begin
+  return picture_queue._run_isolated('account', array(
+    select c.key
+    from (
+      select distinct o.key from picture_queue.account_change o
+      where o.at < picture_queue._now() - interval '1 minute'
+        and o.key not in (select picture_queue._failed_subjects('account'))
+      limit 1000) c
+    order by c.key = 'project'), 1000);
+end
+$$;
+
+-- Prunes old rows, for a job of pg_cron; maintain() does the same.
+create function picture_queue.prune(p_seconds real default 2) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_result jsonb := picture_queue._prune(p_seconds);
+begin
+  perform picture_queue._add_old_changes();
   return v_result;
 end
 $$;

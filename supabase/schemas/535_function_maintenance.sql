@@ -140,7 +140,7 @@ begin
     v_result := jsonb_build_object('aggregated', picture_queue._run_isolated('aggregate', '{depth_change}', 50000));
   end if;
   if v_prunes then
-    v_result := v_result || picture_queue.prune(0.2);
+    v_result := v_result || picture_queue._prune(0.2);
   end if;
   if p_force or not v_does_housekeeping or not v_has_row then
     perform set_config('picture_queue.deadline', (v_started_at + interval '2 seconds')::text, true);
@@ -155,6 +155,8 @@ begin
       (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
+  -- Starts wait for the accounts that this step locks, until the transaction ends.
+  perform picture_queue._add_old_changes() where v_prunes;
   -- If a step reached its limit, or the round used up its time, there is more work: let the worker call again at once.
   v_has_more_work := exists (select from jsonb_each_text(v_result - 'aggregated') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_step_size);
   if v_next_round_at is null or v_has_more_work or clock_timestamp() > v_started_at + interval '2 seconds' then

@@ -1,4 +1,4 @@
-"""Fixtures that call the program in this process or as a separate process."""
+"""Fixtures that run ``picture-queue`` in this process or as a separate process."""
 
 import os
 import subprocess
@@ -18,6 +18,7 @@ from picture_queue_cli.app import app
 Cli = Callable[..., Result]
 Program = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = [sys.executable, "-m", "picture_queue_cli"]
+#: Variables of the environment that the tests do not inherit.
 UNSET = {
     name: None
     for name in (
@@ -32,10 +33,10 @@ UNSET = {
 
 @pytest.fixture
 def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Call the program in this process, for the stack and with its service key.
+    """Return a function that runs ``picture-queue`` in this process, with the stack's service key.
 
-    Keyword arguments are environment variables; None unsets a variable. ``input`` is the standard
-    input.
+    Keyword arguments of the function are environment variables; None unsets a variable. ``input``
+    is the standard input.
     """
     monkeypatch.chdir(tmp_path)
 
@@ -50,7 +51,7 @@ def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 @pytest.fixture
 def rpc(stack: Any) -> Callable[..., Any]:
-    """Call a function of the database with the service key."""
+    """Return a function that calls an SQL function with the service key."""
 
     def call(function: str, **params: Any) -> Any:
         answer = httpx.post(
@@ -65,8 +66,8 @@ def rpc(stack: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[dict[str, str]]:
-    """The environment variables of a user without settings, with a new data directory."""
+def user_environment() -> Iterator[dict[str, str]]:
+    """The environment of a user who has configured no project, with a new data directory."""
     path = local._temporary_directory()
     inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
     yield inherited | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
@@ -77,8 +78,8 @@ def home() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def program(home: dict[str, str], tmp_path: Path) -> Program:
-    """Call the program as a separate process, with the environment variables of `home`."""
+def program(user_environment: dict[str, str], tmp_path: Path) -> Program:
+    """Return a function that runs ``picture-queue`` as a process, with `user_environment`."""
 
     def call(*args: str, timeout: float = 50, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -86,7 +87,7 @@ def program(home: dict[str, str], tmp_path: Path) -> Program:
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=home | environ,
+            env=user_environment | environ,
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
         )

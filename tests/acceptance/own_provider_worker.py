@@ -1,8 +1,8 @@
-"""A worker whose function makes the pictures, and whose process dies at a point that is given.
+"""A worker whose provider is a Python function, and which kills itself at a given point.
 
-``python own_provider_worker.py [<point>]``. ``function``: the function kills the process while it
-draws. ``stored``: the process kills itself once the picture is uploaded, before its row is written.
-Without a point, the worker runs until it is stopped.
+``python own_provider_worker.py [<point>]``. The points are ``function`` (in the function that makes
+the picture) and ``stored`` (after the picture is uploaded, before its row is written). Without a
+point, the worker runs until it is stopped.
 """
 
 import asyncio
@@ -17,30 +17,30 @@ from PIL import Image
 from picture_queue import AsyncPictureQueue, Worker, WorkerSettings, add_generations
 from picture_queue.generations.store import GenerationStore
 
-POINT = sys.argv[1] if len(sys.argv) > 1 else ""
+KILL_POINT = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
-def die() -> None:
+def kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def draw(prompt: str) -> bytes:
-    if POINT == "function":
-        die()
+    if KILL_POINT == "function":
+        kill_this_process()
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), "navy").save(buffer, "PNG")
     return buffer.getvalue()
 
 
 async def main() -> None:
-    if POINT == "stored":
+    if KILL_POINT == "stored":
 
         async def save_images(*args: Any) -> None:
-            die()
+            kill_this_process()
 
         GenerationStore.save_images = save_images  # type: ignore[method-assign]
     async with AsyncPictureQueue.from_env() as pq:
-        worker = Worker(pq, WorkerSettings(lease=600.0 if POINT else 30.0, poll_interval=0.2))
+        worker = Worker(pq, WorkerSettings(lease=600.0 if KILL_POINT else 30.0, poll_interval=0.2))
         add_generations(worker, pq, providers={"dying": draw})
         await worker.run()
 

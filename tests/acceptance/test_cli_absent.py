@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import Result
 
-from picture_queue_cli.app import app
+from .test_cli_walk import commands as all_commands
 
 Cli = Callable[..., Result]
 
@@ -21,6 +20,8 @@ MISSING_OBJECT = {
     "demo": [(("--model", "nope"), "No such model: --model is 'nope'")],
     "enqueue": [(("x", "--depends-on", UNKNOWN_ID), f"--depends-on has {UNKNOWN_ID}")],
     "generate": [(("x", "--model", "nope", "--no-watch"), "No such model: --model is 'nope'")],
+    "generations batches cancel": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
+    "generations batches show": [((UNKNOWN_ID,), f"No such batch: BATCH_ID is {UNKNOWN_ID}")],
     "generations delete": [
         ((UNKNOWN_ID, "--yes"), f"No such generation: GENERATION_ID is {UNKNOWN_ID}")
     ],
@@ -69,8 +70,8 @@ MISSING_OBJECT = {
     "schedules run": [(("nope",), "No such schedule: NAME is ")],
     "watch": [((UNKNOWN_ID,), f"No such job: ID is {UNKNOWN_ID}")],
 }
-# These commands take no object, select objects by a filter, or create the named object. The `local`
-# commands here exit with another code if no stack runs.
+# These commands name no existing object: they select objects by a filter, create the named object,
+# or have no object. The `local` commands have another exit code if no stack runs.
 WITHOUT_MISSING_OBJECT = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
     *("jobs list", "jobs reasons"),
@@ -84,15 +85,10 @@ WITHOUT_MISSING_OBJECT = {
 
 
 def commands() -> dict[str, Any]:
-    root: Any = typer.main.get_command(app)
-    return {
-        f"{group} {name}".strip(): one
-        for group, command in root.commands.items()
-        for name, one in getattr(command, "commands", {"": command}).items()
-    }
+    return dict(all_commands())
 
 
-def test_every_command_is_in_exactly_one_of_the_tables() -> None:
+def test_every_command_is_either_in_missing_object_or_in_without_missing_object() -> None:
     assert commands().keys() == MISSING_OBJECT.keys() | WITHOUT_MISSING_OBJECT
     assert not MISSING_OBJECT.keys() & WITHOUT_MISSING_OBJECT
 
@@ -104,9 +100,9 @@ def test_every_command_is_in_exactly_one_of_the_tables() -> None:
 def test_the_error_names_the_missing_object(
     cli: Cli, name: str, args: tuple[str, ...], expected: str
 ) -> None:
-    done = cli(*name.split(), *args)
-    assert (done.exit_code, done.stdout) == (4, ""), done.output
-    assert expected in done.stderr and done.stderr.count("\n") == 1
+    result = cli(*name.split(), *args)
+    assert (result.exit_code, result.stdout) == (4, ""), result.output
+    assert expected in result.stderr and result.stderr.count("\n") == 1
     if any("--json" in parameter.opts for parameter in commands()[name].params):
         as_json = cli(*name.split(), *args, "--json")
         assert as_json.exit_code == 4
@@ -116,34 +112,34 @@ def test_the_error_names_the_missing_object(
 
 def test_existing_jobs_are_changed_although_others_are_missing(cli: Cli, queue: str) -> None:
     job_id = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "cancel", UNKNOWN_ID, job_id)
-    assert (done.exit_code, done.stdout.strip()) == (4, "cancelled")
-    assert f"JOB_ID is {UNKNOWN_ID}" in done.stderr
+    result = cli("jobs", "cancel", UNKNOWN_ID, job_id)
+    assert (result.exit_code, result.stdout.strip()) == (4, "cancelled")
+    assert f"JOB_ID is {UNKNOWN_ID}" in result.stderr
 
 
 def test_a_job_that_has_not_finished_is_not_discarded(cli: Cli, queue: str) -> None:
     job_id = json.loads(cli("enqueue", "x", "--queue", queue, "--json").stdout)["job_id"]
-    done = cli("jobs", "discard", job_id, "--yes")
-    assert done.exit_code == 9
-    assert f"picture-queue jobs cancel {job_id}" in done.stderr
+    result = cli("jobs", "discard", job_id, "--yes")
+    assert result.exit_code == 9
+    assert f"picture-queue jobs cancel {job_id}" in result.stderr
 
 
 def test_a_filter_without_matches_is_repeated_in_the_message(cli: Cli, queue: str) -> None:
     cli("enqueue", "x", "--queue", queue)
-    done = cli("jobs", "list", "--queue", queue, "--tag", "night")
-    assert (done.exit_code, done.stderr) == (
+    result = cli("jobs", "list", "--queue", queue, "--tag", "night")
+    assert (result.exit_code, result.stderr) == (
         0,
         f"No job matches --queue {queue} and --tag night.\n",
     )
-    done = cli("jobs", "retry", "--queue", queue)
-    assert (done.exit_code, done.stderr) == (0, f"No failed job matches --queue {queue}.\n")
+    result = cli("jobs", "retry", "--queue", queue)
+    assert (result.exit_code, result.stderr) == (0, f"No failed job matches --queue {queue}.\n")
 
 
 @pytest.mark.parametrize("command", ["list", "reasons"])
 def test_a_list_of_a_missing_queue_is_empty_and_explained(cli: Cli, command: str) -> None:
-    done = cli("jobs", command, "--queue", "nope")
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert "--queue nope" in done.stderr and "No such queue." in done.stderr
+    result = cli("jobs", command, "--queue", "nope")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "--queue nope" in result.stderr and "No such queue." in result.stderr
     assert json.loads(cli("jobs", command, "--queue", "nope", "--json").stdout) == []
 
 

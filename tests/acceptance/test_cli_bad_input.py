@@ -1,4 +1,4 @@
-"""Bad input on the command line: an error of one line, an exit code, and no change."""
+"""Invalid input on the command line has an error of one line and an exit code, and no effect."""
 
 import json
 import socket
@@ -16,13 +16,13 @@ Rpc = Callable[..., Any]
 SCHNELL = "black-forest-labs/flux-schnell"
 
 
-def expect_error(done: Result, code: int, *texts: str) -> None:
+def expect_error(result: Result, code: int, *texts: str) -> None:
     """Check the exit code, and that stderr is a one-line error with these texts."""
-    assert (done.exit_code, done.stdout) == (code, ""), done.output
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert done.stderr.rstrip().endswith((".", "?", ")", " --help"))
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert result.stderr.rstrip().endswith((".", "?", ")", " --help"))
     for text in texts:
-        assert text.lower() in done.stderr.lower()
+        assert text.lower() in result.stderr.lower()
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def test_a_wrong_key_is_refused(cli: Cli, stack: Any) -> None:
     expect_error(cli("--key", stack.service_role_key + "x", "jobs", "list"), 5, "key")
 
 
-def test_a_key_without_the_permission_is_refused(cli: Cli, stack: Any) -> None:
+def test_a_command_that_needs_a_service_key_refuses_the_anon_key(cli: Cli, stack: Any) -> None:
     expect_error(cli("enqueue", "x", SUPABASE_KEY=stack.anon_key), 5, "service key")
     expect_error(cli("health", SUPABASE_KEY=stack.anon_key), 5, "service key")
 
 
-def test_an_address_without_a_server_is_reported(cli: Cli) -> None:
+def test_the_error_for_an_address_without_a_server_names_the_address(cli: Cli) -> None:
     with socket.socket() as bound:  # The port is bound, but has no listener.
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""``picture-queue generate`` with ``picture-queue worker``: from a prompt to files."""
+"""``picture-queue generate`` saves the images that ``picture-queue worker`` makes."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def running_worker(stack: Any, directory: Path, *args: str) -> Iterator[subproce
     try:
         with PictureQueue(stack.api_url, stack.service_role_key) as pq:
             deadline = time.monotonic() + 20
-            while name not in {seen.worker for seen in pq.health().workers}:
+            while name not in {registered.worker for registered in pq.health().workers}:
                 assert process.poll() is None and time.monotonic() < deadline
         yield process
     finally:
@@ -71,16 +71,20 @@ def running_worker(stack: Any, directory: Path, *args: str) -> Iterator[subproce
 
 @pytest.fixture(scope="module", autouse=True)
 def image_worker(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A worker with the image handler, for this module."""
+    """Run a worker with the built-in image handlers while this module's tests run."""
     with running_worker(stack, tmp_path_factory.mktemp("worker")):
         yield
 
 
 @pytest.fixture
-def no_jobs_left(stack: Any) -> None:
-    """Wait for the end of the jobs of earlier tests, so that a fault affects only this test."""
+def earlier_jobs_finished(stack: Any) -> None:
+    """Wait until the generations of earlier tests have finished.
+
+    A fault of the simulator applies to the next prediction, which must be the test's own.
+    """
     deadline = time.monotonic() + 20
     with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+        # Jobs that other tests claimed without a worker process may never finish.
         while any(
             job.hold is None and (job.worker or "w-").startswith("w-")
             for status in (JobStatus.PENDING, JobStatus.PROCESSING)
@@ -91,50 +95,50 @@ def no_jobs_left(stack: Any) -> None:
 
 
 def test_images_are_saved_and_their_paths_printed(cli: Cli, tmp_path: Path) -> None:
-    done = cli("generate", "A lighthouse, at dusk", "--model", SCHNELL)
-    assert done.exit_code == 0, done.stderr
-    (path,) = [Path(line) for line in done.stdout.splitlines()]
+    result = cli("generate", "A lighthouse, at dusk", "--model", SCHNELL)
+    assert result.exit_code == 0, result.stderr
+    (path,) = [Path(line) for line in result.stdout.splitlines()]
     assert path.parent == Path("outputs")
     assert path.name.startswith("a-lighthouse-at-dusk-")
     with Image.open(tmp_path / path) as picture:
         assert picture.format == "WEBP"
-    assert done.stderr.startswith("Generation ")
+    assert result.stderr.startswith("Generation ")
 
 
 def test_the_json_of_a_generation_is_complete(cli: Cli, tmp_path: Path) -> None:
     user = str(uuid4())
-    done = cli(
+    result = cli(
         *("generate", "two cats", "--model", SCHNELL, "--out", "pics", "--user-id", user),
         *("--input", "num_outputs=2", "--input", "output_format=png", "--json"),
     )
-    found = json.loads(done.stdout)
-    assert (done.exit_code, found["status"], found["error"]) == (0, "completed", None)
-    assert found["input"] == {"num_outputs": 2, "output_format": "png"}
-    assert len(found["pictures"]) == 2
-    for picture in found["pictures"]:
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["status"], report["error"]) == (0, "completed", None)
+    assert report["input"] == {"num_outputs": 2, "output_format": "png"}
+    assert len(report["pictures"]) == 2
+    for picture in report["pictures"]:
         path = tmp_path / picture["path"]
         assert path.parent == tmp_path / "pics"
         assert (picture["mime_type"], picture["bytes"]) == ("image/png", path.stat().st_size)
-    job = json.loads(cli("jobs", "show", found["job_id"], "--json").stdout)
-    assert (job["user_id"], job["generation_id"]) == (user, found["generation_id"])
+    job = json.loads(cli("jobs", "show", report["job_id"], "--json").stdout)
+    assert (job["user_id"], job["generation_id"]) == (user, report["generation_id"])
 
 
 def test_a_generation_can_be_watched_later(cli: Cli) -> None:
-    done = cli("generate", "a cat", "--model", SCHNELL, "--no-watch")
-    generation_id = str(UUID(done.stdout.strip()))
+    result = cli("generate", "a cat", "--model", SCHNELL, "--no-watch")
+    generation_id = str(UUID(result.stdout.strip()))
     watched = cli("watch", generation_id, "--json")
     states = [json.loads(line) for line in watched.stdout.splitlines()]
     assert watched.exit_code == 0
     assert (states[-1]["status"], states[-1]["generation_id"]) == ("completed", generation_id)
 
 
-def test_the_json_without_watching_has_the_ids(cli: Cli) -> None:
-    found = json.loads(cli("generate", "a cat", "--no-watch", "--json").stdout)
-    assert found.keys() == {"generation_id", "job_id", "status"}
+def test_the_json_of_generate_with_no_watch_has_the_ids(cli: Cli) -> None:
+    report = json.loads(cli("generate", "a cat", "--no-watch", "--json").stdout)
+    assert report.keys() == {"generation_id", "job_id", "status"}
 
 
 def test_a_failed_generation_prints_one_line_and_exits_with_1(
-    cli: Cli, stack: Any, tmp_path: Path, no_jobs_left: None
+    cli: Cli, stack: Any, tmp_path: Path, earlier_jobs_finished: None
 ) -> None:
     simulator = stack.replicate_url.removesuffix("/v1")
     httpx.post(
@@ -142,10 +146,12 @@ def test_a_failed_generation_prints_one_line_and_exits_with_1(
         json={"kind": "nsfw"},
         headers={"apikey": stack.secret_key},
     ).raise_for_status()
-    done = cli("generate", "a cat", "--model", SCHNELL, "--json")
-    found = json.loads(done.stdout)
-    assert (done.exit_code, found["status"], found["pictures"]) == (1, "failed", [])
-    assert done.stderr.splitlines()[-1] == f"error: Job {found['job_id']} failed: {found['error']}"
+    result = cli("generate", "a cat", "--model", SCHNELL, "--json")
+    report = json.loads(result.stdout)
+    assert (result.exit_code, report["status"], report["pictures"]) == (1, "failed", [])
+    assert (
+        result.stderr.splitlines()[-1] == f"error: Job {report['job_id']} failed: {report['error']}"
+    )
     assert not any((tmp_path / "outputs").iterdir())
 
 
@@ -160,17 +166,17 @@ def test_a_users_worker_runs_jobs_and_survives_an_invalid_payload(
     with running_worker(
         stack, tmp_path, "--app", "tasks:worker", "--queue", queue, "--concurrency", "2"
     ) as process:
-        wrong = cli("enqueue", job_type, '{"width": "wide"}', "--queue", queue).stdout.strip()
-        done = cli("watch", wrong)
-        assert done.exit_code == 1
-        assert "width" in done.stderr
-        right = cli("enqueue", job_type, '{"width": 21}', "--queue", queue).stdout.strip()
-        assert cli("watch", right).exit_code == 0
-        job = json.loads(cli("jobs", "show", right, "--json").stdout)
+        invalid_job = cli("enqueue", job_type, '{"width": "wide"}', "--queue", queue).stdout.strip()
+        result = cli("watch", invalid_job)
+        assert result.exit_code == 1
+        assert "width" in result.stderr
+        valid_job = cli("enqueue", job_type, '{"width": 21}', "--queue", queue).stdout.strip()
+        assert cli("watch", valid_job).exit_code == 0
+        job = json.loads(cli("jobs", "show", valid_job, "--json").stdout)
         assert job["result"] == {"double": 42}
         health = json.loads(cli("health", "--json").stdout)
-        (seen,) = [w for w in health["workers"] if w["worker"] == job["worker"]]
-        assert (seen["queues"], seen["job_types"]) == ([queue], [job_type])
+        (worker,) = [row for row in health["workers"] if row["worker"] == job["worker"]]
+        assert (worker["queues"], worker["job_types"]) == ([queue], [job_type])
         assert job["worker"] in cli("health").stdout
         assert process.poll() is None
 
@@ -186,7 +192,7 @@ def test_a_chain_is_followed_as_one_and_all_its_pictures_are_saved(
     cli: Cli, tmp_path: Path
 ) -> None:
     done = cli(
-        *("generate", "a red boat", "--input", "megapixels=0.25", "--json"),
+        *("generate", "a red boat", "--json"),
         *("--then", "upscale", "--then", "remove-background"),
     )
     found = json.loads(done.stdout)
@@ -229,13 +235,15 @@ def test_prompts_of_a_file_and_seeds_make_a_batch(cli: Cli, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        ((), "pass either a prompt or --prompts"),
+        ((), "PROMPT is missing"),
         (("a cat", "--prompts", "x"), "pass either a prompt or --prompts"),
         (("--prompts", "missing.txt"), "--prompts cannot be read"),
         (("a cat", "--then", "paint"), "'paint' is neither the id of a model nor one of"),
         (("a cat", "--then", "upscale", "--reuse"), "without --then"),
         (("a cat", "--count", "0"), "--count"),
-        (("a cat", "--then", SCHNELL), "takes no picture"),
+        (("a cat", "--then", SCHNELL), f"--then {SCHNELL}: --model is"),
+        (("a cat", "--then", "edit"), "--then edit: PROMPT is empty"),
+        (("a cat", "--count", "2", "--input", "go_fast=7"), "--input go_fast is 7"),
         (("a cat", "--count", "2", "--input", "seed=x"), "seed"),
     ],
 )

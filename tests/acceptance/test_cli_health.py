@@ -1,4 +1,4 @@
-"""``health`` shows why jobs wait, and commands that wait print the reason."""
+"""``health`` and waiting commands show why jobs do not run; texts of other users are escaped."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ Rpc = Callable[..., Any]
 
 @pytest.fixture
 def execute(stack: Any) -> Callable[..., None]:
-    """Run a statement as the owner of the tables."""
+    """Return a function that executes a statement as the owner of the tables."""
 
     def call(sql: str, *values: Any) -> None:
         async def run() -> None:
@@ -82,7 +82,7 @@ def running_worker(
     try:
         with PictureQueue(stack.api_url, stack.service_role_key) as pq:
             deadline = time.monotonic() + 30
-            while name not in {seen.worker for seen in pq.health().workers}:
+            while name not in {registered.worker for registered in pq.health().workers}:
                 assert process.poll() is None and time.monotonic() < deadline
         yield process, name, log
     finally:
@@ -92,14 +92,14 @@ def running_worker(
 
 @pytest.fixture
 def explain_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let waiting commands print the reason at once."""
+    """Let waiting commands ask for the reason after 0.05 s instead of 3 s."""
     monkeypatch.setattr(follow, "EXPLAIN_INTERVAL", 0.05)
 
 
 def read_health_line(cli: Cli, name: str) -> str:
-    done = cli("health")
-    assert done.exit_code == 0, done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
+    result = cli("health")
+    assert result.exit_code == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith(f"{name} ")]
     return line
 
 
@@ -108,8 +108,8 @@ def test_a_worker_that_holds_jobs_is_busy(cli: Cli, rpc: Rpc, queue: str, worker
     cli("enqueue", "resize", "--queue", queue)
     rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=5)
     assert "busy with 1 job" in read_health_line(cli, worker)
-    found = json.loads(cli("health", "--json").stdout)["workers"]
-    assert [seen["running"] for seen in found if seen["worker"] == worker] == [1]
+    workers = json.loads(cli("health", "--json").stdout)["workers"]
+    assert [row["running"] for row in workers if row["worker"] == worker] == [1]
 
 
 def test_a_killed_worker_is_not_shown_as_idle(
@@ -119,7 +119,8 @@ def test_a_killed_worker_is_not_shown_as_idle(
         process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 20
     line = "idle"
-    while "idle" in line:  # A claim that was sent before the kill may set seen_at afterwards.
+    # A claim that the worker sent before it was killed may set seen_at after the first update.
+    while "idle" in line:
         assert time.monotonic() < deadline, line
         execute(
             "update picture_queue.worker set seen_at = now() - interval '37 s' where name = $1",
@@ -135,16 +136,17 @@ def test_a_verbose_worker_logs_each_finished_job(
 ) -> None:
     with running_worker(stack, tmp_path, queue, *(["-v"] if verbose else [])) as (process, _, log):
         ids = [
-            cli("enqueue", kind, "--queue", queue).stdout.strip() for kind in ("good", "permanent")
+            cli("enqueue", job_type, "--queue", queue).stdout.strip()
+            for job_type in ("good", "permanent")
         ]
         assert [cli("watch", job_id, "--timeout", "30").exit_code for job_id in ids] == [0, 1]
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-        text = log.read_text()
-    assert (f"Job {ids[0]} (good) completed" in text) is verbose
-    (failure,) = [line for line in text.splitlines() if f"Job {ids[1]} (permanent)" in line]
-    assert ": no " in failure and "\x1b" not in text
-    assert 'raise PermanentFailure("no' in text
+        log_text = log.read_text()
+    assert (f"Job {ids[0]} (good) completed" in log_text) is verbose
+    (failure,) = [line for line in log_text.splitlines() if f"Job {ids[1]} (permanent)" in line]
+    assert ": no " in failure and "\x1b" not in log_text
+    assert 'raise PermanentFailure("no' in log_text
 
 
 def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
@@ -153,10 +155,10 @@ def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
     assert "paused: repairs" in read_health_line(cli, queue)
     assert f"1 job in queue {queue}" in cli("health").stdout
     assert f"Queue {queue} is paused." in cli("health").stdout
-    found = json.loads(cli("health", "--json").stdout)
-    (row,) = [row for row in found["queues"] if row["queue"] == queue]
+    health = json.loads(cli("health", "--json").stdout)
+    (row,) = [row for row in health["queues"] if row["queue"] == queue]
     assert (row["paused"], row["pause_reason"], row["resume_at"]) == (True, "repairs", None)
-    (held,) = [row for row in found["held"] if row["queue"] == queue]
+    (held,) = [row for row in health["held"] if row["queue"] == queue]
     assert (held["reason"], held["jobs"]) == ("queue_paused", 1)
     cli("queues", "resume", queue)
     assert "paused" not in read_health_line(cli, queue)
@@ -167,12 +169,17 @@ def test_a_snoozed_job_is_shown_with_its_reason(
 ) -> None:
     cli("enqueue", "resize", "--queue", queue)
     (job,) = rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=1)
-    outcome = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
-    snoozed = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
-    rpc("report_jobs", outcomes=[outcome | snoozed])
+    outcome = {
+        "job_id": job["id"],
+        "lease_id": job["lease_id"],
+        "outcome": "snoozed",
+        "delay_seconds": 60,
+        "detail": "NotReached: out of reach",
+    }
+    rpc("report_jobs", outcomes=[outcome])
     expected = "A handler postponed it: NotReached: out of reach"
-    found = json.loads(cli("health", "--json").stdout)
-    (held,) = [row for row in found["held"] if row["queue"] == queue]
+    health = json.loads(cli("health", "--json").stdout)
+    (held,) = [row for row in health["held"] if row["queue"] == queue]
     assert (held["reason"], held["detail"]) == ("scheduled", expected)
     assert expected in cli("health").stdout
     assert expected in cli("jobs", "show", job["id"]).stdout
@@ -181,7 +188,9 @@ def test_a_snoozed_job_is_shown_with_its_reason(
 def test_failed_jobs_of_the_last_day_are_shown(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = cli("enqueue", "resize", "--queue", queue, "--max-attempts", "2").stdout.strip()
     for _ in range(2):
-        jobs = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
+        jobs = rpc(
+            "claim_jobs", worker="test-worker", queues=[queue], job_types=["resize"], max_jobs=1
+        )
         outcome = {"job_id": job_id, "lease_id": jobs[0]["lease_id"], "outcome": "failed"}
         rpc("report_jobs", outcomes=[{**outcome, "error": "no", "delay_seconds": 0}])
         rpc("maintain_jobs", force=True)
@@ -196,19 +205,19 @@ def test_failed_jobs_of_the_last_day_are_shown(cli: Cli, rpc: Rpc, queue: str) -
 
 def test_watch_prints_why_a_job_waits(cli: Cli, queue: str, explain_at_once: None) -> None:
     job_id = cli("enqueue", f"odd-{queue}", "--queue", queue).stdout.strip()
-    done = cli("watch", job_id, "--timeout", "2")
-    assert done.exit_code == 8
+    result = cli("watch", job_id, "--timeout", "2")
+    assert result.exit_code == 8
     reason = f"No worker seen in the last minute takes jobs of type odd-{queue}"
     # The reason is printed during the wait, and at the timeout.
-    assert done.stderr.count(reason) == 2
+    assert result.stderr.count(reason) == 2
 
 
 def test_generate_prints_why_a_generation_waits(cli: Cli, explain_at_once: None) -> None:
     cli("queues", "pause", "default", "--for", "10m")
     try:
-        done = cli("generate", "a cat", "--timeout", "2")
-        assert done.exit_code == 8
-        assert "Queue default is paused. (until " in done.stderr
+        result = cli("generate", "a cat", "--timeout", "2")
+        assert result.exit_code == 8
+        assert "Queue default is paused. (until " in result.stderr
     finally:
         cli("queues", "resume", "default")
 
@@ -221,23 +230,23 @@ def generation_ids(rpc: Rpc) -> set[str]:
 
 
 @pytest.mark.parametrize("api", ["none", "wrong key", "key of users"])
-def test_generate_starts_nothing_if_it_cannot_save(
+def test_generate_starts_nothing_if_it_could_not_save_the_images(
     cli: Cli, rpc: Rpc, stack: Any, api: str
 ) -> None:
     environ = direct_environment(stack, api)
     before = generation_ids(rpc)
-    done = cli("generate", "a cat", "--timeout", "1", **environ)
-    assert (done.exit_code, done.stdout) == (5 if api == "wrong key" else 2, ""), done.stderr
-    assert done.stderr.count("\n") == 1
+    result = cli("generate", "a cat", "--timeout", "1", **environ)
+    assert (result.exit_code, result.stdout) == (5 if api == "wrong key" else 2, ""), result.stderr
+    assert result.stderr.count("\n") == 1
     if api == "none":
-        assert "SUPABASE_URL is not set" in done.stderr
+        assert "SUPABASE_URL is not set" in result.stderr
     assert generation_ids(rpc) == before
 
 
 def test_generate_without_saving_needs_no_api(cli: Cli, rpc: Rpc, stack: Any) -> None:
-    done = cli("generate", "a cat", "--no-watch", **direct_environment(stack, "none"))
-    assert done.exit_code == 0, done.stderr
-    rpc("cancel_generation", generation_id=done.stdout.strip())
+    result = cli("generate", "a cat", "--no-watch", **direct_environment(stack, "none"))
+    assert result.exit_code == 0, result.stderr
+    rpc("cancel_generation", generation_id=result.stdout.strip())
 
 
 @pytest.mark.parametrize("api", ["none", "wrong key", "key of users"])
@@ -246,10 +255,16 @@ def test_a_worker_that_cannot_store_images_does_not_start(
 ) -> None:
     name = f"w-{uuid4().hex[:8]}"
     inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))
+        variable: value
+        for variable, value in os.environ.items()
+        if not variable.startswith(("SUPABASE_", "REPLICATE_"))
     }
-    environ = {k: v for k, v in direct_environment(stack, api).items() if v is not None}
-    done = subprocess.run(
+    environ = {
+        variable: value
+        for variable, value in direct_environment(stack, api).items()
+        if value is not None
+    }
+    result = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
         env=inherited
         | environ
@@ -259,14 +274,17 @@ def test_a_worker_that_cannot_store_images_does_not_start(
         text=True,
         timeout=40,
     )
-    assert done.returncode == (5 if api == "wrong key" else 2), done.stderr
-    error = done.stderr.splitlines()[-1]
-    assert error.startswith("error: ") and "Traceback" not in done.stderr
-    assert name not in {seen["worker"] for seen in rpc("queue_status")["workers"]}
+    assert result.returncode == (5 if api == "wrong key" else 2), result.stderr
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("error: ") and "Traceback" not in result.stderr
+    assert name not in {row["worker"] for row in rpc("queue_status")["workers"]}
 
 
 def direct_environment(stack: Any, api: str) -> dict[str, str | None]:
-    """Return the variables of a direct database connection, with this kind of API access."""
+    """Return the environment of a direct database connection, with this kind of access to the API.
+
+    Images are stored through the API, also by a worker that uses a database connection.
+    """
     url = None if api == "none" else stack.api_url
     key = {"none": None, "wrong key": "wrong", "key of users": stack.anon_key}[api]
     return {
@@ -278,13 +296,16 @@ def direct_environment(stack: Any, api: str) -> dict[str, str | None]:
 
 # --- Texts of other users ---
 
+#: Control sequences of terminals (set the title, clear the screen), and markup of rich.
 ATTACK = "\x1b]0;owned\x07\x1b[2J[/red]"
 
 
 def test_texts_of_other_users_are_escaped(cli: Cli, rpc: Rpc, queue: str) -> None:
     enqueued = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
     job_id = enqueued.stdout.strip()
-    (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
+    (job,) = rpc(
+        "claim_jobs", worker="test-worker", queues=[queue], job_types=["resize"], max_jobs=1
+    )
     lines = [{"level": "info", "message": f"log {ATTACK}"}]
     rpc("log_job", job_id=job_id, lease_id=job["lease_id"], lines=lines)
     outcome = {"job_id": job_id, "lease_id": job["lease_id"], "outcome": "failed"}
@@ -297,9 +318,9 @@ def test_texts_of_other_users_are_escaped(cli: Cli, rpc: Rpc, queue: str) -> Non
         ("jobs", "reasons", "--queue", queue),
         ("watch", job_id),
     ):
-        done = cli(*command)
-        assert not set("\x1b\x07\x9b") & set(done.output), command
-        assert r"\x1b]" in done.output and "[/red]" in done.output, command
+        result = cli(*command)
+        assert not set("\x1b\x07\x9b") & set(result.output), command
+        assert r"\x1b]" in result.output and "[/red]" in result.output, command
     assert f"key {queue} [/red]" in cli("limits", "list").stdout
     cli("limits", "resume", f"key {queue} [/red]")
 
@@ -308,10 +329,12 @@ def test_the_traceback_of_a_failed_attempt_is_in_the_history(
     cli: Cli, rpc: Rpc, queue: str
 ) -> None:
     job_id = cli("enqueue", "resize", "--queue", queue, "--max-attempts", "1").stdout.strip()
-    (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
+    (job,) = rpc(
+        "claim_jobs", worker="test-worker", queues=[queue], job_types=["resize"], max_jobs=1
+    )
     outcome = {"job_id": job_id, "lease_id": job["lease_id"], "outcome": "failed", "error": "no"}
     rpc("report_jobs", outcomes=[{**outcome, "detail": "Traceback:\n  line 7, in resize"}])
     text = cli("jobs", "history", job_id).stdout
     assert "Attempt 1, " in text
-    # No line of the traceback begins at the margin.
+    # Each line of the traceback is indented.
     assert "\n  Traceback:\n    line 7, in resize\n" in text

@@ -17,28 +17,28 @@ Rpc = Callable[..., Any]
 
 
 def enqueue(cli: Cli, *args: str) -> str:
-    done = cli("enqueue", "resize", *args)
-    assert (done.exit_code, done.stderr) == (0, "")
-    return str(UUID(done.stdout.strip()))
+    result = cli("enqueue", "resize", *args)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return str(UUID(result.stdout.strip()))
 
 
 def show(cli: Cli, job_id: str) -> dict[str, Any]:
-    done = cli("jobs", "show", job_id, "--json")
-    assert done.exit_code == 0
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result = cli("jobs", "show", job_id, "--json")
+    assert result.exit_code == 0
+    job: dict[str, Any] = json.loads(result.stdout)
+    return job
 
 
 def test_a_database_url_suffices_for_all_calls(stack: Any, cli: Cli, queue: str) -> None:
-    direct = {
+    database_only = {
         "SUPABASE_URL": None,
         "SUPABASE_KEY": None,
         "PICTURE_QUEUE_DATABASE_URL": stack.db_url,
     }
-    done = cli("enqueue", "resize", "--queue", queue, **direct)
-    assert (done.exit_code, done.stderr) == (0, "")
-    listed = cli("jobs", "list", "--queue", queue, "--json", **direct)
-    assert [job["id"] for job in json.loads(listed.stdout)] == [done.stdout.strip()]
+    result = cli("enqueue", "resize", "--queue", queue, **database_only)
+    assert (result.exit_code, result.stderr) == (0, "")
+    listed = cli("jobs", "list", "--queue", queue, "--json", **database_only)
+    assert [job["id"] for job in json.loads(listed.stdout)] == [result.stdout.strip()]
 
 
 def test_a_job_is_enqueued_with_all_options(cli: Cli, queue: str) -> None:
@@ -52,7 +52,7 @@ def test_a_job_is_enqueued_with_all_options(cli: Cli, queue: str) -> None:
     job = show(cli, job_id)
     due = datetime.fromisoformat(job["scheduled_for"]) - datetime.now(UTC)
     assert timedelta(hours=1.9) < due < timedelta(hours=2.1)
-    wanted = {
+    expected = {
         "id": job_id,
         "job_type": "resize",
         "payload": {"path": "a.png"},
@@ -64,22 +64,24 @@ def test_a_job_is_enqueued_with_all_options(cli: Cli, queue: str) -> None:
         "status": "pending",
         "hold": "scheduled",
     }
-    assert {name: job[name] for name in wanted} == wanted
+    assert {name: job[name] for name in expected} == expected
 
 
 def test_a_repeated_idempotency_key_returns_the_first_job(cli: Cli, queue: str) -> None:
-    key = ("--idempotency-key", queue, "--queue", queue, "--json")
-    first, second = (json.loads(cli("enqueue", "resize", *key).stdout) for _ in range(2))
+    options = ("--idempotency-key", queue, "--queue", queue)
+    first, second = (
+        json.loads(cli("enqueue", "resize", *options, "--json").stdout) for _ in range(2)
+    )
     assert (first["outcome"], second["outcome"]) == ("created", "existing")
     assert first["job_id"] == second["job_id"]
-    plain = cli("enqueue", "resize", *key[:-1])
-    assert plain.stdout.strip() == first["job_id"]
-    assert "already" in plain.stderr
+    without_json = cli("enqueue", "resize", *options)
+    assert without_json.stdout.strip() == first["job_id"]
+    assert "already" in without_json.stderr
 
 
 def test_a_payload_is_read_from_standard_input(cli: Cli, queue: str) -> None:
-    done = cli("enqueue", "resize", "-", "--queue", queue, input='{"a": [1, 2]}')
-    assert show(cli, done.stdout.strip())["payload"] == {"a": [1, 2]}
+    result = cli("enqueue", "resize", "-", "--queue", queue, input='{"a": [1, 2]}')
+    assert show(cli, result.stdout.strip())["payload"] == {"a": [1, 2]}
 
 
 def test_jobs_are_listed_newest_first_and_by_status(cli: Cli, queue: str) -> None:
@@ -94,9 +96,9 @@ def test_jobs_are_listed_newest_first_and_by_status(cli: Cli, queue: str) -> Non
 
 
 def test_an_empty_list_is_explained_on_standard_error(cli: Cli, queue: str) -> None:
-    done = cli("jobs", "list", "--queue", queue)
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == f"No job matches --queue {queue}. No such queue.\n"
+    result = cli("jobs", "list", "--queue", queue)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"No job matches --queue {queue}. No such queue.\n"
     assert json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout) == []
 
 
@@ -122,14 +124,14 @@ def test_a_cancelled_job_is_retried(cli: Cli, queue: str) -> None:
 def test_a_completed_job_cannot_be_cancelled_or_retried(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueue(cli, "--queue", queue)
     finish(rpc, queue)
-    for verb in ("cancel", "retry"):
-        done = cli("jobs", verb, job_id)
-        assert (done.exit_code, done.stdout) == (9, "")
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    for command in ("cancel", "retry"):
+        result = cli("jobs", command, job_id)
+        assert (result.exit_code, result.stdout) == (9, "")
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
 def finish(rpc: Rpc, queue: str, error: str | None = None) -> None:
-    """Claim the only job of the queue and report it, as a worker does."""
+    """Claim the only job of the queue and report its outcome: completed, or failed with `error`."""
     (job,) = rpc("claim_next_job", queue=queue)
     rpc("complete_job", job_id=job["id"], result={"size": 3}, error=error)
 
@@ -147,33 +149,34 @@ def test_the_inputs_of_a_model_are_shown(cli: Cli) -> None:
     shown = {line.split()[0]: line.split() for line in cli("models", model).stdout.splitlines()}
     assert shown["prompt"][1:] == ["*", "string"]
     assert shown["num_outputs"][1:] == ["integer", "1", "1", "to", "4"]
-    found = json.loads(cli("models", model, "--json").stdout)
-    assert found["model_id"] == model
-    assert {rule["name"] for rule in found["inputs"]} == shown.keys() - {"input"}
+    as_json = json.loads(cli("models", model, "--json").stdout)
+    assert as_json["model_id"] == model
+    # The table begins with a line of headings, of which the first is "input".
+    assert {rule["name"] for rule in as_json["inputs"]} == shown.keys() - {"input"}
 
 
 def test_watching_a_finished_job_ends_at_once(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueue(cli, "--queue", queue)
     finish(rpc, queue)
-    done = cli("watch", job_id)
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert done.stdout.rstrip().endswith("completed  100 %  [snapshot]")
+    result = cli("watch", job_id)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.rstrip().endswith("completed  100 %  [snapshot]")
 
 
 def test_watching_a_failed_job_exits_with_1(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueue(cli, "--queue", queue, "--max-attempts", "1")
     finish(rpc, queue, error="the disk is full")
-    done = cli("watch", job_id, "--json")
-    assert done.exit_code == 1
-    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["failed"]
-    assert done.stderr == f"error: Job {job_id} failed: the disk is full.\n"
+    result = cli("watch", job_id, "--json")
+    assert result.exit_code == 1
+    assert [json.loads(line)["status"] for line in result.stdout.splitlines()] == ["failed"]
+    assert result.stderr == f"error: Job {job_id} failed: the disk is full.\n"
     assert "the disk is full" in cli("jobs", "show", job_id).stdout
 
 
 def test_watching_a_job_times_out(cli: Cli, queue: str) -> None:
-    done = cli("watch", enqueue(cli, "--queue", queue), "--timeout", "0.3")
-    assert done.exit_code == 8
-    assert "did not finish within 0.3 s" in done.stderr
+    result = cli("watch", enqueue(cli, "--queue", queue), "--timeout", "0.3")
+    assert result.exit_code == 8
+    assert "did not finish within 0.3 s" in result.stderr
 
 
 def start_watch(stack: Any, job_id: str) -> subprocess.Popen[str]:
@@ -216,10 +219,10 @@ def test_ctrl_c_ends_the_watch_but_not_the_job(stack: Any, cli: Cli, queue: str)
     assert show(cli, job_id)["status"] == "pending"
 
 
-def test_a_closed_pipe_is_not_an_error(stack: Any, cli: Cli, queue: str) -> None:
+def test_output_to_a_closed_pipe_is_not_an_error(stack: Any, cli: Cli, queue: str) -> None:
     enqueue(cli, "--queue", queue)
     environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
-    done = subprocess.run(
+    result = subprocess.run(
         f"{sys.executable} -m picture_queue_cli jobs list --queue {queue} --json | true",
         shell=True,
         capture_output=True,
@@ -227,4 +230,4 @@ def test_a_closed_pipe_is_not_an_error(stack: Any, cli: Cli, queue: str) -> None
         timeout=30,
         env={**os.environ, **environ},
     )
-    assert (done.stdout, done.stderr) == ("", "")
+    assert (result.stdout, result.stderr) == ("", "")

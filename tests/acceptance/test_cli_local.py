@@ -31,20 +31,20 @@ FIELDS = {
 }
 
 
-def expect_error(done: subprocess.CompletedProcess[str], code: int, expected: str) -> None:
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert expected in done.stderr
+def expect_error(result: subprocess.CompletedProcess[str], code: int, expected: str) -> None:
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert expected in result.stderr
 
 
-def run_with_answer(word: str, home: dict[str, str], *args: str) -> int:
-    """Run the program at a terminal, type a word, and return the exit code."""
+def run_with_answer(answer: str, user_environment: dict[str, str], *args: str) -> int:
+    """Run ``picture-queue`` at a terminal, type the answer to its prompt; return the exit code."""
     controller, terminal = pty.openpty()
     try:
-        os.write(controller, f"{word}\n".encode())
+        os.write(controller, f"{answer}\n".encode())
         return subprocess.run(
             [sys.executable, "-m", "picture_queue_cli", *args],
-            env=home,
+            env=user_environment,
             stdin=terminal,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -55,12 +55,14 @@ def run_with_answer(word: str, home: dict[str, str], *args: str) -> int:
         os.close(terminal)
 
 
-def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str]) -> None:
+def test_a_stack_runs_from_start_to_stop(
+    program: Program, user_environment: dict[str, str]
+) -> None:
     started = program("local", "start", "--port", "0", "--no-worker", "--json")
     assert started.returncode == 0, started.stderr
     status = json.loads(started.stdout)
     assert status.keys() == FIELDS
-    assert Path(status["DATA_DIR"]).is_relative_to(home["XDG_DATA_HOME"])
+    assert Path(status["DATA_DIR"]).is_relative_to(user_environment["XDG_DATA_HOME"])
     try:
         assert json.loads(program("local", "status", "--json").stdout) == status
         shown = program("local", "status").stdout
@@ -72,8 +74,8 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
         listed = program("jobs", "list", "--json")
         assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
         assert listed.stderr == f"Using the embedded stack at {status['API_URL']}\n"
-        healthy = program("health")
-        assert "No worker is running. Start one: picture-queue worker" in healthy.stdout
+        health = program("health")
+        assert "No worker is running. Start one: picture-queue worker" in health.stdout
     finally:
         stopped = program("local", "stop")
     assert (stopped.returncode, stopped.stdout) == (0, "")
@@ -87,7 +89,7 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
     expect_error(program("jobs", "list"), 2, "picture-queue local start")
 
     expect_error(program("local", "reset"), 2, "--yes")
-    assert run_with_answer("n", home, "local", "reset") == 1
+    assert run_with_answer("n", user_environment, "local", "reset") == 1
     assert Path(status["DATA_DIR"], "postgres").exists()
     assert program("local", "reset", "--yes").returncode == 0
     assert not Path(status["DATA_DIR"]).exists()
@@ -95,13 +97,13 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
 
 @pytest.fixture
 def new_directory() -> Iterator[Path]:
-    """A new directory that the user of Postgres can reach, unlike the directories of pytest."""
+    """A new directory that the system user of Postgres can reach, unlike `tmp_path`."""
     path = local._temporary_directory()
     yield path
     local.reset(path)
 
 
-def test_the_error_names_a_port_in_use(program: Program, home: dict[str, str]) -> None:
+def test_the_error_names_a_port_in_use(program: Program, user_environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         expect_error(program("local", "start", "--port", port), 9, f"Port {port} is taken")
@@ -110,8 +112,10 @@ def test_the_error_names_a_port_in_use(program: Program, home: dict[str, str]) -
 
 @pytest.mark.parametrize("origin", ["nonsense", "https://app.test/", "*", "null", "", "app.test"])
 def test_the_error_names_a_malformed_origin(program: Program, origin: str) -> None:
-    done = program("local", "start", "--port", "0", "--allow-origin", origin)
-    expect_error(done, 2, f"--allow-origin: {origin!r} is not an origin like https://app.test:3000")
+    result = program("local", "start", "--port", "0", "--allow-origin", origin)
+    expect_error(
+        result, 2, f"--allow-origin: {origin!r} is not an origin like https://app.test:3000"
+    )
     expect_error(program("local", "status"), 6, "No stack is running")
 
 
@@ -123,11 +127,11 @@ def test_the_error_names_a_directory_that_cannot_be_created(program: Program) ->
 
 def test_a_start_without_json_prints_the_next_steps(program: Program, new_directory: Path) -> None:
     data_dir = ("--data-dir", str(new_directory))
-    done = program("local", "start", "--port", "0", "--no-worker", *data_dir)
+    result = program("local", "start", "--port", "0", "--no-worker", *data_dir)
     try:
-        assert done.returncode == 0, done.stderr
-        assert "export SUPABASE_URL=http://127.0.0.1:" in done.stdout
-        assert "export SUPABASE_KEY=sb_secret_" in done.stdout
-        assert f"Stop it with: picture-queue local stop --data-dir {new_directory}" in done.stderr
+        assert result.returncode == 0, result.stderr
+        assert "export SUPABASE_URL=http://127.0.0.1:" in result.stdout
+        assert "export SUPABASE_KEY=sb_secret_" in result.stdout
+        assert f"Stop it with: picture-queue local stop --data-dir {new_directory}" in result.stderr
     finally:
         assert program("local", "stop", *data_dir).returncode == 0

@@ -1,4 +1,4 @@
-"""Operations on the command line: queues, limits, schedules, batches, failed jobs, the doctor."""
+"""Commands for operators: queues, limits, schedules, batches, failed jobs, and the doctor."""
 
 import json
 from collections.abc import Callable
@@ -12,28 +12,28 @@ Cli = Callable[..., Result]
 Rpc = Callable[..., Any]
 
 
-def parse_json(done: Result) -> Any:
-    assert done.exit_code == 0, done.stderr
-    return json.loads(done.stdout)
+def parse_json(result: Result) -> Any:
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
 
 
-def enqueue(cli: Cli, queue: str, *options: str, kind: str = "resize") -> str:
-    return str(parse_json(cli("enqueue", kind, "--queue", queue, *options, "--json"))["job_id"])
+def enqueue(cli: Cli, queue: str, *options: str) -> str:
+    return str(parse_json(cli("enqueue", "resize", "--queue", queue, *options, "--json"))["job_id"])
 
 
-def claim(rpc: Rpc, queue: str, count: int = 1, kind: str = "resize") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = rpc(
-        "claim_jobs", worker="hand", queues=[queue], job_types=[kind], max_jobs=count
+def claim(rpc: Rpc, queue: str, count: int = 1) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = rpc(
+        "claim_jobs", worker="test-worker", queues=[queue], job_types=["resize"], max_jobs=count
     )
-    return found
+    return jobs
 
 
-def report(rpc: Rpc, jobs: list[dict[str, Any]], outcome: str, **more: Any) -> None:
-    items = [
-        {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **more}
+def report(rpc: Rpc, jobs: list[dict[str, Any]], outcome: str, **fields: Any) -> None:
+    outcomes = [
+        {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **fields}
         for job in jobs
     ]
-    rpc("report_jobs", outcomes=items)
+    rpc("report_jobs", outcomes=outcomes)
 
 
 def test_every_field_of_a_job_is_an_option(cli: Cli, queue: str) -> None:
@@ -64,20 +64,20 @@ def test_a_unique_field_must_be_a_key_of_the_payload(cli: Cli, queue: str) -> No
     assert '--unique-by has "path", which is not a key of the payload' in refused.stderr
 
 
-def test_an_existing_job_is_reported(cli: Cli, queue: str) -> None:
+def test_enqueue_reports_that_a_unique_job_already_exists(cli: Cli, queue: str) -> None:
     first = enqueue(cli, queue, "--unique")
-    again = cli("enqueue", "resize", "--queue", queue, "--unique")
-    assert (again.stdout.strip(), "already" in again.stderr) == (first, True)
+    second = cli("enqueue", "resize", "--queue", queue, "--unique")
+    assert (second.stdout.strip(), "already" in second.stderr) == (first, True)
 
 
 def test_jobs_are_listed_by_tag_and_metadata(cli: Cli, queue: str) -> None:
     job_id = enqueue(cli, queue, "--tag", "night", "--metadata", '{"ticket": 7}')
     enqueue(cli, queue)
     for selection in (("--tag", "night"), ("--metadata", '{"ticket": 7}')):
-        found = parse_json(cli("jobs", "list", "--queue", queue, *selection, "--json"))
-        assert [job["id"] for job in found] == [job_id]
-    none = cli("jobs", "list", "--queue", queue, "--created-before", "2020-01-01T00:00")
-    assert "and --created-before 2020-01-01 00:00:00" in none.stderr
+        jobs = parse_json(cli("jobs", "list", "--queue", queue, *selection, "--json"))
+        assert [job["id"] for job in jobs] == [job_id]
+    empty = cli("jobs", "list", "--queue", queue, "--created-before", "2020-01-01T00:00")
+    assert "and --created-before 2020-01-01 00:00:00" in empty.stderr
 
 
 def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue: str) -> None:
@@ -89,22 +89,22 @@ def test_failed_jobs_are_counted_retried_and_discarded(cli: Cli, rpc: Rpc, queue
     assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
     selection = ("--queue", queue, "--reason", reason["reason"])
     assert cli("jobs", "retry", *selection, "--preview").stdout.strip() == "3 would be changed"
-    prompted = cli("jobs", "retry", *selection, input="n\n")
-    assert prompted.exit_code == 1
-    assert "Retry 3 jobs?" in prompted.stderr
+    declined = cli("jobs", "retry", *selection, input="n\n")
+    assert declined.exit_code == 1
+    assert "Retry 3 jobs?" in declined.stderr
     assert parse_json(cli("jobs", "retry", *selection, "--yes", "--json")) == {
         "matched": 3,
         "changed": 3,
     }
-    done = cli("jobs", "cancel", "--queue", queue, input="y\n")
-    assert done.stdout.strip().endswith("3 changed")
+    result = cli("jobs", "cancel", "--queue", queue, input="y\n")
+    assert result.stdout.strip().endswith("3 changed")
     assert cli("jobs", "discard", "--queue", queue, "--yes").stdout.strip() == "3 changed"
     assert parse_json(cli("jobs", "list", "--queue", queue, "--json")) == []
 
 
 def test_several_jobs_are_changed_by_their_ids(cli: Cli, queue: str) -> None:
     ids = [enqueue(cli, queue) for _ in range(2)]
-    assert [result["status"] for result in parse_json(cli("jobs", "cancel", *ids, "--json"))] == [
+    assert [request["status"] for request in parse_json(cli("jobs", "cancel", *ids, "--json"))] == [
         "cancelled",
         "cancelled",
     ]
@@ -114,8 +114,8 @@ def test_several_jobs_are_changed_by_their_ids(cli: Cli, queue: str) -> None:
 
 
 def test_jobs_are_selected_by_ids_or_by_a_filter(cli: Cli) -> None:
-    nothing = cli("jobs", "discard", "--yes")
-    assert (nothing.exit_code, "Select jobs by" in nothing.stderr) == (2, True)
+    neither = cli("jobs", "discard", "--yes")
+    assert (neither.exit_code, "Select jobs by" in neither.stderr) == (2, True)
     both = cli("jobs", "cancel", str(uuid4()), "--queue", "x")
     assert (both.exit_code, "not both" in both.stderr) == (2, True)
 
@@ -184,8 +184,8 @@ def test_tenant_weights_are_set(cli: Cli, queue: str) -> None:
 
 def test_a_budget_is_set_shown_and_deleted(cli: Cli, queue: str) -> None:
     key = f"plan:{queue}"
-    set_ = cli("budgets", "set", key, "usd_per_day=0.5", "per_minute=5", "needs_credits=true")
-    assert ("0.5" in set_.stdout, "yes" in set_.stdout) == (True, True), set_.output
+    result = cli("budgets", "set", key, "usd_per_day=0.5", "per_minute=5", "needs_credits=true")
+    assert ("0.5" in result.stdout, "yes" in result.stdout) == (True, True), result.output
     shown = parse_json(cli("budgets", "show", key, "--json"))
     assert (shown["usd_per_day"], shown["per_minute"], shown["max_pending"]) == (0.5, 5, None)
     parse_json(cli("budgets", "set", key, "per_minute=default", "--json"))
@@ -230,8 +230,8 @@ def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
     deleted = parse_json(cli("schedules", "delete", queue, "--json"))
     assert deleted == {"name": queue, "deleted": True}
     for command in ("run", "delete"):
-        done = cli("schedules", command, queue)
-        assert (done.exit_code, queue in done.stderr) == (4, True)
+        result = cli("schedules", command, queue)
+        assert (result.exit_code, queue in result.stderr) == (4, True)
 
 
 def test_a_batch_is_read_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str) -> None:
@@ -245,8 +245,8 @@ def test_a_batch_is_read_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: st
     watched = cli("batches", "show", batch_id, "--watch").stdout
     assert "100 %" in watched
     assert parse_json(cli("batches", "enqueue", json.dumps([job]), "--json"))["jobs"]
-    wrong = cli("batches", "enqueue", "-", input="{")
-    assert (wrong.exit_code, "line 1" in wrong.stderr) == (3, True)
+    refused = cli("batches", "enqueue", "-", input="{")
+    assert (refused.exit_code, "line 1" in refused.stderr) == (3, True)
 
 
 def test_an_event_wakes_a_parked_job(cli: Cli, rpc: Rpc, queue: str) -> None:
@@ -267,21 +267,21 @@ def test_settings_are_shown_and_changed(cli: Cli) -> None:
 
 
 def test_maintain_prints_its_result_or_that_a_worker_does_it(cli: Cli, rpc: Rpc) -> None:
-    rpc("maintain_jobs", worker="holder")
-    done = cli("maintain")
-    assert (done.exit_code, done.stdout) == (0, "")
-    assert "A worker does the maintenance" in done.stderr
+    rpc("maintain_jobs", worker="another-worker")
+    result = cli("maintain")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "A worker does the maintenance" in result.stderr
     assert parse_json(cli("maintain", "--json"))["leased"] is False
     assert "swept" in parse_json(cli("maintain", "--force", "--json"))
     assert "expired leases swept" in cli("maintain", "--force").stdout
 
 
 def test_the_doctor_shows_verdicts(cli: Cli) -> None:
-    found = cli("doctor", "--json")
-    findings = json.loads(found.stdout)
+    result = cli("doctor", "--json")
+    findings = json.loads(result.stdout)
     assert {"check", "verdict", "detail", "remedy"} <= findings[0].keys()
-    bad = any(finding["verdict"] == "bad" for finding in findings)
-    assert found.exit_code == (1 if bad else 0)
+    has_bad = any(finding["verdict"] == "bad" for finding in findings)
+    assert result.exit_code == (1 if has_bad else 0)
     assert "maintenance" in cli("doctor").stdout
 
 
@@ -318,7 +318,7 @@ def test_the_doctor_shows_verdicts(cli: Cli) -> None:
 def test_an_error_is_printed_in_one_line(
     cli: Cli, command: tuple[str, ...], code: int, expected: str
 ) -> None:
-    done = cli(*command)
-    assert (done.exit_code, done.stdout) == (code, "")
-    assert expected in done.stderr
-    assert done.stderr.strip().count("\n") == 0
+    result = cli(*command)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert expected in result.stderr
+    assert result.stderr.strip().count("\n") == 0

@@ -1,4 +1,4 @@
-"""Every command prints an error of one line for an invalid value, and never a traceback."""
+"""Every command prints an error of one line, not a traceback, for invalid values and projects."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +17,8 @@ WRONG_VALUES = (
     *("", "\u00a0", "\udcff", "\x1b[31m\u202e", "[/]", "-1", "nan", "9" * 400),
     *("[" * 3000, "x" * 20_000, "@/"),
 )
-# Valid values for the arguments that do not get the wrong value. All others get the queue's name.
+# Values for the other arguments of a command while one argument has a wrong value. An argument that
+# is not listed here gets the name of the test's queue.
 VALID_VALUES = {
     "jobs": "[]",
     "values": "max_attempts=3",
@@ -31,7 +32,8 @@ VALID_VALUES = {
         ("job_id", "job_ids", "target_id", "batch_id", "generation_id", "user"), UNKNOWN_ID
     ),
 }
-# Without these options a command would wait, prompt, start a program, or fail for another reason.
+# Options that each call has, because a command would otherwise wait, prompt, start a program, or
+# fail for another reason.
 FIXED_OPTIONS = {
     "adopt": ("--preview",),
     "demo": ("--model", "nobody/nothing"),
@@ -55,10 +57,16 @@ FIXED_OPTIONS = {
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Yield each command and its full name."""
-    root: Any = typer.main.get_command(app)
-    for group, command in root.commands.items():
-        for name, one in getattr(command, "commands", {"": command}).items():
-            yield f"{group} {name}".strip(), one
+    waiting: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while waiting:
+        words, command = waiting.pop(0)
+        if hasattr(command, "commands"):
+            waiting += [
+                (f"{words} {name}".strip(), subcommand)
+                for name, subcommand in command.commands.items()
+            ]
+        else:
+            yield words, command
 
 
 def takes_text(parameter: Any) -> bool:
@@ -71,52 +79,62 @@ def is_option(parameter: Any) -> bool:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("name", "command"), [pytest.param(name, one, id=name) for name, one in commands()]
+    ("name", "command"), [pytest.param(name, command, id=name) for name, command in commands()]
 )
 def test_a_wrong_value_prints_an_error_of_one_line(
     cli: Cli, queue: str, name: str, command: Any
 ) -> None:
-    arguments = {
-        p.name: VALID_VALUES.get(p.name, queue) for p in command.params if not is_option(p)
+    valid_arguments = {
+        parameter.name: VALID_VALUES.get(parameter.name, queue)
+        for parameter in command.params
+        if not is_option(parameter)
     }
-    tried = [p for p in command.params if takes_text(p) and not is_already_tested(name, p)]
-    for parameter in tried:
+    for parameter in command.params:
+        if not takes_text(parameter) or is_tested_with_earlier_command(name, parameter):
+            continue
         for value in WRONG_VALUES:
-            options, given = [*FIXED_OPTIONS.get(name, ())], dict(arguments)
+            options, arguments = [*FIXED_OPTIONS.get(name, ())], dict(valid_arguments)
             if is_option(parameter):
                 options.append(f"{max(parameter.opts, key=len)}={value}")
-                given.pop("job_ids", None)
+                arguments.pop("job_ids", None)  # Commands accept either ids or options as a filter.
             else:
-                given[parameter.name] = value
-            done = cli(*name.split(), *options, "--", *given.values(), input="")
-            expect_one_line(done, f"{name} {parameter.name} {value[:20]!r}")
+                arguments[parameter.name] = value
+            result = cli(*name.split(), *options, "--", *arguments.values(), input="")
+            expect_one_line(result, f"{name} {parameter.name} {value[:20]!r}")
 
 
-def is_already_tested(name: str, parameter: Any) -> bool:
-    """Return True if a command tested earlier has the same option."""
+def is_tested_with_earlier_command(name: str, parameter: Any) -> bool:
+    """Return True if the parameter is an option that an earlier command has too."""
     key = (parameter.name, parameter.help, is_option(parameter))
-    first = next(
-        other
-        for other, command in commands()
-        if key in {(p.name, p.help, is_option(p)) for p in command.params}
+    first_command = next(
+        other_name
+        for other_name, command in commands()
+        if key in {(other.name, other.help, is_option(other)) for other in command.params}
     )
-    return is_option(parameter) and first != name
+    return is_option(parameter) and first_command != name
 
 
-def expect_one_line(done: Result, tried: str) -> None:
-    assert done.exception is None or isinstance(done.exception, SystemExit), (tried, done.exception)
-    if done.exit_code == 0 or (tried.startswith("doctor") and done.stdout):
+def expect_one_line(result: Result, call: str) -> None:
+    """Check that a call succeeded, or failed with a documented exit code and a plain message."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), (
+        call,
+        result.exception,
+    )
+    # The doctor prints its findings even if one is bad.
+    if result.exit_code == 0 or (call.startswith("doctor") and result.stdout):
         return
-    known = set(ExitCode) - {ExitCode.FAILED, ExitCode.LOCAL, ExitCode.INTERRUPTED}
-    assert done.exit_code in known, (tried, done.stderr)
-    expect_plain_message(done, tried)
+    expected_codes = set(ExitCode) - {ExitCode.FAILED, ExitCode.LOCAL, ExitCode.INTERRUPTED}
+    assert result.exit_code in expected_codes, (call, result.stderr)
+    expect_plain_message(result, call)
 
 
-def expect_plain_message(done: Result, tried: str) -> None:
+def expect_plain_message(result: Result, call: str) -> None:
     """Check that an error is one line without terms of SQL, typer and pydantic."""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("Using the embedded")]
-    assert len(lines) == 1 and lines[0].startswith("error: "), (tried, done.stderr)
-    assert len(lines[0]) < 1000, (tried, done.stderr)
+    lines = [
+        line for line in result.stderr.splitlines() if not line.startswith("Using the embedded")
+    ]
+    assert len(lines) == 1 and lines[0].startswith("error: "), (call, result.stderr)
+    assert len(lines[0]) < 1000, (call, result.stderr)
     for word in (
         "Input should",
         "validation error",
@@ -124,8 +142,8 @@ def expect_plain_message(done: Result, tried: str) -> None:
         "()",
         "An argument is invalid",
     ):
-        assert word not in lines[0], (tried, done.stderr)
-    assert not set("\x1b\u202e") & set(done.stderr), (tried, done.stderr)
+        assert word not in lines[0], (call, result.stderr)
+    assert not set("\x1b\u202e") & set(result.stderr), (call, result.stderr)
 
 
 # --- Projects that cannot be reached ---
@@ -152,25 +170,29 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
     cli: Cli, stack: Any, queue: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/nowhere")
+    # Each command repeats its first call; without a wait the test takes a tenth of the time.
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     environ, codes = UNREACHABLE[state]
     if environ.get("PICTURE_QUEUE_DATABASE_URL"):
-        wrong = stack.db_url.replace(f":{stack.db_url.split(':')[2].split('@')[0]}@", ":wrong@")
-        environ = {**environ, "PICTURE_QUEUE_DATABASE_URL": wrong}
+        password = stack.db_url.split(":")[2].split("@")[0]
+        wrong_url = stack.db_url.replace(f":{password}@", ":wrong@")
+        environ = {**environ, "PICTURE_QUEUE_DATABASE_URL": wrong_url}
     for name, command in commands():
         if name in WITHOUT_PROJECT | {"local reset", "doctor"}:
             continue
         if name in NEEDS_DATABASE and state != "a wrong password":
             continue
         arguments = [
-            VALID_VALUES.get(p.name, queue)
-            for p in command.params
-            if not is_option(p) and p.required
+            VALID_VALUES.get(parameter.name, queue)
+            for parameter in command.params
+            if not is_option(parameter) and (parameter.required or parameter.name == "prompt")
         ]
         options = [] if name == "worker" else list(FIXED_OPTIONS.get(name, ()))
+        # Without an id or a filter, commands for jobs refuse the call before they use the project.
         if name.startswith("jobs ") and not arguments and name != "jobs list":
             arguments = [] if "reasons" in name else [UNKNOWN_ID]
-        done = cli(*name.split(), *options, "--", *arguments, input="", **environ)
-        assert done.exit_code in codes, (name, done.exit_code, done.stderr)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1, (name, done.stderr)
-        assert isinstance(done.exception, SystemExit), (name, done.exception)
+        result = cli(*name.split(), *options, "--", *arguments, input="", **environ)
+        assert result.exit_code in codes, (name, result.exit_code, result.stderr)
+        lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, (name, result.stderr)
+        assert isinstance(result.exception, SystemExit), (name, result.exception)

@@ -21,14 +21,16 @@ DEMO = [sys.executable, "-m", "picture_queue_cli", "demo"]
 pytestmark = pytest.mark.timeout(120)
 
 
-def parse_report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert (found["status"], found["error"], found["replicate"]) == ("completed", None, "simulator")
-    assert found["events"][-1]["status"] == "completed"
-    versions = [event["version"] for event in found["events"]]
+def parse_report(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the JSON report of a demo, and check that its generation was completed."""
+    assert result.returncode == 0, result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
+    assert (report["status"], report["error"]) == ("completed", None)
+    assert report["replicate"] == "simulator"
+    assert report["events"][-1]["status"] == "completed"
+    versions = [event["version"] for event in report["events"]]
     assert versions == sorted(set(versions))
-    return found
+    return report
 
 
 def is_stopped(program: Program) -> bool:
@@ -38,33 +40,38 @@ def is_stopped(program: Program) -> bool:
 def test_the_demo_shows_live_states_saves_an_image_and_stops_everything(
     program: Program, tmp_path: Path
 ) -> None:
-    done = program("demo", "--json", timeout=100)
-    found = parse_report(done)
-    with Image.open(tmp_path / found["picture"]) as picture:
+    result = program("demo", "--json", timeout=100)
+    report = parse_report(result)
+    with Image.open(tmp_path / report["picture"]) as picture:
         assert picture.size == (1024, 1024)
 
-    live = [event for event in found["events"] if event["source"] == "socket"]
-    assert len(live) >= 3
-    assert live[-1]["status"] == "completed"
-    times = [event["at_ms"] for event in found["events"]]
+    live_events = [event for event in report["events"] if event["source"] == "socket"]
+    assert len(live_events) >= 3
+    assert live_events[-1]["status"] == "completed"
+    times = [event["at_ms"] for event in report["events"]]
     assert times == sorted(times)
-    timeline = found["timeline"]
+    timeline = report["timeline"]
     order = ["answered", "claimed", "first_progress", "stored", "completed", "saved"]
     assert sorted(timeline, key=order.index) == order
-    moments = [timeline[name]["ms"] for name in order]
-    assert moments == sorted(moments)
+    timeline_ms = [timeline[name]["ms"] for name in order]
+    assert timeline_ms == sorted(timeline_ms)
     assert timeline["answered"]["source"] == "answer"
     assert timeline["completed"]["source"] == "socket"
 
-    assert "signed up" in done.stderr
-    assert "simulator" in done.stderr
+    assert "signed up" in result.stderr
+    assert "simulator" in result.stderr
     assert is_stopped(program)
 
 
-def interrupt_demo(home: dict[str, str], directory: Path) -> None:
+def interrupt_demo(user_environment: dict[str, str], directory: Path) -> None:
     """Run the demo and press Ctrl-C after the generation has started."""
     process = subprocess.Popen(
-        DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home, cwd=directory
+        DEMO,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=user_environment,
+        cwd=directory,
     )
     assert process.stderr
     lines = []
@@ -73,14 +80,14 @@ def interrupt_demo(home: dict[str, str], directory: Path) -> None:
         if "Generation" in line:
             break
     process.send_signal(signal.SIGINT)
-    printed, rest = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, ""), [*lines, rest]
-    assert rest.splitlines()[-1] == "error: Interrupted."
-    assert "Traceback" not in rest
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, ""), [*lines, stderr]
+    assert stderr.splitlines()[-1] == "error: Interrupted."
+    assert "Traceback" not in stderr
 
 
-def test_a_kept_stack_is_reused_and_realtime_is_optional(
-    program: Program, home: dict[str, str], tmp_path: Path
+def test_a_kept_stack_is_reused_by_a_demo_without_realtime(
+    program: Program, user_environment: dict[str, str], tmp_path: Path
 ) -> None:
     first_run = program("demo", "--keep", "--json", timeout=100)
     try:
@@ -88,12 +95,12 @@ def test_a_kept_stack_is_reused_and_realtime_is_optional(
         assert json.loads(program("local", "status", "--json").stdout) == status
 
         without_socket = program("demo", "--cut-socket", "--json", timeout=100)
-        found = parse_report(without_socket)
-        assert "stack" not in found
+        report = parse_report(without_socket)
+        assert "stack" not in report
         assert "left running" in without_socket.stderr
-        assert found["events"][-1]["source"] in ("poll", "snapshot")
+        assert report["events"][-1]["source"] in ("poll", "snapshot")
 
-        interrupt_demo(home, tmp_path)
+        interrupt_demo(user_environment, tmp_path)
         assert not is_stopped(program)
         (newest, *_) = json.loads(program("jobs", "list", "--json").stdout)
         assert newest["status"] == "cancelled" or newest["cancel_requested_at"]
@@ -101,15 +108,22 @@ def test_a_kept_stack_is_reused_and_realtime_is_optional(
         assert program("local", "stop").returncode == 0
 
 
-def test_ctrl_c_stops_everything(program: Program, home: dict[str, str], tmp_path: Path) -> None:
-    interrupt_demo(home, tmp_path)
+def test_ctrl_c_stops_everything(
+    program: Program, user_environment: dict[str, str], tmp_path: Path
+) -> None:
+    interrupt_demo(user_environment, tmp_path)
     assert is_stopped(program)
 
 
 def test_a_terminal_shows_progress_bar_image_and_times(
-    program: Program, home: dict[str, str], tmp_path: Path
+    program: Program, user_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    environ = {**home, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "100"}
+    environ = {
+        **user_environment,
+        "TERM": "xterm-256color",
+        "COLORTERM": "truecolor",
+        "COLUMNS": "100",
+    }
     del environ["NO_COLOR"]
     controller, terminal_end = pty.openpty()
     process = subprocess.Popen(

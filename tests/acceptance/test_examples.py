@@ -1,4 +1,4 @@
-"""The examples, and the Python blocks of the README, run unchanged on the embedded stack."""
+"""The examples, and the Python blocks of the README_BLOCKS, run unchanged on the embedded stack."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+README_BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def environment(stack):
 
 
 @contextmanager
-def worker(environment, *options: str) -> Iterator[None]:
+def running_worker(environment, *options: str) -> Iterator[None]:
     process = subprocess.Popen(
         [sys.executable, "-m", "picture_queue_cli", "worker", *options], env=environment, cwd=ROOT
     )
@@ -43,7 +43,7 @@ def run_example(environment, name: str, directory: Path) -> str:
 
 
 def run_code(environment, code: str, directory: Path) -> str:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
         cwd=directory,
@@ -51,12 +51,12 @@ def run_code(environment, code: str, directory: Path) -> str:
         text=True,
         timeout=50,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_generate_saves_an_image(environment, tmp_path):
-    with worker(environment):
+    with running_worker(environment):
         output = run_example(environment, "generate.py", tmp_path)
     assert "completed  100 %" in output
     (picture,) = tmp_path.glob("sunset.*")
@@ -64,36 +64,37 @@ def test_generate_saves_an_image(environment, tmp_path):
 
 
 def test_enqueue_gets_its_result_from_the_worker_app(environment, tmp_path):
-    with worker(environment, "--app", "examples.worker_app:worker"):
+    with running_worker(environment, "--app", "examples.worker_app:worker"):
         output = run_example(environment, "enqueue.py", tmp_path)
     assert output == "{'path': 'a.png', 'width': 256, 'attempt': 1}\n"
 
 
 def test_the_first_block_of_the_readme_saves_an_image(environment, tmp_path):
-    with worker(environment):
-        output = run_code(environment, README[0], tmp_path)
+    with running_worker(environment):
+        output = run_code(environment, README_BLOCKS[0], tmp_path)
     assert output.splitlines()[-1] == "completed 100"
     assert (tmp_path / "lighthouse.webp").stat().st_size > 0
 
 
 def test_the_other_blocks_of_the_readme_run_a_job(environment, tmp_path):
-    handlers, enqueue = README[1:]
+    handlers, enqueue = README_BLOCKS[1:]
     assert handlers.startswith("# jobs.py\n")
     (tmp_path / "jobs.py").write_text(handlers, "utf-8")
-    with worker({**environment, "PYTHONPATH": str(tmp_path)}, "--app", "jobs:worker"):
+    with running_worker({**environment, "PYTHONPATH": str(tmp_path)}, "--app", "jobs:worker"):
         output = run_code(environment, enqueue, tmp_path)
     assert output == "{'width': 256}\n"
 
 
 def test_no_two_examples_share_a_job_type():
-    # The examples share a project, in which the worker that starts last sets the policy of a type.
-    types = [
-        found
+    # The tests run all examples on one project, and a worker overwrites the policy of its job
+    # types when it starts.
+    job_types = [
+        job_type
         for file in sorted((ROOT / "examples").rglob("*.py"))
-        for found in re.findall(r"\.handler\(\s*\"([^\"]+)", file.read_text("utf-8"))
+        for job_type in re.findall(r"\.handler\(\s*\"([^\"]+)", file.read_text("utf-8"))
     ]
-    assert len(types) > 5
-    assert sorted(types) == sorted(set(types))
+    assert len(job_types) > 5
+    assert sorted(job_types) == sorted(set(job_types))
 
 
 def test_every_example_is_tested():

@@ -13,26 +13,29 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
 EXAMPLES = sorted((ROOT / "examples" / "howto").iterdir())
-SHOWN = re.compile(
+#: A link to an example, followed by the quoted text of the example.
+QUOTED_EXAMPLE = re.compile(
     r"\[`(examples/howto/\S+)`\]\(\.\./\.\./\1\)\n\n```(?:python|sql)\n(.*?)```", re.S
 )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_quotes_its_examples_unchanged(page):
-    shown = SHOWN.findall(page.read_text("utf-8"))
-    assert shown
-    for file, text in shown:
+    quoted = QUOTED_EXAMPLE.findall(page.read_text("utf-8"))
+    assert quoted
+    for file, text in quoted:
         assert text == (ROOT / file).read_text("utf-8"), f"{page.name} differs from {file}"
 
 
 def test_every_example_is_on_a_page():
-    shown = {file for page in PAGES for file, _ in SHOWN.findall(page.read_text("utf-8"))}
-    assert shown == {example.relative_to(ROOT).as_posix() for example in EXAMPLES}
+    quoted = {file for page in PAGES for file, _ in QUOTED_EXAMPLE.findall(page.read_text("utf-8"))}
+    assert quoted == {example.relative_to(ROOT).as_posix() for example in EXAMPLES}
 
 
 @pytest.mark.parametrize(
-    "example", [e for e in EXAMPLES if e.suffix == ".py"], ids=lambda example: example.stem
+    "example",
+    [example for example in EXAMPLES if example.suffix == ".py"],
+    ids=lambda example: example.stem,
 )
 async def test_a_python_example_runs_and_leaves_no_unfinished_job(example, stack, tmp_path, db):
     environment = {
@@ -42,8 +45,8 @@ async def test_a_python_example_runs_and_leaves_no_unfinished_job(example, stack
     }
     if (preparation := example.with_suffix(".sql")) in EXAMPLES:
         await db.execute(preparation.read_text("utf-8"))
-    before = await db.fetchval("select coalesce(max(seq), 0) from job_queue")
-    done = await asyncio.to_thread(
+    last_seq = await db.fetchval("select coalesce(max(seq), 0) from job_queue")
+    result = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, example],
         env=environment,
@@ -52,13 +55,15 @@ async def test_a_python_example_runs_and_leaves_no_unfinished_job(example, stack
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    left = "select job_type from job_queue where finished_at is null and seq > $1"
-    assert await db.fetch(left, before) == []
+    assert result.returncode == 0, result.stderr
+    unfinished = "select job_type from job_queue where finished_at is null and seq > $1"
+    assert await db.fetch(unfinished, last_seq) == []
 
 
 @pytest.mark.parametrize(
-    "example", [e for e in EXAMPLES if e.suffix == ".sql"], ids=lambda example: example.stem
+    "example",
+    [example for example in EXAMPLES if example.suffix == ".sql"],
+    ids=lambda example: example.stem,
 )
 async def test_an_sql_example_runs(example, stack):
     connection = await asyncpg.connect(stack.db_url, timeout=10)

@@ -1,4 +1,4 @@
-"""Kill a worker at each step of a generation: another worker completes it, and it is paid once."""
+"""A generation is completed and paid once if its worker is killed at any step."""
 
 import asyncio
 import os
@@ -15,6 +15,7 @@ import pytest
 from picture_queue import AsyncPictureQueue
 from picture_queue.records import JobStatus
 
+#: The steps of a generation, named as in crashing_worker.py.
 STEPS = (
     "begin_prediction",
     "create",
@@ -44,7 +45,7 @@ async def start_worker(stack, point=""):
     )
 
 
-async def predictions_at_replicate(stack, prompt):
+async def list_predictions_at_replicate(stack, prompt):
     address = stack.replicate_url.removesuffix("/v1") + "/_simulator/predictions"
     async with httpx.AsyncClient(headers={"apikey": stack.secret_key}, timeout=10) as http:
         listed = (await http.get(address)).raise_for_status().json()
@@ -52,12 +53,14 @@ async def predictions_at_replicate(stack, prompt):
     return [item for item in listed if item["input"].get("prompt") == prompt]
 
 
-@pytest.mark.slow  # tests/generations/test_paid_once.py crashes at each call in every run
+# In `make test`, tests/generations/test_paid_once.py raises an error at each of these steps.
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_killed(stack):
     sql = await asyncpg.connect(stack.db_url, timeout=10)
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
         started = {}
+        # The worker of this test must claim the test's own generation before all other jobs.
         await sql.execute("update job_queue set priority = 0 where status = 'pending'")
         for point in POINTS:
             prompt = f"a lighthouse {point} {uuid4()}"
@@ -70,8 +73,8 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
                     process.kill()
             assert code == -signal.SIGKILL, f"{point} was not reached"
             started[point] = (generation, prompt)
-        # Let all leases of the dead workers expire now instead of in ten minutes, also the
-        # extended ones.
+        # Let the leases of the killed workers expire now instead of in ten minutes. An extension of
+        # a lease is in lease_extension.
         await sql.execute("delete from picture_queue.lease_extension")
         await sql.execute(
             "update job_queue set lease_expires_at = now() where status = 'processing'"
@@ -79,7 +82,8 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
         second_worker = await start_worker(stack)
         try:
             for point, (generation, prompt) in started.items():
-                events = [e async for e in pq.generations.watch(generation.id, timeout=60)]
+                watch = pq.generations.watch(generation.id, timeout=60)
+                events = [event async for event in watch]
                 assert events[-1].status is JobStatus.COMPLETED, (point, events[-1])
                 await check_paid_once(stack, sql, pq, point, generation, prompt)
         finally:
@@ -89,11 +93,11 @@ async def test_a_generation_completes_and_is_paid_once_wherever_its_worker_is_ki
 
 
 async def check_paid_once(stack, sql, pq, point, generation, prompt):
-    found = await pq.generations.get(generation.id)
-    assert [image.n for image in found.images] == [1], point
-    assert len(await pq.generations.download(found.images[0])) > 100
+    completed = await pq.generations.get(generation.id)
+    assert [image.n for image in completed.images] == [1], point
+    assert len(await pq.generations.download(completed.images[0])) > 100
 
-    predictions = await predictions_at_replicate(stack, prompt)
+    predictions = await list_predictions_at_replicate(stack, prompt)
     paid = [item for item in predictions if item["status"] not in ("canceled", "aborted")]
     assert len(paid) == 1, (point, predictions)
     rows = await sql.fetch(

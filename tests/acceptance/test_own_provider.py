@@ -1,4 +1,4 @@
-"""A worker whose function makes the pictures is killed: another one makes the picture again."""
+"""A generation of a Python function as provider is completed by another worker after a kill."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import pytest
 from picture_queue import AsyncPictureQueue, JobStatus
 
 WORKER = Path(__file__).with_name("own_provider_worker.py")
-MODEL = """
+INSERT_MODEL = """
 insert into picture_queue.model (model_id, provider, kind, inputs)
 values ('dying/model', 'dying', 'text-to-image',
   '[{"name": "prompt", "type": "string", "required": true}]')
@@ -31,25 +31,25 @@ async def start_worker(stack, *point: str) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_function_runs_again_in_another_worker(stack, db) -> None:
-    await db.execute(MODEL)
+async def test_a_function_whose_worker_is_killed_runs_again_in_another_worker(stack, db) -> None:
+    await db.execute(INSERT_MODEL)
     async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
         started = {}
         for point in ("function", "stored"):
             started[point] = await pq.generations.start(f"a boat, {point}", "dying/model")
             process = await start_worker(stack, point)
             assert await asyncio.wait_for(process.wait(), 30) == -signal.SIGKILL
-        # The leases of the dead workers expire now instead of in ten minutes. The second one may
-        # have claimed the job of the first one as well.
+        # Let the leases of both killed workers expire now instead of in ten minutes.
         await db.execute("delete from picture_queue.lease_extension")
         await db.execute(
             "update job_queue set lease_expires_at = now() where id = any ($1)",
             [generation.job_id for generation in started.values()],
         )
-        second = await start_worker(stack)
+        surviving_worker = await start_worker(stack)
         try:
             for generation in started.values():
-                events = [each async for each in pq.generations.watch(generation.id, timeout=60)]
+                watch = pq.generations.watch(generation.id, timeout=60)
+                events = [event async for event in watch]
                 assert events[-1].status is JobStatus.COMPLETED, events[-1]
                 (image,) = (await pq.generations.get(generation.id)).images
                 assert (await pq.generations.download(image)).startswith(b"\x89PNG")
@@ -60,6 +60,6 @@ async def test_a_killed_function_runs_again_in_another_worker(stack, db) -> None
                 )
                 assert (states[-1], {*states[:-1]}) == ("succeeded", {"lost"})
         finally:
-            second.terminate()
-            assert await asyncio.wait_for(second.wait(), 30) == 0
+            surviving_worker.terminate()
+            assert await asyncio.wait_for(surviving_worker.wait(), 30) == 0
     await db.execute("update picture_queue.model set enabled = false where provider = 'dying'")

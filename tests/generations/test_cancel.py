@@ -2,7 +2,9 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -13,8 +15,10 @@ from .world import (
     FAST,
     SCHNELL,
     AnswerGate,
+    Database,
     Generation,
     Job,
+    Row,
     Store,
     World,
     assert_paid_once,
@@ -75,7 +79,7 @@ async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
             await task
         (row,) = world.db.rows
         assert row.prediction_id == (await world.predictions())[0]["id"]
-        assert row.state == ("canceled" if cancel else "created")
+        assert row.state == ("aborted" if cancel else "created")  # it had not started
         assert len(await world.paid()) == (0 if cancel else 1)
 
 
@@ -176,3 +180,64 @@ async def test_a_cancel_waits_for_the_storing_of_pictures_only_for_a_time(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_a_prediction_that_succeeded_before_the_cancel_is_recorded_as_succeeded() -> None:
+    world = World(SimulatorSettings(seconds=0.3))
+    async with world.http:
+        job = Job()
+        gate: Any = AnswerGate(world.client, "get")
+        task = asyncio.create_task(world.run(world.generation(), job, client=gate))
+        await gate.has_effect.wait()
+        await asyncio.sleep(0.5)  # it ends, and the handler has read it before
+        job.cancel_requested = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [row.state for row in world.db.rows] == ["succeeded"]
+        assert world.db.rows[0].metrics["image_count"] == 1
+        assert world.db.files == {}
+
+
+async def test_a_retry_of_a_cancelled_generation_makes_its_pictures() -> None:
+    world = World(SimulatorSettings(seconds=0))
+    async with world.http:
+        generation = world.generation()
+        row = Row(uuid4(), generation.id, generation.input, datetime.now(UTC), "succeeded", "old")
+        world.db.rows.append(row)
+        assert len((await world.run(generation))["images"]) == 1
+
+
+async def test_a_cancel_that_comes_too_late_leaves_only_pictures_that_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("picture_queue.generations.handler._STORE_TIMEOUT", 0.3)
+    world = World(SimulatorSettings(seconds=0))
+    async with world.http:
+        generation, job = world.generation(num_outputs=3), Job()
+        store: Any = _SlowLastUpload(world.db, generation)
+        handler = image_handler(providers_of(world.client), lambda _: store, FAST)
+        task = asyncio.create_task(handler({}, job))
+        await store.has_effect.wait()
+        job.cancel_requested = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [row.state for row in world.db.rows] == ["succeeded"]
+        images = world.db.images[generation.id].values()
+        assert len(images) == 2
+        assert world.db.files.keys() == {image.path for image in images}
+
+
+class _SlowLastUpload(Store):
+    """A store that writes the third file and never answers."""
+
+    def __init__(self, db: Database, generation: Generation) -> None:
+        super().__init__(db, generation)
+        self.has_effect = asyncio.Event()
+
+    async def upload(self, path: str, *args: Any, **options: Any) -> None:
+        await super().upload(path, *args, **options)
+        if "/3." in path:
+            self.has_effect.set()
+            await asyncio.sleep(60)

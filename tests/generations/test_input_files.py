@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from PIL import Image
@@ -30,18 +31,33 @@ class _OneFileStore:
         return f"http://storage/{path}"
 
 
-async def sign(data: bytes) -> dict[str, Any]:
+USER = UUID(int=1)
+OTHER = UUID(int=2)
+
+
+async def sign_value(
+    value: Any, data: bytes = b"", user: UUID | None = USER, operator_files: tuple[str, ...] = ()
+) -> Any:
     begun: Any = SimpleNamespace(
-        prediction=SimpleNamespace(input={"image": "storage:uploads/a"}),
+        generation=SimpleNamespace(user_id=user),
+        prediction=SimpleNamespace(input={"image": value, "text": value}),
         model=SimpleNamespace(file_inputs=frozenset({"image"})),
     )
-    store: Any = _OneFileStore(data)
-    return await sign_files(store, begun, seconds=60, max_pixels=1000)
+    store: Any = _OneFileStore(data or create_picture("PNG"))
+    signed = await sign_files(
+        store, begun, seconds=60, max_pixels=1000, operator_files=operator_files
+    )
+    assert signed["text"] == value  # only declared inputs are signed
+    return signed["image"]
+
+
+async def sign(data: bytes) -> dict[str, Any]:
+    return {"image": await sign_value(f"storage:uploads/{USER}/a", data)}
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
 async def test_an_uploaded_picture_is_signed(format_: str) -> None:
-    assert await sign(create_picture(format_)) == {"image": "http://storage/uploads/a"}
+    assert await sign(create_picture(format_)) == {"image": f"http://storage/uploads/{USER}/a"}
 
 
 @pytest.mark.parametrize(
@@ -52,3 +68,44 @@ async def test_an_uploaded_picture_is_signed(format_: str) -> None:
 async def test_an_upload_of_another_type_is_refused(data: bytes) -> None:
     with pytest.raises(InputRejected, match="is not a PNG, JPEG or WebP picture"):
         await sign(data)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"secrets/{USER}/a.png",
+        f"uploads/{USER}/../{OTHER}/a.png",
+        f"uploads/{USER}/../../secrets/a.png",
+        f"uploads/{USER}/./a.png",
+        f"uploads/{USER}//a.png",
+        f"uploads/{USER}/%2e%2e/a.png",
+        f"uploads/{USER}/a.png?download",
+        f"uploads/{USER}/a.png\n",
+        f"uploads/{USER}/{'a' * 500}.png",
+        "uploads/a.png",
+        "",
+    ],
+)
+@pytest.mark.parametrize("user", [USER, None])
+async def test_only_plain_paths_of_the_two_buckets_are_signed(path: str, user: Any) -> None:
+    for files in ((), ("image",)):
+        with pytest.raises(InputRejected, match="is not a file of the buckets"):
+            await sign_value(f"storage:{path}", user=user, operator_files=files)
+
+
+@pytest.mark.parametrize("bucket", ["uploads", "pictures"])
+async def test_files_of_other_users_are_not_signed(bucket: str) -> None:
+    own, foreign = f"storage:{bucket}/{USER}/1/a.png", f"storage:{bucket}/{OTHER}/1/a.png"
+    for value in (foreign, [own, foreign]):
+        with pytest.raises(InputRejected, match="does not belong to the user"):
+            await sign_value(value)
+    assert await sign_value(own) == f"http://storage/{bucket}/{USER}/1/a.png"
+    assert await sign_value([own, own]) == [f"http://storage/{bucket}/{USER}/1/a.png"] * 2
+    signed = f"http://storage/{bucket}/{OTHER}/1/a.png"
+    assert await sign_value(foreign, operator_files=("image",)) == signed
+    assert await sign_value(foreign, user=None) == signed
+
+
+async def test_files_inside_of_other_values_are_not_signed() -> None:
+    nested = [[f"storage:pictures/{OTHER}/1/a.png"], {"a": f"storage:pictures/{OTHER}/1/a.png"}]
+    assert await sign_value(nested) == nested

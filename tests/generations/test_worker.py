@@ -160,7 +160,7 @@ async def test_a_cancel_of_the_job_stops_the_prediction(
         "select state, prediction_id from picture_queue.prediction where generation_id = $1",
         started.id,
     )
-    assert row["state"] == "canceled"
+    assert row["state"] in ("canceled", "aborted")  # aborted: it had not started
 
 
 async def test_without_a_token_generations_stay_pending_with_a_log_message(service, queue, caplog):

@@ -93,7 +93,7 @@ class Store:
         resumable = [
             r
             for r in self._db.rows_of(self._generation)
-            if (r.state in _RESUMABLE_STATES if lost is None else r.id == lost)
+            if (self._is_resumable(r) if lost is None else r.id == lost)
         ]
         row = resumable[-1] if resumable else self._new_row()
         rivals = [
@@ -161,6 +161,15 @@ class Store:
         if missing is not None:
             self._generation.missing_images = [image.model_dump() for image in missing]
 
+    async def delete_files(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            self._db.files.pop(path, None)
+
+    def _is_resumable(self, row: Row) -> bool:
+        if row.state == "succeeded":
+            return bool(self._db.images.get(self._generation.id))
+        return row.state in ("creating", "created")
+
     def _new_row(self) -> Row:
         generation = self._generation
         row = Row(
@@ -185,10 +194,6 @@ class Store:
 def providers_of(client: Any) -> dict[str, Provider]:
     """Return the providers of a worker that uses this client of Replicate."""
     return {"replicate": ReplicateProvider(client)}
-
-
-#: The states of a row that the next attempt resumes; images are saved before the job completes.
-_RESUMABLE_STATES = ("creating", "created", "succeeded")
 
 
 class Job:

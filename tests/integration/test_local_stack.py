@@ -557,6 +557,8 @@ def test_programs_in_an_unreadable_home_are_copied(
 
 
 async def test_a_start_after_an_interrupted_first_start_succeeds(empty_dir: Path) -> None:
+    DataDir(empty_dir).mark()
+    (empty_dir / "initdb-started").touch()
     (empty_dir / "postgres").mkdir()
     (empty_dir / "postgres" / "PG_VERSION").write_text("18\n")
     async with new_stack(empty_dir) as stack:
@@ -655,6 +657,7 @@ def test_the_error_names_a_data_directory_that_cannot_be_created() -> None:
 
 def test_only_files_of_the_stack_are_deleted(empty_dir: Path) -> None:
     (empty_dir / "thesis.txt").write_text("keep me")
+    DataDir(empty_dir).mark()
     DataDir(empty_dir).make_subdirectories()
     local.reset(empty_dir)
     assert [entry.name for entry in empty_dir.iterdir()] == ["thesis.txt"]

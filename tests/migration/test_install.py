@@ -11,6 +11,7 @@ from picture_queue._resources import Migration, migrations
 from picture_queue.errors import InstallationRefused, SettingsError
 from picture_queue.installation import folder
 
+IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 FIRST = Migration("20261123000000_pre_one.sql", "select 1;\n")
 SECOND = Migration("20261201000000_post_two.sql", "select 'ü';\n")
@@ -127,6 +128,58 @@ def test_no_symlink_of_another_user_is_followed(
     with pytest.raises(SettingsError, match="cannot be written"):
         install(project)
     assert target.read_text() == "important"
+
+
+def test_a_project_that_others_can_write_is_refused(project: Path) -> None:
+    (project / "migrations").mkdir()
+    for directory in (project / "migrations", project):
+        directory.chmod(0o777)
+        with pytest.raises(SettingsError, match="can be written by other users") as refused:
+            install(project)
+        assert "mode 0777" in (refused.value.detail or "") and refused.value.hint
+        directory.chmod(0o755)
+        assert names(project) == []
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user of the machine")
+def test_a_project_of_another_user_is_refused(project: Path, tmp_path: Path) -> None:
+    os.chown(project, 65534, 65534)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        install(project)
+    os.chown(project, 0, 0)
+    (tmp_path / "link").symlink_to(project)
+    os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        install(tmp_path / "link")
+    assert names(project) == []
+
+
+def test_only_own_files_are_deleted_afterwards(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user exchanges the staging directory for a directory of the caller."""
+    (project / "functions").mkdir()
+    (project / "functions" / "index.ts").write_text("important")
+    move = folder._move
+
+    def move_and_exchange(staging: Path, directory: Path, names: list[str]) -> list[Path]:
+        moved = move(staging, directory, names)
+        staging.rename(project / "gone")
+        (project / "functions").rename(staging)
+        return moved
+
+    monkeypatch.setattr(folder, "_move", move_and_exchange)
+    install(project)
+    assert (project / folder._STAGING / "index.ts").read_text() == "important"
+
+
+def test_a_line_without_end_is_not_read_completely(project: Path) -> None:
+    (project / "migrations").mkdir()
+    for name in ("20250101000000_large.sql", f"20250101000001_{FIRST.file_name}"):
+        with (project / "migrations" / name).open("wb") as file:
+            file.truncate(8_000_000_000)  # a sparse file
+    done = install(project)
+    assert [path.name for path in done.edited] == [f"20250101000001_{FIRST.file_name}"]
 
 
 def test_an_edited_file_is_reported_and_not_changed(project: Path) -> None:

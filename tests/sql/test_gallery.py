@@ -10,6 +10,12 @@ START = "select start_generation($1, $2, $3, $4)"
 LIST = "select list_generations($1)"
 
 
+@pytest.fixture(autouse=True)
+async def without_deletion_jobs(db):
+    """Delete, inside the transaction of the test, the jobs that other test files have left."""
+    await db.run("delete from job_queue where job_type = 'delete-pictures'")
+
+
 async def insert_generation(db, prompt="a cat", *, user=None, status="completed", **columns):
     """Insert a generation that has ended, and whose job was pruned, with one picture."""
     generation_id = uuid4()
@@ -430,3 +436,39 @@ async def test_a_generation_that_cannot_be_removed_does_not_stop_the_removal_of_
     assert await db.value(left, [kept, removed]) == [kept]
     failed = "select last_error from picture_queue.failed_step where subject = $1"
     assert "album" in await db.value(failed, str(kept))
+
+
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("option", ["generation_id", "idempotency_key"])
+async def test_a_start_that_repeats_a_deleted_generation_is_refused(db, option, removed):
+    """A start must not return the status of a generation that get_generation does not find."""
+    user = uuid4()
+    options = {option: str(uuid4())}
+    await db.act_as("authenticated", user)
+    started = await db.value(START, "a cat", MODEL, {}, options)
+    await db.act_as(None)
+    await finish(db, started)
+    await db.value("select delete_generation($1)", UUID(started["generation_id"]))
+    if removed:
+        await db.run("delete from generations where id = $1", UUID(started["generation_id"]))
+    await db.act_as("authenticated", user)
+    for then in ([], [{"kind": "upscale"}]):
+        refused = await db.refusal(START, "a cat", MODEL, {}, {**options, "then": then})
+        assert refused.message.startswith("PQ_CONFLICT")
+        assert f"options.{option} is" in refused.detail and "deleted" in refused.detail
+    await db.act_as(
+        "authenticated", uuid4()
+    )  # the error must not reveal that the id of another user was deleted
+    other = await db.refusal(START, "a cat", MODEL, {}, {"generation_id": started["generation_id"]})
+    assert "deleted" not in (other.detail or "")
+
+
+async def test_a_start_that_repeats_a_deleted_batch_is_refused(db):
+    call, options = "select start_generations($1, $2)", {"batch_id": str(uuid4())}
+    started = await db.value(call, [{"prompt": "a cat"}, {"prompt": "a dog"}], options)
+    for generation in started["generations"]:
+        assert (await db.value(call, [], options))["generations"]
+        await finish(db, generation)
+        await db.value("select delete_generation($1)", UUID(generation["generation_id"]))
+    refused = await db.refusal(call, [{"prompt": "a cat"}], options)
+    assert refused.message.startswith("PQ_CONFLICT") and "deleted" in refused.detail

@@ -1,5 +1,6 @@
 """The operator's rules over inputs, and the models of a project."""
 
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -148,6 +149,47 @@ async def test_a_default_of_the_operator_may_be_a_file_of_the_operator(db):
     refused = await db.refusal(START, "a cat", model, {"image_input": [file]}, {})
     assert "is not a file of the user" in refused.detail
     refused = await db.refusal(START, "a cat", model, {"image_input": [None]}, {})
+    assert refused.message.startswith("PQ_INVALID_INPUT")
+
+
+async def test_a_job_names_the_inputs_whose_files_the_operator_has_added(db):
+    model, file = "google/nano-banana", f"storage:uploads/{uuid4()}/logo.png"
+    await db.value("select set_input_rule($1, 'image_input', 'default', $2)", model, [file])
+    user = uuid4()
+    await db.act_as("authenticated", user)
+    own = f"storage:uploads/{user}/own.png"
+    files = []
+    for given in ({}, {"image_input": [own]}, {"image_input": ["https://example.com/a.png"]}):
+        started = await db.value(START, "a cat", model, given, {})
+        payload = await db.value(
+            "select payload from job_queue where id = $1", UUID(started["job_id"])
+        )
+        files.append(payload.get("operator_files"))
+    assert files == [["image_input"], None, None]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "uploads/{other}/a.png",
+        "pictures/{other}/1/a.png",
+        "secrets/{user}/a.png",
+        "uploads/{user}/../{other}/a.png",
+        "uploads/{user}",
+        "",
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "[{}]", "[[{}]]", '{{"a": {{"b": [1, {}]}}}}'])
+async def test_a_user_cannot_name_a_foreign_file_at_any_depth(db, path, form):
+    user = uuid4()
+    await db.act_as("authenticated", user)
+
+    async def start(file: str) -> Any:
+        given = {"unlisted": json.loads(form.format(json.dumps(file)))}
+        return await db.refusal(START, "a cat", TURBO, given, {})
+
+    refused = await start("storage:" + path.format(user=user, other=uuid4()))
+    assert "is not a file of the user" in refused.detail
     assert refused.message.startswith("PQ_INVALID_INPUT")
 
 
@@ -359,3 +401,30 @@ async def test_a_model_with_a_default_prompt_needs_no_prompt(db):
     assert started["status"] == "pending"
     refused = await db.refusal(START, "", SDXL, {}, {})  # it would draw its own default prompt
     assert refused.detail == "prompt is empty"
+
+
+async def test_an_error_lists_a_bounded_number_of_values(db):
+    """The detail had all values of the model, half a megabyte for each wrong input."""
+    values = [f"{i:03}" + "x" * 497 for i in range(1000)]
+    inputs = [
+        {"name": "style", "type": "string", "enum": values},
+        *({"name": f"i{n:02}" + "y" * 90, "type": "string"} for n in range(60)),
+    ]
+    model = {"kind": "upscale", "inputs": inputs}
+    await db.value("select set_model('me/large', $1)", model)
+    refused = await db.refusal(START, "", "me/large", {"style": "z"}, {})
+    assert refused.detail.startswith('input.style is "z" and is not one of 000x')
+    assert refused.detail.endswith(" and 980 others")
+    assert len(refused.detail) < 2500
+    assert refused.hint.endswith(" and 41 others") and len(refused.hint) < 2500
+    for n in range(30):
+        model_id = f"me/{n:02}" + "z" * 150
+        await db.value("select set_model($1, $2)", model_id, {"kind": "vector", "inputs": []})
+    refused = await db.refusal(START, "", "me/large", {}, {"kind": "vector"})
+    assert " others" in refused.hint and len(refused.hint) < 2500
+
+
+async def test_every_detail_and_hint_is_cut(db):
+    call = "select picture_queue._raise_error('PQ_CONFLICT', $1, $1)"
+    refused = await db.refusal(call, "x" * 100_000)
+    assert (len(refused.detail), len(refused.hint)) == (4000, 4000)

@@ -37,6 +37,7 @@ STEPS = (
         "cancel",
         "retry",
     ),
+    *("fail_after_pictures", "cancel_after_pictures"),
     *("sweep", "prune", "delete", "maintain", "grant", "change_budgets", "settle_again"),
 )
 
@@ -127,6 +128,23 @@ class History:
 
     def fail(self) -> None:
         self._report("failed", retryable=False)
+
+    def fail_after_pictures(self) -> None:
+        self._stop_after_pictures("failed")
+
+    def cancel_after_pictures(self) -> None:
+        self.value(
+            "select cancel_generation(id) from generations "
+            "where status = 'processing' order by random() limit 1"
+        )
+        self._stop_after_pictures("cancelled")
+
+    def _stop_after_pictures(self, outcome: str) -> None:
+        if self.leases:
+            job, lease = self.leases[-1]
+            self._make_pictures(job, lease, self.rng.randint(0, 3))
+            item = {"job_id": job, "lease_id": lease, "outcome": outcome, "retryable": False}
+            self.value("select report_jobs(%s)", json.dumps([item]))
 
     def back_off(self) -> None:
         self._report("failed", retryable=True, delay_seconds=0)

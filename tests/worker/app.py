@@ -1,7 +1,7 @@
 """A worker in a separate process: ``python app.py <queue> <lease seconds>``.
 
-The environment names the project. The handler prints a line when it starts and when it stops, so
-that the parent process can wait for these events.
+The environment names the project. The handler prints a line when it starts and when it stops; the
+test waits for these lines.
 """
 
 import asyncio

@@ -1,6 +1,7 @@
-"""A worker whose handlers never end: ``python exit_app.py <queue> <kind> [runs]``.
+"""A worker whose handlers never end: ``python exit_app.py <queue> <misbehaviour> [<runs>]``.
 
-The parent process reads the printed lines, sends signals, and waits for the end of this process.
+The misbehaviours are the cases of `hangs`; with ``two workers``, the process runs two workers. The
+test reads the printed lines, sends signals, and waits for the end of this process.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import threading
 
 from picture_queue import PictureQueueError, Worker, WorkerSettings
 
-QUEUE, KIND, *REST = sys.argv[1:]
+QUEUE, MISBEHAVIOUR, *RUNS = sys.argv[1:]
 
 
 def new_worker() -> Worker:
@@ -54,7 +55,7 @@ async def ignore_cancellation_and_close() -> None:
 @worker.handler("hangs", timeout=60, max_attempts=1)
 async def hangs() -> None:
     """Misbehave as the command line says."""
-    match KIND:
+    match MISBEHAVIOUR:
         case "thread":
             await asyncio.to_thread(hang)
         case "shielded thread":
@@ -84,16 +85,16 @@ def hangs_in_thread() -> None:
 
 async def run_two_workers() -> None:
     """Run two workers concurrently."""
-    other = new_worker()
-    other.handler("other")(lambda: print_line("other"))
-    await asyncio.gather(worker.run(), other.run())
+    other_worker = new_worker()
+    other_worker.handler("other")(lambda: print_line("other"))
+    await asyncio.gather(worker.run(), other_worker.run())
 
 
 if __name__ == "__main__":
-    if KIND == "two":
+    if MISBEHAVIOUR == "two workers":
         asyncio.run(run_two_workers())
     else:
-        for _ in range(int(REST[0]) if REST else 1):
+        for _ in range(int(RUNS[0]) if RUNS else 1):
             try:
                 asyncio.run(worker.run())
                 print_line("stopped")

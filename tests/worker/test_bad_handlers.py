@@ -1,4 +1,4 @@
-"""Handlers that end in every way that Python permits, and ordinary jobs in the same worker."""
+"""Handlers that end in every way that Python permits affect no other jobs of their worker."""
 
 import asyncio
 import functools
@@ -30,11 +30,12 @@ from picture_queue.worker import SyncJobContext
 
 from ..signals import watch
 
-YEAR = 31_536_000
+YEAR_SECONDS = 31_536_000
 
 
 @pytest.fixture(params=["http", "direct"])
 async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[AsyncPictureQueue]:
+    """An async client of each transport, with the service key."""
     if request.param == "http":
         client = AsyncPictureQueue(stack.api_url, stack.service_role_key)
     else:
@@ -77,7 +78,7 @@ class NoOutcome(Snooze):
         return None
 
 
-class Validated(BaseModel):
+class FailingValidator(BaseModel):
     size: int = Field(default_factory=lambda: raise_error(Panic("in the default")))
 
     @field_validator("size")
@@ -86,7 +87,7 @@ class Validated(BaseModel):
         raise Panic("in the validator")
 
 
-class Serialized(BaseModel):
+class FailingSerializer(BaseModel):
     @model_serializer
     def serialize(self) -> Any:
         raise Panic("in the serializer")
@@ -96,7 +97,7 @@ def raise_error(error: BaseException) -> Any:
     raise error
 
 
-def nested(levels: int) -> Any:
+def nested_list(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
         value = [value]
@@ -125,8 +126,8 @@ async def in_a_gather(error: BaseException) -> None:
     await asyncio.gather(asyncio.sleep(60), fail_later(error))
 
 
-# --- Tasks and threads that a handler starts, each with the error of the job ---
-STARTED: list[tuple[Callable[[], Any], str]] = [
+#: Functions that start a task or thread that raises, and the expected error of the job.
+FAILING_TASKS: list[tuple[Callable[[], Any], str]] = [
     (lambda: in_a_group(Panic("in a task")), "Panic: in a task"),
     (lambda: in_a_group(SystemExit(3)), "SystemExit: 3"),
     (lambda: in_a_group(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
@@ -141,8 +142,8 @@ def recurse() -> Any:
     return recurse()
 
 
-# --- Exceptions and results of a handler, each with the error of the job ---
-BAD: list[tuple[Callable[[], Any], str]] = [
+#: Functions that raise an exception or return an invalid result, and the expected error of the job.
+BAD_ENDS: list[tuple[Callable[[], Any], str]] = [
     (lambda: raise_error(Panic("at the core")), "Panic: at the core"),
     (lambda: raise_error(GeneratorExit("g")), "GeneratorExit: g"),
     (lambda: raise_error(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
@@ -158,10 +159,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (recurse, "RecursionError: maximum recursion depth exceeded"),
     (lambda: raise_error(PermanentFailure("the file is no picture")), "the file is no picture"),
     (lambda: raise_error(ValueError("a\x00b\ud800" + "x" * 100_000)), "ValueError: a\ufffdb?xx"),
-    (lambda: Serialized(), "The result cannot be stored"),
+    (lambda: FailingSerializer(), "The result cannot be stored"),
     (lambda: object(), "The result cannot be stored"),
-    (lambda: nested(101), "The result is nested deeper than 100 levels"),
-    (lambda: nested(3000), "The result cannot be stored"),
+    (lambda: nested_list(101), "The result is nested deeper than 100 levels"),
+    (lambda: nested_list(3000), "The result cannot be stored"),
     (lambda: 10**5000, "The result"),
     (lambda: {"n": 10**400}, "The result has a number beyond 1e308"),
     (lambda: itertools.count(), "The result cannot be stored"),
@@ -180,22 +181,22 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 
 
 def add_handlers(worker: Worker, is_async: bool) -> None:
-    """Register the bad handlers, and ordinary ones."""
+    """Register the bad handlers, and two ordinary handlers."""
 
     async def bad(payload: dict[str, int]) -> Any:
-        return BAD[payload["n"]][0]()
+        return BAD_ENDS[payload["n"]][0]()
 
     def bad_in_a_thread(payload: dict[str, int]) -> Any:
-        return BAD[payload["n"]][0]()
+        return BAD_ENDS[payload["n"]][0]()
 
     worker.handler("bad", max_attempts=1)(bad if is_async else bad_in_a_thread)
 
     @worker.handler("invalid", max_attempts=1)
-    async def invalid(payload: Validated) -> None: ...
+    async def invalid(payload: FailingValidator) -> None: ...
 
     @worker.handler("starts", max_attempts=1)
     async def starts(payload: dict[str, int]) -> None:
-        await STARTED[payload["n"]][0]()
+        await FAILING_TASKS[payload["n"]][0]()
 
     @worker.handler("finally", max_attempts=1)
     async def in_finally() -> None:
@@ -213,9 +214,10 @@ def add_handlers(worker: Worker, is_async: bool) -> None:
         return "passed"
 
 
-KINDS: list[tuple[str, dict[str, int], str]] = [
-    *(("bad", {"n": n}, expected) for n, (_, expected) in enumerate(BAD)),
-    *(("starts", {"n": n}, expected) for n, (_, expected) in enumerate(STARTED)),
+#: Bad jobs: the job type, the payload, and the expected error of the job.
+BAD_JOBS: list[tuple[str, dict[str, int], str]] = [
+    *(("bad", {"n": n}, expected) for n, (_, expected) in enumerate(BAD_ENDS)),
+    *(("starts", {"n": n}, expected) for n, (_, expected) in enumerate(FAILING_TASKS)),
     ("invalid", {"size": 1}, "Panic: in the validator"),
     ("invalid", {}, "Panic: in the default"),
     ("finally", {}, "Panic: in finally"),
@@ -231,20 +233,19 @@ async def test_a_bad_handler_affects_only_its_job_and_frees_its_slot(
     add_handlers(worker, is_async)
     async with worker:
         jobs = []
-        for n, (job_type, payload, expected) in enumerate(KINDS):
-            bad = await service.jobs.enqueue(job_type, payload, queue=queue)
-            jobs.append(
-                (bad.id, expected, await service.jobs.enqueue("fine", {"n": n}, queue=queue))
-            )
-        for n, (bad_id, expected, fine) in enumerate(jobs):
-            assert await service.jobs.result(fine.id, timeout=15) == n
+        for n, (job_type, payload, expected) in enumerate(BAD_JOBS):
+            bad_job = await service.jobs.enqueue(job_type, payload, queue=queue)
+            ordinary_job = await service.jobs.enqueue("fine", {"n": n}, queue=queue)
+            jobs.append((bad_job.id, expected, ordinary_job.id))
+        for n, (bad_id, expected, ordinary_id) in enumerate(jobs):
+            assert await service.jobs.result(ordinary_id, timeout=15) == n
             with pytest.raises(JobFailed):
                 await service.jobs.result(bad_id, timeout=15)
             failed = await service.jobs.get(bad_id)
             assert (failed.attempt, failed.error[: len(expected)]) == (1, expected)
         # All slots are free: each of these two jobs waits for the other.
-        both = [await service.jobs.enqueue("barrier", queue=queue) for _ in range(2)]
-        for job in both:
+        pair = [await service.jobs.enqueue("barrier", queue=queue) for _ in range(2)]
+        for job in pair:
             assert await service.jobs.result(job.id, timeout=15) == "passed"
     assert "has not stopped and still runs" not in caplog.text
     first_id = jobs[0][0]
@@ -276,8 +277,8 @@ async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(
 async def test_wake_ups_continue_after_a_handler_closes_the_client_of_its_worker(
     service, stack, queue
 ):
-    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as other:
-        # Polling alone would take longer than the timeout of the results.
+    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as other_client:
+        # Without wake-ups, the worker would start the jobs after the timeout of the results.
         worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=300))
         watch(worker)
 
@@ -289,24 +290,26 @@ async def test_wake_ups_continue_after_a_handler_closes_the_client_of_its_worker
         async with worker:
             await worker._signals.listening.next()
             for _ in range(3):
-                job = await other.jobs.enqueue("closes", queue=queue)
-                assert await other.jobs.result(job.id, timeout=30) == "closed"
+                job = await other_client.jobs.enqueue("closes", queue=queue)
+                assert await other_client.jobs.result(job.id, timeout=30) == "closed"
 
 
 # --- Delays that the database would refuse ---
 
 
-WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
+#: Functions that postpone the job, the expected hold, and the expected delay in seconds. None
+#: stands for a delay of centuries.
+DELAYS: list[tuple[Callable[[], Any], str, float | None]] = [
     (lambda: Snooze(until=datetime.max), "scheduled", None),
-    (lambda: Snooze(seconds=40_000_000), "scheduled", YEAR),
-    (lambda: Snooze(10**400), "scheduled", YEAR),
-    (lambda: Park(1e300), "parked", YEAR),
+    (lambda: Snooze(seconds=40_000_000), "scheduled", YEAR_SECONDS),
+    (lambda: Snooze(10**400), "scheduled", YEAR_SECONDS),
+    (lambda: Park(1e300), "parked", YEAR_SECONDS),
     (lambda: raise_error(Retry(at=datetime.max)), "scheduled", None),
-    (lambda: raise_error(Retry(1e9, reason="later")), "scheduled", YEAR),
-    (lambda: RateLimited(1e9, key="an-api-of-this-test"), "scheduled", YEAR),
-    (lambda: raise_error(Throttled("429\x00")), "scheduled", YEAR),
-    (lambda: Park(1e9, event="\U0001f600" * 200), "parked", YEAR),
-    (lambda: raise_error(EpochRetryAfter("busy")), "scheduled", YEAR),
+    (lambda: raise_error(Retry(1e9, reason="later")), "scheduled", YEAR_SECONDS),
+    (lambda: RateLimited(1e9, key="an-api-of-this-test"), "scheduled", YEAR_SECONDS),
+    (lambda: raise_error(Throttled("429\x00")), "scheduled", YEAR_SECONDS),
+    (lambda: Park(1e9, event="\U0001f600" * 200), "parked", YEAR_SECONDS),
+    (lambda: raise_error(EpochRetryAfter("busy")), "scheduled", YEAR_SECONDS),
 ]
 
 
@@ -315,7 +318,7 @@ async def test_a_delay_is_limited_and_does_not_delay_other_jobs(service, queue, 
 
     @worker.handler("waits")
     async def waits(payload: dict[str, int]) -> Any:
-        return WAITS[payload["n"]][0]()
+        return DELAYS[payload["n"]][0]()
 
     @worker.handler("again")
     async def again(job: JobContext) -> Any:
@@ -329,14 +332,14 @@ async def test_a_delay_is_limited_and_does_not_delay_other_jobs(service, queue, 
     runs: list[int] = []
     async with worker:
         waiting = [
-            await service.jobs.enqueue("waits", {"n": n}, queue=queue) for n in range(len(WAITS))
+            await service.jobs.enqueue("waits", {"n": n}, queue=queue) for n in range(len(DELAYS))
         ]
         at_once = await service.jobs.enqueue("again", queue=queue)
         for _ in range(5):
             job = await service.jobs.enqueue("fine", queue=queue)
             assert await service.jobs.result(job.id, timeout=15) == "done"
         assert await service.jobs.result(at_once.id, timeout=15) == "done"
-        for job, (_, hold, seconds) in zip(waiting, WAITS, strict=True):
+        for job, (_, hold, seconds) in zip(waiting, DELAYS, strict=True):
 
             async def is_delayed(job_id: Any = job.id) -> bool:
                 return (await service.jobs.get(job_id)).status is not JobStatus.PROCESSING or (
@@ -344,10 +347,13 @@ async def test_a_delay_is_limited_and_does_not_delay_other_jobs(service, queue, 
                 ).hold == "parked"
 
             await until(is_delayed)
-            found = await service.jobs.get(job.id)
-            assert found.hold == hold
-            wait = (found.scheduled_for - found.updated_at).total_seconds()
-            assert wait > 200 * YEAR if seconds is None else wait == pytest.approx(seconds, abs=2)
+            delayed = await service.jobs.get(job.id)
+            assert delayed.hold == hold
+            delay = (delayed.scheduled_for - delayed.updated_at).total_seconds()
+            if seconds is None:
+                assert delay > 200 * YEAR_SECONDS
+            else:
+                assert delay == pytest.approx(seconds, abs=2)
         assert (await service.jobs.get(waiting[-1].id)).error == "EpochRetryAfter: busy"
         await asyncio.wait_for(worker.stop(), 15)
 
@@ -362,14 +368,14 @@ async def test_a_thread_can_see_the_reason_of_a_stop_request(
     worker = new_worker(lease=3600, shutdown_grace=15)
     loop = asyncio.get_running_loop()
     started, stopped = asyncio.Event(), asyncio.Event()
-    seen = SimpleNamespace(cancel=None, shutdown=None)
+    requested = SimpleNamespace(cancel=None, shutdown=None)
 
     @worker.handler("cooperative", timeout=0.3 if stop_reason == "timeout" else 600, max_attempts=1)
     def cooperative(job: SyncJobContext) -> None:
         loop.call_soon_threadsafe(started.set)
         while not job.stop_requested:
             pass
-        seen.cancel, seen.shutdown = job.cancel_requested, job.shutdown_requested
+        requested.cancel, requested.shutdown = job.cancel_requested, job.shutdown_requested
         loop.call_soon_threadsafe(stopped.set)
         raise asyncio.CancelledError
 
@@ -390,7 +396,7 @@ async def test_a_thread_can_see_the_reason_of_a_stop_request(
         if stop_reason == "timeout":
             with pytest.raises(JobFailed, match="TimeoutError"):
                 await service.jobs.result(job.id, timeout=15)
-    assert seen.cancel is (stop_reason == "cancel")
+    assert requested.cancel is (stop_reason == "cancel")
     if stop_reason == "shutdown":
         released = await service.jobs.get(job.id)
         assert (released.status, released.attempt) == (JobStatus.PENDING, 0)

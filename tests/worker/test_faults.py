@@ -1,4 +1,4 @@
-"""Workers during lost responses, outages, a cut socket and kills."""
+"""Workers complete their jobs despite lost responses, outages, a cut socket and kills."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ async def test_a_report_whose_response_is_lost_counts_once(service, queue, new_w
         1,
         1,
     )
-    # Creation, claim and completion each add a version. The repeated report adds none.
+    # Creation, claim and completion each increase the version. The repeated report does not.
     assert finished.version == 3
 
 
@@ -46,11 +46,11 @@ async def test_a_claim_whose_response_is_lost_is_repeated_with_the_same_jobs(
     service, queue, new_worker, faults
 ):
     worker = new_worker(concurrency=3)
-    seen: list[tuple[int, int]] = []
+    ran: list[tuple[int, int]] = []
 
     @worker.handler("count")
     async def count(payload: dict[str, int], job: JobContext) -> None:
-        seen.append((payload["n"], job.attempt))
+        ran.append((payload["n"], job.attempt))
 
     await service.jobs.enqueue_many(
         {"job_type": "count", "queue": queue, "payload": {"n": n}} for n in range(3)
@@ -60,16 +60,16 @@ async def test_a_claim_whose_response_is_lost_is_repeated_with_the_same_jobs(
     async with worker:
         for _ in range(3):
             await worker._signals.reported.next()
-    assert sorted(seen) == [(0, 1), (1, 1), (2, 1)]
+    assert sorted(ran) == [(0, 1), (1, 1), (2, 1)]
 
 
 async def test_lost_responses_to_reports_lose_no_jobs(service, queue, new_worker, faults):
     worker = new_worker(concurrency=1)
-    seen: list[int] = []
+    ran: list[int] = []
 
     @worker.handler("count")
     async def count(payload: dict[str, int]) -> None:
-        seen.append(payload["n"])
+        ran.append(payload["n"])
         if payload["n"] == 0:
             await faults(cut_after_commit=5, path="/rest/v1/rpc/report_jobs")
 
@@ -79,7 +79,7 @@ async def test_lost_responses_to_reports_lose_no_jobs(service, queue, new_worker
     async with worker:
         for _ in range(4):
             await worker._signals.reported.next()
-    assert seen == [0, 1, 2, 3]
+    assert ran == [0, 1, 2, 3]
     completed = await service.jobs.list(queue=queue, status="completed")
     assert [job.attempt for job in completed] == [1, 1, 1, 1]
 
@@ -129,7 +129,7 @@ async def test_a_wake_up_starts_a_job_before_the_next_poll(service, queue, new_w
 
     async with worker:
         await worker._signals.listening.next()
-        # The first claim of the worker may return the first job, but not the others.
+        # A claim that the worker makes at its start may return the first job, but not the others.
         for _ in range(3):
             job = await service.jobs.enqueue("fine", queue=queue)
             assert await service.jobs.result(job.id, timeout=15) == 1
@@ -170,7 +170,7 @@ async def read_line(process: asyncio.subprocess.Process) -> str:
 async def wait_until_confirmed(db, job_id):
     """Wait until the worker has confirmed the start of the job."""
     async with asyncio.timeout(20):
-        while await db.fetchval(  # noqa: ASYNC110 - the database sends no event for it
+        while await db.fetchval(  # noqa: ASYNC110 - the database sends no event for a confirmation
             "select unconfirmed_claims > 0 from job_queue where id = $1", job_id
         ):
             await asyncio.sleep(0.01)
@@ -182,19 +182,19 @@ async def test_another_worker_runs_the_job_of_a_killed_worker(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with run_worker(stack, queue) as first, run_worker(stack, queue) as second:
         lines = {asyncio.create_task(read_line(process)): process for process in (first, second)}
-        done, _ = await asyncio.wait(lines, return_when=asyncio.FIRST_COMPLETED)
-        (started,) = done
-        assert started.result() == "started 1"
-        killed = lines.pop(started)
-        ((waiting, survivor),) = lines.items()
+        read, _ = await asyncio.wait(lines, return_when=asyncio.FIRST_COMPLETED)
+        (first_line,) = read
+        assert first_line.result() == "started 1"
+        killed = lines.pop(first_line)
+        ((next_line, survivor),) = lines.items()
         await wait_until_confirmed(db, job.id)
         killed.send_signal(signal.SIGKILL)
-        assert await waiting == "started 2"
+        assert await next_line == "started 2"
         survivor.terminate()
         assert await read_line(survivor) == "stopping"
         assert await asyncio.wait_for(survivor.wait(), 15) == 0
-    done_job = await wait_for_job(job.id, lambda event: event.finished)
-    assert (done_job.result, done_job.attempt) == ("finished early", 2)
+    finished = await wait_for_job(job.id, lambda event: event.finished)
+    assert (finished.result, finished.attempt) == ("finished early", 2)
     assert "lease ended" in await db.fetchval(
         "select error from picture_queue.history where job_id = $1 and action = 'expire'", job.id
     )

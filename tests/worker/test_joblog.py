@@ -13,6 +13,8 @@ from picture_queue.worker import SyncJobContext, executor
 
 @pytest.fixture
 def read_log(db):
+    """Return a function that reads the stored log lines of a job."""
+
     async def read_lines(job_id: UUID) -> list[dict[str, Any]]:
         history = json.loads(await db.fetchval("select get_job_history($1)", job_id))
         lines: list[dict[str, Any]] = history["log"]
@@ -21,7 +23,9 @@ def read_log(db):
     return read_lines
 
 
-async def test_lines_are_stored_before_the_outcome(service, queue, new_worker, read_log):
+async def test_lines_are_stored_before_the_outcome_is_reported(
+    service, queue, new_worker, read_log
+):
     worker = new_worker()
 
     @worker.handler("logs")
@@ -47,17 +51,17 @@ async def test_lines_are_stored_while_the_handler_runs(
 ):
     monkeypatch.setattr(executor, "LOG_INTERVAL", 0.01)
     worker = new_worker()
-    was_read = asyncio.Event()
+    log_was_read = asyncio.Event()
 
     @worker.handler("logs")
     async def logs(job: JobContext) -> None:
         job.log("waiting")
-        await was_read.wait()
+        await log_was_read.wait()
 
     job = await service.jobs.enqueue("logs", queue=queue)
     async with worker:
         await until(lambda: read_log(job.id))
-        was_read.set()
+        log_was_read.set()
         await service.jobs.result(job.id, timeout=15)
 
 

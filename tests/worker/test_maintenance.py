@@ -1,7 +1,7 @@
-"""Maintenance by workers: one worker does it at a time."""
+"""Maintenance by workers: the worker with the maintenance lease does it."""
 
 
-async def test_a_delayed_job_starts_without_polling(service, queue, new_worker):
+async def test_a_delayed_job_is_promoted_before_the_next_poll(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("later")
@@ -13,11 +13,13 @@ async def test_a_delayed_job_starts_without_polling(service, queue, new_worker):
         assert await worker._signals.reported.next() == (job.id, "ok")
 
 
-async def test_another_worker_takes_over_when_the_holder_stops(service, queue, new_worker):
+async def test_another_worker_gets_the_maintenance_lease_when_its_holder_stops(
+    service, queue, new_worker
+):
     first, second = new_worker(), new_worker()
     async with first:
         while not (await first._signals.maintained.next()).leased:
-            pass  # A worker of another test held the lease.
+            pass  # A worker of an earlier test may still hold the lease.
         async with second:
             assert not (await second._signals.maintained.next()).leased
             await first.stop()

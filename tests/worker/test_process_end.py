@@ -1,4 +1,4 @@
-"""The process of a worker ends when the worker stops, even if handlers still run."""
+"""The process of a worker ends when the worker stops, even if handlers never end."""
 
 import asyncio
 import os
@@ -25,6 +25,7 @@ def project(request: pytest.FixtureRequest, stack: Any) -> dict[str, str]:
 
 @pytest.fixture
 async def run_app(project, queue) -> AsyncIterator[Callable[..., Any]]:
+    """Return a function that runs exit_app.py as a process, with arguments after the queue."""
     processes: list[asyncio.subprocess.Process] = []
 
     async def run(*args: str) -> asyncio.subprocess.Process:
@@ -50,7 +51,7 @@ async def read_line(process: asyncio.subprocess.Process) -> str:
 
 
 @pytest.mark.parametrize(
-    ("project", "kind", "signals"),
+    ("project", "misbehaviour", "signals"),
     [
         ("http", "thread", 1),
         ("direct", "shielded thread", 1),
@@ -63,11 +64,15 @@ async def read_line(process: asyncio.subprocess.Process) -> str:
     indirect=["project"],
 )
 async def test_a_process_ends_even_if_a_handler_never_ends(
-    service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any], kind: str, signals: int
+    service: AsyncPictureQueue,
+    queue: str,
+    run_app: Callable[..., Any],
+    misbehaviour: str,
+    signals: int,
 ) -> None:
-    job_type = "hangs-in-thread" if kind == "sync" else "hangs"
+    job_type = "hangs-in-thread" if misbehaviour == "sync" else "hangs"
     job = await service.jobs.enqueue(job_type, queue=queue)
-    process = await run_app(kind)
+    process = await run_app(misbehaviour)
     assert await read_line(process) == "started"
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)
@@ -87,7 +92,7 @@ async def test_a_handler_that_cancels_all_tasks_stops_its_worker_with_an_error(
     assert "Other code cancelled the " in await read_line(process)
     assert await asyncio.wait_for(process.wait(), 15) == 0
     failed = await service.jobs.get(job.id)
-    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "the failure must be reported"
+    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "the failure is not reported"
     workers = (await service.health()).workers
     assert queue not in [name for worker in workers for name in worker.queues]
 
@@ -95,7 +100,7 @@ async def test_a_handler_that_cancels_all_tasks_stops_its_worker_with_an_error(
 async def test_two_workers_of_a_process_stop_together(
     service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any]
 ) -> None:
-    process = await run_app("two")
+    process = await run_app("two workers")
     await service.jobs.enqueue("other", queue=queue)
     assert await read_line(process) == "other"
     process.send_signal(signal.SIGTERM)

@@ -22,7 +22,10 @@ from ..signals import watch
 
 
 class Gateway:
-    """A gateway that forwards calls to the real API, or refuses them."""
+    """A gateway that forwards calls to the API, or answers all calls with `refusal` if it is set.
+
+    `refused` has the paths of the refused calls.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = ""
@@ -34,12 +37,16 @@ class Gateway:
         if self.refusal is not None:
             self.refused.append(request.url.path)
             return self.refusal
-        headers = {k: v for k, v in request.headers.items() if k not in ("host", "content-length")}
-        found = await self._http.request(
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name not in ("host", "content-length")
+        }
+        response = await self._http.request(
             request.method, request.url.path, content=await request.body(), headers=headers
         )
-        kind = found.headers.get("content-type", "application/json")
-        return Response(found.content, found.status_code, media_type=kind)
+        content_type = response.headers.get("content-type", "application/json")
+        return Response(response.content, response.status_code, media_type=content_type)
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -82,12 +89,12 @@ async def worker(stack: Any, gateway: Gateway, queue: str) -> AsyncIterator[Work
 async def test_the_whole_worker_sends_nothing_until_retry_after_has_passed(
     service, queue, gateway, worker, until
 ):
-    pause = 4.0
-    gateway.refusal = Response("slow down", 429, headers={"Retry-After": f"{pause:g}"})
+    retry_after = 4.0
+    gateway.refusal = Response("slow down", 429, headers={"Retry-After": f"{retry_after:g}"})
     began = time.monotonic()
     await until(lambda: gateway.refused)
     job = await service.jobs.enqueue("fine", queue=queue)
-    await asyncio.sleep(pause - (time.monotonic() - began) - 0.5)
+    await asyncio.sleep(retry_after - (time.monotonic() - began) - 0.5)
     # Only the calls in progress and the first call of each kind are sent.
     assert len([path for path in gateway.refused if "/rpc/" in path]) <= 3
     gateway.refusal = None

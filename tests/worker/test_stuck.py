@@ -1,4 +1,4 @@
-"""Handlers that do not end: their slots, their leases, and the restart of the worker."""
+"""Handlers that never end: their slots, their leases, and the restart of the worker."""
 
 import asyncio
 import os
@@ -40,13 +40,13 @@ async def test_a_worker_with_stuck_slots_ends_so_that_it_can_be_restarted(
     service, queue, new_worker, hanging_handler, until, caplog
 ):
     worker = new_worker(concurrency=4, poll_interval=0.05, stuck_after=0.05, shutdown_grace=15)
-    finish = asyncio.Event()
+    may_finish = asyncio.Event()
     started = asyncio.Event()
 
     @worker.handler("slow")
     async def slow() -> str:
         started.set()
-        await finish.wait()
+        await may_finish.wait()
         return "finished"
 
     worker.handler("stuck", timeout=0.1, max_attempts=1)(hanging_handler)
@@ -56,21 +56,21 @@ async def test_a_worker_with_stuck_slots_ends_so_that_it_can_be_restarted(
     first = await service.jobs.enqueue("stuck", queue=queue)
     with pytest.raises(JobFailed, match="TimeoutError"):
         await service.jobs.result(first.id, timeout=15)
-    assert not worker.recycle, "one slot of four is less than half"
+    assert not worker.recycle, "the worker restarts although less than half of its slots are stuck"
     second = await service.jobs.enqueue("stuck", queue=queue)
     with pytest.raises(JobFailed, match="TimeoutError"):
         await service.jobs.result(second.id, timeout=15)
     await until(lambda: worker.recycle)
-    # The worker drains: running jobs continue, and no new ones are claimed.
-    later = await service.jobs.enqueue("slow", queue=queue)
-    finish.set()
+    # The worker drains: running jobs continue, and no new jobs are claimed.
+    unclaimed = await service.jobs.enqueue("slow", queue=queue)
+    may_finish.set()
     with pytest.raises(WorkerStuck, match="hold half of the worker's slots"):
         await asyncio.wait_for(running, 15)
     assert (await service.jobs.get(slow_job.id)).result == "finished"
-    assert (await service.jobs.get(later.id)).attempt == 0
-    for job, lost in ((first, 1), (second, 2)):
+    assert (await service.jobs.get(unclaimed.id)).attempt == 0
+    for job, stuck_slots in ((first, 1), (second, 2)):
         assert f"The handler of job {job.id} (stuck) still runs" in caplog.text
-        assert f"stuck handlers hold {lost} of 4 slots" in caplog.text
+        assert f"stuck handlers hold {stuck_slots} of 4 slots" in caplog.text
     assert hanging_handler.running == 2
 
 
@@ -113,16 +113,16 @@ async def test_a_handler_that_ends_late_frees_its_slot(service, queue, new_worke
         assert not worker.recycle
 
 
-async def test_a_signal_during_a_restart_ends_the_worker_for_good(
+async def test_a_signal_during_a_restart_ends_the_worker_without_a_restart(
     service, queue, new_worker, hanging_handler, until
 ):
     worker = new_worker(concurrency=2, stuck_after=0.0, shutdown_grace=15)
-    finish, started = asyncio.Event(), asyncio.Event()
+    may_finish, started = asyncio.Event(), asyncio.Event()
 
     @worker.handler("slow")
     async def slow() -> None:
         started.set()
-        await finish.wait()
+        await may_finish.wait()
 
     worker.handler("stuck", timeout=0.1, max_attempts=1)(hanging_handler)
     running = asyncio.create_task(worker.run())
@@ -132,7 +132,7 @@ async def test_a_signal_during_a_restart_ends_the_worker_for_good(
     await until(lambda: worker.recycle)
     os.kill(os.getpid(), signal.SIGTERM)
     await until(lambda: not worker.recycle)
-    finish.set()
+    may_finish.set()
     await asyncio.wait_for(running, 15)
     assert (await service.jobs.get(slow_job.id)).status is JobStatus.COMPLETED
 
@@ -154,10 +154,12 @@ async def test_the_program_restarts_a_stuck_worker_in_the_same_process(stack, se
         assert (await service.jobs.get(job.id)).attempt == 2
     finally:
         process.terminate()
-        out, errors = await asyncio.wait_for(process.communicate(), 15)
+        stdout, stderr = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 0
-    assert out.decode().split("\n")[:2] == [f"started {n} {process.pid}" for n in (1, 2)]
-    assert "hold half of the worker's slots" in errors.decode()
+    assert stdout.decode().split("\n")[:2] == [
+        f"started {attempt} {process.pid}" for attempt in (1, 2)
+    ]
+    assert "hold half of the worker's slots" in stderr.decode()
 
 
 # --- The database ends jobs that a worker does not stop ---
@@ -165,16 +167,19 @@ async def test_the_program_restarts_a_stuck_worker_in_the_same_process(stack, se
 
 @pytest.fixture
 async def set_grace_periods(db) -> Any:
-    """Return a function that sets the grace periods of the project until the end of the test."""
+    """Return a function that sets the grace periods of the project; the test's end resets them.
+
+    After the grace period, the database ends a job that its worker did not stop.
+    """
 
     async def set_seconds(**seconds: float) -> None:
         for name, value in seconds.items():
             await db.execute(f"update picture_queue.setting set {name}_grace_seconds = $1", value)
 
-    before = await db.fetchrow("select * from picture_queue.setting")
+    previous = await db.fetchrow("select * from picture_queue.setting")
     yield set_seconds
     await set_seconds(
-        cancel=before["cancel_grace_seconds"], timeout=before["timeout_grace_seconds"]
+        cancel=previous["cancel_grace_seconds"], timeout=previous["timeout_grace_seconds"]
     )
 
 
@@ -182,7 +187,7 @@ async def set_grace_periods(db) -> Any:
 async def test_the_database_ends_a_job_that_its_worker_does_not_stop(
     service, queue, new_worker, set_grace_periods, db, limit
 ):
-    """The lease ends with the grace period, and the next claim sweeps the job."""
+    """The lease ends with the grace period, and the next claim sweeps the lease."""
     await set_grace_periods(**{limit: 0.0})
     worker = new_worker(lease=3600, poll_interval=0.05)
     started, may_return = asyncio.Event(), asyncio.Event()
@@ -206,6 +211,6 @@ async def test_the_database_ends_a_job_that_its_worker_does_not_stop(
         worker._supervisor._heartbeat.beat_now()
         with pytest.raises(JobCancelled if limit == "cancel" else JobFailed):
             await service.jobs.result(job.id, timeout=15)
-        assert not may_return.is_set(), "its handler still runs"
+        assert not may_return.is_set(), "the handler must still run"
         assert worker._supervisor._slots.leases() == []
         may_return.set()

@@ -19,7 +19,7 @@ worker = Worker(settings=WorkerSettings(**json.loads(os.environ["SUITE_SETTINGS"
 
 @worker.handler("ordinary")
 async def ordinary(payload: dict[str, Any], job: JobContext) -> int:
-    """Run for the seconds in the payload, or briefly, so that other jobs run meanwhile."""
+    """Run for the seconds in the payload, or for 0.05 s, so that other jobs run meanwhile."""
     await asyncio.sleep(payload.get("seconds", 0.05))
     result: int = payload["n"]
     return result
@@ -37,14 +37,14 @@ async def bad(payload: dict[str, Any], job: JobContext) -> object:
     """Misbehave after the other jobs have started."""
     print("started", job.id, flush=True)
     await asyncio.sleep(payload.get("after", 0.05))
-    return await misbehaviour.misbehave(payload["kind"], job)
+    return await misbehaviour.misbehave(payload["misbehaviour"], job)
 
 
 @worker.handler("bad-thread")
 def bad_in_thread(payload: dict[str, Any], job: SyncJobContext) -> object:
     """Misbehave in a thread."""
     print("started", job.id, flush=True)
-    return misbehaviour.misbehave_in_thread(payload["kind"])
+    return misbehaviour.misbehave_in_thread(payload["misbehaviour"])
 
 
 if mutation := os.environ.get("SUITE_MUTATION"):

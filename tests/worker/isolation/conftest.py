@@ -1,4 +1,4 @@
-"""Workers of the suite, over HTTP and over direct connections to the database."""
+"""Worker processes that run app.py, over HTTP and over direct connections to the database."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import pytest
 
-from .world import Process
+from .harness import Process
 
 TRANSPORTS = ("http", "direct")
 
 
-def environment(stack: Any, transport: str) -> dict[str, str]:
+def worker_environment(stack: Any, transport: str) -> dict[str, str]:
     """Return the environment of a worker that connects without a proxy."""
     if transport == "direct":
         return {"PICTURE_QUEUE_DATABASE_URL": stack.db_url}
@@ -51,7 +51,7 @@ def shared(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
             if transport not in workers:
                 queue = f"isolation-{uuid4().hex[:8]}"
                 log = directory / f"{queue}.log"
-                process = Process(environment(stack, transport), {"queues": [queue]}, log)
+                process = Process(worker_environment(stack, transport), {"queues": [queue]}, log)
                 workers[transport] = (queue, process)
             return workers[transport]
 

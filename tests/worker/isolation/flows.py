@@ -1,57 +1,66 @@
-"""The steps of each test: bad and ordinary jobs run together in one worker."""
+"""The steps that the tests share: bad and ordinary jobs run together in one worker."""
 
 from typing import Any
 from uuid import UUID
 
-from .kinds import Kind, is_running
-from .world import CONCURRENCY, World, expect
+from .bad_jobs import BadJob, is_running
+from .harness import CONCURRENCY, Harness, expect
 
 
 def ordinary_jobs(count: int = CONCURRENCY, **payload: Any) -> list[dict[str, Any]]:
     """Return ordinary jobs, some with handlers in the event loop and some in threads."""
-    types = ("ordinary", "ordinary", "ordinary-thread")
-    return [{"job_type": types[n % 3], "payload": {"n": n, **payload}} for n in range(count)]
+    job_types = ("ordinary", "ordinary", "ordinary-thread")
+    return [{"job_type": job_types[n % 3], "payload": {"n": n, **payload}} for n in range(count)]
 
 
-async def enqueue_mixed(world: World, kind: Kind) -> tuple[list[UUID], list[UUID]]:
+async def enqueue_mixed(harness: Harness, bad_job: BadJob) -> tuple[list[UUID], list[UUID]]:
     """Enqueue bad and ordinary jobs alternately, in a queue that is paused until all are ready.
 
     Returns:
-        The ids of the bad jobs, and those of the ordinary jobs.
+        The ids of the bad jobs, and the ids of the ordinary jobs.
     """
-    await world.service.queues.set(world.queue)
-    await world.service.queues.pause(world.queue)
-    good = ordinary_jobs(max(kind.count, CONCURRENCY))
-    mixed = [job for pair in zip([kind.job] * kind.count, good, strict=False) for job in pair]
-    ids = await world.enqueue(*mixed, *good[kind.count :])
-    bad = ids[: 2 * kind.count : 2]
-    await kind.spoil(world, bad)
-    await world.service.queues.resume(world.queue)
-    return bad, [job for job in ids if job not in bad]
+    await harness.service.queues.set(harness.queue)
+    await harness.service.queues.pause(harness.queue)
+    ordinary = ordinary_jobs(max(bad_job.count, CONCURRENCY))
+    pairs = zip([bad_job.job] * bad_job.count, ordinary, strict=False)
+    mixed = [job for pair in pairs for job in pair]
+    ids = await harness.enqueue(*mixed, *ordinary[bad_job.count :])
+    bad_ids = ids[: 2 * bad_job.count : 2]
+    await bad_job.spoil(harness, bad_ids)
+    await harness.service.queues.resume(harness.queue)
+    return bad_ids, [job_id for job_id in ids if job_id not in bad_ids]
 
 
-async def run(world: World, kind: Kind) -> None:
-    """Run ordinary jobs together with bad ones, and check that the bad ones are reported."""
+async def run_with_ordinary_jobs(harness: Harness, bad_job: BadJob) -> None:
+    """Run bad jobs together with ordinary jobs.
+
+    Check that the ordinary jobs complete, and that the reason of the bad jobs is reported.
+    """
 
     async def bad_jobs_have_state() -> bool:
-        return all(kind.state(row) for row in await world.rows(bad))
+        return all(bad_job.state(row) for row in await harness.read_rows(bad_ids))
 
-    bad, good = await enqueue_mixed(world, kind)
-    await world.expect_completed(good)
-    if kind.state is is_running:
-        expect(await bad_jobs_have_state(), f"{[dict(row) for row in await world.rows(bad)]}")
-    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
+    bad_ids, ordinary_ids = await enqueue_mixed(harness, bad_job)
+    await harness.expect_completed(ordinary_ids)
+    if bad_job.state is is_running:  # The ordinary jobs completed while the bad jobs ran.
+        expect(
+            await bad_jobs_have_state(),
+            f"{[dict(row) for row in await harness.read_rows(bad_ids)]}",
+        )
+    await harness.expect_completed(await harness.enqueue(*ordinary_jobs()))
     try:
-        await world.until(bad_jobs_have_state, problem="the bad jobs do not reach their state")
+        await harness.wait_until(
+            bad_jobs_have_state, problem="the bad jobs do not reach their state"
+        )
     except AssertionError as error:
-        rows = [dict(row) for row in await world.rows(bad)]
+        rows = [dict(row) for row in await harness.read_rows(bad_ids)]
         raise type(error)(f"{rows}: {error}") from None
-    if kind.stops_worker:
-        await world.worker.stop(world.wait_timeout)
-    if kind.pattern:
-        await world.expect_reason(bad, kind.pattern)
-    await kind.check_reason(world, bad)
-    # Cancel the jobs that are left, so that they do not run during the next test.
-    await world.service.jobs.change("cancel", queue=world.queue)
+    if bad_job.stops_worker:
+        await harness.worker.stop(harness.wait_timeout)
+    if bad_job.pattern:
+        await harness.expect_reason(bad_ids, bad_job.pattern)
+    await bad_job.check_reason(harness, bad_ids)
+    # Cancel the unfinished jobs, so that they do not run during the next test.
+    await harness.service.jobs.change("cancel", queue=harness.queue)
     # Other tests read all jobs of this database, and could not decode the spoiled payloads.
-    await world.db.execute("update job_queue set payload = '{}' where id = any($1)", bad)
+    await harness.db.execute("update job_queue set payload = '{}' where id = any($1)", bad_ids)

@@ -1,4 +1,4 @@
-"""The bad handlers. The worker of the suite runs them, and the tests use their names."""
+"""The ways in which handlers misbehave, by name. app.py runs them; bad_jobs.py uses the names."""
 
 import asyncio
 import itertools
@@ -32,11 +32,11 @@ def make_raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
 def make_raiser_with_failing_property(name: str) -> Callable[[], NoReturn]:
     """Return a function that raises an exception with a property that raises."""
 
-    def broken(self: object) -> NoReturn:
+    def fail(self: object) -> NoReturn:
         raise KeyError("Retry-After")
 
-    kind = type("Throttled", (Exception,), {name: property(broken)})
-    return make_raiser(lambda: kind(REASON))
+    exception_class = type("Throttled", (Exception,), {name: property(fail)})
+    return make_raiser(lambda: exception_class(REASON))
 
 
 class UnreadableText(Exception):
@@ -46,7 +46,7 @@ class UnreadableText(Exception):
         raise RuntimeError(REASON)
 
 
-class Epoch(Exception):
+class EpochRetryAfter(Exception):
     """An exception whose `retry_after` is a time since the epoch instead of seconds."""
 
     retry_after = 1_771_404_540
@@ -56,7 +56,7 @@ def recurse() -> NoReturn:
     recurse()
 
 
-# Functions that raise. An async handler calls them, or a handler in a thread.
+# Functions that raise. Async handlers and handlers in threads call them.
 RAISES: dict[str, Callable[[], NoReturn]] = {
     "raises BaseException": make_raiser(lambda: CustomBaseException(REASON)),
     "raises a group of BaseException": make_raiser(
@@ -87,11 +87,11 @@ WAITS: dict[str, Callable[[], object]] = {
     "snooze until the last moment": lambda: Snooze(until=datetime.max),
     "snooze until the first moment": lambda: Snooze(until=datetime.min),
     "snooze of a year and more": lambda: Snooze(seconds=40_000_000),
-    "delay that is a time since the epoch": make_raiser(lambda: Epoch(REASON)),
+    "delay that is a time since the epoch": make_raiser(lambda: EpochRetryAfter(REASON)),
 }
 
 
-def nested(depth: int) -> list[Any]:
+def nested_list(depth: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
@@ -130,7 +130,7 @@ RESULTS: dict[str, Callable[[], object]] = {
     "result with U+0000": lambda: "a\x00b",
     "result that is not UTF-8": lambda: b"\xff\xfe",
     "circular result": circular_list,
-    "result nested 3,000 times": lambda: nested(3000),
+    "result nested 3,000 times": lambda: nested_list(3000),
     "result with a number of 5,000 digits": lambda: 10**5000,
     "result with a decimal beyond floats": lambda: Decimal("1e5000"),
     "result of a generator": lambda: (n for n in range(3)),
@@ -149,7 +149,7 @@ async def cancel_tasks_of_other_jobs() -> str:
 
 
 async def wait_for_tasks_of_other_jobs() -> None:
-    """Wait for the tasks of all other jobs, so that a cancellation of this task reaches them."""
+    """Wait for the tasks of all other jobs; cancelling this task also cancels those tasks."""
     tasks = [task for task in asyncio.all_tasks() if "ordinary" in task.get_name()]
     await asyncio.gather(*tasks, asyncio.Event().wait())
 
@@ -207,7 +207,7 @@ async def block_loop() -> str:
     return "done"
 
 
-BLOCK_SECONDS = 8.0  # Longer than several leases.
+BLOCK_SECONDS = 8.0  # Longer than two leases of 3 seconds.
 
 
 async def block_in_executor() -> None:

@@ -1,7 +1,7 @@
 """Mutations of the worker: each removes one mechanism that isolates jobs from each other.
 
-The worker of the suite imports this module. A mutation replaces functions of the worker, and fails
-if a function no longer exists. In that case, adapt the mutation to the changed worker.
+The worker process imports this module. A mutation replaces functions of the worker, and fails if a
+function no longer exists. In that case, adapt the mutation to the changed worker.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ def replace(owner: object, name: str, new: Callable[..., Any]) -> Callable[..., 
 
 
 def catch_no_base_exception() -> None:
-    """Do not catch a BaseException of a handler in its attempt."""
+    """Catch only exceptions of handlers that derive from `Exception`."""
 
     def outcome_of_error(self: Any, error: BaseException) -> Any:
         if not isinstance(error, Exception):
@@ -79,7 +79,7 @@ def send_heartbeats_in_the_event_loop() -> None:
 
 
 def do_not_watch_the_event_loop() -> None:
-    """Do not watch the event loop."""
+    """Do not detect that a handler blocks the event loop."""
     replace(loop_monitor.LoopMonitor, "check", lambda self, limit: None)
 
 

@@ -1,4 +1,4 @@
-"""Bad answers of the Supabase API: the worker continues, logs the reason, limits its calls."""
+"""Invalid answers of the API: the worker continues, logs the reason, and limits its calls."""
 
 import asyncio
 import re
@@ -13,19 +13,19 @@ from ...databases import address, execute
 from ...faults.protocols import Answer
 from ...faults.proxy import Proxy
 from .flows import ordinary_jobs
+from .harness import Harness, expect
 from .test_connections import proxied
-from .world import World, expect
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @dataclass(frozen=True)
 class BadAnswer:
-    """A bad answer.
+    """An answer that the Supabase API does not give, but a proxy in front of it may.
 
     Attributes:
         name: The name of the answer, for the id of the test.
-        status: The status code.
+        status: The HTTP status.
         body: The body.
         content_type: The content type.
         pattern: A pattern that the log must contain.
@@ -54,75 +54,75 @@ ANSWERS = (
 )
 
 
-def to_answer(bad: BadAnswer, **options: Any) -> Answer:
-    headers = (("content-type", bad.content_type), ("location", "/elsewhere"))
-    return Answer(bad.status, bad.body, headers, **options)
+def to_answer(bad_answer: BadAnswer, **options: Any) -> Answer:
+    headers = (("content-type", bad_answer.content_type), ("location", "/elsewhere"))
+    return Answer(bad_answer.status, bad_answer.body, headers, **options)
 
 
-@pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
-async def test_jobs_complete_after_ten_bad_answers(start, stack, service, db, tmp_path, bad):
+@pytest.mark.parametrize("bad_answer", ANSWERS, ids=lambda bad_answer: bad_answer.name)
+async def test_jobs_complete_after_ten_bad_answers(start, stack, service, db, tmp_path, bad_answer):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
-        world = World(service, db, queue, worker)
-        await world.expect_completed(await world.enqueue(*ordinary_jobs()))
-        proxy.answer(to_answer(bad, count=10))
-        jobs = await world.enqueue(*ordinary_jobs())
+        harness = Harness(service, db, queue, worker)
+        await harness.expect_completed(await harness.enqueue(*ordinary_jobs()))
+        proxy.answer(to_answer(bad_answer, count=10))
+        jobs = await harness.enqueue(*ordinary_jobs())
 
         async def has_answered() -> bool:
             return proxy.answered >= 10
 
-        await world.until(has_answered, problem="the worker makes no more calls")
-        await world.expect_completed(jobs)
-        world.expect_logged(bad.pattern)
-        await worker.stop(world.wait_timeout)
+        await harness.wait_until(has_answered, problem="the worker makes no more calls")
+        await harness.expect_completed(jobs)
+        harness.expect_logged(bad_answer.pattern)
+        await worker.stop(harness.wait_timeout)
 
 
 @pytest.mark.parametrize("call", ["heartbeat_jobs", "maintain_jobs"])
-@pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
+@pytest.mark.parametrize("bad_answer", ANSWERS, ids=lambda bad_answer: bad_answer.name)
 async def test_jobs_complete_while_one_call_gets_only_bad_answers(
-    start, stack, service, db, tmp_path, call, bad
+    start, stack, service, db, tmp_path, call, bad_answer
 ):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=12)
-        world = World(service, db, queue, worker)
-        proxy.answer(to_answer(bad, path=f"/rest/v1/rpc/{call}"))
+        harness = Harness(service, db, queue, worker)
+        proxy.answer(to_answer(bad_answer, path=f"/rest/v1/rpc/{call}"))
         # The job runs until after the first heartbeat, but ends before its lease.
-        long = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
-        jobs = await world.enqueue(long, *ordinary_jobs())
+        long_job = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
+        jobs = await harness.enqueue(long_job, *ordinary_jobs())
 
         async def has_answered() -> bool:
             return proxy.answered > 0
 
-        await world.until(has_answered, problem=f"{call} is not called")
-        jobs += await world.enqueue(*ordinary_jobs())
-        await world.expect_completed(jobs)
-        await worker.stop(world.wait_timeout)
+        await harness.wait_until(has_answered, problem=f"{call} is not called")
+        jobs += await harness.enqueue(*ordinary_jobs())
+        await harness.expect_completed(jobs)
+        await worker.stop(harness.wait_timeout)
 
 
 async def test_a_throttled_worker_waits_for_retry_after(start, stack, service, db, tmp_path):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment)
-        world = World(service, db, queue, worker)
-        await check_throttled_worker(world, proxy)
-        await worker.stop(world.wait_timeout)
+        harness = Harness(service, db, queue, worker)
+        await check_throttled_worker(harness, proxy)
+        await worker.stop(harness.wait_timeout)
 
 
-async def check_throttled_worker(world: World, proxy: Proxy) -> None:
+async def check_throttled_worker(harness: Harness, proxy: Proxy) -> None:
     """Answer 429, and check how many requests the worker sends before Retry-After has passed."""
 
     async def has_answered() -> bool:
         return proxy.answered > 0
 
-    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
+    await harness.expect_completed(await harness.enqueue(*ordinary_jobs()))
     headers = (("retry-after", "10"), ("content-type", "application/json"))
     proxy.answer(Answer(429, b'{"message":"Too many requests"}', headers))
-    await world.until(has_answered, problem="the worker makes no more calls")
-    jobs = await world.enqueue(*ordinary_jobs())
+    await harness.wait_until(has_answered, problem="the worker makes no more calls")
+    jobs = await harness.enqueue(*ordinary_jobs())
     await asyncio.sleep(5)
-    # Each kind of call learns of Retry-After by itself, and may be in progress when another does.
-    expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {world.worker.log[-3000:]}")
+    # Only the calls in progress and the first call of each kind are sent.
+    expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {harness.worker.log[-3000:]}")
     proxy.heal()
-    await world.expect_completed(jobs)
+    await harness.expect_completed(jobs)
 
 
 async def test_a_changed_password_is_logged_as_an_error_and_does_not_end_the_worker(
@@ -134,20 +134,20 @@ async def test_a_changed_password_is_logged_as_an_error_and_does_not_end_the_wor
     netloc = f"{role}:first@{database.hostname}:{database.port}"
     url = database._replace(netloc=netloc).geturl()
     queue, worker = start({"PICTURE_QUEUE_DATABASE_URL": url})
-    world = World(service, db, queue, worker)
+    harness = Harness(service, db, queue, worker)
     try:
-        await world.expect_completed(await world.enqueue(*ordinary_jobs()))
+        await harness.expect_completed(await harness.enqueue(*ordinary_jobs()))
         await db.execute(f"alter role {role} password 'second'")
         await _end_sessions(stack, role)
 
         async def is_logged() -> bool:
             return re.search("ERROR.*password", worker.log) is not None
 
-        jobs = await world.enqueue(*ordinary_jobs())
-        await world.until(is_logged, problem="the log does not mention the password")
+        jobs = await harness.enqueue(*ordinary_jobs())
+        await harness.wait_until(is_logged, problem="the log does not mention the password")
         await db.execute(f"alter role {role} password 'first'")
-        await world.expect_completed(jobs)
-        await worker.stop(world.wait_timeout)
+        await harness.expect_completed(jobs)
+        await worker.stop(harness.wait_timeout)
     finally:
         worker.kill()
         await _end_sessions(stack, role)

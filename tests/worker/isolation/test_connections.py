@@ -16,12 +16,13 @@ import pytest
 from ...faults.h2_front import create_tls_context, h2_front
 from ...faults.proxy import Proxy
 from .flows import ordinary_jobs
-from .world import World
+from .harness import Harness
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 TRANSPORTS = ("http", "tls", "direct")
-LEASE = 30  # Seconds; longer than the timeout of a call.
+LEASE = 30  # In seconds; longer than the timeout of a call.
+#: How long a fault of all connections lasts.
 TOTAL_FAULT_SECONDS = 3.0
 
 
@@ -97,29 +98,29 @@ async def test_jobs_complete_in_their_first_attempt_despite_a_fault(
 ):
     with proxied(stack, transport, tmp_path) as (proxy, environment):
         queue, worker = start(environment, lease=LEASE)
-        await run_during_fault(World(service, db, queue, worker, wait_timeout=60), proxy, fault)
+        await run_during_fault(Harness(service, db, queue, worker, wait_timeout=60), proxy, fault)
         await worker.stop(60)
 
 
-async def run_during_fault(world: World, proxy: Proxy, fault: Fault) -> None:
-    """Begin a fault while jobs run and others are enqueued."""
+async def run_during_fault(harness: Harness, proxy: Proxy, fault: Fault) -> None:
+    """Begin a fault while jobs run, and enqueue more jobs during the fault."""
 
     async def all_are_running() -> bool:
-        return all(row["status"] == "processing" for row in await world.rows(running))
+        return all(row["status"] == "processing" for row in await harness.read_rows(running))
 
-    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
-    running = await world.enqueue(*[
+    await harness.expect_completed(await harness.enqueue(*ordinary_jobs()))
+    running = await harness.enqueue(*[
         {"job_type": "ordinary", "payload": {"n": n, "seconds": TOTAL_FAULT_SECONDS}}
         for n in range(2)
     ])  # fmt: skip
-    await world.until(all_are_running, problem="the jobs do not start")
+    await harness.wait_until(all_are_running, problem="the jobs do not start")
     fault.begin(proxy)
-    enqueued = await world.enqueue(*ordinary_jobs())
+    enqueued = await harness.enqueue(*ordinary_jobs())
     if fault.is_total:
         await asyncio.sleep(TOTAL_FAULT_SECONDS)
         proxy.heal()
-    await world.expect_completed([*running, *enqueued])
+    await harness.expect_completed([*running, *enqueued])
     if fault.log:
-        world.expect_logged(fault.log)
+        harness.expect_logged(fault.log)
     proxy.heal()
-    await world.expect_completed(await world.enqueue(*ordinary_jobs()))
+    await harness.expect_completed(await harness.enqueue(*ordinary_jobs()))

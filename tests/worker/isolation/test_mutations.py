@@ -1,27 +1,29 @@
-"""Mutation tests: the suite fails if a mechanism that isolates jobs is removed."""
+"""Mutation tests: the tests of this directory fail if a mechanism that isolates jobs is removed."""
 
 import pytest
 
-from .conftest import environment
-from .flows import run
-from .kinds import HANDLERS, HARM, RESULTS, ROWS, STUCK, Kind
+from .bad_jobs import HANDLERS, HARM, RESULTS, ROWS, STUCK, BadJob
+from .conftest import worker_environment
+from .flows import run_with_ordinary_jobs
+from .harness import Harness, IsolationFailure
 from .test_answers import check_throttled_worker
 from .test_connections import proxied
 from .test_isolation import block_event_loop
-from .world import NotIsolated, World
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 WAIT_TIMEOUT = 20.0  # Seconds after which a worker counts as hanging.
 
 
-def find_kind(name: str) -> Kind:
-    (found,) = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *STUCK) if one.name == name]
-    return found
+def find_bad_job(name: str) -> BadJob:
+    (bad_job,) = [
+        bad_job for bad_job in (*HANDLERS, *HARM, *RESULTS, *ROWS, *STUCK) if bad_job.name == name
+    ]
+    return bad_job
 
 
-#: For each mutation, the kind of bad job that detects it.
-KINDS = {
+#: For each mutation, the name of the bad job that affects ordinary jobs because of the mutation.
+DETECTING_BAD_JOBS = {
     "catch_no_base_exception": "raises KeyboardInterrupt",
     "read_properties_unguarded": "property retry_after raises",
     "send_delays_without_limits": "delay that is a time since the epoch",
@@ -34,15 +36,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("mutation", KINDS)
+@pytest.mark.parametrize("mutation", DETECTING_BAD_JOBS)
 async def test_the_suite_detects_a_mutation(start, stack, service, db, mutation):
-    bad = find_kind(KINDS[mutation])
-    # An attempt has 25 seconds to clean up.
-    timeout = WAIT_TIMEOUT + 25 * bad.name.startswith("ignores")
-    queue, worker = start(environment(stack, "http"), mutation, **bad.settings)
-    world = World(service, db, queue, worker, timeout)
-    with pytest.raises(NotIsolated):
-        await run(world, bad)
+    bad_job = find_bad_job(DETECTING_BAD_JOBS[mutation])
+    # A handler that ignores its cancellation has 25 seconds to clean up.
+    timeout = WAIT_TIMEOUT + 25 * bad_job.name.startswith("ignores")
+    queue, worker = start(worker_environment(stack, "http"), mutation, **bad_job.settings)
+    harness = Harness(service, db, queue, worker, timeout)
+    with pytest.raises(IsolationFailure):
+        await run_with_ordinary_jobs(harness, bad_job)
     assert f"applied mutation: {mutation}" in worker.log, worker.log
 
 
@@ -52,9 +54,9 @@ async def test_the_suite_detects_a_mutation(start, stack, service, db, mutation)
 async def test_the_suite_detects_a_mutation_while_the_event_loop_is_blocked(
     start, stack, service, db, mutation
 ):
-    queue, worker = start(environment(stack, "http"), mutation, lease=3)
-    with pytest.raises(NotIsolated):
-        await block_event_loop(World(service, db, queue, worker, WAIT_TIMEOUT + 25))
+    queue, worker = start(worker_environment(stack, "http"), mutation, lease=3)
+    with pytest.raises(IsolationFailure):
+        await block_event_loop(Harness(service, db, queue, worker, WAIT_TIMEOUT + 25))
     assert f"applied mutation: {mutation}" in worker.log, worker.log
 
 
@@ -63,6 +65,6 @@ async def test_the_suite_detects_a_mutation_while_the_api_throttles(
 ):
     with proxied(stack, "http", tmp_path) as (proxy, environment):
         queue, worker = start(environment, "ignore_retry_after")
-        with pytest.raises(NotIsolated):
-            await check_throttled_worker(World(service, db, queue, worker, WAIT_TIMEOUT), proxy)
+        with pytest.raises(IsolationFailure):
+            await check_throttled_worker(Harness(service, db, queue, worker, WAIT_TIMEOUT), proxy)
         assert "applied mutation: ignore_retry_after" in worker.log, worker.log

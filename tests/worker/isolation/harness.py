@@ -18,27 +18,28 @@ import asyncpg
 from picture_queue import AsyncPictureQueue
 
 CONCURRENCY = 6
-QUICK = {"concurrency": CONCURRENCY, "poll_interval": 0.2, "shutdown_grace": 1.0}
-WAIT_TIMEOUT = 60.0  # Seconds; a longer wait fails the test.
+#: Settings with which jobs start and the worker stops quickly.
+SETTINGS = {"concurrency": CONCURRENCY, "poll_interval": 0.2, "shutdown_grace": 1.0}
+WAIT_TIMEOUT = 60.0  # In seconds. A longer wait fails the test.
 _HERE = Path(__file__).parent
 _MAX_LOG_BYTES = 20_000_000  # A larger log is a sign of a busy loop.
 
 
-class NotIsolated(AssertionError):
+class IsolationFailure(AssertionError):
     """A bad job affected ordinary jobs, or its reason was not reported."""
 
 
 def expect(condition: object, problem: str) -> None:
     if not condition:
-        raise NotIsolated(problem)
+        raise IsolationFailure(problem)
 
 
 class Process:
-    """The process ``picture-queue worker`` with the app of the suite.
+    """A process ``picture-queue worker`` that runs the handlers of app.py.
 
     Args:
         environment: Environment variables that select the project and the transport.
-        settings: Settings of the worker in addition to `QUICK`.
+        settings: Settings of the worker in addition to `SETTINGS`.
         log: The file for its output.
         mutation: The mutation to apply; see `mutations`.
     """
@@ -54,7 +55,7 @@ class Process:
         excluded = ("SUPABASE_", "PICTURE_QUEUE_DATABASE_URL")
         env = {name: text for name, text in os.environ.items() if not name.startswith(excluded)}
         env |= {
-            "SUITE_SETTINGS": json.dumps({**QUICK, **settings}),
+            "SUITE_SETTINGS": json.dumps({**SETTINGS, **settings}),
             "SUITE_MUTATION": mutation,
             # In this time zone, datetime.max and datetime.min cannot be converted to UTC.
             "TZ": "Europe/Berlin",
@@ -88,14 +89,14 @@ class Process:
             code = await asyncio.to_thread(self._process.wait, timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise NotIsolated(f"the worker does not stop:\n{self.log[-4000:]}") from None
+            raise IsolationFailure(f"the worker does not stop:\n{self.log[-4000:]}") from None
         expect(code == 0, f"the worker ended with code {code}:\n{self.log[-4000:]}")
         size = self._log.stat().st_size
         expect(size < _MAX_LOG_BYTES, f"the worker logged {size} bytes:\n{self.log[:2000]}")
 
 
-class World:
-    """One worker, its queue, and direct access to the database.
+class Harness:
+    """One worker process, its queue, and checks of its jobs over a direct database connection.
 
     Args:
         service: A client that no fault affects.
@@ -123,18 +124,21 @@ class World:
 
     async def enqueue(self, *jobs: dict[str, Any]) -> list[UUID]:
         """Enqueue jobs in one call, so that none can be claimed before all are enqueued."""
-        made = await self.service.jobs.enqueue_many({"queue": self.queue, **job} for job in jobs)  # type: ignore[misc]
-        return [job.id for job in made]
+        enqueued = await self.service.jobs.enqueue_many(
+            {"queue": self.queue, **job}  # type: ignore[misc]
+            for job in jobs
+        )
+        return [job.id for job in enqueued]
 
-    async def rows(self, ids: Sequence[UUID]) -> list["asyncpg.Record"]:
+    async def read_rows(self, ids: Sequence[UUID]) -> list["asyncpg.Record"]:
         return await self.db.fetch(
             "select id, status, hold, attempt, error, scheduled_for from job_queue "
             "where id = any($1) order by seq",
             ids,
         )
 
-    async def until(self, condition: Callable[[], Awaitable[object]], problem: str) -> None:
-        """Wait for a condition; raise `NotIsolated` with the text `problem` if it stays false."""
+    async def wait_until(self, condition: Callable[[], Awaitable[object]], problem: str) -> None:
+        """Wait for a condition; raise `IsolationFailure` with `problem` if it stays false."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.wait_timeout):
                 while not await condition():
@@ -144,11 +148,11 @@ class World:
                 else:
                     return
         state = "has ended" if self.worker.ended else "runs"
-        raise NotIsolated(f"{problem}; the worker {state}:\n{self.worker.log[-6000:]}")
+        raise IsolationFailure(f"{problem}; the worker {state}:\n{self.worker.log[-6000:]}")
 
     async def have_finished(self, ids: Sequence[UUID]) -> bool:
-        ended = "select count(*) from job_queue where id = any($1) and finished_at is not null"
-        return await self.db.fetchval(ended, ids) == len(ids)
+        query = "select count(*) from job_queue where id = any($1) and finished_at is not null"
+        return await self.db.fetchval(query, ids) == len(ids)
 
     async def expect_completed(self, ids: Sequence[UUID]) -> None:
         """Wait until the jobs have completed, each in its first attempt."""
@@ -157,17 +161,17 @@ class World:
             return await self.have_finished(ids)
 
         try:
-            await self.until(all_have_finished, "ordinary jobs do not end")
-        except NotIsolated as error:
-            rows = [tuple(row)[1:5] for row in await self.rows(ids)]
-            raise NotIsolated(f"{rows}: {error}") from None
-        for row in await self.rows(ids):
+            await self.wait_until(all_have_finished, "ordinary jobs do not end")
+        except IsolationFailure as error:
+            rows = [tuple(row)[1:5] for row in await self.read_rows(ids)]
+            raise IsolationFailure(f"{rows}: {error}") from None
+        for row in await self.read_rows(ids):
             state = (row["status"], row["attempt"])
             expect(state == ("completed", 1), f"an ordinary job: {dict(row)}\n{self.worker.log}")
 
     # Reasons -----------------------------------------------------------------------------------
 
-    async def history(self, job: UUID) -> str:
+    async def read_history(self, job: UUID) -> str:
         """Return the history of a job: actions, errors and details."""
         rows = await self.db.fetch(
             "select action, error, detail from picture_queue.history where job_id = $1", job
@@ -176,11 +180,11 @@ class World:
 
     async def expect_reason(self, ids: Sequence[UUID], pattern: str) -> None:
         """Expect a pattern in the row, the history or a log line of each job."""
-        for row in await self.rows(ids):
-            texts = [str(row["error"]), await self.history(row["id"])]
+        for row in await self.read_rows(ids):
+            texts = [str(row["error"]), await self.read_history(row["id"])]
             texts += [line for line in self.worker.log.splitlines() if str(row["id"]) in line]
             expect(
-                any(re.search(pattern, one) for one in texts),
+                any(re.search(pattern, text) for text in texts),
                 f"no text matches {pattern!r} for {dict(row)}: {texts}",
             )
 
