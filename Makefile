@@ -73,7 +73,7 @@ audit: $(READY) ## Look up known vulnerabilities of the installed packages
 	@$(BIN)/pip-audit --skip-editable
 
 test-long: $(READY) ## Compare the SQL with a model in Python over 2,000 random sequences of calls, and test races (about 20 minutes)
-	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine tests/sql/test_books.py -s
+	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine tests/sql/test_ledger.py -s
 
 test-kill: $(READY) ## Kill workers, servers and connections for five minutes, and count lost jobs (SECONDS=)
 	@$(BIN)/python -m tests.kill $(if $(SECONDS),--seconds $(SECONDS))

@@ -93,7 +93,7 @@ def image_handler(
 
     async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
         store = store_for(job)
-        files = payload.get("operator_files", ())  # inputs with files of the operator's rules
+        files = payload.get("operator_files", ())  # the inputs whose files the rules have added
         return await _GenerationRun(
             providers, store, job, handler_settings, thumbnails, files
         ).run()
@@ -196,9 +196,10 @@ class _GenerationRun:
         return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
 
     async def _generate_and_clean_up(self) -> dict[str, Any]:
-        """Generate the pictures; if that fails, leave no file without a row.
+        """Generate the pictures; after an error, save the rows of stored pictures or delete them.
 
-        The owner can read the files in the folder, but pays only for those with a row.
+        The owner can read every file in the folder, but pays only for files with a row. So no file
+        without a row may remain.
         """
         try:
             return await self._generate()
@@ -224,8 +225,8 @@ class _GenerationRun:
             await self._manager.cancel_duplicates(prediction)
             raise error
         # The prediction is paid for, and the owner can read the stored pictures. So a cancel that
-        # arrives while they are being stored comes too late. If storing takes too long, the
-        # generation is cancelled, and its owner pays for those that are stored.
+        # arrives while the pictures are being stored comes too late. If storing takes too long, the
+        # generation is cancelled, and its owner pays for the stored pictures.
         return await finish_after_cancel(
             self._deliver(begun, prediction), lambda: self._job.cancel_requested, _STORE_TIMEOUT
         )
@@ -331,7 +332,7 @@ class _GenerationRun:
     async def _cancel_prediction(self) -> None:
         """Try to cancel the prediction of a cancelled job, within ``cancel_timeout``.
 
-        The row gets the state in which the prediction ended, since one that has succeeded in the
+        The row gets the final state of the prediction, since a prediction that has succeeded in the
         meantime costs money.
         """
         begun = self._manager.begun

@@ -29,21 +29,21 @@ async def sign_files(
 ) -> dict[str, Any]:
     """Return the input of a prediction, with signed URLs in place of files of Storage.
 
-    Only files of the inputs that the model declares are signed: those of the buckets uploads and
-    pictures that belong to the user of the generation. `start_generation` has checked that, but a
-    worker can read every file of the project, so it checks it again.
+    Only files of the inputs that the model declares are signed. They must be in the bucket uploads
+    or pictures and belong to the user of the generation. `start_generation` has checked this. The
+    worker checks it again, because the key of the worker can read every file of the project.
 
     Args:
         store: The store of the generation.
         begun: The row of the prediction.
         seconds: Time for which the URLs are valid.
         max_pixels: Maximum number of pixels of an uploaded picture.
-        operator_files: The inputs whose files the operator's rules have added. They may belong to
-            anybody, as those of a generation without a user.
+        operator_files: The names of the inputs whose files the operator's rules have added. These
+            files may belong to any user. So may the files of a generation without a user.
 
     Raises:
-        InputRejected: A file does not exist, is not a picture, has too many pixels, or is not one
-            that the user may name; or a generation does not have the picture.
+        InputRejected: A file does not exist, is not a picture, has too many pixels, or belongs to
+            another user; or a generation does not have the picture.
     """
     user = begun.generation.user_id
     signed: dict[str, Any] = dict(begun.prediction.input)

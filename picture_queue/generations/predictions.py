@@ -226,7 +226,7 @@ class PredictionManager:
         """Cancel the prediction of a row, if it can be identified, and wait for its end.
 
         Returns:
-            The state in which the prediction ended; ``canceled`` if that is not known.
+            The final state of the prediction; ``canceled`` if the state is not known.
         """
         prediction_id = self.prediction.id if self.prediction else begun.prediction.prediction_id
         if self.prediction is not None and self.prediction.has_ended:

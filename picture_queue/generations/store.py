@@ -154,7 +154,7 @@ class GenerationStore:
         return await signed_url(self._backend, path, seconds)
 
     async def delete_files(self, paths: Sequence[str]) -> None:
-        """Delete files of the bucket ``pictures``; one that does not exist is ignored."""
+        """Delete files of the bucket ``pictures``; files that do not exist are ignored."""
         headers = {"Content-Type": "application/json"}
         body = encode({"prefixes": list(paths)})
         await self._backend.storage(StorageCall("DELETE", f"object/{BUCKET}", body, headers))

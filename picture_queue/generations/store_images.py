@@ -55,8 +55,8 @@ async def store_images(
         store: The store to which the pictures are uploaded.
         settings: The settings of the handler.
         thumbnails: The maker of thumbnails; None: the pictures get none.
-        uploads: The files whose rows are not saved; the caller saves the rows of the returned
-            pictures.
+        uploads: The record of uploaded files whose rows are not saved yet. The caller saves the
+            rows of the returned pictures. None: a new record, which the caller does not need.
 
     Returns:
         The pictures, numbered from 1 in the order of the output.

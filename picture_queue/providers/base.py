@@ -30,7 +30,7 @@ class Capabilities:
         webhook: True if the provider reports the end of a prediction to a URL.
         cancel: True if the provider stops a prediction on request.
         progress: True if the predictions report their progress.
-        recover: The ability of another worker after the crash of a worker. ``list``: the worker
+        recover: The means of another worker after the crash of a worker. ``list``: the worker
             attaches to a recorded prediction, and finds a prediction whose id was not recorded, so
             a picture is paid for once. ``id``: the worker attaches to a recorded prediction. If the
             answer to a create call was lost, the worker creates the prediction again. ``none``:

@@ -52,7 +52,7 @@ class Reporter(Protocol):
         """Report progress; see `ProgressReporter`."""
 
     def open(self) -> None:
-        """Prepare for one call; `close` follows.
+        """Prepare one call. The provider calls `close` afterwards.
 
         Raises:
             OSError: A temporary file cannot be created.
@@ -72,7 +72,7 @@ class Reporter(Protocol):
         """Ask the function to stop at its next report."""
 
     def close(self) -> None:
-        """Delete the temporary files. The call has ended, or will never begin."""
+        """Delete the temporary files, after the call has ended or was dropped."""
 
 
 class MemoryReporter:
@@ -107,10 +107,10 @@ class MemoryReporter:
 
 
 class FileReporter:
-    """A reporter for a function in another process, by files in a temporary directory.
+    """A reporter for a function in another process; both use files in a temporary directory.
 
-    It can be pickled. If the process runs on another machine, progress is not shown and the
-    function cannot be stopped.
+    The reporter can be pickled. If the process runs on another machine, progress is not shown and
+    the function cannot be stopped.
 
     Every user of the machine can write in the directory for temporary files. If our directory were
     deleted while the other process still used its path, another user could create a directory with
@@ -165,7 +165,7 @@ class FileReporter:
         """Open the directory of the provider in the process of the function.
 
         Raises:
-            FileNotFoundError: The directory was deleted, or is another one.
+            FileNotFoundError: The directory was deleted, or its path names another directory.
             OSError: The directory cannot be opened.
         """
         if self._path is None:
@@ -200,10 +200,11 @@ class FileReporter:
 
 
 class _Directory:
-    """An open directory. Its files are used by its descriptor, which no other user can exchange.
+    """An open directory whose files are opened relative to its descriptor.
 
-    On Windows, which has no such descriptors, the files are used by their paths: there each user
-    has a directory for temporary files.
+    Another user can replace the path of a directory, but not an open descriptor. Windows has no
+    such descriptors, so there the files are opened by their paths. On Windows each user has a
+    separate directory for temporary files.
     """
 
     def __init__(self, path: Path) -> None:

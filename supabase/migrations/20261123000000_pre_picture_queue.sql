@@ -1047,11 +1047,11 @@ alter table public.images
 -- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
--- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
--- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each reservation,
--- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start
--- locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row
--- to account_change, which the next start of the user, or maintenance, adds to the account.
+-- stored pictures, and refunds the rest. The account of the project counts the charges of the provider instead,
+-- including the charges for predictions without a stored picture, so that its budget limits the actual spending. Each
+-- reservation, settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums.
+-- A start locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it
+-- appends a row to account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -1093,7 +1093,8 @@ comment on table picture_queue.account is 'The plan, the credits and the spendin
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- the refund; for the project, the reservation minus the provider's charge, also below 0
+  -- The refund. For the project: the reservation minus the charge of the provider, which may be negative.
+  usd numeric not null,
   credits_usd numeric not null,  -- the amount that returns to the credits
   pending integer not null,  -- number of ended generations
   reserved_on date not null,  -- the day (UTC) on which the generations were started
@@ -1118,7 +1119,7 @@ create table picture_queue.ledger (
   idempotency_key text unique,
   note text,
   at timestamptz not null,
-  -- What the provider charges for the predictions of the round. The row that ends the round has it.
+  -- The charge of the provider for the predictions of the round; null except in the row that ends the round.
   provider_usd numeric,
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
@@ -7017,12 +7018,13 @@ as $$
   end
 $$;
 
--- Returns the texts in an input that begin with a prefix such as storage:, at any depth, and the names of their inputs.
+-- Returns the texts at any depth of the inputs that begin with a prefix such as storage:, each with the name of its
+-- input.
 create function picture_queue._input_texts(p_input jsonb, p_prefix text) returns table (input text, value text)
 language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if position('"' || p_prefix in p_input::text) = 0 then  -- almost always
+  if position('"' || p_prefix in p_input::text) = 0 then  -- a cheap check, which ends most calls here
     return;
   end if;
   return query
@@ -7033,9 +7035,9 @@ begin
 end
 $$;
 
--- Refuses files of Storage that belong to somebody else, or whose path is malformed. It looks at all texts, also those
--- that are no files, since a model may read them as such. Callers without a user (p_user is null) are services, which
--- may name each file.
+-- Refuses files of Storage that belong to another user, or whose path is malformed. The check includes all texts, also
+-- those of inputs that are not files, since a model may read such a text as a file. Callers without a user (p_user is
+-- null) are services, which may name any file.
 create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7125,9 +7127,9 @@ begin
 end
 $$;
 
--- Returns the inputs whose files the operator's rules have added: p_sent is the input after the rules. The worker signs
--- them whoever owns them.
-create function picture_queue._operator_files(p_given jsonb, p_sent jsonb) returns text[]
+-- Returns the names of the inputs whose files the operator's rules have added. p_requested is the input before the
+-- rules were applied, and p_sent the input afterwards. The worker signs these files whoever owns them.
+create function picture_queue._operator_files(p_requested jsonb, p_sent jsonb) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -7135,7 +7137,7 @@ begin
     select distinct t.input
     from unnest('{storage:,generation:}'::text[]) f (prefix)
     cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
-    where (p_given -> t.input) is distinct from (p_sent -> t.input) order by t.input);
+    where (p_requested -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;
 
@@ -7594,7 +7596,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule jsonb;
-  v_given jsonb;
+  v_requested jsonb;
 begin
   select r.model_id, r.kind, r.provider into model_id, kind, provider
   from picture_queue._resolve_model(p_model_id, p_kind) r;
@@ -7612,12 +7614,12 @@ begin
     input := input || jsonb_build_object(v_rule ->> 'name',
       case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
   end if;
-  v_given := input;
+  v_requested := input;
   input := picture_queue._apply_input_rules(model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
   warnings := picture_queue._check_input(model_id, p_prompt, input);
   perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
-  operator_files := picture_queue._operator_files(v_given, input);
+  operator_files := picture_queue._operator_files(v_requested, input);
   depends_on := picture_queue._referenced_jobs(p_input, p_user);
   version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
 end
@@ -7666,9 +7668,9 @@ begin
 end
 $$;
 
--- Refuses a start that repeats the id or the idempotency key of a generation that was deleted: get_generation does not
--- find it, and no picture will come. If the row was removed as well, the job shows that there was a generation; one
--- statement looks for both, since a concurrent call may commit both.
+-- Refuses a start that repeats the id or the idempotency key of a deleted generation: get_generation does not find such
+-- a generation, and it gets no pictures. If its row was removed too, its job shows that there was a generation. One
+-- statement searches for both, since a concurrent call may commit both.
 create function picture_queue._check_deleted(p_generation_id uuid, p_user uuid, p_options jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8353,11 +8355,12 @@ $$;
 
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of those of these generations that have ended, in whatever state. Together with its earlier
--- rounds, a generation costs the price of its stored pictures or of its seconds, at most the reserved amount. It costs
--- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account
--- of the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique
--- key of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
+-- Settles the reservations of those of these generations that have ended, in any final state. Returns the number of
+-- settled reservations. All rounds of a generation together cost the price of its stored pictures or of its seconds; a
+-- round costs at most its reserved amount. A generation without a stored picture costs nothing, unless it completed and
+-- its model has no price per picture. A generation whose row was removed costs nothing. The account of the project
+-- counts the charge of the provider; for a prediction whose charge is not known it counts the reserved amount. The
+-- unique key of the ledger ensures that each reservation is settled once.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8511,7 +8514,7 @@ end
 $$;
 
 -- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
--- deleted. As in a start, the account of the project is locked last.
+-- deleted. The account of the project is locked last, in the order of a start.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -8532,8 +8535,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must
--- not distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
+-- Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures, the maximum of
+-- save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all sums.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -9124,7 +9127,8 @@ $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
 -- Generations are skipped that are locked or already deleted, or whose job has not finished. A generation that has not
--- ended and has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
+-- ended and whose job does not exist is cancelled, so that its reservation is refunded. Returns the number of
+-- generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9570,8 +9574,8 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
 -- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job. (A row that succeeded although its generation was cancelled has no images,
---   and a retry creates another.)
+--   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
+--   not resumed: a retry creates another row.
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest

@@ -1,11 +1,11 @@
 -- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
--- pictures that it stored, and refunds the rest. The account of the project counts what the provider charges instead,
--- also for predictions whose pictures nobody has, so that its budget bounds the real spending. Each reservation,
--- settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums. A start
--- locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it appends a row
--- to account_change, which the next start of the user, or maintenance, adds to the account.
+-- stored pictures, and refunds the rest. The account of the project counts the charges of the provider instead,
+-- including the charges for predictions without a stored picture, so that its budget limits the actual spending. Each
+-- reservation, settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums.
+-- A start locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it
+-- appends a row to account_change, which the next start of the user, or maintenance, adds to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -47,7 +47,8 @@ comment on table picture_queue.account is 'The plan, the credits and the spendin
 
 create table picture_queue.account_change (
   key text not null,
-  usd numeric not null,  -- the refund; for the project, the reservation minus the provider's charge, also below 0
+  -- The refund. For the project: the reservation minus the charge of the provider, which may be negative.
+  usd numeric not null,
   credits_usd numeric not null,  -- the amount that returns to the credits
   pending integer not null,  -- number of ended generations
   reserved_on date not null,  -- the day (UTC) on which the generations were started
@@ -72,7 +73,7 @@ create table picture_queue.ledger (
   idempotency_key text unique,
   note text,
   at timestamptz not null,
-  -- What the provider charges for the predictions of the round. The row that ends the round has it.
+  -- The charge of the provider for the predictions of the round; null except in the row that ends the round.
   provider_usd numeric,
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),

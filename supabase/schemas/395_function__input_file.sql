@@ -29,12 +29,13 @@ as $$
   end
 $$;
 
--- Returns the texts in an input that begin with a prefix such as storage:, at any depth, and the names of their inputs.
+-- Returns the texts at any depth of the inputs that begin with a prefix such as storage:, each with the name of its
+-- input.
 create function picture_queue._input_texts(p_input jsonb, p_prefix text) returns table (input text, value text)
 language plpgsql immutable rows 1 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if position('"' || p_prefix in p_input::text) = 0 then  -- almost always
+  if position('"' || p_prefix in p_input::text) = 0 then  -- a cheap check, which ends most calls here
     return;
   end if;
   return query
@@ -45,9 +46,9 @@ begin
 end
 $$;
 
--- Refuses files of Storage that belong to somebody else, or whose path is malformed. It looks at all texts, also those
--- that are no files, since a model may read them as such. Callers without a user (p_user is null) are services, which
--- may name each file.
+-- Refuses files of Storage that belong to another user, or whose path is malformed. The check includes all texts, also
+-- those of inputs that are not files, since a model may read such a text as a file. Callers without a user (p_user is
+-- null) are services, which may name any file.
 create function picture_queue._check_file_owner(p_input jsonb, p_user uuid) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -137,9 +138,9 @@ begin
 end
 $$;
 
--- Returns the inputs whose files the operator's rules have added: p_sent is the input after the rules. The worker signs
--- them whoever owns them.
-create function picture_queue._operator_files(p_given jsonb, p_sent jsonb) returns text[]
+-- Returns the names of the inputs whose files the operator's rules have added. p_requested is the input before the
+-- rules were applied, and p_sent the input afterwards. The worker signs these files whoever owns them.
+create function picture_queue._operator_files(p_requested jsonb, p_sent jsonb) returns text[]
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -147,7 +148,7 @@ begin
     select distinct t.input
     from unnest('{storage:,generation:}'::text[]) f (prefix)
     cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
-    where (p_given -> t.input) is distinct from (p_sent -> t.input) order by t.input);
+    where (p_requested -> t.input) is distinct from (p_sent -> t.input) order by t.input);
 end
 $$;
 

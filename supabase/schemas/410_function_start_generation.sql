@@ -59,7 +59,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule jsonb;
-  v_given jsonb;
+  v_requested jsonb;
 begin
   select r.model_id, r.kind, r.provider into model_id, kind, provider
   from picture_queue._resolve_model(p_model_id, p_kind) r;
@@ -77,12 +77,12 @@ begin
     input := input || jsonb_build_object(v_rule ->> 'name',
       case when v_rule ->> 'type' = 'array' then jsonb_build_array(p_picture) else to_jsonb(p_picture) end);
   end if;
-  v_given := input;
+  v_requested := input;
   input := picture_queue._apply_input_rules(model_id, (
     select a.plan from picture_queue.account a where a.key = 'user:' || p_user), input);
   warnings := picture_queue._check_input(model_id, p_prompt, input);
   perform picture_queue._check_file_owner(p_input, p_user);  -- an operator's default may be a file of the operator
-  operator_files := picture_queue._operator_files(v_given, input);
+  operator_files := picture_queue._operator_files(v_requested, input);
   depends_on := picture_queue._referenced_jobs(p_input, p_user);
   version := (select m.version from picture_queue.model m where m.model_id = _check_generation.model_id);
 end
@@ -131,9 +131,9 @@ begin
 end
 $$;
 
--- Refuses a start that repeats the id or the idempotency key of a generation that was deleted: get_generation does not
--- find it, and no picture will come. If the row was removed as well, the job shows that there was a generation; one
--- statement looks for both, since a concurrent call may commit both.
+-- Refuses a start that repeats the id or the idempotency key of a deleted generation: get_generation does not find such
+-- a generation, and it gets no pictures. If its row was removed too, its job shows that there was a generation. One
+-- statement searches for both, since a concurrent call may commit both.
 create function picture_queue._check_deleted(p_generation_id uuid, p_user uuid, p_options jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -1,10 +1,11 @@
 -- Settlements and refunds when a generation ends. They lock no account.
 
--- Settles the reservations of those of these generations that have ended, in whatever state. Together with its earlier
--- rounds, a generation costs the price of its stored pictures or of its seconds, at most the reserved amount. It costs
--- nothing without a stored picture, unless it completed and is paid by the second, and if it was deleted. The account
--- of the project counts what the provider charges; a prediction whose cost is not known counts as reserved. The unique
--- key of the ledger ensures that each reservation is settled once. Returns the number of settled reservations.
+-- Settles the reservations of those of these generations that have ended, in any final state. Returns the number of
+-- settled reservations. All rounds of a generation together cost the price of its stored pictures or of its seconds; a
+-- round costs at most its reserved amount. A generation without a stored picture costs nothing, unless it completed and
+-- its model has no price per picture. A generation whose row was removed costs nothing. The account of the project
+-- counts the charge of the provider; for a prediction whose charge is not known it counts the reserved amount. The
+-- unique key of the ledger ensures that each reservation is settled once.
 create function picture_queue._settle(p_generation_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -158,7 +159,7 @@ end
 $$;
 
 -- Adds the pending changes of these accounts to their rows. Locked accounts are skipped. Changes without an account are
--- deleted. As in a start, the account of the project is locked last.
+-- deleted. The account of the project is locked last, in the order of a start.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -179,8 +180,8 @@ $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
 -- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. An absurd number of the provider must
--- not distort all sums, so at most the 1,000 pictures that save_images accepts count, and a day.
+-- Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures, the maximum of
+-- save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all sums.
 create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100

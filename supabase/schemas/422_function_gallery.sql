@@ -180,7 +180,8 @@ $$;
 
 -- Marks generations as deleted, with their images, and enqueues the deletion of their files in the same transaction.
 -- Generations are skipped that are locked or already deleted, or whose job has not finished. A generation that has not
--- ended and has lost its job is cancelled, so that its reservation is refunded. Returns the number of generations.
+-- ended and whose job does not exist is cancelled, so that its reservation is refunded. Returns the number of
+-- generations.
 create function picture_queue._delete_generations(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

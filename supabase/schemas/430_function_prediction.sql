@@ -6,8 +6,8 @@
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
 -- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job. (A row that succeeded although its generation was cancelled has no images,
---   and a retry creates another.)
+--   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
+--   not resumed: a retry creates another row.
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest

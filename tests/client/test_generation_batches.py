@@ -32,8 +32,8 @@ def picture_worker(stack: Any, service: Any) -> Callable[[], Worker]:
 async def predictions(stack: Any) -> list[dict[str, Any]]:
     url = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/predictions")
     async with httpx.AsyncClient(headers={"apikey": stack.secret_key}, timeout=10) as http:
-        found: list[dict[str, Any]] = (await http.get(url)).json()
-        return found
+        listed: list[dict[str, Any]] = (await http.get(url)).json()
+        return listed
 
 
 async def test_a_chain_of_three_kinds_ends_with_the_picture_of_the_last(ada, picture_worker, stack):
@@ -54,10 +54,11 @@ async def test_a_chain_of_three_kinds_ends_with_the_picture_of_the_last(ada, pic
     upscaled = await ada.pq.generations.get(chain.steps[0].id)
     assert upscaled.input["image"] == f"generation:{chain.id}"
     assert (upscaled.batch_id, upscaled.batch_step) == (chain.batch_id, 1)
-    cut = await ada.pq.generations.get(chain.steps[1].id)
-    assert all(len(one.images) == 1 for one in (before, upscaled, cut))
+    without_background = await ada.pq.generations.get(chain.steps[1].id)
+    for generation in (before, upscaled, without_background):
+        assert len(generation.images) == 1
     # The provider got signed URLs of the pictures of the steps before.
-    sent = [each["input"].get("image") for each in await predictions(stack)]
+    sent = [prediction["input"].get("image") for prediction in await predictions(stack)]
     for source in (before, upscaled):
         (url,) = [url for url in sent if url and source.images[0].path in url]
         async with httpx.AsyncClient(timeout=10) as http:
@@ -65,7 +66,7 @@ async def test_a_chain_of_three_kinds_ends_with_the_picture_of_the_last(ada, pic
         assert picture.content == await ada.pq.generations.download(source.images[0])
 
 
-async def test_a_batch_of_five_is_followed_as_one(ada, picture_worker):
+async def test_all_generations_of_a_batch_are_followed_together(ada, picture_worker):
     requests = [{"prompt": "a boat", "input": {**SMALL, "seed": n}} for n in range(5)]
     started = await ada.pq.generations.start_many(requests)
     assert [entry.status for entry in started.generations] == ["pending"] * 5
@@ -75,7 +76,7 @@ async def test_a_batch_of_five_is_followed_as_one(ada, picture_worker):
         async for state in ada.pq.generations.watch_batch(started.id, timeout=60):
             last = state
     assert (last.status, last.completed) == ("completed", 5)
-    assert [entry.id for entry in last.generations] == [one.id for one in started.generations]
+    assert [entry.id for entry in last.generations] == [entry.id for entry in started.generations]
     assert float(last.cost_usd or 0) == pytest.approx(0.015)
 
 
@@ -117,7 +118,7 @@ async def test_a_foreign_or_unknown_batch_is_not_found(ada, bob):
     await ada.pq.generations.cancel_batch(started.id)
 
 
-async def test_a_repeated_batch_is_the_same(ada):
+async def test_a_repeated_start_of_a_batch_returns_the_first_answer(ada):
     batch_id = uuid4()
     first = await ada.pq.generations.start_many([{"prompt": "a"}], batch_id=batch_id)
     assert first.id == batch_id

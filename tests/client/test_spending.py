@@ -61,10 +61,10 @@ async def test_a_refused_generation_has_the_seconds_to_wait(
         assert refused.value.retry_after is not None
         assert 0 < refused.value.retry_after <= max_wait
     # The client does not retry the call, because it would wait until the period ends.
-    began = time.monotonic()
+    started_at = time.monotonic()
     with pytest.raises(LimitExceeded):
         await pq.generations.start("a cat", user_id=user)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - started_at < 2
     await pq.generations.cancel(started.id)
     account = await pq.accounts.get(user)
     assert (account.credits_usd, account.pending, account.spent_today_usd) == (0.004, 0, 0)

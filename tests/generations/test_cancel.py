@@ -27,7 +27,7 @@ from .world import (
 
 
 async def stop_while_running(world: World, cancel: bool) -> Generation:
-    """Stop the handler of a running generation, by a cancel or by a release of its job."""
+    """Cancel the handler of a running generation, as a cancel or a release of its job does."""
     generation, job = world.generation(num_outputs=2), Job()
     task = asyncio.create_task(world.run(generation, job))
     await job.running.wait()
@@ -102,8 +102,8 @@ async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() ->
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         generation, job = world.generation(), Job()
-        # The answer of the create is lost, so the handler searches for its prediction. It finds one
-        # with the same input, and cannot know whether it is its own.
+        # The answer to the create call is lost, so the handler searches for its prediction. The
+        # handler finds this foreign prediction with the same input, which may be its own.
         foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.set_fault(kind="server_error")
         gate: Any = AnswerGate(Store(world.db, generation), "record")

@@ -15,8 +15,8 @@ from picture_queue.generations.delete_pictures import JOB_TYPE, delete_files
 MODEL = "black-forest-labs/flux-schnell"
 
 
-async def add(db, service, *names, user=None):
-    """Insert a completed generation, and store its files; the first name is that of its picture."""
+async def add_generation(db, service, *names, user=None):
+    """Insert a completed generation, and store its files; the first file is its picture."""
     generation_id = uuid4()
     folder = f"{user or 'shared'}/{generation_id}"
     await db.execute(
@@ -37,7 +37,7 @@ async def add(db, service, *names, user=None):
     return generation_id
 
 
-async def files(db, *generations):
+async def count_files(db, *generations):
     return await db.fetchval(
         "select count(*) from storage.objects o where bucket_id = 'pictures' "
         "and exists (select from unnest($1::uuid[]) g where o.name like '%/' || g || '/%')",
@@ -45,14 +45,14 @@ async def files(db, *generations):
     )
 
 
-async def rows(db, *generations):
+async def count_rows(db, *generations):
     return await db.fetchval(
         "select count(*) from generations where id = any ($1::uuid[])", list(generations)
     )
 
 
-async def waiting(db, *generations):
-    """Return how many generations are deleted and have files."""
+async def count_undeleted(db, *generations):
+    """Return the number of generations that are marked as deleted and still have files."""
     return await db.fetchval(
         "select count(*) from picture_queue.deleted_generation "
         "where remove_at is null and generation_id = any ($1::uuid[])",
@@ -72,21 +72,23 @@ async def worker(service):
 async def test_a_worker_deletes_all_files_of_the_folder_and_maintenance_the_rows(
     service, db, worker, until
 ):
-    other = await add(db, service, "1.png")
+    other = await add_generation(db, service, "1.png")
     # A worker that died before it saved the row has left 2.png and a file in a subfolder.
-    generation = await add(db, service, "1.png", "2.png", "thumbnails/1.webp", user=uuid4())
-    assert await files(db, generation) == 3
+    generation = await add_generation(
+        db, service, "1.png", "2.png", "thumbnails/1.webp", user=uuid4()
+    )
+    assert await count_files(db, generation) == 3
     picture = (await service.generations.get(generation)).images[0]
     await service.generations.delete(generation)
     with pytest.raises(GenerationNotFound):
         await service.generations.get(generation)
-    await until(lambda: _is_zero(waiting(db, generation)))
-    assert await files(db, generation) == 0
+    await until(lambda: _is_zero(count_undeleted(db, generation)))
+    assert await count_files(db, generation) == 0
     with pytest.raises(NotFound):
         await service.generations.download(picture)
     await service.maintain(force=True)
-    assert await rows(db, generation) == 0
-    assert (await files(db, other), await rows(db, other)) == (1, 1)
+    assert await count_rows(db, generation) == 0
+    assert (await count_files(db, other), await count_rows(db, other)) == (1, 1)
 
 
 async def test_an_unfinished_generation_cannot_be_deleted(service):
@@ -118,7 +120,7 @@ async def test_a_user_reads_no_file_after_the_deletion_and_others_cannot_delete(
             clients.append((client, UUID(session["user"]["id"])))
     (ada, ada_id), (eve, _) = clients
     async with ada, eve:
-        generation = await add(db, service, "1.png", user=ada_id)
+        generation = await add_generation(db, service, "1.png", user=ada_id)
         (found,) = await ada.generations.list(search="cat")
         assert (await ada.generations.set_favourite(found.id)).favourite
         assert await ada.generations.download(found.images[0]) == b"data"
@@ -127,7 +129,7 @@ async def test_a_user_reads_no_file_after_the_deletion_and_others_cannot_delete(
                 await call(generation)
         await ada.generations.delete(generation)
         assert await ada.generations.list() == []
-        await until(lambda: _is_zero(waiting(db, generation)))
+        await until(lambda: _is_zero(count_undeleted(db, generation)))
         with pytest.raises(NotFound):
             await ada.generations.download(found.images[0])
 
@@ -141,7 +143,7 @@ async def test_a_crash_after_each_call_leaves_work_that_the_next_attempt_finishe
     """Stop before the n-th call of Storage or the database, for each n, then try again."""
     backend = service._backend
     for stop_at in range(1, 12):
-        generation = await add(db, service, "1.png", "2.png")
+        generation = await add_generation(db, service, "1.png", "2.png")
         await service.generations.delete(generation)
         calls = 0
 
@@ -161,21 +163,24 @@ async def test_a_crash_after_each_call_leaves_work_that_the_next_attempt_finishe
                 crashed = False
             except asyncio.CancelledError:
                 crashed = True
-        assert await rows(db, generation) == 1
+        assert await count_rows(db, generation) == 1
         if crashed:
             # No row is marked as done while a file is left.
-            assert await waiting(db, generation) == 1
+            assert await count_undeleted(db, generation) == 1
             await delete_files(backend, [generation])
-        assert (await files(db, generation), await waiting(db, generation)) == (0, 0)
+        assert (await count_files(db, generation), await count_undeleted(db, generation)) == (0, 0)
         await service.maintain(force=True)
-        assert await rows(db, generation) == 0
+        assert await count_rows(db, generation) == 0
         if not crashed:
             break
     assert stop_at == 6, "there are five calls: two lists of files, and one of each other kind"
 
 
 async def test_a_failure_of_one_generation_does_not_stop_the_others(service, db, monkeypatch):
-    broken, fine = await add(db, service, "1.png"), await add(db, service, "1.png")
+    broken, fine = (
+        await add_generation(db, service, "1.png"),
+        await add_generation(db, service, "1.png"),
+    )
     for one in (broken, fine):
         await service.generations.delete(one)
     real = service._backend.storage
@@ -189,14 +194,14 @@ async def test_a_failure_of_one_generation_does_not_stop_the_others(service, db,
         patched.setattr(service._backend, "storage", refuse)
         with pytest.raises(ConnectionFailed, match="No answer"):
             await delete_files(service._backend, [broken, fine])
-    assert (await files(db, fine), await waiting(db, fine)) == (0, 0)
-    assert (await files(db, broken), await waiting(db, broken)) == (1, 1)
+    assert (await count_files(db, fine), await count_undeleted(db, fine)) == (0, 0)
+    assert (await count_files(db, broken), await count_undeleted(db, broken)) == (1, 1)
     assert await delete_files(service._backend, [broken, fine]) == {"generations": 1, "files": 1}
 
 
 async def test_a_file_that_storage_does_not_delete_keeps_the_row(service, db, monkeypatch):
     """Storage answers 200 with an empty list if the key may not delete the files."""
-    generation = await add(db, service, "1.png")
+    generation = await add_generation(db, service, "1.png")
     await service.generations.delete(generation)
     real = service._backend.storage
 
@@ -208,16 +213,16 @@ async def test_a_file_that_storage_does_not_delete_keeps_the_row(service, db, mo
         patched.setattr(delete_pictures, "_MAX_PAGES", 3)
         with pytest.raises(ConnectionFailed, match="does not delete the files"):
             await delete_files(service._backend, [generation])
-    assert await waiting(db, generation) == 1
+    assert await count_undeleted(db, generation) == 1
 
 
 async def test_files_of_generations_that_are_not_deleted_are_never_touched(service, db):
-    generation = await add(db, service, "1.png")
+    generation = await add_generation(db, service, "1.png")
     assert await delete_files(service._backend, [generation, uuid4()]) == {
         "generations": 0,
         "files": 0,
     }
-    assert await files(db, generation) == 1
+    assert await count_files(db, generation) == 1
 
 
 async def _is_zero(count):

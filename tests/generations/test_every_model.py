@@ -13,7 +13,7 @@ from picture_queue.providers.replicate.catalog import CatalogModel, ModelInput, 
 
 from .world import Generation, World
 
-#: The models that a project can use at once. One without a version has to be refreshed first.
+#: The models that a project can use at once. A model without a version has to be refreshed first.
 OFFERED = [
     model.id
     for model in models().values()
@@ -30,26 +30,34 @@ def picture_uri() -> str:
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def value_of(model: CatalogModel, known: ModelInput, picture: str) -> Any:
-    """Return a value for an input; None if it is left out."""
-    if known.format == "uri":
-        if not known.required and model.kind in ("text-to-image", "vector"):
+def value_of(model: CatalogModel, model_input: ModelInput, picture: str) -> Any:
+    """Return a value for an input of a model; None to leave the input out."""
+    if model_input.format == "uri":
+        if not model_input.required and model.kind in ("text-to-image", "vector"):
             return None
-        return [picture] if known.type == "array" else picture
-    if known.name == "prompt":
+        return [picture] if model_input.type == "array" else picture
+    if model_input.name == "prompt":
         return "a red boat"
-    small = SMALL.get(known.name)
-    if small is not None and (known.enum is None or small in known.enum):
-        return small if isinstance(small, str) else max(small, int(known.minimum or 0))
-    if known.required:
-        return known.enum[0] if known.enum else known.default if known.default is not None else 1
+    small = SMALL.get(model_input.name)
+    if small is not None and (model_input.enum is None or small in model_input.enum):
+        return small if isinstance(small, str) else max(small, int(model_input.minimum or 0))
+    if model_input.required:
+        return (
+            model_input.enum[0]
+            if model_input.enum
+            else model_input.default
+            if model_input.default is not None
+            else 1
+        )
     return None
 
 
 @pytest.mark.parametrize("model_id", OFFERED)
 async def test_a_generation_stores_the_pictures_of_the_model(model_id: str) -> None:
     model, picture = models()[model_id], picture_uri()
-    values = {known.name: value_of(model, known, picture) for known in model.inputs}
+    values = {
+        model_input.name: value_of(model, model_input, picture) for model_input in model.inputs
+    }
     generation = Generation(model_id, {k: v for k, v in values.items() if v is not None})
     world = World(SimulatorSettings(seconds=0.02))
     async with world.http:

@@ -1,4 +1,4 @@
-"""Metadata is removed from real pictures without changing a pixel, and bombs are refused."""
+"""The removal of metadata without changes of pixels, and the refusal of decompression bombs."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 def exif_with(orientation: int | None) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x010E] = SECRET
+    exif[0x010E] = SECRET  # the description of the picture
     if orientation is not None:
         exif[0x0112] = orientation
     return exif
@@ -117,7 +117,7 @@ def test_metadata_is_removed_and_pixels_profile_and_orientation_are_kept(
 
 
 @pytest.mark.parametrize(("format_", "extension", "animated", "options"), FILES)
-def test_metadata_is_kept_if_it_is_to_be_kept(
+def test_without_strip_a_file_is_unchanged(
     format_: str, extension: str, animated: bool, options: dict[str, Any]
 ) -> None:
     data = create_file(format_, animated, **metadata_of(format_, 6), **options)
@@ -125,7 +125,7 @@ def test_metadata_is_kept_if_it_is_to_be_kept(
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "gif"])
-def test_what_follows_the_picture_is_removed(extension: str) -> None:
+def test_bytes_after_the_end_of_the_picture_are_removed(extension: str) -> None:
     data = create_file({"jpg": "JPEG"}.get(extension, extension.upper()))
     out, _ = cleaned_bytes(data + b"<script>alert(1)</script>PK\x03\x04", extension)
     assert out == data
@@ -156,11 +156,11 @@ BOMB = zlib.compress(bytes(200_000_000), 9)  # 200 KB
     ],
     ids=["profile", "long profile", "broken profile", "text", "international text"],
 )
-def test_a_chunk_that_expands_beyond_any_use_is_removed(bomb: bytes, strip: bool) -> None:
+def test_a_chunk_that_expands_beyond_a_limit_is_removed(bomb: bytes, strip: bool) -> None:
     data = create_file("PNG")
-    began = time.thread_time()
+    started_at = time.thread_time()
     out, _ = cleaned_bytes(insert_chunks(data, bomb), "png", strip)
-    assert time.thread_time() - began < 1
+    assert time.thread_time() - started_at < 1
     assert out == data
 
 
@@ -209,13 +209,14 @@ def test_files_without_pixels_or_with_too_many_parts_are_refused(
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp"])
-def test_a_file_that_ends_early_is_stored_as_far_as_it_goes(extension: str) -> None:
+def test_a_truncated_file_is_stored_in_part(extension: str) -> None:
     data = create_file({"jpg": "JPEG"}.get(extension, extension.upper()))
     data = data[: len(data) * 3 // 4]
     out, _ = cleaned_bytes(data, extension)
     assert out[12:] == data[12:]
 
 
+#: The size of a file in bytes. A parser in quadratic time takes seconds or minutes for such files.
 LARGE = 3_000_000
 
 
@@ -233,11 +234,11 @@ LARGE = 3_000_000
     ],
     ids=lambda value: value if isinstance(value, str) else repr(value[:20]),
 )
-def test_every_file_is_examined_quickly(extension: str, data: bytes) -> None:
-    began = time.thread_time()
+def test_every_file_is_cleaned_in_linear_time(extension: str, data: bytes) -> None:
+    started_at = time.thread_time()
     with contextlib.suppress(ValueError):
         clean_image(data, extension)
-    assert time.thread_time() - began < 1.5
+    assert time.thread_time() - started_at < 1.5
 
 
 @pytest.mark.parametrize(
@@ -257,21 +258,22 @@ def test_the_orientation_is_read_from_any_exif(exif: bytes, orientation: int) ->
     assert read_orientation(exif) == orientation
 
 
-REAL = [
+REAL_FILES = [
     (extension, create_file(format_, animated, **metadata_of(format_, 6)))
     for format_, extension, animated, _ in FILES
 ]
+#: Edits of a file: the position, the number of bytes to delete, and the bytes to insert.
 EDITS = st.lists(
     st.tuples(st.integers(0, 4000), st.integers(0, 9), st.binary(max_size=9)), max_size=8
 )
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(REAL), EDITS)
+@given(st.sampled_from(REAL_FILES), EDITS)
 def test_any_damaged_file_is_refused_or_stored_in_part(
-    real: tuple[str, bytes], edits: list[tuple[int, int, bytes]]
+    file: tuple[str, bytes], edits: list[tuple[int, int, bytes]]
 ) -> None:
-    extension, data = real
+    extension, data = file
     for at, cut, inserted in edits:
         data = data[:at] + inserted + data[at + cut :]
     try:

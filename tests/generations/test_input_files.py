@@ -1,4 +1,4 @@
-"""Uploaded files are checked before a provider gets their URLs."""
+"""The check of uploaded files before a provider gets their URLs."""
 
 import io
 from types import SimpleNamespace
@@ -18,8 +18,8 @@ def create_picture(format_: str) -> bytes:
     return out.getvalue()
 
 
-class _OneFile:
-    """A store whose only file is the given one."""
+class _OneFileStore:
+    """A store with one file, which every path names."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -43,8 +43,10 @@ async def sign_value(
         prediction=SimpleNamespace(input={"image": value, "text": value}),
         model=SimpleNamespace(file_inputs=frozenset({"image"})),
     )
-    store: Any = _OneFile(data or create_picture("PNG"))
-    signed = await sign_files(store, begun, 60, 1000, operator_files)
+    store: Any = _OneFileStore(data or create_picture("PNG"))
+    signed = await sign_files(
+        store, begun, seconds=60, max_pixels=1000, operator_files=operator_files
+    )
     assert signed["text"] == value  # only declared inputs are signed
     return signed["image"]
 

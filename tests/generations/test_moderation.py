@@ -24,7 +24,7 @@ from .world import FAST, SCHNELL, World, raises_verdict
 REASON = "No boats, please."
 
 
-def moderated(**functions: Any) -> HandlerSettings:
+def settings_with_moderation(**functions: Any) -> HandlerSettings:
     return replace(FAST, moderation=Moderation(**functions))
 
 
@@ -37,7 +37,9 @@ async def test_a_refused_prompt_costs_nothing(world: World) -> None:
 
     generation = world.generation(seed=7)
     with raises_verdict(PermanentFailure, errors.ContentRefused) as raised:
-        await world.run(generation, settings=moderated(moderate_prompt=moderate_prompt))
+        await world.run(
+            generation, settings=settings_with_moderation(moderate_prompt=moderate_prompt)
+        )
     assert str(raised.verdict) == REASON, "the owner sees the reason"
     assert await world.predictions() == []
     assert [row.state for row in world.db.rows] == ["failed"]
@@ -73,7 +75,7 @@ async def test_an_accepted_prompt_is_sent(world: World) -> None:
         assert threading.current_thread() is not threading.main_thread()
 
     generation = world.generation()
-    await world.run(generation, settings=moderated(moderate_prompt=accept))
+    await world.run(generation, settings=settings_with_moderation(moderate_prompt=accept))
     assert len(await world.paid()) == 1
     assert len(world.db.files) == 1
 
@@ -91,7 +93,7 @@ async def test_nothing_is_sent_unmoderated_after_an_error(world: World, answer: 
             return answer
         return None
 
-    settings = moderated(moderate_prompt=moderate_prompt)
+    settings = settings_with_moderation(moderate_prompt=moderate_prompt)
     generation = world.generation()
     with pytest.raises(Exception, match=r"down|not a text or None") as raised:
         await world.run(generation, settings=settings)
@@ -112,7 +114,7 @@ async def test_a_refused_picture_is_not_stored(world: World) -> None:
         return REASON if picture.n == 1 else None
 
     generation = world.generation(num_outputs=2)
-    await world.run(generation, settings=moderated(moderate_image=moderate_image))
+    await world.run(generation, settings=settings_with_moderation(moderate_image=moderate_image))
     assert list(world.db.images[generation.id]) == [2]
     assert len(world.db.files) == 1
     assert [row.state for row in world.db.rows] == ["succeeded"]
@@ -124,7 +126,9 @@ async def test_a_refused_picture_is_not_stored(world: World) -> None:
     assert seen[0].data[8:12] == b"WEBP"
 
 
-async def test_a_refused_picture_is_not_tried_again_with_a_broken_one(world: World) -> None:
+async def test_a_refused_picture_is_not_downloaded_again_with_a_broken_picture(
+    world: World,
+) -> None:
     seen: list[int] = []
 
     def moderate_image(picture: PictureToModerate) -> str | None:
@@ -133,7 +137,7 @@ async def test_a_refused_picture_is_not_tried_again_with_a_broken_one(world: Wor
 
     outputs: dict[int, list[Any]] = {2: [errors.OutputExpired("404"), create_png()]}
     client = Outputs(world, outputs)
-    settings = moderated(moderate_image=moderate_image)
+    settings = settings_with_moderation(moderate_image=moderate_image)
     result = await world.run(world.generation(num_outputs=3), settings=settings, client=client)
     assert [image["n"] for image in result["images"]] == [2, 3]
     assert result["missing_images"] == [{"n": 1, "reason": REASON}]
@@ -146,7 +150,9 @@ async def test_a_generation_whose_pictures_are_all_refused_fails(world: World) -
 
     generation = world.generation(num_outputs=2)
     with raises_verdict(PermanentFailure, errors.ContentRefused) as raised:
-        await world.run(generation, settings=moderated(moderate_image=moderate_image))
+        await world.run(
+            generation, settings=settings_with_moderation(moderate_image=moderate_image)
+        )
     assert str(raised.verdict) == REASON
     assert world.db.files == {}
     assert [row.state for row in world.db.rows] == ["failed"]
@@ -163,7 +169,7 @@ async def test_a_picture_is_paid_once_although_its_moderation_failed(world: Worl
             raise RuntimeError("down")
         return None
 
-    settings = moderated(moderate_image=moderate_image)
+    settings = settings_with_moderation(moderate_image=moderate_image)
     generation = world.generation()
     with pytest.raises(Exception, match="down"):
         await world.run(generation, settings=settings)

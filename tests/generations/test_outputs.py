@@ -1,4 +1,4 @@
-"""Each output is stored on its own, in a safe form and without metadata."""
+"""The storing of outputs: independent of each other, in a safe form and without metadata."""
 
 import asyncio
 import io
@@ -46,7 +46,13 @@ def create_png(side: int = 30, **options: Any) -> bytes:
 
 
 class Outputs:
-    """A client whose downloads return or raise the given outputs, by the number of the picture."""
+    """A client whose downloads return or raise outputs that the test chooses.
+
+    Args:
+        world: The world of the test.
+        outputs: The bytes or errors of successive downloads, by the number of the picture. The last
+            one is repeated. Other pictures are PNG files.
+    """
 
     def __init__(self, world: World, outputs: dict[int, list[Any]]) -> None:
         self._client = world.client
@@ -60,8 +66,8 @@ class Outputs:
     async def download_into(self, link: str, sink: Any) -> None:
         n = self._numbers.setdefault(link, len(self._numbers) + 1)
         self.downloads.append(n)
-        given = self._outputs.get(n)
-        output = (given.pop(0) if len(given) > 1 else given[0]) if given else create_png()
+        chosen = self._outputs.get(n)
+        output = (chosen.pop(0) if len(chosen) > 1 else chosen[0]) if chosen else create_png()
         if isinstance(output, Exception):
             raise output
         sink.clear()
@@ -82,12 +88,12 @@ async def test_a_bad_picture_does_not_keep_the_others_from_being_stored(world: W
     ]  # fmt: skip
     missing = [{"n": 2, "reason": "The output is not a picture."}]
     assert result["missing_images"] == generation.missing_images == missing
-    assert outputs.downloads.count(2) == 2  # one odd answer is not final
+    assert outputs.downloads.count(2) == 2  # a single bad answer is not final
     assert [outputs.downloads.count(n) for n in (1, 3, 4)] == [1, 1, 1]
     assert world.db.rows[0].state == "succeeded"
 
 
-async def test_a_picture_that_is_odd_once_is_stored(world: World) -> None:
+async def test_a_picture_that_is_bad_once_is_stored(world: World) -> None:
     outputs = Outputs(world, {2: [NOT_A_PICTURE, create_png()]})
     result = await world.run(world.generation(num_outputs=2), client=outputs)
     assert numbers(result["images"]) == [1, 2]
@@ -95,7 +101,7 @@ async def test_a_picture_that_is_odd_once_is_stored(world: World) -> None:
 
 
 @pytest.mark.parametrize("refused", [1, 2])
-async def test_a_picture_that_is_odd_once_is_stored_beside_a_refused_one(
+async def test_a_picture_that_is_bad_once_is_stored_beside_a_refused_picture(
     world: World, refused: int
 ) -> None:
     outputs = Outputs(world, {3 - refused: [errors.OutputExpired("404"), create_png()]})
@@ -140,7 +146,7 @@ async def test_a_picture_that_cannot_be_downloaded_now_waits_and_the_others_are_
     assert len(await world.paid()) == 1
 
 
-async def test_an_outage_of_one_picture_does_not_lose_the_others_for_ever(world: World) -> None:
+async def test_an_outage_of_one_picture_does_not_delay_the_others_for_ever(world: World) -> None:
     generation = world.generation(num_outputs=2)
     outputs = Outputs(world, {2: [errors.ServiceUnavailable("503")]})
     with raises_verdict(Snooze, errors.ServiceUnavailable):

@@ -43,8 +43,13 @@ from .world import (
 )
 
 
-class OwnWorld:
-    """An in-memory database, and workers whose provider is a function."""
+class FunctionWorld:
+    """An in-memory database, and handlers whose provider is a function.
+
+    Attributes:
+        calls: Number of calls of the function.
+        running: Set when the function runs.
+    """
 
     def __init__(self) -> None:
         self.db = Database()
@@ -56,8 +61,8 @@ class OwnWorld:
         self.running.set()
         return (await drawing.draw_async(prompt, is_slow=is_slow, progress=progress))[0]
 
-    def generation(self, **given: Any) -> Generation:
-        return Generation(SCHNELL, {"prompt": "a boat", **given}, provider="own")
+    def generation(self, **inputs: Any) -> Generation:
+        return Generation(SCHNELL, {"prompt": "a boat", **inputs}, provider="own")
 
     def start(
         self,
@@ -67,8 +72,8 @@ class OwnWorld:
         store: Store | None = None,
         settings: HandlerSettings = FAST,
     ) -> "asyncio.Task[dict[str, Any]]":
-        found = store or Store(self.db, generation)
-        handler = image_handler({"own": provider}, lambda _: found, settings)
+        job_store = store or Store(self.db, generation)
+        handler = image_handler({"own": provider}, lambda _: job_store, settings)
         return asyncio.create_task(handler({}, job or Job()))
 
     def states(self) -> list[str]:
@@ -76,98 +81,104 @@ class OwnWorld:
 
 
 @pytest.fixture
-def own() -> OwnWorld:
-    return OwnWorld()
+def function_world() -> FunctionWorld:
+    return FunctionWorld()
 
 
 @pytest.fixture
-async def provider(own: OwnWorld) -> AsyncIterator[FunctionProvider]:
-    provider = FunctionProvider(own.draw)
+async def provider(function_world: FunctionWorld) -> AsyncIterator[FunctionProvider]:
+    provider = FunctionProvider(function_world.draw)
     yield provider
     await provider.aclose()
 
 
-async def test_a_function_makes_the_picture(own: OwnWorld, provider: FunctionProvider) -> None:
-    generation, job = own.generation(), Job()
-    result = await own.start(generation, provider, job)
+async def test_a_function_makes_the_picture(
+    function_world: FunctionWorld, provider: FunctionProvider
+) -> None:
+    generation, job = function_world.generation(), Job()
+    result = await function_world.start(generation, provider, job)
     path = result["images"][0]["path"]
-    assert own.db.files[path] == (drawing.png("a boat"), "image/png")
-    assert own.states() == ["succeeded"]
-    assert own.db.rows[0].metrics is not None
-    assert own.db.rows[0].metrics["image_count"] == 1
+    assert function_world.db.files[path] == (drawing.png("a boat"), "image/png")
+    assert function_world.states() == ["succeeded"]
+    assert function_world.db.rows[0].metrics is not None
+    assert function_world.db.rows[0].metrics["image_count"] == 1
     assert provider._runs == {}, "the pictures are not held once they are stored"
 
 
 async def test_a_generation_runs_again_after_its_worker_died(
-    own: OwnWorld, provider: FunctionProvider
+    function_world: FunctionWorld, provider: FunctionProvider
 ) -> None:
-    generation = own.generation(is_slow=True)
-    died = own.start(generation, provider)
+    generation = function_world.generation(is_slow=True)
+    died = function_world.start(generation, provider)
     async with asyncio.timeout(20):
-        await own.running.wait()
-    # The worker dies here, so nothing is cancelled. Another worker resumes its row.
-    generation.input["is_slow"] = own.db.rows[0].input["is_slow"] = False
-    other = FunctionProvider(own.draw)
-    result = await own.start(generation, other)
+        await function_world.running.wait()
+    # The worker dies here: its task is not cancelled. Another worker resumes the row.
+    generation.input["is_slow"] = function_world.db.rows[0].input["is_slow"] = False
+    other = FunctionProvider(function_world.draw)
+    result = await function_world.start(generation, other)
     assert len(result["images"]) == 1
-    assert own.states() == ["lost", "succeeded"]
-    assert own.calls == 2
+    assert function_world.states() == ["lost", "succeeded"]
+    assert function_world.calls == 2
     died.cancel()
     await asyncio.wait({died})
 
 
-async def test_a_lost_lease_stops_the_function(own: OwnWorld, provider: FunctionProvider) -> None:
-    generation, job = own.generation(is_slow=True), Job()
+async def test_a_lost_lease_stops_the_function(
+    function_world: FunctionWorld, provider: FunctionProvider
+) -> None:
+    generation, job = function_world.generation(is_slow=True), Job()
 
-    class NoProgress(Job):
+    class LeaseLostAtHalf(Job):
         async def progress(self, percent: int, message: str | None = None) -> None:
             await super().progress(percent, message)
             if percent == 50:
                 raise StaleLease("the lease ended")
 
     with pytest.raises(StaleLease):
-        await own.start(generation, provider, NoProgress())
+        await function_world.start(generation, provider, LeaseLostAtHalf())
     assert provider._runs == {}
-    own.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
-    await own.start(generation, provider, job)
-    assert own.states() == ["lost", "succeeded"]
+    function_world.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
+    await function_world.start(generation, provider, job)
+    assert function_world.states() == ["lost", "succeeded"]
 
 
 @pytest.mark.parametrize(("cancel", "state"), [(True, "canceled"), (False, "created")])
 async def test_a_cancel_or_release_stops_the_function(
-    own: OwnWorld, provider: FunctionProvider, cancel: bool, state: str
+    function_world: FunctionWorld, provider: FunctionProvider, cancel: bool, state: str
 ) -> None:
-    generation, job = own.generation(is_slow=True), Job()
-    task = own.start(generation, provider, job)
+    generation, job = function_world.generation(is_slow=True), Job()
+    task = function_world.start(generation, provider, job)
     async with asyncio.timeout(20):
-        await own.running.wait()
+        await function_world.running.wait()
     (run,) = provider._runs.values()
     job.cancel_requested = cancel
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (run.status, own.states()) == ("canceled", [state])
+    assert (run.status, function_world.states()) == ("canceled", [state])
     assert run.task is not None
     await asyncio.wait({run.task}, timeout=5)
     assert run.task.done()
     if not cancel:  # the next worker runs it again
-        own.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
-        await own.start(generation, provider)
-        assert own.states() == ["lost", "succeeded"]
+        function_world.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
+        await function_world.start(generation, provider)
+        assert function_world.states() == ["lost", "succeeded"]
 
 
 async def test_pictures_wait_in_the_process_for_the_end_of_an_outage_of_storage(
-    own: OwnWorld, provider: FunctionProvider
+    function_world: FunctionWorld, provider: FunctionProvider
 ) -> None:
     class Outage(Store):
         async def upload(self, path: str, data: bytes, content_type: str) -> None:
             raise ConnectionFailed("no answer")
 
-    generation = own.generation()
+    generation = function_world.generation()
     with raises_verdict(Snooze, errors.ServiceUnavailable):
-        await own.start(generation, provider, store=Outage(own.db, generation))
-    await own.start(generation, provider)
-    assert (own.calls, own.states()) == (1, ["succeeded"])
+        await function_world.start(
+            generation, provider, store=Outage(function_world.db, generation)
+        )
+    await function_world.start(generation, provider)
+    assert (function_world.calls, function_world.states()) == (1, ["succeeded"])
 
 
 @pytest.mark.parametrize(
@@ -180,37 +191,42 @@ async def test_pictures_wait_in_the_process_for_the_end_of_an_outage_of_storage(
     ],
 )
 async def test_an_exception_of_the_function_decides_about_the_job(
-    own: OwnWorld, error: Exception, verdict: type[Exception], cause: type[errors.ProviderError]
+    function_world: FunctionWorld,
+    error: Exception,
+    verdict: type[Exception],
+    cause: type[errors.ProviderError],
 ) -> None:
     def fail(prompt: str) -> bytes:
         raise error
 
     with raises_verdict(verdict, cause) as raised:
-        await own.start(own.generation(), FunctionProvider(fail))
-    assert own.states() == ["failed"]
+        await function_world.start(function_world.generation(), FunctionProvider(fail))
+    assert function_world.states() == ["failed"]
     if verdict is RateLimited:
         assert (raised.verdict.seconds, raised.verdict.key) == (7.0, "provider:own")
 
 
-async def test_a_prediction_that_vanishes_is_made_again(
-    own: OwnWorld, provider: FunctionProvider
+async def test_a_prediction_that_the_provider_no_longer_knows_is_retried(
+    function_world: FunctionWorld, provider: FunctionProvider
 ) -> None:
-    generation = own.generation(is_slow=True)
-    task = own.start(generation, provider)
+    generation = function_world.generation(is_slow=True)
+    task = function_world.start(generation, provider)
     async with asyncio.timeout(20):
-        await own.running.wait()
+        await function_world.running.wait()
     await provider.aclose()
     with raises_verdict(Retry, errors.Interrupted):
         await task
-    assert own.states() == ["lost"]
+    assert function_world.states() == ["lost"]
 
 
-async def test_a_timeout_of_the_function_fails_the_job(own: OwnWorld) -> None:
+async def test_a_timeout_of_the_function_fails_the_job(function_world: FunctionWorld) -> None:
     settings = HandlerSettings(prediction_timeout=0.05)
-    provider = FunctionProvider(own.draw)
+    provider = FunctionProvider(function_world.draw)
     with raises_verdict(PermanentFailure, errors.DeadlinePassed):
-        await own.start(own.generation(is_slow=True), provider, settings=settings)
-    assert own.states() == ["canceled"]
+        await function_world.start(
+            function_world.generation(is_slow=True), provider, settings=settings
+        )
+    assert function_world.states() == ["canceled"]
 
 
 class _Broken(FunctionProvider):
@@ -227,11 +243,11 @@ class _Broken(FunctionProvider):
 
 @pytest.mark.parametrize("method", ["create", "get", "wait", "download", "release"])
 async def test_the_owner_does_not_see_an_unexpected_error_of_a_provider(
-    own: OwnWorld, method: str
+    function_world: FunctionWorld, method: str
 ) -> None:
-    provider = _Broken(own.draw, method)
+    provider = _Broken(function_world.draw, method)
     with pytest.raises(Exception, match="s3cret") as raised:
-        await own.start(own.generation(), provider)
+        await function_world.start(function_world.generation(), provider)
     outcome = from_error(raised.value, "default")
     assert isinstance(outcome, Failed)
     assert outcome.error == "The picture could not be made, because of an internal error."
@@ -239,11 +255,13 @@ async def test_the_owner_does_not_see_an_unexpected_error_of_a_provider(
     await provider.aclose()
 
 
-async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None:
-    async def attempt(own: OwnWorld, generation: Generation, crash_at: float) -> list[str]:
+async def test_a_generation_ends_wherever_its_workers_die(function_world: FunctionWorld) -> None:
+    async def attempt(
+        function_world: FunctionWorld, generation: Generation, crash_at: float
+    ) -> list[str]:
         crashing = CrashingCalls(crash_at)
-        provider = FunctionProvider(own.draw)
-        store = crashing.wrap(Store(own.db, generation))
+        provider = FunctionProvider(function_world.draw)
+        store = crashing.wrap(Store(function_world.db, generation))
         handler = image_handler({"own": crashing.wrap(provider)}, lambda _: store, FAST)
         try:
             await handler({}, crashing.wrap(Job()))
@@ -252,7 +270,7 @@ async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None
         await provider.aclose()
         return crashing.calls
 
-    points = await attempt(own, own.generation(), float("inf"))
+    points = await attempt(function_world, function_world.generation(), float("inf"))
     assert {
         "create",
         "record",
@@ -264,26 +282,26 @@ async def test_a_generation_ends_wherever_its_workers_die(own: OwnWorld) -> None
         "finish",
     } <= {point.split()[1] for point in points}
     for crash_at in range(len(points)):
-        each = OwnWorld()
-        generation = each.generation()
+        new_world = FunctionWorld()
+        generation = new_world.generation()
         for crash in (crash_at, crash_at, float("inf")):
-            await attempt(each, generation, crash)
-        states = each.states()
+            await attempt(new_world, generation, crash)
+        states = new_world.states()
         assert states.count("succeeded") == 1
         assert set(states) <= {"succeeded", "lost"}
-        assert list(each.db.images[generation.id]) == [1]
+        assert list(new_world.db.images[generation.id]) == [1]
 
 
-async def test_a_worker_without_the_provider_gives_the_job_back(own: OwnWorld) -> None:
-    generation = own.generation()
+async def test_a_worker_without_the_provider_snoozes_the_job(function_world: FunctionWorld) -> None:
+    generation = function_world.generation()
     generation.provider = "another"
     job = Job()
     with raises_verdict(Snooze, errors.ProviderMissing) as raised:
-        await own.start(generation, FunctionProvider(own.draw), job)
+        await function_world.start(generation, FunctionProvider(function_world.draw), job)
     assert raised.verdict.seconds == 60.0
     assert "has no provider 'another'" in raised.verdict.outcome("default").detail
-    assert job.shown == [(0, "The picture waits for a worker that can make it.")]
-    assert (own.calls, own.states()) == (0, ["failed"])
+    assert job.reported == [(0, "The picture waits for a worker that can make it.")]
+    assert (function_world.calls, function_world.states()) == (0, ["failed"])
 
 
 MODEL = """
@@ -347,14 +365,14 @@ async def test_a_worker_without_the_provider_does_not_claim_the_job(
 async def test_an_outage_of_one_provider_pauses_only_its_own_jobs(
     service, new_worker, stack, db
 ) -> None:
-    def full(prompt: str) -> bytes:
+    def refuse(prompt: str) -> bytes:
         raise errors.TooManyRequests("the GPU is in use", retry_after=60)
 
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     first, second = [
         await service.generations.start(f"boat {n}", model_id="own/boat") for n in range(2)
     ]
-    async with new_worker(boats=full, replicate=replicate) as worker:
+    async with new_worker(boats=refuse, replicate=replicate) as worker:
         await worker._signals.outcome.next()
         other = await service.generations.start("a lighthouse")
         await service.jobs.result(other.job_id, timeout=30)
@@ -371,29 +389,30 @@ async def test_an_outage_of_one_provider_pauses_only_its_own_jobs(
 
 async def test_the_models_show_their_provider(service, new_worker, stack, db) -> None:
     await db.execute("delete from picture_queue.job_type where name like 'generate-image%'")
-    found = {model.model_id: model for model in await service.models.list()}
-    assert (found["own/boat"].provider, found[SCHNELL].provider) == ("boats", "replicate")
-    assert found["own/boat"].capabilities is found[SCHNELL].capabilities is None
+    models = {model.model_id: model for model in await service.models.list()}
+    assert (models["own/boat"].provider, models[SCHNELL].provider) == ("boats", "replicate")
+    # The capabilities are null until a worker has registered them.
+    assert models["own/boat"].capabilities is models[SCHNELL].capabilities is None
     replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     async with new_worker(boats=drawing.draw, replicate=replicate):
-        found = {model.model_id: model for model in await service.models.list()}
-    boats, known = found["own/boat"].capabilities, found[SCHNELL].capabilities
-    assert boats is not None
-    assert known is not None
-    assert (boats.cancel, boats.progress, boats.recover) == (True, True, "none")
-    assert known.model_dump() == asdict(CAPABILITIES)
+        models = {model.model_id: model for model in await service.models.list()}
+    of_function, of_replicate = models["own/boat"].capabilities, models[SCHNELL].capabilities
+    assert of_function is not None
+    assert of_replicate is not None
+    assert (of_function.cancel, of_function.progress, of_function.recover) == (True, True, "none")
+    assert of_replicate.model_dump() == asdict(CAPABILITIES)
 
 
-async def test_the_job_of_a_name_is_the_same_in_sql_and_python(db) -> None:
+async def test_the_job_type_of_a_provider_is_equal_in_sql_and_python(db) -> None:
     for name in ("replicate", "boats"):
         for kind in JOB_TYPES:
-            found = await db.fetchval(
+            job_type = await db.fetchval(
                 "select picture_queue._generation_job_type($1, $2)", kind, name
             )
-            assert found == job_type_of(name, kind)
+            assert job_type == job_type_of(name, kind)
 
 
-async def test_a_worker_without_a_client_uses_that_of_its_run(
+async def test_add_generations_without_a_client_uses_the_client_of_each_run(
     service, new_worker, stack, monkeypatch
 ) -> None:
     for name, value in (("SUPABASE_URL", stack.api_url), ("SUPABASE_KEY", stack.secret_key)):

@@ -84,29 +84,30 @@ async def test_a_create_without_a_prediction_is_marked_as_lost(world: World) -> 
     await assert_paid_once(world, generation)
 
 
-@pytest.mark.parametrize("lost", [1, 3])
+@pytest.mark.parametrize("creates", [1, 3])
 async def test_a_prediction_that_a_webhook_recorded_during_the_search_is_used(
-    world: World, lost: int
+    world: World, creates: int
 ) -> None:
     await world.set_fault(kind="lose_answer", count=1)
     generation = world.generation(num_outputs=2)
-    client: Any = _WebhookDuringSearch(world, generation, lost)
+    client: Any = _WebhookDuringSearch(world, generation, creates)
     await world.run(generation, client=client)
-    assert [row.state for row in world.db.rows] == ["lost"] * (lost - 1) + ["succeeded"]
+    assert [row.state for row in world.db.rows] == ["lost"] * (creates - 1) + ["succeeded"]
     await assert_paid_once(world, generation)
 
 
 class _WebhookDuringSearch:
-    """A client whose list is behind; a webhook records the prediction after the last search.
+    """A client whose list shows no predictions; a webhook records one during the last search.
 
-    The first creates do not reach Replicate.
+    Of a number of create calls, only the last reaches Replicate. The handler searches twice after
+    each of them.
     """
 
-    def __init__(self, world: World, generation: Generation, lost: int) -> None:
+    def __init__(self, world: World, generation: Generation, creates: int) -> None:
         self._world = world
         self._generation = generation
-        self._unreached = lost - 1
-        self._searches = 2 * lost
+        self._unreached = creates - 1
+        self._searches = 2 * creates
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._world.client, name)
@@ -121,7 +122,7 @@ class _WebhookDuringSearch:
         self._searches -= 1
         if self._searches == 0:
             (prediction,) = await self._world.predictions()
-            row = self._world.db.of(self._generation)[-1]
+            row = self._world.db.rows_of(self._generation)[-1]
             row.prediction_id, row.state = prediction["id"], "created"
         return []
 
@@ -216,16 +217,17 @@ async def test_equal_generations_find_their_own_lost_predictions(world: World) -
         assert round(span.total_seconds()) == 600 + row.id.int % 97
 
 
-async def test_a_prediction_taken_by_an_equal_generation_is_left_to_it(world: World) -> None:
+async def test_a_prediction_that_an_equal_generation_has_recorded_is_not_used(world: World) -> None:
     generation, twin = world.generation(), world.generation()
     store = _StealingStore(world.db, generation, twin)
     await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
-    assert [row.state for row in world.db.of(generation)] == ["lost", "succeeded"]
+    assert [row.state for row in world.db.rows_of(generation)] == ["lost", "succeeded"]
     paid = await world.paid()
     assert len(paid) == 2
-    assert {world.db.of(twin)[0].prediction_id, world.db.of(generation)[1].prediction_id} == set(
-        paid
-    )
+    assert {
+        world.db.rows_of(twin)[0].prediction_id,
+        world.db.rows_of(generation)[1].prediction_id,
+    } == set(paid)
 
 
 class _StealingStore(Store):
@@ -249,13 +251,13 @@ UPSCALER = "recraft-ai/recraft-crisp-upscale"
 async def test_the_picture_of_another_user_is_not_taken_after_a_failed_create(
     world: World,
 ) -> None:
-    theirs = _upscale(world)
-    client: Any = _CreateAtSearch(world.client, world.db, theirs)
-    ours = _upscale(world)
+    generation_of_other_user = _upscale(world)
+    client: Any = _CreateAtSearch(world.client, world.db, generation_of_other_user)
+    generation = _upscale(world)
     await world.set_fault(kind="server_error")
-    await world.run(ours, client=client)
-    assert [row.state for row in world.db.of(ours)] == ["lost", "succeeded"]
-    assert world.db.of(ours)[1].prediction_id != client.created
+    await world.run(generation, client=client)
+    assert [row.state for row in world.db.rows_of(generation)] == ["lost", "succeeded"]
+    assert world.db.rows_of(generation)[1].prediction_id != client.created
 
 
 async def test_the_picture_of_another_program_is_not_taken_after_a_failed_create(
@@ -277,16 +279,16 @@ async def test_the_picture_of_another_program_is_not_taken_after_a_failed_create
 
     client: Any = Client()
     await world.run(generation, client=client)
-    assert [row.state for row in world.db.of(generation)] == ["lost", "succeeded"]
-    assert world.db.of(generation)[1].prediction_id not in foreign
+    assert [row.state for row in world.db.rows_of(generation)] == ["lost", "succeeded"]
+    assert world.db.rows_of(generation)[1].prediction_id not in foreign
 
 
 async def test_an_upscale_with_a_lost_answer_is_found(world: World) -> None:
     generation = _upscale(world)
     await world.set_fault(kind="lose_answer")
     await world.run(generation)
-    assert [row.state for row in world.db.of(generation)] == ["succeeded"]
-    assert await world.paid() == [world.db.of(generation)[0].prediction_id]
+    assert [row.state for row in world.db.rows_of(generation)] == ["succeeded"]
+    assert await world.paid() == [world.db.rows_of(generation)[0].prediction_id]
 
 
 @pytest.mark.parametrize("is_live", [True, False])
@@ -297,9 +299,9 @@ async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not
     client: Any = _CreateAtSearch(world.client, world.db, twin, is_live=is_live)
     await world.set_fault(kind="server_error")
     await world.run(generation, client=client)
-    states = [row.state for row in world.db.of(generation)]
+    states = [row.state for row in world.db.rows_of(generation)]
     assert states == (["lost", "succeeded"] if is_live else ["succeeded"])
-    assert (world.db.of(generation)[-1].prediction_id != client.created) is is_live
+    assert (world.db.rows_of(generation)[-1].prediction_id != client.created) is is_live
 
 
 async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not_cancelled() -> (
@@ -327,17 +329,18 @@ def _upscale(world: World) -> Generation:
 
 
 class _CreateAtSearch:
-    """A client during whose first search another generation creates its prediction.
+    """A client that creates the prediction of another generation during its first search.
 
-    The row of the other generation has the deadline of the searching row, and its id is not
-    recorded yet.
+    The row of the other generation has the same deadline as the searching row. The id of its
+    prediction is not recorded yet.
 
     Args:
         client: The client.
         db: The database.
         other: The other generation.
-        is_live: False: the row of the other generation was given up as lost.
-        loses_first: True: the first create of this client does not reach Replicate.
+        is_live: False: the row of the other generation has the state ``lost``.
+        loses_first: True: the first create of this client does not reach Replicate. The prediction
+            of the other generation is then created during the third search.
     """
 
     def __init__(
@@ -353,7 +356,7 @@ class _CreateAtSearch:
         self._other = other
         self._state = "creating" if is_live else "lost"
         self._loses = loses_first
-        self._waits_for = 2 if loses_first else 0  # searches before the other creates
+        self._searches_to_skip = 2 if loses_first else 0
         self.created: str | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -366,10 +369,11 @@ class _CreateAtSearch:
         return await self._client.create(*args, **options)
 
     async def created_between(self, *args: Any, **options: Any) -> Any:
-        self._waits_for -= 1
-        if self.created is None and self._waits_for < 0:
+        self._searches_to_skip -= 1
+        if self.created is None and self._searches_to_skip < 0:
             first = self._db.rows[0].id
             row = Row(
+                # Two rows whose ids differ by 97 have the same deadline.
                 UUID(int=first.int + 97 if first.int < 2**127 else first.int - 97),
                 self._other.id,
                 self._other.input,

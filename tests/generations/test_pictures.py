@@ -55,15 +55,15 @@ async def test_progress_increases_and_reaches_100_only_at_the_end() -> None:
     async with world.http:
         job = Job()
         await world.run(world.generation(DEV), job)
-    percents = [percent for percent, _ in job.shown]
-    messages = [message for _, message in job.shown]
+    percents = [percent for percent, _ in job.reported]
+    messages = [message for _, message in job.reported]
     assert percents == sorted(percents)
     assert percents[0] == 0
     assert 30 < percents[-1] <= 99
     assert messages[0] == "waiting for the model"
     assert any(message and message.endswith("of 28") for message in messages)
     assert messages[-1] == "storing the pictures"
-    assert len(set(job.shown)) == len(job.shown)
+    assert len(set(job.reported)) == len(job.reported)
 
 
 async def test_the_progress_of_a_model_that_reports_none_is_an_estimate() -> None:
@@ -71,9 +71,9 @@ async def test_the_progress_of_a_model_that_reports_none_is_an_estimate() -> Non
     async with world.http:
         job = Job()
         await world.run(Generation("black-forest-labs/flux-1.1-pro", {"prompt": "a boat"}), job)
-    percents = [percent for percent, message in job.shown if message == "generating (estimated)"]
+    percents = [percent for percent, message in job.reported if message == "generating (estimated)"]
     assert percents == sorted(percents)
-    assert 0 < percents[-1] < 10  # it typically takes 8.7 seconds
+    assert 0 < percents[-1] < 10  # the model typically takes 8.7 seconds, the simulator 0.3
 
 
 def test_an_estimate_never_reaches_100() -> None:
@@ -85,18 +85,18 @@ async def test_a_model_without_a_known_run_time_leaves_the_percentage_at_0() -> 
     world = World(SimulatorSettings(seconds=0.1))
     async with world.http:
         job = Job()
-        given = {"prompt": "a boat", "input_image": "https://example.com/a.png"}
-        await world.run(Generation("black-forest-labs/flux-kontext-max", given), job)
-    assert {percent for percent, _ in job.shown} == {0}
-    assert (0, "generating") in job.shown
+        inputs = {"prompt": "a boat", "input_image": "https://example.com/a.png"}
+        await world.run(Generation("black-forest-labs/flux-kontext-max", inputs), job)
+    assert {percent for percent, _ in job.reported} == {0}
+    assert (0, "generating") in job.reported
 
 
 async def test_a_full_progress_bar_before_the_end_is_not_reported_as_100(world: World) -> None:
     job = Job()
     full = "100%|██████████| 20/20 [00:01<00:00, 14.02it/s]\n"
     await world.run(world.generation(), job, client=UnusualClient(world.client, logs=full))
-    assert (99, "generating, step 20 of 20") in job.shown
-    assert max(percent for percent, _ in job.shown) == 99
+    assert (99, "generating, step 20 of 20") in job.reported
+    assert max(percent for percent, _ in job.reported) == 99
 
 
 async def test_a_generation_of_a_community_model_runs_by_version(world: World) -> None:

@@ -16,7 +16,7 @@ class Backend:
         self.calls.append(rpc.params)
 
 
-async def test_an_error_of_any_text_can_be_written() -> None:
+async def test_an_error_with_characters_that_the_database_refuses_is_stored() -> None:
     backend: Any = Backend()
     store = GenerationStore(backend, uuid4(), uuid4())
     await store.finish(uuid4(), "failed", error="a\0b\ud800c" + "x" * 100_000)

@@ -1,4 +1,4 @@
-"""Only the harmless parts of an SVG are copied, and a bomb is refused."""
+"""The copy of the harmless parts of an SVG, and the refusal of SVGs that expand."""
 
 import base64
 import io
@@ -15,12 +15,14 @@ from picture_queue.local.simulator.pictures import PictureSpec, draw
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
+MAX_PIXELS = 10**8
 
 
 def clean(inner: str, attributes: str = "") -> str:
     """Return the content of the cleaned root element."""
-    out = clean_svg(f'<svg xmlns="{SVG}" {attributes}>{inner}</svg>'.encode(), 10**8).decode()
-    ElementTree.fromstring(out)  # it is well-formed
+    data = f'<svg xmlns="{SVG}" {attributes}>{inner}</svg>'.encode()
+    out = clean_svg(data, MAX_PIXELS).decode()
+    ElementTree.fromstring(out)  # raises an error if the copy is not well-formed
     return out.removeprefix(f'<svg xmlns="{SVG}"').removesuffix("</svg>").partition(">")[2]
 
 
@@ -38,7 +40,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("part", HARMLESS)
-def test_what_is_harmless_is_kept(part: str) -> None:
+def test_harmless_parts_are_kept(part: str) -> None:
     assert clean(part) == part
 
 
@@ -64,7 +66,7 @@ def test_what_is_harmless_is_kept(part: str) -> None:
         ('<g fill="url( \'#a\' )"/>', "<g fill=\"url( '#a' )\"></g>"),
         ('<g style="background:url(//evil.example)"/>', "<g></g>"),
         ('<g style="fill:u\\72l(//evil.example)"/>', "<g></g>"),
-        # A comment ends the name, so this is no function in CSS, and loads nothing.
+        # A comment ends the name `url`. So CSS reads no function call here, and loads nothing.
         ('<g style="fill:url/**/(//evil)"/>', '<g style="fill:url/**/(//evil)"></g>'),
         ('<g style="fill:image-set(\'//evil.example\' 1x)"/>', "<g></g>"),
         ('<g style="fill:URL(//evil.example)"/>', "<g></g>"),
@@ -82,7 +84,7 @@ def test_what_is_harmless_is_kept(part: str) -> None:
         ('<g id="a"/><g id="a"/>', '<g id="a"></g><g></g>'),
     ],
 )  # fmt: skip
-def test_what_may_run_or_load_something_is_left_out(part: str, kept: str) -> None:
+def test_parts_that_can_run_code_or_load_files_are_removed(part: str, kept: str) -> None:
     assert clean(part) == kept
 
 
@@ -127,10 +129,11 @@ def test_an_embedded_picture_is_kept_without_its_metadata() -> None:
 def test_the_pixels_of_embedded_pictures_are_limited() -> None:
     data = f'<svg xmlns="{SVG}">' + f'<image href="data:image/png;base64,{png(100)}"/>' * 3
     with pytest.raises(UnsafeSvg, match="too many pixels"):
-        clean_svg(f"{data}</svg>".encode(), 29_999)
+        clean_svg(f"{data}</svg>".encode(), 3 * 100 * 100 - 1)
 
 
 def nested(levels: int, times: int) -> str:
+    """Return groups that each refer to the previous group a number of times."""
     groups = [
         f'<g id="g{n}">' + f'<use href="#g{n - 1}"/>' * times + "</g>" for n in range(1, levels)
     ]
@@ -159,11 +162,11 @@ def nested(levels: int, times: int) -> str:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_file_that_expands_or_is_not_an_svg_is_refused(data: str, reason: str) -> None:
-    began = time.thread_time()
+def test_an_invalid_file_or_a_file_beyond_a_limit_is_refused(data: str, reason: str) -> None:
+    started_at = time.thread_time()
     with pytest.raises(UnsafeSvg, match=reason):
-        clean_svg(data.encode(), 10**8)
-    assert time.thread_time() - began < 4
+        clean_svg(data.encode(), MAX_PIXELS)
+    assert time.thread_time() - started_at < 4
 
 
 @pytest.mark.parametrize(
@@ -179,25 +182,26 @@ def test_a_file_that_expands_or_is_not_an_svg_is_refused(data: str, reason: str)
     ids=lambda value: value[:20],
 )
 def test_other_threads_run_while_a_large_file_is_copied(data: str) -> None:
-    longest, done = 0.0, threading.Event()
+    longest_gap, done = 0.0, threading.Event()
 
     def measure() -> None:
-        nonlocal longest
+        nonlocal longest_gap
         last = time.perf_counter()
         while not done.wait(0.001):
-            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+            longest_gap = max(longest_gap, time.perf_counter() - last)
+            last = time.perf_counter()
 
-    watching = threading.Thread(target=measure)
-    watching.start()
+    thread = threading.Thread(target=measure)
+    thread.start()
     try:
         clean_svg(data.encode(), 1)
     finally:
         done.set()
-        watching.join()
-    assert longest < 1.0  # 0.2 on an idle machine; a million attributes would take 2
+        thread.join()
+    assert longest_gap < 1.0  # 0.2 s on an idle machine; a million attributes would take 2 s
 
 
-def test_a_picture_of_the_simulator_is_unchanged_in_substance() -> None:
+def test_a_picture_of_the_simulator_keeps_all_its_elements() -> None:
     data = draw(PictureSpec("a fox", 7, 256, 256, "svg"))
     before, after = ElementTree.fromstring(data), ElementTree.fromstring(clean_svg(data, 1))
     assert [e.tag for e in before.iter()] == [e.tag for e in after.iter()]

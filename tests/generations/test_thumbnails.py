@@ -1,4 +1,4 @@
-"""Thumbnails are made in a process of their own, which neither blocks nor breaks the worker."""
+"""Thumbnails are made in a separate process, so that a picture cannot block or end the worker."""
 
 import asyncio
 import io
@@ -41,7 +41,7 @@ def create_file(
 
 def rotated() -> dict[str, Any]:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 6  # orientation: turned by a right angle
     return {"exif": exif}
 
 
@@ -65,7 +65,7 @@ def rotated() -> dict[str, Any]:
                 ImageCms.createProfile("sRGB")).tobytes()),
             (64, 43),
         ),
-        (create_file("PNG", icc_profile=b"no profile"), (64, 43)),
+        (create_file("PNG", icc_profile=b"not a profile"), (64, 43)),
     ],
 )  # fmt: skip
 async def test_a_thumbnail_shows_the_picture(
@@ -123,7 +123,7 @@ def bomb(side: int) -> bytes:
     ],
     ids=lambda data: repr(data[:12]),
 )
-async def test_a_picture_that_cannot_be_decoded_gets_none_and_the_next_gets_one(
+async def test_a_picture_that_cannot_be_decoded_gets_no_thumbnail_and_the_next_does(
     maker: ThumbnailMaker, data: bytes
 ) -> None:
     assert await maker.make([data], len(data)) is None
@@ -141,15 +141,17 @@ async def test_the_memory_of_the_process_is_limited(
     assert await maker.make([good], len(good)) is not None
 
 
-async def test_a_picture_that_takes_too_long_gets_none(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_picture_that_takes_too_long_gets_no_thumbnail(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     maker = ThumbnailMaker(64, timeout=2.0)
     try:
         good = create_file("PNG")
         assert await maker.make([good], len(good)) is not None
-        began = time.monotonic()
-        # The process waits for the rest of the picture.
+        started_at = time.monotonic()
+        # The process waits for a last byte that is never sent, until its timeout of 2 seconds.
         assert await maker.make([good], len(good) + 1) is None
-        assert 1.5 < time.monotonic() - began < 10
+        assert 1.5 < time.monotonic() - started_at < 10
         assert await maker.make([good], len(good)) is not None
     finally:
         maker.close()
@@ -157,13 +159,13 @@ async def test_a_picture_that_takes_too_long_gets_none(caplog: pytest.LogCapture
 
 async def test_the_event_loop_is_not_blocked(maker: ThumbnailMaker) -> None:
     data = bomb(6000)
-    longest, last = 0.0, time.perf_counter()
-    making = asyncio.ensure_future(maker.make([data], len(data)))
-    while not making.done():
+    longest_gap, last = 0.0, time.perf_counter()
+    task = asyncio.ensure_future(maker.make([data], len(data)))
+    while not task.done():
         await asyncio.sleep(0.001)
-        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-    assert making.result() is not None
-    assert longest < 0.25  # 0.01 on an idle machine; to decode it here would take half a second
+        longest_gap, last = max(longest_gap, time.perf_counter() - last), time.perf_counter()
+    assert task.result() is not None
+    assert longest_gap < 0.25  # 0.01 s on an idle machine; decoding in this process takes 0.5 s
 
 
 async def test_a_killed_process_is_replaced(maker: ThumbnailMaker) -> None:
@@ -175,7 +177,7 @@ async def test_a_killed_process_is_replaced(maker: ThumbnailMaker) -> None:
     assert await maker.make([good], len(good)) is not None
 
 
-async def test_no_process_remains_after_close_and_it_can_be_used_again(
+async def test_no_process_remains_after_close_and_the_maker_can_be_used_again(
     maker: ThumbnailMaker,
 ) -> None:
     good = create_file("PNG")
@@ -191,18 +193,18 @@ async def test_the_process_gets_no_secrets(
 ) -> None:
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_secret")
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "secret")
-    given: dict[str, str] = {}
-    start = subprocess.Popen
+    environment: dict[str, str] = {}
+    start_process = subprocess.Popen
 
-    def record(*args: Any, **options: Any) -> Any:
-        given.update(options["env"])
-        return start(*args, **options)
+    def record_environment(*args: Any, **options: Any) -> Any:
+        environment.update(options["env"])
+        return start_process(*args, **options)
 
-    monkeypatch.setattr(module.subprocess, "Popen", record)
+    monkeypatch.setattr(module.subprocess, "Popen", record_environment)
     good = create_file("PNG")
     assert await maker.make([good], len(good)) is not None
-    assert "PYTHONPATH" in given
-    assert not any("secret" in value for value in given.values())
+    assert "PYTHONPATH" in environment
+    assert not any("secret" in value for value in environment.values())
 
 
 async def test_the_process_ends_with_the_worker() -> None:
@@ -223,10 +225,10 @@ asyncio.run(main())
         sys.executable, "-c", program, str(image), stdout=subprocess.PIPE
     )
     out, _ = await worker.communicate()
-    made = psutil.Process(int(out)) if psutil.pid_exists(int(out)) else None
-    if made is not None:
-        await asyncio.to_thread(psutil.wait_procs, [made], timeout=20)
-        assert not made.is_running() or made.status() == psutil.STATUS_ZOMBIE
+    process = psutil.Process(int(out)) if psutil.pid_exists(int(out)) else None
+    if process is not None:
+        await asyncio.to_thread(psutil.wait_procs, [process], timeout=20)
+        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("missing", ["PIL", "blurhash"])
@@ -256,7 +258,7 @@ async def test_a_python_that_does_not_start_is_reported_once(
     assert "stored without thumbnails" in record.getMessage()
 
 
-async def test_size_0_turns_them_off(caplog: pytest.LogCaptureFixture) -> None:
+async def test_size_0_turns_thumbnails_off(caplog: pytest.LogCaptureFixture) -> None:
     maker = ThumbnailMaker(0)
     assert await maker.make([create_file("PNG")], 1) is None
     assert not caplog.records

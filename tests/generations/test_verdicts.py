@@ -61,14 +61,14 @@ async def test_without_credit_the_job_waits(world: World) -> None:
 
 
 class _Outage(httpx.AsyncBaseTransport):
-    """A transport that refuses connections while `on` is true."""
+    """A transport that refuses connections while `is_active` is true."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self.transport = transport
-        self.on = True
+        self.is_active = True
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.on and not request.url.path.startswith("/_simulator"):
+        if self.is_active and not request.url.path.startswith("/_simulator"):
             raise httpx.ConnectError("refused", request=request)
         return await self.transport.handle_async_request(request)
 
@@ -86,7 +86,7 @@ async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded:
         assert raised.verdict.seconds == FAST.default_pause
         assert raised.verdict.key == "provider:replicate"
         assert "Replicate cannot be reached" in raised.verdict.outcome("default").detail
-    outage.on = False
+    outage.is_active = False
     await world.run(generation)
     assert len(await world.paid()) == 1
 
@@ -208,13 +208,13 @@ async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, ki
     # Snooze: the attempt is not used up, and other jobs are not delayed.
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
-    assert job.shown[-1][1] == "The picture was made and waits to be stored."
+    assert job.reported[-1][1] == "The picture was made and waits to be stored."
     # After 50 minutes the attempts count, so that the job ends.
     await world.set_fault(kind=kind, on="file", count=10)
     with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
         await world.run(generation, settings=replace(FAST, outage_tolerance=0.0))
     assert raised.verdict.reason == "The picture was made and waits to be stored."
-    # Any new prediction would fail: the last attempt must only download.
+    # Every new prediction would fail, so the last attempt succeeds only if it creates none.
     await world.http.post("/_simulator/faults", json={"kind": "fail"})
     await world.run(generation)
     await assert_paid_once(world, generation)
@@ -276,7 +276,7 @@ async def test_the_owner_does_not_see_an_error_of_the_database(world: World) -> 
     with pytest.raises(Exception) as raised:
         await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
     outcome = from_error(raised.value, "default")
-    image_error = "The picture could not be made, because of an internal error."
+    message = "The picture could not be made, because of an internal error."
     assert isinstance(outcome, Failed)
-    assert (outcome.error, outcome.retryable) == (image_error, True)
+    assert (outcome.error, outcome.retryable) == (message, True)
     assert "s3cret" in (outcome.detail or "")

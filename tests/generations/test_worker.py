@@ -24,8 +24,8 @@ QUICK = HandlerSettings(first_poll_interval=0.05, max_poll_interval=0.1)
 def new_builtin_worker(stack, service) -> Callable[..., Worker]:
     def make(**settings: Any) -> Worker:
         replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
-        chosen = WorkerSettings(shutdown_grace=0, **settings)
-        worker = builtin_worker(service, chosen, replicate, QUICK)
+        worker_settings = WorkerSettings(shutdown_grace=0, **settings)
+        worker = builtin_worker(service, worker_settings, replicate, QUICK)
         watch(worker)
         return worker
 

@@ -72,12 +72,15 @@ class Database:
         self.recorded = asyncio.Event()
         self.strip_metadata = True
 
-    def of(self, generation: Generation) -> list[Row]:
+    def rows_of(self, generation: Generation) -> list[Row]:
         return [row for row in self.rows if row.generation_id == generation.id]
 
 
 class Store:
-    """A generation store with a lease. A newer store of the generation makes the lease stale."""
+    """A store with a lease, instead of `GenerationStore`.
+
+    A new store of the same generation makes the lease of the older store stale.
+    """
 
     def __init__(self, db: Database, generation: Generation) -> None:
         self._db = db
@@ -85,11 +88,11 @@ class Store:
         self._lease = db.leases[generation.id] = uuid4()
 
     async def begin(self, lost: UUID | None = None) -> BegunPrediction:
-        self._check()
+        self._check_lease()
         model = models()[self._generation.model_id]
         resumable = [
             r
-            for r in self._db.of(self._generation)
+            for r in self._db.rows_of(self._generation)
             if (self._is_resumable(r) if lost is None else r.id == lost)
         ]
         row = resumable[-1] if resumable else self._new_row()
@@ -118,7 +121,7 @@ class Store:
     async def record(self, row_id: UUID, prediction_id: str) -> None:
         row = self._row(row_id)
         if any(r.prediction_id == prediction_id and r is not row for r in self._db.rows):
-            raise Conflict("another row owns it")
+            raise Conflict("another row owns the prediction")
         row.prediction_id, row.state = prediction_id, "created"
         self._db.recorded.set()
 
@@ -137,7 +140,7 @@ class Store:
     async def upload(
         self, path: str, content: Any, content_type: str, timeout: float = 120
     ) -> None:
-        self._check()
+        self._check_lease()
         data = content if isinstance(content, bytes) else b"".join(content.chunks())
         self._db.files[path] = (data, content_type)
 
@@ -153,7 +156,7 @@ class Store:
     async def save_images(
         self, images: Sequence[SavedImage], missing: Sequence[MissingImage] | None = None
     ) -> None:
-        self._check()
+        self._check_lease()
         self._db.images.setdefault(self._generation.id, {}).update({i.n: i for i in images})
         if missing is not None:
             self._generation.missing_images = [image.model_dump() for image in missing]
@@ -180,38 +183,47 @@ class Store:
         return row
 
     def _row(self, row_id: UUID) -> Row:
-        self._check()
-        return next(row for row in self._db.of(self._generation) if row.id == row_id)
+        self._check_lease()
+        return next(row for row in self._db.rows_of(self._generation) if row.id == row_id)
 
-    def _check(self) -> None:
+    def _check_lease(self) -> None:
         if self._db.leases[self._generation.id] != self._lease:
             raise StaleLease("the lease ended")
 
 
 def providers_of(client: Any) -> dict[str, Provider]:
-    """Return the providers of a worker whose client of Replicate is given."""
+    """Return the providers of a worker that uses this client of Replicate."""
     return {"replicate": ReplicateProvider(client)}
 
 
 class Job:
-    """The context that a worker passes to the handler; it records the reported progress."""
+    """The context that a worker passes to the handler.
+
+    Attributes:
+        reported: The reported progress, as percentages and messages.
+        running: Set when a message reports that the model runs.
+    """
 
     def __init__(self, attempt: int = 1) -> None:
         self.id = uuid4()
         self.attempt = attempt
         self.cancel_requested = False
         self.job = SimpleNamespace(progress=0)
-        self.shown: list[tuple[int, str | None]] = []
+        self.reported: list[tuple[int, str | None]] = []
         self.running = asyncio.Event()
 
     async def progress(self, percent: int, message: str | None = None) -> None:
-        self.shown.append((percent, message))
+        self.reported.append((percent, message))
         if message is not None and message.startswith("generating"):
             self.running.set()
 
 
 class World:
-    """The simulator, the database and the client of one test."""
+    """The simulator, the database and the client of one test.
+
+    Attributes:
+        now: The time of the simulator in seconds since 1970; None: the actual time.
+    """
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self.now: float | None = None
@@ -236,8 +248,8 @@ class World:
     def _clock(self) -> float:
         return datetime.now(UTC).timestamp() if self.now is None else self.now
 
-    def generation(self, model_id: str = SCHNELL, **given: Any) -> Generation:
-        return Generation(model_id, {"prompt": "a boat", **SMALL, **given})
+    def generation(self, model_id: str = SCHNELL, **inputs: Any) -> Generation:
+        return Generation(model_id, {"prompt": "a boat", **SMALL, **inputs})
 
     async def run(
         self,
@@ -254,14 +266,16 @@ class World:
         (await self.http.post("/_simulator/faults", json=fault)).raise_for_status()
 
     async def predictions(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self.http.get("/_simulator/predictions")).json()
-        return found
+        predictions: list[dict[str, Any]] = (await self.http.get("/_simulator/predictions")).json()
+        return predictions
 
     async def paid(self) -> list[str]:
         """Return the ids of the predictions that were not stopped, and therefore cost money."""
         stopped = ("canceled", "aborted")
-        found = await self.predictions()
-        return [prediction["id"] for prediction in found if prediction["status"] not in stopped]
+        predictions = await self.predictions()
+        return [
+            prediction["id"] for prediction in predictions if prediction["status"] not in stopped
+        ]
 
 
 class _InProcessTransport(httpx.ASGITransport):
@@ -277,14 +291,14 @@ class _InProcessTransport(httpx.ASGITransport):
 
 
 class Crashed(BaseException):
-    """The simulated kill of a worker: each later call raises this error too."""
+    """An error that simulates a killed worker. Each later call of the worker raises it too."""
 
 
 class CrashingCalls:
-    """A crash before or after one of the calls of wrapped objects.
+    """A simulated crash before or after one of the calls of wrapped objects.
 
     Args:
-        crash_at: The number of the point: each call has one before and one after it.
+        crash_at: The number of the crash point. Each call has one point before and one after it.
     """
 
     def __init__(self, crash_at: float) -> None:
@@ -311,13 +325,13 @@ class _Wrapped:
         self._target = target
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not asyncio.iscoroutinefunction(found):
-            return found
+        attribute = getattr(self._target, name)
+        if not asyncio.iscoroutinefunction(attribute):
+            return attribute
 
         async def call(*args: Any, **options: Any) -> Any:
             self._crashing.reach_point(f"before {name}")
-            answer = await found(*args, **options)
+            answer = await attribute(*args, **options)
             self._crashing.reach_point(f"after {name}")
             return answer
 
@@ -325,7 +339,7 @@ class _Wrapped:
 
 
 async def run_with_crash(world: World, generation: Generation, crash_at: float) -> CrashingCalls:
-    """Run an attempt until the point ``crash_at``; with ``inf``, to the end."""
+    """Run an attempt until the crash point ``crash_at``; with ``inf``, to the end."""
     crashing = CrashingCalls(crash_at)
     store = crashing.wrap(Store(world.db, generation))
     handler = image_handler(providers_of(crashing.wrap(world.client)), lambda _: store, FAST)
@@ -337,7 +351,7 @@ async def run_with_crash(world: World, generation: Generation, crash_at: float) 
 
 
 async def list_calls_of_a_run() -> list[str]:
-    """Return the names of all points of a run without a crash."""
+    """Return the names of all crash points, from a run without a crash."""
     world = World()
     async with world.http:
         return (await run_with_crash(world, world.generation(num_outputs=2), float("inf"))).calls
@@ -345,7 +359,7 @@ async def list_calls_of_a_run() -> list[str]:
 
 async def assert_paid_once(world: World, generation: Generation) -> None:
     """Assert that exactly one prediction was paid, and that both of its images are stored."""
-    rows = world.db.of(generation)
+    rows = world.db.rows_of(generation)
     paid = await world.paid()
     assert len(paid) == 1
     assert [row.prediction_id for row in rows if row.prediction_id] == paid
@@ -357,9 +371,9 @@ async def assert_paid_once(world: World, generation: Generation) -> None:
 class UnusualClient:
     """A client that returns an unusual prediction at the first poll."""
 
-    def __init__(self, client: ReplicateClient, **odd: Any) -> None:
+    def __init__(self, client: ReplicateClient, **changes: Any) -> None:
         self._client = client
-        self._odd = {"status": "processing", **odd}
+        self._changes = {"status": "processing", **changes}
         self._polls = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -367,14 +381,18 @@ class UnusualClient:
 
     async def get(self, prediction_id: str) -> Any:
         self._polls += 1
-        found = await self._client.get(prediction_id)
-        return found.model_copy(update=self._odd) if self._polls == 1 else found
+        prediction = await self._client.get(prediction_id)
+        if self._polls > 1:
+            return prediction
+        return prediction.model_copy(update=self._changes)
 
 
 class AnswerGate:
-    """A wrapper that holds the answer of one call of a client or store until ``may_answer`` is set.
+    """A wrapper of a client or store that delays the answer of one method.
 
-    The call takes effect before; ``has_effect`` is set then.
+    Attributes:
+        has_effect: Set when the call has taken effect, before its answer.
+        may_answer: Set by the test to let the call answer.
     """
 
     def __init__(self, target: Any, name: str) -> None:
@@ -384,12 +402,12 @@ class AnswerGate:
         self.may_answer = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
+        attribute = getattr(self._target, name)
         if name != self._name:
-            return found
+            return attribute
 
         async def call(*args: Any, **options: Any) -> Any:
-            answer = await found(*args, **options)
+            answer = await attribute(*args, **options)
             self.has_effect.set()
             await self.may_answer.wait()
             return answer
@@ -398,7 +416,7 @@ class AnswerGate:
 
 
 class FakeDownloads:
-    """A client whose downloads return other data."""
+    """A client whose downloads all return the same data."""
 
     def __init__(self, client: ReplicateClient, data: bytes) -> None:
         self._client = client
@@ -425,8 +443,8 @@ def raises_verdict(
     kind: type[BaseException], cause: type[errors.ProviderError]
 ) -> Iterator[RaisedVerdict]:
     """Expect a verdict of a kind, caused by an error of exactly this class."""
-    found = RaisedVerdict()
+    raised = RaisedVerdict()
     with pytest.raises(kind) as caught:
-        yield found
-    found.verdict, found.cause = caught.value, caught.value.__cause__
-    assert type(found.cause) is cause
+        yield raised
+    raised.verdict, raised.cause = caught.value, caught.value.__cause__
+    assert type(raised.cause) is cause

@@ -174,7 +174,7 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
 
 def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
-        # Nothing listens on this socket. A test that needs PostgREST passes the path of another.
+        # No PostgREST listens on this socket. A test that needs one passes another socket.
         postgrest_socket=storage_dir / "postgrest.sock",
         auth_database_url=login(stack, "supabase_auth_admin", database),
         realtime_database_url=login(stack, "supabase_realtime_admin", database),

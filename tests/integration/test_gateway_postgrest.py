@@ -302,9 +302,8 @@ def run_postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator
 def recorded_gateway(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The URL of a gateway, and its platform with the schema of the recordings.
 
-    The platform is on a separate cluster.
-
-    The schema changes the statement timeouts of roles, which apply to the whole cluster.
+    The platform is on a separate cluster, because the schema changes the statement timeouts of
+    roles, which apply to the whole cluster.
     """
 
     async def load(platform: Any) -> None:

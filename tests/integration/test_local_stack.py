@@ -413,7 +413,7 @@ async def test_orphans_keep_their_ports_until_the_next_start_ends_them(data_dir:
         footprint.programs["guard.py"].suspend()
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
-    # The worker is named `-m`, the first words of its command are: python -P -m.
+    # `Footprint` names the worker `-m`, since its command begins with: python -P -m.
     orphans = [footprint.programs[name] for name in ("postgres", "postgrest", "-m")]
     assert not is_running(footprint.processes[0]) and all(map(is_running, orphans))
     # The orphaned worker still sends its keys to these ports. No other program may get the ports.

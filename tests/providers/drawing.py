@@ -76,12 +76,12 @@ def write_file(prompt: str, path: str) -> Path:
 
 
 def exit_once(prompt: str) -> bytes:
-    """Draw a picture; for the prompt "exit", end the process like a crash of a native library."""
+    """Draw a picture; for the prompt "exit", end the process as a crash of a C library does."""
     if prompt == "exit":
         os._exit(1)
     return png(prompt)
 
 
 def refuse(prompt: str) -> bytes:
-    """Raise the error of a function whose GPU is in use."""
+    """Raise the error that a function raises if its GPU is in use."""
     raise TooManyRequests("the GPU is in use", retry_after=7)

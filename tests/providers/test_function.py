@@ -66,7 +66,7 @@ async def test_a_function_returns_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("result", [None, 5, {"image": b"x"}, [None], object()])
-async def test_the_error_for_another_result_names_the_accepted_results(result: Any) -> None:
+async def test_the_error_for_a_result_of_another_type_names_the_accepted_types(result: Any) -> None:
     ended = await run(FunctionProvider(lambda prompt: result), prompt="x")
     assert ended.status == "failed"
     assert "return bytes, a path, a Pillow image, or a list of these" in (ended.error or "")
@@ -110,7 +110,7 @@ async def test_a_function_can_accept_all_inputs_and_the_model() -> None:
     assert received == {"steps": 4, "model_id": "own/model"}
 
 
-async def test_an_object_or_a_partial_can_be_called() -> None:
+async def test_a_callable_object_or_a_partial_can_be_the_function() -> None:
     class Pipeline:
         async def __call__(self, prompt: str) -> bytes:
             return drawing.png(prompt)
@@ -190,7 +190,10 @@ async def test_create_fails_if_the_factory_of_the_executor_raises() -> None:
 
 
 class _BlockingFunction:
-    """A plain function that waits for `proceed`. A cancel stops it when it reports progress."""
+    """A plain function that waits for the event `proceed`, and then reports progress.
+
+    A cancelled run ends at this report.
+    """
 
     def __init__(self) -> None:
         self.started, self.proceed = threading.Event(), threading.Event()
@@ -214,7 +217,7 @@ async def test_a_cancel_stops_a_plain_function_at_its_next_report_of_progress() 
     first = await provider.create(request(prompt="x"))
     assert await asyncio.to_thread(function.started.wait, 20)
     assert (await provider.cancel(first.id)).status == "canceled"
-    # The thread still runs. So the second run waits, and is cancelled before its start.
+    # The only thread is busy with the first run. So the second run is cancelled before its start.
     second = await provider.create(request(prompt="x"))
     assert (await provider.get(second.id)).status == "starting"
     await provider.cancel(second.id)
@@ -231,9 +234,10 @@ async def test_a_run_that_never_started_is_aborted_at_its_deadline() -> None:
     provider = FunctionProvider(function)
     await provider.create(request(prompt="x"))
     assert await asyncio.to_thread(function.started.wait, 20)
-    waiting = await provider.create(request(timeout=0.05, prompt="x"))
-    await provider.wait(waiting.id, 20)
-    ended = await provider.get(waiting.id)
+    # The only thread is busy with the first run.
+    second = await provider.create(request(timeout=0.05, prompt="x"))
+    await provider.wait(second.id, 20)
+    ended = await provider.get(second.id)
     assert (ended.status, ended.reached_deadline) == ("aborted", True)
     function.proceed.set()
     await provider.aclose()
@@ -259,12 +263,12 @@ async def test_one_plain_function_runs_at_a_time_by_default() -> None:
 
 
 async def test_an_async_function_that_ignores_its_cancellation_does_not_delay_the_others() -> None:
-    release = asyncio.Event()
+    may_end = asyncio.Event()
 
     async def draw(prompt: str) -> bytes:
-        while not release.is_set():
+        while not may_end.is_set():
             try:
-                await release.wait()
+                await may_end.wait()
             except asyncio.CancelledError:
                 continue
         return drawing.png(prompt)
@@ -273,7 +277,7 @@ async def test_an_async_function_that_ignores_its_cancellation_does_not_delay_th
     created = await provider.create(request(prompt="x"))
     await asyncio.sleep(0)
     assert (await provider.cancel(created.id)).status == "canceled"
-    release.set()
+    may_end.set()
     await asyncio.sleep(0)
     assert (await provider.get(created.id)).status == "canceled"
     await provider.release(created.id)

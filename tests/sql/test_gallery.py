@@ -105,7 +105,7 @@ async def test_pages_neither_skip_nor_repeat_rows_of_the_same_time(db):
             seen += [UUID(row["id"]) for row in page]
             before = {"before": page[-1]["created_at"], "before_id": page[-1]["id"]}
         assert len(seen) == 8 and set(seen) == added
-    # Without the id, a page begins before the time.
+    # Without before_id, a page has only rows with an earlier time.
     older = {"user_id": str(user), "before": moment.isoformat()}
     assert len(await list_ids(db, **older)) == 1
 
@@ -169,9 +169,9 @@ async def test_a_user_finds_only_their_own_prompts(db):
 async def test_a_prompt_of_any_length_is_stored_and_searched_by_its_first_words(db):
     """A tsvector has a maximum size, so only the first 20,000 characters are in the index."""
     user = uuid4()
-    long = "begin " + " ".join(f"word{n}" for n in range(200_000)) + " " + "x" * 5000
-    found = await insert_generation(db, long, user=user)
-    assert await list_ids(db, user_id=str(user), search="begin word7") == [found]
+    prompt = "begin " + " ".join(f"word{n}" for n in range(200_000)) + " " + "x" * 5000
+    generation = await insert_generation(db, prompt, user=user)
+    assert await list_ids(db, user_id=str(user), search="begin word7") == [generation]
 
 
 # --- Favourites ---
@@ -184,9 +184,9 @@ async def test_only_the_owner_marks_a_favourite(db):
     refused = await db.refusal("select set_favourite($1)", generation)
     assert refused.sqlstate == "PT404"
     await db.act_as("authenticated", ada)
-    for on in (True, True, False, False):
-        row = await db.value("select set_favourite($1, $2)", generation, on)
-        assert (row["favourite"], len(row["images"])) == (on, 1)
+    for favourite in (True, True, False, False):
+        row = await db.value("select set_favourite($1, $2)", generation, favourite)
+        assert (row["favourite"], len(row["images"])) == (favourite, 1)
     assert (await db.value("select set_favourite($1, null)", generation))["favourite"]
 
 
@@ -282,7 +282,7 @@ async def test_a_deleted_generation_is_hidden_at_once_and_removed_after_its_file
     (found,) = await db.value("select list_deleted_generations($1)", [generation])
     assert found["paths"] == [f"{ada}/{generation}/1.png"]
     assert found["folder"] == f"{ada}/{generation}"
-    for recorded in (1, 0):
+    for recorded in (1, 0):  # a repeated call records nothing
         answer = await db.value("select record_deleted_files($1)", [generation])
         assert answer == {"recorded": recorded}
     assert await db.value("select list_deleted_generations($1)", [generation]) == []
@@ -291,7 +291,7 @@ async def test_a_deleted_generation_is_hidden_at_once_and_removed_after_its_file
     assert await db.value("select count(*) from generations where id = $1", generation) == 0
     assert await db.value("select count(*) from images where generation_id = $1", generation) == 0
 
-    # A repetition whose first answer was lost gets the same answer; a new call does not.
+    # A call with the same request id gets the same answer; a call with a new id gets an error.
     await db.act_as("authenticated", ada)
     assert await db.value("select delete_generation($1, $2)", generation, request) == expected
     refused = await db.refusal("select delete_generation($1, $2)", generation, uuid4())
@@ -353,14 +353,15 @@ async def test_a_deletion_whose_job_failed_is_enqueued_again_after_a_day(db):
     (job,) = await deletion_jobs(db)
     await db.pass_time(86_410)
     await db.value("select picture_queue.prune()")
-    assert [found["id"] for found in await deletion_jobs(db)] == [job["id"]], "it has not ended"
+    unfinished_jobs = [found["id"] for found in await deletion_jobs(db)]
+    assert unfinished_jobs == [job["id"]], "no second job while the first has not ended"
     await db.run(
         "update job_queue set status = 'failed', hold = null, finished_at = picture_queue._now() "
         "where id = $1",
         job["id"],
     )
     await db.value("select picture_queue.prune()")
-    assert await deletion_jobs(db) == [], "the next one is due a day after the last check"
+    assert await deletion_jobs(db) == [], "the next job is due a day after the last check"
     await db.pass_time(86_410)
     await db.value("select picture_queue.prune()")
     (again,) = await deletion_jobs(db)
@@ -440,7 +441,7 @@ async def test_a_generation_that_cannot_be_removed_does_not_stop_the_removal_of_
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("option", ["generation_id", "idempotency_key"])
 async def test_a_start_that_repeats_a_deleted_generation_is_refused(db, option, removed):
-    """Before, the call returned the old status, while get_generation did not find it."""
+    """A start must not return the status of a generation that get_generation does not find."""
     user = uuid4()
     options = {option: str(uuid4())}
     await db.act_as("authenticated", user)
@@ -455,7 +456,9 @@ async def test_a_start_that_repeats_a_deleted_generation_is_refused(db, option, 
         refused = await db.refusal(START, "a cat", MODEL, {}, {**options, "then": then})
         assert refused.message.startswith("PQ_CONFLICT")
         assert f"options.{option} is" in refused.detail and "deleted" in refused.detail
-    await db.act_as("authenticated", uuid4())  # an id of somebody else does not tell what it was
+    await db.act_as(
+        "authenticated", uuid4()
+    )  # the error must not reveal that the id of another user was deleted
     other = await db.refusal(START, "a cat", MODEL, {}, {"generation_id": started["generation_id"]})
     assert "deleted" not in (other.detail or "")
 

@@ -15,7 +15,7 @@ REMOVE = {"kind": "background-removal"}
 IMAGE = {"path": "p/1.png", "mime_type": "image/png", "width": 1, "height": 1, "bytes": 9}
 
 
-async def own_queue(db: Database) -> None:
+async def use_own_queue(db: Database) -> None:
     """Put the jobs of generations into the queue of the test."""
     types = ["generate-image", "upscale-image", "remove-background", "edit-image", "vary-image"]
     policies = {name: {"queue": db.queue, "max_attempts": 2} for name in types}
@@ -45,7 +45,7 @@ async def statuses(db: Database, batch_id: str) -> list[str]:
 
 
 async def test_the_steps_of_a_chain_run_one_after_the_other(db):
-    await own_queue(db)
+    await use_own_queue(db)
     chain = await db.value(START, "a cat", {"then": [UPSCALE, REMOVE]})
     assert set(chain) == {"generation_id", "job_id", "status", "batch_id", "steps"}
     ids = [chain["generation_id"], *(step["generation_id"] for step in chain["steps"])]
@@ -68,7 +68,7 @@ async def test_the_steps_of_a_chain_run_one_after_the_other(db):
 
 
 async def test_a_batch_shows_counts_progress_and_status(db):
-    await own_queue(db)
+    await use_own_queue(db)
     chain = await db.value(START, "a cat", {"then": [UPSCALE]})
     whole = await batch(db, chain["batch_id"])
     assert [entry["position"] for entry in whole["generations"]] == [0, 0]
@@ -90,8 +90,8 @@ async def test_a_batch_shows_counts_progress_and_status(db):
     assert (jobs["total"], jobs["completed"], jobs["finished_at"] is not None) == (2, 2, True)
 
 
-async def test_a_failed_step_cancels_and_refunds_the_later_ones(db):
-    await own_queue(db)
+async def test_a_failed_step_cancels_and_refunds_the_later_steps(db):
+    await use_own_queue(db)
     user = uuid4()
     await db.value("select set_budget($1, '{\"needs_credits\": true}')", f"user:{user}")
     await db.value("select grant_credits($1, 1, 'test')", user)
@@ -219,7 +219,7 @@ async def test_a_repeated_chain_returns_the_first_answer(db):
 
 
 async def test_only_the_first_step_is_scheduled(db):
-    await own_queue(db)
+    await use_own_queue(db)
     options = {"then": [UPSCALE], "scheduled_for": "2100-01-01T00:00:00Z", "priority": 3}
     chain = await db.value(START, "a cat", options)
     first = await db.job(chain["job_id"])
@@ -237,7 +237,7 @@ async def test_a_rule_over_inputs_applies_to_each_step(db):
 
 
 async def test_cancelling_a_batch_cancels_each_generation(db):
-    await own_queue(db)
+    await use_own_queue(db)
     requests = [{"prompt": f"cat {n}", "then": [UPSCALE]} for n in range(3)]
     started = await db.value(START_MANY, requests, {})
     done, running = await claim(db, 2)
@@ -363,7 +363,7 @@ async def test_limits_count_all_generations_of_a_batch(db):
 
 
 async def test_a_hundred_chains_are_started_at_once(db):
-    await own_queue(db)
+    await use_own_queue(db)
     user = uuid4()
     rates = {"per_minute": 200, "per_hour": 200, "max_pending": 200}
     await db.value("select set_budget($1, $2)", f"user:{user}", rates)
@@ -405,7 +405,7 @@ async def test_a_user_sets_neither_owner_nor_priority_of_a_batch(db, options):
 
 
 async def test_a_generation_waits_for_the_pictures_that_it_uses(db):
-    await own_queue(db)
+    await use_own_queue(db)
     first = await db.value(START, "a cat", {})
     picture = f"generation:{first['generation_id']}/2"
     call = "select start_generation(null, 'tencentarc/gfpgan', $1)"
@@ -425,16 +425,17 @@ async def test_a_generation_waits_for_the_pictures_that_it_uses(db):
 
 
 async def test_a_missing_or_deleted_picture_has_no_path(db):
-    await own_queue(db)
+    await use_own_queue(db)
     first = await db.value(START, "a cat", {})
     (job,) = await claim(db)
     await complete(db, job)
     paths = "select picture_queue._referenced_paths($1)"
-    one, two = (f"generation:{first['generation_id']}{n}" for n in ("", "/2"))
-    found = await db.value(paths, {"a": [one, two], "b": "generation:x", "c": 7})
-    assert list(found) == [one]
+    # The generation has one picture, so the second picture does not exist.
+    picture, missing = (f"generation:{first['generation_id']}{n}" for n in ("", "/2"))
+    found = await db.value(paths, {"a": [picture, missing], "b": "generation:x", "c": 7})
+    assert list(found) == [picture]
     await db.value("select delete_generation($1)", UUID(first["generation_id"]))
-    assert await db.value(paths, {"a": one}) == {}
+    assert await db.value(paths, {"a": picture}) == {}
 
 
 async def test_a_picture_of_another_user_is_refused(db):
@@ -444,15 +445,17 @@ async def test_a_picture_of_another_user_is_refused(db):
     await db.act_as("authenticated", uuid4())
     call = "select start_generation($1, $2, $3)"
     picture = f"generation:{first['generation_id']}"
-    for given in (picture, picture.upper().replace("GENERATION", "generation"), picture + "/3"):
+    for reference in (picture, picture.upper().replace("GENERATION", "generation"), picture + "/3"):
         for model, name, value in (
-            ("tencentarc/gfpgan", "img", given),
-            ("google/nano-banana", "image_input", ["https://x/y.png", given]),
+            ("tencentarc/gfpgan", "img", reference),
+            ("google/nano-banana", "image_input", ["https://x/y.png", reference]),
         ):
             prompt = "x" if "nano" in model else None
             refused = await db.refusal(call, prompt, model, {name: value})
             assert refused.message.startswith("PQ_INVALID_INPUT: ")
-            assert refused.detail == f"input.{name} is {given}, and the user has no such generation"
+            assert refused.detail == (
+                f"input.{name} is {reference}, and the user has no such generation"
+            )
     request = {"prompt": None, "model_id": "tencentarc/gfpgan", "input": {"img": picture}}
     refused = await db.refusal(START_MANY, [request], {})
     assert refused.detail.startswith("requests[0].input.img is generation:")
@@ -467,19 +470,18 @@ async def test_a_picture_of_another_user_is_refused(db):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "reference",
     ["generation:", "generation:x", "generation:{}/0", "generation:{}/1/2", "generation:{}/12345",
      " generation:{}", "generation:{}\n"],
 )  # fmt: skip
-async def test_a_malformed_reference_is_refused(db, given):
+async def test_a_malformed_reference_is_refused(db, reference):
     call = "select start_generation(null, 'tencentarc/gfpgan', $1)"
-    given = given.format(uuid4())
-    refused = await db.refusal(call, {"img": given})
+    refused = await db.refusal(call, {"img": reference.format(uuid4())})
     assert "nor generation:<id>/<n>" in refused.detail
 
 
 async def test_a_generation_whose_picture_failed_is_cancelled(db):
-    await own_queue(db)
+    await use_own_queue(db)
     first = await db.value(START, "a cat", {})
     picture = {"img": f"generation:{first['generation_id']}"}
     second = await db.value("select start_generation(null, 'tencentarc/gfpgan', $1)", picture)

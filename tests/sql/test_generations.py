@@ -164,7 +164,7 @@ async def test_a_token_without_a_user_cannot_start_a_generation(db):
     assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT401", "PQ_NOT_AUTHENTICATED")
 
 
-async def test_a_token_whose_sub_is_no_uuid_starts_no_generation(db):
+async def test_a_token_whose_sub_is_not_a_uuid_starts_no_generation(db):
     await db.act_as("authenticated")
     await db.value(
         "select set_config('request.jwt.claims', $1, true)",
@@ -202,27 +202,29 @@ async def test_an_unfinished_prediction_is_returned_again(db):
 async def test_the_rows_that_may_own_a_lost_prediction_are_returned(db):
     jobs = [(await start_and_claim_generation(db))[1] for _ in range(4)]
     ids = [(UUID(job["id"]), UUID(job["lease_id"])) for job in jobs]
-    begun = [await db.value("select begin_prediction($1, $2)", *each) for each in ids]
-    ours, twin, other, lost = (each["prediction"]["id"] for each in begun)
+    begun = [await db.value("select begin_prediction($1, $2)", *arguments) for arguments in ids]
+    # The first row searches. The second has an equal input, the third another input, and the
+    # fourth is lost.
+    searching, twin, other, lost = (answer["prediction"]["id"] for answer in begun)
     await db.run("update picture_queue.prediction set input = '{}' where id = $1", UUID(other))
     await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[3], UUID(lost))
 
-    found = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(ours))
-    assert found["prediction"]["id"] == ours
-    assert twin in found["twins"]
-    assert {twin, other, lost} <= set(found["rivals"])
-    assert not {ours, other, lost} & set(found["twins"])
+    answer = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(searching))
+    assert answer["prediction"]["id"] == searching
+    assert twin in answer["twins"]
+    assert {twin, other, lost} <= set(answer["rivals"])
+    assert not {searching, other, lost} & set(answer["twins"])
 
     await db.run("select record_prediction($1, $2, $3, 'of the twin')", *ids[1], UUID(twin))
-    found = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(ours))
-    assert twin not in found["rivals"]
-    assert "of the twin" in found["owned"]
+    answer = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(searching))
+    assert twin not in answer["rivals"]
+    assert "of the twin" in answer["owned"]
 
-    await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[0], UUID(ours))
-    found = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(ours))
-    assert (found["prediction"]["state"], "of the twin" in found["owned"]) == ("lost", True)
+    await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[0], UUID(searching))
+    answer = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(searching))
+    assert (answer["prediction"]["state"], "of the twin" in answer["owned"]) == ("lost", True)
     rows = "select count(*) from picture_queue.prediction where generation_id = $1"
-    assert await db.value(rows, UUID(found["generation"]["id"])) == 1
+    assert await db.value(rows, UUID(answer["generation"]["id"])) == 1
     refused = await db.refusal("select begin_prediction($1, $2, $3)", *ids[0], UUID(twin))
     assert refused.message.startswith("PQ_CONFLICT: ")
 
@@ -267,7 +269,8 @@ async def test_the_job_of_a_generation_names_its_provider(db):
     assert other["limit_keys"] == ["provider:replicate", f"model:{MODEL}"]
     key = {"idempotency_key": uuid4().hex}
     first = await db.value(START, "a cat", model, {}, key)
-    assert await db.value(START, "a cat", MODEL, {}, key) == first, "the key is of both providers"
+    repeated = await db.value(START, "a cat", MODEL, {}, key)
+    assert repeated == first, "the key applies to all providers"
 
 
 async def test_a_pause_of_a_provider_stops_only_its_jobs(db):
@@ -283,11 +286,11 @@ async def test_a_pause_of_a_provider_stops_only_its_jobs(db):
     await db.value("select resume_key('provider:pausable')")
 
 
-async def test_the_ids_of_predictions_belong_to_their_provider(db):
+async def test_predictions_of_two_providers_may_have_the_same_id(db):
     model = await offer_model(db, "own")
     types = {name: {"queue": db.queue} for name in ("generate-image", "generate-image:own")}
     await db.value("select register_worker('w1', array[$1], $2)", db.queue, types)
-    found = {}
+    answers = {}
     for job_type, model_id in (("generate-image", MODEL), ("generate-image:own", model)):
         await db.value(START, "a cat", model_id, {}, {})
         (job,) = await db.claim(1, job_type)
@@ -296,10 +299,10 @@ async def test_the_ids_of_predictions_belong_to_their_provider(db):
         prediction = UUID(begun["prediction"]["id"])
         await db.run("select record_prediction($1, $2, $3, 'equal')", *ids, prediction)
         await db.run("select finish_prediction($1, $2, $3, 'failed')", *ids, prediction)
-        found[job_type] = await db.value("select begin_prediction($1, $2)", *ids)
-    assert found["generate-image"]["prediction"]["provider"] == "replicate"
-    assert found["generate-image:own"]["prediction"]["provider"] == "own"
-    assert found["generate-image:own"]["owned"] == ["equal"]
+        answers[job_type] = await db.value("select begin_prediction($1, $2)", *ids)
+    assert answers["generate-image"]["prediction"]["provider"] == "replicate"
+    assert answers["generate-image:own"]["prediction"]["provider"] == "own"
+    assert answers["generate-image:own"]["owned"] == ["equal"]
 
 
 async def test_list_models_shows_the_capabilities_that_a_worker_registered(db):
@@ -419,7 +422,7 @@ async def test_missing_images_are_kept_until_another_list_is_saved(db):
         ([], [{"n": 2, "reason": "a"}] * 1001, "missing is not a list of up to 1000"),
     ],
 )
-async def test_images_that_do_not_fit_are_refused(db, images, missing, problem):
+async def test_invalid_images_are_refused(db, images, missing, problem):
     _, job = await start_and_claim_generation(db)
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     refused = await db.refusal("select save_images($1, $2, $3, $4)", *ids, images, missing)

@@ -68,10 +68,10 @@ async def read_sent_input(db: Any, model: str, model_input: dict[str, Any]) -> A
         ),
     ],
 )
-async def test_a_user_cannot_set_what_the_operator_pays_or_is_liable_for(
+async def test_a_user_cannot_set_inputs_that_raise_costs_or_turn_off_safety(
     db, model, model_input, problem
 ):
-    """Without the default rules, the database would accept each of these inputs."""
+    """The models accept each of these inputs; only the default input rules refuse them."""
     await db.act_as("authenticated", uuid4())
     required = {"image": "https://example.com/a.png"} if model == CLARITY else {}
     refused = await db.refusal(START, "a cat", model, {**required, **model_input}, {})
@@ -395,11 +395,11 @@ async def test_a_repeated_start_with_another_kind_returns_the_first_generation(d
     assert again == first
 
 
-async def test_a_model_that_has_its_own_prompt_needs_none(db):
+async def test_a_model_with_a_default_prompt_needs_no_prompt(db):
     image = {"image": "https://example.com/a.png"}
     started = await db.value(START, "", CLARITY, image, {})
     assert started["status"] == "pending"
-    refused = await db.refusal(START, "", SDXL, {}, {})  # would draw the example of the model
+    refused = await db.refusal(START, "", SDXL, {}, {})  # it would draw its own default prompt
     assert refused.detail == "prompt is empty"
 
 

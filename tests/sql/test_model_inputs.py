@@ -18,8 +18,8 @@ from .conftest import transaction
 START = "select start_generation($1, $2, $3, $4)"
 OFFERED = [model for model in models().values() if model.unavailable_reason is None]
 UNAVAILABLE = [model for model in models().values() if model.unavailable_reason is not None]
-#: Inputs that the default rules of the project refuse or lock.
-RULED = (
+#: Inputs that the default input rules refuse or lock.
+REFUSED_OR_LOCKED = (
     "disable_safety_checker",
     "safety_filter_level",
     "replicate_weights",
@@ -28,7 +28,7 @@ RULED = (
     "lora_links",
     "custom_sd_model",
 )
-#: The highest values that the default rules permit.
+#: The highest values that the default input rules permit.
 CAPS = {
     "safety_tolerance": 2,
     "number_of_images": 4,
@@ -117,7 +117,7 @@ def valid_inputs(model: CatalogModel) -> st.SearchStrategy[dict[str, Any]]:
     named = {
         spec.name: valid_values(spec)
         for spec in model.inputs
-        if spec.name != "prompt" and spec.name not in RULED
+        if spec.name != "prompt" and spec.name not in REFUSED_OR_LOCKED
     }
     required = {spec.name for spec in model.inputs if spec.required}
     return st.fixed_dictionaries(

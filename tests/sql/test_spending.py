@@ -8,19 +8,20 @@ START = "select start_generation('a cat', null, '{}', $1)"
 
 
 async def test_an_id_that_was_used_before_counts_as_a_new_start(db):
-    """The ids of deleted generations were taken for retries, which no rate limits."""
+    """A start with the id of a deleted generation is not a retry, which no rate limits."""
     first, second = uuid4(), uuid4()
-    used = [str(uuid4()) for _ in range(3)]
+    generation_ids = [str(uuid4()) for _ in range(3)]
     for user in (first, second):
         await db.act_as(None)
         await db.value("""select set_budget('user:*', '{"per_minute": 3, "max_pending": 100}')""")
         await db.act_as("authenticated", user)
-        for generation_id in used:
+        for generation_id in generation_ids:
             await db.value(START, {"generation_id": generation_id})
         refused = await db.refusal(START, {"generation_id": str(uuid4())})
         assert refused.message.startswith("PQ_RATE_LIMITED")
         await db.act_as(None)
-        # As if all had been cancelled and deleted and their rows pruned, a minute later.
+        # The state after a minute, if all generations were cancelled and deleted, and the jobs
+        # pruned.
         await db.run("update picture_queue.ledger set at = at - interval '1 minute'")
         await db.run("delete from public.generations")
         await db.run("delete from public.job_queue")

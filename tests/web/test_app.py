@@ -20,8 +20,10 @@ from picture_queue.web import create_app
 from picture_queue.web.webhooks import MAX_BYTES
 
 SECRET, FORGED = "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x", "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM="
+#: The order of the statuses; all final statuses have the same rank.
 RANKS = {"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3}
-# Each generation has a higher priority than all before, so that no test claims those of another.
+# Each generation has a higher priority than the generations of earlier tests. So a test claims only
+# its own jobs.
 _PRIORITIES = itertools.count(10**6)
 SETTINGS = ReplicateSettings("r8_test", "http://127.0.0.1:1/v1", webhook_secret=SECRET)
 
@@ -59,7 +61,7 @@ class ParkedPrediction:
     """A row of `picture_queue.prediction` whose job is parked.
 
     Attributes:
-        statuses: The statuses that webhooks have delivered.
+        statuses: The statuses that valid webhooks deliver.
     """
 
     id: UUID
@@ -122,7 +124,7 @@ async def test_concurrent_shuffled_and_forged_webhooks_change_only_the_right_row
                 row.statuses.add(status)
     # Webhooks with another prediction id, or for a row that does not exist, have no effect.
     genuine += [delivery(row.id, uuid4().hex, "succeeded") for row in rows]
-    genuine += [delivery(uuid4(), "p", "succeeded") for _ in rows]
+    genuine += [delivery(uuid4(), "unknown", "succeeded") for _ in rows]
     forged = [
         delivery(row.id, row.prediction_id, rng.choice(list(RANKS)), FORGED)
         for row in rng.choices(rows, k=len(genuine))
@@ -132,7 +134,7 @@ async def test_concurrent_shuffled_and_forged_webhooks_change_only_the_right_row
     async def deliver(requests: list[dict[str, Any]]) -> list[int]:
         return [(await app.post(**request)).status_code for request in requests]
 
-    parts = [genuine[start::8] for start in range(8)]
+    parts = [genuine[start::8] for start in range(8)]  # eight concurrent senders
     answers = await asyncio.gather(deliver(forged), *map(deliver, parts))
     assert set(answers[0]) == {401}
     assert {code for part in answers[1:] for code in part} == {200}

@@ -98,7 +98,7 @@ async def test_one_of_several_signatures_is_enough():
         "[" * 100_000,
     ],
 )
-async def test_an_odd_signed_body_is_refused_or_read_without_the_odd_field(body):
+async def test_an_unexpected_signed_body_is_refused_or_its_invalid_field_is_ignored(body):
     try:
         prediction = await WebhookVerifier(SECRET).verify(sign(body), body.encode())
     except errors.WebhookRefused as error:

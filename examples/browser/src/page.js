@@ -12,7 +12,7 @@ import {
 import { findWaitingJob, watchWait } from "./picture-queue/waiting.js";
 import { showPicture } from "./picture.js";
 import { buildRequests, findPictureKind, isBatch, listKinds, listModelsOf, STEPS } from "./requests.js";
-import { keepSession } from "./session.js";
+import { showSession } from "./session.js";
 import { supabase } from "./supabase.js";
 import { showTiles } from "./tiles.js";
 
@@ -21,7 +21,7 @@ let following = new AbortController();
 let current = {}; // the state that the stage shows
 let models = [];
 
-keepSession(async (user_id) => {
+showSession(async (user_id) => {
   following.abort();
   $("studio").hidden = !user_id;
   if (!user_id) return;

@@ -10,7 +10,7 @@ import { useImageGeneration } from "./picture-queue/useImageGeneration.js";
 import { showPicture } from "./picture.js";
 import { RequestForm, useRequestForm } from "./react-form.jsx";
 import { isBatch } from "./requests.js";
-import { keepSession } from "./session.js";
+import { showSession } from "./session.js";
 import { supabase } from "./supabase.js";
 
 function Studio() {
@@ -166,6 +166,6 @@ function Picture({ id, generation_id, image, alt }) {
 }
 
 const root = createRoot(document.querySelector("#root"));
-keepSession((user_id) =>
+showSession((user_id) =>
   root.render(<StrictMode>{user_id && <Studio key={user_id} />}</StrictMode>),
 );

@@ -5,7 +5,7 @@ import { supabase } from "./supabase.js";
  *
  * @param {(user_id: string | null) => void} onChange is called once at the start, and when the user changes
  */
-export function keepSession(onChange) {
+export function showSession(onChange) {
   const signIn = makeForm();
   let user; // undefined: not known yet
   document.querySelector("#sign-out").addEventListener("click", () => supabase.auth.signOut());

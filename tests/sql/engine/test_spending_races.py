@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.sql.books import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
+from tests.sql.ledger_queries import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -8,8 +8,8 @@ const FIRST_DELAY = 250; // milliseconds
 const MAX_DELAY = 5_000; // milliseconds
 
 /**
- * Sends a request until there is an answer. The request must be safe to repeat, because the first
- * one may have been executed although its answer was lost.
+ * Sends a request until there is an answer. The request must be safe to repeat, because an earlier
+ * request may have been executed although its answer was lost.
  *
  * @param {SupabaseClient} supabase
  * @param {(signal: AbortSignal) => PromiseLike<Answer>} request
@@ -86,7 +86,7 @@ async function renewToken(supabase) {
 }
 
 /**
- * Returns a signal that is aborted when another one is, or after a timeout.
+ * Returns a signal that is aborted when the given signal is aborted, or after a timeout.
  *
  * @param {AbortSignal | undefined} signal
  * @param {number} milliseconds

@@ -31,7 +31,7 @@ export function listen(supabase, name, listener) {
   return () => topic.remove(listener);
 }
 
-/** A topic with its listeners, and a channel while there are any. */
+/** A topic with its listeners, and a channel while there are listeners. */
 class Topic {
   /** @type {Set<Listener>} */
   #listeners = new Set();

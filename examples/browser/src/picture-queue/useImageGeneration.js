@@ -73,7 +73,7 @@ export function useImageGeneration() {
         const error = /** @type {PictureQueueError} */ (thrown);
         setState((state) => {
           if (signal.aborted) return state;
-          // After WaitTimeout the last known status is kept. After a refused start there is none.
+          // After WaitTimeout the last known status is kept. After a refused start it is null.
           const known = error.name === "WaitTimeout" ? state.status : null;
           const status = error.generation?.status ?? known;
           return { ...state, error, running: false, wait: null, status };

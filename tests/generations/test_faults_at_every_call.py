@@ -1,7 +1,7 @@
-"""One odd answer of each kind at every call to the provider, through the real handler.
+"""One unexpected answer of each kind to every call of the provider, with the real handler.
 
-The generation is run again as a worker would do it. At the end exactly one prediction was paid,
-both pictures are stored, and every row of a prediction is final.
+The handler runs again as in a worker. At the end exactly one prediction was paid, both pictures are
+stored, and every row of a prediction has a final state.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ FINAL = {"succeeded", "failed", "canceled", "aborted", "lost"}
 REFUSALS: list[dict[str, Any]] = [
     {"kind": "client_error", "status": status} for status in (400, 401, 403, 404, 409, 410)
 ]
-TROUBLE: list[dict[str, Any]] = [
+OUTAGES: list[dict[str, Any]] = [
     {"kind": "rate_limit", "seconds": 0},
     *({"kind": "server_error", "status": status} for status in (500, 502, 503, 504)),
     {"kind": "html"},
@@ -33,7 +33,7 @@ TROUBLE: list[dict[str, Any]] = [
     {"kind": "lose_answer"},
     {"kind": "lose_answer", "status": 502},
 ]
-ODD = [*REFUSALS, *TROUBLE, {"kind": "out_of_credit"}]
+UNEXPECTED_ANSWERS = [*REFUSALS, *OUTAGES, {"kind": "out_of_credit"}]
 
 
 def name_of(fault: Any) -> str:
@@ -43,10 +43,10 @@ def name_of(fault: Any) -> str:
 async def run_like_a_worker(
     world: World, generation: Generation, settings: HandlerSettings = FAST
 ) -> int:
-    """Run attempts until one succeeds, and return their number.
+    """Run attempts until one succeeds, and return the number of the last attempt.
 
-    A job whose verdict is `RateLimited` or `Snooze` keeps its attempt, and one with `Retry` gets
-    another. `PermanentFailure` is raised.
+    After `RateLimited` or `Snooze` the number stays the same, and after `Retry` it rises.
+    `PermanentFailure` is raised.
     """
     attempt = 1
     for _ in range(8):
@@ -62,12 +62,13 @@ async def run_like_a_worker(
 
 
 @pytest.mark.parametrize("on", ["create", "get", "file"])
-@pytest.mark.parametrize("fault", ODD, ids=name_of)
-async def test_one_odd_answer_loses_no_picture(world: World, fault: Any, on: str) -> None:
+@pytest.mark.parametrize("fault", UNEXPECTED_ANSWERS, ids=name_of)
+async def test_one_unexpected_answer_loses_no_picture(world: World, fault: Any, on: str) -> None:
     generation = world.generation(num_outputs=2)
     await world.set_fault(on=on, **fault)
     assert await run_like_a_worker(world, generation) <= 2
-    # A refused create call has made nothing: its row failed, and the next attempt has another.
+    # A refused create call has created no prediction: its row failed, and the next attempt has
+    # another row.
     refused = [row for row in world.db.rows if row.prediction_id is None and row.state == "failed"]
     assert not refused or on == "create"
     world.db.rows = [row for row in world.db.rows if row not in refused]
@@ -80,12 +81,12 @@ async def test_one_odd_answer_loses_no_picture(world: World, fault: Any, on: str
     [
         pytest.param(on, fault, id=f"{on}-{name_of(fault)}")
         for on in ("get", "file")
-        for fault in TROUBLE
+        for fault in OUTAGES
         # A file that is not a picture, twice in a row, ends the generation.
         if (on, fault["kind"]) != ("file", "html")
     ],
 )
-async def test_three_odd_answers_in_a_row_lose_no_picture(
+async def test_three_unexpected_answers_in_a_row_lose_no_picture(
     world: World, fault: Any, on: str
 ) -> None:
     generation = world.generation(num_outputs=2)
@@ -94,8 +95,8 @@ async def test_three_odd_answers_in_a_row_lose_no_picture(
     await assert_paid_once(world, generation)
 
 
-@pytest.mark.parametrize("fault", ODD, ids=name_of)
-async def test_an_odd_answer_to_the_search_for_a_lost_prediction_pays_once(
+@pytest.mark.parametrize("fault", UNEXPECTED_ANSWERS, ids=name_of)
+async def test_an_unexpected_answer_to_the_search_for_a_lost_prediction_pays_once(
     world: World, fault: Any
 ) -> None:
     generation = world.generation(num_outputs=2)
@@ -106,8 +107,8 @@ async def test_an_odd_answer_to_the_search_for_a_lost_prediction_pays_once(
     assert [row.state for row in world.db.rows] == ["succeeded"]
 
 
-@pytest.mark.parametrize("fault", ODD, ids=name_of)
-async def test_an_odd_answer_to_a_cancel_stops_the_prediction(
+@pytest.mark.parametrize("fault", UNEXPECTED_ANSWERS, ids=name_of)
+async def test_an_unexpected_answer_to_a_cancel_stops_the_prediction(
     fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, "picture_queue")
@@ -125,7 +126,7 @@ async def test_an_odd_answer_to_a_cancel_stops_the_prediction(
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
-@pytest.mark.parametrize("fault", [*REFUSALS, *TROUBLE[:5]], ids=name_of)
+@pytest.mark.parametrize("fault", [*REFUSALS, *OUTAGES[:5]], ids=name_of)
 async def test_a_retry_after_an_unconfirmed_cancel_attaches_to_the_prediction(fault: Any) -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
@@ -143,8 +144,8 @@ async def test_a_retry_after_an_unconfirmed_cancel_attaches_to_the_prediction(fa
         assert [row.state for row in world.db.rows] == ["succeeded"]
 
 
-@pytest.mark.parametrize("fault", ODD, ids=name_of)
-async def test_an_odd_answer_to_the_read_of_the_secret_refuses_no_webhook_for_good(
+@pytest.mark.parametrize("fault", UNEXPECTED_ANSWERS, ids=name_of)
+async def test_an_unexpected_answer_to_the_read_of_the_secret_refuses_no_webhook_for_good(
     world: World, fault: Any
 ) -> None:
     now = [0.0]
@@ -162,11 +163,11 @@ async def test_an_odd_answer_to_the_read_of_the_secret_refuses_no_webhook_for_go
     }
     await world.set_fault(on="secret", **fault)
     try:
-        found = await verifier.verify(headers, body.encode())
+        prediction = await verifier.verify(headers, body.encode())
     except errors.ServiceUnavailable:  # Replicate sends the webhook again
-        now[0] += 11
-        found = await verifier.verify(headers, body.encode())
-    assert found.id == world.db.rows[0].prediction_id
+        now[0] += 11  # the secret is read again after 10 seconds
+        prediction = await verifier.verify(headers, body.encode())
+    assert prediction.id == world.db.rows[0].prediction_id
 
 
 @pytest.mark.parametrize("kind", ["missing_output", "expired_output"])
@@ -216,7 +217,7 @@ async def test_progress_never_goes_back_whatever_the_logs_are(world: World, logs
     generation, job = world.generation(num_outputs=2), Job()
     await world.set_fault(kind="slow", seconds=0.3, logs=logs)
     await world.run(generation, job)
-    shown = [percent for percent, _ in job.shown]
-    assert shown == sorted(shown)
-    assert max(shown) < 100
-    assert (max(shown) > 0) is (logs == "percent")
+    percents = [percent for percent, _ in job.reported]
+    assert percents == sorted(percents)
+    assert max(percents) < 100
+    assert (max(percents) > 0) is (logs == "percent")

@@ -1,4 +1,4 @@
-"""A single invalid response of Replicate or of its file host does not lose a paid image."""
+"""Images are stored after a single invalid response of Replicate or of its file host."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .world import Job, World, assert_paid_once, raises_verdict
 
 
 class _FaultyTransport(httpx.AsyncBaseTransport):
-    """A transport that answers a number of matching requests with a given response."""
+    """A transport that answers a number of matching requests with a fixed response."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ async def test_a_single_error_response_loses_no_image(
     world: World, matches: Any, status: int
 ) -> None:
     world.http._transport = _FaultyTransport(
-        world.http._transport, matches, 1, status, json={"detail": "odd"}
+        world.http._transport, matches, 1, status, json={"detail": "unexpected"}
     )
     generation = world.generation(num_outputs=2)
     await world.run(generation)
@@ -111,7 +111,7 @@ async def test_a_create_with_a_refused_token_does_not_fail_the_job_for_good(
 ) -> None:
     """Check that the job waits until the operator replaces the token, or uses another attempt."""
     world.http._transport = _FaultyTransport(
-        world.http._transport, _is_create, 1, status, json={"detail": "odd"}
+        world.http._transport, _is_create, 1, status, json={"detail": "unexpected"}
     )
     generation = world.generation()
     with raises_verdict(verdict, kind) as raised:
@@ -135,7 +135,7 @@ async def test_a_logging_handler_that_raises_loses_no_image(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("picture_queue"), "handlers", [_UnreachableLog()])
     world.http._transport = _FaultyTransport(
-        world.http._transport, _is_read, 1, 403, json={"detail": "odd"}
+        world.http._transport, _is_read, 1, 403, json={"detail": "unexpected"}
     )
     generation = world.generation(num_outputs=2)
     await world.run(generation)
@@ -146,7 +146,7 @@ async def test_a_logging_handler_that_raises_loses_no_image(
 @pytest.mark.parametrize("status", [400, 404, 409])
 async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
     world.http._transport = _FaultyTransport(
-        world.http._transport, _is_create, 2, status, json={"detail": "odd"}
+        world.http._transport, _is_create, 2, status, json={"detail": "unexpected"}
     )
     generation = world.generation(num_outputs=2)
     with pytest.raises(Retry):

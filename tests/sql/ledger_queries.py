@@ -1,10 +1,11 @@
-"""Queries that find errors in the books: the ledger and the accounts.
+"""Queries that find errors in the ledger and in the accounts.
 
-A round is one reservation of a generation; a retry begins another round.
+A round is one reservation of a generation with its settlement and refund. A retry begins another
+round.
 """
 
-#: Rounds that have ended although reserve - settle - refund is not 0, rounds that should have ended
-#: and have not, and unfinished generations whose last round has ended.
+#: Ended rounds whose reserved amount is not the sum of the settled and the refunded amount, rounds
+#: of ended generations that have not ended, and unfinished generations whose last round has ended.
 UNBALANCED = """
 select coalesce(jsonb_agg(
   to_jsonb(rounds) || jsonb_build_object('status', generations.status)), '[]')

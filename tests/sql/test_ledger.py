@@ -1,4 +1,4 @@
-"""The books balance after every step of a random history of generations."""
+"""The ledger and the accounts agree after every step of a random history of generations."""
 
 import json
 import os
@@ -13,16 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import tuple_row
 
-from .books import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
+from .ledger_queries import UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS
 
 pytestmark = pytest.mark.timeout(900)
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
 USERS = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
+#: Models with the name of their input for the number of pictures.
 MODELS = {
-    "black-forest-labs/flux-schnell": "num_outputs",  # a price
-    "stability-ai/sdxl": "num_outputs",  # an estimate
-    "black-forest-labs/flux-kontext-dev": None,  # no known cost
+    "black-forest-labs/flux-schnell": "num_outputs",  # has a price
+    "stability-ai/sdxl": "num_outputs",  # its cost is an estimate
+    "black-forest-labs/flux-kontext-dev": None,  # its cost is not known
 }
 STEPS = (
     *("start",) * 5,
@@ -37,12 +38,16 @@ STEPS = (
         "retry",
     ),
     *("fail_after_pictures", "cancel_after_pictures"),
-    *("sweep", "prune", "delete", "maintain", "grant", "change_rules", "settle_again"),
+    *("sweep", "prune", "delete", "maintain", "grant", "change_budgets", "settle_again"),
 )
 
 
 class History:
-    """Random calls in one transaction."""
+    """A random history of calls in one transaction.
+
+    Attributes:
+        leases: The ids of the claimed jobs, with the ids of their leases.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any], seed: int) -> None:
         self.connection = connection
@@ -60,7 +65,7 @@ class History:
             return None
 
     def run(self, step: str) -> None:
-        """Make the calls of a step, then check the books and the budgets."""
+        """Make the calls of a step, then check the ledger, the accounts and the budgets."""
         getattr(self, step)()
         for query in (UNBALANCED, WRONG_ACCOUNTS, WRONG_COSTS):
             assert self.value(query) == [], (step, query)
@@ -68,26 +73,27 @@ class History:
             assert account["credits_usd"] >= 0, (step, key, account)
             assert account["pending"] >= 0, (step, key, account)
             for spent, limit in (("day_usd", "usd_per_day"), ("pending", "max_pending")):
-                if limit in RULES[0]:  # The last of RULES has the highest limits of the history.
-                    assert account[spent] <= RULES[-1][limit] + 1e-9, (step, key, account)
+                # The budget may have changed in the history; the last one has the highest limits.
+                if limit in BUDGETS[0]:
+                    assert account[spent] <= BUDGETS[-1][limit] + 1e-9, (step, key, account)
 
     def start(self) -> None:
         model = self.rng.choice(list(MODELS))
-        count = MODELS[model]
-        model_input: dict[str, Any] = {count: self.rng.randint(1, 4)} if count else {}
+        count_input = MODELS[model]
+        model_input: dict[str, Any] = {count_input: self.rng.randint(1, 4)} if count_input else {}
         if model.endswith("kontext-dev"):
             model_input["input_image"] = "https://example.com/a.png"
         options = {"generation_id": str(uuid4())}
         if self.rng.random() < 0.9:
             options["user_id"] = self.rng.choice(USERS)
-        for _ in range(self.rng.choice((1, 2))):
+        for _ in range(self.rng.choice((1, 2))):  # a start may be repeated
             self.value(
                 "select start_generation('a cat', %s, %s, %s)",
                 *(model, json.dumps(model_input), json.dumps(options)),
             )
 
     def claim(self) -> None:
-        jobs = self.value("select claim_jobs('w', '{books}', '{generate-image}', 3)") or []
+        jobs = self.value("select claim_jobs('w', '{ledger}', '{generate-image}', 3)") or []
         self.leases += [(job["id"], job["lease_id"]) for job in jobs]
 
     def _report(self, outcome: str, **fields: Any) -> None:
@@ -188,9 +194,9 @@ class History:
         usd = self.rng.choice((0.01, 0.05, -0.02))
         self.value("select grant_credits(%s, %s::numeric, %s)", self.rng.choice(USERS), usd, key)
 
-    def change_rules(self) -> None:
-        rule = {**self.rng.choice(RULES), "needs_credits": self.rng.choice((True, False))}
-        self.value("select set_budget('user:*', %s)", json.dumps(rule))
+    def change_budgets(self) -> None:
+        budget = {**self.rng.choice(BUDGETS), "needs_credits": self.rng.choice((True, False))}
+        self.value("select set_budget('user:*', %s)", json.dumps(budget))
         if self.rng.random() < 0.3:
             self.value("select delete_budget('project')::text")
         else:
@@ -200,8 +206,8 @@ class History:
         self.value("select picture_queue._settle(array(select id from generations))")
 
 
-#: From the strictest to the most generous.
-RULES: list[dict[str, Any]] = [
+#: The budgets of users, from the strictest to the most generous.
+BUDGETS: list[dict[str, Any]] = [
     {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 2, "usd_per_day": 0.02},
     {"per_minute": 10_000, "per_hour": 10_000, "max_pending": 9, "usd_per_day": 0.15},
 ]
@@ -215,9 +221,10 @@ from picture_queue.account a where a.key <> 'project'
 def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(own_database, row_factory=tuple_row) as connection:
         connection.execute(
-            "select register_worker('w', '{books}', '{\"generate-image\": {\"queue\": \"books\"}}')"
+            "select register_worker('w', '{ledger}', %s)",
+            [json.dumps({"generate-image": {"queue": "ledger"}})],
         )
-        connection.execute("select set_budget('user:*', %s)", [json.dumps(RULES[-1])])
+        connection.execute("select set_budget('user:*', %s)", [json.dumps(BUDGETS[-1])])
         connection.commit()
         yield connection
         connection.rollback()
@@ -229,7 +236,7 @@ def connection(own_database: str) -> Iterator[psycopg.Connection[Any]]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=5, max_size=40), seed=st.integers(0, 999))
-def test_the_books_balance_after_every_step(
+def test_the_ledger_and_the_accounts_agree_after_every_step(
     connection: psycopg.Connection[Any], steps: list[str], seed: int
 ) -> None:
     history = History(connection, seed)
