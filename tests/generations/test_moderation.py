@@ -56,14 +56,14 @@ async def test_all_texts_of_the_request_are_moderated(world: World) -> None:
     def refuse_guns(request: PromptToModerate) -> str | None:
         return next((text for text in request.texts if "gun" in text), None)
 
-    settings = moderated(moderate_prompt=refuse_guns)
+    settings = settings_with_moderation(moderate_prompt=refuse_guns)
     inputs: tuple[dict[str, Any], ...] = (
         {"negative_prompt": "a gun"},
         {"tags": ["cat", {"style": "a gun"}]},
     )
-    for given in inputs:
+    for values in inputs:
         with raises_verdict(PermanentFailure, errors.ContentRefused) as raised:
-            await world.run(world.generation(**given), settings=settings)
+            await world.run(world.generation(**values), settings=settings)
         assert str(raised.verdict) == "a gun"
     assert await world.predictions() == []
     request = PromptToModerate("a cat", {"seed": 7, "ratio": "1:1"}, "a/b", uuid4(), None)
