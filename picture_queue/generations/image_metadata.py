@@ -361,8 +361,8 @@ def read_orientation(exif: bytes) -> int:
     for entry in range(min(number(directory, 2), _MAX_EXIF_ENTRIES)):
         at = directory + 2 + entry * 12
         if number(at, 2) == _ORIENTATION:
-            found = number(at + 8, 2)
-            return found if 1 <= found <= 8 else 1
+            orientation = number(at + 8, 2)
+            return orientation if 1 <= orientation <= 8 else 1
     return 1
 
 

@@ -181,8 +181,8 @@ class FileReporter:
         directory = self._directory
         if directory is not None:
             with contextlib.suppress(OSError, ValueError):
-                found = json.loads(directory.read("state"))
-                self._state = State(True, None if found is None else Progress(*found))
+                progress = json.loads(directory.read("state"))
+                self._state = State(True, None if progress is None else Progress(*progress))
         return self._state
 
     def cancel(self) -> None:

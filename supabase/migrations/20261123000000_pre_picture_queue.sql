@@ -7330,29 +7330,31 @@ create function picture_queue._input_rules(p_model_id text, p_plan text, p_input
 returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select m.input, m.locked[1], m.preset[1], m.cap[1],
-    coalesce(m.refused[1] = 'null', false), nullif(m.refused[1], 'null')
+  select most_specific.input, most_specific.locked[1], most_specific.preset[1], most_specific.cap[1],
+    coalesce(most_specific.refused[1] = 'null', false), nullif(most_specific.refused[1], 'null')
   from (
-    select r.input,
-      array_agg(r.value order by r.place, r.value) filter (where r.action = 'lock') as locked,
-      array_agg(r.value order by r.place, r.value) filter (where r.action = 'default') as preset,
-      array_agg(r.value order by r.place, r.value) filter (where r.action = 'cap') as cap,
-      array_agg(coalesce(r.value, 'null') order by r.place, r.value) filter (where r.action = 'refuse') as refused
+    select rule.input,
+      array_agg(rule.value order by rule.place, rule.value) filter (where rule.action = 'lock') as locked,
+      array_agg(rule.value order by rule.place, rule.value) filter (where rule.action = 'default') as preset,
+      array_agg(rule.value order by rule.place, rule.value) filter (where rule.action = 'cap') as cap,
+      array_agg(coalesce(rule.value, 'null') order by rule.place, rule.value)
+        filter (where rule.action = 'refuse') as refused
     from (
-      select n.input, i.action, i.value, i.place,
-        min(i.place) filter (where i.action = 'allow') over (partition by n.input) as allowed_at
-      from unnest(p_inputs) as n (input)
+      select requested.input, matching.action, matching.value, matching.place,
+        min(matching.place) filter (where matching.action = 'allow') over (partition by requested.input) as allowed_at
+      from unnest(p_inputs) as requested (input)
       cross join lateral (
+        -- place is 1 for the most specific rules.
         select o.action, o.value, rank() over (order by o.specificity desc) as place
         from picture_queue.input_rule o
         where (o.plan is null or o.plan = p_plan) and p_model_id like o.model_like escape '!'
-          and lower(n.input) like o.input_like escape '!'
-      ) i
-    ) r
-    where r.action in ('lock', 'default', 'cap', 'refuse')
-      and (r.action = 'default' or r.place < coalesce(r.allowed_at, 2147483647))
-    group by r.input
-  ) m
+          and lower(requested.input) like o.input_like escape '!'
+      ) matching
+    ) rule
+    where rule.action in ('lock', 'default', 'cap', 'refuse')
+      and (rule.action = 'default' or rule.place < coalesce(rule.allowed_at, 2147483647))
+    group by rule.input
+  ) most_specific
 $$;
 
 -- Applies one row of _input_rules to the value that the caller passed (p_passed). Returns the value to send (null:
@@ -7431,17 +7433,18 @@ begin
   if picture_queue._input_form_problem(p_input, v_setting.max_payload_bytes) is not null then
     return p_input;  -- _check_input refuses it
   end if;
-  select (array_agg(format('input.%s is %s and %s', left(r.input, 100), left((p_input -> r.input)::text, 100), a.problem)
-      order by r.input) filter (where a.problem is not null and (m.rule is null
-        or picture_queue._input_problem(m.rule, p_input -> r.input, v_setting.max_prompt_length) is null)))[1],
-    array_agg(r.input), jsonb_object_agg(r.input, a.value) filter (where a.value is not null)
+  select (array_agg(format('input.%s is %s and %s', left(rules.input, 100), left((p_input -> rules.input)::text, 100),
+      applied.problem) order by rules.input)
+      filter (where applied.problem is not null and (listed.rule is null
+        or picture_queue._input_problem(listed.rule, p_input -> rules.input, v_setting.max_prompt_length) is null)))[1],
+    array_agg(rules.input), jsonb_object_agg(rules.input, applied.value) filter (where applied.value is not null)
   into v_problem, v_inputs_with_rules, v_values
   from picture_queue._input_rules(p_model_id, p_plan, array(
-    select n ->> 'name' from jsonb_array_elements(v_inputs) n where n ->> 'name' <> 'prompt'
-    union select k from jsonb_object_keys(p_input) k)) r
-  left join jsonb_array_elements(v_inputs) as m (rule) on m.rule ->> 'name' = r.input
-  cross join lateral picture_queue._apply_input_rule(m.rule, p_input -> r.input, r.locked, r.preset, r.cap,
-    r.is_refused, r.refused_values) a;
+    select i ->> 'name' from jsonb_array_elements(v_inputs) i where i ->> 'name' <> 'prompt'
+    union select k from jsonb_object_keys(p_input) k)) rules
+  left join jsonb_array_elements(v_inputs) as listed (rule) on listed.rule ->> 'name' = rules.input
+  cross join lateral picture_queue._apply_input_rule(listed.rule, p_input -> rules.input, rules.locked, rules.preset,
+    rules.cap, rules.is_refused, rules.refused_values) applied;
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'omit it, or change its value; list_input_rules() shows the rules to the operator');
@@ -8073,7 +8076,8 @@ declare
   v_cost jsonb;
 begin
   select jsonb_build_object(
-    'amount_usd', coalesce(trim_scale(round(n.outputs * case when m.price_usd_per_image is not null then m.price_usd_per_image
+    'amount_usd', coalesce(trim_scale(round(requested.outputs * case
+      when m.price_usd_per_image is not null then m.price_usd_per_image
       else m.typical_seconds::numeric * s.estimate_usd_per_second end, 6)), 0),
     'price_usd', coalesce(m.price_usd_per_image, case when m.typical_seconds > 0 then s.estimate_usd_per_second end),
     'price_unit', case when m.price_usd_per_image is not null then 'image' when m.typical_seconds > 0 then 'second' end)
@@ -8082,11 +8086,11 @@ begin
   cross join picture_queue.setting s
   left join lateral (
     select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
-    where r.rule ->> 'name' = m.max_outputs_param limit 1) d on true
+    where r.rule ->> 'name' = m.max_outputs_param limit 1) model_default on true
   cross join lateral (
     select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
       as outputs
-    from (select coalesce(p_input -> m.max_outputs_param, d.value) as value) o) n
+    from (select coalesce(p_input -> m.max_outputs_param, model_default.value) as value) o) requested
   where m.model_id = p_model_id;
   return v_cost;
 end
@@ -8103,9 +8107,10 @@ declare
   v_account jsonb;
 begin
   select jsonb_build_object('key', a.key, 'plan', a.plan, 'day', d.day,
-    'credits_usd', a.credits_usd + c.credits_usd, 'pending', a.pending - c.pending,
-    'day_usd', case when a.day = d.day then a.day_usd else 0 end - c.day_usd,
-    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end - c.month_usd)
+    'credits_usd', a.credits_usd + changes.credits_usd, 'pending', a.pending - changes.pending,
+    'day_usd', case when a.day = d.day then a.day_usd else 0 end - changes.day_usd,
+    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end
+      - changes.month_usd)
   into v_account
   from picture_queue.account a
   cross join lateral (select greatest(a.day, v_today) as day) d
@@ -8113,7 +8118,7 @@ begin
     select coalesce(sum(o.credits_usd), 0) as credits_usd, coalesce(sum(o.pending), 0) as pending,
       coalesce(sum(o.usd) filter (where o.reserved_on = d.day), 0) as day_usd,
       coalesce(sum(o.usd) filter (where date_trunc('month', o.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
-    from picture_queue.account_change o where o.key = a.key) c
+    from picture_queue.account_change o where o.key = a.key) changes
   where a.key = p_key;
   return v_account;
 end

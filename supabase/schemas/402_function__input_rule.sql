@@ -8,29 +8,31 @@ create function picture_queue._input_rules(p_model_id text, p_plan text, p_input
 returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select m.input, m.locked[1], m.preset[1], m.cap[1],
-    coalesce(m.refused[1] = 'null', false), nullif(m.refused[1], 'null')
+  select most_specific.input, most_specific.locked[1], most_specific.preset[1], most_specific.cap[1],
+    coalesce(most_specific.refused[1] = 'null', false), nullif(most_specific.refused[1], 'null')
   from (
-    select r.input,
-      array_agg(r.value order by r.place, r.value) filter (where r.action = 'lock') as locked,
-      array_agg(r.value order by r.place, r.value) filter (where r.action = 'default') as preset,
-      array_agg(r.value order by r.place, r.value) filter (where r.action = 'cap') as cap,
-      array_agg(coalesce(r.value, 'null') order by r.place, r.value) filter (where r.action = 'refuse') as refused
+    select rule.input,
+      array_agg(rule.value order by rule.place, rule.value) filter (where rule.action = 'lock') as locked,
+      array_agg(rule.value order by rule.place, rule.value) filter (where rule.action = 'default') as preset,
+      array_agg(rule.value order by rule.place, rule.value) filter (where rule.action = 'cap') as cap,
+      array_agg(coalesce(rule.value, 'null') order by rule.place, rule.value)
+        filter (where rule.action = 'refuse') as refused
     from (
-      select n.input, i.action, i.value, i.place,
-        min(i.place) filter (where i.action = 'allow') over (partition by n.input) as allowed_at
-      from unnest(p_inputs) as n (input)
+      select requested.input, matching.action, matching.value, matching.place,
+        min(matching.place) filter (where matching.action = 'allow') over (partition by requested.input) as allowed_at
+      from unnest(p_inputs) as requested (input)
       cross join lateral (
+        -- place is 1 for the most specific rules.
         select o.action, o.value, rank() over (order by o.specificity desc) as place
         from picture_queue.input_rule o
         where (o.plan is null or o.plan = p_plan) and p_model_id like o.model_like escape '!'
-          and lower(n.input) like o.input_like escape '!'
-      ) i
-    ) r
-    where r.action in ('lock', 'default', 'cap', 'refuse')
-      and (r.action = 'default' or r.place < coalesce(r.allowed_at, 2147483647))
-    group by r.input
-  ) m
+          and lower(requested.input) like o.input_like escape '!'
+      ) matching
+    ) rule
+    where rule.action in ('lock', 'default', 'cap', 'refuse')
+      and (rule.action = 'default' or rule.place < coalesce(rule.allowed_at, 2147483647))
+    group by rule.input
+  ) most_specific
 $$;
 
 -- Applies one row of _input_rules to the value that the caller passed (p_passed). Returns the value to send (null:
@@ -109,17 +111,18 @@ begin
   if picture_queue._input_form_problem(p_input, v_setting.max_payload_bytes) is not null then
     return p_input;  -- _check_input refuses it
   end if;
-  select (array_agg(format('input.%s is %s and %s', left(r.input, 100), left((p_input -> r.input)::text, 100), a.problem)
-      order by r.input) filter (where a.problem is not null and (m.rule is null
-        or picture_queue._input_problem(m.rule, p_input -> r.input, v_setting.max_prompt_length) is null)))[1],
-    array_agg(r.input), jsonb_object_agg(r.input, a.value) filter (where a.value is not null)
+  select (array_agg(format('input.%s is %s and %s', left(rules.input, 100), left((p_input -> rules.input)::text, 100),
+      applied.problem) order by rules.input)
+      filter (where applied.problem is not null and (listed.rule is null
+        or picture_queue._input_problem(listed.rule, p_input -> rules.input, v_setting.max_prompt_length) is null)))[1],
+    array_agg(rules.input), jsonb_object_agg(rules.input, applied.value) filter (where applied.value is not null)
   into v_problem, v_inputs_with_rules, v_values
   from picture_queue._input_rules(p_model_id, p_plan, array(
-    select n ->> 'name' from jsonb_array_elements(v_inputs) n where n ->> 'name' <> 'prompt'
-    union select k from jsonb_object_keys(p_input) k)) r
-  left join jsonb_array_elements(v_inputs) as m (rule) on m.rule ->> 'name' = r.input
-  cross join lateral picture_queue._apply_input_rule(m.rule, p_input -> r.input, r.locked, r.preset, r.cap,
-    r.is_refused, r.refused_values) a;
+    select i ->> 'name' from jsonb_array_elements(v_inputs) i where i ->> 'name' <> 'prompt'
+    union select k from jsonb_object_keys(p_input) k)) rules
+  left join jsonb_array_elements(v_inputs) as listed (rule) on listed.rule ->> 'name' = rules.input
+  cross join lateral picture_queue._apply_input_rule(listed.rule, p_input -> rules.input, rules.locked, rules.preset,
+    rules.cap, rules.is_refused, rules.refused_values) applied;
   if v_problem is not null then
     perform picture_queue._raise_error('PQ_INVALID_INPUT', v_problem,
       'omit it, or change its value; list_input_rules() shows the rules to the operator');

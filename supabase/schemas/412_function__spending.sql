@@ -18,7 +18,8 @@ declare
   v_cost jsonb;
 begin
   select jsonb_build_object(
-    'amount_usd', coalesce(trim_scale(round(n.outputs * case when m.price_usd_per_image is not null then m.price_usd_per_image
+    'amount_usd', coalesce(trim_scale(round(requested.outputs * case
+      when m.price_usd_per_image is not null then m.price_usd_per_image
       else m.typical_seconds::numeric * s.estimate_usd_per_second end, 6)), 0),
     'price_usd', coalesce(m.price_usd_per_image, case when m.typical_seconds > 0 then s.estimate_usd_per_second end),
     'price_unit', case when m.price_usd_per_image is not null then 'image' when m.typical_seconds > 0 then 'second' end)
@@ -27,11 +28,11 @@ begin
   cross join picture_queue.setting s
   left join lateral (
     select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
-    where r.rule ->> 'name' = m.max_outputs_param limit 1) d on true
+    where r.rule ->> 'name' = m.max_outputs_param limit 1) model_default on true
   cross join lateral (
     select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
       as outputs
-    from (select coalesce(p_input -> m.max_outputs_param, d.value) as value) o) n
+    from (select coalesce(p_input -> m.max_outputs_param, model_default.value) as value) o) requested
   where m.model_id = p_model_id;
   return v_cost;
 end
@@ -48,9 +49,10 @@ declare
   v_account jsonb;
 begin
   select jsonb_build_object('key', a.key, 'plan', a.plan, 'day', d.day,
-    'credits_usd', a.credits_usd + c.credits_usd, 'pending', a.pending - c.pending,
-    'day_usd', case when a.day = d.day then a.day_usd else 0 end - c.day_usd,
-    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end - c.month_usd)
+    'credits_usd', a.credits_usd + changes.credits_usd, 'pending', a.pending - changes.pending,
+    'day_usd', case when a.day = d.day then a.day_usd else 0 end - changes.day_usd,
+    'month_usd', case when date_trunc('month', a.day) = date_trunc('month', d.day) then a.month_usd else 0 end
+      - changes.month_usd)
   into v_account
   from picture_queue.account a
   cross join lateral (select greatest(a.day, v_today) as day) d
@@ -58,7 +60,7 @@ begin
     select coalesce(sum(o.credits_usd), 0) as credits_usd, coalesce(sum(o.pending), 0) as pending,
       coalesce(sum(o.usd) filter (where o.reserved_on = d.day), 0) as day_usd,
       coalesce(sum(o.usd) filter (where date_trunc('month', o.reserved_on) = date_trunc('month', d.day)), 0) as month_usd
-    from picture_queue.account_change o where o.key = a.key) c
+    from picture_queue.account_change o where o.key = a.key) changes
   where a.key = p_key;
   return v_account;
 end

@@ -121,9 +121,9 @@ async def test_a_user_reads_no_file_after_the_deletion_and_others_cannot_delete(
     (ada, ada_id), (eve, _) = clients
     async with ada, eve:
         generation = await add_generation(db, service, "1.png", user=ada_id)
-        (found,) = await ada.generations.list(search="cat")
-        assert (await ada.generations.set_favourite(found.id)).favourite
-        assert await ada.generations.download(found.images[0]) == b"data"
+        (generation_of_ada,) = await ada.generations.list(search="cat")
+        assert (await ada.generations.set_favourite(generation_of_ada.id)).favourite
+        assert await ada.generations.download(generation_of_ada.images[0]) == b"data"
         for call in (eve.generations.delete, eve.generations.set_favourite):
             with pytest.raises(GenerationNotFound):
                 await call(generation)
@@ -131,7 +131,7 @@ async def test_a_user_reads_no_file_after_the_deletion_and_others_cannot_delete(
         assert await ada.generations.list() == []
         await until(lambda: _is_zero(count_undeleted(db, generation)))
         with pytest.raises(NotFound):
-            await ada.generations.download(found.images[0])
+            await ada.generations.download(generation_of_ada.images[0])
 
 
 # --- Failures between the steps ---

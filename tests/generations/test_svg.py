@@ -101,9 +101,9 @@ def test_parts_that_can_run_code_or_load_files_are_removed(part: str, kept: str)
 def test_the_copy_is_a_plain_svg(data: str) -> None:
     out = clean_svg(data.encode(), 1)
     assert out == f'<svg xmlns="{SVG}" width="4" height="3"><rect></rect></svg>'.encode()
-    found = read_image(out)
-    assert found is not None
-    assert (found.mime_type, found.width, found.height) == ("image/svg+xml", 4, 3)
+    info = read_image(out)
+    assert info is not None
+    assert (info.mime_type, info.width, info.height) == ("image/svg+xml", 4, 3)
 
 
 def test_a_file_in_another_encoding_is_written_in_utf_8() -> None:

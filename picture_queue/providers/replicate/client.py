@@ -179,7 +179,7 @@ class ReplicateClient:
         """
         span = {"created_after": _iso(earliest), "created_before": _iso(latest)}
         params = span
-        found: list[Prediction] = []
+        matching: list[Prediction] = []
         async with self._search_lock:
             for _ in range(_MAX_PAGES):
                 page = await self._http.send(
@@ -191,10 +191,10 @@ class ReplicateClient:
                 for entry in results:
                     prediction = _parse_prediction(entry)
                     if is_wanted(prediction):
-                        found.append(prediction.model_copy(update={"logs": "", "output": None}))
+                        matching.append(prediction.model_copy(update={"logs": "", "output": None}))
                 cursor = _cursor(page.get("next"))
                 if not cursor:
-                    return found
+                    return matching
                 params = {**span, "cursor": cursor}
         # A prediction that was not seen may be paid for, so the caller must not create another.
         raise errors.ServiceUnavailable("Replicate has too many predictions to search")

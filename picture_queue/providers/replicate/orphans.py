@@ -40,13 +40,16 @@ def cancel_after(request: PredictionRequest) -> int:
     return round(request.timeout) + request.row_id.int % _SPREAD
 
 
-def is_candidate(request: PredictionRequest, found: Prediction) -> bool:
+def is_candidate(request: PredictionRequest, prediction: Prediction) -> bool:
     """Return whether the create call of a request may have created this prediction."""
-    if found.model != request.model_id or found.created_at < request.created_at - CLOCK_SKEW:
+    if (
+        prediction.model != request.model_id
+        or prediction.created_at < request.created_at - CLOCK_SKEW
+    ):
         return False
-    comparison = compare_inputs(request, found)
+    comparison = compare_inputs(request, prediction)
     return comparison == "equal" or (
-        comparison == "unknown" and has_requested_deadline(found, request)
+        comparison == "unknown" and has_requested_deadline(prediction, request)
     )
 
 
@@ -84,7 +87,7 @@ def may_be_of(prediction: Prediction, request: PredictionRequest, row_id: UUID) 
     return has_requested_deadline(prediction, replace(request, row_id=row_id))
 
 
-def compare_inputs(request: PredictionRequest, found: Prediction) -> Comparison:
+def compare_inputs(request: PredictionRequest, prediction: Prediction) -> Comparison:
     """Compare the inputs of a request with those of a prediction.
 
     The API may add defaults, but it does not change the inputs of the request. The URL of a file is
@@ -96,7 +99,7 @@ def compare_inputs(request: PredictionRequest, found: Prediction) -> Comparison:
     missing = object()
     result: Comparison = "equal"
     for name, expected in request.input.items():
-        value = found.input.get(name, missing)
+        value = prediction.input.get(name, missing)
         if value == expected:
             continue
         comparison = _compare_files(value, expected) if name in request.file_inputs else "different"

@@ -93,10 +93,10 @@ class ReplicateProvider(base.Provider):
         another job with the same input differs only in its deadline. One in 97 pairs of rows has
         the same deadline.
         """
-        listed = await self._client.created_between(
+        candidates = await self._client.created_between(
             request.created_at - orphans.CLOCK_SKEW,
             request.created_at + orphans.MAX_DELAY,
-            lambda found: found.id not in taken and orphans.is_candidate(request, found),
+            lambda listed: listed.id not in taken and orphans.is_candidate(request, listed),
         )
         return [
             base.LostPrediction(
@@ -105,7 +105,7 @@ class ReplicateProvider(base.Provider):
                 partial(orphans.may_be_of, candidate, request),
                 orphans.compare_inputs(request, candidate) == "equal",
             )
-            for candidate in orphans.most_likely_first(request, listed)
+            for candidate in orphans.most_likely_first(request, candidates)
         ]
 
     def time_limit(self, request: base.PredictionRequest) -> float:
