@@ -1,7 +1,8 @@
 """Moderation of prompts and pictures by functions of the project.
 
-A prompt, with all other texts of the request, is moderated before the provider is called and paid, and a picture before it is stored. If
-the function of the project raises an error, the job is retried: nothing passes unmoderated.
+A prompt, with all other texts of the request, is moderated before the provider is called and paid,
+and a picture before it is stored. If the function of the project raises an error, the job is
+retried: nothing passes unmoderated.
 """
 
 import asyncio

@@ -991,6 +991,11 @@ comment on column public.generations.deleted is
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
+-- For lists of all users with a filter that few rows fit. There is no index of status: with one, no change of status
+-- could be a HOT update, and each would write to all indexes. A list by status alone reads a million rows in a second.
+create index generations_of_model on public.generations (model_id, created_at desc, id desc) where not deleted;
+create index generations_of_kind on public.generations (kind, created_at desc, id desc) where not deleted;
+create index generations_favourite_listed on public.generations (created_at desc, id desc) where favourite and not deleted;
 create index generations_job on public.generations (job_id);
 create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
@@ -5352,10 +5357,10 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that
--- the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at and
--- id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows, or
--- with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, kind, favourite (true or false), user_id; search (words
+-- that the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at
+-- and id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows,
+-- or with the row that makes it larger than 8 MiB.
 --
 -- With custom plans the planner sees which conditions the filter has, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
@@ -5382,6 +5387,7 @@ begin
       and (filter ->> 'search' is null or g.id = any (v_matching_ids))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
+      and (filter ->> 'kind' is null or g.kind = filter ->> 'kind')
       and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
       and (filter ->> 'user_id' is null or g.user_id = (filter ->> 'user_id')::uuid)
       and (g.created_at, g.id) < (coalesce((filter ->> 'before')::timestamptz, 'infinity'),
@@ -8875,6 +8881,7 @@ as $$
   select '{
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
     "model_id": ["text", 200],
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "favourite": ["boolean"],
     "user_id": ["uuid"],
     "search": ["text", 1000],
@@ -8925,6 +8932,7 @@ begin
     where n.prompt_bytes <= 500000 and to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
       and (p_filter ->> 'status' is null or n.status = p_filter ->> 'status')
       and (p_filter ->> 'model_id' is null or n.model_id = p_filter ->> 'model_id')
+      and (p_filter ->> 'kind' is null or n.kind = p_filter ->> 'kind')
       and (p_filter ->> 'favourite' is null or n.favourite = (p_filter ->> 'favourite')::boolean)
     order by n.created_at desc, n.id desc limit v_limit);
   if cardinality(v_ids) = v_limit then
@@ -8940,6 +8948,7 @@ begin
         and (v_owner is null or g.user_id is not distinct from v_owner) and not g.deleted
         and (p_filter ->> 'status' is null or g.status = p_filter ->> 'status')
         and (p_filter ->> 'model_id' is null or g.model_id = p_filter ->> 'model_id')
+        and (p_filter ->> 'kind' is null or g.kind = p_filter ->> 'kind')
         and (p_filter ->> 'favourite' is null or g.favourite = (p_filter ->> 'favourite')::boolean)
         and (g.created_at, g.id) < (v_before, v_before_id)
     )

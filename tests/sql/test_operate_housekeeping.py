@@ -466,7 +466,7 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
 
 @pytest.mark.parametrize("call", ["picture_queue.maintain()", "picture_queue.prune()"])
 async def test_accounts_are_locked_after_all_other_steps(db, call):
-    """A start waited for the pruning and all due work of the transaction that locked its account."""
+    """A start waited for all pruning and due work of the transaction that locked its account."""
     user = f"user:{uuid4()}"
     old = await insert_old_generation(db)
     await db.run("insert into picture_queue.account (key, day) values ($1, current_date)", user)
@@ -506,5 +506,6 @@ async def insert_old_generation(db):
     await db.value("select set_setting($1)", {"keep_generations_days": 10})
     return await db.value(
         "insert into generations (job_id, model_id, prompt, status, created_at) "
-        "values (gen_random_uuid(), 'a/b', '', 'completed', now() - interval '20 days') returning id"
+        "values (gen_random_uuid(), 'a/b', '', 'completed', now() - interval '20 days') "
+        "returning id"
     )
