@@ -995,7 +995,8 @@ create index generations_listed on public.generations (created_at desc, id desc)
 -- could be a HOT update, and each would write to all indexes. A list by status alone reads a million rows in a second.
 create index generations_of_model on public.generations (model_id, created_at desc, id desc) where not deleted;
 create index generations_of_kind on public.generations (kind, created_at desc, id desc) where not deleted;
-create index generations_favourite_listed on public.generations (created_at desc, id desc) where favourite and not deleted;
+create index generations_favourite_listed on public.generations (created_at desc, id desc)
+  where favourite and not deleted;
 create index generations_job on public.generations (job_id);
 create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the owner's id as one more word. So a search of an owner reads no rows of others.
@@ -5578,10 +5579,11 @@ $$;
 
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has matched
--- (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because the
--- time was used up after an error. With preview the call only counts. An empty filter is refused, since it would select
--- every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a queue.
+-- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
+-- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
+-- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
+-- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
+-- queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -8446,8 +8448,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
--- start, the account of the project is locked last.
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in
+-- a start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -168,10 +168,11 @@ $$;
 
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has matched
--- (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because the
--- time was used up after an error. With preview the call only counts. An empty filter is refused, since it would select
--- every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a queue.
+-- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
+-- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
+-- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
+-- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
+-- queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb

@@ -137,8 +137,8 @@ begin
 end
 $$;
 
--- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in a
--- start, the account of the project is locked last.
+-- Adds the changes of these accounts to them, except of locked accounts. Changes without an account are deleted. As in
+-- a start, the account of the project is locked last.
 create function picture_queue._update_accounts(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

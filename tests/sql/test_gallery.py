@@ -462,7 +462,7 @@ async def test_a_generation_that_cannot_be_removed_does_not_stop_the_removal_of_
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("option", ["generation_id", "idempotency_key"])
 async def test_a_start_that_repeats_a_deleted_generation_is_refused(db, option, removed):
-    """It returned the old status, while get_generation did not find the generation."""
+    """The answer had the old status, while get_generation did not find the generation."""
     user = uuid4()
     options = {option: str(uuid4())}
     await db.act_as("authenticated", user)

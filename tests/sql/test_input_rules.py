@@ -400,7 +400,7 @@ async def test_every_detail_and_hint_is_cut(db):
     ],
 )
 async def test_a_model_with_an_input_that_a_rule_makes_unusable_is_refused(db, entry, rule):
-    """It was accepted, and every generation of it was refused."""
+    """Such a model was accepted, and every generation of it was refused."""
     call = "select set_model('me/model', $1)"
     model = {"kind": "upscale", "inputs": [entry]}
     refused = await db.refusal(call, model)
