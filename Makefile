@@ -90,6 +90,7 @@ check: $(READY) ## Run linters and type checks, and check that generated files a
 	@$(BIN)/python scripts/unasync.py --check
 	@$(BIN)/python scripts/build_migration.py --check
 	@$(BIN)/python scripts/build_models_page.py --check
+	@$(BIN)/python scripts/build_errors_page.py --check
 	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas
 	@$(BIN)/python scripts/verify_schema.py
 
@@ -99,6 +100,7 @@ format: $(READY) ## Format Python and write the generated files
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
 	@$(BIN)/python scripts/build_models_page.py
+	@$(BIN)/python scripts/build_errors_page.py
 
 upgrade-fixture: $(READY) ## Dump a database with jobs in each state, for tests/migration (NAME=base; COMMIT= selects its SQL)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)

@@ -8,6 +8,7 @@ import typer
 
 from picture_queue_cli import generation_batches
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.models import KINDS
 from picture_queue_cli.options import (
     STATUSES,
     JsonFlag,
@@ -57,6 +58,7 @@ def list_generations(
     search: text_option("Select prompts that contain these words.") = None,  # type: ignore[valid-type]
     status: choice_option("Select this status.", values=STATUSES) = None,  # type: ignore[valid-type]
     model: text_option("Select this model.", metavar="MODEL") = None,  # type: ignore[valid-type]
+    kind: choice_option("Select this kind.", values=KINDS) = None,  # type: ignore[valid-type]
     favourites: Annotated[
         bool | None,
         typer.Option("--favourites/--no-favourites", help="Select favourites, or the others."),
@@ -71,6 +73,7 @@ def list_generations(
         generations = pq.generations.list(
             status=status,
             model_id=model,
+            kind=kind,
             favourite=favourites,
             search=search,
             user_id=user_id,

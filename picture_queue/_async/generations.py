@@ -205,6 +205,7 @@ class AsyncGenerations:
         *,
         status: JobStatus | str | None = None,
         model_id: str | None = None,
+        kind: ModelKind | str | None = None,
         favourite: bool | None = None,
         search: str | None = None,
         user_id: UUID | str | None = None,
@@ -216,6 +217,7 @@ class AsyncGenerations:
         Args:
             status: State of the generations to return; None: any state.
             model_id: The id of their model.
+            kind: Their kind, such as ``upscale``.
             favourite: True: only favourites; False: only others.
             search: Words that the prompt contains, in any order. Case does not matter.
             user_id: The owner, for a service key; None: all owners.
@@ -231,6 +233,7 @@ class AsyncGenerations:
         rpc = _rpc.list_generations(
             status=status,
             model_id=model_id,
+            kind=kind,
             favourite=favourite,
             search=search,
             user_id=user_id,

@@ -17,6 +17,7 @@ from picture_queue.records import (
     Generation,
     GenerationBatch,
     JobStatus,
+    ModelKind,
     StartedBatch,
     StartedGeneration,
 )
@@ -109,6 +110,7 @@ def list_generations(
     *,
     status: JobStatus | str | None = None,
     model_id: str | None = None,
+    kind: ModelKind | str | None = None,
     favourite: bool | None = None,
     search: str | None = None,
     user_id: UUID | str | None = None,
@@ -119,6 +121,7 @@ def list_generations(
     filter_ = omit_none(
         status=status,
         model_id=model_id,
+        kind=kind,
         favourite=favourite,
         search=search,
         user_id=user_id,

@@ -207,6 +207,7 @@ class Generations:
         *,
         status: JobStatus | str | None = None,
         model_id: str | None = None,
+        kind: ModelKind | str | None = None,
         favourite: bool | None = None,
         search: str | None = None,
         user_id: UUID | str | None = None,
@@ -218,6 +219,7 @@ class Generations:
         Args:
             status: State of the generations to return; None: any state.
             model_id: The id of their model.
+            kind: Their kind, such as ``upscale``.
             favourite: True: only favourites; False: only others.
             search: Words that the prompt contains, in any order. Case does not matter.
             user_id: The owner, for a service key; None: all owners.
@@ -233,6 +235,7 @@ class Generations:
         rpc = _rpc.list_generations(
             status=status,
             model_id=model_id,
+            kind=kind,
             favourite=favourite,
             search=search,
             user_id=user_id,

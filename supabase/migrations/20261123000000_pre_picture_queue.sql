@@ -993,6 +993,12 @@ comment on column public.generations.deleted is
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
+-- For lists of all users with a filter that few rows fit. There is no index of status: with one, no change of status
+-- could be a HOT update, and each would write to all indexes. A list by status alone reads a million rows in a second.
+create index generations_of_model on public.generations (model_id, created_at desc, id desc) where not deleted;
+create index generations_of_kind on public.generations (kind, created_at desc, id desc) where not deleted;
+create index generations_favourite_listed on public.generations (created_at desc, id desc)
+  where favourite and not deleted;
 create index generations_job on public.generations (job_id);
 create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the id of the owner as another word. So the search of an owner reads no rows of other
@@ -5361,10 +5367,10 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that
--- the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at and
--- id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows, or
--- with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, kind, favourite (true or false), user_id; search (words
+-- that the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at
+-- and id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows,
+-- or with the row that makes it larger than 8 MiB.
 --
 -- With custom plans the planner sees which conditions the filter has, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
@@ -5391,6 +5397,7 @@ begin
       and (filter ->> 'search' is null or g.id = any (v_matching_ids))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
+      and (filter ->> 'kind' is null or g.kind = filter ->> 'kind')
       and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
       and (filter ->> 'user_id' is null or g.user_id = (filter ->> 'user_id')::uuid)
       and (g.created_at, g.id) < (coalesce((filter ->> 'before')::timestamptz, 'infinity'),
@@ -8959,6 +8966,7 @@ as $$
   select '{
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
     "model_id": ["text", 200],
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "favourite": ["boolean"],
     "user_id": ["uuid"],
     "search": ["text", 1000],
@@ -9011,6 +9019,7 @@ begin
     where n.prompt_bytes <= 500000 and to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
       and (p_filter ->> 'status' is null or n.status = p_filter ->> 'status')
       and (p_filter ->> 'model_id' is null or n.model_id = p_filter ->> 'model_id')
+      and (p_filter ->> 'kind' is null or n.kind = p_filter ->> 'kind')
       and (p_filter ->> 'favourite' is null or n.favourite = (p_filter ->> 'favourite')::boolean)
     order by n.created_at desc, n.id desc limit v_limit);
   if cardinality(v_ids) = v_limit then
@@ -9026,6 +9035,7 @@ begin
         and (v_owner is null or g.user_id is not distinct from v_owner) and not g.deleted
         and (p_filter ->> 'status' is null or g.status = p_filter ->> 'status')
         and (p_filter ->> 'model_id' is null or g.model_id = p_filter ->> 'model_id')
+        and (p_filter ->> 'kind' is null or g.kind = p_filter ->> 'kind')
         and (p_filter ->> 'favourite' is null or g.favourite = (p_filter ->> 'favourite')::boolean)
         and (g.created_at, g.id) < (v_before, v_before_id)
     )
@@ -9431,6 +9441,42 @@ begin
 end
 $$;
 
+-- Returns the problem with inputs of a model that the operator's rules make unusable, for users of any plan; null if
+-- there is none. Either the value that a rule adds does not fit the input, so that each generation is refused; or the
+-- input is required, and the rules permit none of its values.
+create function picture_queue._ruled_inputs_problem(p_model_id text, p_inputs jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_max_text integer := (select s.max_prompt_length from picture_queue.setting s);
+begin
+  return (
+    select format('changes.inputs has %s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
+        'which the rules of this project permit no value'), concat_ws(', ', 'lock ' || left(r.locked::text, 100),
+        'default ' || left(r.preset::text, 100), 'cap ' || r.cap::text, case when r.is_refused then 'refuse' end,
+        'refuse ' || left(r.refused_values::text, 100), 'plan ' || o.plan))
+    from (select null as plan union select i.plan from picture_queue.input_rule i) o
+    cross join lateral picture_queue._input_rules(p_model_id, o.plan, array(
+      select n ->> 'name' from jsonb_array_elements(p_inputs) n where n ->> 'name' <> 'prompt')) r
+    join lateral jsonb_array_elements(p_inputs) as m (rule) on m.rule ->> 'name' = r.input
+    cross join lateral picture_queue._apply_input_rule(m.rule, null, r.locked, r.preset, r.cap, r.is_refused,
+      r.refused_values) a
+    cross join lateral (select format('for which a rule of this project sets %s, which %s', left(a.value::text, 100),
+      picture_queue._input_problem(m.rule, a.value, v_max_text)) as problem
+      where picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
+      union all
+      select null
+      where (m.rule ->> 'required')::boolean and a.value is null and (r.is_refused
+        or (m.rule ->> 'minimum')::numeric > (r.cap #>> '{}')::numeric
+        or jsonb_typeof(m.rule -> 'enum') = 'array' and not exists (
+          select from jsonb_array_elements(m.rule -> 'enum') e
+          cross join lateral picture_queue._apply_input_rule(m.rule, e, r.locked, r.preset, r.cap, r.is_refused,
+            r.refused_values) g
+          where g.problem is null))) p
+    order by r.input, o.plan nulls first limit 1);
+end
+$$;
+
 -- Adds a model to the project, or changes a model. changes: the fields to change; null resets a field to its default.
 create function public.set_model(model_id text, changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -9449,6 +9495,8 @@ begin
     when v_model.unavailable_reason is not null and v_changes ->> 'enabled' = 'true'
       then format('changes.enabled is true, and %s cannot be offered: %s', model_id, v_model.unavailable_reason) end),
     'docs/sql.md describes the fields of a model and of its inputs');
+  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem(model_id, nullif(v_changes -> 'inputs', 'null')),
+    'set another rule for this model and input first: set_input_rule(), for example with the action allow');
   if v_model.is_default and v_changes ->> 'enabled' = 'false' then
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
       'set_setting() changes default_model');

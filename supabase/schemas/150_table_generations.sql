@@ -38,6 +38,12 @@ comment on column public.generations.deleted is
 create index generations_owned on public.generations (user_id, created_at desc, id desc);
 create index generations_favourite on public.generations (user_id, created_at desc, id desc) where favourite;
 create index generations_listed on public.generations (created_at desc, id desc) where not deleted;
+-- For lists of all users with a filter that few rows fit. There is no index of status: with one, no change of status
+-- could be a HOT update, and each would write to all indexes. A list by status alone reads a million rows in a second.
+create index generations_of_model on public.generations (model_id, created_at desc, id desc) where not deleted;
+create index generations_of_kind on public.generations (kind, created_at desc, id desc) where not deleted;
+create index generations_favourite_listed on public.generations (created_at desc, id desc)
+  where favourite and not deleted;
 create index generations_job on public.generations (job_id);
 create index generations_batch on public.generations (batch_id, batch_position, batch_step) where batch_id is not null;
 -- The words of the prompt, and the id of the owner as another word. So the search of an owner reads no rows of other

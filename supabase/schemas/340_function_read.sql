@@ -126,10 +126,10 @@ end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- Lists generations, newest first. filter: status, model_id, favourite (true or false), user_id; search (words that
--- the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at and
--- id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows, or
--- with the row that makes it larger than 8 MiB.
+-- Lists generations, newest first. filter: status, model_id, kind, favourite (true or false), user_id; search (words
+-- that the prompt has, in any order, ignoring case); limit (1 to 1000, default 100); before and before_id (created_at
+-- and id of the last row of the previous page; the id separates rows with the same time). A page ends after limit rows,
+-- or with the row that makes it larger than 8 MiB.
 --
 -- With custom plans the planner sees which conditions the filter has, so that it can use the index of the favourites.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
@@ -156,6 +156,7 @@ begin
       and (filter ->> 'search' is null or g.id = any (v_matching_ids))
       and (filter ->> 'status' is null or g.status = filter ->> 'status')
       and (filter ->> 'model_id' is null or g.model_id = filter ->> 'model_id')
+      and (filter ->> 'kind' is null or g.kind = filter ->> 'kind')
       and (filter ->> 'favourite' is null or g.favourite = (filter ->> 'favourite')::boolean)
       and (filter ->> 'user_id' is null or g.user_id = (filter ->> 'user_id')::uuid)
       and (g.created_at, g.id) < (coalesce((filter ->> 'before')::timestamptz, 'infinity'),

@@ -7,6 +7,7 @@ as $$
   select '{
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
     "model_id": ["text", 200],
+    "kind": ["choice", "text-to-image", "image-variation", "image-edit", "upscale", "background-removal", "vector"],
     "favourite": ["boolean"],
     "user_id": ["uuid"],
     "search": ["text", 1000],
@@ -59,6 +60,7 @@ begin
     where n.prompt_bytes <= 500000 and to_tsvector('simple'::regconfig, left(n.prompt, 20000)) @@ v_words
       and (p_filter ->> 'status' is null or n.status = p_filter ->> 'status')
       and (p_filter ->> 'model_id' is null or n.model_id = p_filter ->> 'model_id')
+      and (p_filter ->> 'kind' is null or n.kind = p_filter ->> 'kind')
       and (p_filter ->> 'favourite' is null or n.favourite = (p_filter ->> 'favourite')::boolean)
     order by n.created_at desc, n.id desc limit v_limit);
   if cardinality(v_ids) = v_limit then
@@ -74,6 +76,7 @@ begin
         and (v_owner is null or g.user_id is not distinct from v_owner) and not g.deleted
         and (p_filter ->> 'status' is null or g.status = p_filter ->> 'status')
         and (p_filter ->> 'model_id' is null or g.model_id = p_filter ->> 'model_id')
+        and (p_filter ->> 'kind' is null or g.kind = p_filter ->> 'kind')
         and (p_filter ->> 'favourite' is null or g.favourite = (p_filter ->> 'favourite')::boolean)
         and (g.created_at, g.id) < (v_before, v_before_id)
     )

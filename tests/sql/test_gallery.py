@@ -80,6 +80,10 @@ async def test_generations_are_listed_by_each_filter(db):
     assert await list_ids(db, **of_user) == [sdxl, dog, cat]
     assert await list_ids(db, **of_user, status="failed") == [dog]
     assert await list_ids(db, **of_user, model_id="stability-ai/sdxl") == [sdxl]
+    await db.run("update generations set kind = 'upscale' where id = $1", cat)
+    assert await list_ids(db, **of_user, kind="upscale") == [cat]
+    assert await list_ids(db, **of_user, kind="upscale", search="dog") == []
+    assert await list_ids(db, **of_user, kind="vector") == []
     assert await list_ids(db, **of_user, favourite=True) == [dog]
     assert await list_ids(db, **of_user, favourite=False) == [sdxl, cat]
     assert await list_ids(db, **of_user, search="cat") == [cat]
@@ -87,6 +91,30 @@ async def test_generations_are_listed_by_each_filter(db):
         sdxl,
         cat,
     ]
+
+
+@pytest.mark.parametrize(
+    "filter", [{"model_id": "me/rare"}, {"kind": "vector"}, {"favourite": True}]
+)
+async def test_a_list_with_a_rare_value_reads_few_rows(db, filter):
+    """For a service key it read all rows, a second for a million."""
+    await db.run(
+        "insert into generations (job_id, model_id, prompt, status, created_at) "
+        "select gen_random_uuid(), 'me/frequent', 'a cat', 'completed', now() - i * interval '1s' "
+        "from generate_series(1, 20000) i"
+    )
+    rare = await insert_generation(
+        db, model_id="me/rare", created_at=datetime.now(UTC) - timedelta(days=9)
+    )
+    await db.run("update generations set kind = 'vector', favourite = true where id = $1", rare)
+    await db.run("analyze generations")
+    read = (
+        "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables "
+        "where relid = 'public.generations'::regclass"
+    )
+    before = await db.value(read)
+    assert rare in await list_ids(db, **filter)
+    assert await db.value(read) - before < 1000
 
 
 async def test_pages_neither_skip_nor_repeat_rows_of_the_same_time(db):

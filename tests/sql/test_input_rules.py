@@ -428,3 +428,49 @@ async def test_every_detail_and_hint_is_cut(db):
     call = "select picture_queue._raise_error('PQ_CONFLICT', $1, $1)"
     refused = await db.refusal(call, "x" * 100_000)
     assert (len(refused.detail), len(refused.hint)) == (4000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("entry", "rule"),
+    [
+        ({"name": "safety_checker", "type": "string"}, "lock true"),
+        ({"name": "moderation", "type": "string", "enum": ["low", "high"]}, 'lock "auto"'),
+        ({"name": "scale", "type": "integer", "enum": [8, 16], "default": 8}, "cap 4"),
+        ({"name": "scale", "type": "integer", "enum": [8, 16], "required": True}, "cap 4"),
+        ({"name": "scale", "type": "integer", "minimum": 5, "required": True}, "cap 4"),
+        ({"name": "hf_token", "type": "string", "required": True}, "refuse"),
+    ],
+)
+async def test_a_model_with_an_input_that_a_rule_makes_unusable_is_refused(db, entry, rule):
+    """Such a model was accepted, and every generation of it was refused."""
+    call = "select set_model('me/model', $1)"
+    model = {"kind": "upscale", "inputs": [entry]}
+    refused = await db.refusal(call, model)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail.startswith(f"changes.inputs has {entry['name']}, ")
+    assert refused.detail.endswith(f"; its rules are {rule}")
+    await db.value(SET, "me/model", entry["name"], "allow", None, None)
+    await db.value(call, model)
+
+
+async def test_a_model_with_an_input_that_a_rule_restricts_is_accepted(db):
+    inputs = [
+        {"name": "scale", "type": "integer", "enum": [2, 8], "required": True},
+        {"name": "width", "type": "integer", "maximum": 9000, "default": 4096},
+        {"name": "moderation", "type": "string", "enum": ["low", "auto"]},
+        {"name": "lora_scale", "type": "number"},
+    ]
+    await db.value("select set_model('me/model', $1)", {"kind": "upscale", "inputs": inputs})
+    assert await read_sent_input_of(db, {"scale": 2}) == {
+        "scale": 2,
+        "width": 2048,
+        "moderation": "auto",
+    }
+
+
+async def read_sent_input_of(db: Any, model_input: dict[str, Any]) -> Any:
+    """Start a generation of me/model without a prompt and return the input that it sends."""
+    started = await db.value(START, "", "me/model", model_input, {})
+    return await db.value(
+        "select input from generations where id = $1", UUID(started["generation_id"])
+    )

@@ -537,7 +537,7 @@ async def test_the_jobs_of_a_lease_are_read_from_the_index_of_leases(big_db):
     [
         ("_do_due_steps", "scheduled_for", "job_queue_due"),
         ("_do_due_steps", "expires_at", "job_queue_expiring"),
-        ("prune", "finished_at", "job_queue_finished"),
+        ("_prune", "finished_at", "job_queue_finished"),
     ],
 )
 async def test_due_jobs_are_read_from_an_index_on_their_time(big_db, function, time, index):
