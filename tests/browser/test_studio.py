@@ -156,6 +156,29 @@ async def test_a_batch_ends_without_events(studio, new_worker, faults):
         await studio.wait_for_state("completed")
 
 
+async def test_a_batch_ends_after_the_device_slept_past_the_timeout(
+    studio, new_worker, faults, until, db
+):
+    await studio.page("fill", "#prompt", "A boat")
+    await studio.page("fill", "#count", "2")
+    await start_batch(studio, 2)
+    await studio.clock("install")
+    await studio.page("reload")
+    await studio.until(f"{tiles('pending')} === 2")
+    await faults(network_cut=True)
+    await studio.context("setOffline", True)
+
+    async def finished():
+        return all(row["finished_at"] for row in await generations(studio, db))
+
+    async with new_worker():
+        await until(finished)
+    await studio.clock("fastForward", 11 * 60 * 1000)  # milliseconds: a sleep of eleven minutes
+    await studio.context("setOffline", False)
+    await faults(network_cut=False)
+    await studio.wait_for_state("completed")
+
+
 async def test_a_start_whose_response_is_lost_creates_one_batch(studio, db, faults):
     await faults(cut_after_commit=1, path="/rest/v1/rpc/start_generations")
     await studio.page("fill", "#prompt", "A boat")

@@ -11,7 +11,8 @@ import { PICTURE_TYPES, uploadPicture } from "./picture-queue/uploads.js";
  */
 export function makeField(field, onChange) {
   if (field.type === "picture") return makePictureField(field, onChange);
-  const control = field.type === "choice" ? document.createElement("select") : document.createElement("input");
+  const control =
+    field.type === "choice" ? document.createElement("select") : document.createElement("input");
   control.id = `input-${field.name}`;
   control.name = field.name;
   if (field.type === "choice") {
@@ -19,7 +20,12 @@ export function makeField(field, onChange) {
     for (const option of field.options)
       control.add(new Option(option, option, option === field.default, option === field.default));
   } else if (field.type === "number") {
-    Object.assign(control, { type: "number", step: field.step, min: field.minimum ?? "", max: field.maximum ?? "" });
+    Object.assign(control, {
+      type: "number",
+      step: field.step,
+      min: field.minimum ?? "",
+      max: field.maximum ?? "",
+    });
     control.value = field.default ?? "";
   } else if (field.type === "boolean") {
     Object.assign(control, { type: "checkbox", checked: Boolean(field.default) });
@@ -34,7 +40,11 @@ export function makeField(field, onChange) {
     label.prepend(control, " ");
     container.append(label);
   } else {
-    const hint = make("p", { id: `${control.id}-hint`, className: "hint", textContent: describeField(field) });
+    const hint = make("p", {
+      id: `${control.id}-hint`,
+      className: "hint",
+      textContent: describeField(field),
+    });
     control.setAttribute("aria-describedby", hint.id);
     container.append(label, control, hint);
   }
@@ -47,13 +57,25 @@ function makePictureField(field, onChange) {
   const file = make("input", { type: "file", id, accept: Object.keys(PICTURE_TYPES).join() });
   const value = make("input", { type: "hidden", name: field.name });
   const preview = make("img", { className: "preview", alt: "The chosen picture", hidden: true });
-  const remove = make("button", { type: "button", className: "quiet", textContent: "Remove", hidden: true });
+  const remove = make("button", {
+    type: "button",
+    className: "quiet",
+    textContent: "Remove",
+    hidden: true,
+  });
   remove.setAttribute("aria-label", `Remove ${field.label}`);
-  const note = make("p", { id: `${id}-hint`, className: "hint", textContent: "PNG, JPEG or WebP, up to 10 MiB" });
+  const note = make("p", {
+    id: `${id}-hint`,
+    className: "hint",
+    textContent: "PNG, JPEG or WebP, up to 10 MiB",
+  });
   const problem = make("p", { className: "problem", hidden: true });
   problem.setAttribute("role", "alert");
   file.setAttribute("aria-describedby", note.id);
-  const label = make("label", { htmlFor: id, textContent: field.label + (field.required ? "" : " (optional)") });
+  const label = make("label", {
+    htmlFor: id,
+    textContent: field.label + (field.required ? "" : " (optional)"),
+  });
   const row = make("div", { className: "row" });
   row.append(preview, file, remove);
   const container = make("div", { className: "field picture-field" });
@@ -63,13 +85,16 @@ function makePictureField(field, onChange) {
   /** Shows a picture, or removes it. */
   const use = (address = "", url = "") => {
     upload.abort();
+    file.setCustomValidity("");
     if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
     value.value = address;
     preview.hidden = remove.hidden = !url;
     if (url) preview.src = url;
     else preview.removeAttribute("src");
     problem.hidden = true;
-    note.textContent = address.startsWith("generation:") ? "From your gallery" : "PNG, JPEG or WebP, up to 10 MiB";
+    note.textContent = address.startsWith("generation:")
+      ? "From your gallery"
+      : "PNG, JPEG or WebP, up to 10 MiB";
     onChange();
   };
   file.addEventListener("change", async () => {
@@ -79,7 +104,10 @@ function makePictureField(field, onChange) {
     const { signal } = (upload = new AbortController());
     try {
       note.textContent = "Uploading …";
+      // With this text, the form cannot be submitted.
+      file.setCustomValidity("Wait until the picture is uploaded.");
       const address = await uploadPicture(chosen, { signal });
+      if (signal.aborted) return;
       use(address, URL.createObjectURL(chosen));
       note.textContent = `${chosen.name} is uploaded`;
     } catch (error) {
@@ -110,7 +138,9 @@ function makePictureField(field, onChange) {
  */
 export function readFields(container) {
   const controls = [...container.querySelectorAll("[name]")];
-  return Object.fromEntries(controls.map(({ name, type, checked, value }) => [name, type === "checkbox" ? checked : value]));
+  return Object.fromEntries(
+    controls.map(({ name, type, checked, value }) => [name, type === "checkbox" ? checked : value]),
+  );
 }
 
 /**

@@ -48,8 +48,14 @@ export function describeTile(generation) {
   const { status, hold, progress, kind, step } = generation;
   const state =
     status === "pending"
-      ? hold === "waiting" ? "after the one before" : "waiting"
-      : status === "processing" ? `${progress} %` : status === "completed" ? "finished" : status;
+      ? hold === "waiting"
+        ? "after the one before"
+        : "waiting"
+      : status === "processing"
+        ? `${progress} %`
+        : status === "completed"
+          ? "finished"
+          : status;
   return step > 0 ? `${labelKind(kind)}: ${state}` : capitalize(state);
 }
 
@@ -63,7 +69,9 @@ export function describeModel({ typical_seconds, price_usd_per_image }) {
     typical_seconds && `about ${Math.max(1, Math.round(typical_seconds))} s`,
     price_usd_per_image != null
       ? `${formatUsd(price_usd_per_image)} a picture`
-      : typical_seconds ? "billed by computing time" : "cost not known",
+      : typical_seconds
+        ? "billed by computing time"
+        : "cost not known",
   ]
     .filter(Boolean)
     .join(" · ");
@@ -76,7 +84,14 @@ export function describeModel({ typical_seconds, price_usd_per_image }) {
  */
 export function describeField({ type, minimum, maximum, default: value }) {
   if (type !== "number") return "";
-  const range = minimum != null && maximum != null ? `${minimum} to ${maximum}` : minimum != null ? `from ${minimum}` : maximum != null ? `up to ${maximum}` : "";
+  const range =
+    minimum != null && maximum != null
+      ? `${minimum} to ${maximum}`
+      : minimum != null
+        ? `from ${minimum}`
+        : maximum != null
+          ? `up to ${maximum}`
+          : "";
   return [range, value != null && `default ${value}`].filter(Boolean).join(", ");
 }
 

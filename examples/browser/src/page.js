@@ -3,15 +3,37 @@ import { makeField, readFields } from "./fields.js";
 import { describeModel, describeState, describeTile, labelKind } from "./labels.js";
 import { getAccount } from "./picture-queue/account.js";
 import { cancelBatch, followBatch, generateBatchWithRealtime } from "./picture-queue/batches.js";
-import { cancelGeneration, generateWithRealtime, listModels, resumeGeneration } from "./picture-queue/generate.js";
-import { hasEnded, listGenerations } from "./picture-queue/generations.js";
-import { expectCost, findNextModel, listFields, needsPrompt, takesPrompt } from "./picture-queue/models.js";
 import {
-  describeAccount, describeCost, describeError, describeExpectedCost, describeWait,
+  cancelGeneration,
+  generateWithRealtime,
+  listModels,
+  resumeGeneration,
+} from "./picture-queue/generate.js";
+import { hasEnded, listGenerations } from "./picture-queue/generations.js";
+import {
+  expectCost,
+  findNextModel,
+  listFields,
+  needsPrompt,
+  takesPrompt,
+} from "./picture-queue/models.js";
+import {
+  describeAccount,
+  describeCost,
+  describeError,
+  describeExpectedCost,
+  describeWait,
 } from "./picture-queue/reasons.js";
 import { findWaitingJob, watchWait } from "./picture-queue/waiting.js";
 import { showPicture } from "./picture.js";
-import { buildRequests, findPictureKind, isBatch, listKinds, listModelsOf, STEPS } from "./requests.js";
+import {
+  buildRequests,
+  findPictureKind,
+  isBatch,
+  listKinds,
+  listModelsOf,
+  STEPS,
+} from "./requests.js";
 import { showSession } from "./session.js";
 import { supabase } from "./supabase.js";
 import { showTiles } from "./tiles.js";
@@ -49,7 +71,9 @@ function makeStep(kind) {
 /** Shows the models of the selected kind. */
 function showKind() {
   const kind = $("kind").value;
-  $("model").replaceChildren(...listModelsOf(models, kind).map(({ model_id }) => new Option(model_id, model_id)));
+  $("model").replaceChildren(
+    ...listModelsOf(models, kind).map(({ model_id }) => new Option(model_id, model_id)),
+  );
   $("steps").hidden = kind === "vector";
   showModel();
 }
@@ -59,7 +83,9 @@ function showModel() {
   const model = findModel();
   const fields = model ? listFields(model) : [];
   const makeFields = (isPicture) =>
-    fields.filter(({ type }) => (type === "picture") === isPicture).map((field) => makeField(field, showCost));
+    fields
+      .filter(({ type }) => (type === "picture") === isPicture)
+      .map((field) => makeField(field, showCost));
   $("about-model").textContent = model ? describeModel(model) : "";
   $("pictures").replaceChildren(...makeFields(true));
   $("inputs").replaceChildren(...makeFields(false));
@@ -90,7 +116,9 @@ function showCost() {
   const requests = readForm();
   const count = requests.reduce((sum, { then = [] }) => sum + 1 + then.length, 0);
   const total = count > 1 ? `${count} generations · ` : "";
-  $("cost").textContent = models.length ? total + describeExpectedCost(expectCost(requests, models)) : "";
+  $("cost").textContent = models.length
+    ? total + describeExpectedCost(expectCost(requests, models))
+    : "";
   $("generate").textContent = count > 1 ? `Generate all ${count}` : "Generate";
 }
 
@@ -128,7 +156,9 @@ $("request").addEventListener("submit", (event) => {
 $("cancel").addEventListener("click", async () => {
   $("cancel").disabled = true;
   try {
-    await (current.batch_id ? cancelBatch(current.batch_id) : cancelGeneration(current.generation_id));
+    await (current.batch_id
+      ? cancelBatch(current.batch_id)
+      : cancelGeneration(current.generation_id));
     $("status").textContent = "Cancelling …";
   } catch (error) {
     if (error.code !== "PQ_FINISHED_JOB") showError(error); // it finished before the cancel
@@ -145,7 +175,11 @@ async function run(prompt, begin) {
   hideError();
   show({ status: "pending", progress: 0, started: false });
   $("stage").scrollIntoView({ block: "nearest", behavior: "smooth" });
-  watchWait(() => findWaitingJob(current), (wait) => signal.aborted || showWait(wait), waiting.signal);
+  watchWait(
+    () => findWaitingJob(current),
+    (wait) => signal.aborted || showWait(wait),
+    waiting.signal,
+  );
   try {
     const result = await begin(
       (state) => show({ ...state, started: Boolean(state.version || state.total) }, prompt),
@@ -179,7 +213,7 @@ function show(state, prompt = "") {
   $("cancel").disabled = !state.started;
   $("cancel").textContent = tiles.length ? "Cancel all" : "Cancel";
   $("generate").disabled = running;
-  if (state.status !== "pending" || !state.started) showWait(null);
+  if (!findWaitingJob(state)) showWait(null);
   $("empty").hidden = running || Boolean(image);
   $("open").hidden = $("use").hidden = !image;
   $("paid").textContent = describeCost(state);

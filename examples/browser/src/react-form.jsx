@@ -1,12 +1,26 @@
 // The form of the React page: kind, model, inputs, and how many.
 import { useEffect, useRef, useState } from "react";
 import { describeField, describeModel, labelKind } from "./labels.js";
-import { expectCost, findNextModel, listFields, needsPrompt, takesPrompt } from "./picture-queue/models.js";
+import {
+  expectCost,
+  findNextModel,
+  listFields,
+  needsPrompt,
+  takesPrompt,
+} from "./picture-queue/models.js";
 import { describeError, describeExpectedCost } from "./picture-queue/reasons.js";
 import { PICTURE_TYPES, uploadPicture } from "./picture-queue/uploads.js";
 import { buildRequests, findPictureKind, listKinds, listModelsOf, STEPS } from "./requests.js";
 
-const EMPTY = { kind: "text-to-image", model_id: "", prompt: "", values: {}, count: 1, eachLine: false, steps: [] };
+const EMPTY = {
+  kind: "text-to-image",
+  model_id: "",
+  prompt: "",
+  values: {},
+  count: 1,
+  eachLine: false,
+  steps: [],
+};
 
 /**
  * The state of the form, and what can be derived from it.
@@ -17,8 +31,14 @@ export function useRequestForm(models) {
   const [given, setForm] = useState(EMPTY);
   const kinds = listKinds(models);
   const kind = kinds.includes(given.kind) ? given.kind : kinds[0];
-  const form = { ...given, kind, model_id: given.model_id || (listModelsOf(models, kind)[0]?.model_id ?? "") };
+  const form = {
+    ...given,
+    kind,
+    model_id: given.model_id || (listModelsOf(models, kind)[0]?.model_id ?? ""),
+  };
   const change = (part) => setForm((form) => ({ ...form, ...part }));
+  const setValue = (name, value) =>
+    setForm((form) => ({ ...form, values: { ...form.values, [name]: value } }));
   const selectKind = (kind) => change({ kind, model_id: "", values: {} });
   const model = models.find(({ model_id }) => model_id === form.model_id);
   const fields = model ? listFields(model) : [];
@@ -36,16 +56,31 @@ export function useRequestForm(models) {
     change({ ...part, values: { ...(part.kind ? {} : values), [picture.name]: { address, url } } });
   };
   const requests = buildRequests({ ...form, values: flatten(form.values) }, models);
-  return { ...form, change, selectKind, model, fields, requests, usePicture };
+  return { ...form, change, setValue, selectKind, model, fields, requests, usePicture };
 }
 
 /** Returns the values with the address of each picture. */
 const flatten = (values) =>
-  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, value?.address ?? value]));
+  Object.fromEntries(
+    Object.entries(values).map(([name, value]) => [name, value?.address ?? value]),
+  );
 
 /** @param {any} props */
 export function RequestForm({ form, models, running, account, invalid, onSubmit }) {
-  const { kind, model_id, prompt, count, eachLine, steps, change, selectKind, model, fields, requests } = form;
+  const {
+    kind,
+    model_id,
+    prompt,
+    count,
+    eachLine,
+    steps,
+    change,
+    setValue,
+    selectKind,
+    model,
+    fields,
+    requests,
+  } = form;
   const [settingsOpen, setSettingsOpen] = useState(false);
   const total = requests.reduce((sum, { then = [] }) => sum + 1 + then.length, 0);
   const hasPrompt = !model || takesPrompt(model);
@@ -56,11 +91,11 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
   useEffect(() => {
     if (!invalid) return;
     if (others.some(({ name }) => name === invalid.field)) setSettingsOpen(true);
-    const control = document.getElementById(invalid.field) ?? document.getElementById(`input-${invalid.field}`);
+    const control =
+      document.getElementById(invalid.field) ?? document.getElementById(`input-${invalid.field}`);
     control?.focus();
   }, [invalid]); // eslint-disable-line react-hooks/exhaustive-deps
 
-  const setValue = (name) => (value) => change({ values: { ...form.values, [name]: value } });
   const makeField = (field) => {
     const Field = field.type === "picture" ? PictureField : InputField;
     return (
@@ -68,7 +103,7 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
         key={`${model_id} ${field.name}`}
         field={field}
         value={form.values[field.name]}
-        onChange={setValue(field.name)}
+        onChange={(value) => setValue(field.name, value)}
         isInvalid={invalid?.field === field.name}
       />
     );
@@ -86,7 +121,9 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
       <label htmlFor="kind">Kind</label>
       <select id="kind" value={kind} onChange={(event) => selectKind(event.target.value)}>
         {listKinds(models).map((kind) => (
-          <option key={kind} value={kind}>{labelKind(kind)}</option>
+          <option key={kind} value={kind}>
+            {labelKind(kind)}
+          </option>
         ))}
       </select>
       <label htmlFor="model">Model</label>
@@ -100,7 +137,9 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
           <option key={model.model_id}>{model.model_id}</option>
         ))}
       </select>
-      <p id="about-model" className="hint">{model && describeModel(model)}</p>
+      <p id="about-model" className="hint">
+        {model && describeModel(model)}
+      </p>
       {hasPrompt && (
         <div className="field">
           <label htmlFor="prompt">Prompt</label>
@@ -117,7 +156,11 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
       )}
       {pictures.map(makeField)}
       {others.length > 0 && (
-        <details id="settings" open={settingsOpen} onToggle={(event) => setSettingsOpen(event.currentTarget.open)}>
+        <details
+          id="settings"
+          open={settingsOpen}
+          onToggle={(event) => setSettingsOpen(event.currentTarget.open)}
+        >
           <summary>Settings of the model</summary>
           <div className="pair">{others.map(makeField)}</div>
         </details>
@@ -133,7 +176,9 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
             max="20"
             required
             value={count}
-            onChange={(event) => change({ count: event.target.value && Number(event.target.value) })}
+            onChange={(event) =>
+              change({ count: event.target.value && Number(event.target.value) })
+            }
           />
           {hasPrompt && (
             <label className="check">
@@ -156,7 +201,11 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
                   value={step}
                   checked={steps.includes(step)}
                   onChange={({ target }) =>
-                    change({ steps: STEPS.filter((other) => (other === step ? target.checked : steps.includes(other))) })
+                    change({
+                      steps: STEPS.filter((other) =>
+                        other === step ? target.checked : steps.includes(other),
+                      ),
+                    })
                   }
                 />{" "}
                 Then {labelKind(step).toLowerCase()}
@@ -166,12 +215,16 @@ export function RequestForm({ form, models, running, account, invalid, onSubmit 
         )}
       </fieldset>
       <p id="cost" className="cost" role="status">
-        {models.length > 0 && (total > 1 ? `${total} generations · ` : "") + describeExpectedCost(expectCost(requests, models))}
+        {models.length > 0 &&
+          (total > 1 ? `${total} generations · ` : "") +
+            describeExpectedCost(expectCost(requests, models))}
       </p>
       <button id="generate" className="main" disabled={running}>
         {total > 1 ? `Generate all ${total}` : "Generate"}
       </button>
-      <p id="account" className="hint">{account}</p>
+      <p id="account" className="hint">
+        {account}
+      </p>
     </form>
   );
 }
@@ -214,7 +267,9 @@ function InputField({ field, value = field.default, onChange, isInvalid }) {
           aria-describedby={`${id}-hint`}
         />
       )}
-      <p id={`${id}-hint`} className="hint">{describeField(field)}</p>
+      <p id={`${id}-hint`} className="hint">
+        {describeField(field)}
+      </p>
     </div>
   );
 }
@@ -235,9 +290,12 @@ function PictureField({ field, value, onChange, isInvalid }) {
     onChange(undefined);
     setProblem("");
     setNote(chosen ? "Uploading …" : "");
+    // With a text, the form cannot be submitted.
+    file.current.setCustomValidity(chosen ? "Wait until the picture is uploaded." : "");
     if (!chosen) return;
     try {
       const address = await uploadPicture(chosen, { signal });
+      if (signal.aborted) return;
       onChange({ address, url: URL.createObjectURL(chosen) });
       setNote(`${chosen.name} is uploaded`);
     } catch (error) {
@@ -245,15 +303,26 @@ function PictureField({ field, value, onChange, isInvalid }) {
       file.current.value = "";
       setNote("");
       setProblem(describeError(error).sentence);
+    } finally {
+      if (!signal.aborted) file.current?.setCustomValidity("");
     }
   };
   const remove = () => {
     file.current.value = "";
     file.current.focus();
+    upload.current?.abort();
     setNote("");
     onChange(undefined);
   };
   const isOfGallery = value?.address.startsWith("generation:");
+  useEffect(() => {
+    if (!isOfGallery) return;
+    upload.current?.abort();
+    file.current.value = "";
+    file.current.setCustomValidity("");
+    setProblem("");
+  }, [isOfGallery]);
+  useEffect(() => () => value?.url.startsWith("blob:") && URL.revokeObjectURL(value.url), [value]);
   return (
     <div className="field picture-field">
       <label htmlFor={id}>{field.label + (field.required ? "" : " (optional)")}</label>
@@ -269,7 +338,12 @@ function PictureField({ field, value, onChange, isInvalid }) {
           onChange={choose}
         />
         {value && (
-          <button type="button" className="quiet" aria-label={`Remove ${field.label}`} onClick={remove}>
+          <button
+            type="button"
+            className="quiet"
+            aria-label={`Remove ${field.label}`}
+            onClick={remove}
+          >
             Remove
           </button>
         )}
@@ -277,7 +351,11 @@ function PictureField({ field, value, onChange, isInvalid }) {
       <p id={`${id}-hint`} className="hint">
         {isOfGallery ? "From your gallery" : note || "PNG, JPEG or WebP, up to 10 MiB"}
       </p>
-      {problem && <p className="problem" role="alert">{problem}</p>}
+      {problem && (
+        <p className="problem" role="alert">
+          {problem}
+        </p>
+      )}
     </div>
   );
 }

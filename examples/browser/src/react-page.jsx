@@ -5,7 +5,12 @@ import { describeState, describeTile, nameGeneration } from "./labels.js";
 import { getAccount } from "./picture-queue/account.js";
 import { listModels } from "./picture-queue/generate.js";
 import { hasEnded, listGenerations } from "./picture-queue/generations.js";
-import { describeAccount, describeCost, describeError, describeWait } from "./picture-queue/reasons.js";
+import {
+  describeAccount,
+  describeCost,
+  describeError,
+  describeWait,
+} from "./picture-queue/reasons.js";
 import { useImageGeneration } from "./picture-queue/useImageGeneration.js";
 import { showPicture } from "./picture.js";
 import { RequestForm, useRequestForm } from "./react-form.jsx";
@@ -30,7 +35,9 @@ function Studio() {
     const { signal } = controller;
     const load = async () => {
       setModels(await listModels({ signal }));
-      const newest = (await listGenerations(supabase, { signal })).find(({ status }) => !hasEnded(status));
+      const newest = (await listGenerations(supabase, { signal })).find(
+        ({ status }) => !hasEnded(status),
+      );
       if (newest?.batch_id) resumeBatch(newest.batch_id);
       else if (newest) resume(newest.id);
     };
@@ -44,7 +51,10 @@ function Studio() {
     const controller = new AbortController();
     const { signal } = controller;
     const load = async () => {
-      const [account, history] = await Promise.all([getAccount({ signal }), listGenerations(supabase, { signal })]);
+      const [account, history] = await Promise.all([
+        getAccount({ signal }),
+        listGenerations(supabase, { signal }),
+      ]);
       setAccount(describeAccount(account));
       setHistory(history);
     };
@@ -57,7 +67,10 @@ function Studio() {
     document.getElementById("request").scrollIntoView({ behavior: "smooth" });
     document.getElementById("prompt")?.focus({ preventScroll: true });
   };
-  const submit = useCallback((requests) => start(isBatch(requests) ? requests : requests[0]), [start]);
+  const submit = useCallback(
+    (requests) => start(isBatch(requests) ? requests : requests[0]),
+    [start],
+  );
 
   return (
     <main id="studio">
@@ -69,7 +82,13 @@ function Studio() {
         invalid={refusal?.field ? refusal : null}
         onSubmit={submit}
       />
-      <Stage {...generation} error={error} sentence={refusal?.sentence} prompt={form.prompt} onUse={usePicture} />
+      <Stage
+        {...generation}
+        error={error}
+        sentence={refusal?.sentence}
+        prompt={form.prompt}
+        onUse={usePicture}
+      />
       {history.length > 0 && (
         <section aria-labelledby="history-title" id="past">
           <h2 id="history-title">Earlier</h2>
@@ -91,9 +110,22 @@ function Studio() {
 }
 
 function Stage(props) {
-  const { generation_id, status, images, generations, error, sentence, running, started, wait, cancel, prompt, onUse } = props;
+  const {
+    generation_id,
+    status,
+    images,
+    generations,
+    error,
+    sentence,
+    running,
+    started,
+    wait,
+    cancel,
+    prompt,
+    onUse,
+  } = props;
   const [image] = images;
-  const waiting = status === "pending" ? describeWait(wait) : "";
+  const waiting = describeWait(wait);
   return (
     <figure id="stage" data-status={status ?? "nothing"}>
       {generations.length > 0 ? (
@@ -104,16 +136,34 @@ function Stage(props) {
         </ul>
       ) : (
         <div className="frame">
-          {image && <Picture key={image.path} id="picture" generation_id={generation_id} image={image} alt={prompt} />}
+          {image && (
+            <Picture
+              key={image.path}
+              id="picture"
+              generation_id={generation_id}
+              image={image}
+              alt={prompt}
+            />
+          )}
           {!running && !image && <p>Your picture appears here.</p>}
         </div>
       )}
       <figcaption>
-        <p id="status" role="status">{status && describeState(props)}</p>
-        {running && <progress id="progress" max="100" value={props.progress} aria-label="Progress" />}
-        {waiting && <p id="wait" className="hint" data-reason={wait.reason}>{waiting}</p>}
+        <p id="status" role="status">
+          {status && describeState(props)}
+        </p>
+        {running && (
+          <progress id="progress" max="100" value={props.progress} aria-label="Progress" />
+        )}
+        {waiting && (
+          <p id="wait" className="hint" data-reason={wait.reason}>
+            {waiting}
+          </p>
+        )}
         {error && error.name !== "JobCancelled" && (
-          <p id="error" role="alert" data-code={error.code ?? ""}>{sentence}</p>
+          <p id="error" role="alert" data-code={error.code ?? ""}>
+            {sentence}
+          </p>
         )}
         <div className="row">
           {running && (
@@ -123,11 +173,21 @@ function Stage(props) {
           )}
           {image && (
             <>
-              <button id="use" className="quiet" onClick={() => onUse({ id: generation_id }, image)}>Use this picture</button>
-              <a id="open" className="quiet" href={image.url} target="_blank" rel="noopener">Open in full size</a>
+              <button
+                id="use"
+                className="quiet"
+                onClick={() => onUse({ id: generation_id }, image)}
+              >
+                Use this picture
+              </button>
+              <a id="open" className="quiet" href={image.url} target="_blank" rel="noopener">
+                Open in full size
+              </a>
             </>
           )}
-          <p id="paid" className="hint end">{describeCost(props)}</p>
+          <p id="paid" className="hint end">
+            {describeCost(props)}
+          </p>
         </div>
       </figcaption>
     </figure>
@@ -137,7 +197,12 @@ function Stage(props) {
 function Tile({ generation, text, onOpen, onUse }) {
   const [image] = generation.images;
   const content = image ? (
-    <Picture key={image.path} generation_id={generation.id} image={image} alt={nameGeneration(generation)} />
+    <Picture
+      key={image.path}
+      generation_id={generation.id}
+      image={image}
+      alt={nameGeneration(generation)}
+    />
   ) : (
     <span>{text}</span>
   );
@@ -145,13 +210,19 @@ function Tile({ generation, text, onOpen, onUse }) {
   return (
     <li className="tile" data-status={generation.status}>
       {onOpen ? (
-        <button type="button" className="thumb" title={nameGeneration(generation)} onClick={onOpen}>{content}</button>
+        <button type="button" className="thumb" title={nameGeneration(generation)} onClick={onOpen}>
+          {content}
+        </button>
       ) : (
-        <a className="thumb" href={image?.url ?? undefined} target="_blank" rel="noopener">{content}</a>
+        <a className="thumb" href={image?.url ?? undefined} target="_blank" rel="noopener">
+          {content}
+        </a>
       )}
       {caption && <p className="caption">{caption}</p>}
       {image && image.mime_type !== "image/svg+xml" && (
-        <button type="button" className="use" onClick={() => onUse(generation, image)}>Use this picture</button>
+        <button type="button" className="use" onClick={() => onUse(generation, image)}>
+          Use this picture
+        </button>
       )}
     </li>
   );

@@ -1,5 +1,12 @@
 // From the values of the form to the requests of start_generation and start_generations.
-import { doesKind, findNextModel, KINDS, listFields, readInput, takesPrompt } from "./picture-queue/models.js";
+import {
+  doesKind,
+  findNextModel,
+  KINDS,
+  listFields,
+  readInput,
+  takesPrompt,
+} from "./picture-queue/models.js";
 
 const MAX_REQUESTS = 100; // of start_generations
 const MAX_SEED = 2 ** 31;
@@ -8,7 +15,8 @@ const MAX_SEED = 2 ** 31;
 export const STEPS = ["upscale", "background-removal"];
 
 /** @param {any[]} models */
-export const listKinds = (models) => KINDS.filter((kind) => models.some((model) => doesKind(model, kind)));
+export const listKinds = (models) =>
+  KINDS.filter((kind) => models.some((model) => doesKind(model, kind)));
 
 /**
  * Returns the models of a kind, the default model first, then those whose main kind it is.
@@ -46,10 +54,23 @@ export function buildRequests({ model_id, kind, prompt, values, count, eachLine,
   const prompts = eachLine && lines.length ? lines : [text];
   const hasSeed = fields.some(({ name }) => name === "seed");
   const first = input.seed ?? Math.floor(Math.random() * MAX_SEED);
-  const seeds = Array.from({ length: count }, (_, i) => (hasSeed && count > 1 ? { seed: first + i } : {}));
-  const then = (kind === "vector" ? [] : steps).map((kind) => ({ kind, model_id: findNextModel(models, kind)?.model_id }));
+  const seeds = Array.from({ length: count }, (_, i) =>
+    hasSeed && count > 1 ? { seed: first + i } : {},
+  );
+  const then = (kind === "vector" ? [] : steps).map((kind) => ({
+    kind,
+    model_id: findNextModel(models, kind)?.model_id,
+  }));
   return prompts
-    .flatMap((prompt) => seeds.map((seed) => ({ prompt, model_id, kind, input: { ...input, ...seed }, ...(then.length && { then }) })))
+    .flatMap((prompt) =>
+      seeds.map((seed) => ({
+        prompt,
+        model_id,
+        kind,
+        input: { ...input, ...seed },
+        ...(then.length && { then }),
+      })),
+    )
     .slice(0, MAX_REQUESTS);
 }
 

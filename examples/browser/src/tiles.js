@@ -18,18 +18,26 @@ export function showTiles(list, generations, { describe, onOpen, onUse }) {
     updateTile(tile, generation, describe(generation));
     return tile;
   });
-  const isSame = tiles.length === list.children.length && tiles.every((tile, i) => tile === list.children[i]);
+  const isSame =
+    tiles.length === list.children.length && tiles.every((tile, i) => tile === list.children[i]);
   if (!isSame) list.replaceChildren(...tiles);
 }
 
 function makeTile(generation, onOpen, onUse) {
   const tile = make("li", { className: "tile" });
   tile.dataset.id = generation.id;
-  const open = onOpen ? make("button", { type: "button" }) : make("a", { target: "_blank", rel: "noopener" });
+  const open = onOpen
+    ? make("button", { type: "button" })
+    : make("a", { target: "_blank", rel: "noopener" });
   open.className = "thumb";
   open.append(make("img", { alt: "", hidden: true }), make("span", {}));
   open.addEventListener("click", () => onOpen?.(tile.generation));
-  const use = make("button", { type: "button", className: "use", textContent: "Use this picture", hidden: true });
+  const use = make("button", {
+    type: "button",
+    className: "use",
+    textContent: "Use this picture",
+    hidden: true,
+  });
   use.addEventListener("click", () => onUse(tile.generation, tile.generation.images[0]));
   tile.append(open, make("p", { className: "caption" }), use);
   return tile;

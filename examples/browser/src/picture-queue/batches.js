@@ -2,7 +2,7 @@ import { supabase } from "../supabase.js";
 import { followUntil } from "./follow.js";
 import { hasEnded, readGenerations } from "./generations.js";
 import { Inbox } from "./inbox.js";
-import { sleep } from "./retry.js";
+import { sendRequest, sleep } from "./retry.js";
 import { call, newId } from "./rpc.js";
 import { listen } from "./topic.js";
 
@@ -129,8 +129,8 @@ async function followToEnd(reader, onProgress, signal) {
 /** Reads a batch, and the images of each generation once. */
 class BatchReader {
   #progress = 0;
-  /** @type {Map<string, Generation>} the ended generations, by id */
-  #ended = new Map();
+  /** @type {Map<string, Generation>} by id */
+  #completed = new Map();
 
   /** @param {string} batch_id */
   constructor(batch_id) {
@@ -142,20 +142,32 @@ class BatchReader {
    * @returns {Promise<Batch & {user_id: string}>}
    */
   async read(signal) {
-    const batch = await call("generation_batch", { batch_id: this.batch_id }, signal);
-    const missing = batch.generations
-      .filter(({ generation_id: id, status }) => status === "completed" && !this.#ended.has(id))
-      .map(({ generation_id }) => generation_id);
-    for (const row of await readGenerations(supabase, missing, signal)) this.#ended.set(row.id, row);
+    /** @type {Batch & {user_id: string}} */
+    const batch = await sendRequest(
+      supabase,
+      (signal) => supabase.rpc("generation_batch", { batch_id: this.batch_id }).abortSignal(signal),
+      signal,
+    );
+    const generations = batch.generations.map((row) => this.#makeGeneration(row));
+    const missing = generations.filter(
+      ({ id, status }) => status === "completed" && !this.#completed.has(id),
+    );
+    const ids = missing.map(({ id }) => id);
+    for (const row of await readGenerations(supabase, ids, signal))
+      this.#completed.set(row.id, row);
     this.#progress = Math.max(this.#progress, batch.progress); // a retry makes it lower
     return {
       ...batch,
       progress: this.#progress,
-      generations: batch.generations.map(({ generation_id: id, ...generation }) => ({
-        id,
+      generations: generations.map((generation) => ({
         ...generation,
-        images: this.#ended.get(id)?.images ?? [],
+        images: this.#completed.get(generation.id)?.images ?? [],
       })),
     };
+  }
+
+  /** @param {any} row @returns {BatchGeneration} */
+  #makeGeneration({ generation_id, ...row }) {
+    return { id: generation_id, images: [], ...row };
   }
 }

@@ -95,7 +95,8 @@ async function followToEnd(supabase, generation_id, onProgress, signal) {
   try {
     for (;;) {
       const item = await inbox.next(signal);
-      const state = typeof item === "string" ? await readState(supabase, job_id, item, signal) : item;
+      const state =
+        typeof item === "string" ? await readState(supabase, job_id, item, signal) : item;
       if (state && state.version > (newest?.version ?? 0)) {
         newest = state;
         onProgress(state);

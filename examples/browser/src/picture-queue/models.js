@@ -95,16 +95,26 @@ function makeField(input, rule) {
   const { name, type, minimum, enum: values } = input;
   const refused = Array.isArray(rule.refuse) ? rule.refuse : [];
   const isNumber = type === "integer" || type === "number";
-  const maximum = isNumber && typeof rule.cap === "number" ? Math.min(input.maximum ?? rule.cap, rule.cap) : input.maximum;
-  const options = (values ?? []).filter((value) => !refused.includes(value) && !(isNumber && value > (maximum ?? value)));
+  const maximum =
+    isNumber && typeof rule.cap === "number"
+      ? Math.min(input.maximum ?? rule.cap, rule.cap)
+      : input.maximum;
+  const options = (values ?? []).filter(
+    (value) => !refused.includes(value) && !(isNumber && value > (maximum ?? value)),
+  );
   return {
     name,
     label: labelOf(name),
-    type: input.format === "uri" ? "picture"
-      : values ? "choice"
-      : type === "boolean" ? "boolean"
-      : isNumber ? "number"
-      : "text",
+    type:
+      input.format === "uri"
+        ? "picture"
+        : values
+          ? "choice"
+          : type === "boolean"
+            ? "boolean"
+            : isNumber
+              ? "number"
+              : "text",
     required: Boolean(input.required),
     default: input.format === "uri" ? undefined : (rule.default ?? input.default ?? undefined),
     options,
@@ -163,7 +173,7 @@ function readValue({ type, options, isList }, value) {
  * @returns {Model | undefined}
  */
 export function findNextModel(models, kind) {
-  const order = ({ price_usd_per_image: price, typical_seconds: seconds }) =>
+  const order = (/** @type {Model} */ { price_usd_per_image: price, typical_seconds: seconds }) =>
     price ?? 1000 + (seconds ?? 1e6);
   return models
     .filter((model) => model.kind === kind && !needsPrompt(model))

@@ -4,7 +4,11 @@ import { neverAborted } from "./generations.js";
 import { sendRequest } from "./retry.js";
 import { newId } from "./rpc.js";
 
-/** The types of pictures that the bucket `uploads` takes, with their file extensions. */
+/**
+ * The types of pictures that the bucket `uploads` takes, with their file extensions.
+ *
+ * @type {Object<string, string>}
+ */
 export const PICTURE_TYPES = { "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp" };
 export const MAX_BYTES = 10 * 1024 * 1024;
 const UPLOAD_TIMEOUT = 120_000; // milliseconds for each attempt
@@ -20,7 +24,8 @@ const UPLOAD_TIMEOUT = 120_000; // milliseconds for each attempt
 export async function uploadPicture(file, { signal = neverAborted() } = {}) {
   checkPicture(file);
   const { data } = await supabase.auth.getSession();
-  if (!data.session) throw new PictureQueueError("Refused", "sign in first", { code: "PQ_NOT_AUTHENTICATED" });
+  if (!data.session)
+    throw new PictureQueueError("Refused", "sign in first", { code: "PQ_NOT_AUTHENTICATED" });
   const path = `${data.session.user.id}/${newId()}.${PICTURE_TYPES[file.type]}`;
   const bucket = supabase.storage.from("uploads");
   const upload = async () => {

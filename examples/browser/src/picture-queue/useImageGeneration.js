@@ -60,15 +60,20 @@ export function useImageGeneration() {
       /** @type {Partial<ImageGeneration> & {job_id?: string}} */
       let latest = {};
       const change = (/** @type {any} */ part) => {
-        latest = part;
-        if (!signal.aborted) setState((state) => ({ ...state, ...pick(part) }));
+        latest = findWaitingJob(part) ? part : { ...part, wait: null };
+        const known = pick(latest);
+        if (!signal.aborted) setState((state) => ({ ...state, ...known }));
       };
       setState({ ...INITIAL_STATE, running: true });
-      watchWait(() => findWaitingJob(latest), (wait) => change({ ...latest, wait }), waiting.signal);
+      watchWait(
+        () => findWaitingJob(latest),
+        (wait) => change({ ...latest, wait }),
+        waiting.signal,
+      );
       try {
         const ended = await begin(change, { signal });
         const generation_id = ended.batch_id && ended.generations ? null : ended.id;
-        change({ ...ended, generation_id, progress: 100, wait: null, running: false });
+        change({ ...ended, generation_id, progress: 100, running: false });
       } catch (thrown) {
         const error = /** @type {PictureQueueError} */ (thrown);
         setState((state) => {
@@ -123,11 +128,14 @@ export function useImageGeneration() {
 
 /** @param {(part: any) => void} change */
 const onGeneration = (change) => (/** @type {any} */ state) =>
-  change({ ...state, started: (state.version ?? 0) > 0, ...(state.status !== "pending" && { wait: null }) });
+  change({ ...state, started: (state.version ?? 0) > 0 });
 
 /** @param {(part: any) => void} change */
-const onBatch = (change) => (/** @type {any} */ state) => change({ ...state, started: Boolean(state.total) });
+const onBatch = (change) => (/** @type {any} */ state) =>
+  change({ ...state, started: Boolean(state.total) });
 
 /** Returns the fields of the hook's state. @param {any} part @returns {Partial<ImageGeneration>} */
 const pick = (part) =>
-  Object.fromEntries(Object.entries(part).filter(([name]) => name in INITIAL_STATE && name !== "error"));
+  Object.fromEntries(
+    Object.entries(part).filter(([name]) => name in INITIAL_STATE && name !== "error"),
+  );

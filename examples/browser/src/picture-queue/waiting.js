@@ -57,5 +57,7 @@ export async function watchWait(getJob, onWait, signal) {
 export function findWaitingJob({ status, job_id, generations }) {
   if (!generations) return status === "pending" ? (job_id ?? null) : null;
   const open = generations.filter((/** @type {any} */ generation) => !hasEnded(generation.status));
-  return open.length && open.every((/** @type {any} */ g) => g.status === "pending") ? open[0].job_id : null;
+  return open.length && open.every((/** @type {any} */ g) => g.status === "pending")
+    ? open[0].job_id
+    : null;
 }
