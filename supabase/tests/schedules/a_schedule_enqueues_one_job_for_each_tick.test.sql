@@ -7,7 +7,7 @@ select is((picture_queue._do_due_steps(100, false) ->> 'scheduled')::integer, 0,
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select is((picture_queue._do_due_steps(100, false) ->> 'scheduled')::integer, 1, 'one job is enqueued at the tick');
-select is((picture_queue._do_due_steps(100, false) ->> 'scheduled')::integer, 0, 'a second check enqueues no other job');
+select is((picture_queue._do_due_steps(100, false) ->> 'scheduled')::integer, 0, 'no second job is enqueued for the same tick');
 select is((select metadata ->> 'schedule' from job_queue where queue = 'q'), 'minutely', 'the metadata of the job name the schedule');
 
 select * from finish();
