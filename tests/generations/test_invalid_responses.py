@@ -144,7 +144,7 @@ async def test_a_logging_handler_that_raises_loses_no_image(
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
-async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
+async def test_a_refused_create_is_retried_once(world: World, status: int) -> None:
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_create, 2, status, json={"detail": "unexpected"}
     )

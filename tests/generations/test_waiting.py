@@ -23,7 +23,7 @@ from .world import FAST, FakeJobContext, UnusualClient, World, raises_verdict
         (True, "aborted", Retry, errors.NotStarted),
     ],
 )
-async def test_only_a_prediction_that_did_not_start_is_repeated_after_its_deadline(
+async def test_only_a_prediction_that_did_not_start_is_retried_after_its_deadline(
     world: World, queued: bool, state: str, verdict: Any, cause: Any
 ) -> None:
     await world.set_fault(kind="slow", seconds=5000, queued=queued)
