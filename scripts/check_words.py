@@ -20,7 +20,8 @@ UNCLEAR_TEST = re.compile(
 )
 
 #: A verb in the third person at the start of a docstring: a listed verb that is not also a plural
-#: noun, or any verb before an article or a similar word.
+#: noun, or any verb before an article or a similar word. The class [a-rt-z] excludes words that end
+#: in -ss, such as "Pass", because they are imperatives.
 THIRD_PERSON = re.compile(
     r"(Adds|Applies|Asks|Begins|Collects|Confirms|Converts|Creates|Decodes|Deletes|Delivers|Does"
     r"|Encodes|Enqueues|Ensures|Expects|Finds|Gets|Gives|Has|Installs|Is|Keeps|Lets|Loses|Makes"

@@ -105,7 +105,7 @@ class AsyncBackend:
         return f"{self._api().settings.url}/storage/v1"
 
     async def _retry(self, call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
-        """Make a call, and repeat it after transient failures until the deadline."""
+        """Make a call, and retry it after transient failures until the deadline."""
         try:
             return await call(deadline)
         except Exception as error:

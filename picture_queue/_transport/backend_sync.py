@@ -107,7 +107,7 @@ class Backend:
         return f"{self._api().settings.url}/storage/v1"
 
     def _retry(self, call: Callable[[Deadline], T], deadline: Deadline) -> T:
-        """Make a call, and repeat it after transient failures until the deadline."""
+        """Make a call, and retry it after transient failures until the deadline."""
         try:
             return call(deadline)
         except Exception as error:

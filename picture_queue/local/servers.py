@@ -94,7 +94,7 @@ class HttpServers:
                 storage_url=self.api_url,
                 seconds=replicate_seconds,
                 token=secrets.simulator_token,
-                switch_keys=(secrets.secret_key, secrets.service_role_key),
+                admin_keys=(secrets.secret_key, secrets.service_role_key),
             )
         )
         self._servers = (

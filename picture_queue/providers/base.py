@@ -47,7 +47,7 @@ class Capabilities:
 class PredictionRequest:
     """A request to create a prediction.
 
-    The requests of repeated calls are equal, except for the signed URLs in their input.
+    Each retry of a create call gets an equal request, except for the signed URLs in its input.
 
     Attributes:
         row_id: The id of the committed row that the prediction belongs to.
@@ -165,8 +165,8 @@ class Provider(Protocol):
 
     Implement a provider as a subclass, which inherits the defaults of the methods that have a body.
     All methods run in the event loop of the worker and must not block it. They raise only
-    `errors.ProviderError`; the class of the error decides what happens to the job. A method repeats
-    a call to the service only if a repeated call is safe.
+    `errors.ProviderError`; the class of the error decides what happens to the job. A method retries
+    a call to the service only if a second call is safe.
 
     Attributes:
         capabilities: The capabilities of the provider.

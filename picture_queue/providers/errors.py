@@ -3,7 +3,7 @@
 ProviderError
 ├── TooManyRequests      429: no prediction was created; wait ``retry_after``
 ├── OutOfCredit          402: the account cannot pay
-├── ServiceUnavailable   5xx or no answer, to a call that is safe to repeat
+├── ServiceUnavailable   5xx or no answer, to a call that is safe to retry
 │   └── NotReached       no connection: nothing was sent, so the attempt is not counted
 ├── OutcomeUnknown       the answer to a create call was lost: search before creating again
 ├── Unauthorized         401: the token is missing or wrong, for all jobs
@@ -89,7 +89,7 @@ class OutOfCredit(ProviderError):
 
 
 class ServiceUnavailable(ProviderError):
-    """The provider answered 5xx or did not answer a call that is safe to repeat."""
+    """The provider answered 5xx or did not answer a call that is safe to retry."""
 
     owner_message = "The image service is not available at the moment."
     retryable = True

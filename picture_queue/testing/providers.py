@@ -62,10 +62,10 @@ class ProviderHarness(Protocol):
         """
 
     def other_process(self) -> Provider:
-        """Return a second provider for the same service, as another worker would create it."""
+        """Return a new provider for the same service, as a worker in another process creates it."""
 
     async def pass_deadline(self, request: PredictionRequest) -> None:
-        """Let the time limit of a request pass, for example by moving a clock."""
+        """Let the deadline of a request pass, for example by moving a clock."""
 
     async def lose_answer(self) -> None:
         """Make the next create call take effect and lose its answer.
@@ -128,7 +128,7 @@ async def _wait_until_ended(provider: Provider, prediction_id: str) -> Predictio
 
 
 async def check_capabilities(harness: ProviderHarness) -> None:
-    """The capabilities are data, and a method without its capability is refused."""
+    """A method whose capability is absent raises NotImplementedError."""
     provider = harness.provider
     capabilities = provider.capabilities
     _expect(isinstance(capabilities, Capabilities), "capabilities is not a Capabilities")
@@ -162,7 +162,7 @@ async def check_ids_are_unique(harness: ProviderHarness) -> None:
 
 
 async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
-    """A prediction leads to its pictures, which can be read more than once."""
+    """A prediction succeeds, and each of its pictures can be downloaded more than once."""
     provider = harness.provider
     created = await provider.create(await harness.request(pictures=2))
     ended = await _wait_until_ended(provider, created.id)
@@ -174,6 +174,7 @@ async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
         _expect(data.lstrip().startswith(_SIGNATURES), f"{data[:20]!r} is not a picture")
         _expect(data == await provider.download(output), "a second download differs")
         sink = _Sink()
+        # The worker passes the same sink again after a broken download, so it may have old data.
         await sink.write(b"written before")
         await provider.download_into(output, sink)
         _expect(bytes(sink.data) == data, "download_into writes something else than download")
@@ -182,7 +183,10 @@ async def check_a_prediction_succeeds(harness: ProviderHarness) -> None:
 
 
 async def check_a_failure_is_classified(harness: ProviderHarness) -> None:
-    """A failed prediction has an error for operators, and one for the owner without the prompt."""
+    """A failed prediction has an error for operators, and a message for its owner.
+
+    The message must not contain the prompt.
+    """
     provider = harness.provider
     request = await harness.request(fails=True)
     created = await provider.create(request)
@@ -191,7 +195,8 @@ async def check_a_failure_is_classified(harness: ProviderHarness) -> None:
     _expect(ended.outputs == (), "a failed prediction has outputs")
     _expect(ended.error, "the failed prediction has no error")
     text = str(ended.error)
-    _expect("\0" not in text and len(text) <= 8192, "a database cannot store the error")
+    _expect("\0" not in text, "the error contains NUL, which a database cannot store")
+    _expect(len(text) <= 8192, f"the error has {len(text)} characters, more than 8192")
     error = provider.classify(ended)
     _expect(isinstance(error, ProviderError), f"classify returned {error!r}")
     prompt = str(request.input.get("prompt", ""))
@@ -225,14 +230,18 @@ async def check_cancel(harness: ProviderHarness) -> None:
 
 
 async def check_deadline(harness: ProviderHarness) -> None:
-    """The provider stops a prediction at its time limit and reports the reason."""
+    """The provider stops a prediction at its deadline, and does not hide that it was stopped."""
     provider = harness.provider
     request = await harness.request(is_slow=True, timeout=0.5)
-    _expect(provider.time_limit(request) >= request.timeout, "the time limit is too early")
+    _expect(
+        provider.time_limit(request) >= request.timeout,
+        "time_limit is shorter than the timeout of the request",
+    )
     created = await provider.create(request)
     await harness.pass_deadline(request)
     ended = await _wait_until_ended(provider, created.id)
     _expect(ended.status != "succeeded", "a slow prediction succeeded")
+    # A provider may abort a prediction whose model has not started at the deadline.
     is_reported = ended.reached_deadline or ended.status == "aborted"
     _expect(is_reported, f"the prediction is {ended.status} without reached_deadline")
 
@@ -295,7 +304,7 @@ async def check_a_lost_prediction_is_found(harness: ProviderHarness) -> None:
         _expect(not is_wrong, "find_lost is certain about the prediction of another request")
 
 
-async def check_released_pictures(harness: ProviderHarness) -> None:
+async def check_release_can_be_repeated(harness: ProviderHarness) -> None:
     """A final prediction can be released twice."""
     provider = harness.provider
     created = await provider.create(await harness.request())
@@ -361,7 +370,7 @@ CHECKS: tuple[Check, ...] = (
     check_progress,
     check_another_process,
     check_a_lost_prediction_is_found,
-    check_released_pictures,
+    check_release_can_be_repeated,
     check_wait_is_bounded,
     check_webhook,
     check_close,

@@ -790,20 +790,21 @@ create table picture_queue.limit_rule (
   created_at timestamptz not null default now(),
   -- Whether the jobs that were running when the rule was set have been counted. Until then no job of these keys starts.
   counted boolean not null default false,
-  -- When to search again for running jobs that are not counted: claims that began before the rule was set may still
-  -- start some.
+  -- When to count the running jobs again. A claim that began before the rule was set does not see the rule, so it may
+  -- start jobs without counting them.
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
   constraint limit_has_maximum_or_rate check (max_running is not null or rate is not null),
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
-comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
+comment on table picture_queue.limit_rule is
+  'How many jobs of a key may run at once (max_running), or start within any period_seconds (rate).';
 
 -- A transaction that changes a row of limit_key, or reads it to decide which jobs may start, holds the advisory lock
--- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. The column
--- version rises with each change, so that the newest version of a row comes first in the index, even while an old
--- snapshot keeps vacuum from removing older versions.
+-- of the key (_lock_keys). Because of this lock no key gets two rows, so the table needs no unique index. Each change
+-- increases the column version. So the index returns the current tuple of a key first, even while an old snapshot
+-- keeps vacuum from removing dead tuples.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -811,7 +812,7 @@ create table picture_queue.limit_key (
   pause_reason text,  -- from the handler that paused the key; null if an operator paused it
   version bigint not null default 0
 );
-comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
+comment on table picture_queue.limit_key is 'The number of running jobs of each limited key, and the end of its pause.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_paused on picture_queue.limit_key (paused_until) where paused_until is not null;
 
@@ -819,12 +820,13 @@ create table picture_queue.start (
   key text not null,
   at timestamptz not null
 );
-comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
+comment on table picture_queue.start is 'The latest job starts of each key that has a rate.';
 create index start_key on picture_queue.start (key, at);
 
--- A row with n > 0 says that n jobs of this key ended; a row with n = 0 says that jobs that wait for the key may start
--- at this time. Rows are only appended, so that a transaction that ends a job does not wait for the lock of the key.
--- _unblock_keys deletes the rows, subtracts n from limit_key.running, and unblocks jobs.
+-- A row with n > 0 says that n jobs of this key ended. A row with n = 0 says that the pause or the period of the key
+-- ends at this time, so that jobs that wait for the key may start. Rows are only appended, so that a transaction that
+-- ends a job does not wait for the lock of the key. _unblock_keys deletes the rows, subtracts n from
+-- limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
@@ -1053,11 +1055,15 @@ alter table public.images
 -- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
--- stored pictures, and refunds the rest. The account of the project counts the charges of the provider instead,
--- including the charges for predictions without a stored picture, so that its budget limits the actual spending. Each
--- reservation, settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums.
--- A start locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it
--- appends a row to account_change, which the next start of the user, or maintenance, adds to the account.
+-- stored pictures, and refunds the rest. Each reservation, settlement and refund is a row of the ledger, which is never
+-- pruned.
+--
+-- The account of a user has the total cost of the day and of the month. The account of the project counts the charges
+-- of the provider instead, also for predictions without a stored picture, so that its budget limits the actual
+-- spending.
+-- The start of a generation locks the account, so that no limit is exceeded. The end of a generation does not lock the
+-- account: it appends a row to account_change. Maintenance, or the next start of a generation of the same user, adds
+-- this row to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -1080,7 +1086,7 @@ create table picture_queue.budget (
 comment on table picture_queue.budget is
   'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
 comment on column picture_queue.budget.exempts_service is
-  'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
+  'Whether per_minute, per_hour and max_pending ignore the generations that a service key starts for the user.';
 -- A default budget, so that no signed-in user can spend without a limit.
 insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
 
@@ -1102,7 +1108,7 @@ create table picture_queue.account_change (
   -- The refund. For the project: the reservation minus the charge of the provider, which may be negative.
   usd numeric not null,
   credits_usd numeric not null,  -- the amount that returns to the credits
-  pending integer not null,  -- number of ended generations
+  pending integer not null,  -- the number of ended generations to subtract from account.pending
   reserved_on date not null,  -- the day (UTC) on which the generations were started
   at timestamptz not null
 );
@@ -1116,12 +1122,12 @@ create table picture_queue.ledger (
   round integer,  -- 1, and one more for each retry of a failed or cancelled generation
   user_id uuid,
   model_id text,
-  amount_usd numeric not null,
+  amount_usd numeric not null,  -- negative if a grant takes credits back
   price_usd numeric,  -- the price of a picture or of a second, by price_unit
   price_unit text,
   from_credits boolean not null default false,
   counted boolean not null default false,  -- whether per_minute, per_hour and max_pending count the generation
-  is_retry boolean not null default false,  -- whether an ended generation was retried, which no rate counts
+  is_retry boolean not null default false,  -- whether the round retries an ended generation; rates do not count retries
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -1130,7 +1136,7 @@ create table picture_queue.ledger (
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
   constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
-  constraint ledger_amount_is_positive check (amount_usd >= 0 or phase = 'grant'),
+  constraint ledger_amount_is_not_negative check (amount_usd >= 0 or phase = 'grant'),
   constraint ledger_row_has_subject check (
     case when phase = 'grant' then user_id is not null else num_nulls(generation_id, round) = 0 end
   )
@@ -6413,7 +6419,8 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 -- 370_function_event_history.sql
 
 -- Sends an external event. If no job is parked on the event, it is kept for a day, for jobs that park later. A second
--- event of the same name replaces the first. A second call with the same event_id is a repetition and changes nothing.
+-- event of the same name replaces a kept event. A second call with the same event_id changes nothing and returns the
+-- answer of the first.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -6427,7 +6434,7 @@ begin
       then format('name is %s', quote_nullable(left(name, 300))) end,
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
     case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
-    'name and event_id have 1 to 200 characters, a name no control characters');
+    'name and event_id have 1 to 200 characters, and name has no control characters');
   v_answer := picture_queue._find_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
@@ -6451,19 +6458,19 @@ begin
   v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_object_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
-      then 'lines is not a list of {level, message}'
+      then 'lines is not a list of {at, level, message}, with a text as message'
     when exists (select from jsonb_array_elements(lines) e
       where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
       then 'lines has a level that is not debug, info, warning or error'
     when exists (select from jsonb_to_recordset(lines) as l (at timestamptz)
       where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z') then 'lines has a time that is not from 1970 to 9998'
-  end, 'lines is a list of {at, level, message}');
+  end, 'pass lines as a list of {at, level, message}; at and level are optional');
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Skip the lines that an earlier call with a lost answer has written.
+    -- Skip the lines that are stored already: the client retries a call if its answer was lost.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -6476,7 +6483,8 @@ exception
   when deadlock_detected or lock_not_available then
     return picture_queue._raise_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm,
+      'pass lines as a list of {at, level, message}; at and level are optional');
     return null;
 end
 $$;
@@ -6504,13 +6512,13 @@ begin
         union all
         select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
         from picture_queue.history h
-        -- The row of the action park already shows the claim of a job that was woken.
+        -- The row of the action wake repeats started_at of the row of the action park, which shows this claim already.
         where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
         union all
         select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
         from picture_queue.history h where h.job_id = v_job.id
         union all
-        -- 9e18 sorts these rows after those of the history.
+        -- The number 9e18 is above every id of the history, so these rows come last among rows of the same time.
         select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
         where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
         union all
@@ -9912,7 +9920,9 @@ begin
 end
 $$;
 
--- Applies a webhook to the row of its prediction, and returns its outcome:
+-- Applies a webhook to the row of its prediction, and returns its outcome. The argument prediction is the id of this
+-- row, which the URL of the webhook contains. The argument prediction_id is the id that the provider gave the
+-- prediction. The outcomes:
 -- applied   the status is later than the status of the last webhook
 -- repeated  the row has this status or a later status
 -- ignored   there is no such row, the row has ended, or the row has recorded another prediction
@@ -9937,7 +9947,7 @@ begin
       '["choice", "starting", "processing", "succeeded", "failed", "canceled", "aborted"]'),
     case when progress not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end),
     'pass the id and the status of the prediction as the provider sent them, and its progress in percent');
-  -- Rows are locked in the order of all functions: first the job, then the prediction.
+  -- Every function locks the job before its prediction, so that two calls cannot deadlock.
   perform from public.job_queue j
   where j.id = (select p.job_id from picture_queue.prediction p where p.id = receive_prediction.prediction) for update;
   select * into v_row from picture_queue.prediction p where p.id = receive_prediction.prediction for update;

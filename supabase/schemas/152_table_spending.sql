@@ -1,11 +1,15 @@
 -- The budgets of users and of the project, their spending, and the ledger of all amounts.
 --
 -- start_generation reserves the expected cost (_reserve). When the generation ends, _settle settles the cost of the
--- stored pictures, and refunds the rest. The account of the project counts the charges of the provider instead,
--- including the charges for predictions without a stored picture, so that its budget limits the actual spending. Each
--- reservation, settlement and refund is a row of the ledger, which is never pruned. The account of a user has the sums.
--- A start locks the account, so that no limit is exceeded. The end of a generation does not lock the account: it
--- appends a row to account_change, which the next start of the user, or maintenance, adds to the account.
+-- stored pictures, and refunds the rest. Each reservation, settlement and refund is a row of the ledger, which is never
+-- pruned.
+--
+-- The account of a user has the total cost of the day and of the month. The account of the project counts the charges
+-- of the provider instead, also for predictions without a stored picture, so that its budget limits the actual
+-- spending.
+-- The start of a generation locks the account, so that no limit is exceeded. The end of a generation does not lock the
+-- account: it appends a row to account_change. Maintenance, or the next start of a generation of the same user, adds
+-- this row to the account.
 
 create table picture_queue.budget (
   key text primary key,
@@ -28,7 +32,7 @@ create table picture_queue.budget (
 comment on table picture_queue.budget is
   'What the project (project), each user (user:*), each user of a plan (plan:<name>) or a user (user:<id>) may spend.';
 comment on column picture_queue.budget.exempts_service is
-  'Whether a start by a service key for the user is neither refused nor counted by the rates and max_pending.';
+  'Whether per_minute, per_hour and max_pending ignore the generations that a service key starts for the user.';
 -- A default budget, so that no signed-in user can spend without a limit.
 insert into picture_queue.budget (key, per_minute, per_hour, max_pending) values ('user:*', 20, 200, 50);
 
@@ -50,7 +54,7 @@ create table picture_queue.account_change (
   -- The refund. For the project: the reservation minus the charge of the provider, which may be negative.
   usd numeric not null,
   credits_usd numeric not null,  -- the amount that returns to the credits
-  pending integer not null,  -- number of ended generations
+  pending integer not null,  -- the number of ended generations to subtract from account.pending
   reserved_on date not null,  -- the day (UTC) on which the generations were started
   at timestamptz not null
 );
@@ -64,12 +68,12 @@ create table picture_queue.ledger (
   round integer,  -- 1, and one more for each retry of a failed or cancelled generation
   user_id uuid,
   model_id text,
-  amount_usd numeric not null,
+  amount_usd numeric not null,  -- negative if a grant takes credits back
   price_usd numeric,  -- the price of a picture or of a second, by price_unit
   price_unit text,
   from_credits boolean not null default false,
   counted boolean not null default false,  -- whether per_minute, per_hour and max_pending count the generation
-  is_retry boolean not null default false,  -- whether an ended generation was retried, which no rate counts
+  is_retry boolean not null default false,  -- whether the round retries an ended generation; rates do not count retries
   idempotency_key text unique,
   note text,
   at timestamptz not null,
@@ -78,7 +82,7 @@ create table picture_queue.ledger (
   unique (generation_id, round, phase),
   constraint ledger_phase_is_known check (phase in ('reserve', 'settle', 'refund', 'grant')),
   constraint ledger_unit_is_known check (price_unit in ('image', 'second')),
-  constraint ledger_amount_is_positive check (amount_usd >= 0 or phase = 'grant'),
+  constraint ledger_amount_is_not_negative check (amount_usd >= 0 or phase = 'grant'),
   constraint ledger_row_has_subject check (
     case when phase = 'grant' then user_id is not null else num_nulls(generation_id, round) = 0 end
   )

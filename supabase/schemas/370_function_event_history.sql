@@ -1,5 +1,6 @@
 -- Sends an external event. If no job is parked on the event, it is kept for a day, for jobs that park later. A second
--- event of the same name replaces the first. A second call with the same event_id is a repetition and changes nothing.
+-- event of the same name replaces a kept event. A second call with the same event_id changes nothing and returns the
+-- answer of the first.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
@@ -13,7 +14,7 @@ begin
       then format('name is %s', quote_nullable(left(name, 300))) end,
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
     case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
-    'name and event_id have 1 to 200 characters, a name no control characters');
+    'name and event_id have 1 to 200 characters, and name has no control characters');
   v_answer := picture_queue._find_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
@@ -37,19 +38,19 @@ begin
   v_attempt := (picture_queue._lock_job(job_id, lease_id)).attempt;
   perform picture_queue._raise_problem(case
     when not picture_queue._is_object_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
-      then 'lines is not a list of {level, message}'
+      then 'lines is not a list of {at, level, message}, with a text as message'
     when exists (select from jsonb_array_elements(lines) e
       where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
       then 'lines has a level that is not debug, info, warning or error'
     when exists (select from jsonb_to_recordset(lines) as l (at timestamptz)
       where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z') then 'lines has a time that is not from 1970 to 9998'
-  end, 'lines is a list of {at, level, message}');
+  end, 'pass lines as a list of {at, level, message}; at and level are optional');
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Skip the lines that an earlier call with a lost answer has written.
+    -- Skip the lines that are stored already: the client retries a call if its answer was lost.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -62,7 +63,8 @@ exception
   when deadlock_detected or lock_not_available then
     return picture_queue._raise_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm,
+      'pass lines as a list of {at, level, message}; at and level are optional');
     return null;
 end
 $$;
@@ -90,13 +92,13 @@ begin
         union all
         select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
         from picture_queue.history h
-        -- The row of the action park already shows the claim of a job that was woken.
+        -- The row of the action wake repeats started_at of the row of the action park, which shows this claim already.
         where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
         union all
         select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
         from picture_queue.history h where h.job_id = v_job.id
         union all
-        -- 9e18 sorts these rows after those of the history.
+        -- The number 9e18 is above every id of the history, so these rows come last among rows of the same time.
         select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
         where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
         union all

@@ -27,7 +27,9 @@ begin
 end
 $$;
 
--- Applies a webhook to the row of its prediction, and returns its outcome:
+-- Applies a webhook to the row of its prediction, and returns its outcome. The argument prediction is the id of this
+-- row, which the URL of the webhook contains. The argument prediction_id is the id that the provider gave the
+-- prediction. The outcomes:
 -- applied   the status is later than the status of the last webhook
 -- repeated  the row has this status or a later status
 -- ignored   there is no such row, the row has ended, or the row has recorded another prediction
@@ -52,7 +54,7 @@ begin
       '["choice", "starting", "processing", "succeeded", "failed", "canceled", "aborted"]'),
     case when progress not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end),
     'pass the id and the status of the prediction as the provider sent them, and its progress in percent');
-  -- Rows are locked in the order of all functions: first the job, then the prediction.
+  -- Every function locks the job before its prediction, so that two calls cannot deadlock.
   perform from public.job_queue j
   where j.id = (select p.job_id from picture_queue.prediction p where p.id = receive_prediction.prediction) for update;
   select * into v_row from picture_queue.prediction p where p.id = receive_prediction.prediction for update;

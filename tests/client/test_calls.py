@@ -122,7 +122,7 @@ def test_a_response_that_never_ends_is_abandoned_at_the_timeout(api):
         call(api, timeout=0.4)
 
 
-def test_a_call_is_repeated_after_the_seconds_of_retry_after(api):
+def test_a_call_is_retried_after_the_seconds_of_retry_after(api):
     api.answers = [Answer(429, b"{}", {"retry-after": "1"})]
     began = time.monotonic()
     assert call(api) == "ok"

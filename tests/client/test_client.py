@@ -246,7 +246,7 @@ async def test_a_missing_or_incompatible_schema_raises_a_typed_error(service, mo
         await service.jobs.list()
 
 
-async def test_a_call_whose_response_was_lost_is_repeated_and_writes_once(service, queue):
+async def test_a_call_whose_response_was_lost_is_retried_and_writes_once(service, queue):
     client = await service._backend._api().client()
     sent = 0
 

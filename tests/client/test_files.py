@@ -94,7 +94,7 @@ CALLS: list[tuple[Callable[[Api, float], Any], str, bytes]] = [
         Answer(write=lambda handler: handler.connection.shutdown(2)),
     ],
 )
-def test_a_call_that_failed_is_repeated(api, call, path, body, failure):
+def test_a_call_that_failed_is_retried(api, call, path, body, failure):
     api.answers = [failure, failure, Answer(body=body)]
     result = call(api, 10)
     assert api.paths == [path] * 3
@@ -122,7 +122,7 @@ def test_the_number_of_retries_is_limited(api, call, path, body):
     ("status", "error"),
     [(403, errors.NotAllowed), (404, errors.NotFound), (413, errors.TooLarge)],
 )
-def test_a_refused_call_is_not_repeated(api, call, path, body, status, error):
+def test_a_refused_call_is_not_retried(api, call, path, body, status, error):
     api.answers = [storage_error(status)]
     with pytest.raises(error, match="Storage refused: no"):
         call(api, 10)

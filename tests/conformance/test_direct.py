@@ -85,7 +85,7 @@ async def test_the_environment_selects_the_transport(stack, monkeypatch):
         assert await pq.health()
 
 
-async def test_a_terminated_session_is_replaced_and_the_call_repeated(direct, db, queue):
+async def test_a_terminated_session_is_replaced_and_the_call_retried(direct, db, queue):
     enqueued = await direct.jobs.enqueue("x", queue=queue)
     await db.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity "

@@ -1,4 +1,4 @@
-"""A reverse proxy that serves HTTP/2 in front of the embedded gateway, as the platform does."""
+"""A reverse proxy that serves HTTP/2 in front of the embedded gateway, as Supabase does."""
 
 import asyncio
 import socket
@@ -16,8 +16,10 @@ from picture_queue.local.gateway.upstream import Upstream, UpstreamError
 
 from .loop_thread import LoopThread
 
-_UNFORWARDED_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
-_REPLACED_HEADERS = _UNFORWARDED_HEADERS | {b"content-length"}
+#: Headers that belong to one connection, or that the sending server sets itself.
+_CONNECTION_HEADERS = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
+#: The proxy reads the whole body, and sets its own Content-Length.
+_DROPPED_REQUEST_HEADERS = _CONNECTION_HEADERS | {b"content-length"}
 
 
 @contextmanager
@@ -57,14 +59,14 @@ def h2_front(host: str, port: int) -> Iterator[int]:
 
 
 def create_tls_context(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """Create a certificate for ``localhost``.
+    """Create a certificate for ``localhost`` and a TLS context that serves it.
 
     Args:
-        directory: The directory for the file with the certificate of the authority.
+        directory: The directory for the certificate file of the certificate authority.
 
     Returns:
-        A server context that offers HTTP/2 and HTTP/1.1, and the file with the certificate of the
-        authority, for ``SSL_CERT_FILE``.
+        A server context that offers HTTP/2 and HTTP/1.1, and the path of the authority's
+        certificate file. A client trusts the server if ``SSL_CERT_FILE`` has this path.
     """
     authority, file = trustme.CA(), directory / "authority.pem"
     authority.cert_pem.write_to_path(str(file))
@@ -98,7 +100,9 @@ class _ForwardingApp:
     async def _forward(self, scope: Any, receive: Any, send: Any) -> None:
         body = b"".join([piece async for piece in _pieces(receive)])
         headers = [
-            (name, value) for name, value in scope["headers"] if name not in _REPLACED_HEADERS
+            (name, value)
+            for name, value in scope["headers"]
+            if name not in _DROPPED_REQUEST_HEADERS
         ]
         headers.append((b"content-length", str(len(body)).encode()))
         query = scope["query_string"]
@@ -111,7 +115,7 @@ class _ForwardingApp:
             await exchange.send(scope["method"].encode(), target, headers, stream_body())
             answer = b"".join([piece async for piece in exchange.body()])
             status, received = exchange.status, exchange.headers
-        forwarded = [(name, value) for name, value in received if name not in _UNFORWARDED_HEADERS]
+        forwarded = [(name, value) for name, value in received if name not in _CONNECTION_HEADERS]
         await send({"type": "http.response.start", "status": status, "headers": forwarded})
         await send({"type": "http.response.body", "body": answer})
 

@@ -16,9 +16,9 @@ from .world import (
     SCHNELL,
     AnswerGate,
     Database,
+    FakeJobContext,
     Generation,
-    Job,
-    Row,
+    PredictionRow,
     Store,
     World,
     assert_paid_once,
@@ -28,7 +28,7 @@ from .world import (
 
 async def stop_while_running(world: World, cancel: bool) -> Generation:
     """Cancel the handler of a running generation, as a cancel or a release of its job does."""
-    generation, job = world.generation(num_outputs=2), Job()
+    generation, job = world.generation(num_outputs=2), FakeJobContext()
     task = asyncio.create_task(world.run(generation, job))
     await job.running.wait()
     job.cancel_requested = cancel
@@ -43,15 +43,15 @@ async def test_a_cancel_stops_the_prediction() -> None:
     async with world.http:
         await stop_while_running(world, cancel=True)
         assert [prediction["status"] for prediction in await world.predictions()] == ["canceled"]
-        assert [row.state for row in world.db.rows] == ["canceled"]
+        assert [row.state for row in world.db.predictions] == ["canceled"]
 
 
 async def test_the_metrics_of_a_cancelled_prediction_are_stored() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
         await stop_while_running(world, cancel=True)
-        assert world.db.rows[0].metrics == (await world.predictions())[0]["metrics"]
-        assert world.db.rows[0].metrics["predict_time"] >= 0
+        assert world.db.predictions[0].metrics == (await world.predictions())[0]["metrics"]
+        assert world.db.predictions[0].metrics["predict_time"] >= 0
 
 
 async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
@@ -60,7 +60,7 @@ async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
         generation = await stop_while_running(world, cancel=False)
         assert [prediction["status"] for prediction in await world.predictions()] == ["processing"]
         await world.run(generation)
-        assert len(world.db.rows) == 1
+        assert len(world.db.predictions) == 1
         await assert_paid_once(world, generation)
 
 
@@ -68,7 +68,7 @@ async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
 async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        gate, job = AnswerGate(world.client, "create"), Job()
+        gate, job = AnswerGate(world.client, "create"), FakeJobContext()
         task = asyncio.create_task(world.run(world.generation(), job, client=gate))
         await gate.has_effect.wait()
         job.cancel_requested = cancel
@@ -77,7 +77,7 @@ async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
         gate.may_answer.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        (row,) = world.db.rows
+        (row,) = world.db.predictions
         assert row.prediction_id == (await world.predictions())[0]["id"]
         assert row.state == ("aborted" if cancel else "created")  # it had not started
         assert len(await world.paid()) == (0 if cancel else 1)
@@ -86,7 +86,7 @@ async def test_a_create_in_progress_is_still_recorded(cancel: bool) -> None:
 async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        gate, job = AnswerGate(world.client, "create"), Job()
+        gate, job = AnswerGate(world.client, "create"), FakeJobContext()
         short_cleanup = replace(FAST, cancel_timeout=0.05)
         task = asyncio.create_task(world.run(world.generation(), job, short_cleanup, gate))
         await gate.has_effect.wait()
@@ -95,13 +95,13 @@ async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await world.paid() == []
-        assert [row.state for row in world.db.rows] == ["canceled"]
+        assert [row.state for row in world.db.predictions] == ["canceled"]
 
 
 async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        generation, job = world.generation(), Job()
+        generation, job = world.generation(), FakeJobContext()
         # The answer to the create call is lost, so the handler searches for its prediction. The
         # handler finds this foreign prediction with the same input, which may be its own.
         foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
@@ -119,7 +119,7 @@ async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() ->
 
 
 async def test_a_job_cancelled_before_the_create_makes_no_request(world: World) -> None:
-    job = Job()
+    job = FakeJobContext()
     job.cancel_requested = True
     gate: Any = AnswerGate(Store(world.db, world.generation()), "begin")
     task = asyncio.create_task(
@@ -140,14 +140,14 @@ async def test_a_cancel_ends_even_if_the_prediction_cannot_be_stopped(
         await world.set_fault(kind="server_error", on="cancel", count=100)
         await stop_while_running(world, cancel=True)
         assert "was not cancelled" in caplog.text
-        assert [row.state for row in world.db.rows] == ["created"]
+        assert [row.state for row in world.db.predictions] == ["created"]
 
 
 @pytest.mark.parametrize("cancel", [True, False], ids=["cancelled", "released"])
 async def test_only_a_release_stops_the_storing_of_paid_pictures(cancel: bool) -> None:
     world = World(SimulatorSettings(seconds=0))
     async with world.http:
-        generation, job = world.generation(num_outputs=2), Job()
+        generation, job = world.generation(num_outputs=2), FakeJobContext()
         gate = AnswerGate(Store(world.db, generation), "upload")
         handler = image_handler(providers_of(world.client), lambda _: gate, FAST)
         task = asyncio.create_task(handler({}, job))
@@ -158,11 +158,11 @@ async def test_only_a_release_stops_the_storing_of_paid_pictures(cancel: bool) -
         gate.may_answer.set()
         if cancel:
             assert len((await task)["images"]) == 2
-            assert [row.state for row in world.db.rows] == ["succeeded"]
+            assert [row.state for row in world.db.predictions] == ["succeeded"]
         else:
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert [row.state for row in world.db.rows] == ["created"]
+            assert [row.state for row in world.db.predictions] == ["created"]
 
 
 async def test_a_cancel_waits_for_the_storing_of_pictures_only_for_a_time(
@@ -171,7 +171,7 @@ async def test_a_cancel_waits_for_the_storing_of_pictures_only_for_a_time(
     monkeypatch.setattr("picture_queue.generations.handler._STORE_TIMEOUT", 0.05)
     world = World(SimulatorSettings(seconds=0))
     async with world.http:
-        generation, job = world.generation(), Job()
+        generation, job = world.generation(), FakeJobContext()
         gate = AnswerGate(Store(world.db, generation), "upload")
         handler = image_handler(providers_of(world.client), lambda _: gate, FAST)
         task = asyncio.create_task(handler({}, job))
@@ -185,7 +185,7 @@ async def test_a_cancel_waits_for_the_storing_of_pictures_only_for_a_time(
 async def test_a_prediction_that_succeeded_before_the_cancel_is_recorded_as_succeeded() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
-        job = Job()
+        job = FakeJobContext()
         gate: Any = AnswerGate(world.client, "get")
         task = asyncio.create_task(world.run(world.generation(), job, client=gate))
         await gate.has_effect.wait()
@@ -194,8 +194,8 @@ async def test_a_prediction_that_succeeded_before_the_cancel_is_recorded_as_succ
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert [row.state for row in world.db.rows] == ["succeeded"]
-        assert world.db.rows[0].metrics["image_count"] == 1
+        assert [row.state for row in world.db.predictions] == ["succeeded"]
+        assert world.db.predictions[0].metrics["image_count"] == 1
         assert world.db.files == {}
 
 
@@ -203,8 +203,10 @@ async def test_a_retry_of_a_cancelled_generation_makes_its_pictures() -> None:
     world = World(SimulatorSettings(seconds=0))
     async with world.http:
         generation = world.generation()
-        row = Row(uuid4(), generation.id, generation.input, datetime.now(UTC), "succeeded", "old")
-        world.db.rows.append(row)
+        row = PredictionRow(
+            uuid4(), generation.id, generation.input, datetime.now(UTC), "succeeded", "old"
+        )
+        world.db.predictions.append(row)
         assert len((await world.run(generation))["images"]) == 1
 
 
@@ -214,7 +216,7 @@ async def test_a_cancel_that_comes_too_late_leaves_only_pictures_that_count(
     monkeypatch.setattr("picture_queue.generations.handler._STORE_TIMEOUT", 0.3)
     world = World(SimulatorSettings(seconds=0))
     async with world.http:
-        generation, job = world.generation(num_outputs=3), Job()
+        generation, job = world.generation(num_outputs=3), FakeJobContext()
         store: Any = _SlowLastUpload(world.db, generation)
         handler = image_handler(providers_of(world.client), lambda _: store, FAST)
         task = asyncio.create_task(handler({}, job))
@@ -223,7 +225,7 @@ async def test_a_cancel_that_comes_too_late_leaves_only_pictures_that_count(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert [row.state for row in world.db.rows] == ["succeeded"]
+        assert [row.state for row in world.db.predictions] == ["succeeded"]
         images = world.db.images[generation.id].values()
         assert len(images) == 2
         assert world.db.files.keys() == {image.path for image in images}

@@ -19,7 +19,7 @@ from picture_queue.providers import errors
 from picture_queue.providers.replicate.webhook import WebhookVerifier
 from picture_queue.worker import PermanentFailure, RateLimited, Retry, Snooze
 
-from .world import FAST, Generation, Job, World, assert_paid_once
+from .world import FAST, FakeJobContext, Generation, World, assert_paid_once
 
 FINAL = {"succeeded", "failed", "canceled", "aborted", "lost"}
 REFUSALS: list[dict[str, Any]] = [
@@ -51,7 +51,7 @@ async def run_like_a_worker(
     attempt = 1
     for _ in range(8):
         try:
-            await world.run(generation, Job(attempt), settings)
+            await world.run(generation, FakeJobContext(attempt), settings)
         except Retry:
             attempt += 1
         except (RateLimited, Snooze):
@@ -69,11 +69,13 @@ async def test_one_unexpected_answer_loses_no_picture(world: World, fault: Any, 
     assert await run_like_a_worker(world, generation) <= 2
     # A refused create call has created no prediction: its row failed, and the next attempt has
     # another row.
-    refused = [row for row in world.db.rows if row.prediction_id is None and row.state == "failed"]
+    refused = [
+        row for row in world.db.predictions if row.prediction_id is None and row.state == "failed"
+    ]
     assert not refused or on == "create"
-    world.db.rows = [row for row in world.db.rows if row not in refused]
+    world.db.predictions = [row for row in world.db.predictions if row not in refused]
     await assert_paid_once(world, generation)
-    assert {row.state for row in world.db.rows} <= FINAL
+    assert {row.state for row in world.db.predictions} <= FINAL
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ async def test_an_unexpected_answer_to_the_search_for_a_lost_prediction_pays_onc
     await world.set_fault(on="list", **fault)
     assert await run_like_a_worker(world, generation) <= 2
     await assert_paid_once(world, generation)
-    assert [row.state for row in world.db.rows] == ["succeeded"]
+    assert [row.state for row in world.db.predictions] == ["succeeded"]
 
 
 @pytest.mark.parametrize("fault", UNEXPECTED_ANSWERS, ids=name_of)
@@ -114,7 +116,7 @@ async def test_an_unexpected_answer_to_a_cancel_stops_the_prediction(
     caplog.set_level(logging.CRITICAL, "picture_queue")
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        generation, job = world.generation(), Job()
+        generation, job = world.generation(), FakeJobContext()
         task = asyncio.create_task(world.run(generation, job))
         await job.running.wait()
         await world.set_fault(on="cancel", **fault)
@@ -123,14 +125,14 @@ async def test_an_unexpected_answer_to_a_cancel_stops_the_prediction(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [found["status"] for found in await world.predictions()] == ["canceled"]
-        assert [row.state for row in world.db.rows] == ["canceled"]
+        assert [row.state for row in world.db.predictions] == ["canceled"]
 
 
 @pytest.mark.parametrize("fault", [*REFUSALS, *OUTAGES[:5]], ids=name_of)
 async def test_a_retry_after_an_unconfirmed_cancel_attaches_to_the_prediction(fault: Any) -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        generation, job = world.generation(num_outputs=2), Job()
+        generation, job = world.generation(num_outputs=2), FakeJobContext()
         task = asyncio.create_task(world.run(generation, job))
         await job.running.wait()
         await world.set_fault(on="cancel", count=99, **fault)
@@ -141,7 +143,7 @@ async def test_a_retry_after_an_unconfirmed_cancel_attaches_to_the_prediction(fa
         world.now = time.time() + 60
         await run_like_a_worker(world, generation)
         await assert_paid_once(world, generation)
-        assert [row.state for row in world.db.rows] == ["succeeded"]
+        assert [row.state for row in world.db.predictions] == ["succeeded"]
 
 
 @pytest.mark.parametrize("fault", UNEXPECTED_ANSWERS, ids=name_of)
@@ -167,7 +169,7 @@ async def test_an_unexpected_answer_to_the_read_of_the_secret_refuses_no_webhook
     except errors.ServiceUnavailable:  # Replicate sends the webhook again
         now[0] += 11  # the secret is read again after 10 seconds
         prediction = await verifier.verify(headers, body.encode())
-    assert prediction.id == world.db.rows[0].prediction_id
+    assert prediction.id == world.db.predictions[0].prediction_id
 
 
 @pytest.mark.parametrize("kind", ["missing_output", "expired_output"])
@@ -177,7 +179,7 @@ async def test_a_missing_output_ends_the_row_and_is_not_paid_again(world: World,
     with pytest.raises(PermanentFailure):
         await run_like_a_worker(world, generation)
     assert len(await world.paid()) == 1
-    assert [row.state for row in world.db.rows] == ["failed"]
+    assert [row.state for row in world.db.predictions] == ["failed"]
 
 
 @pytest.mark.parametrize("kind", ["bad_picture", "bomb"])
@@ -190,7 +192,7 @@ async def test_a_bad_picture_among_good_ones_loses_only_itself(
     assert await run_like_a_worker(world, generation) == 1
     assert list(world.db.images[generation.id]) == [n for n in (1, 2, 3) if n != number + 1]
     assert len(await world.paid()) == 1
-    assert [row.state for row in world.db.rows] == ["succeeded"]
+    assert [row.state for row in world.db.predictions] == ["succeeded"]
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -209,12 +211,12 @@ async def test_a_picture_that_the_safety_checker_removed_leaves_the_others(world
     await world.set_fault(kind="fewer_pictures")
     await run_like_a_worker(world, generation)
     assert list(world.db.images[generation.id]) == [1, 2]
-    assert [row.state for row in world.db.rows] == ["succeeded"]
+    assert [row.state for row in world.db.predictions] == ["succeeded"]
 
 
 @pytest.mark.parametrize("logs", ["percent", "text", "empty"])
 async def test_progress_never_goes_back_whatever_the_logs_are(world: World, logs: str) -> None:
-    generation, job = world.generation(num_outputs=2), Job()
+    generation, job = world.generation(num_outputs=2), FakeJobContext()
     await world.set_fault(kind="slow", seconds=0.3, logs=logs)
     await world.run(generation, job)
     percents = [percent for percent, _ in job.reported]

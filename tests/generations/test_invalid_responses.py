@@ -10,7 +10,7 @@ import pytest
 from picture_queue.providers import errors
 from picture_queue.worker import PermanentFailure, RateLimited, Retry
 
-from .world import Job, World, assert_paid_once, raises_verdict
+from .world import FakeJobContext, World, assert_paid_once, raises_verdict
 
 
 class _FaultyTransport(httpx.AsyncBaseTransport):
@@ -99,7 +99,7 @@ async def test_a_repeated_error_response_ends_the_attempt(
     world.http._transport = _FaultyTransport(world.http._transport, matches, 99, status)
     with raises_verdict(verdict, kind):
         await world.run(world.generation())
-    assert [row.state for row in world.db.rows] == [state]
+    assert [row.state for row in world.db.predictions] == [state]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_a_create_with_a_refused_token_does_not_fail_the_job_for_good(
         await world.run(generation)
     if isinstance(raised.verdict, RateLimited):
         assert raised.verdict.key == "provider:replicate", "all jobs of the provider would fail"
-    assert [row.state for row in world.db.rows] == ["failed"]
+    assert [row.state for row in world.db.predictions] == ["failed"]
     await world.run(generation)
     assert len(await world.paid()) == 1
 
@@ -144,7 +144,7 @@ async def test_a_logging_handler_that_raises_loses_no_image(
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
-async def test_a_refused_create_is_repeated_once(world: World, status: int) -> None:
+async def test_a_refused_create_is_retried_once(world: World, status: int) -> None:
     world.http._transport = _FaultyTransport(
         world.http._transport, _is_create, 2, status, json={"detail": "unexpected"}
     )
@@ -152,6 +152,6 @@ async def test_a_refused_create_is_repeated_once(world: World, status: int) -> N
     with pytest.raises(Retry):
         await world.run(generation)
     with pytest.raises(PermanentFailure):
-        await world.run(generation, Job(attempt=2))
+        await world.run(generation, FakeJobContext(attempt=2))
     await world.run(generation)
     assert len(await world.paid()) == 1

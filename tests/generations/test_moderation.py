@@ -42,7 +42,7 @@ async def test_a_refused_prompt_costs_nothing(world: World) -> None:
         )
     assert str(raised.verdict) == REASON, "the owner sees the reason"
     assert await world.predictions() == []
-    assert [row.state for row in world.db.rows] == ["failed"]
+    assert [row.state for row in world.db.predictions] == ["failed"]
     (request,) = seen
     assert (request.prompt, request.model_id) == ("a boat", SCHNELL)
     assert request.input == {"megapixels": "0.25", "seed": 7}
@@ -102,7 +102,7 @@ async def test_nothing_is_sent_unmoderated_after_an_error(world: World, answer: 
     assert await world.predictions() == []
     await world.run(generation, settings=settings)
     assert calls == 2, "the next attempt asks again"
-    assert [row.state for row in world.db.rows] == ["failed", "succeeded"]
+    assert [row.state for row in world.db.predictions] == ["failed", "succeeded"]
     assert len(await world.paid()) == 1
 
 
@@ -117,7 +117,7 @@ async def test_a_refused_picture_is_not_stored(world: World) -> None:
     await world.run(generation, settings=settings_with_moderation(moderate_image=moderate_image))
     assert list(world.db.images[generation.id]) == [2]
     assert len(world.db.files) == 1
-    assert [row.state for row in world.db.rows] == ["succeeded"]
+    assert [row.state for row in world.db.predictions] == ["succeeded"]
     assert {(picture.n, picture.mime_type) for picture in seen} == {
         (1, "image/webp"),
         (2, "image/webp"),
@@ -155,7 +155,7 @@ async def test_a_generation_whose_pictures_are_all_refused_fails(world: World) -
         )
     assert str(raised.verdict) == REASON
     assert world.db.files == {}
-    assert [row.state for row in world.db.rows] == ["failed"]
+    assert [row.state for row in world.db.predictions] == ["failed"]
     assert len(await world.paid()) == 1
 
 

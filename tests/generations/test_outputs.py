@@ -27,8 +27,8 @@ from picture_queue.worker import PermanentFailure, Retry, Snooze
 from .world import (
     FAST,
     FakeDownloads,
+    FakeJobContext,
     Generation,
-    Job,
     Store,
     UnusualClient,
     World,
@@ -90,7 +90,7 @@ async def test_a_bad_picture_does_not_keep_the_others_from_being_stored(world: W
     assert result["missing_images"] == generation.missing_images == missing
     assert outputs.downloads.count(2) == 2  # a single bad answer is not final
     assert [outputs.downloads.count(n) for n in (1, 3, 4)] == [1, 1, 1]
-    assert world.db.rows[0].state == "succeeded"
+    assert world.db.predictions[0].state == "succeeded"
 
 
 async def test_a_picture_that_is_bad_once_is_stored(world: World) -> None:
@@ -127,7 +127,7 @@ async def test_a_generation_without_any_good_picture_fails(world: World) -> None
     generation = world.generation(num_outputs=2)
     with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(generation, client=outputs)
-    assert world.db.rows[0].state == "failed"
+    assert world.db.predictions[0].state == "failed"
     assert world.db.images == {}
 
 
@@ -151,7 +151,7 @@ async def test_an_outage_of_one_picture_does_not_delay_the_others_for_ever(world
     outputs = Outputs(world, {2: [errors.ServiceUnavailable("503")]})
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, client=outputs)
-    world.db.rows[0].created_at = datetime.now(UTC) - timedelta(hours=2)
+    world.db.predictions[0].created_at = datetime.now(UTC) - timedelta(hours=2)
     result = await world.run(generation, client=outputs)
     assert (numbers(result["images"]), numbers(result["missing_images"])) == ([1], [2])
 
@@ -161,7 +161,7 @@ async def test_a_lasting_outage_of_all_pictures_uses_up_attempts(world: World) -
     outputs = Outputs(world, {1: [errors.ServiceUnavailable("503")]})
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, client=outputs)
-    world.db.rows[0].created_at = datetime.now(UTC) - timedelta(hours=2)
+    world.db.predictions[0].created_at = datetime.now(UTC) - timedelta(hours=2)
     with raises_verdict(Retry, errors.ServiceUnavailable):
         await world.run(generation, client=outputs)
 
@@ -184,7 +184,7 @@ async def test_stored_pictures_are_delivered_after_the_output_was_deleted(
     assert numbers(result["missing_images"]) == ([1, 4] if knows_count else [1])
     assert "deleted it before it could be fetched" in result["missing_images"][0]["reason"]
     assert result["missing_images"] == generation.missing_images
-    assert [row.state for row in world.db.rows] == ["succeeded"]
+    assert [row.state for row in world.db.predictions] == ["succeeded"]
 
 
 class _OtherClock(Store):
@@ -201,7 +201,7 @@ async def test_the_clock_of_the_worker_does_not_end_an_outage(world: World) -> N
     store = _OtherClock(world.db, world.generation(num_outputs=2))
     client: Any = Outputs(world, {2: [errors.ServiceUnavailable("503")]})
     with raises_verdict(Snooze, errors.ServiceUnavailable):
-        await image_handler(providers_of(client), lambda _: store, FAST)({}, Job())
+        await image_handler(providers_of(client), lambda _: store, FAST)({}, FakeJobContext())
 
 
 async def test_a_result_that_was_not_reported_still_names_what_is_missing(world: World) -> None:
@@ -230,7 +230,9 @@ class _Uploads(Store):
 async def test_a_picture_that_the_bucket_refuses_is_missing(world: World, error: Exception) -> None:
     generation = world.generation(num_outputs=2)
     store = _Uploads(world, generation, lambda path: error if path.endswith("/2.webp") else None)
-    result = await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
+    result = await image_handler(providers_of(world.client), lambda _: store, FAST)(
+        {}, FakeJobContext()
+    )
     assert numbers(result["images"]) == [1]
     reason = "The picture was made, but the storage refused it."
     assert result["missing_images"] == [{"n": 2, "reason": reason}]
@@ -242,7 +244,7 @@ async def test_a_thumbnail_is_stored_beside_the_picture(world: World) -> None:
     try:
         store = Store(world.db, generation)
         handler = image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)
-        result = await handler({}, Job())
+        result = await handler({}, FakeJobContext())
     finally:
         thumbnails.close()
     for image in result["images"]:
@@ -263,7 +265,7 @@ async def test_a_thumbnail_that_cannot_be_stored_is_left_out(world: World) -> No
     thumbnails = ThumbnailMaker(100)
     try:
         result = await image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)(
-            {}, Job()
+            {}, FakeJobContext()
         )
     finally:
         thumbnails.close()
@@ -287,7 +289,7 @@ async def test_a_picture_stays_open_for_its_thumbnail_after_a_failed_upload(worl
     thumbnails: Any = _SlowThumbnails()
     handler = image_handler(providers_of(world.client), lambda _: store, FAST, thumbnails)
     with raises_verdict(PermanentFailure, errors.OutputRefused):
-        await handler({}, Job())
+        await handler({}, FakeJobContext())
     assert len(thumbnails.sizes) == 2, "the picture is tried twice"
     assert min(thumbnails.sizes) > 0
 
@@ -427,7 +429,9 @@ async def test_a_large_picture_is_not_held_in_memory(world: World) -> None:
     client: Any = _LargeDownload(world, 320)  # 20 MB
     tracemalloc.start()
     try:
-        result = await image_handler(providers_of(client), lambda _: store, FAST)({}, Job())
+        result = await image_handler(providers_of(client), lambda _: store, FAST)(
+            {}, FakeJobContext()
+        )
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -36,8 +36,8 @@ from .world import (
     Crashed,
     CrashingCalls,
     Database,
+    FakeJobContext,
     Generation,
-    Job,
     Store,
     raises_verdict,
 )
@@ -68,16 +68,16 @@ class FunctionWorld:
         self,
         generation: Generation,
         provider: FunctionProvider,
-        job: Job | None = None,
+        job: FakeJobContext | None = None,
         store: Store | None = None,
         settings: HandlerSettings = FAST,
     ) -> "asyncio.Task[dict[str, Any]]":
         job_store = store or Store(self.db, generation)
         handler = image_handler({"own": provider}, lambda _: job_store, settings)
-        return asyncio.create_task(handler({}, job or Job()))
+        return asyncio.create_task(handler({}, job or FakeJobContext()))
 
     def states(self) -> list[str]:
-        return [row.state for row in self.db.rows]
+        return [row.state for row in self.db.predictions]
 
 
 @pytest.fixture
@@ -95,13 +95,13 @@ async def provider(function_world: FunctionWorld) -> AsyncIterator[FunctionProvi
 async def test_a_function_makes_the_picture(
     function_world: FunctionWorld, provider: FunctionProvider
 ) -> None:
-    generation, job = function_world.generation(), Job()
+    generation, job = function_world.generation(), FakeJobContext()
     result = await function_world.start(generation, provider, job)
     path = result["images"][0]["path"]
     assert function_world.db.files[path] == (drawing.png("a boat"), "image/png")
     assert function_world.states() == ["succeeded"]
-    assert function_world.db.rows[0].metrics is not None
-    assert function_world.db.rows[0].metrics["image_count"] == 1
+    assert function_world.db.predictions[0].metrics is not None
+    assert function_world.db.predictions[0].metrics["image_count"] == 1
     assert provider._runs == {}, "the pictures are not held once they are stored"
 
 
@@ -113,7 +113,7 @@ async def test_a_generation_runs_again_after_its_worker_died(
     async with asyncio.timeout(20):
         await function_world.running.wait()
     # The worker dies here: its task is not cancelled. Another worker resumes the row.
-    generation.input["is_slow"] = function_world.db.rows[0].input["is_slow"] = False
+    generation.input["is_slow"] = function_world.db.predictions[0].input["is_slow"] = False
     other = FunctionProvider(function_world.draw)
     result = await function_world.start(generation, other)
     assert len(result["images"]) == 1
@@ -126,9 +126,9 @@ async def test_a_generation_runs_again_after_its_worker_died(
 async def test_a_lost_lease_stops_the_function(
     function_world: FunctionWorld, provider: FunctionProvider
 ) -> None:
-    generation, job = function_world.generation(is_slow=True), Job()
+    generation, job = function_world.generation(is_slow=True), FakeJobContext()
 
-    class LeaseLostAtHalf(Job):
+    class LeaseLostAtHalf(FakeJobContext):
         async def progress(self, percent: int, message: str | None = None) -> None:
             await super().progress(percent, message)
             if percent == 50:
@@ -137,7 +137,7 @@ async def test_a_lost_lease_stops_the_function(
     with pytest.raises(StaleLease):
         await function_world.start(generation, provider, LeaseLostAtHalf())
     assert provider._runs == {}
-    function_world.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
+    function_world.db.predictions[0].input["is_slow"] = generation.input["is_slow"] = False
     await function_world.start(generation, provider, job)
     assert function_world.states() == ["lost", "succeeded"]
 
@@ -146,7 +146,7 @@ async def test_a_lost_lease_stops_the_function(
 async def test_a_cancel_or_release_stops_the_function(
     function_world: FunctionWorld, provider: FunctionProvider, cancel: bool, state: str
 ) -> None:
-    generation, job = function_world.generation(is_slow=True), Job()
+    generation, job = function_world.generation(is_slow=True), FakeJobContext()
     task = function_world.start(generation, provider, job)
     async with asyncio.timeout(20):
         await function_world.running.wait()
@@ -160,7 +160,7 @@ async def test_a_cancel_or_release_stops_the_function(
     await asyncio.wait({run.task}, timeout=5)
     assert run.task.done()
     if not cancel:  # the next worker runs it again
-        function_world.db.rows[0].input["is_slow"] = generation.input["is_slow"] = False
+        function_world.db.predictions[0].input["is_slow"] = generation.input["is_slow"] = False
         await function_world.start(generation, provider)
         assert function_world.states() == ["lost", "succeeded"]
 
@@ -264,11 +264,11 @@ async def test_a_generation_ends_wherever_its_workers_die(function_world: Functi
         store = crashing.wrap(Store(function_world.db, generation))
         handler = image_handler({"own": crashing.wrap(provider)}, lambda _: store, FAST)
         try:
-            await handler({}, crashing.wrap(Job()))
+            await handler({}, crashing.wrap(FakeJobContext()))
         except Crashed:
             assert crash_at < float("inf")
         await provider.aclose()
-        return crashing.calls
+        return crashing.points
 
     points = await attempt(function_world, function_world.generation(), float("inf"))
     assert {
@@ -295,7 +295,7 @@ async def test_a_generation_ends_wherever_its_workers_die(function_world: Functi
 async def test_a_worker_without_the_provider_snoozes_the_job(function_world: FunctionWorld) -> None:
     generation = function_world.generation()
     generation.provider = "another"
-    job = Job()
+    job = FakeJobContext()
     with raises_verdict(Snooze, errors.ProviderMissing) as raised:
         await function_world.start(generation, FunctionProvider(function_world.draw), job)
     assert raised.verdict.seconds == 60.0

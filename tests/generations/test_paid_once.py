@@ -21,13 +21,13 @@ from .world import (
     SCHNELL,
     AnswerGate,
     Database,
+    FakeJobContext,
     Generation,
-    Job,
-    Row,
+    PredictionRow,
     Store,
     World,
     assert_paid_once,
-    list_calls_of_a_run,
+    list_crash_points,
     providers_of,
     raises_verdict,
     run_with_crash,
@@ -35,19 +35,19 @@ from .world import (
 
 
 async def test_the_list_of_crash_points_is_complete() -> None:
-    calls = await list_calls_of_a_run()
-    steps = {call.split()[1] for call in calls}
+    points = await list_crash_points()
+    steps = {point.split()[1] for point in points}
     assert steps >= {
         "begin", "progress", "create", "record", "get",
         "download_into", "upload", "save_images", "finish",
     }  # fmt: skip
-    assert {call.split()[0] for call in calls} == {"before", "after"}
-    assert calls.index("after create") < calls.index("before record") < calls.index("before get")
+    assert {point.split()[0] for point in points} == {"before", "after"}
+    assert points.index("after create") < points.index("before record") < points.index("before get")
 
 
 @pytest.mark.parametrize("crashes", [1, 3], ids=["one crash", "three crashes"])
 async def test_a_generation_is_paid_once_wherever_workers_crash(crashes: int) -> None:
-    points = len(await list_calls_of_a_run())
+    points = len(await list_crash_points())
     assert points > 20
     for crash_at in range(points):
         world = World()
@@ -72,7 +72,7 @@ async def test_a_prediction_with_a_lost_response_is_found(world: World) -> None:
     await world.set_fault(kind="lose_answer")
     generation = world.generation(num_outputs=2)
     await world.run(generation)
-    assert len(world.db.rows) == 1
+    assert len(world.db.predictions) == 1
     await assert_paid_once(world, generation)
 
 
@@ -80,7 +80,7 @@ async def test_a_create_without_a_prediction_is_marked_as_lost(world: World) -> 
     await world.set_fault(kind="server_error", status=502)
     generation = world.generation(num_outputs=2)
     await world.run(generation)
-    assert [row.state for row in world.db.rows] == ["lost", "succeeded"]
+    assert [row.state for row in world.db.predictions] == ["lost", "succeeded"]
     await assert_paid_once(world, generation)
 
 
@@ -92,7 +92,7 @@ async def test_a_prediction_that_a_webhook_recorded_during_the_search_is_used(
     generation = world.generation(num_outputs=2)
     client: Any = _WebhookDuringSearch(world, generation, creates)
     await world.run(generation, client=client)
-    assert [row.state for row in world.db.rows] == ["lost"] * (creates - 1) + ["succeeded"]
+    assert [row.state for row in world.db.predictions] == ["lost"] * (creates - 1) + ["succeeded"]
     await assert_paid_once(world, generation)
 
 
@@ -122,7 +122,7 @@ class _WebhookDuringSearch:
         self._searches -= 1
         if self._searches == 0:
             (prediction,) = await self._world.predictions()
-            row = self._world.db.rows_of(self._generation)[-1]
+            row = self._world.db.predictions_of(self._generation)[-1]
             row.prediction_id, row.state = prediction["id"], "created"
         return []
 
@@ -131,7 +131,7 @@ async def test_repeatedly_lost_creates_end_the_attempt(world: World) -> None:
     await world.set_fault(kind="server_error", count=3)
     with raises_verdict(Retry, errors.OutcomeUnknown):
         await world.run(world.generation())
-    assert [row.state for row in world.db.rows] == ["lost"] * 3
+    assert [row.state for row in world.db.predictions] == ["lost"] * 3
 
 
 async def test_a_duplicate_that_appears_late_is_cancelled() -> None:
@@ -139,30 +139,30 @@ async def test_a_duplicate_that_appears_late_is_cancelled() -> None:
     async with world.http:
         generation = world.generation()
         late = _LateClient(world.client)
-        job = Job()
+        job = FakeJobContext()
         task = asyncio.create_task(world.run(generation, job, client=late))
         await job.running.wait()
         await late.send_late_create()
         foreign = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
-        await world.http.post(f"/v1/predictions/{world.db.rows[1].prediction_id}/cancel",
+        await world.http.post(f"/v1/predictions/{world.db.predictions[1].prediction_id}/cancel",
                               headers={"authorization": "Bearer r8_test"})  # fmt: skip
         with raises_verdict(PermanentFailure, errors.StoppedOutside):
             await task
         assert await world.paid() == [foreign.id]
-        assert [row.state for row in world.db.rows] == ["lost", "canceled"]
+        assert [row.state for row in world.db.predictions] == ["lost", "canceled"]
 
 
 async def test_a_duplicate_is_cancelled_before_the_job_is_parked() -> None:
     world = World(SimulatorSettings(seconds=30))
     async with world.http:
-        late, job = _LateClient(world.client), Job()
+        late, job = _LateClient(world.client), FakeJobContext()
         settings = replace(FAST, park_after=0.5)
         task = asyncio.create_task(world.run(world.generation(), job, settings, late))
         await job.running.wait()
         await late.send_late_create()
         with pytest.raises(Park):
             await task
-        assert await world.paid() == [world.db.rows[1].prediction_id]
+        assert await world.paid() == [world.db.predictions[1].prediction_id]
 
 
 async def test_a_failed_search_for_duplicates_is_logged(
@@ -204,12 +204,12 @@ async def test_equal_generations_find_their_own_lost_predictions(world: World) -
     await world.set_fault(kind="lose_answer", count=6)
     twins = [world.generation(seed=1) for _ in range(6)]
     await asyncio.gather(*(world.run(twin) for twin in twins))
-    assert [row.state for row in world.db.rows] == ["succeeded"] * 6
+    assert [row.state for row in world.db.predictions] == ["succeeded"] * 6
     paid = await world.paid()
     assert len(paid) == 6
-    assert sorted(row.prediction_id or "" for row in world.db.rows) == sorted(paid)
+    assert sorted(row.prediction_id or "" for row in world.db.predictions) == sorted(paid)
     by_id = {item["id"]: item for item in await world.predictions()}
-    for row in world.db.rows:
+    for row in world.db.predictions:
         prediction = by_id[row.prediction_id or ""]
         span = datetime.fromisoformat(prediction["deadline"]) - datetime.fromisoformat(
             prediction["created_at"]
@@ -220,13 +220,13 @@ async def test_equal_generations_find_their_own_lost_predictions(world: World) -
 async def test_a_prediction_that_an_equal_generation_has_recorded_is_not_used(world: World) -> None:
     generation, twin = world.generation(), world.generation()
     store = _StealingStore(world.db, generation, twin)
-    await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
-    assert [row.state for row in world.db.rows_of(generation)] == ["lost", "succeeded"]
+    await image_handler(providers_of(world.client), lambda _: store, FAST)({}, FakeJobContext())
+    assert [row.state for row in world.db.predictions_of(generation)] == ["lost", "succeeded"]
     paid = await world.paid()
     assert len(paid) == 2
     assert {
-        world.db.rows_of(twin)[0].prediction_id,
-        world.db.rows_of(generation)[1].prediction_id,
+        world.db.predictions_of(twin)[0].prediction_id,
+        world.db.predictions_of(generation)[1].prediction_id,
     } == set(paid)
 
 
@@ -239,8 +239,10 @@ class _StealingStore(Store):
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
         if self._twin is not None:
-            row = Row(uuid4(), self._twin.id, {}, datetime.now(UTC), "created", prediction_id)
-            self._db.rows.append(row)
+            row = PredictionRow(
+                uuid4(), self._twin.id, {}, datetime.now(UTC), "created", prediction_id
+            )
+            self._db.predictions.append(row)
             self._twin = None
         await super().record(row_id, prediction_id)
 
@@ -256,8 +258,8 @@ async def test_the_picture_of_another_user_is_not_taken_after_a_failed_create(
     generation = _upscale(world)
     await world.set_fault(kind="server_error")
     await world.run(generation, client=client)
-    assert [row.state for row in world.db.rows_of(generation)] == ["lost", "succeeded"]
-    assert world.db.rows_of(generation)[1].prediction_id != client.created
+    assert [row.state for row in world.db.predictions_of(generation)] == ["lost", "succeeded"]
+    assert world.db.predictions_of(generation)[1].prediction_id != client.created
 
 
 async def test_the_picture_of_another_program_is_not_taken_after_a_failed_create(
@@ -279,16 +281,16 @@ async def test_the_picture_of_another_program_is_not_taken_after_a_failed_create
 
     client: Any = Client()
     await world.run(generation, client=client)
-    assert [row.state for row in world.db.rows_of(generation)] == ["lost", "succeeded"]
-    assert world.db.rows_of(generation)[1].prediction_id not in foreign
+    assert [row.state for row in world.db.predictions_of(generation)] == ["lost", "succeeded"]
+    assert world.db.predictions_of(generation)[1].prediction_id not in foreign
 
 
 async def test_an_upscale_with_a_lost_answer_is_found(world: World) -> None:
     generation = _upscale(world)
     await world.set_fault(kind="lose_answer")
     await world.run(generation)
-    assert [row.state for row in world.db.rows_of(generation)] == ["succeeded"]
-    assert await world.paid() == [world.db.rows_of(generation)[0].prediction_id]
+    assert [row.state for row in world.db.predictions_of(generation)] == ["succeeded"]
+    assert await world.paid() == [world.db.predictions_of(generation)[0].prediction_id]
 
 
 @pytest.mark.parametrize("is_live", [True, False])
@@ -299,9 +301,9 @@ async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not
     client: Any = _CreateAtSearch(world.client, world.db, twin, is_live=is_live)
     await world.set_fault(kind="server_error")
     await world.run(generation, client=client)
-    states = [row.state for row in world.db.rows_of(generation)]
+    states = [row.state for row in world.db.predictions_of(generation)]
     assert states == (["lost", "succeeded"] if is_live else ["succeeded"])
-    assert (world.db.rows_of(generation)[-1].prediction_id != client.created) is is_live
+    assert (world.db.predictions_of(generation)[-1].prediction_id != client.created) is is_live
 
 
 async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not_cancelled() -> (
@@ -311,7 +313,7 @@ async def test_the_prediction_of_a_live_row_with_equal_input_and_deadline_is_not
     async with world.http:
         generation, twin = world.generation(seed=1), world.generation(seed=1)
         client: Any = _CreateAtSearch(world.client, world.db, twin, loses_first=True)
-        job, settings = Job(), replace(FAST, park_after=0.5)
+        job, settings = FakeJobContext(), replace(FAST, park_after=0.5)
         with pytest.raises(Park):
             await world.run(generation, job, settings, client)
         assert client.created in await world.paid()
@@ -371,8 +373,8 @@ class _CreateAtSearch:
     async def created_between(self, *args: Any, **options: Any) -> Any:
         self._searches_to_skip -= 1
         if self.created is None and self._searches_to_skip < 0:
-            first = self._db.rows[0].id
-            row = Row(
+            first = self._db.predictions[0].id
+            row = PredictionRow(
                 # Two rows whose ids differ by 97 have the same deadline.
                 UUID(int=first.int + 97 if first.int < 2**127 else first.int - 97),
                 self._other.id,
@@ -380,7 +382,7 @@ class _CreateAtSearch:
                 datetime.now(UTC),
                 self._state,
             )
-            self._db.rows.append(row)
+            self._db.predictions.append(row)
             store = Store(self._db, self._other)
             files = {
                 name: await store.sign_file(value.removeprefix("storage:"), 60)
@@ -396,18 +398,18 @@ class _CreateAtSearch:
 
 async def test_a_prediction_deleted_at_replicate_is_not_paid_twice(world: World) -> None:
     generation = world.generation()
-    await run_with_crash(world, generation, (await list_calls_of_a_run()).index("after record"))
+    await run_with_crash(world, generation, (await list_crash_points()).index("after record"))
     await world.http.post("/_simulator/reset")
     with raises_verdict(PermanentFailure, errors.OutputExpired):
         await world.run(generation)
-    assert [row.state for row in world.db.rows] == ["lost"]
+    assert [row.state for row in world.db.predictions] == ["lost"]
     assert await world.predictions() == []
 
 
 async def test_a_stale_lease_ends_the_attempt_without_changes() -> None:
     world = World(SimulatorSettings(seconds=0.2))
     async with world.http:
-        generation, job = world.generation(num_outputs=2), Job()
+        generation, job = world.generation(num_outputs=2), FakeJobContext()
         first = asyncio.create_task(world.run(generation, job))
         await job.running.wait()
         second = asyncio.create_task(world.run(generation))

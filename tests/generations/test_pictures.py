@@ -19,8 +19,8 @@ from .world import (
     SDXL,
     SMALL,
     FakeDownloads,
+    FakeJobContext,
     Generation,
-    Job,
     UnusualClient,
     World,
 )
@@ -37,7 +37,7 @@ async def test_a_generation_produces_images(world: World) -> None:
         assert (image["width"], image["height"], image["bytes"]) == (512, 512, len(data))
         assert read_image(data) is not None
     assert list(world.db.images[generation.id]) == [1, 2]
-    (row,) = world.db.rows
+    (row,) = world.db.predictions
     assert row.state == "succeeded"
     assert row.metrics is not None
     assert row.metrics["image_count"] == 2
@@ -53,7 +53,7 @@ async def test_images_without_an_owner_are_stored_in_the_folder_shared(world: Wo
 async def test_progress_increases_and_reaches_100_only_at_the_end() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
-        job = Job()
+        job = FakeJobContext()
         await world.run(world.generation(DEV), job)
     percents = [percent for percent, _ in job.reported]
     messages = [message for _, message in job.reported]
@@ -69,7 +69,7 @@ async def test_progress_increases_and_reaches_100_only_at_the_end() -> None:
 async def test_the_progress_of_a_model_that_reports_none_is_an_estimate() -> None:
     world = World(SimulatorSettings(seconds=0.3))
     async with world.http:
-        job = Job()
+        job = FakeJobContext()
         await world.run(Generation("black-forest-labs/flux-1.1-pro", {"prompt": "a boat"}), job)
     percents = [percent for percent, message in job.reported if message == "generating (estimated)"]
     assert percents == sorted(percents)
@@ -84,7 +84,7 @@ def test_an_estimate_never_reaches_100() -> None:
 async def test_a_model_without_a_known_run_time_leaves_the_percentage_at_0() -> None:
     world = World(SimulatorSettings(seconds=0.1))
     async with world.http:
-        job = Job()
+        job = FakeJobContext()
         inputs = {"prompt": "a boat", "input_image": "https://example.com/a.png"}
         await world.run(Generation("black-forest-labs/flux-kontext-max", inputs), job)
     assert {percent for percent, _ in job.reported} == {0}
@@ -92,7 +92,7 @@ async def test_a_model_without_a_known_run_time_leaves_the_percentage_at_0() -> 
 
 
 async def test_a_full_progress_bar_before_the_end_is_not_reported_as_100(world: World) -> None:
-    job = Job()
+    job = FakeJobContext()
     full = "100%|██████████| 20/20 [00:01<00:00, 14.02it/s]\n"
     await world.run(world.generation(), job, client=UnusualClient(world.client, logs=full))
     assert (99, "generating, step 20 of 20") in job.reported

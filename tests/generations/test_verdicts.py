@@ -19,12 +19,12 @@ from picture_queue.worker.verdicts import from_error
 from .world import (
     FAST,
     FakeDownloads,
+    FakeJobContext,
     Generation,
-    Job,
     Store,
     World,
     assert_paid_once,
-    list_calls_of_a_run,
+    list_crash_points,
     providers_of,
     raises_verdict,
     run_with_crash,
@@ -37,7 +37,7 @@ async def test_a_throttled_create_uses_up_no_attempt(world: World) -> None:
     with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(generation)
     assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "provider:replicate")
-    assert [row.state for row in world.db.rows] == ["failed"]
+    assert [row.state for row in world.db.predictions] == ["failed"]
     # No prediction was made, so no search is needed. A failing list does not matter.
     await world.set_fault(kind="server_error", on="list", count=100)
     await world.run(generation)
@@ -56,8 +56,8 @@ async def test_without_credit_the_job_waits(world: World) -> None:
     with raises_verdict(RateLimited, errors.OutOfCredit) as raised:
         await world.run(world.generation())
     assert raised.verdict.seconds == errors.MAX_RETRY_AFTER
-    assert world.db.rows[0].state == "failed"
-    assert "billing" not in (world.db.rows[0].error or "")
+    assert world.db.predictions[0].state == "failed"
+    assert "billing" not in (world.db.predictions[0].error or "")
 
 
 class _Outage(httpx.AsyncBaseTransport):
@@ -77,7 +77,7 @@ class _Outage(httpx.AsyncBaseTransport):
 async def test_an_outage_of_replicate_uses_up_no_attempt(world: World, recorded: bool) -> None:
     generation = world.generation(num_outputs=2)
     if recorded:
-        crash_at = (await list_calls_of_a_run()).index("after record")
+        crash_at = (await list_crash_points()).index("after record")
         await run_with_crash(world, generation, crash_at)
     outage = world.http._transport = _Outage(world.http._transport)
     for _ in range(5):  # A job has fewer attempts than this by default.
@@ -95,14 +95,14 @@ async def test_a_refused_input_fails_for_good(world: World) -> None:
     with raises_verdict(PermanentFailure, errors.InputRejected) as raised:
         await world.run(world.generation(num_outputs=99))
     assert "num_outputs" in raised.verdict.owner_message
-    assert world.db.rows[0].state == "failed"
+    assert world.db.predictions[0].state == "failed"
 
 
 async def test_a_model_that_cannot_be_called_fails_for_good(world: World) -> None:
     with raises_verdict(PermanentFailure, errors.Misconfigured):
         await world.run(Generation("nvidia/sana", {"prompt": "a boat"}))
     assert await world.predictions() == []
-    assert world.db.rows[0].state == "failed"
+    assert world.db.predictions[0].state == "failed"
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ async def test_the_kind_of_failure_decides_whether_a_prediction_is_retried(
 ) -> None:
     await world.set_fault(**fault)
     with raises_verdict(verdict, kind) as raised:
-        await world.run(world.generation(), Job(attempt))
+        await world.run(world.generation(), FakeJobContext(attempt))
     outcome = from_error(raised.verdict, "default")
     assert isinstance(outcome, Failed)
     assert (outcome.error, outcome.retryable) == (kind.owner_message, verdict is Retry)
-    (row,) = world.db.rows
+    (row,) = world.db.predictions
     assert row.state == "failed"
     assert row.error == (await world.predictions())[0]["error"]
 
@@ -144,10 +144,10 @@ async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
     generation = world.generation()
     with raises_verdict(Retry, errors.Interrupted):
         await world.run(generation)
-    await world.run(generation, Job(attempt=2))
-    assert [row.state for row in world.db.rows] == ["failed", "succeeded"]
+    await world.run(generation, FakeJobContext(attempt=2))
+    assert [row.state for row in world.db.predictions] == ["failed", "succeeded"]
     prediction_ids = [prediction["id"] for prediction in await world.predictions()]
-    assert [row.prediction_id for row in world.db.rows] == prediction_ids
+    assert [row.prediction_id for row in world.db.predictions] == prediction_ids
 
 
 async def test_the_error_for_an_expired_output_names_the_reason(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_the_error_for_an_expired_output_names_the_reason(world: World) ->
     with raises_verdict(PermanentFailure, errors.OutputExpired) as raised:
         await world.run(world.generation())
     assert "deleted" in raised.verdict.owner_message
-    assert world.db.rows[0].state == "failed"
+    assert world.db.predictions[0].state == "failed"
     assert world.db.images == {}
 
 
@@ -163,7 +163,7 @@ async def test_an_output_that_violates_the_download_rules_fails_for_good(world: 
     world.client.rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
     with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(num_outputs=3))
-    assert world.db.rows[0].state == "failed"
+    assert world.db.predictions[0].state == "failed"
 
 
 @pytest.mark.parametrize("data", [b"<html>", b""])
@@ -204,7 +204,7 @@ class _ClientWithoutOutput(FakeDownloads):
 @pytest.mark.parametrize("kind", ["server_error", "rate_limit"])
 async def test_a_failed_download_is_retried_by_the_next_attempt(world: World, kind: str) -> None:
     await world.set_fault(kind=kind, on="file", count=10)
-    generation, job = world.generation(num_outputs=2), Job()
+    generation, job = world.generation(num_outputs=2), FakeJobContext()
     # Snooze: the attempt is not used up, and other jobs are not delayed.
     with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
@@ -234,7 +234,7 @@ async def test_an_outage_of_storage_uses_up_no_attempt(world: World) -> None:
         settings = replace(FAST, outage_tolerance=outage)
         with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
             await image_handler(providers_of(world.client), lambda _, s=store: s, settings)(
-                {}, Job()
+                {}, FakeJobContext()
             )
         assert re.search(r"project.*refused", str(raised.cause))
         if verdict is Snooze:
@@ -260,7 +260,7 @@ async def test_an_outage_of_the_project_before_the_begin_uses_up_no_attempt(
 ) -> None:
     store = _UnavailableProject(world.db, world.generation(), error=error)
     with raises_verdict(Snooze, errors.ServiceUnavailable) as raised:
-        await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
+        await image_handler(providers_of(world.client), lambda _: store, FAST)({}, FakeJobContext())
     assert raised.verdict.seconds == FAST.default_pause
     assert await world.paid() == []
 
@@ -274,7 +274,7 @@ async def test_the_owner_does_not_see_an_error_of_the_database(world: World) -> 
 
     store.save_images = refuse
     with pytest.raises(Exception) as raised:
-        await image_handler(providers_of(world.client), lambda _: store, FAST)({}, Job())
+        await image_handler(providers_of(world.client), lambda _: store, FAST)({}, FakeJobContext())
     outcome = from_error(raised.value, "default")
     message = "The picture could not be made, because of an internal error."
     assert isinstance(outcome, Failed)

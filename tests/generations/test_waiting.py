@@ -13,7 +13,7 @@ from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.worker import PermanentFailure, Retry
 
-from .world import FAST, Job, UnusualClient, World, raises_verdict
+from .world import FAST, FakeJobContext, UnusualClient, World, raises_verdict
 
 
 @pytest.mark.parametrize(
@@ -23,18 +23,18 @@ from .world import FAST, Job, UnusualClient, World, raises_verdict
         (True, "aborted", Retry, errors.NotStarted),
     ],
 )
-async def test_only_a_prediction_that_did_not_start_is_repeated_after_its_deadline(
+async def test_only_a_prediction_that_did_not_start_is_retried_after_its_deadline(
     world: World, queued: bool, state: str, verdict: Any, cause: Any
 ) -> None:
     await world.set_fault(kind="slow", seconds=5000, queued=queued)
     world.now = datetime.now(UTC).timestamp()
-    job = Job()
+    job = FakeJobContext()
     task = asyncio.create_task(world.run(world.generation(), job))
     await world.db.recorded.wait()
     world.now += 700
     with raises_verdict(verdict, cause):
         await task
-    assert world.db.rows[0].state == state
+    assert world.db.predictions[0].state == state
 
 
 async def test_an_overdue_prediction_is_cancelled_by_the_worker(world: World) -> None:
@@ -44,7 +44,7 @@ async def test_an_overdue_prediction_is_cancelled_by_the_worker(world: World) ->
     with raises_verdict(Retry, errors.NotStarted):
         await world.run(world.generation(), settings=overdue)
     assert await world.paid() == []
-    assert world.db.rows[0].state in ("canceled", "aborted")
+    assert world.db.predictions[0].state in ("canceled", "aborted")
 
 
 async def test_an_overdue_prediction_that_has_ended_is_used() -> None:
@@ -54,7 +54,7 @@ async def test_an_overdue_prediction_that_has_ended_is_used() -> None:
         late = replace(FAST, stop_margin=-900)
         client = _ClockAdvancingClient(world)
         await world.run(world.generation(num_outputs=2), settings=late, client=client)
-        assert world.db.rows[0].state == "succeeded"
+        assert world.db.predictions[0].state == "succeeded"
 
 
 async def test_an_overdue_prediction_that_stops_slowly_is_not_awaited(world: World) -> None:
@@ -65,7 +65,7 @@ async def test_an_overdue_prediction_that_stops_slowly_is_not_awaited(world: Wor
         await world.run(
             world.generation(), settings=overdue, client=_SlowToStopClient(world.client)
         )
-    assert [row.state for row in world.db.rows] == ["canceled"]
+    assert [row.state for row in world.db.predictions] == ["canceled"]
     assert await world.paid() == []
 
 
@@ -111,7 +111,7 @@ async def test_errors_of_polls_do_not_end_the_wait() -> None:
         await world.set_fault(kind="server_error", on="get", count=12)
         await world.set_fault(kind="rate_limit", on="get", count=12)
         await world.run(world.generation())
-        assert world.db.rows[0].state == "succeeded"
+        assert world.db.predictions[0].state == "succeeded"
 
 
 async def test_a_prediction_in_an_unknown_state_is_polled_again(
@@ -120,4 +120,4 @@ async def test_a_prediction_in_an_unknown_state_is_polled_again(
     caplog.set_level(logging.WARNING)
     await world.run(world.generation(), client=UnusualClient(world.client, status="hibernating"))
     assert "hibernating" in caplog.text
-    assert world.db.rows[0].state == "succeeded"
+    assert world.db.predictions[0].state == "succeeded"

@@ -35,7 +35,7 @@ FAST = HandlerSettings(first_poll_interval=0.005, max_poll_interval=0.02, rechec
 
 
 @dataclass
-class Row:
+class PredictionRow:
     """A row of the table of predictions."""
 
     id: UUID
@@ -65,21 +65,22 @@ class Database:
     """The tables, stored files and leases of all generations, in memory."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.predictions: list[PredictionRow] = []
         self.files: dict[str, tuple[bytes, str]] = {}
         self.images: dict[UUID, dict[int, SavedImage]] = {}
         self.leases: dict[UUID, UUID] = {}
         self.recorded = asyncio.Event()
         self.strip_metadata = True
 
-    def rows_of(self, generation: Generation) -> list[Row]:
-        return [row for row in self.rows if row.generation_id == generation.id]
+    def predictions_of(self, generation: Generation) -> list[PredictionRow]:
+        return [row for row in self.predictions if row.generation_id == generation.id]
 
 
 class Store:
     """A store with a lease, instead of `GenerationStore`.
 
-    A new store of the same generation makes the lease of the older store stale.
+    Creating a store ends the lease of every older store of the same generation, as a later claim
+    of the job does.
     """
 
     def __init__(self, db: Database, generation: Generation) -> None:
@@ -91,17 +92,23 @@ class Store:
         self._check_lease()
         model = models()[self._generation.model_id]
         resumable = [
-            r
-            for r in self._db.rows_of(self._generation)
-            if (self._is_resumable(r) if lost is None else r.id == lost)
+            other
+            for other in self._db.predictions_of(self._generation)
+            if (self._is_resumable(other) if lost is None else other.id == lost)
         ]
         row = resumable[-1] if resumable else self._new_row()
+        # The rows of other generations whose prediction ids are unknown. A prediction without a row
+        # may belong to one of them.
         rivals = [
-            r
-            for r in self._db.rows
-            if r.generation_id != row.generation_id
-            and r.prediction_id is None
-            and r.state in ("creating", "lost", "canceled")
+            other
+            for other in self._db.predictions
+            if other.generation_id != row.generation_id
+            and other.prediction_id is None
+            and other.state in ("creating", "lost", "canceled")
+        ]
+        # The rivals that may still create a prediction with the same input.
+        twins = [
+            rival for rival in rivals if rival.state == "creating" and rival.input == row.input
         ]
         return BegunPrediction.model_validate(
             {
@@ -110,9 +117,9 @@ class Store:
                 "prediction": vars(row),
                 "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
-                "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
-                "twins": [r.id for r in rivals if r.state == "creating" and r.input == row.input],
-                "rivals": [r.id for r in rivals],
+                "owned": [r.prediction_id for r in self._db.predictions if r.prediction_id],
+                "twins": [twin.id for twin in twins],
+                "rivals": [rival.id for rival in rivals],
                 "images": list(self._db.images.get(self._generation.id, {}).values()),
                 "strip_metadata": self._db.strip_metadata,
             }
@@ -120,7 +127,7 @@ class Store:
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
         row = self._row(row_id)
-        if any(r.prediction_id == prediction_id and r is not row for r in self._db.rows):
+        if any(r.prediction_id == prediction_id and r is not row for r in self._db.predictions):
             raise Conflict("another row owns the prediction")
         row.prediction_id, row.state = prediction_id, "created"
         self._db.recorded.set()
@@ -165,26 +172,27 @@ class Store:
         for path in paths:
             self._db.files.pop(path, None)
 
-    def _is_resumable(self, row: Row) -> bool:
+    def _is_resumable(self, row: PredictionRow) -> bool:
+        # An attempt may have ended after it saved some images and before it completed the job.
         if row.state == "succeeded":
             return bool(self._db.images.get(self._generation.id))
         return row.state in ("creating", "created")
 
-    def _new_row(self) -> Row:
+    def _new_row(self) -> PredictionRow:
         generation = self._generation
-        row = Row(
+        row = PredictionRow(
             uuid4(),
             generation.id,
             generation.input,
             datetime.now(UTC),
             provider=generation.provider,
         )
-        self._db.rows.append(row)
+        self._db.predictions.append(row)
         return row
 
-    def _row(self, row_id: UUID) -> Row:
+    def _row(self, row_id: UUID) -> PredictionRow:
         self._check_lease()
-        return next(row for row in self._db.rows_of(self._generation) if row.id == row_id)
+        return next(row for row in self._db.predictions_of(self._generation) if row.id == row_id)
 
     def _check_lease(self) -> None:
         if self._db.leases[self._generation.id] != self._lease:
@@ -192,16 +200,16 @@ class Store:
 
 
 def providers_of(client: Any) -> dict[str, Provider]:
-    """Return the providers of a worker that uses this client of Replicate."""
+    """Return the providers of a worker that calls Replicate through this client."""
     return {"replicate": ReplicateProvider(client)}
 
 
-class Job:
-    """The context that a worker passes to the handler.
+class FakeJobContext:
+    """A context for the handler, instead of the `JobContext` of a worker.
 
     Attributes:
-        reported: The reported progress, as percentages and messages.
-        running: Set when a message reports that the model runs.
+        reported: The reported progress, as pairs of percentage and message.
+        running: Set when the handler reports that the model runs.
     """
 
     def __init__(self, attempt: int = 1) -> None:
@@ -230,7 +238,7 @@ class World:
         settings = replace(
             settings or SimulatorSettings(speed=50),
             token="r8_test",
-            switch_keys=("sb_secret_test",),
+            admin_keys=("sb_secret_test",),
         )
         self.http = httpx.AsyncClient(
             transport=_InProcessTransport(create_app(settings, clock=self._clock)),
@@ -254,13 +262,13 @@ class World:
     async def run(
         self,
         generation: Generation,
-        job: Job | None = None,
+        job: FakeJobContext | None = None,
         settings: HandlerSettings = FAST,
         client: Any = None,
     ) -> dict[str, Any]:
         store = Store(self.db, generation)
         handler = image_handler(providers_of(client or self.client), lambda _: store, settings)
-        return await handler({}, job or Job())
+        return await handler({}, job or FakeJobContext())
 
     async def set_fault(self, **fault: Any) -> None:
         (await self.http.post("/_simulator/faults", json=fault)).raise_for_status()
@@ -299,13 +307,16 @@ class CrashingCalls:
 
     Args:
         crash_at: The number of the crash point. Each call has one point before and one after it.
+
+    Attributes:
+        points: The names of the crash points that the run has reached.
     """
 
     def __init__(self, crash_at: float) -> None:
         self._crash_at = crash_at
         self._count = itertools.count()
         self.crashed = False
-        self.calls: list[str] = []
+        self.points: list[str] = []
 
     def wrap(self, target: Any) -> Any:
         return _Wrapped(self, target)
@@ -313,7 +324,7 @@ class CrashingCalls:
     def reach_point(self, name: str) -> None:
         if self.crashed:
             raise Crashed
-        self.calls.append(name)
+        self.points.append(name)
         if next(self._count) >= self._crash_at:
             self.crashed = True
             raise Crashed
@@ -344,22 +355,22 @@ async def run_with_crash(world: World, generation: Generation, crash_at: float) 
     store = crashing.wrap(Store(world.db, generation))
     handler = image_handler(providers_of(crashing.wrap(world.client)), lambda _: store, FAST)
     try:
-        await handler({}, crashing.wrap(Job()))
+        await handler({}, crashing.wrap(FakeJobContext()))
     except Crashed:
         assert crash_at < float("inf")
     return crashing
 
 
-async def list_calls_of_a_run() -> list[str]:
-    """Return the names of all crash points, from a run without a crash."""
+async def list_crash_points() -> list[str]:
+    """Return the names of all crash points of an attempt, in order."""
     world = World()
     async with world.http:
-        return (await run_with_crash(world, world.generation(num_outputs=2), float("inf"))).calls
+        return (await run_with_crash(world, world.generation(num_outputs=2), float("inf"))).points
 
 
 async def assert_paid_once(world: World, generation: Generation) -> None:
     """Assert that exactly one prediction was paid, and that both of its images are stored."""
-    rows = world.db.rows_of(generation)
+    rows = world.db.predictions_of(generation)
     paid = await world.paid()
     assert len(paid) == 1
     assert [row.prediction_id for row in rows if row.prediction_id] == paid
@@ -391,8 +402,8 @@ class AnswerGate:
     """A wrapper of a client or store that delays the answer of one method.
 
     Attributes:
-        has_effect: Set when the call has taken effect, before its answer.
-        may_answer: Set by the test to let the call answer.
+        has_effect: Set when the target has carried out the call, before the caller gets the answer.
+        may_answer: Set by the test to let the caller get the answer.
     """
 
     def __init__(self, target: Any, name: str) -> None:
@@ -416,7 +427,7 @@ class AnswerGate:
 
 
 class FakeDownloads:
-    """A client whose downloads all return the same data."""
+    """A client whose every download returns the given data instead of a picture."""
 
     def __init__(self, client: ReplicateClient, data: bytes) -> None:
         self._client = client
@@ -432,7 +443,12 @@ class FakeDownloads:
 
 @dataclass
 class RaisedVerdict:
-    """The verdict that the handler raised, and the error of the provider that caused it."""
+    """The exception with which a handler ended an attempt.
+
+    Attributes:
+        verdict: The exception, which decides between a retry, a failure and a cancellation.
+        cause: The error of the provider that led to it.
+    """
 
     verdict: Any = None
     cause: Any = None
@@ -442,7 +458,7 @@ class RaisedVerdict:
 def raises_verdict(
     kind: type[BaseException], cause: type[errors.ProviderError]
 ) -> Iterator[RaisedVerdict]:
-    """Expect a verdict of a kind, caused by an error of exactly this class."""
+    """Expect that the handler raises `kind`, caused by an error of exactly the class `cause`."""
     raised = RaisedVerdict()
     with pytest.raises(kind) as caught:
         yield raised

@@ -90,7 +90,7 @@ def _reveal_prompt(error: errors.ProviderError) -> errors.ProviderError:
         (checks.check_deadline, {"get": _replacing(reached_deadline=False)}),
         (checks.check_progress, {"get": _replacing(progress=None)}),
         (checks.check_another_process, {"not_found": lambda id_: Prediction(id_, "failed")}),
-        (checks.check_released_pictures, {"release": bool}),
+        (checks.check_release_can_be_repeated, {"release": bool}),
         (checks.check_wait_is_bounded, {"wait": lambda seconds: 60.0}),
     ],
 )

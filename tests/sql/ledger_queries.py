@@ -1,11 +1,12 @@
 """Queries that find errors in the ledger and in the accounts.
 
-A round is one reservation of a generation with its settlement and refund. A retry begins another
-round.
+A round of a generation is one reservation, and the settlement and refund that end this reservation.
+Each retry of the generation begins another round.
 """
 
-#: Ended rounds whose reserved amount is not the sum of the settled and the refunded amount, rounds
-#: of ended generations that have not ended, and unfinished generations whose last round has ended.
+#: Rounds with one of these errors: the round has ended, but its settled and refunded amounts do not
+#: add up to the reserved amount; the generation has finished, but the round has not ended; or the
+#: generation has not finished, but its last round has ended.
 UNBALANCED = """
 select coalesce(jsonb_agg(
   to_jsonb(rounds) || jsonb_build_object('status', generations.status)), '[]')
@@ -20,14 +21,15 @@ left join generations on generations.id = rounds.generation_id
 where case when rounds.is_last and generations.status in ('pending', 'processing')
   then rounds.ended else rounds.rest <> 0 or not rounds.ended end
 """
-#: Accounts that differ from the sums of the ledger. All rows must be of the current month.
+#: Accounts that differ from the sums of the ledger. The query compares the sum of all rows with the
+#: cost of the current month, so it needs a ledger without rows of earlier months.
 WRONG_ACCOUNTS = """
 select coalesce(jsonb_agg(
   jsonb_build_object('account', accounts.account, 'ledger', to_jsonb(sums))), '[]')
 from (
   select key, picture_queue._read_account(key) as account from picture_queue.account) accounts
 cross join lateral (
-  -- The account of the project has what the provider charges, once that is known.
+  -- The account of the project counts the reservation, and the provider's charge once it is known.
   select coalesce(sum(case
       when accounts.key <> 'project'
         then entry.amount_usd * case entry.phase when 'reserve' then 1 when 'refund' then -1 end
@@ -50,8 +52,8 @@ where (accounts.account ->> 'month_usd')::numeric <> sums.usd or accounts.key <>
   and ((accounts.account ->> 'credits_usd')::numeric, (accounts.account ->> 'pending')::bigint)
     <> (sums.credits, sums.pending)
 """
-#: Generations with a wrong cost: it must be the reserved amount until they finish, and the sum of
-#: the settled amounts of all rounds afterwards.
+#: Generations with a wrong cost. Until a generation finishes, its cost must be the amount that its
+#: last round reserved, and afterwards the sum of the settled amounts of all rounds.
 WRONG_COSTS = """
 select coalesce(jsonb_agg(
   jsonb_build_object('id', generation.id, 'cost', generation.cost_usd,

@@ -31,14 +31,15 @@ NEVER_SENT = [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx
 RESPONSE_LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
 
 
-def read_case(name: str, case: str) -> dict[str, Any]:
-    cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
-    recorded: dict[str, Any] = next(recorded for recorded in cases if recorded["name"] == case)
-    return recorded
+def read_exchange(file_name: str, case: str) -> dict[str, Any]:
+    """Return a recorded request and its response, from a fixture file with several cases."""
+    cases = json.loads((FIXTURES / f"{file_name}.json").read_text("utf-8"))["cases"]
+    exchange: dict[str, Any] = next(recorded for recorded in cases if recorded["name"] == case)
+    return exchange
 
 
-def recorded_response(name: str, case: str) -> httpx.Response:
-    response = read_case(name, case)["response"]
+def recorded_response(file_name: str, case: str) -> httpx.Response:
+    response = read_exchange(file_name, case)["response"]
     return httpx.Response(
         response["status_code"], headers=response["headers"], json=response["body"]
     )
@@ -52,7 +53,7 @@ async def client() -> AsyncIterator[ReplicateClient]:
 
 @pytest.fixture
 def api() -> Any:
-    """A router for fake responses of Replicate."""
+    """A respx router that answers all HTTP requests of the test in place of Replicate."""
     with respx.mock(assert_all_called=False) as router:
         yield router
 
@@ -64,7 +65,7 @@ async def create(client: ReplicateClient) -> Any:
 async def test_an_official_model_runs_at_its_own_endpoint(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    recorded = read_case("create_201_starting", "official_model")
+    recorded = read_exchange("create_201_starting", "official_model")
     route = api.post(CREATE_URL).mock(
         return_value=recorded_response("create_201_starting", "official_model")
     )
@@ -82,7 +83,7 @@ async def test_an_official_model_runs_at_its_own_endpoint(
 async def test_a_community_model_runs_by_version(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    recorded = read_case("create_201_starting", "community_model_by_version")["request"]["body"]
+    recorded = read_exchange("create_201_starting", "community_model_by_version")["request"]["body"]
     route = api.post(f"{BASE_URL}/predictions").mock(
         return_value=recorded_response("create_201_starting", "community_model_by_version")
     )
@@ -97,13 +98,13 @@ async def test_a_community_model_runs_by_version(
 async def test_a_create_with_status_202_has_created_a_prediction(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    body = read_case("create_201_starting", "official_model")["response"]["body"]
+    body = read_exchange("create_201_starting", "official_model")["response"]["body"]
     api.post(CREATE_URL).respond(202, json=body)
     assert (await create(client)).status == "starting"
 
 
 @pytest.mark.parametrize("failure", NEVER_SENT)
-async def test_a_create_that_was_never_sent_is_repeated(
+async def test_a_create_that_was_never_sent_is_retried(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
     created = recorded_response("create_201_starting", "official_model")
@@ -112,7 +113,7 @@ async def test_a_create_that_was_never_sent_is_repeated(
     assert route.call_count == 3
 
 
-async def test_a_throttled_create_is_repeated(client: ReplicateClient, api: respx.Router) -> None:
+async def test_a_throttled_create_is_retried(client: ReplicateClient, api: respx.Router) -> None:
     throttled = httpx.Response(429, headers={"retry-after": "0.05"}, json={"status": 429})
     created = recorded_response("create_201_starting", "official_model")
     route = api.post(CREATE_URL).mock(side_effect=[throttled, created])
@@ -123,13 +124,15 @@ async def test_a_throttled_create_is_repeated(client: ReplicateClient, api: resp
 
 
 @pytest.mark.parametrize("failure", RESPONSE_LOST)
-async def test_a_create_whose_response_was_lost_is_not_repeated(
+async def test_a_create_whose_response_was_lost_is_not_retried(
     client: ReplicateClient, api: respx.Router, failure: type[Exception]
 ) -> None:
     route = api.post(CREATE_URL).mock(side_effect=failure("gone"))
     with pytest.raises(errors.OutcomeUnknown) as raised:
         await create(client)
     assert route.call_count == 1
+    # The client must not send the create again. The job may run again, because its next attempt
+    # first searches for the prediction.
     assert raised.value.retryable
 
 
@@ -144,7 +147,7 @@ async def test_a_create_whose_response_was_lost_is_not_repeated(
         httpx.Response(201, content=b"\xff\xfe\xfa"),
     ],
 )
-async def test_a_create_with_an_ambiguous_response_is_not_repeated(
+async def test_a_create_with_an_ambiguous_response_is_not_retried(
     client: ReplicateClient, api: respx.Router, response: httpx.Response
 ) -> None:
     route = api.post(CREATE_URL).mock(return_value=response)
@@ -163,7 +166,7 @@ async def test_a_create_without_a_connection_fails_after_several_attempts(
 
 
 @pytest.mark.parametrize(
-    ("name", "case", "error_class"),
+    ("file_name", "case", "error_class"),
     [
         ("error_401", "bad_token", errors.Unauthorized),
         ("error_402", "insufficient_credit", errors.OutOfCredit),
@@ -171,10 +174,14 @@ async def test_a_create_without_a_connection_fails_after_several_attempts(
         ("error_422", "invalid_choice", errors.InputRejected),
     ],
 )
-async def test_a_refused_create_is_not_repeated(
-    client: ReplicateClient, api: respx.Router, name: str, case: str, error_class: type[Exception]
+async def test_a_refused_create_is_not_retried(
+    client: ReplicateClient,
+    api: respx.Router,
+    file_name: str,
+    case: str,
+    error_class: type[Exception],
 ) -> None:
-    route = api.post(CREATE_URL).mock(return_value=recorded_response(name, case))
+    route = api.post(CREATE_URL).mock(return_value=recorded_response(file_name, case))
     with pytest.raises(error_class):
         await create(client)
     assert route.call_count == 1
@@ -200,7 +207,7 @@ async def test_a_long_retry_after_is_passed_to_the_caller(
     ids=str,
 )
 @pytest.mark.parametrize("call", ["get", "cancel"])
-async def test_reads_and_cancels_are_repeated(
+async def test_reads_and_cancels_are_retried(
     client: ReplicateClient, api: respx.Router, call: str, failure: Any
 ) -> None:
     if call == "get":
@@ -223,7 +230,7 @@ async def test_a_read_fails_after_several_attempts(
     assert route.call_count == QUICK_RETRIES.max_attempts
 
 
-async def test_a_read_of_an_unknown_prediction_is_not_repeated(
+async def test_a_read_of_an_unknown_prediction_is_not_retried(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.get(PREDICTION_URL).mock(
@@ -244,13 +251,14 @@ async def test_an_id_with_slashes_and_a_query_cannot_change_the_path_of_the_requ
 
 
 async def list_predictions(client: ReplicateClient) -> list[Prediction]:
-    return await client.created_between(datetime.now(UTC), datetime.now(UTC), lambda _: True)
+    now = datetime.now(UTC)
+    return await client.created_between(now, now, is_wanted=lambda _: True)
 
 
 async def test_a_list_uses_only_the_cursor_of_the_next_link(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    body = read_case("get_200_processing", "percent_14")["response"]["body"]
+    body = read_exchange("get_200_processing", "percent_14")["response"]["body"]
     pages = [
         {"results": [body], "next": "https://elsewhere.example/steal?cursor=abc"},
         {"results": [body], "next": None},
@@ -261,7 +269,7 @@ async def test_a_list_uses_only_the_cursor_of_the_next_link(
     elsewhere = api.route(host="elsewhere.example").respond(200)
     first_time = datetime(2026, 1, 1, 9, 59, 55, tzinfo=UTC)
     last_time = datetime(2026, 1, 1, 10, 15, tzinfo=UTC)
-    predictions = await client.created_between(first_time, last_time, lambda _: True)
+    predictions = await client.created_between(first_time, last_time, is_wanted=lambda _: True)
     assert [prediction.id for prediction in predictions] == [body["id"]] * 2
     # Logs and outputs are not kept, because a list may have many predictions.
     assert {(prediction.logs, prediction.output) for prediction in predictions} == {("", None)}
@@ -277,7 +285,7 @@ async def test_a_list_uses_only_the_cursor_of_the_next_link(
 async def test_a_list_of_more_than_100_pages_is_an_error(
     client: ReplicateClient, api: respx.Router
 ) -> None:
-    """The searched prediction may be on a later page, so the result would be incomplete."""
+    """The client reads at most 100 pages. A wanted prediction may be on a later page."""
     page = {"results": [], "next": f"{BASE_URL}/predictions?cursor=again"}
     route = api.get(f"{BASE_URL}/predictions").respond(json=page)
     with pytest.raises(errors.ServiceUnavailable):
@@ -308,7 +316,7 @@ EXCESSIVE = [
 @pytest.mark.parametrize(
     "content", EXCESSIVE, ids=["digits", "depth", "bytes", "long and deep", "lists", "objects"]
 )
-async def test_a_request_with_an_excessive_response_is_not_repeated(
+async def test_a_request_with_an_excessive_response_is_not_retried(
     client: ReplicateClient, api: respx.Router, content: bytes
 ) -> None:
     route = api.get(PREDICTION_URL).respond(content=content)
@@ -329,8 +337,8 @@ async def test_an_error_with_an_excessive_body_keeps_its_type(
     api.get(PREDICTION_URL).respond(404, content=EXCESSIVE[1])
     with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
-    # At some of these depths, the thread can parse the JSON, but `str` of the parsed value exceeds
-    # the recursion limit.
+    # The client parses these long responses in a thread. At some of these depths the parser stays
+    # below the recursion limit, but `str` of the parsed value exceeds it.
     for depth in range(900, 1000):
         detail = "[" * depth + "]" * depth
         content = f'{{"logs": "{"x" * 66_000}", "detail": {detail}}}'
@@ -339,7 +347,7 @@ async def test_an_error_with_an_excessive_body_keeps_its_type(
             await client.get("p1")
 
 
-async def test_a_long_response_is_parsed_in_a_thread(
+async def test_only_a_long_response_is_parsed_in_a_thread(
     client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_main_thread = []
@@ -350,7 +358,7 @@ async def test_a_long_response_is_parsed_in_a_thread(
 
     original = json.loads
     monkeypatch.setattr(json, "loads", loads)
-    body = read_case("get_200_processing", "percent_14")["response"]["body"]
+    body = read_exchange("get_200_processing", "percent_14")["response"]["body"]
     for logs in ("", "x" * 100_000):
         api.get(PREDICTION_URL).respond(json=body | {"logs": logs})
         await client.get("p1")
@@ -396,7 +404,7 @@ async def test_the_token_appears_in_no_error_and_no_log_line(
     api.get(PREDICTION_URL).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
     with pytest.raises(errors.ServiceUnavailable) as raised:
         await client.get("p1")
-    assert "repeating the call to Replicate" in caplog.text
+    assert "retrying the call to Replicate" in caplog.text
     for text in (repr(client), repr(raised.value), str(raised.value), caplog.text):
         assert TOKEN not in text
 
@@ -446,7 +454,10 @@ async def test_an_answer_that_quotes_the_token_does_not_reveal_it(
 
 
 async def test_a_short_token_does_not_change_an_answer(api: respx.Router) -> None:
-    """Replacing a token such as `t` everywhere would corrupt the answers of a simulator."""
+    """The client replaces its token in answers only if the token is long.
+
+    A simulator may have a token such as `t`, which is a part of most words.
+    """
     api.post(CREATE_URL).mock(
         return_value=recorded_response("create_201_starting", "official_model")
     )
@@ -454,5 +465,5 @@ async def test_a_short_token_does_not_change_an_answer(api: respx.Router) -> Non
         prediction = await create(client)
     assert (
         prediction.id
-        == read_case("create_201_starting", "official_model")["response"]["body"]["id"]
+        == read_exchange("create_201_starting", "official_model")["response"]["body"]["id"]
     )

@@ -279,7 +279,7 @@ async def test_a_deleted_file_is_reported_as_expired(
 @pytest.mark.parametrize(
     "failure", [httpx.Response(503), httpx.Response(429), httpx.ReadError("gone")], ids=str
 )
-async def test_a_download_is_repeated_after_a_temporary_failure(
+async def test_a_download_is_retried_after_a_temporary_failure(
     client: ReplicateClient, web: respx.Router, failure: Any
 ) -> None:
     web.get(LINK).mock(side_effect=[failure, httpx.Response(200, content=b"picture")])

@@ -16,8 +16,8 @@ from picture_queue.providers.replicate.prediction import progress_from_logs
 RECORDINGS = Path(__file__).parents[1] / "fixtures" / "replicate"
 SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"
 SDXL = "stability-ai/sdxl"
-SWITCH_KEY = "sb_secret_test"
-HEADERS = {"authorization": "Bearer r8_test", "apikey": SWITCH_KEY}
+ADMIN_KEY = "sb_secret_test"
+HEADERS = {"authorization": "Bearer r8_test", "apikey": ADMIN_KEY}
 
 
 class Clock:
@@ -38,7 +38,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     settings = SimulatorSettings(
-        base_url="http://simulator/", token="r8_test", switch_keys=(SWITCH_KEY,)
+        base_url="http://simulator/", token="r8_test", admin_keys=(ADMIN_KEY,)
     )
     app = create_app(settings, clock=clock)
     transport = httpx.ASGITransport(app)

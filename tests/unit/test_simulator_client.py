@@ -29,7 +29,7 @@ from replicate.webhook import InvalidSignatureError, Webhooks
 
 SCHNELL, SDXL = "black-forest-labs/flux-schnell", "stability-ai/sdxl"
 SMALL = {"prompt": "a boat", "megapixels": "0.25"}
-SWITCH_KEY = "sb_secret_test"
+ADMIN_KEY = "sb_secret_test"
 
 
 class Server:
@@ -54,7 +54,7 @@ class Server:
 @pytest.fixture
 def base_url() -> Iterator[str]:
     """The URL of a simulator whose predictions take 50 ms."""
-    settings = SimulatorSettings(seconds=0.05, token="r8_test", switch_keys=(SWITCH_KEY,))
+    settings = SimulatorSettings(seconds=0.05, token="r8_test", admin_keys=(ADMIN_KEY,))
     server = Server(create_app(settings))
     yield server.url
     server.stop()
@@ -69,7 +69,7 @@ def client(base_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[replicate
 
 
 def add_fault(client: replicate.Client, **fault: Any) -> None:
-    headers = {"apikey": SWITCH_KEY}
+    headers = {"apikey": ADMIN_KEY}
     client._client.post("/_simulator/faults", json=fault, headers=headers).raise_for_status()
 
 

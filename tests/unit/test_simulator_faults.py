@@ -53,7 +53,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
-    settings = SimulatorSettings(token="r8_test", switch_keys=("sb_secret_test",))
+    settings = SimulatorSettings(token="r8_test", admin_keys=("sb_secret_test",))
     async with httpx.AsyncClient(
         transport=Transport(create_app(settings, clock=clock)),
         base_url="http://simulator.localhost",

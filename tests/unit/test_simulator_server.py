@@ -14,7 +14,7 @@ from picture_queue.providers import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 
 MODEL = "black-forest-labs/flux-schnell"
-SWITCH_KEY = "sb_secret_test"
+ADMIN_KEY = "sb_secret_test"
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ async def base_url() -> AsyncIterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        app = create_app(SimulatorSettings(speed=100, token="r8_t", switch_keys=(SWITCH_KEY,)))
+        app = create_app(SimulatorSettings(speed=100, token="r8_t", admin_keys=(ADMIN_KEY,)))
         config = uvicorn.Config(app, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -32,7 +32,7 @@ async def base_url() -> AsyncIterator[str]:
 
 
 async def add_fault(base_url: str, **fault: object) -> None:
-    async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
+    async with httpx.AsyncClient(headers={"apikey": ADMIN_KEY}, trust_env=False) as http:
         (await http.post(f"{base_url}/_simulator/faults", json=fault)).raise_for_status()
 
 
@@ -48,7 +48,7 @@ async def test_a_prediction_exists_although_its_response_was_lost(
     ) as client:
         with pytest.raises(errors.OutcomeUnknown):
             await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
-        async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
+        async with httpx.AsyncClient(headers={"apikey": ADMIN_KEY}, trust_env=False) as http:
             (prediction,) = (await http.get(f"{base_url}/_simulator/predictions")).json()
         assert (await client.get(prediction["id"])).input == {"prompt": "a boat"}
 

@@ -198,7 +198,7 @@ async def test_a_claim_without_a_response_is_retried_unchanged(harness, backend)
     assert harness.requested_at[0] < time.monotonic() - 0.1
 
 
-async def test_a_claim_whose_answer_is_too_large_is_repeated_with_half_the_jobs(harness, backend):
+async def test_a_claim_whose_answer_is_too_large_is_retried_with_half_the_jobs(harness, backend):
     def refuse_large_claims(params: dict[str, Any]) -> Any:
         if params["max_jobs"] > 300:
             raise InvalidArgument("the answer would be too large")

@@ -184,7 +184,7 @@ async def test_a_lost_lease_is_reported_once(harness, backend, monkeypatch):
     assert harness.lost.empty()
 
 
-async def test_a_confirmation_without_a_response_is_repeated(harness, backend):
+async def test_a_confirmation_without_a_response_is_retried(harness, backend):
     answers = iter([ConnectionFailed("cut"), ConnectionFailed("cut")])
 
     def answer(params: dict[str, Any]) -> Any:
@@ -216,7 +216,7 @@ async def test_a_cancel_request_is_delivered_to_the_event_loop(harness, backend)
     assert harness.cancelled.empty() and harness.lost.empty()
 
 
-async def test_a_failed_heartbeat_after_a_wake_up_is_repeated(harness, backend):
+async def test_a_failed_heartbeat_after_a_wake_up_is_retried(harness, backend):
     """A wake-up comes only once, and the next regular heartbeat is due much later."""
     lease = harness.start_job(lease_seconds=3600)
     failed = False
@@ -382,7 +382,7 @@ async def test_a_handler_that_holds_the_gil_is_logged(harness, caplog):
             await asyncio.sleep(0.01)
 
 
-async def test_heartbeats_are_repeated_before_a_lease_ends_despite_retry_after(harness, backend):
+async def test_heartbeats_are_retried_before_a_lease_ends_despite_retry_after(harness, backend):
     """A refused heartbeat is repeated, because the lease ends before Retry-After has passed."""
     calls: list[float] = []
 

@@ -110,7 +110,7 @@ async def test_outcomes_that_arrive_during_a_call_are_sent_together(harness, bac
     ]
 
 
-async def test_a_report_is_repeated_until_it_gets_a_response(harness, backend):
+async def test_a_report_is_retried_until_it_gets_a_response(harness, backend):
     failures = [errors.ConnectionFailed("cut"), TimeoutError(), errors.AuthenticationFailed("old")]
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -137,7 +137,7 @@ async def test_an_outcome_that_always_fails_does_not_delay_the_others(harness, b
     assert harness.backlog == 1
 
 
-async def test_outcomes_of_locked_jobs_are_repeated_separately(harness, backend):
+async def test_outcomes_of_locked_jobs_are_retried_separately(harness, backend):
     """The rows of two jobs are locked. The other outcomes are written without a delay."""
 
     def answer(params: dict[str, Any]) -> Any:

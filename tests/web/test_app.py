@@ -195,7 +195,7 @@ async def test_an_old_webhook_is_refused(app):
     assert (await app.post(**request)).status_code == 401
 
 
-async def test_a_webhook_gets_503_during_an_outage_and_can_be_repeated(
+async def test_a_webhook_gets_503_during_an_outage_and_can_be_retried(
     stack, app, service, db, faults
 ):
     (row,) = await park_predictions(service, db, 1)

@@ -42,7 +42,7 @@ async def test_a_report_whose_response_is_lost_counts_once(service, queue, new_w
     assert finished.version == 3
 
 
-async def test_a_claim_whose_response_is_lost_is_repeated_with_the_same_jobs(
+async def test_a_claim_whose_response_is_lost_is_retried_with_the_same_jobs(
     service, queue, new_worker, faults
 ):
     worker = new_worker(concurrency=3)

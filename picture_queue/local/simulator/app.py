@@ -1,4 +1,4 @@
-"""The routes of the simulator, and the checks of tokens and switch keys."""
+"""The routes of the simulator, and the checks of tokens and admin keys."""
 
 import base64
 import hashlib
@@ -53,7 +53,7 @@ def create_app(
 
     Returns:
         An ASGI app: the API below ``/v1``, which needs the token, pictures below ``/files``, and
-        switches below ``/_simulator``, which need a switch key. The app needs no lifespan.
+        admin routes below ``/_simulator``, which need an admin key. The app needs no lifespan.
     """
     simulator = Simulator(settings or SimulatorSettings(), clock)
     api = Starlette(
@@ -84,7 +84,7 @@ def create_app(
         ],
         exception_handlers=_HANDLERS,
     )
-    switches = Starlette(
+    admin_app = Starlette(
         routes=[
             Route("/faults", _list_or_add_faults, methods=["GET", "POST"]),
             Route("/predictions", _list_predictions),
@@ -96,7 +96,7 @@ def create_app(
         routes=[
             Mount("/v1", _TokenRequired(api, simulator.settings.token)),
             _route("/files/{id}/{name}", "file", outputs.get_output),
-            Mount("/_simulator", _SwitchKeyRequired(switches, simulator.settings.switch_keys)),
+            Mount("/_simulator", _AdminKeyRequired(admin_app, simulator.settings.admin_keys)),
         ],
         exception_handlers=_HANDLERS,
     )
@@ -110,7 +110,7 @@ def create_app(
         output = outputs.find_output(simulator, path)
         return None if output is None else await outputs.render(*output, inputs)
 
-    for starlette_app in (api, switches, app):
+    for starlette_app in (api, admin_app, app):
         state = starlette_app.state
         state.simulator, state.webhooks = simulator, webhooks
         state.uploads, state.inputs = files, inputs
@@ -135,8 +135,8 @@ class _TokenRequired:
         await app(scope, receive, send)
 
 
-class _SwitchKeyRequired:
-    """ASGI middleware that requires a switch key, and JSON if there is a body.
+class _AdminKeyRequired:
+    """ASGI middleware that requires an admin key, and JSON if there is a body.
 
     Without keys in the settings, the middleware refuses all requests.
     """
@@ -150,7 +150,9 @@ class _SwitchKeyRequired:
         request = HTTPConnection(scope)
         value = request.headers.get("apikey", "").encode()
         if not any([hmac.compare_digest(value, key) for key in self._keys]):
-            app = problem(403, "The switches need the stack's secret key in the header apikey.")
+            app = problem(
+                403, "Paths below /_simulator need the stack's secret key as apikey header."
+            )
         elif request.headers.get("content-type") and not json_body.is_json(request):
             # A browser sends text and forms without a preflight, even from another site's page.
             app = problem(415, "Send application/json.")

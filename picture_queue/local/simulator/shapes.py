@@ -11,7 +11,7 @@ Shape = tuple[list[Point], Color]
 
 
 def box(left: float, top: float, width: float, bottom: float) -> list[Point]:
-    """Return a rectangle."""
+    """Return a rectangle from its left, top and bottom coordinates and its width."""
     return [(left, top), (left + width, top), (left + width, bottom), (left, bottom)]
 
 

@@ -37,7 +37,8 @@ class SimulatorSettings:
         storage_url: The URL of the API whose Storage may have input pictures. None: input pictures
             are read only from uploads, outputs and ``data:`` URIs.
         token: ``REPLICATE_API_TOKEN`` of the clients. Without a token, all requests are refused.
-        switch_keys: Keys for the switches. Without a key, all requests to the switches are refused.
+        admin_keys: API keys for the routes below ``/_simulator``. Empty: all requests to them are
+            refused.
     """
 
     base_url: str | None = None
@@ -45,7 +46,7 @@ class SimulatorSettings:
     seconds: float | None = None
     storage_url: str | None = None
     token: str = field(default="", repr=False)
-    switch_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.speed <= 0:
@@ -150,7 +151,7 @@ class Prediction:
         return picture_spec(self.model, self.input, self.seed, number)
 
     def as_json(self, now: float, base_url: str) -> dict[str, Any]:
-        """Return the prediction object of the API."""
+        """Return the prediction object of Replicate's API."""
         status, ended, is_removed = self.status(now), self.ended_at(now), self.is_removed(now)
         has_output = status == "succeeded" and not is_removed and self.plan.has_output
         api = f"{base_url}/v1/predictions/{self.id}"

@@ -45,7 +45,7 @@ class UploadedFile:
     id: str = field(default_factory=_random_id)
 
     def as_json(self, base: str) -> dict[str, Any]:
-        """Return the file object of the API."""
+        """Return the file object of Replicate's API."""
         digest = hashlib.sha256(self.data).hexdigest()
         return {
             "id": self.id,

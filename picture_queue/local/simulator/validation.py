@@ -11,7 +11,7 @@ def find_errors(model: CatalogModel, inputs: dict[str, Any]) -> list[InvalidFiel
     """Return the errors of the inputs, in the format of ``invalid_fields``.
 
     Inputs that the catalogue does not have are accepted, since Replicate's documentation does not
-    say how the API treats such inputs.
+    say how Replicate's API treats such inputs.
     """
     errors: list[InvalidField] = []
     for field in model.inputs:

@@ -56,7 +56,7 @@ def search(query: str) -> list[CatalogModel]:
 
 
 def model_json(model: CatalogModel) -> dict[str, Any]:
-    """Return the model object of the API."""
+    """Return the model object of Replicate's API."""
     owner, _, name = model.id.partition("/")
     return {
         "url": f"https://replicate.com/{model.id}",
@@ -76,7 +76,7 @@ def model_json(model: CatalogModel) -> dict[str, Any]:
 
 
 def version_json(model: CatalogModel) -> dict[str, Any]:
-    """Return the version object of the API."""
+    """Return the version object of Replicate's API."""
     schemas: dict[str, Any] = {
         "Input": {
             "type": "object",

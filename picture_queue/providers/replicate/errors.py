@@ -81,7 +81,7 @@ _SECONDS_IN_TEXT = re.compile(r"resets? in ~?(\d+(?:\.\d+)?)\s*s", re.IGNORECASE
 def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float | None:
     """Return the seconds to wait: from the header, the body or the error text, in this order.
 
-    A value of 0 is ignored, so that a request that was just refused is not repeated at once.
+    A value of 0 is ignored, so that a request that was just refused is not retried at once.
     """
     for value in (parse_retry_after(headers.get("retry-after")), problem.get("retry_after")):
         try:

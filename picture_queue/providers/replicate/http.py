@@ -50,7 +50,7 @@ _SYNTAX_SHARE = 16
 # at each quote in it, which takes quadratic time.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
-#: The errors after which a call that is safe to repeat is repeated.
+#: The errors after which a call that is safe to retry is retried.
 TRANSIENT = retry_if_exception_type((errors.TooManyRequests, errors.ServiceUnavailable))
 #: The errors after which certainly no prediction was created.
 NOTHING_WAS_CREATED = retry_if_exception_type((errors.TooManyRequests, errors.NotReached))
@@ -140,7 +140,7 @@ class ReplicateHttp:
             path: The path below the base URL.
             headers: More headers.
             max_bytes: Maximum size of the answer.
-            retry_if: The errors after which the request is repeated.
+            retry_if: The errors after which the request is retried.
             options: Options of `httpx.AsyncClient.stream`, such as ``json`` and ``params``.
 
         Raises:
@@ -233,7 +233,7 @@ class ReplicateHttp:
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
-    logger.info("repeating the call to Replicate in %.1f s after %s", wait, type(error).__name__)
+    logger.info("retrying the call to Replicate in %.1f s after %s", wait, type(error).__name__)
 
 
 async def _decode(data: bytes, max_syntax: int) -> Any:

@@ -3,7 +3,7 @@ select plan(1);
 
 select set_queue('q', '{"aging_seconds": 10}');
 select enqueue_job('t', '{"n": 1}', 0, 'q');
--- Set the clock of the queue 51 seconds ahead.
+-- Set the clock of picture-queue 51 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '51 seconds' $$;
 select enqueue_job('t', '{"n": 2}', 4, 'q');

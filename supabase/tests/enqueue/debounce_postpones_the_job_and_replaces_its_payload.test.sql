@@ -2,16 +2,16 @@ begin;
 select plan(4);
 
 select enqueue_jobs('[{"job_type": "t", "queue": "q", "payload": {"id": 1}, "options": {"unique": {"by": ["id"], "on_conflict": "debounce"}, "delay_seconds": 10}}]');
--- Set the clock of the queue 5 seconds ahead.
+-- Set the clock of picture-queue 5 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '5 seconds' $$;
 select is((select enqueue_jobs('[{"job_type": "t", "queue": "q", "payload": {"id": 1, "v": 2}, "options": {"unique": {"by": ["id"], "on_conflict": "debounce"}, "delay_seconds": 10}}]')) #>> '{0,outcome}', 'debounced', 'the outcome is debounced');
--- Set the clock of the queue 12 seconds ahead.
+-- Set the clock of picture-queue 12 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '12 seconds' $$;
 select picture_queue.maintain();
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'the job is not claimed at the first time');
--- Set the clock of the queue 16 seconds ahead.
+-- Set the clock of picture-queue 16 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '16 seconds' $$;
 select picture_queue.maintain();

@@ -2,7 +2,7 @@ begin;
 select plan(3);
 
 select enqueue_jobs('[{"job_type": "t", "queue": "q", "options": {"unique": {"period_seconds": 60}}}]');
--- Set the clock of the queue 61 seconds ahead.
+-- Set the clock of picture-queue 61 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select is(enqueue_jobs('[{"job_type": "t", "queue": "q", "options": {"unique": {"period_seconds": 60}}}]') #>> '{0,outcome}',

@@ -8,7 +8,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 3))
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from claimed;
 select picture_queue.maintain();
 select is((select count(*) from job_queue where queue = 'q'), 3::bigint, 'finished jobs are kept at first');
--- Set the clock of the queue 8 days ahead.
+-- Set the clock of picture-queue 8 days ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '8 days' $$;
 select picture_queue.maintain();

@@ -8,7 +8,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'failed') || '{"error": "boom"}')) from claimed;
 select is((select (status, hold, error)::text from job_queue where queue = 'q'), '(pending,scheduled,boom)', 'the job is scheduled');
 select is((select round(extract(epoch from scheduled_for - updated_at)) from job_queue where queue = 'q'), 10::numeric, 'the first delay is 10 seconds');
--- Set the clock of the queue 11 seconds ahead.
+-- Set the clock of picture-queue 11 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '11 seconds' $$;
 select picture_queue.maintain();

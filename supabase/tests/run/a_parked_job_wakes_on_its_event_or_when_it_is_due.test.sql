@@ -15,7 +15,7 @@ select is((select (attempt, event)::text from woken), (1, '{"amount": 3}'::jsonb
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'parked') || '{"delay_seconds": 60, "event": "paid:7"}')) from woken;
 select picture_queue.maintain();
 select is(claim_jobs('w', '{q}', '{t}'), '[]', 'the job is parked again');
--- Set the clock of the queue 61 seconds ahead.
+-- Set the clock of picture-queue 61 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select picture_queue.maintain();

@@ -8,7 +8,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'snoozed') || '{"delay_seconds": 60, "pause_key": "queue:q"}')) from claimed;
 select picture_queue.maintain();
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'no job of the queue is claimed during the pause');
--- Set the clock of the queue 61 seconds ahead.
+-- Set the clock of picture-queue 61 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select picture_queue.maintain();

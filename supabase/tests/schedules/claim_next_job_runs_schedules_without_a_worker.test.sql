@@ -2,7 +2,7 @@ begin;
 select plan(3);
 
 select set_schedule('s', '{"every_seconds": 60, "job_type": "t", "queue": "q"}');
--- Set the clock of the queue 61 seconds ahead.
+-- Set the clock of picture-queue 61 seconds ahead.
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 update picture_queue.maintenance set round_began_at = picture_queue._now() - interval '4 seconds';

@@ -83,7 +83,7 @@ async def test_a_start_confirmed_in_lease_extension_is_counted_by_the_sweep(db):
     assert await db.states([job]) == ["failed"]
 
 
-async def test_a_claim_for_cleanup_is_repeated_if_its_start_was_not_confirmed(
+async def test_a_claim_for_cleanup_is_retried_if_its_start_was_not_confirmed(
     db: IsolationDatabase,
 ):
     job = await db.enqueue(TYPE, {})

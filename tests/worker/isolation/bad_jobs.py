@@ -12,8 +12,9 @@ from .harness import CONCURRENCY, Harness, expect
 
 REASON = misbehaviour.REASON
 
-Check = Callable[["asyncpg.Record"], bool]
-#: Gets the ids of the bad jobs.
+#: A function that takes the row of a bad job and returns whether the row is as expected.
+RowPredicate = Callable[["asyncpg.Record"], bool]
+#: A coroutine function that takes the ids of the bad jobs.
 Step = Callable[[Harness, Sequence[UUID]], Awaitable[None]]
 
 
@@ -50,30 +51,30 @@ class BadJob:
         job: The job to enqueue.
         count: The number of bad jobs. By default there is one for each slot, so that no ordinary
             job could run if the bad jobs never freed their slots.
-        state: A function that returns True for the row of a bad job in the expected state, which
-            the job must reach while ordinary jobs run.
+        is_expected: A function that returns True if the row of a bad job has the state that the job
+            must reach while ordinary jobs run.
         pattern: A regular expression that must match the row, the history or a log line of the job.
         spoil: A step that makes the enqueued jobs bad before they may start.
-        check_reason: A step that checks that the reason is reported, in addition to `pattern`.
-        settings: Settings of the worker. With settings, the worker runs only this kind of job.
-        stops_worker: True if the test stops the worker before it checks the reason, and checks that
-            the worker ends. The worker then runs only this kind of job.
+        check_report: A step that checks that the reason is reported, in addition to `pattern`.
+        settings: Settings of the worker. With settings, the worker runs no other kind of bad job.
+        checks_stop: True if the test stops the worker before it checks the reason, and checks that
+            the worker ends. This worker runs no other kind of bad job.
     """
 
     name: str
     job: dict[str, Any] = field(default_factory=dict)
     count: int = CONCURRENCY
-    state: Check = has_failed
+    is_expected: RowPredicate = has_failed
     pattern: str = ""
     spoil: Step = do_nothing
-    check_reason: Step = do_nothing
+    check_report: Step = do_nothing
     settings: dict[str, Any] = field(default_factory=dict)
-    stops_worker: bool = False
+    checks_stop: bool = False
 
     @property
     def needs_separate_worker(self) -> bool:
         """True if its worker must not run other kinds of bad jobs."""
-        return self.stops_worker or bool(self.settings)
+        return self.checks_stop or bool(self.settings)
 
 
 def make_job(
@@ -89,9 +90,9 @@ def make_job(
 
 # Handlers ----------------------------------------------------------------------------------------
 
-#: These use much memory, so a test has a single job of each.
+#: Jobs of these kinds use much memory, so a test enqueues a single one.
 HUGE = ("result of 100 MB", "raises 10 MB of text")
-#: For exceptions whose text cannot be read, the expected pattern in place of the text.
+#: The text of these exceptions cannot be read, so the report has the class of the error instead.
 TEXT_FAILURES = {
     "__str__ raises": "UnreadableText",
     "recurses without end": "RecursionError",
@@ -104,36 +105,41 @@ HANDLERS = (
         for name in misbehaviour.RAISES
         for where, job_type in (("", "bad"), (" in a thread", "bad-thread"))
     ),
-    *(BadJob(name, make_job(name, max_attempts=2), state=is_scheduled,
+    # With a second attempt, a job that snoozes or fails waits for its next start. A snooze has no
+    # text to report, but the exception has one.
+    *(BadJob(name, make_job(name, max_attempts=2), is_expected=is_scheduled,
            pattern=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
 )  # fmt: skip
 
-HARM = (
+DISTURB_OTHERS = (
     BadJob("cancels tasks of other jobs",
-           make_job("cancels tasks of other jobs", after=0), state=has_ended),
+           make_job("cancels tasks of other jobs", after=0), is_expected=has_ended),
     BadJob("waits for tasks of other jobs",
            make_job("waits for tasks of other jobs", timeout=0.1, after=0),
            pattern="did not end within"),
-    BadJob("leaves callbacks that raise", make_job("leaves callbacks that raise"), state=has_ended),
-    BadJob("returns in a fork", make_job("returns in a fork"), count=1, state=has_ended),
+    BadJob("leaves callbacks that raise",
+           make_job("leaves callbacks that raise"), is_expected=has_ended),
+    BadJob("returns in two processes after a fork",
+           make_job("returns in two processes after a fork"), count=1, is_expected=has_ended),
 )  # fmt: skip
 
 STUCK = (
     BadJob("ignores cancellation",
-           make_job("ignores cancellation", timeout=0.3), count=1, state=is_running,
-           pattern="has not stopped|still runs|did not end", stops_worker=True),
-    BadJob("ignores cancellation at the stop", make_job("ignores cancellation"),
-           count=1, state=is_running,
-           pattern="has not stopped|still runs|not end|released|gave", stops_worker=True),
+           make_job("ignores cancellation", timeout=0.3), count=1, is_expected=is_running,
+           pattern="has not stopped|still runs|did not end", checks_stop=True),
+    BadJob("ignores cancellation when the worker stops", make_job("ignores cancellation"),
+           count=1, is_expected=is_running,
+           pattern="has not stopped|still runs|not end|released|gave the job to another worker",
+           checks_stop=True),
     BadJob("leaves a task that ignores cancellation",
            make_job("leaves a task that ignores cancellation"),
-           state=has_ended, stops_worker=True),
+           is_expected=has_ended, checks_stop=True),
     BadJob("waits in a thread of asyncio forever",
            make_job("waits in a thread of asyncio forever", timeout=0.3), count=1,
-           pattern="did not end within", stops_worker=True),
+           pattern="did not end within", checks_stop=True),
     BadJob("never ends in its thread",
            make_job(misbehaviour.NEVER_ENDS, "bad-thread", timeout=0.3), count=1,
-           pattern="did not end within", stops_worker=True),
+           pattern="did not end within", checks_stop=True),
 )  # fmt: skip
 
 
@@ -144,11 +150,11 @@ CAN_COMPLETE = (
     "result NaN",
     "result with infinity",
     "result with a decimal beyond floats",
-    "result of a generator",
+    "result that is a generator",
 )
 RESULTS = tuple(
     BadJob(name, make_job(name), count=1 if name in HUGE else CONCURRENCY,
-           state=has_ended if name in CAN_COMPLETE else has_failed,
+           is_expected=has_ended if name in CAN_COMPLETE else has_failed,
            pattern="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large|coroutine")
     for name in misbehaviour.RESULTS
 )  # fmt: skip
@@ -182,7 +188,7 @@ ROWS = (
 )  # fmt: skip
 
 
-# Settings ----------------------------------------------------------------------------------------
+# Environment -------------------------------------------------------------------------------------
 
 REFUSAL = "a trigger of the user refuses it"
 
@@ -203,8 +209,8 @@ def add_trigger(condition: str) -> Step:
     return spoil
 
 
-async def drop_trigger(harness: Harness, job_ids: Sequence[UUID]) -> None:
-    """Drop the trigger, and check that the doctor, a history or the log has its error."""
+async def check_trigger_error(harness: Harness, job_ids: Sequence[UUID]) -> None:
+    """Check that the doctor, a history or the log has the trigger's error; drop the trigger."""
     texts = str(await harness.db.fetchval("select queue_doctor()"))
     name = f"refuse_{harness.queue.replace('-', '_')}"
     await harness.db.execute(f"drop function public.{name}() cascade")
@@ -225,19 +231,20 @@ async def check_explanation(harness: Harness, job_ids: Sequence[UUID]) -> None:
         expect(explanation.reason in ("key_paused", "limit", "no_worker"), f"{explanation}")
 
 
-SETTINGS = (
+# Triggers, limits, handlers and timeouts of the user that keep a job from running or completing.
+ENVIRONMENT = (
     BadJob("trigger that refuses completions", make_job(misbehaviour.HARMLESS),
-           count=2, state=lambda row: row["status"] in ("processing", "failed"),
+           count=2, is_expected=lambda row: row["status"] in ("processing", "failed"),
            spoil=add_trigger("new.status = 'completed'"),
-           check_reason=drop_trigger, settings={"lease": 30}),
+           check_report=check_trigger_error, settings={"lease": 30}),
     BadJob("trigger that refuses starts", make_job(misbehaviour.HARMLESS),
-           count=2, state=is_pending,
+           count=2, is_expected=is_pending,
            spoil=add_trigger("new.status = 'processing'"),
-           check_reason=drop_trigger, settings={"lease": 30}),
+           check_report=check_trigger_error, settings={"lease": 30}),
     BadJob("paused limit key", make_job(misbehaviour.HARMLESS, limit_keys=[PAUSED_KEY]),
-           state=is_pending, spoil=pause_key, check_reason=check_explanation),
-    BadJob("job type without a handler", {"job_type": "unknown-to-all"}, state=is_pending,
-           check_reason=check_explanation),
+           is_expected=is_pending, spoil=pause_key, check_report=check_explanation),
+    BadJob("job type without a handler", {"job_type": "unknown-to-all"}, is_expected=is_pending,
+           check_report=check_explanation),
     BadJob("timeout of a millisecond",
            make_job("ignores cancellation", timeout=0.001), pattern="did not end"),
 )  # fmt: skip

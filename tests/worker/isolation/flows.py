@@ -38,11 +38,12 @@ async def run_with_ordinary_jobs(harness: Harness, bad_job: BadJob) -> None:
     """
 
     async def bad_jobs_have_state() -> bool:
-        return all(bad_job.state(row) for row in await harness.read_rows(bad_ids))
+        return all(bad_job.is_expected(row) for row in await harness.read_rows(bad_ids))
 
     bad_ids, ordinary_ids = await enqueue_mixed(harness, bad_job)
     await harness.expect_completed(ordinary_ids)
-    if bad_job.state is is_running:  # The ordinary jobs completed while the bad jobs ran.
+    if bad_job.is_expected is is_running:
+        # The ordinary jobs must complete while the bad jobs still run.
         expect(
             await bad_jobs_have_state(),
             f"{[dict(row) for row in await harness.read_rows(bad_ids)]}",
@@ -55,11 +56,11 @@ async def run_with_ordinary_jobs(harness: Harness, bad_job: BadJob) -> None:
     except AssertionError as error:
         rows = [dict(row) for row in await harness.read_rows(bad_ids)]
         raise type(error)(f"{rows}: {error}") from None
-    if bad_job.stops_worker:
+    if bad_job.checks_stop:
         await harness.worker.stop(harness.wait_timeout)
     if bad_job.pattern:
         await harness.expect_reason(bad_ids, bad_job.pattern)
-    await bad_job.check_reason(harness, bad_ids)
+    await bad_job.check_report(harness, bad_ids)
     # Cancel the unfinished jobs, so that they do not run during the next test.
     await harness.service.jobs.change("cancel", queue=harness.queue)
     # Other tests read all jobs of this database, and could not decode the spoiled payloads.

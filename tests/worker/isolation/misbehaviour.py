@@ -133,8 +133,8 @@ RESULTS: dict[str, Callable[[], object]] = {
     "result nested 3,000 times": lambda: nested_list(3000),
     "result with a number of 5,000 digits": lambda: 10**5000,
     "result with a decimal beyond floats": lambda: Decimal("1e5000"),
-    "result of a generator": lambda: (n for n in range(3)),
-    "result of an endless generator": itertools.count,
+    "result that is a generator": lambda: (n for n in range(3)),
+    "result that is an endless iterator": itertools.count,
     "result that is a coroutine": lambda: asyncio.sleep(0),
     "result that is an async generator": lambda: generate(),
 }
@@ -175,12 +175,12 @@ async def fork() -> int:
     return os.fork()
 
 
-# Handlers that harm other jobs.
-HARM: dict[str, Callable[[], Awaitable[object]]] = {
+# Handlers that disturb other jobs.
+DISTURB_OTHERS: dict[str, Callable[[], Awaitable[object]]] = {
     "cancels tasks of other jobs": cancel_tasks_of_other_jobs,
     "waits for tasks of other jobs": wait_for_tasks_of_other_jobs,
     "leaves callbacks that raise": leave_callback_that_raises,
-    "returns in a fork": fork,
+    "returns in two processes after a fork": fork,
 }
 
 
@@ -227,8 +227,8 @@ HARMLESS = "returns at once"
 
 async def misbehave(name: str, job: JobContext) -> object:
     """Run the async bad handler of this name."""
-    if name in STUCK or name in HARM:
-        return await {**STUCK, **HARM}[name]()
+    if name in STUCK or name in DISTURB_OTHERS:
+        return await {**STUCK, **DISTURB_OTHERS}[name]()
     return misbehave_in_thread(name)
 
 

@@ -6,7 +6,7 @@ attempt. A generous timeout only ends a test that hangs.
 
 import pytest
 
-from .bad_jobs import HANDLERS, HARM, RESULTS, ROWS, SETTINGS, STUCK, BadJob, make_job
+from .bad_jobs import DISTURB_OTHERS, ENVIRONMENT, HANDLERS, RESULTS, ROWS, STUCK, BadJob, make_job
 from .conftest import TRANSPORTS, worker_environment
 from .flows import enqueue_mixed, ordinary_jobs, run_with_ordinary_jobs
 from .harness import Harness
@@ -20,11 +20,11 @@ pytestmark = [
 # The kinds of bad jobs that share one worker, and those that need a separate worker.
 BAD_JOBS_IN_SHARED_WORKER = [
     bad_job
-    for bad_job in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS)
+    for bad_job in (*HANDLERS, *DISTURB_OTHERS, *RESULTS, *ROWS, *ENVIRONMENT)
     if not bad_job.needs_separate_worker
 ]
 BAD_JOBS_IN_SEPARATE_WORKER = [
-    bad_job for bad_job in (*STUCK, *SETTINGS) if bad_job.needs_separate_worker
+    bad_job for bad_job in (*STUCK, *ENVIRONMENT) if bad_job.needs_separate_worker
 ]
 
 
@@ -57,7 +57,7 @@ async def test_ordinary_jobs_complete_despite_bad_jobs_and_the_worker_stops(
     queue, worker = start(worker_environment(stack, transport), **bad_job.settings)
     harness = Harness(service, db, queue, worker)
     await run_with_ordinary_jobs(harness, bad_job)
-    if not bad_job.stops_worker:
+    if not bad_job.checks_stop:
         await worker.stop(harness.wait_timeout)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .bad_jobs import HANDLERS, HARM, RESULTS, ROWS, STUCK, BadJob
+from .bad_jobs import DISTURB_OTHERS, HANDLERS, RESULTS, ROWS, STUCK, BadJob
 from .conftest import worker_environment
 from .flows import run_with_ordinary_jobs
 from .harness import Harness, IsolationFailure
@@ -17,7 +17,9 @@ WAIT_TIMEOUT = 20.0  # Seconds after which a worker counts as hanging.
 
 def find_bad_job(name: str) -> BadJob:
     (bad_job,) = [
-        bad_job for bad_job in (*HANDLERS, *HARM, *RESULTS, *ROWS, *STUCK) if bad_job.name == name
+        bad_job
+        for bad_job in (*HANDLERS, *DISTURB_OTHERS, *RESULTS, *ROWS, *STUCK)
+        if bad_job.name == name
     ]
     return bad_job
 
@@ -30,8 +32,8 @@ DETECTING_BAD_JOBS = {
     "let_handlers_cancel_others": "cancels tasks of other jobs",
     "store_any_json": "result that is not JSON",
     "read_all_or_nothing": "number of 5,000 digits in the payload",
-    "wait_for_stuck_handlers": "ignores cancellation at the stop",
-    "wait_for_stuck_tasks": "ignores cancellation at the stop",
+    "wait_for_stuck_handlers": "ignores cancellation when the worker stops",
+    "wait_for_stuck_tasks": "ignores cancellation when the worker stops",
     "wait_for_stuck_threads": "waits in a thread of asyncio forever",
 }
 
