@@ -88,13 +88,13 @@ def format_row(class_: type[errors.ProviderError]) -> str:
     origin = ", ".join([*([ORIGINS[class_]] if class_ in ORIGINS else []), *codes]) or "-"
     if not class_.retryable:
         attempts = "1"
-    elif not class_.counts:
+    elif not class_.uses_attempt:
         attempts = "no end"
     else:
         attempts = str(class_.max_attempts or "job")
     cause, charge = CAUSES[class_]
     name = f"`{class_.__name__}`"
-    return f"| {name} | {origin} | {attempts} | {cause} | {class_.public} | {charge} |"
+    return f"| {name} | {origin} | {attempts} | {cause} | {class_.owner_message} | {charge} |"
 
 
 def build_page() -> str:
