@@ -19,7 +19,7 @@ from picture_queue_cli.options import (
     number_option,
     text_option,
 )
-from picture_queue_cli.parsing import EXAMPLE_ID, parse_uuid
+from picture_queue_cli.parsing import EXAMPLE_ID, choice, parse_uuid
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     format_age,
@@ -58,7 +58,10 @@ def list_generations(
     search: text_option("Select prompts that contain these words.") = None,  # type: ignore[valid-type]
     status: choice_option("Select this status.", values=STATUSES) = None,  # type: ignore[valid-type]
     model: text_option("Select this model.", metavar="MODEL") = None,  # type: ignore[valid-type]
-    kind: choice_option("Select this kind.", values=KINDS) = None,  # type: ignore[valid-type]
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", parser=choice(*KINDS), help="Select this kind."),
+    ] = None,
     favourites: Annotated[
         bool | None,
         typer.Option("--favourites/--no-favourites", help="Select favourites, or the others."),
