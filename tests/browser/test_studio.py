@@ -227,7 +227,7 @@ async def test_a_refused_input_is_named_and_focused(studio):
     await studio.until("document.activeElement.getAttribute('aria-invalid') === 'true'")
 
 
-async def test_a_page_shows_the_reason_for_a_wait(studio, service):
+async def test_a_page_shows_why_a_generation_waits(studio, service):
     await service.queues.pause("default")
     try:
         await studio.start()
