@@ -20,10 +20,10 @@ from picture_queue.web import create_app
 from picture_queue.web.webhooks import MAX_BYTES
 
 SECRET, FORGED = "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x", "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM="
-#: The order of the statuses; all final statuses have the same rank.
+#: A webhook changes the status of a prediction only to a status of a higher rank.
 RANKS = {"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3}
-# Each generation has a higher priority than the generations of earlier tests. So a test claims only
-# its own jobs.
+# Each generation has a higher priority than all earlier ones. So a test claims only the jobs of its
+# own generations, although the tests share the queue.
 _PRIORITIES = itertools.count(10**6)
 SETTINGS = ReplicateSettings("r8_test", "http://127.0.0.1:1/v1", webhook_secret=SECRET)
 
@@ -37,16 +37,24 @@ async def app(service: AsyncPictureQueue) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def delivery(
-    row: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **fields: Any
+    row_id: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **fields: Any
 ) -> dict[str, Any]:
-    """Return the arguments of the request that delivers a webhook."""
+    """Return the arguments of the request that delivers a webhook.
+
+    Args:
+        row_id: The id of the row in `picture_queue.prediction`, which the URL has.
+        prediction_id: The id of the prediction at Replicate, which the body has.
+        status: The status of the prediction.
+        secret: The key of the signature.
+        fields: More fields of the body.
+    """
     body = json.dumps(
         {"id": prediction_id, "status": status, "created_at": "2026-01-01T10:00:00Z", **fields}
     )
     message_id, now = f"msg_{uuid4().hex}", datetime.now(UTC)
     return {
         "url": "/webhooks/replicate",
-        "params": {"prediction": str(row)},
+        "params": {"prediction": str(row_id)},
         "content": body,
         "headers": {
             "webhook-id": message_id,
@@ -61,6 +69,9 @@ class ParkedPrediction:
     """A row of `picture_queue.prediction` whose job is parked.
 
     Attributes:
+        id: The id of the row.
+        job_id: The id of the job.
+        prediction_id: The id of the prediction at Replicate.
         statuses: The statuses that valid webhooks deliver.
     """
 
@@ -82,9 +93,9 @@ async def park_predictions(
     ]
     claimed = json.loads(
         await db.fetchval(
-            "select claim_jobs('webhooks', '{default}', '{generate-image}', $1, 600, $2)",
+            """select claim_jobs('webhooks', queues => '{default}', job_types => '{generate-image}',
+            max_jobs => $1, lease_seconds => 600)""",
             count,
-            uuid4(),
         )
     )
     assert {job["id"] for job in claimed} == {str(generation.job_id) for generation in started}
@@ -109,7 +120,7 @@ async def park_predictions(
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-async def test_concurrent_shuffled_and_forged_webhooks_change_only_the_right_rows(
+async def test_concurrent_shuffled_and_forged_webhooks_change_only_their_own_predictions(
     service, db, app, count
 ):
     rows = await park_predictions(service, db, count)
@@ -199,6 +210,7 @@ async def test_a_webhook_gets_503_during_an_outage_and_can_be_retried(
     stack, app, service, db, faults
 ):
     (row,) = await park_predictions(service, db, 1)
+    # The app retries the call fewer than 10 times, so all of its requests get 503.
     await faults(answer_503=10, path="/rest/v1/rpc/receive_prediction")
     request = delivery(row.id, row.prediction_id, "succeeded")
     assert (await app.post(**request)).status_code == 503
@@ -207,17 +219,17 @@ async def test_a_webhook_gets_503_during_an_outage_and_can_be_retried(
     await service.jobs.cancel(row.job_id)
 
 
-async def test_the_app_is_ready_if_the_database_answers(stack, app):
+async def test_the_app_is_ready_only_if_the_database_answers(stack, app):
     assert (await app.get("/healthz")).json() == {"status": "ok"}
     assert (await app.get("/readyz")).json() == {"status": "ready"}
-    async with AsyncPictureQueue("http://127.0.0.1:9", stack.service_role_key) as nowhere:
-        transport = httpx.ASGITransport(create_app(nowhere, SETTINGS))
+    async with AsyncPictureQueue("http://127.0.0.1:9", stack.service_role_key) as unreachable:
+        transport = httpx.ASGITransport(create_app(unreachable, SETTINGS))
         async with httpx.AsyncClient(transport=transport, base_url="http://a.localhost") as http:
             answer = await http.get("/readyz")
             assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
 
 
-async def test_without_a_token_and_a_secret_webhooks_are_not_found(service, monkeypatch):
+async def test_webhooks_get_404_if_no_token_and_secret_are_configured(service, monkeypatch):
     monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
     transport = httpx.ASGITransport(create_app(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://a.localhost") as http:
