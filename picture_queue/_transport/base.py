@@ -187,11 +187,11 @@ def check_version(version: Version | None) -> None:
         raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE_HINT)
     if version.contract < CONTRACT:
         raise DatabaseTooOld(
-            f"The project's SQL is version {version.version}, older than this client needs",
+            f"The project's SQL has version {version.version}, and this client needs a later one",
             hint=UPGRADE_HINT,
         )
     if version.oldest_client_contract > CONTRACT:
         raise ClientTooOld(
-            f"The project's SQL is version {version.version} and serves newer clients only",
+            f"The project's SQL has version {version.version}, which needs a later client",
             hint="Upgrade this package: pip install --upgrade picture-queue",
         )
