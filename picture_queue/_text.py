@@ -32,7 +32,7 @@ def clean_line(text: str, length: int = LINE_LENGTH) -> str:
     """Return any text as one line that a database can store and a terminal can show."""
     # An exception may quote a whole file. Cleaning all of it would block the event loop.
     text = text[: 10 * length]
-    return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
+    return make_storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
 def traceback_of(error: BaseException | None) -> str | None:
@@ -43,10 +43,13 @@ def traceback_of(error: BaseException | None) -> str | None:
         text = "".join(traceback.format_exception(error)).strip()
     except BaseException:  # a property of the exception's class may raise
         return None
-    return storable(text[-TRACEBACK_LENGTH:], TRACEBACK_LENGTH)
+    return make_storable(text[-TRACEBACK_LENGTH:], TRACEBACK_LENGTH)
 
 
-def storable(text: str, length: int) -> str:
-    """Return a text without what a database cannot store, shortened to a number of characters."""
+def make_storable(text: str, length: int) -> str:
+    """Return a text that a database can store, of at most ``length`` characters.
+
+    NUL and surrogates are replaced.
+    """
     text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -7,7 +7,7 @@ select enqueue_job('send-receipt', '{"order": 7}', queue => 'howto-sql');
 commit;
 
 -- A trigger enqueues a job for every new order. Its function runs with the privileges of its owner,
--- because users cannot enqueue.
+-- because users may not call enqueue_job.
 create function enqueue_receipt() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$

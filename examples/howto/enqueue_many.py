@@ -26,4 +26,4 @@ with PictureQueue.from_env() as pq:
     (found,) = pq.jobs.list(queue="howto-enqueue", tag="monthly", status="pending", limit=1)
     assert (found.id, found.hold, found.metadata) == (job.id, "scheduled", {"asked_by": "ada"})
 
-    print(pq.queues.purge("howto-enqueue").changed, "jobs cancelled again")
+    print(pq.queues.purge("howto-enqueue").changed, "jobs cancelled")

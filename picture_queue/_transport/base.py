@@ -14,7 +14,7 @@ from tenacity import (
 )
 
 from picture_queue._rpc import Rpc
-from picture_queue._rpc import project as _rpc
+from picture_queue._rpc.project import CONTRACT
 from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import (
     Busy,
@@ -58,7 +58,7 @@ class Deadline:
 class AsyncTransport(Protocol):
     """A way to call the SQL functions of a project.
 
-    A transport makes one attempt of each call; the backend retries.
+    A transport makes one attempt of each call; `AsyncBackend` makes the retries.
     """
 
     @property
@@ -102,13 +102,13 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StorageCall:
-    """One idempotent call of Storage.
+    """An idempotent HTTP request to Supabase Storage.
 
     Args:
         method: The HTTP method.
         path: The path below the URL of Storage, without a leading slash.
-        content: The request body. An iterable is read anew for each request, and needs the header
-            ``Content-Length``.
+        content: The request body. Each retry reads an iterable from its start. An iterable
+            needs the header ``Content-Length``.
         headers: Headers in addition to the headers of the client.
     """
 
@@ -125,8 +125,8 @@ def parse_answer(
 
     Args:
         rpc: The call.
-        answer: The encoded value that the function returned; None: null.
-        decode: Function that decodes the value.
+        answer: The value that the function returned, as bytes; None: the function returned null.
+        decode: Function that reads the bytes of the answer.
 
     Raises:
         UnreadableAnswer: The value is not JSON, or not in the format that the call expects.
@@ -185,13 +185,13 @@ def check_version(version: Version | None) -> None:
     """
     if version is None:
         raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE_HINT)
-    if version.contract < _rpc.CONTRACT:
+    if version.contract < CONTRACT:
         raise DatabaseTooOld(
-            f"The project's SQL is version {version.version}, older than this client needs",
+            f"The project's SQL has version {version.version}, and this client needs a later one",
             hint=UPGRADE_HINT,
         )
-    if version.oldest_client_contract > _rpc.CONTRACT:
+    if version.oldest_client_contract > CONTRACT:
         raise ClientTooOld(
-            f"The project's SQL is version {version.version} and serves newer clients only",
+            f"The project's SQL has version {version.version}, which needs a later client",
             hint="Upgrade this package: pip install --upgrade picture-queue",
         )

@@ -50,7 +50,7 @@ def read_image(data: Data) -> ImageInfo | None:
             except (IndexError, ValueError):
                 return None
             return ImageInfo(mime_type, extension, width, height) if width and height else None
-    tag = _read_svg_tag(data)
+    tag = _read_svg_attributes(data)
     return None if tag is None else ImageInfo("image/svg+xml", "svg", *_parse_svg_size(tag))
 
 
@@ -112,10 +112,11 @@ _BITMAPS: tuple[tuple[str, str, Callable[[Data], bool], Callable[[Data], tuple[i
     ("gif", "image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), _read_gif),
 )
 
-# No XML parser is used, since it would expand entities of an untrusted file; the opening tag of the
-# root element suffices. Repetitions are possessive (*+), so no pattern backtracks and all take
-# linear time.
-# The opening tag has to end within these bytes; editors write comments before the tag.
+# An XML parser would expand entities of an untrusted file. So these patterns read the opening tag
+# of the root element, which has the size. Their repetitions are possessive (*+), so no pattern
+# backtracks, and all take linear time.
+
+# The opening tag has to end within this number of bytes. Editors may write long comments before it.
 _SVG_HEAD = 65_536
 _SPACE = re.compile(rb"\s*+")
 _DOCTYPE = re.compile(rb"(?i:<!doctype)\s++svg\b[^\[>]*+")
@@ -126,7 +127,7 @@ _LENGTH = re.compile(rb"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?:px)?")
 _MAX_SIDE = 2**31 - 1  # the largest value of the columns images.width and images.height
 
 
-def _read_svg_tag(data: Data) -> bytes | None:
+def _read_svg_attributes(data: Data) -> bytes | None:
     """Return the attributes of the root element of an SVG; None if the file is not an SVG."""
     head = bytes(data[:_SVG_HEAD]).removeprefix(b"\xef\xbb\xbf")
     at = 0
@@ -146,9 +147,10 @@ def _read_svg_tag(data: Data) -> bytes | None:
             return root[1] if root else None
 
 
-def _find_end(head: bytes, end: bytes, start: int) -> int:
-    found = head.find(end, start)
-    return len(head) if found < 0 else found + len(end)
+def _find_end(head: bytes, terminator: bytes, start: int) -> int:
+    """Return the position after the next terminator; the length of the head if there is none."""
+    found = head.find(terminator, start)
+    return len(head) if found < 0 else found + len(terminator)
 
 
 def _parse_svg_size(tag: bytes) -> tuple[int | None, int | None]:
@@ -158,11 +160,11 @@ def _parse_svg_size(tag: bytes) -> tuple[int | None, int | None]:
         if match[2] is not None
     }
     box = attributes.get(b"viewBox", b"").replace(b",", b" ").split()
-    sides = [(attributes.get(b"width", b""), attributes.get(b"height", b""))]
+    sizes = [(attributes.get(b"width", b""), attributes.get(b"height", b""))]
     if len(box) == 4:
-        sides.append((box[2], box[3]))
-    for side in sides:
-        width, height = map(_parse_svg_length, side)
+        sizes.append((box[2], box[3]))
+    for size in sizes:
+        width, height = map(_parse_svg_length, size)
         if width and height:
             return width, height
     return None, None

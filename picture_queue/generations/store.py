@@ -8,7 +8,7 @@ from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._async.generations import BUCKET, signed_url
 from picture_queue._json import encode
 from picture_queue._rpc import predictions as _rpc
-from picture_queue._text import storable
+from picture_queue._text import make_storable
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
@@ -107,7 +107,7 @@ class GenerationStore:
                 cannot store are replaced.
             metrics: The metrics that the provider returned.
         """
-        text = None if error is None else storable(error, _MAX_ERROR)
+        text = None if error is None else make_storable(error, _MAX_ERROR)
         await self._backend.call(
             _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, text, metrics)
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # The key of the lock is the first eight bytes of the SHA-256 of "picture-queue migrate".
 LOCK = "select pg_catalog.pg_advisory_xact_lock(4238266008931965025)"
-# The platform sets statement timeouts for roles, which a migration may exceed. The lock timeout is
+# Supabase sets statement timeouts for roles, which a migration may exceed. The lock timeout is
 # needed since a statement that waits for a table lock blocks all later statements on the table.
 TIMEOUTS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 _RECORD = "insert into picture_queue.migration (name, digest) values (%s, %s)"

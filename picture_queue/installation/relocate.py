@@ -77,7 +77,7 @@ where f.prosrc ~ '\\mjob_queue\\M' and n.nspname not in ('pg_catalog', 'informat
   and not (n.nspname = 'public' and f.proname = any (%(names)s))
 order by 1
 """
-# Policies of picture-queue on tables of the platform. `relocate` drops them, and the installation
+# Policies of picture-queue on tables of Supabase. `relocate` drops them, and the installation
 # creates them again.
 _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p

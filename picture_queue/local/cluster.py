@@ -51,7 +51,7 @@ _SETTINGS = {
     # connections that have not authenticated yet.
     "max_connections": "300",
     "authentication_timeout": "10s",
-    "wal_level": "logical",  # as on the platform
+    "wal_level": "logical",  # as on Supabase
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_destination": "stderr",
@@ -147,12 +147,12 @@ class Cluster:
 
     @property
     def is_complete(self) -> bool:
-        """True if the cluster exists and has the platform's objects."""
+        """True if the cluster exists and has Supabase's objects."""
         return self._digest_file.exists()
 
     @property
     def is_outdated(self) -> bool:
-        """True if an older version created the platform's objects."""
+        """True if an older version created Supabase's objects."""
         return self.is_complete and self._digest_file.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
@@ -313,7 +313,7 @@ class Cluster:
         return []
 
     async def prepare(self, migrations: bool = True) -> list[str]:
-        """Apply the platform's SQL and our migrations to the database of the started server.
+        """Apply Supabase's SQL and our migrations to the database of the started server.
 
         Args:
             migrations: Whether to apply our migrations.

@@ -1,4 +1,4 @@
-"""Apply the platform's SQL and our migrations to the embedded database.
+"""Apply Supabase's roles and schemas, and our migrations, to the embedded database.
 
 The applied migrations are recorded in the table of the Supabase CLI,
 `supabase_migrations.schema_migrations` (pkg/migration/history.go of
@@ -26,8 +26,8 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
-# The files of the platform's SQL, in the order in which they are applied. The first and the last
-# also upgrade the database of an older version.
+# The SQL files that create Supabase's roles and schemas, in the order in which they are applied.
+# The first and the last file also upgrade the database of an older version.
 _PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "privileges")
 _UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
 
@@ -58,7 +58,7 @@ def platform_digest() -> str:
 
 
 async def apply_platform(superuser_dsn: str) -> None:
-    """Create the platform's roles, schemas and functions in one transaction.
+    """Create Supabase's roles, schemas and functions in one transaction.
 
     Raises:
         LocalStackError: A statement failed.

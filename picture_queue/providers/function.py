@@ -19,7 +19,7 @@ from uuid import uuid4
 from picture_queue._log import Log
 from picture_queue._runtime.tasks import abandon
 from picture_queue._runtime.threads import DaemonThreadPool
-from picture_queue._text import clean_line, describe_error, storable, traceback_of
+from picture_queue._text import clean_line, describe_error, make_storable, traceback_of
 from picture_queue.errors import InvalidArgument
 from picture_queue.providers import base, errors
 from picture_queue.providers.function_call import (
@@ -308,7 +308,7 @@ class FunctionProvider(base.Provider):
         text = describe_error(error)
         trace = traceback_of(error)
         _log.warning("prediction %s: %s failed: %s\n%s", run.id, self, text, trace or "")
-        run.error_text = storable(text, _MAX_ERROR)
+        run.error_text = make_storable(text, _MAX_ERROR)
         run.error = _to_provider_error(error)
         self._end(run, "failed")
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from picture_queue._text import clean_line, storable
+from picture_queue._text import clean_line, make_storable
 from picture_queue.errors import InvalidArgument
 from picture_queue.records.workers import JobFields
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Level = Literal["debug", "info", "warning", "error"]
 
-_LINE_LENGTH = 2000  # characters of a line in the log of a job
+_MAX_MESSAGE = 2000  # characters of a message in the log of a job
 
 
 def log_line(message: object, level: Level) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def log_line(message: object, level: Level) -> dict[str, Any]:
     if level not in get_args(Level):
         hint = f"Use {', '.join(get_args(Level))}"
         raise InvalidArgument("The log level is not known", detail=f"level is {level!r}", hint=hint)
-    text = storable(str(message), _LINE_LENGTH)
+    text = make_storable(str(message), _MAX_MESSAGE)
     return {"at": datetime.now(UTC), "level": level, "message": text}
 
 
@@ -50,9 +50,10 @@ class _Context(JobFields):
     def cancel_requested(self) -> bool:
         """True if the job is being cancelled.
 
-        The worker then stops the handler: an async handler gets an `asyncio.CancelledError`. If the
-        job was cancelled while it was parked, the property is true from the start. The worker does
-        not stop the handler in this case, so that it can undo the work of an earlier attempt.
+        The worker stops an async handler with an `asyncio.CancelledError`. A plain function has to
+        read this property or `stop_requested`. If the job was cancelled while it was parked, the
+        property is true from the start. The worker does not stop the handler in this case, so that
+        the handler can undo the work of an earlier attempt.
         """
         return self._attempt.cancel_requested
 
@@ -70,8 +71,9 @@ class _Context(JobFields):
 
         The job was cancelled or timed out, its lease is lost, or the worker stops. A plain
         function cannot be stopped from outside, so a long one should check this between its steps
-        and raise `asyncio.CancelledError`. The job is then cancelled, failed or released, as the
-        reason requires. If the function returns while the worker stops, the job is completed.
+        and raise `asyncio.CancelledError`. The job is then cancelled if its cancellation was
+        requested, failed if it timed out, and released if the worker stops. If the function returns
+        while the worker stops, the job is completed.
         """
         return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
@@ -151,6 +153,7 @@ class SyncJobContext(_Context):
     def progress(self, percent: int, message: str | None = None) -> None:
         """Report the progress of the job, from any thread, as `JobContext.progress` does.
 
-        Do not catch the `asyncio.CancelledError`: a thread cannot be stopped from outside.
+        Do not catch the `asyncio.CancelledError` that this method may raise: the worker cannot stop
+        the thread in another way.
         """
         self._put_progress(percent, message)

@@ -21,7 +21,7 @@ from picture_queue.local.keys import Secrets
 from picture_queue.local.migrate import apply_platform
 from picture_queue.local.ports import HOST, free_port
 
-from ..databases import address, execute, login
+from ..databases import database_url, execute, role_url
 
 # The answers in tests/fixtures were recorded with `supabase start`, which uses these keys on every
 # machine.
@@ -108,11 +108,11 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
 
     @contextlib.contextmanager
     def create(stack: Any) -> Iterator[Platform]:
-        admin = address(stack.superuser_url, "postgres")
+        admin = database_url(stack.superuser_url, "postgres")
         database = f"platform_{uuid4().hex[:8]}"
         asyncio.run(execute(admin, f"create database {database}"))
         try:
-            superuser = address(stack.superuser_url, database)
+            superuser = database_url(stack.superuser_url, database)
             asyncio.run(apply_platform(superuser))
             yield Platform(_settings(stack, database, tmp_path_factory.mktemp("s")), superuser)
         finally:
@@ -176,9 +176,9 @@ def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
         # No PostgREST listens on this socket. A test that needs one passes another socket.
         postgrest_socket=storage_dir / "postgrest.sock",
-        auth_database_url=login(stack, "supabase_auth_admin", database),
-        realtime_database_url=login(stack, "supabase_realtime_admin", database),
-        storage_database_url=login(stack, "supabase_storage_admin", database),
+        auth_database_url=role_url(stack, "supabase_auth_admin", database),
+        realtime_database_url=role_url(stack, "supabase_realtime_admin", database),
+        storage_database_url=role_url(stack, "supabase_storage_admin", database),
         jwt_secret=RECORDED.jwt_secret,
         api_url="",
         storage_dir=storage_dir,

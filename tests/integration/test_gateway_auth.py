@@ -311,7 +311,7 @@ async def test_an_administrator_creates_changes_and_deletes_users(admin, auth):
 
 
 async def test_auth_refuses_the_token_of_a_deleted_user(admin, auth, gateway, platform):
-    # As on the platform, other services accept the token until it expires.
+    # As on Supabase, other services accept the token until it expires.
     session = (await auth.sign_up({"email": new_email(), "password": PASSWORD})).session
     await admin.delete_user(session.user.id)
     headers = {

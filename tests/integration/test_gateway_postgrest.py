@@ -1,9 +1,9 @@
-"""PostgREST behind the gateway answers as on the platform, except for the differences listed here.
+"""PostgREST behind the gateway answers as on Supabase, except for the differences listed here.
 
 `recordings.json` has requests and answers of PostgREST 14.12 on PostgreSQL 15. Each line is an
 independent case. If PostgREST 16.2 answers differently, the field `v16` has the difference.
 `schema.sql` creates the database of the recordings. The bundled PostgREST is 12.0.2. Every request
-has an anon key, because the gateway requires a key, as the platform's gateway does.
+has an anon key, because the gateway requires a key, as Supabase's gateway does.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from picture_queue.local.datadir import DataDir
 from picture_queue.local.programs import PostgREST
 from picture_queue.local.stack import LocalSupabase
 
-from ..databases import login
+from ..databases import role_url
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "postgrest"
 # The compared headers. Proxy-Status is not compared, since PostgREST 12 does not send it. Headers
@@ -108,7 +108,7 @@ DIFFERENCES = (
     ),
     ("12 retries 40001 but not 40P01", "body headers status", "dberror-93"),
     (
-        "the search_path of the stack has `extensions`, like that of the platform",
+        "the search_path of the stack has `extensions`, like that of Supabase",
         "body",
         "call-39 context-01 context-02 context-03 context-04 context-05",
     ),
@@ -131,7 +131,7 @@ DIFFERENCES = (
         "http-10 http-11",
     ),
     (
-        "without a token in Authorization the key in `apikey` counts, as on the platform",
+        "without a token in Authorization the key in `apikey` counts, as on Supabase",
         "body headers status",
         "jwt-32 jwt-33 jwt-37 jwt-41",
     ),
@@ -317,7 +317,7 @@ def recorded_gateway(new_platform: Any, tmp_path_factory: pytest.TempPathFactory
         database = urlsplit(platform.superuser_url).path[1:]
         with (
             run_postgrest(
-                data, login(stack, "authenticator", database), platform.settings.jwt_secret
+                data, role_url(stack, "authenticator", database), platform.settings.jwt_secret
             ) as socket,
             platform.serve(postgrest_socket=socket, allowed_origins=("http://example.com",)) as url,
         ):

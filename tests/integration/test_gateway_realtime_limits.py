@@ -1,4 +1,4 @@
-"""Limits and replay of Realtime, with the error texts of the platform."""
+"""Limits and replay of Realtime, with the error texts of Supabase."""
 
 import asyncio
 import contextlib

@@ -53,7 +53,7 @@ create policy see_public_pics on storage.buckets for select to authenticated
   using (id = 'public-pics');
 """
 
-_GATEWAY = "recorded without the API gateway of the platform, which replaces a key by a token"
+_GATEWAY = "recorded without the API gateway of Supabase, which replaces a key by a token"
 _DOTS = "the message of the server contains a path of its file backend"
 _ESCAPED = "the token escapes a letter that is not ASCII"
 _NO_VERSIONS = "the gateway lacks the column `versioning_status`, which the server does not use yet"

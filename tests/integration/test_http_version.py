@@ -1,4 +1,4 @@
-"""The clients use HTTP/1.1 even with a server that offers HTTP/2, such as the platform's."""
+"""The clients use HTTP/1.1 even with a server that offers HTTP/2, such as Supabase's."""
 
 import asyncio
 import json

@@ -1,7 +1,7 @@
 """The client understands the recorded answers of PostgREST 14 and 16.
 
 The embedded PostgREST is version 12. The recordings in `tests/fixtures/postgrest` are from version
-14.12, which the platform runs, and the fields `v16` from 16.2. The tests use the real supabase
+14.12, which Supabase runs, and the fields `v16` from 16.2. The tests use the real supabase
 client with a mock of the server.
 """
 

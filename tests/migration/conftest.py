@@ -18,7 +18,7 @@ from picture_queue.local.migrate import apply_platform
 from picture_queue.settings import KEY_VARIABLES, DatabaseSettings
 from picture_queue_cli.app import app
 
-from ..databases import address, execute
+from ..databases import database_url, execute
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Database:
 def new_database(stack: Any) -> Iterator[Database]:
     """A database like that of a new project."""
     name = f"bare_{uuid4().hex[:8]}"
-    admin = address(stack.superuser_url, "postgres")
+    admin = database_url(stack.superuser_url, "postgres")
     asyncio.run(execute(admin, f"create database {name} owner postgres"))
     try:
-        asyncio.run(apply_platform(address(stack.superuser_url, name)))
-        yield Database(address(stack.db_url, name))
+        asyncio.run(apply_platform(database_url(stack.superuser_url, name)))
+        yield Database(database_url(stack.db_url, name))
     finally:
         asyncio.run(execute(admin, f"drop database {name} with (force)"))
 

@@ -51,7 +51,9 @@ def test_migrate_prints_its_plan_and_its_result(cli: Cli, new_database: Any) -> 
     assert json.loads(again.stdout) == {"applied": []}
 
 
-def test_install_refuses_a_database_of_migrate(cli: Cli, new_database: Any, tmp_path: Path) -> None:
+def test_install_refuses_a_database_that_migrate_has_set_up(
+    cli: Cli, new_database: Any, tmp_path: Path
+) -> None:
     (tmp_path / "supabase").mkdir()
     assert cli("migrate", "--db-url", new_database.url).exit_code == 0
     done = cli("install", "--db-url", new_database.url)
@@ -60,7 +62,7 @@ def test_install_refuses_a_database_of_migrate(cli: Cli, new_database: Any, tmp_
     assert not (tmp_path / "supabase" / "migrations").exists()
 
 
-def test_migrate_without_an_address_prints_a_hint(cli: Cli) -> None:
+def test_migrate_without_a_database_url_prints_a_hint(cli: Cli) -> None:
     done = cli("migrate")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "--db-url" in done.stderr

@@ -30,7 +30,7 @@ SETTINGS = {
     "cron.database_name": "postgres",
     "cron.use_background_workers": "on",  # otherwise pg_cron connects, and needs a password
 }
-# The platform grants the same permissions to the role `postgres`.
+# Supabase grants the same permissions to the role `postgres`.
 GRANTS = """
 create extension pg_cron;
 grant usage on schema cron to postgres;

@@ -16,7 +16,7 @@ from tests.security.sample_project import SampleProject, create_sample_project
 
 from ..databases import execute
 
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
+DEBIAN_POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 # Otherwise each client would create an SSL context, which is slow.
 _TLS = ssl.create_default_context()
 
@@ -58,10 +58,10 @@ async def admin(sandbox: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Recor
 def debian() -> Iterator[LocalSupabase]:
     """A stack on Debian's Postgres 15, in which a superuser installed plpgsql_check."""
     control = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")
-    if not (DEBIAN / "initdb").exists() or not control.exists():
+    if not (DEBIAN_POSTGRES_15 / "initdb").exists() or not control.exists():
         pytest.fail("plpgsql_check is missing: apt-get install postgresql-15-plpgsql-check")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
+        patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN_POSTGRES_15))
         with LocalSupabase() as stack:
             extension = "create extension plpgsql_check schema extensions"
             asyncio.run(execute(stack.superuser_url, extension))

@@ -1,6 +1,7 @@
 """A spy function in SQL, and the SQL that attaches it to tables of Storage and Realtime.
 
-The spy records which roles it can take, and whether they can run a program or read a file.
+The spy records which roles it can set, and the dangerous rights of each role: to act as a
+superuser, to run a program, or to read a file.
 """
 
 #: The spy writes its findings to the log of the server, which a rollback does not undo.
@@ -10,7 +11,7 @@ declare
   v_before text := current_setting('role');
   v_role text;
   v_roles name[] := '{}';
-  v_powers text[] := '{}';
+  v_rights text[] := '{}';
 begin
   -- The first round keeps the role: no role can be set while Postgres checks a foreign key.
   for v_role in
@@ -24,16 +25,16 @@ begin
     end;
     v_roles := v_roles || current_user;
     if (select rolsuper from pg_roles where rolname = current_user) then
-      v_powers := v_powers || format('superuser as %%s', current_user);
+      v_rights := v_rights || format('superuser as %%s', current_user);
     end if;
     begin
       copy (select 1) to program 'cat > %(proof)s';
-      v_powers := v_powers || format('program as %%s', current_user);
+      v_rights := v_rights || format('program as %%s', current_user);
     exception when insufficient_privilege then null;
     end;
     begin
       perform pg_read_file('PG_VERSION');
-      v_powers := v_powers || format('file as %%s', current_user);
+      v_rights := v_rights || format('file as %%s', current_user);
     exception when insufficient_privilege then null;
     end;
   end loop;
@@ -42,7 +43,7 @@ begin
   exception when others then null;
   end;
   raise log 'SPY %%', jsonb_build_object(
-    'place', place, 'session', session_user, 'roles', v_roles, 'powers', v_powers
+    'place', place, 'session', session_user, 'roles', v_roles, 'dangerous_rights', v_rights
   );
 end $$;
 create function public.spy_row() returns trigger language plpgsql as $$
@@ -78,8 +79,8 @@ create function public.spy_rest() returns void language sql
 grant execute on function public.spy_rest to service_role;
 """  # noqa: E501
 
-#: Policies under which users may write to Storage and Realtime, and `spy_rest` without a spy.
-PERMISSIVE = """
+#: Policies under which users may write to Storage and Realtime, and a `spy_rest` that does nothing.
+PERMISSIVE_POLICIES = """
 create function public.spy_rest() returns void language sql as '';
 grant execute on function spy_rest to service_role;
 create policy permissive on storage.objects for all to authenticated using (true);

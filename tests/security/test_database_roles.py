@@ -2,7 +2,8 @@
 
 Code that this role attaches to a table runs in the sessions of the services that write to the
 table, or with the privileges of the table's owner. The tests attach a spy function in each such
-place. The spy takes every role that the session may take, and as each role tries to run a program.
+place. The spy sets each role that the session may set. As each role it tries to run a program and
+to read a file.
 """
 
 import asyncio
@@ -23,11 +24,11 @@ from picture_queue.local import stack as local
 from picture_queue.local.keys import Secrets
 from picture_queue.local.stack import LocalSupabase
 
-from ..databases import execute, login
-from .conftest import DEBIAN
-from .spy import ATTACH_SPY, PERMISSIVE, SPY
+from ..databases import execute, role_url
+from .conftest import DEBIAN_POSTGRES_15
+from .spy import ATTACH_SPY, PERMISSIVE_POLICIES, SPY
 
-API = {"anon", "authenticated", "service_role"}
+API_ROLES = {"anon", "authenticated", "service_role"}
 OWNERS = {
     "auth": "supabase_auth_admin",
     "realtime": "supabase_realtime_admin",
@@ -36,9 +37,9 @@ OWNERS = {
 #: For each service: its login role, and the roles that its sessions may set.
 SESSIONS = {
     "auth": {"supabase_auth_admin"},
-    "realtime": {"supabase_realtime_admin"} | API,
-    "storage": {"supabase_storage_admin"} | API,
-    "rest": {"authenticator"} | API,
+    "realtime": {"supabase_realtime_admin"} | API_ROLES,
+    "storage": {"supabase_storage_admin"} | API_ROLES,
+    "rest": {"authenticator"} | API_ROLES,
 }
 TABLES = (
     "auth.users",
@@ -52,12 +53,12 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
-def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
+def attacked_stack(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
     """A separate stack, on the bundled Postgres and on Postgres 15, which has other role rules."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "15":
-            assert DEBIAN.exists(), "apt-get install postgresql-15"
-            patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
+            assert DEBIAN_POSTGRES_15.exists(), "apt-get install postgresql-15"
+            patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN_POSTGRES_15))
         with LocalSupabase(durable=False) as stack:
             yield stack
 
@@ -72,9 +73,9 @@ def proof() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def owner(spied: LocalSupabase) -> Any:
-    """A connection as `postgres`."""
-    connection = await asyncpg.connect(spied.db_url, timeout=10)
+async def connection(attacked_stack: LocalSupabase) -> Any:
+    """A connection as the role `postgres`."""
+    connection = await asyncpg.connect(attacked_stack.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
 
@@ -85,7 +86,7 @@ def read_findings(stack: LocalSupabase) -> list[dict[str, Any]]:
 
 
 async def use_every_service(stack: LocalSupabase) -> None:
-    """Let the gateway write to each of its tables, as the service and as a user."""
+    """Write to each table of the services through the gateway, with a service key and as a user."""
     headers = {"apikey": stack.service_role_key}
     async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=30) as http:
 
@@ -134,18 +135,18 @@ async def use_every_service(stack: LocalSupabase) -> None:
 
 
 async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(
-    spied: LocalSupabase, owner: Any, proof: Path
+    attacked_stack: LocalSupabase, connection: Any, proof: Path
 ):
-    await owner.execute(SPY % {"proof": proof})
+    await connection.execute(SPY % {"proof": proof})
     for table in TABLES:
-        await owner.execute(
+        await connection.execute(
             f"create trigger spy before insert or update or delete on {table}"
             " for each row execute function public.spy_row()"
         )
-    await owner.execute(ATTACH_SPY)
-    before = len(read_findings(spied))
-    await use_every_service(spied)
-    found = read_findings(spied)[before:]
+    await connection.execute(ATTACH_SPY)
+    before = len(read_findings(attacked_stack))
+    await use_every_service(attacked_stack)
+    found = read_findings(attacked_stack)[before:]
     places = {f"{table} trigger" for table in TABLES} | set(
         re.findall(r"'(\S+ (?:policy|default|check|function))'", ATTACH_SPY)
     )
@@ -154,27 +155,27 @@ async def test_code_attached_to_a_table_runs_as_the_service_that_writes_it(
         allowed, used = SESSIONS[re.split(r"[. ]", place)[0]], set()
         for finding in found:
             if finding["place"] == place:
-                assert finding["session"] in allowed - API, finding
-                assert finding["powers"] == [], finding
+                assert finding["session"] in allowed - API_ROLES, finding
+                assert finding["dangerous_rights"] == [], finding
                 used |= set(finding["roles"])
         assert used == allowed, place
     assert not await asyncio.to_thread(proof.exists)
 
 
 async def test_a_cast_in_a_foreign_key_never_runs_as_a_superuser(
-    spied: LocalSupabase, owner: Any, proof: Path
+    attacked_stack: LocalSupabase, connection: Any, proof: Path
 ):
     # Postgres runs the cast as the owner of the referenced table, without any trigger.
     key = uuid4()
-    await owner.execute(
+    await connection.execute(
         f"""insert into auth.users (id) values ('{key}');
         insert into auth.sessions values ('{key}', '{key}', now(), now());
         insert into storage.objects (id) values ('{key}');"""
     )
-    before = len(read_findings(spied))
+    before = len(read_findings(attacked_stack))
     tables = ("auth.users", "auth.sessions", "storage.objects")
     for table in tables:
-        await owner.execute(
+        await connection.execute(
             f"""
             create type public.evil as enum ('{key}');
             create function public.evil_cast(value public.evil) returns uuid
@@ -190,17 +191,17 @@ async def test_a_cast_in_a_foreign_key_never_runs_as_a_superuser(
             drop type public.evil cascade;
             """
         )
-    found = read_findings(spied)[before:]
+    found = read_findings(attacked_stack)[before:]
     casts = {finding["place"]: finding for finding in found if finding["place"].endswith(" cast")}
     assert set(casts) == {f"{table} cast" for table in tables}
     for place, finding in casts.items():
         assert set(finding["roles"]) == {OWNERS[place.partition(".")[0]]}, finding
-        assert finding["powers"] == [], finding
+        assert finding["dangerous_rights"] == [], finding
     assert not await asyncio.to_thread(proof.exists)
 
 
-async def test_no_session_of_the_stack_is_a_superuser(spied: LocalSupabase):
-    connection = await asyncpg.connect(spied.superuser_url)
+async def test_no_session_of_the_stack_is_a_superuser(attacked_stack: LocalSupabase):
+    connection = await asyncpg.connect(attacked_stack.superuser_url)
     sessions = await connection.fetch(
         """select distinct a.usename::text as name, r.rolsuper
         from pg_stat_activity a join pg_roles r on r.oid = a.usesysid
@@ -210,26 +211,27 @@ async def test_no_session_of_the_stack_is_a_superuser(spied: LocalSupabase):
     await connection.close()
     assert {*OWNERS.values(), "authenticator"} <= {row["name"] for row in sessions}
     assert [row["name"] for row in sessions if row["rolsuper"]] == []
-    # Users of the machine, and of the database through an extension, need a password.
+    # Every connection needs a password: also from another user of the machine, and from the
+    # database server itself, by an extension such as dblink.
     assert [row["auth_method"] for row in rules] == ["scram-sha-256"]
 
 
-async def test_the_superuser_owns_no_code_that_runs_with_its_privileges(owner: Any):
-    outside = "not in ('pg_catalog', 'information_schema', 'pg_toast')"
-    superusers = await owner.fetch(
+async def test_the_superuser_owns_no_code_that_runs_with_its_privileges(connection: Any):
+    is_not_built_in = "not in ('pg_catalog', 'information_schema', 'pg_toast')"
+    owned_by_superusers = await connection.fetch(
         f"""select c.oid::regclass::text from pg_class c
-        where c.relnamespace::regnamespace::text {outside}
+        where c.relnamespace::regnamespace::text {is_not_built_in}
           and (select rolsuper from pg_roles r where r.oid = c.relowner)
         union all
         select p.oid::regprocedure::text from pg_proc p
-        where p.pronamespace::regnamespace::text {outside} and p.prosecdef
+        where p.pronamespace::regnamespace::text {is_not_built_in} and p.prosecdef
           and (select rolsuper from pg_roles r where r.oid = p.proowner)
         union all
         select s.nspname from pg_namespace s join pg_roles r on r.oid = s.nspowner
         where s.nspname in ('supabase_migrations', 'picture_queue') and r.rolsuper"""
     )
-    assert [row[0] for row in superusers] == []
-    owners = await owner.fetch(
+    assert [row[0] for row in owned_by_superusers] == []
+    owners = await connection.fetch(
         """select schemaname::text as schema, array_agg(distinct tableowner::text) as owners
         from pg_tables where schemaname in ('auth', 'realtime', 'storage') group by 1"""
     )
@@ -238,33 +240,33 @@ async def test_the_superuser_owns_no_code_that_runs_with_its_privileges(owner: A
     }
 
 
-@pytest.mark.parametrize("role", sorted(API))
-async def test_api_roles_cannot_attach_code_to_tables_of_the_services(owner: Any, role: str):
-    tables = await owner.fetch(
+@pytest.mark.parametrize("role", sorted(API_ROLES))
+async def test_api_roles_cannot_attach_code_to_tables_of_the_services(connection: Any, role: str):
+    tables = await connection.fetch(
         """select c.oid::regclass::text as name from pg_class c
         where c.relkind in ('r', 'v', 'p', 'm') and c.relnamespace::regnamespace::text
           in ('auth', 'realtime', 'storage', 'public', 'picture_queue', 'supabase_migrations')"""
     )
     assert {*TABLES} <= {row["name"] for row in tables}
-    powers = "trigger, truncate, references"
-    if owner.get_server_version().major >= 17:
-        powers += ", maintain"
+    privileges = "trigger, truncate, references"
+    if connection.get_server_version().major >= 17:
+        privileges += ", maintain"
     for table in tables:
-        has_power = await owner.fetchval(
+        has_privilege = await connection.fetchval(
             "select has_table_privilege($1, $2::text::regclass, $3)",
             role,
             table["name"],
-            powers,
+            privileges,
         )
-        assert not has_power, table["name"]
-    transaction = owner.transaction()
+        assert not has_privilege, table["name"]
+    transaction = connection.transaction()
     await transaction.start()
-    await owner.execute(f"set local role {role}")
-    await owner.execute(
+    await connection.execute(f"set local role {role}")
+    await connection.execute(
         "create function pg_temp.mine() returns trigger language plpgsql as $$ begin end $$"
     )
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await owner.execute(
+        await connection.execute(
             "create trigger mine before insert on storage.objects"
             " for each row execute function pg_temp.mine()"
         )
@@ -332,25 +334,33 @@ REFUSAL_ERRORS = (
 
 
 @pytest.mark.parametrize("statement", FORBIDDEN)
-async def test_the_role_postgres_cannot_get_more_privileges(owner: Any, statement: str):
-    await owner.execute("create table if not exists public.spied (line text)")
+async def test_the_role_postgres_cannot_get_more_privileges(connection: Any, statement: str):
+    await connection.execute("create table if not exists public.spied (line text)")
     with pytest.raises(asyncpg.PostgresError) as refused:
-        await owner.execute(statement)
-    library = "load" in statement or "replication_slot" in statement
+        await connection.execute(statement)
+    # Another error would mean that Postgres looked for the library before it checked privileges.
+    loads_library = "load" in statement or "replication_slot" in statement
     assert isinstance(
-        refused.value, asyncpg.InsufficientPrivilegeError if library else REFUSAL_ERRORS
+        refused.value, asyncpg.InsufficientPrivilegeError if loads_library else REFUSAL_ERRORS
     ), refused.value
 
 
-async def test_a_replication_connection_is_refused(spied: LocalSupabase):
+async def test_a_replication_connection_is_refused(attacked_stack: LocalSupabase):
     # Such a connection could make a base backup, which contains every file of the cluster.
-    for url in (spied.db_url, *(login(spied, role) for role in OWNERS.values())):
+    for url in (
+        attacked_stack.db_url,
+        *(role_url(attacked_stack, role) for role in OWNERS.values()),
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await asyncpg.connect(url, server_settings={"replication": "true"})
 
 
 def create_old_data(directory: Path) -> None:
-    """Create the data of an older version of the stack, with objects of its user."""
+    """Create a data directory as an older version of the stack may have left it.
+
+    It has privileges that this version must revoke, and a table and grants of the user that this
+    version must keep.
+    """
     older_state = """
     alter table auth.users owner to supabase_admin;
     alter table auth.sessions owner to supabase_admin;
@@ -385,27 +395,27 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
     postgres: str, monkeypatch: pytest.MonkeyPatch
 ):
     if postgres == "15":
-        assert DEBIAN.exists(), "apt-get install postgresql-15"
-        monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
+        assert DEBIAN_POSTGRES_15.exists(), "apt-get install postgresql-15"
+        monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN_POSTGRES_15))
     directory = local._temporary_directory()
     try:
         await asyncio.to_thread(create_old_data, directory)
-        first = None
+        first_secrets = None
         for start in range(2):
             async with LocalSupabase(directory, durable=False) as stack:
                 secrets = Secrets(**json.loads((directory / "secrets.json").read_text()))
-                assert first in (None, secrets)
-                first = secrets
+                assert first_secrets in (None, secrets)
+                first_secrets = secrets
                 connection = await asyncpg.connect(stack.db_url)
                 assert await connection.fetchval("select to_regclass('public.kept') is not null")
-                for role in sorted(API):
+                for role in sorted(API_ROLES):
                     await test_api_roles_cannot_attach_code_to_tables_of_the_services(
                         connection, role
                     )
                 await test_the_superuser_owns_no_code_that_runs_with_its_privileges(connection)
                 await test_no_session_of_the_stack_is_a_superuser(stack)
                 await test_a_replication_connection_is_refused(stack)
-                powers = await connection.fetchval(
+                dangerous_roles = await connection.fetchval(
                     """select count(*) from pg_roles where rolname !~ '^pg_' and not rolsuper
                       and (rolreplication or pg_has_role(oid, 'pg_read_server_files', 'member')
                         or pg_has_role(oid, 'pg_execute_server_program', 'member')
@@ -413,12 +423,15 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
                         or rolname <> 'supabase_auth_admin'
                           and pg_has_role(oid, 'supabase_auth_admin', 'member'))"""
                 )
-                assert powers == 0
+                assert dangerous_roles == 0
                 # Before Postgres 16, a role that may create roles can grant itself any role that is
                 # not a superuser.
-                creators = "select count(*) from pg_roles where rolcreaterole and not rolsuper"
+                creators = """select coalesce(array_agg(rolname::text order by rolname), '{}')
+                  from pg_roles where rolcreaterole and not rolsuper"""
                 can_create_roles = connection.get_server_version().major >= 16
-                assert await connection.fetchval(creators) == (2 if can_create_roles else 0)
+                assert await connection.fetchval(creators) == (
+                    ["maker", "postgres"] if can_create_roles else []
+                )
                 grants = "select has_table_privilege('service_role', 'auth.users', 'select')"
                 assert await connection.fetchval(grants), "a grant of the user is lost"
                 revoked = "select not has_table_privilege('anon', 'storage.objects', 'insert')"
@@ -427,8 +440,8 @@ async def test_data_of_an_older_version_gets_the_privileges_of_this_version(
                 )
                 slots = "select count(*) from pg_replication_slots"
                 assert await connection.fetchval(slots) == 0, "a replication slot was kept"
-                if start == 0:
-                    await connection.execute(PERMISSIVE)
+                if start == 0:  # the second start finds the policies in its data
+                    await connection.execute(PERMISSIVE_POLICIES)
                 await connection.close()
                 await use_every_service(stack)
     finally:

@@ -1,4 +1,4 @@
-"""The linters of the platform report nothing at WARN or above for the migrated database.
+"""The linters of Supabase report nothing at WARN or above for the migrated database.
 
 `supabase db advisors` runs the lints of splinter, `supabase db lint` runs plpgsql_check. The real
 CLI is used, in its versions 2 and 3. With a database URL it needs neither Docker nor a project.

@@ -21,7 +21,7 @@ from picture_queue._resources import migrations
 from picture_queue.installation.state import MigrationTool, State
 from picture_queue.installation.state import read as read_state
 from picture_queue.local.migrate import apply_platform
-from tests.databases import address, connect, execute
+from tests.databases import connect, database_url, execute
 from tests.security.matrix import privileges
 
 USER = "6f1d1c8e-0000-4000-8000-000000000001"
@@ -82,14 +82,14 @@ async def role(server: Any) -> AsyncIterator[str]:
 async def new_database(server: Any, before: str = "", *, platform: bool = True) -> Any:
     """Create a database and run a statement as the superuser; yield the address for its owner."""
     name = f"roles_{uuid4().hex[:8]}"
-    superuser = address(server.superuser_url, name)
+    superuser = database_url(server.superuser_url, name)
     await execute(server.superuser_url, f"create database {name} owner postgres")
     try:
         if platform:
             await apply_platform(superuser)
         if before:
             await execute(superuser, before)
-        yield address(server.db_url, name)
+        yield database_url(server.db_url, name)
     finally:
         await execute(server.superuser_url, f"drop database {name} with (force)")
 
@@ -335,7 +335,7 @@ async def test_no_deferred_foreign_key_to_a_table_of_another_role_is_checked(
         assert await findings(db, "exposure", "evil.account") == []
 
 
-# --- Tables and functions of extensions and of the platform ---
+# --- Tables and functions of extensions and of Supabase ---
 
 
 async def test_the_doctor_reads_no_bucket_of_another_role(server: Any, role: str):

@@ -156,7 +156,7 @@ async def test_storage_refuses_a_forged_token(project: SampleProject, bad_token:
     assert answer.json()["error"] in ("InvalidJWT", "InvalidSignature")
 
 
-# Auth requires the subject but not the role, here as on the platform.
+# Auth requires the subject but not the role, here as on Supabase.
 @pytest.mark.parametrize("flaw", [flaw for flaw in BAD_TOKENS if not flaw.startswith("a role")])
 async def test_auth_refuses_a_forged_token(project: SampleProject, flaw: str, sandbox: Any):
     token = BAD_TOKENS[flaw](project, sandbox.jwt_secret)
@@ -246,7 +246,7 @@ async def _expect_no_user(project: SampleProject, sandbox: Any, token: str) -> N
 async def test_another_audience_gives_no_more_permissions(
     project: SampleProject, sandbox: Any, audience: Any
 ):
-    """The platform ignores the claim `aud`, because other issuers set audiences of their own.
+    """Supabase ignores the claim `aud`, because other issuers set audiences of their own.
 
     The permissions of a token come only from its role and its subject.
     """

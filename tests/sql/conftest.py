@@ -13,7 +13,7 @@ import pytest
 from picture_queue._resources import migrations
 from picture_queue.local.migrate import apply_platform
 
-from ..databases import address, connect, execute
+from ..databases import connect, database_url, execute
 
 
 class Database:
@@ -137,12 +137,12 @@ async def db(stack: Any) -> AsyncIterator[Database]:
 def own_database(stack: Any) -> Iterator[str]:
     """A database without rows of other tests, for a test file that reads whole tables."""
     name = f"own_{uuid4().hex[:8]}"
-    admin = address(stack.superuser_url, "postgres")
-    url = address(stack.db_url, name)
+    admin = database_url(stack.superuser_url, "postgres")
+    url = database_url(stack.db_url, name)
 
     async def create() -> None:
         await execute(admin, f"create database {name} owner postgres")
-        await apply_platform(address(stack.superuser_url, name))
+        await apply_platform(database_url(stack.superuser_url, name))
         for _, sql in migrations():
             await execute(url, sql)
 

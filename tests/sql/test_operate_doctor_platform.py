@@ -1,4 +1,4 @@
-"""The doctor's checks of the platform: Realtime, Storage and the runs of pg_cron."""
+"""The doctor's checks of Supabase: Realtime, Storage and the runs of pg_cron."""
 
 import pytest
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.databases import address, execute
+from tests.databases import database_url, execute
 from tests.sql.conftest import transaction
 
 
@@ -11,7 +11,7 @@ async def published_db(stack, own_database):
     """A database with a publication of all its tables."""
     # Only a superuser may publish all tables.
     await execute(
-        address(stack.superuser_url, own_database.rpartition("/")[2]),
+        database_url(stack.superuser_url, own_database.rpartition("/")[2]),
         "create publication everything for all tables",
     )
     async with transaction(own_database) as db:

@@ -214,6 +214,7 @@ async def test_reads_and_cancels_are_retried(
         route, method = api.get(PREDICTION_URL), client.get
     else:
         route, method = api.post(f"{PREDICTION_URL}/cancel"), client.cancel
+    # The recorded response to a cancel is a prediction in the format of a read.
     route.mock(
         side_effect=[failure, recorded_response("cancel_200_canceled", "cancel_after_it_finished")]
     )

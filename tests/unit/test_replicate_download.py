@@ -33,7 +33,7 @@ async def client() -> AsyncIterator[ReplicateClient]:
 
 @pytest.fixture
 def web() -> Any:
-    """A router for fake responses to all HTTP requests."""
+    """A respx router that answers all HTTP requests of the test."""
     with respx.mock(assert_all_called=False) as router:
         yield router
 

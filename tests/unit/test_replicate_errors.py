@@ -15,13 +15,13 @@ from picture_queue.providers.replicate.errors import from_failure, from_response
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 
 
-def recorded_responses(name: str) -> dict[str, dict[str, Any]]:
-    cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
+def recorded_responses(file_name: str) -> dict[str, dict[str, Any]]:
+    cases = json.loads((FIXTURES / f"{file_name}.json").read_text("utf-8"))["cases"]
     return {case["name"]: case["response"] for case in cases}
 
 
-def recorded_error(name: str, case: str) -> errors.ProviderError:
-    answer = recorded_responses(name)[case]
+def recorded_error(file_name: str, case: str) -> errors.ProviderError:
+    answer = recorded_responses(file_name)[case]
     return from_response(answer["status_code"], answer["headers"], answer["body"])
 
 

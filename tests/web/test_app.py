@@ -20,10 +20,10 @@ from picture_queue.web import create_app
 from picture_queue.web.webhooks import MAX_BYTES
 
 SECRET, FORGED = "whsec_cGljdHVyZS1xdWV1ZS10ZXN0LWtleS0x", "whsec_YW5vdGhlci1zZWNyZXQtb2YtdGVzdHM="
-#: The order of the statuses; all final statuses have the same rank.
+#: A webhook changes the status of a prediction only to a status of a higher rank.
 RANKS = {"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3}
-# Each generation has a higher priority than the generations of earlier tests. So a test claims only
-# its own jobs.
+# Each generation has a higher priority than all earlier ones. So a test claims only the jobs of its
+# own generations, although the tests share the queue.
 _PRIORITIES = itertools.count(10**6)
 SETTINGS = ReplicateSettings("r8_test", "http://127.0.0.1:1/v1", webhook_secret=SECRET)
 
@@ -37,16 +37,24 @@ async def app(service: AsyncPictureQueue) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def delivery(
-    row: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **fields: Any
+    row_id: UUID | str, prediction_id: str, status: str, secret: str = SECRET, **fields: Any
 ) -> dict[str, Any]:
-    """Return the arguments of the request that delivers a webhook."""
+    """Return the arguments of the request that delivers a webhook.
+
+    Args:
+        row_id: The id of the row in `picture_queue.prediction`, which the URL has.
+        prediction_id: The id of the prediction at Replicate, which the body has.
+        status: The status of the prediction.
+        secret: The key of the signature.
+        fields: More fields of the body.
+    """
     body = json.dumps(
         {"id": prediction_id, "status": status, "created_at": "2026-01-01T10:00:00Z", **fields}
     )
     message_id, now = f"msg_{uuid4().hex}", datetime.now(UTC)
     return {
         "url": "/webhooks/replicate",
-        "params": {"prediction": str(row)},
+        "params": {"prediction": str(row_id)},
         "content": body,
         "headers": {
             "webhook-id": message_id,
@@ -61,6 +69,9 @@ class ParkedPrediction:
     """A row of `picture_queue.prediction` whose job is parked.
 
     Attributes:
+        id: The id of the row.
+        job_id: The id of the job.
+        prediction_id: The id of the prediction at Replicate.
         statuses: The statuses that valid webhooks deliver.
     """
 
@@ -82,52 +93,52 @@ async def park_predictions(
     ]
     claimed = json.loads(
         await db.fetchval(
-            "select claim_jobs('webhooks', '{default}', '{generate-image}', $1, 600, $2)",
+            """select claim_jobs('webhooks', queues => '{default}', job_types => '{generate-image}',
+            max_jobs => $1, lease_seconds => 600)""",
             count,
-            uuid4(),
         )
     )
     assert {job["id"] for job in claimed} == {str(generation.job_id) for generation in started}
-    rows = []
+    parked_predictions = []
     for job in claimed:
         ids = (UUID(job["id"]), UUID(job["lease_id"]))
         begun = json.loads(await db.fetchval("select begin_prediction($1, $2)", *ids))
-        row = ParkedPrediction(UUID(begun["prediction"]["id"]), ids[0], uuid4().hex)
+        parked = ParkedPrediction(UUID(begun["prediction"]["id"]), ids[0], uuid4().hex)
         await db.execute(
-            "select record_prediction($1, $2, $3, $4)", *ids, row.id, row.prediction_id
+            "select record_prediction($1, $2, $3, $4)", *ids, parked.id, parked.prediction_id
         )
         outcome = {
             "job_id": job["id"],
             "lease_id": job["lease_id"],
             "outcome": "parked",
             "delay_seconds": 3600,
-            "event": f"prediction:{row.id}",
+            "event": f"prediction:{parked.id}",
         }
         await db.execute("select report_jobs($1)", json.dumps([outcome]))
-        rows.append(row)
-    return rows
+        parked_predictions.append(parked)
+    return parked_predictions
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-async def test_concurrent_shuffled_and_forged_webhooks_change_only_the_right_rows(
+async def test_concurrent_shuffled_and_forged_webhooks_change_only_their_own_predictions(
     service, db, app, count
 ):
-    rows = await park_predictions(service, db, count)
+    parked_predictions = await park_predictions(service, db, count)
     rng = random.Random(7)
     genuine: list[dict[str, Any]] = []
-    for row in rows[10:]:  # the first ten get only forged webhooks
+    for parked in parked_predictions[10:]:  # the first ten get only forged webhooks
         end = rng.choice(["succeeded", "failed", "canceled", None])
         for status in ("starting", "processing", end):
             if status is not None and rng.random() < 0.9:
                 copies = 2 if rng.random() < 1 / 3 else 1
-                genuine += [delivery(row.id, row.prediction_id, status)] * copies
-                row.statuses.add(status)
+                genuine += [delivery(parked.id, parked.prediction_id, status)] * copies
+                parked.statuses.add(status)
     # Webhooks with another prediction id, or for a row that does not exist, have no effect.
-    genuine += [delivery(row.id, uuid4().hex, "succeeded") for row in rows]
-    genuine += [delivery(uuid4(), "unknown", "succeeded") for _ in rows]
+    genuine += [delivery(parked.id, uuid4().hex, "succeeded") for parked in parked_predictions]
+    genuine += [delivery(uuid4(), "unknown", "succeeded") for _ in parked_predictions]
     forged = [
-        delivery(row.id, row.prediction_id, rng.choice(list(RANKS)), FORGED)
-        for row in rng.choices(rows, k=len(genuine))
+        delivery(parked.id, parked.prediction_id, rng.choice(list(RANKS)), FORGED)
+        for parked in rng.choices(parked_predictions, k=len(genuine))
     ]
     rng.shuffle(genuine)
 
@@ -138,27 +149,27 @@ async def test_concurrent_shuffled_and_forged_webhooks_change_only_the_right_row
     answers = await asyncio.gather(deliver(forged), *map(deliver, parts))
     assert set(answers[0]) == {401}
     assert {code for part in answers[1:] for code in part} == {200}
-    for row in rows:
+    for parked in parked_predictions:
         stored = await db.fetchrow(
-            "select status, prediction_id from picture_queue.prediction where id = $1", row.id
+            "select status, prediction_id from picture_queue.prediction where id = $1", parked.id
         )
-        hold = await db.fetchval("select hold from job_queue where id = $1", row.job_id)
-        expected = row.expected_status()
-        assert (stored["status"], stored["prediction_id"]) == (expected, row.prediction_id)
+        hold = await db.fetchval("select hold from job_queue where id = $1", parked.job_id)
+        expected = parked.expected_status()
+        assert (stored["status"], stored["prediction_id"]) == (expected, parked.prediction_id)
         # Only the end of a prediction wakes its job.
         assert (hold is None) == (RANKS.get(expected or "", 0) == 3)
-    for row in rows:
-        await service.jobs.cancel(row.job_id)
+    for parked in parked_predictions:
+        await service.jobs.cancel(parked.job_id)
 
 
 async def test_a_webhook_shows_the_progress_of_a_parked_generation(service, db, app):
-    (row,) = await park_predictions(service, db, 1)
+    (parked,) = await park_predictions(service, db, 1)
     logs = " 50%|█████     | 2/4 [00:01<00:01,  1.9it/s]"
-    answer = await app.post(**delivery(row.id, row.prediction_id, "processing", logs=logs))
+    answer = await app.post(**delivery(parked.id, parked.prediction_id, "processing", logs=logs))
     assert answer.json() == {"outcome": "applied"}
-    job = await service.jobs.get(row.job_id)
+    job = await service.jobs.get(parked.job_id)
     assert (job.progress, job.message) == (50, "generating, step 2 of 4")
-    await service.jobs.cancel(row.job_id)
+    await service.jobs.cancel(parked.job_id)
 
 
 @pytest.mark.parametrize(
@@ -198,26 +209,27 @@ async def test_an_old_webhook_is_refused(app):
 async def test_a_webhook_gets_503_during_an_outage_and_can_be_retried(
     stack, app, service, db, faults
 ):
-    (row,) = await park_predictions(service, db, 1)
+    (parked,) = await park_predictions(service, db, 1)
+    # The app retries the call fewer than 10 times, so all of its requests get 503.
     await faults(answer_503=10, path="/rest/v1/rpc/receive_prediction")
-    request = delivery(row.id, row.prediction_id, "succeeded")
+    request = delivery(parked.id, parked.prediction_id, "succeeded")
     assert (await app.post(**request)).status_code == 503
     await faults(answer_503=0)
     assert (await app.post(**request)).json() == {"outcome": "applied"}
-    await service.jobs.cancel(row.job_id)
+    await service.jobs.cancel(parked.job_id)
 
 
-async def test_the_app_is_ready_if_the_database_answers(stack, app):
+async def test_the_app_is_ready_only_if_the_database_answers(stack, app):
     assert (await app.get("/healthz")).json() == {"status": "ok"}
     assert (await app.get("/readyz")).json() == {"status": "ready"}
-    async with AsyncPictureQueue("http://127.0.0.1:9", stack.service_role_key) as nowhere:
-        transport = httpx.ASGITransport(create_app(nowhere, SETTINGS))
+    async with AsyncPictureQueue("http://127.0.0.1:9", stack.service_role_key) as unreachable:
+        transport = httpx.ASGITransport(create_app(unreachable, SETTINGS))
         async with httpx.AsyncClient(transport=transport, base_url="http://a.localhost") as http:
             answer = await http.get("/readyz")
             assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
 
 
-async def test_without_a_token_and_a_secret_webhooks_are_not_found(service, monkeypatch):
+async def test_webhooks_get_404_if_no_token_and_secret_are_configured(service, monkeypatch):
     monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
     transport = httpx.ASGITransport(create_app(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://a.localhost") as http:

@@ -55,11 +55,11 @@ def parking_worker(stack: Any, service: AsyncPictureQueue) -> Callable[..., Work
 
 @pytest.fixture
 async def simulator(stack: Any, db: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the simulator's switches."""
+    """An HTTP client for the simulator's paths below ``/_simulator``, with a reset simulator."""
     # Cancel generations of other tests, whose predictions would take the faults of this test.
     pending_jobs = json.dumps({"job_type": "generate-image", "status": "pending"})
     await db.execute("select change_jobs('cancel', $1)", pending_jobs)
-    # End predictions of other tests: their number lengthens the interval of the polls.
+    # End predictions of other tests. A worker polls less often if there are more predictions.
     await db.execute(
         "update picture_queue.prediction set state = 'lost' where state in ('creating', 'created')"
     )
@@ -135,7 +135,7 @@ async def test_a_lost_webhook_is_replaced_by_a_poll(
     assert await count_predictions(simulator) == 1
 
 
-async def test_repeated_webhooks_store_the_picture_once(
+async def test_a_picture_is_stored_once_if_webhooks_arrive_twice(
     service, simulator, parking_worker, webhook_url
 ):
     (await simulator.post("faults", json={"kind": "repeat_webhooks"})).raise_for_status()

@@ -70,6 +70,7 @@ async def test_a_recorded_webhook_is_accepted_or_refused_as_recorded(name, monke
         {**sign(), "webhook-id": "msg_2"},
         sign(BODY + " "),
         sign(secret=OTHER_SECRET),
+        # A signature is valid for 5 minutes, and not before its time.
         sign(age=330),
         sign(age=-90_000),
     ],
@@ -118,7 +119,7 @@ async def test_a_large_webhook_is_verified():
 
 
 class Account:
-    """An account whose webhook secret can change, and which counts the reads of the secret."""
+    """A Replicate account whose webhook secret a test can change, and that counts its reads."""
 
     def __init__(self, secret: str | Exception) -> None:
         self.secret = secret
@@ -188,9 +189,10 @@ def test_an_invalid_secret_is_refused(secret):
         WebhookVerifier(secret)
 
 
-def test_the_url_of_a_webhook_names_the_row_and_keeps_the_query():
-    row = UUID(int=7)
+def test_the_url_of_a_webhook_has_the_row_id_and_keeps_the_query():
+    row_id = UUID(int=7)
     assert (
-        webhook_url("https://a.example/w?x=1", row) == f"https://a.example/w?x=1&prediction={row}"
+        webhook_url("https://a.example/w?x=1", row_id)
+        == f"https://a.example/w?x=1&prediction={row_id}"
     )
-    assert webhook_url("https://a.example/w", row) == f"https://a.example/w?prediction={row}"
+    assert webhook_url("https://a.example/w", row_id) == f"https://a.example/w?prediction={row_id}"

@@ -2,7 +2,7 @@
 
 The gateway serves the unchanged Supabase clients: ``/rest/v1`` is a thin proxy to PostgREST;
 ``/realtime/v1``, ``/storage/v1`` and ``/auth/v1`` are small re-implementations, because these
-services are available only as containers. For a feature of the platform that the gateway lacks, the
+services are available only as containers. For a feature of Supabase that the gateway lacks, the
 answer is 501 with the name of the feature.
 """
 

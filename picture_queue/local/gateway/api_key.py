@@ -1,6 +1,6 @@
 """The check of the API key, which requests need in addition to a user's token.
 
-Like the platform's gateway, this gateway checks the key before a service gets the request. So a
+Like Supabase's gateway, this gateway checks the key before a service gets the request. So a
 user's token alone gives no access, and a sign-up needs a key too
 (https://github.com/supabase/supabase, ``docker/volumes/api/kong.yml``).
 """
@@ -43,7 +43,7 @@ def _read_keys(request: HTTPConnection) -> list[str]:
 def refuse_without_key(request: HTTPConnection, credentials: Credentials) -> JSONResponse | None:
     """Return the answer 401 for a request without a key of this stack; None if it has a key.
 
-    A key in `Authorization` is accepted too. On the platform only Storage accepts a key there.
+    A key in `Authorization` is accepted too. On Supabase only Storage accepts a key there.
     """
     keys = _read_keys(request)
     if not keys:

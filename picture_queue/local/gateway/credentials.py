@@ -1,6 +1,6 @@
 """Keys and tokens: the exchange of keys for tokens, and the verification of tokens.
 
-Like the API gateway of the platform, the embedded gateway replaces opaque keys
+Like the API gateway of Supabase, the embedded gateway replaces opaque keys
 (``sb_publishable_…``, ``sb_secret_…``) with a JWT, and passes on a JWT unchanged
 (https://github.com/supabase/cli, the Kong template).
 """

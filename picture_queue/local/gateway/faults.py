@@ -1,4 +1,4 @@
-"""Fault switches: a test turns them on to see how clients handle failures of the platform.
+"""Fault switches: a test turns them on to see how clients handle failures of Supabase.
 
 ``POST /_faults`` with the service or secret key merges a JSON object into the switches below and
 answers with their state. ``GET`` shows the state, ``DELETE`` resets it. Counters count down.

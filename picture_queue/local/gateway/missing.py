@@ -1,4 +1,4 @@
-"""The answer 501 for features of the platform that the embedded stack lacks."""
+"""The answer 501 for features of Supabase that the embedded stack lacks."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ def not_implemented(feature: str) -> Response:
     """Return the answer for a missing feature.
 
     Args:
-        feature: The name of the feature in the platform's documentation.
+        feature: The name of the feature in Supabase's documentation.
     """
     # The client libraries of Supabase read different keys of an error body: send them all.
     message = f"The embedded stack has no {feature}."
@@ -58,7 +58,7 @@ _MISSING: Final = (
 
 
 async def endpoint(request: Request) -> Response:
-    """Answer a request without a route: 501 if the platform has the route, otherwise 404."""
+    """Answer a request without a route: 501 if Supabase has the route, otherwise 404."""
     path = request.url.path
     for prefix, feature in _MISSING:
         if path == prefix or path.startswith(prefix + "/"):

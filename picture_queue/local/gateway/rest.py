@@ -43,7 +43,7 @@ _HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 # PostgREST needs only the token of the key. SQL could read the key in `request.headers`.
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
-# The bundled PostgREST changes at most `limit` rows. The platform's PostgREST changes all rows that
+# The bundled PostgREST changes at most `limit` rows. Supabase's PostgREST changes all rows that
 # match the filters. The gateway drops `limit`, so that a call has the same effect on both.
 _CHANGING_METHODS: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})

@@ -1,8 +1,8 @@
 """The check of tokens before PostgREST, with the errors of PostgREST.
 
-PostgREST checks each token again. The bundled PostgREST is older than the platform's, which has
+PostgREST checks each token again. The bundled PostgREST is older than Supabase's, which has
 other error texts and a separate code for claims. So the gateway checks each token first, with the
-error texts of the platform, which are recorded from PostgREST 14.
+error texts of Supabase, which are recorded from PostgREST 14.
 """
 
 import time

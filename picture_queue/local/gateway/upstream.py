@@ -17,7 +17,7 @@ from picture_queue.local.ports import socket_name
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 CONNECT_TIMEOUT: Final = 5.0  # seconds
-ANSWER_TIMEOUT: Final = 60.0  # seconds; the timeout of the platform's gateway
+ANSWER_TIMEOUT: Final = 60.0  # seconds; the timeout of Supabase's gateway
 _IDLE_TIMEOUT: Final = 15.0  # seconds; PostgREST closes a connection after 30 idle seconds
 _BUFFER: Final = 256 * 1024  # bytes of an answer that wait for a slow reader
 

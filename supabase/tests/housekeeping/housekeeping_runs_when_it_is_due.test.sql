@@ -7,7 +7,7 @@ select ok(not maintain_jobs() ? 'aggregated', 'the next call does no housekeepin
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select ok(maintain_jobs() ? 'aggregated', 'a call after a minute does housekeeping');
-select ok(not maintain_jobs() ? 'aggregated', 'the call after that does no housekeeping');
+select ok(not maintain_jobs() ? 'aggregated', 'a second call in the same minute does no housekeeping');
 
 select * from finish();
 rollback;

@@ -18,7 +18,7 @@ select is((select paused_until from picture_queue.queue where name = 'q'), null,
 select enqueue_jobs('[{"job_type": "u", "queue": "q"}, {"job_type": "u", "queue": "q"}, {"job_type": "u", "queue": "q"}]');
 select report_jobs((select jsonb_agg(j - 'id' || jsonb_build_object('job_id', j -> 'id', 'outcome', 'failed', 'error', 'bad input', 'retryable', false))
   from jsonb_array_elements(claim_jobs('w', '{q}', '{u}', 3)) as j));
-select is((select paused_until from picture_queue.queue where name = 'q'), null, 'a failure that is not retryable does not count either');
+select is((select paused_until from picture_queue.queue where name = 'q'), null, 'failures that are not retryable do not pause the queue');
 
 select * from finish();
 rollback;

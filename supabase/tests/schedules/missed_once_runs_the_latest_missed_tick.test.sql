@@ -6,7 +6,7 @@ select set_schedule('hourly', '{"every_seconds": 3600, "job_type": "t", "queue":
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '5 hours 30 minutes' $$;
 select picture_queue._do_due_steps(100, false);
-select is((select count(*) from job_queue where queue = 'q'), 1::bigint, 'one job for all missed ticks');
+select is((select count(*) from job_queue where queue = 'q'), 1::bigint, 'one job is enqueued for all missed ticks');
 
 select * from finish();
 rollback;

@@ -16,7 +16,7 @@ select pg_temp.start('00000000-0000-0000-0000-0000000000a1');
 select set_budget('user:00000000-0000-0000-0000-0000000000a1', '{"usd_per_day": 0.005}');
 select matches(pg_temp.error_detail($$ select pg_temp.start('00000000-0000-0000-0000-0000000000a1') $$), '^usd_per_day is 0.005, of which 0.003 is spent, and this generation costs 0.003; retry_after is [0-9.]+ s, at [0-9T:.-]+Z$', 'the detail has the amounts and the time');
 select set_budget('user:00000000-0000-0000-0000-0000000000a1', '{"usd_per_day": null, "usd_per_month": 0.005}');
-select matches(pg_temp.error_detail($$ select pg_temp.start('00000000-0000-0000-0000-0000000000a1') $$), '^usd_per_month is 0.005, .*-01T00:00:00.000Z$', 'the next month begins on the first');
+select matches(pg_temp.error_detail($$ select pg_temp.start('00000000-0000-0000-0000-0000000000a1') $$), '^usd_per_month is 0.005, .*-01T00:00:00.000Z$', 'the error has the first day of the next month');
 -- The spending was 40 days ago.
 update picture_queue.account set day = day - 40;
 select is(pg_temp.error_detail($$ select pg_temp.start('00000000-0000-0000-0000-0000000000a1') $$), null, 'in another month the user can start again');

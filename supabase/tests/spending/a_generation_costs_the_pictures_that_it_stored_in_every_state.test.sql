@@ -36,7 +36,7 @@ select pg_temp.begin_run();
 select pg_temp.save(1, 3);
 select pg_temp.report(1, 'failed');
 select is(pg_temp.books(1), '1 refund 0.003, 1 reserve 0.012, 1 settle 0.009', 'a failed generation costs its three stored pictures');
-select is((select (status, cost_usd)::text from generations), '(failed,0.009)', 'its cost is that of the pictures');
+select is((select (status, cost_usd)::text from generations), '(failed,0.009)', 'the failed generation has the cost of its stored pictures');
 select is(pg_temp.project(), 0.012, 'the project counts a prediction whose end is not known as reserved');
 
 select retry_job((select job_id from run where n = 1));
@@ -65,7 +65,7 @@ select is(pg_temp.books(3), '1 refund 0.012, 1 reserve 0.012', 'a cancelled gene
 select is(pg_temp.project(), 0.036, 'the project counts a prediction that succeeded before the cancel');
 select delete_budget('project');
 select set_budget('project', '{"usd_per_day": 100}');
-select is(pg_temp.project(), 0.036, 'a new account of the project has the same sum');
+select is(pg_temp.project(), 0.036, 'a new account of the project counts the same cost');
 
 select pg_temp.begin_run();
 select record_prediction(r.job_id, r.lease_id, r.prediction, 'p4') from run r where n = 4;

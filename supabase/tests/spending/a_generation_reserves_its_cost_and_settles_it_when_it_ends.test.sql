@@ -8,7 +8,7 @@ create function pg_temp.start(p_options jsonb default '{}') returns uuid languag
     p_options || '{"user_id": "00000000-0000-0000-0000-0000000000a1"}') ->> 'generation_id')::uuid $$;
 insert into started (id) select pg_temp.start() from generate_series(1, 3);
 select is((select sum(cost_usd) from generations), 0.018, 'two pictures of three generations at 0.003 are reserved');
-select is(get_account('00000000-0000-0000-0000-0000000000a1') -> 'spent_today_usd', '0.018', 'the account has the sum');
+select is(get_account('00000000-0000-0000-0000-0000000000a1') -> 'spent_today_usd', '0.018', 'the account counts the cost of all three generations');
 select is(get_account('00000000-0000-0000-0000-0000000000a1') -> 'pending', '3', 'three generations are pending');
 create temporary table job as select j.* from jsonb_to_recordset(claim_jobs('w', '{images}', '{generate-image}', 2)) as j (id uuid, lease_id uuid, generation_id uuid);
 select save_images(id, lease_id, '[{"n": 1, "path": "a", "mime_type": "image/png"}]') from job order by id limit 1;

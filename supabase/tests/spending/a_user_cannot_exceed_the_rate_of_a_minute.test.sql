@@ -3,8 +3,8 @@ select plan(9);
 
 create function pg_temp.start(p_options jsonb default '{}') returns text language sql as $$ select start_generation('a cat', options => '{"user_id": "00000000-0000-0000-0000-0000000000a1"}' || p_options) ->> 'status' $$;
 select set_budget('user:00000000-0000-0000-0000-0000000000a1', '{"per_minute": 3}');
-select lives_ok($$ select pg_temp.start('{"idempotency_key": "first"}') $$, 'the first of three starts');
-select lives_ok($$ select pg_temp.start() from generate_series(1, 2) $$, 'the second and the third start');
+select lives_ok($$ select pg_temp.start('{"idempotency_key": "first"}') $$, 'the first of three generations starts');
+select lives_ok($$ select pg_temp.start() from generate_series(1, 2) $$, 'the second and the third generation start');
 select throws_ok($$ select pg_temp.start() $$, 'PT429', 'PQ_RATE_LIMITED: too many generations', 'the fourth start is refused');
 select lives_ok($$ select pg_temp.start('{"idempotency_key": "first"}') $$, 'a repeated call is not refused');
 select is((select count(*) from generations), 3::bigint, 'three generations exist');

@@ -7,16 +7,16 @@ from uuid import uuid4
 
 import pytest
 
-from ...databases import address, execute
+from ...databases import database_url, execute
 from .database import IsolationDatabase, open_database
 
 
 @asynccontextmanager
 async def copied_database(stack: Any, template: str) -> AsyncIterator[str]:
-    admin, name = address(stack.superuser_url, "postgres"), f"copy_{uuid4().hex[:8]}"
+    admin, name = database_url(stack.superuser_url, "postgres"), f"copy_{uuid4().hex[:8]}"
     await execute(admin, f'create database {name} template "{template}" owner postgres')
     try:
-        yield address(stack.db_url, name)
+        yield database_url(stack.db_url, name)
     finally:
         await execute(admin, f"drop database {name} with (force)")
 

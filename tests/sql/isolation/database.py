@@ -17,7 +17,7 @@ QUEUE = "shared"
 TYPE, WORKER, EVENT, TAG = "ordinary-job", "ordinary-worker", "arrived", "ordinary"
 BAD_TYPE, BAD_CHILD, BAD_WORKER = "bad-job", "bad-child", "bad-worker"
 JOBS = 3  # The number of ordinary jobs in each state that a flow needs.
-CALL_TIMEOUT = "8s"  # The statement_timeout of the platform. No call may take longer.
+CALL_TIMEOUT = "8s"  # The statement_timeout of Supabase. No call may take longer.
 
 Make = Callable[["IsolationDatabase", dict[str, Any]], Awaitable[str]]
 
@@ -41,7 +41,7 @@ def _decode(text: str) -> Any:
 
 
 class Session:
-    """A connection of a client, with the statement timeout of the platform."""
+    """A connection of a client, with the statement timeout of Supabase."""
 
     def __init__(self, connection: internals.Connection) -> None:
         self.connection = connection

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from ...databases import address, execute
+from ...databases import database_url, execute
 from ...faults.protocols import Answer
 from ...faults.proxy import Proxy
 from .flows import ordinary_jobs
@@ -156,6 +156,6 @@ async def test_a_changed_password_is_logged_as_an_error_and_does_not_end_the_wor
 
 async def _end_sessions(stack: Any, role: str) -> None:
     await execute(
-        address(stack.superuser_url, "postgres"),
+        database_url(stack.superuser_url, "postgres"),
         f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'",
     )

@@ -16,7 +16,7 @@ from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 
 _PAGE_SIZE: Final = 50
-# Fields that the platform supports and the embedded stack refuses, each with its feature.
+# Fields that Supabase supports and the embedded stack refuses, each with its feature.
 _UNSUPPORTED_FIELDS: Final = {
     "phone": "phone numbers",
     "phone_confirm": "phone numbers",

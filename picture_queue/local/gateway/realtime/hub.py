@@ -17,7 +17,7 @@ class Subscriber(Protocol):
 class Hub:
     """The subscribers of each topic.
 
-    As on the platform, a public and a private topic with the same name are two topics.
+    As on Supabase, a public and a private topic with the same name are two topics.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _RETRY_DELAYS = (0.05, 0.2, 1.0, 2.0)  # seconds; the last one repeats
 _PROBE_INTERVAL = 15.0  # seconds between two checks of the connection
 _PROBES_PER_PRUNE = 240  # old messages are deleted once an hour
-# The platform keeps messages for 72 hours.
+# Supabase keeps messages for 72 hours.
 _PRUNE = "delete from realtime.messages where inserted_at < now() - interval '72 hours'"
 _BATCH_SIZE = 500  # notifications for which one query reads the rows
 _SELECT = """
@@ -35,7 +35,7 @@ order by notified.position
 class DatabaseListener:
     """A connection to the database for LISTEN; a new connection replaces a broken one.
 
-    Delivery is at most once, as on the platform: messages that are committed while there is no
+    Delivery is at most once, as on Supabase: messages that are committed while there is no
     connection are not delivered.
     """
 

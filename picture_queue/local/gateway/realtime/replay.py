@@ -1,6 +1,6 @@
 """Replay of messages that were sent to a private topic before a join.
 
-As on the platform, a replay has at most the newest 25 messages of the last 72 hours, the oldest
+As on Supabase, a replay has at most the newest 25 messages of the last 72 hours, the oldest
 first. Each message is marked as replayed
 (https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
 """

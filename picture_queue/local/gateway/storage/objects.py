@@ -233,7 +233,7 @@ class ObjectRoutes:
         upload_info: upload.Upload,
         limit: int | None = None,
     ) -> None:
-        """Check the type, the declared size of a raw body and the name, in the platform's order."""
+        """Check the type, the declared size of a raw body and the name, in Supabase's order."""
         check_mime_type(upload_info.mime_type, bucket["allowed_mime_types"])
         if limit is not None and (upload_info.content_length or 0) > limit:
             raise too_large()

@@ -18,7 +18,7 @@ from picture_queue.local.gateway.storage.errors import (
 _LAST_DATE: Final = 253_402_300_799  # the last second that a datetime can represent
 _DOWNLOAD: Final = "download"
 _UPLOAD: Final = "upload"
-_UPLOAD_LIFETIME: Final = 7200  # seconds, as on the platform
+_UPLOAD_LIFETIME: Final = 7200  # seconds, as on Supabase
 
 
 class Signer:

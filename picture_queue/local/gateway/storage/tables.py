@@ -2,7 +2,7 @@
 
 For an upload, copy or move, the server first makes the change with the privileges of the caller and
 rolls it back, to check the policies. When the bytes are stored, the server makes the change with
-its own privileges. So triggers on ``storage.objects`` run twice, as on the platform. A deletion is
+its own privileges. So triggers on ``storage.objects`` run twice, as on Supabase. A deletion is
 made once, with the privileges of the caller.
 """
 

@@ -91,7 +91,7 @@ def describe(request: Request) -> Upload:
 async def receive_raw(request: Request, upload: Upload, files: FileStore, max_bytes: int) -> None:
     """Receive the body as the object.
 
-    The caller has compared a declared length with the limit of the bucket. As on the platform, a
+    The caller has compared a declared length with the limit of the bucket. As on Supabase, a
     body without a declared length is compared only with the limit of the server.
 
     Args:
