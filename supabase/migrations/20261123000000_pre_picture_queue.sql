@@ -7149,10 +7149,11 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return array(
-    select distinct t.input
-    from unnest('{storage:,generation:}'::text[]) f (prefix)
-    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
-    where (p_requested -> t.input) is distinct from (p_sent -> t.input) order by t.input);
+    select e.key from jsonb_each(p_sent) e
+    where (p_requested -> e.key) is distinct from e.value and exists (
+      select from unnest('{storage:,generation:}'::text[]) f (prefix)
+      cross join lateral picture_queue._input_texts(jsonb_build_object(e.key, e.value), f.prefix) t)
+    order by e.key);
 end
 $$;
 
@@ -7372,6 +7373,28 @@ as $$
   ) most_specific
 $$;
 
+-- Returns whether a text is a number above a cap, since some providers convert texts to numbers. p_is_strict: the model
+-- does not list the input, so its type is not known. The model may convert the text with Python, which reads '9_9' as
+-- 99, and digits of other scripts. Such texts count as above the cap.
+create function picture_queue._number_exceeds(p_text text, p_cap numeric, p_is_strict boolean) returns boolean
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_text text := regexp_replace(p_text, '[[:space:]]', '', 'g');
+begin
+  if p_cap is null or length(p_text) > 200 then
+    return false;
+  elsif v_text ~* '^[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?$' then
+    return v_text::numeric > p_cap;
+  elsif not p_is_strict then
+    return false;
+  end if;
+  -- NFKC turns full-width and mathematical digits into ASCII; translate does so for Arabic, Persian and Devanagari.
+  v_text := translate(normalize(v_text, nfkc), '٠١٢٣٤٥٦٧٨٩٫۰۱۲۳۴۵۶۷۸۹०१२३४५६७८९', '0123456789.01234567890123456789');
+  return v_text ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$';
+end
+$$;
+
 -- Applies one row of _input_rules to the value that the caller passed (p_passed). Returns the value to send (null:
 -- none), and the problem with the passed value. p_rule is the entry of the input in model.inputs; null if the model
 -- does not list the input.
@@ -7413,16 +7436,11 @@ begin
           then format('has %s entries, this project permits %s', jsonb_array_length(p_passed), v_cap)
         when p_rule is null and exists (
           select from jsonb_array_elements(p_passed) g
-          where case when jsonb_typeof(g) = 'number' then (g #>> '{}')::numeric > v_cap end)
+          where case jsonb_typeof(g) when 'number' then (g #>> '{}')::numeric > v_cap
+            when 'string' then picture_queue._number_exceeds(g #>> '{}', v_cap, true) end)
           then format('has a number above %s, the maximum of this project', v_cap) end
       when 'string' then case
-        -- Some providers convert texts to numbers.
-        when case when p_passed #>> '{}' ~* '^[[:space:]]*[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?[[:space:]]*$'
-          then (p_passed #>> '{}')::numeric > v_cap
-          -- The model does not list this input, so its type is not known. The model may convert the text to a number
-          -- with Python, which reads '9_9' as 99.
-          when p_rule is null and v_cap is not null
-            then p_passed #>> '{}' ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$' end
+        when picture_queue._number_exceeds(p_passed #>> '{}', v_cap, p_rule is null)
           then format('is above %s, the maximum of this project', v_cap)
         when p_rule -> 'format' is null and length(p_passed #>> '{}') > v_cap
           then format('has %s characters, this project permits %s', length(p_passed #>> '{}'), v_cap) end
@@ -8932,7 +8950,8 @@ begin
     select g.job_id from public.generations g
     where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
   if v_jobs = '{}' then
-    perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', p_batch_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', p_batch_id),
+      'start_generations() returns the id of a batch');
   end if;
   v_open := array(
     select j.id from public.job_queue j

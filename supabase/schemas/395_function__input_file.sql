@@ -145,10 +145,11 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return array(
-    select distinct t.input
-    from unnest('{storage:,generation:}'::text[]) f (prefix)
-    cross join lateral picture_queue._input_texts(p_sent, f.prefix) t
-    where (p_requested -> t.input) is distinct from (p_sent -> t.input) order by t.input);
+    select e.key from jsonb_each(p_sent) e
+    where (p_requested -> e.key) is distinct from e.value and exists (
+      select from unnest('{storage:,generation:}'::text[]) f (prefix)
+      cross join lateral picture_queue._input_texts(jsonb_build_object(e.key, e.value), f.prefix) t)
+    order by e.key);
 end
 $$;
 

@@ -62,7 +62,8 @@ begin
     select g.job_id from public.generations g
     where g.batch_id = p_batch_id and not g.deleted and (v_is_service or g.user_id = v_user));
   if v_jobs = '{}' then
-    perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', p_batch_id));
+    perform picture_queue._raise_error('PQ_UNKNOWN_BATCH', format('batch_id is %s', p_batch_id),
+      'start_generations() returns the id of a batch');
   end if;
   v_open := array(
     select j.id from public.job_queue j

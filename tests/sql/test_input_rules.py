@@ -57,7 +57,8 @@ async def read_sent_input(db: Any, model: str, model_input: dict[str, Any]) -> A
         (TURBO, {"width": " 9e3 "}, "maximum of this project"),
         *(
             ("qwen/qwen-image", {"num_outputs": number}, "maximum of this project")
-            for number in ("9_9", "1e100", " inf", "NaN", [99])  # Python reads "9_9" as 99
+            # Python reads these texts as numbers: "9_9" as 99, and digits of other scripts.
+            for number in ("9_9", "1e100", " inf", "NaN", [99], ["9"], "９", "٩", "𝟿", "\u00a09")
         ),
         (SDXL, {"negative_prompt": "x" * 4001}, "has over 4000 characters"),
         (TURBO, {"unlisted": "x" * 4001}, "has over 4000 characters"),
