@@ -110,12 +110,8 @@ class CheckedDirectory(ABC):
                 detail=describe_path(self.path, info),
                 hint="Choose an empty directory or a new one with --data-dir.",
             )
-        if names and info.st_mode & 0o022:
-            raise LocalStackError(
-                "Other users can write into the data directory",
-                detail=describe_path(self.path, info),
-                hint=CHOOSE_ANOTHER_HINT,
-            )
+        if names:
+            self._check_closed(info)
         for _, name, entry in _walk(directory):
             if stat.S_ISLNK(entry.st_mode) or entry.st_uid not in self._accepted_owners():
                 raise LocalStackError(
@@ -124,9 +120,33 @@ class CheckedDirectory(ABC):
                     hint=CHOOSE_ANOTHER_HINT,
                 )
 
+    def _check_closed(self, info: os.stat_result) -> None:
+        """Check the mode of the directory: other users may not add or replace files in it."""
+        if info.st_mode & 0o022:
+            raise LocalStackError(
+                "Other users can write into the data directory",
+                detail=describe_path(self.path, info),
+                hint=CHOOSE_ANOTHER_HINT,
+            )
+
     def is_marked(self) -> bool:
-        """Return whether a start of a stack has used the directory."""
-        return any(os.path.isfile(self.path / name) for name in (MARKER, PLATFORM_DIGEST))
+        """Return whether a start of a stack has used the directory.
+
+        A symlink, a second name of a file, or a file of another user does not count: another user
+        may have created it.
+        """
+        return any(self._is_own_file(name) for name in (MARKER, PLATFORM_DIGEST))
+
+    def _is_own_file(self, name: str) -> bool:
+        try:
+            info = (self.path / name).lstat()
+        except OSError:
+            return False
+        return (
+            stat.S_ISREG(info.st_mode)
+            and info.st_nlink == 1
+            and info.st_uid in self._accepted_owners()
+        )
 
     def mark(self) -> None:
         """Mark the directory as one of a stack, before the first other file is created in it.
@@ -157,7 +177,8 @@ class CheckedDirectory(ABC):
             return
         for name in sorted(self._file_names & set(os.listdir(directory))):
             # A start in another process may have just created the marker and this file.
-            if _has_content(directory, name) and not self.is_marked():
+            is_foreign = name in (MARKER, PLATFORM_DIGEST) or _has_content(directory, name)
+            if is_foreign and not self.is_marked():
                 raise LocalStackError(
                     f"The data directory contains {name!r}, which no stack has created",
                     detail=str(self.path / name),

@@ -297,9 +297,13 @@ class DataDir(CheckedDirectory):
         """Check that a stack has used the directory, or that it is empty or does not exist.
 
         Raises:
-            LocalStackError: The directory contains files, and no stack has used it.
+            LocalStackError: The directory contains files, and no stack has used it, or other users
+                can write into it.
         """
-        if self.exists() and not self.is_marked() and any(self._names()):
+        if not self.exists() or not self._names():
+            return
+        self._check_closed(self.path.lstat())
+        if not self.is_marked():
             raise LocalStackError(
                 "There is no stack in this directory",
                 detail=str(self.path),
@@ -311,7 +315,8 @@ class DataDir(CheckedDirectory):
 
         Raises:
             StackAlreadyRunning: A stack is running in the directory.
-            LocalStackError: No stack has used the directory, or a file cannot be deleted.
+            LocalStackError: No stack has used the directory, other users can write into it, or a
+                file cannot be deleted.
         """
         if not self.exists():
             return

@@ -20,6 +20,7 @@ from picture_queue.providers.base import Progress
 from picture_queue.providers.errors import OutputRefused
 
 _MAX_PICTURES = 100
+_MAX_STATE_SIZE = 10_000  # bytes; a message has at most 200 characters
 _WRITE_INTERVAL = 0.1  # seconds between two writes of progress to a file
 _ACTIVE = "active"  # the file that is deleted to ask a function in another process to stop
 _HAS_DESCRIPTORS = os.open in os.supports_dir_fd
@@ -131,10 +132,16 @@ class FileReporter:
         return self.__dict__ | {"_directory": None}  # each process opens the directory itself
 
     def open(self) -> None:
-        self._path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
-        self._directory = _Directory(self._path)
-        self._identity = self._directory.identity
-        self._directory.create(_ACTIVE, b"")
+        path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
+        try:
+            directory = _Directory(path)
+            directory.expect_own()
+            directory.create(_ACTIVE, b"")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+            raise
+        self._path, self._directory, self._identity = path, directory, directory.identity
 
     def __call__(self, percent: float, message: str | None = None) -> None:
         progress = _check_progress(percent, message)
@@ -180,9 +187,10 @@ class FileReporter:
     def read(self) -> State:
         directory = self._directory
         if directory is not None:
-            with contextlib.suppress(OSError, ValueError):
-                progress = json.loads(directory.read("state"))
-                self._state = State(True, None if progress is None else Progress(*progress))
+            # The function can write any content into the file.
+            with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+                progress = json.loads(directory.read("state", _MAX_STATE_SIZE))
+                self._state = State(True, _parse_progress(progress))
         return self._state
 
     def cancel(self) -> None:
@@ -268,14 +276,14 @@ class _Directory:
             self.delete(name)
             raise
 
-    def read(self, name: str) -> bytes:
-        """Return the content of a file.
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """Return the content of a file, or its first bytes.
 
         Raises:
             OSError: The file does not exist, or cannot be read.
         """
         with open(self._open(name, os.O_RDONLY), "rb") as file:
-            return file.read()
+            return file.read(max_bytes)
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a file; an existing file with the new name is replaced."""
@@ -350,6 +358,21 @@ def _too_large(size: int, limit: int) -> OutputRefused:
     return OutputRefused(
         "The picture is too large", detail=f"It has {size} bytes, the limit is {limit}"
     )
+
+
+def _parse_progress(content: Any) -> Progress | None:
+    """Return the progress that another process wrote.
+
+    Raises:
+        TypeError: The content is neither null nor a percentage and a message.
+        ValueError: The percentage is not 0 to 100, or the list has another length.
+    """
+    if content is None:
+        return None
+    percent, message = content
+    if type(percent) is not int or not isinstance(message, str | None):
+        raise TypeError("the progress is not an integer and a text")
+    return _check_progress(percent, message)
 
 
 def _check_progress(percent: float, message: str | None) -> Progress:

@@ -422,6 +422,66 @@ def test_reset_deletes_no_files_of_others(open_directory: Path):
     assert _list_entries(data)[1:] == before[1:] and (data / "lock").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["picture-queue-stack", "platform.sha256"])
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "directory", "fifo"])
+def test_a_marker_that_is_no_file_of_a_stack_does_not_count(
+    open_directory: Path, name: str, kind: str
+):
+    """Another user can plant these, and `reset` would then delete the files of the owner."""
+    other = open_directory / "other"
+    other.touch()
+    data = open_directory / "data"
+    (data / "storage").mkdir(parents=True)
+    (data / "storage" / "photo.txt").write_text("important")
+    if kind == "symlink":
+        (data / name).symlink_to(other)
+    elif kind == "hard link":
+        (data / name).hardlink_to(other)
+    elif kind == "directory":
+        (data / name).mkdir()
+    else:
+        os.mkfifo(data / name)
+    for mode in (0o755, 0o700):
+        data.chmod(mode)
+        for delete in (local.reset, lambda path: DataDir(path).delete()):
+            with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+                delete(data)
+        expect_refused(data, "data directory contains")
+    assert (data / "storage" / "photo.txt").read_text() == "important"
+
+
+@needs_root
+def test_a_marker_of_another_user_does_not_count(open_directory: Path):
+    data = open_directory / "data"
+    (data / "storage").mkdir(parents=True)
+    (data / "storage" / "photo.txt").write_text("important")
+    (data / "picture-queue-stack").touch()
+    os.chown(data / "picture-queue-stack", NOBODY, NOBODY)
+    for mode in (0o755, 0o700):
+        data.chmod(mode)
+        with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+            local.reset(data)
+        expect_refused(data, "data directory contains")
+    assert (data / "storage" / "photo.txt").read_text() == "important"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
+def test_reset_deletes_nothing_in_a_directory_that_others_can_write(
+    open_directory: Path, mode: int
+):
+    """Another user can rename a file of the owner to the name of the marker."""
+    data = open_directory / "data"
+    (data / "storage").mkdir(parents=True)
+    (data / "storage" / "photo.txt").write_text("important")
+    (data / "picture-queue-stack").touch()
+    data.chmod(mode)
+    for delete in (local.reset, lambda path: DataDir(path).delete()):
+        with pytest.raises(LocalStackError, match="Other users can write into") as caught:
+            delete(data)
+        assert f"mode {mode:04o}" in str(caught.value)
+    assert (data / "storage" / "photo.txt").read_text() == "important"
+
+
 def test_reset_that_fails_can_be_repeated(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o700)

@@ -198,6 +198,71 @@ def test_files_in_the_directory_are_not_followed(temporary: Path, target: Path):
     assert entries(temporary) == set()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"5",
+        b"{}",
+        b"[]",
+        b"[1]",
+        b"[1, 2]",
+        b'["1", null]',
+        b"[true, null]",
+        b"[101, null]",
+        b"[1, null, 3]",
+        b'{"a": 1, "b": 2}',
+        b"\xff",
+        b"[" * 9000,
+        b'[1, "' + b"x" * 10_000_000 + b'"]',
+    ],
+)
+def test_any_content_of_the_file_is_survived(temporary: Path, content: bytes):
+    reporter = FileReporter()
+    reporter.open()
+    (directory,) = entries(temporary)
+    copy = pickle.loads(pickle.dumps(reporter))
+    copy(40, "forty")
+    before = reporter.read()
+    assert before.progress == (40, "forty")
+    (directory / "state").write_bytes(content)
+    assert reporter.read() == before
+    reporter.close()
+    assert entries(temporary) == set()
+
+
+@pytest.mark.parametrize("failing", ["__init__", "expect_own", "create"])
+def test_a_failed_preparation_leaves_no_directory(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+):
+    def fail(*arguments: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(f"picture_queue.providers.function_call._Directory.{failing}", fail)
+    reporter = FileReporter()
+    with pytest.raises(OSError, match="Too many open files"):
+        reporter.open()
+    reporter.close()
+    assert entries(temporary) == set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_a_directory_that_another_user_exchanges_is_not_used(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = temporary / "exchanged"
+
+    def exchange(**options: Any) -> str:
+        path.mkdir()
+        os.chown(path, NOBODY, NOBODY)
+        return str(path)
+
+    monkeypatch.setattr("tempfile.mkdtemp", exchange)
+    reporter = FileReporter()
+    with pytest.raises(PermissionError):
+        reporter.open()
+    assert not reporter.read().has_started
+
+
 async def test_a_prediction_that_never_runs_leaves_no_files(temporary: Path, tmp_path: Path):
     pool = new_process_pool()
     provider = FunctionProvider(draw, executor=pool)

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,86 @@ def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / "large.js").write_bytes(b"eyJ" * 1_700_000)
     assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+def test_files_that_are_not_regular_are_skipped(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".env")
+    (tmp_path / "secret").write_text(f"VITE_KEY={SECRETS[0]}")
+    (tmp_path / ".env.link").symlink_to(tmp_path / "secret")
+    (tmp_path / ".env.kernel").symlink_to("/proc/self/environ")
+    (tmp_path / "dist").mkdir()
+    os.mkfifo(tmp_path / "dist" / "page.js")
+    assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+def test_a_file_that_becomes_a_fifo_or_grows_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may replace a file between its check and its opening."""
+    file = tmp_path / ".env"
+    file.write_text(f"VITE_KEY={SECRETS[0]}\n")
+    really_open, really_stat = os.open, os.fstat
+
+    def replace(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path) == str(file):
+            file.unlink()
+            os.mkfifo(file)
+        return really_open(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", replace)
+        assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+    file.unlink()
+    file.write_text(f"VITE_KEY={SECRETS[0]}\n")
+
+    def grow(descriptor: int) -> os.stat_result:
+        info = really_stat(descriptor)
+        os.truncate(file, 1 << 40)
+        return info
+
+    monkeypatch.setattr(os, "fstat", grow)
+    assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+def test_the_bytes_of_all_files_are_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picture_queue.installation.leaks._MAX_TOTAL_SIZE", 1000)
+    (tmp_path / ".env").write_text("#" * 900 + "\n")
+    (tmp_path / ".env.local").write_text(f"VITE_KEY={SECRETS[0]}\n")
+    (tmp_path / ".env.local").chmod(0o600)
+    assert [verdict for verdict, _ in run_check(tmp_path)] == ["bad"]
+    (tmp_path / ".env").write_text("#" * 990 + "\n")
+    assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "X=postgres://" + ":" * 1_000_000,
+        "X=eyJ." + "a" * 4_000_000 + ".b",
+        ("X=postgres://" + ":" * 4000 + "\n") * 1000,
+        ("X=eyJ." + "W1tb" * 1000 + ".b\n") * 100,
+        "eyJ" * 1_600_000,
+        ("eyJ" * 300 + "." + "eyJ" * 600 + ".") * 1700,
+        "eyJaaaaaaaaaa." * 350_000,
+        "sb_secret_" * 400_000,
+    ],
+)
+def test_the_time_is_linear_in_the_size_of_a_file(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".env").write_text(content)
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "page.js").write_text(content)
+    start = time.process_time()
+    examine_secrets(tmp_path, {"VITE_KEY": content})
+    assert time.process_time() - start < 5
+
+
+def test_a_token_after_other_text_is_found(tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    for text in ("eyJ" * 1000, "eyJaaaaaaaaaa,", "eyJaaaaaaaaaa.b "):
+        (tmp_path / "dist" / "page.js").write_text(text + SECRETS[2])
+        assert [verdict for verdict, _ in run_check(tmp_path)] == ["bad"]
 
 
 def test_a_bundle_directory_that_vanishes_is_skipped(
