@@ -198,6 +198,8 @@ COMMANDS: dict[str, list[list[str]]] = {
     "generations list": [["--limit", "1000"], ["--search", HOSTILE], ["--model", HOSTILE]],
     "generations show": [["{generation}"], ["{unknown}"]],
     "generations favourite": [["{generation}"], ["{unknown}"]],
+    "generations batches show": [["{generation_batch}"], ["{unknown}"]],
+    "generations batches cancel": [["{generation_batch}"], ["{unknown}"]],
     "generations delete": [["{generation}", "--yes"], ["{unknown}", "--yes"]],
     "models list": [[]],
     "models show": [[HOSTILE]],
