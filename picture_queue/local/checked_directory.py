@@ -5,6 +5,7 @@ to the service user before any program of the stack runs.
 """
 
 import contextlib
+import json
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from picture_queue._files import describe_path, user_name
 from picture_queue.errors import LocalStackError
-from picture_queue.local.ownership import expect_safe_path, make_safe_directory
+from picture_queue.local.ownership import expect_safe_path, make_safe_directory, open_own
 from picture_queue.local.paths import ServiceUser, expect_passable, service_user
 
 CHOOSE_ANOTHER_HINT = "Choose another with --data-dir."
@@ -22,6 +23,8 @@ CHOOSE_ANOTHER_HINT = "Choose another with --data-dir."
 MARKER = "picture-queue-stack"
 # Stacks of versions without the marker have this file, once their first start has succeeded.
 PLATFORM_DIGEST = "platform.sha256"
+LOCK = "lock"
+_MAX_LOCK_SIZE = 1000  # bytes
 
 
 class CheckedDirectory(ABC):
@@ -135,7 +138,31 @@ class CheckedDirectory(ABC):
         A symlink, a second name of a file, or a file of another user does not count: another user
         may have created it.
         """
-        return any(self._is_own_file(name) for name in (MARKER, PLATFORM_DIGEST))
+        return (
+            any(self._is_own_file(name) for name in (MARKER, PLATFORM_DIGEST))
+            or self._has_failed_start()
+        )
+
+    def _has_failed_start(self) -> bool:
+        """Return whether the first start of a version without the marker failed in the directory.
+
+        Such a start closed the directory to others, and wrote its process into the lock file.
+        """
+        with contextlib.suppress(OSError, ValueError, RecursionError, LocalStackError):
+            info = self.path.lstat()
+            self._check_owner(info)
+            if not stat.S_ISDIR(info.st_mode) or stat.S_IMODE(info.st_mode) != 0o700:
+                return False
+            if not self._file_names >= set(os.listdir(self.path)):
+                return False
+            with open(open_own(self.path / LOCK, os.O_RDONLY, info.st_uid), "rb") as file:
+                holder = json.loads(file.read(_MAX_LOCK_SIZE))
+            return (
+                isinstance(holder, dict)
+                and holder.keys() == {"pid", "started"}
+                and all(type(value) in (int, float) for value in holder.values())
+            )
+        return False
 
     def _is_own_file(self, name: str) -> bool:
         try:

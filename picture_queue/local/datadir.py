@@ -19,6 +19,7 @@ import psutil
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
 from picture_queue.local.checked_directory import (
     CHOOSE_ANOTHER_HINT,
+    LOCK,
     MARKER,
     PLATFORM_DIGEST,
     CheckedDirectory,
@@ -47,7 +48,7 @@ _CONTENT_ERRORS = (ValueError, KeyError, TypeError, OverflowError, RecursionErro
 _STACK_FILES = {
     MARKER,
     PLATFORM_DIGEST,
-    "lock",
+    LOCK,
     "logs",
     "postgres",
     "postgrest.sock",
@@ -77,7 +78,7 @@ class DataDir(CheckedDirectory):
         self.logs = self.path / "logs"
         self.storage = self.path / "storage"
         self.postgrest_socket = self.path / "postgrest.sock"
-        self._lock = self.path / "lock"
+        self._lock = self.path / LOCK
         self._state = self.path / "state.json"
         self._secrets = self.path / "secrets.json"
         self._programs = self.path / "programs.json"

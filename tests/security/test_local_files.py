@@ -482,6 +482,88 @@ def test_reset_deletes_nothing_in_a_directory_that_others_can_write(
     assert (data / "storage" / "photo.txt").read_text() == "important"
 
 
+def _leave_failed_start(data: Path) -> None:
+    """Create the files of a first start that failed in the version before the marker."""
+    for name in ("logs", "storage"):
+        (data / name).mkdir(parents=True)
+    (data / "logs" / "daemon.log").write_text("The port is taken\n")
+    (data / "lock").write_text('{"pid": 4000000, "started": 1764578592.31}')
+    data.chmod(0o700)
+
+
+def test_a_failed_first_start_of_an_older_version_can_be_repeated(open_directory: Path):
+    data = open_directory / "data"
+    _leave_failed_start(data)
+    with LocalSupabase(data, durable=False):
+        assert (data / "picture-queue-stack").is_file()
+    local.reset(data)
+    assert not data.exists()
+
+
+@pytest.mark.parametrize("names", [(), ("postgres",)])
+def test_a_failed_first_start_of_an_older_version_can_be_reset(
+    open_directory: Path, names: tuple[str, ...]
+):
+    """The second case is a start that was killed after it began to create the database."""
+    data = open_directory / "data"
+    _leave_failed_start(data)
+    for name in names:
+        (data / name).mkdir()
+        (data / name / "PG_VERSION").write_text("18\n")
+    local.reset(data)
+    assert not data.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "other file",
+        "mode",
+        "symlink",
+        "hard link",
+        "mine",
+        "[]",
+        '{"pid": "1", "started": 1}',
+        '{"pid": 1, "started": 1, "more": 1}',
+        "[" * 900,
+        '{"pid": 1, "started": 1' + " " * 2000 + "}",
+    ],
+)
+def test_a_directory_without_the_lock_of_a_stack_is_no_failed_start(
+    open_directory: Path, change: str
+):
+    data = open_directory / "data"
+    _leave_failed_start(data)
+    (data / "storage" / "photo.txt").write_text("important")
+    if change == "other file":
+        (data / "thesis.txt").touch()
+    elif change == "mode":
+        data.chmod(0o755)
+    elif change == "symlink":
+        (data / "lock").rename(open_directory / "lock")
+        (data / "lock").symlink_to(open_directory / "lock")
+    elif change == "hard link":
+        (open_directory / "lock").hardlink_to(data / "lock")
+    else:
+        (data / "lock").write_text(change)
+    with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+        DataDir(data).delete()
+    if change in ("other file", "symlink", "hard link"):  # an earlier check may refuse these
+        expect_refused(data)
+    else:
+        expect_refused(data, "which no stack has created")
+    assert (data / "storage" / "photo.txt").read_text() == "important"
+
+
+@needs_root
+def test_a_lock_of_another_user_is_no_failed_start(open_directory: Path):
+    data = open_directory / "data"
+    _leave_failed_start(data)
+    os.chown(data / "lock", NOBODY, NOBODY)
+    with pytest.raises(LocalStackError, match="There is no stack in this directory"):
+        DataDir(data).delete()
+
+
 def test_reset_that_fails_can_be_repeated(open_directory: Path, monkeypatch: pytest.MonkeyPatch):
     data = DataDir(open_directory / "data")
     data.path.mkdir(mode=0o700)
