@@ -362,6 +362,55 @@ async def test_limits_count_all_generations_of_a_batch(db):
         assert len(started["generations"]) == 5
 
 
+@pytest.mark.parametrize("budget", [{"max_pending": 3}, {"per_minute": 3}, {"per_hour": 3}])
+async def test_a_batch_that_exceeds_a_rate_is_refused_before_other_checks(db, budget):
+    user = uuid4()
+    await db.value("select set_budget($1, $2)", f"user:{user}", budget)
+    options = {"user_id": str(user)}
+    await db.value(START, "a cat", options)
+    ((field, rate),) = budget.items()
+    requests = [{"prompt": " ", "then": [UPSCALE, UPSCALE]}]
+    refused = await db.refusal(START_MANY, requests, options)
+    assert refused.message.startswith("PQ_RATE_LIMITED: ")
+    assert refused.detail.startswith(f"requests[0].then[1]: {field} is {rate}, and ")
+    assert ("retry_after" in refused.detail) == (field != "max_pending")
+    refused = await db.refusal(START, " ", {"then": [UPSCALE] * 5, **options})
+    assert refused.detail.startswith(f"options.then[1]: {field} is {rate}, and ")
+    await db.value(START_MANY, [{"prompt": "x"}, {"prompt": "y"}], options)
+
+
+async def test_a_refusal_by_the_budget_of_the_project_names_the_request(db):
+    await db.value("select set_budget('project', '{\"usd_per_day\": 0.008}')")
+    refused = await db.refusal(START_MANY, [{"prompt": "x"}] * 3, {})
+    assert refused.message.startswith("PQ_OVER_BUDGET: ")
+    assert refused.detail.startswith("requests[2]: usd_per_day is 0.008, of which 0.006 is spent, ")
+    await db.value(START_MANY, [{"prompt": "x"}] * 2, {})
+    account = "select day_usd from picture_queue.account where key = 'project'"
+    assert float(await db.value(account)) == 0.006
+
+
+async def test_the_account_of_the_project_is_locked_after_the_jobs_are_written(db):
+    await db.value("select set_budget('project', '{\"usd_per_day\": 9}')")
+    await db.run("""
+      create function pg_temp.refuse_late_jobs() returns trigger language plpgsql as $$
+      begin
+        if (select xmax from picture_queue.account where key = 'project')::text
+          = pg_current_xact_id_if_assigned()::xid::text
+          or (select day_usd from picture_queue.account where key = 'project') > 0
+        then
+          raise exception 'the account was changed before the job was written';
+        end if;
+        return new;
+      end $$""")
+    await db.run(
+        "create trigger refuse_late_jobs before insert on job_queue "
+        "for each row execute function pg_temp.refuse_late_jobs()"
+    )
+    await db.value(START_MANY, [{"prompt": "x", "then": [UPSCALE]}] * 2, {})
+    account = "select day_usd from picture_queue.account where key = 'project'"
+    assert float(await db.value(account)) > 0
+
+
 async def test_a_hundred_chains_are_started_at_once(db):
     await use_own_queue(db)
     user = uuid4()
