@@ -194,7 +194,11 @@ begin
       case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
       v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
       -- Each row has a later time than the row before. So lists, which have the newest row first, keep an exact order.
-      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond');
+      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond')
+    on conflict (id) do nothing;
+    if not found then
+      perform picture_queue._raise_busy('another call starts the same generation at the same time');
+    end if;
     perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost, p_adds_to_project => false);
     v_costs := v_costs || v_cost;
     v_jobs := v_jobs || v_job;
@@ -228,6 +232,27 @@ exception when others then
 end
 $$;
 
+-- Returns the answer for a generation that a concurrent call with the same generation_id or idempotency_key has started
+-- in the meantime; null: there is none. Such a call of the same user holds the account of the user until it ends.
+create function picture_queue._started_meanwhile(p_user uuid, p_options jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_id uuid;
+begin
+  if p_user is null or coalesce(p_options ->> 'generation_id', p_options ->> 'idempotency_key') is null then
+    return null;
+  end if;
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user);
+  v_id := picture_queue._generation_id(p_options, p_user);
+  perform picture_queue._check_deleted(v_id, p_user, p_options);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position)
+    from public.generations g where g.id = v_id and g.user_id = p_user);
+end
+$$;
+
 -- Starts one generation that uses pictures of unfinished generations, which its job waits for.
 create function picture_queue._start_dependent(
   p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
@@ -235,10 +260,15 @@ returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_warnings jsonb := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+  v_started jsonb := picture_queue._started_meanwhile(p_user, p_options);
+  v_warnings jsonb;
+begin
+  if v_started is not null then
+    return v_started;
+  end if;
+  v_warnings := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
     'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind')),
     p_options || jsonb_build_object('generation_id', p_generation_id), false);
-begin
   return (
     select picture_queue._started_generation(g.id, g.job_id, g.status, null, null)
     from public.generations g where g.id = p_generation_id)
@@ -254,12 +284,17 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch uuid := gen_random_uuid();
+  v_started jsonb;
   v_warnings jsonb;
 begin
   perform picture_queue._check_steps('options.then', p_options -> 'then');
   if (p_options ->> 'reuse')::boolean then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'options.reuse is true, which is not possible with options.then',
       'start the chain with generation:<id> of the earlier picture as an input');
+  end if;
+  v_started := picture_queue._started_meanwhile(p_user, p_options);
+  if v_started is not null then
+    return v_started;
   end if;
   insert into picture_queue.batch (id, user_id, created_at) values (v_batch, p_user, picture_queue._now());
   v_warnings := picture_queue._start_requests(p_user, v_batch, jsonb_build_array(jsonb_build_object('prompt', p_prompt,

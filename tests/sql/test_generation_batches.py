@@ -1,9 +1,13 @@
 """Chains and batches of generations in SQL."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
+
+from tests.databases import connect
 
 from .conftest import Database
 
@@ -216,6 +220,50 @@ async def test_a_repeated_chain_returns_the_first_answer(db):
         assert await db.value(START, "a cat", options) == first
         assert await db.value(START, "a dog", key) == first
         assert len(first["steps"]) == 2
+
+
+@pytest.mark.parametrize("key", ["generation_id", "idempotency_key"])
+@pytest.mark.parametrize("kind", ["chain", "dependent", "without a user"])
+async def test_a_chain_repeated_during_the_first_call_is_started_once(own_database, key, kind):
+    user = uuid4()
+    options: dict[str, Any] = {key: str(uuid4()), "user_id": str(user), "then": [UPSCALE]}
+    arguments: list[Any] = [START, "a cat", options]
+    pair = [Database(await connect(own_database)) for _ in range(2)]
+    first, second = pair
+    try:
+        if kind == "dependent":
+            owner = {"user_id": str(user)}
+            picture = (await first.value(START, "a cat", owner))["generation_id"]
+            arguments = [
+                "select start_generation('', 'philz1337x/clarity-upscaler', $1, $2)",
+                {"image": f"generation:{picture}"},
+                {**options, "then": []},
+            ]
+        elif kind == "without a user":
+            del options["user_id"]
+        before = await first.value("select count(*) from generations")
+        held = first.connection.transaction()
+        await held.start()
+        started = await first.value(*arguments)
+        repeat = asyncio.create_task(second.value(*arguments))
+        await asyncio.sleep(0.3)
+        assert not repeat.done()
+        await held.commit()
+        if kind == "without a user":
+            with pytest.raises(asyncpg.PostgresError) as refused:
+                await repeat
+            assert refused.value.message.startswith("PQ_BUSY: ")
+            assert (
+                refused.value.detail == "another call starts the same generation at the same time"
+            )
+        else:
+            assert await repeat == started
+        assert await second.value(*arguments) == started
+        count = len([started, *started.get("steps", [])])
+        assert await first.value("select count(*) from generations") == before + count
+    finally:
+        for database in pair:
+            await database.connection.close(timeout=10)
 
 
 async def test_only_the_first_step_is_scheduled(db):
