@@ -75,11 +75,23 @@ begin
 end
 $$;
 
+-- Returns the path of a request or step in an error; null: the first generation of a chain.
+create function picture_queue._request_path(p_is_batch boolean, p_position bigint, p_step bigint) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select nullif(concat_ws('.',
+    case when p_is_batch then format('requests[%s]', p_position) end,
+    case when p_step > 0
+      then format('%s[%s]', case when p_is_batch then 'then' else 'options.then' end, p_step - 1) end), '')
+$$;
+
 -- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
--- warnings. Each reservation is written before the next request is checked, so that rates, budgets and credits count
--- all requests. The rows of the generations are written before the jobs: a job whose parent has just failed is
--- cancelled at once, which settles its generation. p_options: the options of start_generation, with the id of the first
--- generation, or the options of start_generations. p_is_batch: whether errors name entries of requests.
+-- warnings. A call that the rates do not allow is refused before other work. Each reservation is written before the
+-- next request is checked, so that budgets and credits count all requests. The account of the project counts them at
+-- the end, since all starts in the project wait for its lock. The rows of the generations are written before the jobs:
+-- a job whose parent has just failed is cancelled at once, which settles its generation. p_options: the options of
+-- start_generation, with the id of the first generation, or the options of start_generations. p_is_batch: whether
+-- errors name entries of requests.
 create function picture_queue._start_requests(
   p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
 returns jsonb
@@ -97,6 +109,11 @@ declare
   v_id uuid;  -- the id of the previous generation, and then of the current one
   v_options jsonb;
   v_cost jsonb;
+  v_costs jsonb[] := '{}'::jsonb[];
+  v_paths text[] := '{}'::text[];
+  v_account jsonb;
+  v_budget jsonb;
+  v_left integer;
   v_job jsonb;
   v_jobs jsonb[] := '{}'::jsonb[];
   v_warnings jsonb := '[]'::jsonb;
@@ -104,6 +121,26 @@ declare
   v_detail text;
   v_hint text;
 begin
+  if p_user is not null then
+    perform picture_queue._check_isolation();
+    perform picture_queue._lock_account(p_user);
+    v_account := picture_queue._read_account('user:' || p_user);
+    v_budget := picture_queue._user_budget(p_user, v_account ->> 'plan');
+    v_left := picture_queue._starts_left(p_user, v_account, v_budget);
+    if v_left is not null and not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service()) then
+      -- The first generation that exceeds a rate.
+      for v_item in
+        select r.i - 1 as position, s.step
+        from jsonb_array_elements(p_requests) with ordinality as r (request, i)
+        cross join lateral generate_series(
+          0, jsonb_array_length(coalesce(nullif(r.request -> 'then', 'null'), '[]'))) as s (step)
+        order by r.i, s.step offset v_left limit 1
+      loop
+        v_path := picture_queue._request_path(p_is_batch, v_item.position, v_item.step);
+        perform picture_queue._check_rates(p_user, v_account, v_budget, v_left);
+      end loop;
+    end if;
+  end if;
   for v_item in
     select r.i - 1 as position, s.step, s.item ->> 'prompt' as prompt, s.item ->> 'model_id' as model_id,
       s.item ->> 'kind' as kind, coalesce(nullif(s.item -> 'input', 'null'), '{}') as input,
@@ -116,10 +153,8 @@ begin
       from jsonb_array_elements(coalesce(nullif(r.request -> 'then', 'null'), '[]')) with ordinality as t (item, i)) s
     order by r.i, s.step
   loop
-    v_path := concat_ws('.', case when p_is_batch then format('requests[%s]', v_item.position) end,
-      case when v_item.step > 0 then format('%s[%s]', case when p_is_batch then 'then' else 'options.then' end, v_item.step - 1)
-      end);
-    v_path := nullif(v_path, '');
+    v_path := picture_queue._request_path(p_is_batch, v_item.position, v_item.step);
+    v_paths := v_paths || v_path;
     v_model_id := v_item.model_id;
     if v_item.step > 0 then
       if v_model_id is null then
@@ -159,13 +194,33 @@ begin
       case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
       v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
       -- Each row has a later time than the row before. So lists, which have the newest row first, keep an exact order.
-      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond');
-    perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost);
+      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond')
+    on conflict (id) do nothing;
+    if not found then
+      perform picture_queue._raise_busy('another call starts the same generation at the same time');
+    end if;
+    perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost, p_adds_to_project => false);
+    v_costs := v_costs || v_cost;
     v_jobs := v_jobs || v_job;
   end loop;
   v_path := null;
   if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
     perform picture_queue._raise_busy('another call starts the same generation at the same time');
+  end if;
+  v_account := picture_queue._lock_project();
+  if v_account is not null then
+    v_budget := (select to_jsonb(b) from picture_queue.budget b where b.key = 'project');
+    for v_item in
+      select c.path, (c.cost ->> 'amount_usd')::numeric as amount, c.cost ->> 'price_unit' as unit
+      from unnest(v_paths, v_costs) with ordinality as c (path, cost, n)
+      order by c.n
+    loop
+      v_path := v_item.path;
+      perform picture_queue._check_amounts(v_account, v_budget, v_item.amount, v_item.unit);
+      v_account := v_account || jsonb_build_object('day_usd', (v_account ->> 'day_usd')::numeric + v_item.amount,
+        'month_usd', (v_account ->> 'month_usd')::numeric + v_item.amount);
+    end loop;
+    perform picture_queue._add_to_account('project', (select sum((c ->> 'amount_usd')::numeric) from unnest(v_costs) as c), 0, 0);
   end if;
   return v_warnings;
 exception when others then
@@ -177,6 +232,27 @@ exception when others then
 end
 $$;
 
+-- Returns the answer for a generation that a concurrent call with the same generation_id or idempotency_key has started
+-- in the meantime; null: there is none. Such a call of the same user holds the account of the user until it ends.
+create function picture_queue._started_meanwhile(p_user uuid, p_options jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_id uuid;
+begin
+  if p_user is null or coalesce(p_options ->> 'generation_id', p_options ->> 'idempotency_key') is null then
+    return null;
+  end if;
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user);
+  v_id := picture_queue._generation_id(p_options, p_user);
+  perform picture_queue._check_deleted(v_id, p_user, p_options);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position)
+    from public.generations g where g.id = v_id and g.user_id = p_user);
+end
+$$;
+
 -- Starts one generation that uses pictures of unfinished generations, which its job waits for.
 create function picture_queue._start_dependent(
   p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
@@ -184,10 +260,15 @@ returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_warnings jsonb := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+  v_started jsonb := picture_queue._started_meanwhile(p_user, p_options);
+  v_warnings jsonb;
+begin
+  if v_started is not null then
+    return v_started;
+  end if;
+  v_warnings := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
     'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind')),
     p_options || jsonb_build_object('generation_id', p_generation_id), false);
-begin
   return (
     select picture_queue._started_generation(g.id, g.job_id, g.status, null, null)
     from public.generations g where g.id = p_generation_id)
@@ -203,12 +284,17 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch uuid := gen_random_uuid();
+  v_started jsonb;
   v_warnings jsonb;
 begin
   perform picture_queue._check_steps('options.then', p_options -> 'then');
   if (p_options ->> 'reuse')::boolean then
     perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'options.reuse is true, which is not possible with options.then',
       'start the chain with generation:<id> of the earlier picture as an input');
+  end if;
+  v_started := picture_queue._started_meanwhile(p_user, p_options);
+  if v_started is not null then
+    return v_started;
   end if;
   insert into picture_queue.batch (id, user_id, created_at) values (v_batch, p_user, picture_queue._now());
   v_warnings := picture_queue._start_requests(p_user, v_batch, jsonb_build_array(jsonb_build_object('prompt', p_prompt,

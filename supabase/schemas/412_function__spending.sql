@@ -170,8 +170,34 @@ begin
 end
 $$;
 
--- Refuses a start that exceeds the rates or max_pending of a user.
-create function picture_queue._check_rates(p_user_id uuid, p_account jsonb, p_budget jsonb) returns void
+-- Returns how many generations a user may start now under the rates and max_pending; null: any number.
+create function picture_queue._starts_left(p_user_id uuid, p_account jsonb, p_budget jsonb) returns integer
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_left integer := (p_budget ->> 'max_pending')::integer - (p_account ->> 'pending')::integer;
+  v_field text;
+  v_rate integer;
+begin
+  foreach v_field in array '{per_hour,per_minute}'::text[] loop
+    v_rate := (p_budget ->> v_field)::integer;
+    v_left := least(v_left, v_rate - (
+      select count(*) from (
+        select from picture_queue.ledger l
+        where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry
+          and l.at > v_now - case v_field when 'per_hour' then interval '1 hour' else interval '1 minute' end
+        order by l.at desc limit coalesce(v_rate, 0)) started));
+  end loop;
+  return greatest(v_left, case when v_left is not null then 0 end);
+end
+$$;
+
+-- Refuses a start that exceeds the rates or max_pending of a user. p_started: how many generations the call starts
+-- before this one and has not reserved yet.
+create function picture_queue._check_rates(
+  p_user_id uuid, p_account jsonb, p_budget jsonb, p_started integer default 0) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
@@ -182,20 +208,22 @@ declare
   v_period interval;
   v_first timestamptz;
 begin
-  if (p_account ->> 'pending')::integer >= (p_budget ->> 'max_pending')::integer then
+  if (p_account ->> 'pending')::integer + p_started >= (p_budget ->> 'max_pending')::integer then
     perform picture_queue._raise_error('PQ_RATE_LIMITED',
-      format('max_pending is %s, and %s generations have not ended', p_budget ->> 'max_pending', p_account ->> 'pending'),
+      format('max_pending is %s, and %s generations have not ended', p_budget ->> 'max_pending',
+        (p_account ->> 'pending')::integer + p_started),
       'wait until a generation has ended, or cancel one');
   end if;
   foreach v_field in array '{per_hour,per_minute}'::text[] loop
     v_rate := (p_budget ->> v_field)::integer;
     v_period := case v_field when 'per_hour' then interval '1 hour' else interval '1 minute' end;
-    -- The oldest of the latest v_rate starts. The next start is possible when v_period has passed since then.
-    v_first := case when v_rate > 0 then (
+    -- The oldest of the latest v_rate starts. The next start is possible when v_period has passed since then. A call
+    -- that starts more than v_rate generations is never possible.
+    v_first := case when v_rate > p_started then (
       select l.at from picture_queue.ledger l
       where l.user_id = p_user_id and l.phase = 'reserve' and l.counted and not l.is_retry and l.at > v_now - v_period
-      order by l.at desc offset v_rate - 1 limit 1) end;
-    if v_rate = 0 or v_first is not null then
+      order by l.at desc offset v_rate - p_started - 1 limit 1) end;
+    if v_rate <= p_started or v_first is not null then
       perform picture_queue._raise_limit('PQ_RATE_LIMITED', format('%s is %s, and as many generations were started in the '
         'last %s', v_field, v_rate, case v_field when 'per_hour' then 'hour' else 'minute' end),
         'wait, or ask the operator for a higher rate', v_first + v_period);
@@ -257,16 +285,36 @@ begin
 end
 $$;
 
+-- Locks the account of the project until the transaction ends, and returns it; null if there is none. All starts in the
+-- project wait for this lock, so a start takes it last, after its rows of the ledger: set_budget locks the ledger while
+-- it creates the account. So a transaction that has written to the ledger either is included in the sums of the new
+-- account, or sees the account here.
+create function picture_queue._lock_project() returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  perform from picture_queue.account a where a.key = 'project' for no key update;
+  if not found then
+    return null;
+  end if;
+  perform picture_queue._check_isolation();
+  return picture_queue._read_account('project');
+end
+$$;
+
 -- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
--- of the user and of the project. Refuses a generation that exceeds the budget of the project. The account of the
--- project is locked last, since all starts in the project wait for this lock.
-create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
+-- of the user and of the project. Refuses a generation that exceeds the budget of the project. Without
+-- p_adds_to_project the caller must do so for the account of the project, before the transaction ends.
+create function picture_queue._reserve(
+  p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb, p_adds_to_project boolean default true)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
   v_counted boolean := coalesce((p_cost ->> 'counted')::boolean, false);
   v_from_credits boolean := coalesce((p_cost ->> 'from_credits')::boolean, false);
+  v_project jsonb;
 begin
   if (p_cost ->> 'unchecked')::boolean then
     perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
@@ -285,12 +333,9 @@ begin
     perform picture_queue._add_to_account('user:' || p_user_id, v_amount,
       case when v_from_credits then -v_amount else 0 end, v_counted::integer);
   end if;
-  -- set_budget locks the ledger while it creates the account of the project. So this transaction, which has written to
-  -- the ledger, either is included in the sums of the new account, or sees the account here.
-  perform from picture_queue.account a where a.key = 'project' for no key update;
-  if found then
-    perform picture_queue._check_isolation();
-    perform picture_queue._check_amounts(picture_queue._read_account('project'), (
+  v_project := case when p_adds_to_project then picture_queue._lock_project() end;
+  if v_project is not null then
+    perform picture_queue._check_amounts(v_project, (
       select to_jsonb(b) from picture_queue.budget b where b.key = 'project'), v_amount, p_cost ->> 'price_unit');
     perform picture_queue._add_to_account('project', v_amount, 0, 0);
   end if;

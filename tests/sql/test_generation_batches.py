@@ -1,9 +1,13 @@
 """Chains and batches of generations in SQL."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
+
+from tests.databases import connect
 
 from .conftest import Database
 
@@ -218,6 +222,50 @@ async def test_a_repeated_chain_returns_the_first_answer(db):
         assert len(first["steps"]) == 2
 
 
+@pytest.mark.parametrize("key", ["generation_id", "idempotency_key"])
+@pytest.mark.parametrize("kind", ["chain", "dependent", "without a user"])
+async def test_a_chain_repeated_during_the_first_call_is_started_once(own_database, key, kind):
+    user = uuid4()
+    options: dict[str, Any] = {key: str(uuid4()), "user_id": str(user), "then": [UPSCALE]}
+    arguments: list[Any] = [START, "a cat", options]
+    pair = [Database(await connect(own_database)) for _ in range(2)]
+    first, second = pair
+    try:
+        if kind == "dependent":
+            owner = {"user_id": str(user)}
+            picture = (await first.value(START, "a cat", owner))["generation_id"]
+            arguments = [
+                "select start_generation('', 'philz1337x/clarity-upscaler', $1, $2)",
+                {"image": f"generation:{picture}"},
+                {**options, "then": []},
+            ]
+        elif kind == "without a user":
+            del options["user_id"]
+        before = await first.value("select count(*) from generations")
+        held = first.connection.transaction()
+        await held.start()
+        started = await first.value(*arguments)
+        repeat = asyncio.create_task(second.value(*arguments))
+        await asyncio.sleep(0.3)
+        assert not repeat.done()
+        await held.commit()
+        if kind == "without a user":
+            with pytest.raises(asyncpg.PostgresError) as refused:
+                await repeat
+            assert refused.value.message.startswith("PQ_BUSY: ")
+            assert (
+                refused.value.detail == "another call starts the same generation at the same time"
+            )
+        else:
+            assert await repeat == started
+        assert await second.value(*arguments) == started
+        count = len([started, *started.get("steps", [])])
+        assert await first.value("select count(*) from generations") == before + count
+    finally:
+        for database in pair:
+            await database.connection.close(timeout=10)
+
+
 async def test_only_the_first_step_is_scheduled(db):
     await use_own_queue(db)
     options = {"then": [UPSCALE], "scheduled_for": "2100-01-01T00:00:00Z", "priority": 3}
@@ -360,6 +408,55 @@ async def test_limits_count_all_generations_of_a_batch(db):
         assert await db.value("select count(*) from generations where user_id = $1", user) == 0
         started = await db.value(START_MANY, [{"prompt": "x"}] * 5, options)
         assert len(started["generations"]) == 5
+
+
+@pytest.mark.parametrize("budget", [{"max_pending": 3}, {"per_minute": 3}, {"per_hour": 3}])
+async def test_a_batch_that_exceeds_a_rate_is_refused_before_other_checks(db, budget):
+    user = uuid4()
+    await db.value("select set_budget($1, $2)", f"user:{user}", budget)
+    options = {"user_id": str(user)}
+    await db.value(START, "a cat", options)
+    ((field, rate),) = budget.items()
+    requests = [{"prompt": " ", "then": [UPSCALE, UPSCALE]}]
+    refused = await db.refusal(START_MANY, requests, options)
+    assert refused.message.startswith("PQ_RATE_LIMITED: ")
+    assert refused.detail.startswith(f"requests[0].then[1]: {field} is {rate}, and ")
+    assert ("retry_after" in refused.detail) == (field != "max_pending")
+    refused = await db.refusal(START, " ", {"then": [UPSCALE] * 5, **options})
+    assert refused.detail.startswith(f"options.then[1]: {field} is {rate}, and ")
+    await db.value(START_MANY, [{"prompt": "x"}, {"prompt": "y"}], options)
+
+
+async def test_a_refusal_by_the_budget_of_the_project_names_the_request(db):
+    await db.value("select set_budget('project', '{\"usd_per_day\": 0.008}')")
+    refused = await db.refusal(START_MANY, [{"prompt": "x"}] * 3, {})
+    assert refused.message.startswith("PQ_OVER_BUDGET: ")
+    assert refused.detail.startswith("requests[2]: usd_per_day is 0.008, of which 0.006 is spent, ")
+    await db.value(START_MANY, [{"prompt": "x"}] * 2, {})
+    account = "select day_usd from picture_queue.account where key = 'project'"
+    assert float(await db.value(account)) == 0.006
+
+
+async def test_the_account_of_the_project_is_locked_after_the_jobs_are_written(db):
+    await db.value("select set_budget('project', '{\"usd_per_day\": 9}')")
+    await db.run("""
+      create function pg_temp.refuse_late_jobs() returns trigger language plpgsql as $$
+      begin
+        if (select xmax from picture_queue.account where key = 'project')::text
+          = pg_current_xact_id_if_assigned()::xid::text
+          or (select day_usd from picture_queue.account where key = 'project') > 0
+        then
+          raise exception 'the account was changed before the job was written';
+        end if;
+        return new;
+      end $$""")
+    await db.run(
+        "create trigger refuse_late_jobs before insert on job_queue "
+        "for each row execute function pg_temp.refuse_late_jobs()"
+    )
+    await db.value(START_MANY, [{"prompt": "x", "then": [UPSCALE]}] * 2, {})
+    account = "select day_usd from picture_queue.account where key = 'project'"
+    assert float(await db.value(account)) > 0
 
 
 async def test_a_hundred_chains_are_started_at_once(db):
