@@ -34,7 +34,6 @@ _MAX_VALUE_LENGTH = 4096
 # O_NONBLOCK: opening a FIFO would block until another process opens its other end.
 _OPEN_FLAGS = (
     os.O_RDONLY
-    | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)

@@ -100,12 +100,17 @@ def test_unreadable_files_are_skipped(tmp_path: Path) -> None:
 
 def test_files_that_are_not_regular_are_skipped(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".env")
-    (tmp_path / "secret").write_text(f"VITE_KEY={SECRETS[0]}")
-    (tmp_path / ".env.link").symlink_to(tmp_path / "secret")
     (tmp_path / ".env.kernel").symlink_to("/proc/self/environ")
     (tmp_path / "dist").mkdir()
     os.mkfifo(tmp_path / "dist" / "page.js")
     assert [verdict for verdict, _ in run_check(tmp_path)] == ["ok"]
+
+
+def test_a_symlink_to_a_file_of_variables_is_read(tmp_path: Path) -> None:
+    """Bundlers follow it, for example to a file that several packages share."""
+    (tmp_path / "shared").write_text(f"VITE_KEY={SECRETS[0]}")
+    (tmp_path / ".env").symlink_to(tmp_path / "shared")
+    assert "bad" in [verdict for verdict, _ in run_check(tmp_path)]
 
 
 def test_a_file_that_becomes_a_fifo_or_grows_is_skipped(
