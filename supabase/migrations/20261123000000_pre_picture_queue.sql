@@ -7605,19 +7605,21 @@ begin
 end
 $$;
 
--- Returns the id of the generation that a call starts: options.generation_id, or the id of the user's generation with
--- options.idempotency_key, or a new id.
+-- Returns the id of the generation that a call starts or repeats: options.generation_id if the user has this
+-- generation, or the id of the user's generation with options.idempotency_key, or options.generation_id, or a new id.
 create function picture_queue._generation_id(p_options jsonb, p_user uuid) returns uuid
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce((p_options ->> 'generation_id')::uuid, (
+  select coalesce((
+    select g.id from public.generations g
+    where g.id = (p_options ->> 'generation_id')::uuid and g.user_id is not distinct from p_user), (
     select j.generation_id from public.job_queue j
     where j.idempotency_key = p_options ->> 'idempotency_key' and j.user_id = p_user and j.generation_id is not null
     union all
     select j.generation_id from public.job_queue j
     where p_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.user_id is null
       and j.generation_id is not null
-    limit 1), gen_random_uuid())
+    limit 1), (p_options ->> 'generation_id')::uuid, gen_random_uuid())
 $$;
 
 -- Checks the model, prompt and input of a request against the catalogue and the operator's rules. Returns the model,
@@ -7721,7 +7723,8 @@ begin
   then
     return;
   end if;
-  perform picture_queue._raise_error('PQ_CONFLICT', case when p_options ->> 'generation_id' is null
+  perform picture_queue._raise_error('PQ_CONFLICT', case
+    when (p_options ->> 'generation_id')::uuid is distinct from p_generation_id
     then format('options.idempotency_key is %L, of generation %s, which was deleted',
       left(p_options ->> 'idempotency_key', 255), p_generation_id)
     else format('options.generation_id is %s, of a generation that was deleted', p_generation_id) end,
@@ -8154,8 +8157,9 @@ begin
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
   end if;
   return jsonb_build_object('batch_id', v_batch, 'generations', (
-    select jsonb_agg(picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
-      order by g.batch_position)
+    select coalesce(jsonb_agg(
+      picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
+      order by g.batch_position), '[]')
     from public.generations g where g.batch_id = v_batch and g.batch_step = 0))
     || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
 exception when others then

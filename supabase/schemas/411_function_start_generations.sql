@@ -348,8 +348,9 @@ begin
     perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
   end if;
   return jsonb_build_object('batch_id', v_batch, 'generations', (
-    select jsonb_agg(picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
-      order by g.batch_position)
+    select coalesce(jsonb_agg(
+      picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
+      order by g.batch_position), '[]')
     from public.generations g where g.batch_id = v_batch and g.batch_step = 0))
     || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
 exception when others then

@@ -222,6 +222,26 @@ async def test_a_repeated_chain_returns_the_first_answer(db):
         assert len(first["steps"]) == 2
 
 
+@pytest.mark.parametrize("then", [[], [UPSCALE]])
+async def test_a_repeated_key_with_a_new_id_returns_the_generation_of_the_key(db, then):
+    await db.act_as("authenticated", uuid4())
+    options = {"then": then, "idempotency_key": uuid4().hex}
+    first = await db.value(START, "a cat", {**options, "generation_id": str(uuid4())})
+    repeat = {**options, "generation_id": str(uuid4())}
+    assert await db.value(START, "a cat", repeat) == first
+    other = await db.value(START, "a dog", {"generation_id": repeat["generation_id"]})
+    assert other["generation_id"] == repeat["generation_id"]
+    assert (await db.value(START, "a cat", repeat))["generation_id"] == other["generation_id"]
+    await db.value("select cancel_generation($1)", UUID(first["generation_id"]))
+    await db.value("select delete_generation($1)", UUID(first["generation_id"]))
+    refused = await db.refusal(START, "a cat", {**options, "generation_id": str(uuid4())})
+    assert refused.message.startswith("PQ_CONFLICT: ")
+    assert refused.detail == (
+        f"options.idempotency_key is '{options['idempotency_key']}', of generation "
+        f"{first['generation_id']}, which was deleted"
+    )
+
+
 @pytest.mark.parametrize("key", ["generation_id", "idempotency_key"])
 @pytest.mark.parametrize("kind", ["chain", "dependent", "without a user"])
 async def test_a_chain_repeated_during_the_first_call_is_started_once(own_database, key, kind):
@@ -335,6 +355,15 @@ async def test_a_repeated_batch_returns_the_first_answer(db):
     assert await db.value(START_MANY, [{"prompt": "other"}], options) == first
     await db.run("delete from picture_queue.batch where id = $1", UUID(options["batch_id"]))
     assert await db.value(START_MANY, [{"prompt": "other"}], options) == first
+
+
+async def test_a_repeated_batch_whose_first_generations_were_removed_has_an_empty_list(db):
+    options = {"batch_id": str(uuid4())}
+    requests = [{"prompt": "one", "then": [UPSCALE]}]
+    await db.value(START_MANY, requests, options)
+    first = "delete from generations where batch_id = $1 and batch_step = 0"
+    await db.run(first, UUID(options["batch_id"]))
+    assert await db.value(START_MANY, requests, options) == {**options, "generations": []}
 
 
 async def test_a_batch_id_of_another_owner_or_of_other_jobs_is_refused(db):
