@@ -456,7 +456,14 @@ async def test_a_batch_that_exceeds_a_rate_is_refused_before_other_checks(db, bu
     await db.value(START_MANY, [{"prompt": "x"}, {"prompt": "y"}], options)
 
 
+async def forget_spending(db):
+    """Delete, inside the transaction of the test, the spending that other test files have left."""
+    await db.run("delete from picture_queue.ledger")
+    await db.run("delete from picture_queue.account where key = 'project'")
+
+
 async def test_a_refusal_by_the_budget_of_the_project_names_the_request(db):
+    await forget_spending(db)
     await db.value("select set_budget('project', '{\"usd_per_day\": 0.008}')")
     refused = await db.refusal(START_MANY, [{"prompt": "x"}] * 3, {})
     assert refused.message.startswith("PQ_OVER_BUDGET: ")
@@ -467,6 +474,7 @@ async def test_a_refusal_by_the_budget_of_the_project_names_the_request(db):
 
 
 async def test_the_account_of_the_project_is_locked_after_the_jobs_are_written(db):
+    await forget_spending(db)
     await db.value("select set_budget('project', '{\"usd_per_day\": 9}')")
     await db.run("""
       create function pg_temp.refuse_late_jobs() returns trigger language plpgsql as $$
