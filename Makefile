@@ -56,7 +56,7 @@ test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTA
 	@$(BIN)/python scripts/test_sql.py $(FILES)
 
 test-extra: $(READY) $(NPM_READY) ## Run the tests that need packages of Debian or npm (ARGS= for pytest)
-	@$(BIN)/python scripts/run_tests.py -m extra $(ARGS)
+	@$(BIN)/python scripts/run_tests.py -m extra -n 2 --dist loadfile $(ARGS)
 
 test-matrix: $(READY) $(NPM_READY) ## Run the tests of the SQL and the worker on Postgres 15 to 18 (POSTGRES= selects)
 	@$(BIN)/python scripts/test_matrix.py $(POSTGRES)
