@@ -210,6 +210,7 @@ class _GenerationRun:
                 async with asyncio.timeout(_CLEANUP_TIMEOUT):
                     await self._uploads.resolve()
             except Exception:
+                # The worker must report the first error, which also decides about the retry.
                 _log.warning("job %s: its files were not deleted", self._job.id, exc_info=True)
             raise
 
