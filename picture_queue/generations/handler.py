@@ -45,8 +45,9 @@ JOB_TYPES = {
 #: The final state of a row by the status of its unsuccessful prediction; all others are "failed".
 _FINAL_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
 
-#: Seconds to store the pictures after a cancel. The worker waits 25 seconds for the handler.
-_STORE_TIMEOUT = 20.0
+#: Seconds to store the pictures after a cancel. With the cleanup and ``cancel_timeout`` (10 by
+#: default), this must be less than the 25 seconds that the worker waits for the handler.
+_STORE_TIMEOUT = 10.0
 _CLEANUP_TIMEOUT = 3.0  # seconds to save or delete the files of an attempt that is over
 
 Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
