@@ -22,7 +22,10 @@ from picture_queue.providers.errors import OutputRefused
 _MAX_PICTURES = 100
 _MAX_STATE_SIZE = 10_000  # bytes; a message has at most 200 characters
 _WRITE_INTERVAL = 0.1  # seconds between two writes of progress to a file
-_ACTIVE = "active"  # the file that is deleted to ask a function in another process to stop
+# The files of a call. `_ACTIVE` is renamed to `_CANCELLED` to ask a function in another process to
+# stop, since a rename needs no space on a full disk. A missing file or directory is no request to
+# stop: other programs delete old temporary files, and a process may have a /tmp of its own.
+_ACTIVE, _CANCELLED, _NEW, _STATE = _FILES = ("active", "cancelled", "new", "state")
 _HAS_DESCRIPTORS = os.open in os.supports_dir_fd
 # O_NONBLOCK: opening a FIFO would block until another process opens its other end.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -110,8 +113,8 @@ class MemoryReporter:
 class FileReporter:
     """A reporter for a function in another process; both use files in a temporary directory.
 
-    The reporter can be pickled. If the process runs on another machine, progress is not shown and
-    the function cannot be stopped.
+    The reporter can be pickled. If the process runs on another machine or does not find the
+    directory, progress is not shown and the function cannot be stopped.
 
     Every user of the machine can write in the directory for temporary files. If our directory were
     deleted while the other process still used its path, another user could create a directory with
@@ -157,16 +160,14 @@ class FileReporter:
             return
         try:
             directory = self._directory or self._open_again()
-        except (FileNotFoundError, NotADirectoryError):
-            raise asyncio.CancelledError("the prediction was cancelled") from None
-        except OSError:  # this process runs as another user, or has too many open files
+        except OSError:  # it was deleted, belongs to another user, or too many files are open
             return
-        if not directory.contains(_ACTIVE):
+        if directory.contains(_CANCELLED):
             raise asyncio.CancelledError("the prediction was cancelled")
         # Ignore errors: a full disk must not end the function.
         with contextlib.suppress(OSError):
-            directory.create("new", json.dumps(progress).encode())
-            directory.rename("new", "state")
+            directory.create(_NEW, json.dumps(progress).encode())
+            directory.rename(_NEW, _STATE)
 
     def _open_again(self) -> "_Directory":
         """Open the directory of the provider in the process of the function.
@@ -189,19 +190,25 @@ class FileReporter:
         if directory is not None:
             # The function can write any content into the file.
             with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-                progress = json.loads(directory.read("state", _MAX_STATE_SIZE))
+                progress = json.loads(directory.read(_STATE, _MAX_STATE_SIZE))
                 self._state = State(True, _parse_progress(progress))
         return self._state
 
     def cancel(self) -> None:
-        if self._directory is not None:
-            self._directory.delete(_ACTIVE)
+        directory = self._directory
+        if directory is None:
+            return
+        with contextlib.suppress(OSError):
+            try:
+                directory.rename(_ACTIVE, _CANCELLED)
+            except FileNotFoundError:  # another program deleted it, or this is the second request
+                directory.create(_CANCELLED, b"")
 
     def close(self) -> None:
         self.read()
         directory, self._directory = self._directory, None
         if directory is not None and self._path is not None:
-            for name in (_ACTIVE, "new", "state"):
+            for name in _FILES:
                 directory.delete(name)
             with contextlib.suppress(OSError):
                 self._path.rmdir()
@@ -253,13 +260,11 @@ class _Directory:
         return os.open(self._name(name), flags, 0o600, dir_fd=self._descriptor)
 
     def contains(self, name: str) -> bool:
-        """Return whether the directory has an entry; True if that cannot be read."""
+        """Return whether the directory has an entry; False if that cannot be read."""
         try:
             os.stat(self._name(name), dir_fd=self._descriptor, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
         except OSError:
-            return True
+            return False
         return True
 
     def create(self, name: str, content: bytes) -> None:
