@@ -30,12 +30,12 @@ from picture_queue.records import BegunPrediction, FinalState
 
 _log = Log(__name__)
 
-_CANCEL_DELAY = 1.0  # seconds before a cancel is repeated; the worker waits for it
+_CANCEL_DELAY = 1.0  # maximum seconds until a cancel is repeated, or its prediction is read again
 # Seconds for which the signed URL of an input is valid after the deadline of the prediction.
 _URL_MARGIN = 600.0
 _MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
 _FINAL_STATES: tuple[FinalState, ...] = ("succeeded", "failed", "canceled", "aborted")
-_MAX_RIVALS = 1000  # rows that `begin_prediction` returns; there may be more
+_MAX_RIVALS = 1000  # `begin_prediction` returns at most so many rows of other generations
 
 
 class PredictionManager:
@@ -82,7 +82,7 @@ class PredictionManager:
 
     @property
     def age(self) -> float:
-        """Seconds since the creation of the row, by the clock of the database."""
+        """Seconds since the creation of the row, independent of the wall clock of the worker."""
         return asyncio.get_running_loop().time() - self._created
 
     async def find_or_create(self) -> tuple[BegunPrediction, Prediction | None]:
@@ -271,8 +271,8 @@ class PredictionManager:
     async def cancel_duplicates(self, kept: Prediction) -> None:
         """Cancel the predictions of rows that were given up as lost.
 
-        Only predictions that such a row certainly created are cancelled. The provider stops a
-        prediction that is not found here at its deadline.
+        Only predictions that such a row certainly created are cancelled. If this search does not
+        find a prediction, the provider stops it at its deadline.
 
         Args:
             kept: The prediction of this generation, which is not cancelled.
