@@ -22,7 +22,8 @@ import pytest
 
 from picture_queue.providers.base import PredictionRequest
 from picture_queue.providers.function import FunctionProvider
-from picture_queue.providers.function_call import FileReporter, ProgressReporter
+from picture_queue.providers.function_call import ProgressReporter
+from picture_queue.providers.function_progress import FileReporter
 from tests.providers.test_contract import new_process_pool
 
 NOBODY = 65534
@@ -280,7 +281,7 @@ def test_a_failed_preparation_leaves_no_directory(
     def fail(*arguments: Any) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(f"picture_queue.providers.function_call._Directory.{failing}", fail)
+    monkeypatch.setattr(f"picture_queue.providers.function_progress._Directory.{failing}", fail)
     reporter = FileReporter()
     with pytest.raises(OSError, match="Too many open files"):
         reporter.open()
