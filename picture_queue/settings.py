@@ -246,6 +246,7 @@ class WorkerSettings:
             timeout, a cancel or a lost lease. After this time its slot counts as lost. If half of
             the slots are lost, the worker stops, so that a process manager can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
+        max_jobs: Number of jobs after which the worker stops; None: no limit.
     """
 
     queues: Sequence[str] | Mapping[str, float] = ()
@@ -255,6 +256,7 @@ class WorkerSettings:
     shutdown_grace: float = 20.0
     stuck_after: float = 60.0
     name: str | None = None
+    max_jobs: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -279,6 +281,9 @@ class WorkerSettings:
                     f"The weight of queue {queue} is {weight!r}",
                     hint="Choose a number above 0, up to 1,000,000",
                 )
+        if self.max_jobs is not None and not (isinstance(self.max_jobs, int) and self.max_jobs > 0):
+            hint = "Choose 1 or more, or None for no limit"
+            raise SettingsError(f"`max_jobs` is {self.max_jobs!r}", hint=hint)
         for name, minimum, maximum in (
             ("concurrency", 1, 1000),
             ("lease", 1, 86_400),
