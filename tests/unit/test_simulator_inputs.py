@@ -11,7 +11,7 @@ from PIL import Image
 
 from picture_queue.local.simulator import SimulatorSettings, create_app, inputs
 from picture_queue.local.simulator.edits import change
-from picture_queue.local.simulator.pictures import PictureSpec
+from picture_queue.local.simulator.scene import PictureSpec
 from picture_queue.local.simulator.uploads import MAX_FILE_BYTES
 from picture_queue.providers.replicate.catalog import models
 
