@@ -29,7 +29,7 @@ def read(reader: BodyReader, request: Request) -> Any:
 
 
 async def test_large_bodies_that_are_being_received_share_a_limit() -> None:
-    """An attacker with 150 connections made the app use 387 MB."""
+    """Without it, an attacker with 150 connections can make the app use 387 MB."""
     reader = BodyReader(1000 * KIB, 500 * KIB)
     first = Request(b"x" * 300 * KIB)
     receiving = asyncio.create_task(read(reader, first))
