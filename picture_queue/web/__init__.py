@@ -1,5 +1,6 @@
-"""An ASGI app that receives the webhooks of providers: `create_app`."""
+"""The ASGI app of a project: `create_app`, and its settings."""
 
 from picture_queue.web.app import create_app
+from picture_queue.web.settings import WebSettings
 
-__all__ = ["create_app"]
+__all__ = ["WebSettings", "create_app"]
