@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-from picture_queue._async.generations import BUCKET
+from picture_queue._async.picture_files import BUCKET
 from picture_queue.errors import InvalidArgument, NotFound, PictureQueueError
 from picture_queue.generations.image_info import read_image
 from picture_queue.generations.store import GenerationStore, generation_folder

@@ -71,7 +71,8 @@ class StartGeneration:
         try:
             # Before the body is read, so that a caller without a token cannot send a large one.
             token = await self._tokens.verify(request.headers.get("authorization"))
-            call = _parse_body(await self._bodies.read(request))
+            async with self._bodies.receive(request) as body:
+                call = _parse_body(body)
             async with asyncio.timeout(_TIMEOUT), self._calls:
                 started = await self._client.as_user(token)._backend.call(call, _TIMEOUT)
         except ClientDisconnect:
