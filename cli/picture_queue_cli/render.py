@@ -158,7 +158,7 @@ def pairs(rows: Mapping[str, Any]) -> Table:
 
 def reason_lines(explanation: "JobExplanation") -> str | None:
     """Return why a job does not run, one reason a line; None if it runs or has finished."""
-    if explanation.moves:
+    if not explanation.waits:
         return None
     return "\n".join(
         one_line(reason.detail) + (f" (until {local_time(reason.until)})" if reason.until else "")

@@ -52,6 +52,11 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
         ) from error
 
 
+def generation_folder(begun: BegunPrediction) -> str:
+    """Return the folder of the files of a generation in the bucket ``pictures``."""
+    return f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
+
+
 class GenerationStore:
     """The rows and files of the generation of one job.
 

@@ -10,7 +10,7 @@ from picture_queue.generations.image_info import ImageInfo, read_image
 from picture_queue.generations.image_metadata import CleanedImage, clean_image
 from picture_queue.generations.picture_file import PictureContent, PictureFile, TemporaryFileError
 from picture_queue.generations.settings import HandlerSettings
-from picture_queue.generations.store import GenerationStore
+from picture_queue.generations.store import GenerationStore, generation_folder
 from picture_queue.generations.svg import UnsafeSvg, clean_svg
 from picture_queue.generations.thumbnails import Thumbnail, ThumbnailMaker
 from picture_queue.providers import errors
@@ -181,8 +181,7 @@ class _OutputWriter:
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
-        owner = begun.generation.user_id or "shared"
-        self._folder = f"{owner}/{begun.generation.id}"
+        self._folder = generation_folder(begun)
         self.images = {image.n: image for image in begun.images}
         #: The errors of the pictures that the moderation refused, by the number of the picture.
         #: Such a picture is not downloaded again.

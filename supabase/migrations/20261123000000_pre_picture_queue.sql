@@ -5013,7 +5013,7 @@ begin
 end
 $$;
 comment on function public.heartbeat_jobs is
-  'Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, to be named again.';
+  'Extends leases; returns the jobs to cancel, the lost jobs, and the jobs whose lease was not extended (busy).';
 
 -- Writes the progress of a job under its lease. It sends at most two progress events per job and second, but always
 -- those for 0 and 100. It waits for a locked row for at most 10 milliseconds, since a waiting call occupies a
@@ -6724,9 +6724,10 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
--- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
--- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
--- pg_cron does maintenance, once a minute.
+-- - all: every due tick, the oldest first; at most p_limit, and the others stay due.
+-- - once: only the latest due tick.
+-- - skip: only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker
+--   only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -9794,7 +9795,7 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may have lost its row.
+--   10,000. A prediction whose id is not among them may be the lost prediction of this row.
 -- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
 --   exist although its id is not recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.

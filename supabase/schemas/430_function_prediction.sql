@@ -11,7 +11,7 @@
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may have lost its row.
+--   10,000. A prediction whose id is not among them may be the lost prediction of this row.
 -- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
 --   exist although its id is not recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.

@@ -68,7 +68,7 @@ async def test_explain_returns_why_a_job_does_not_run(service, queue):
     second = await service.jobs.enqueue("no-handler", queue=queue)
     explanation = await service.jobs.explain(first.id)
     assert (explanation.job_id, explanation.reason) == (first.id, "scheduled")
-    assert (explanation.until, explanation.moves) == (due, False)
+    assert (explanation.until, explanation.waits) == (due, True)
     assert [reason.reason for reason in explanation.reasons] == ["scheduled", "no_worker"]
     both = await service.jobs.explain(job for job in (second.id, uuid4()))
     assert [reason.reason for reason in both] == ["no_worker", "unknown"]

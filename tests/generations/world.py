@@ -25,6 +25,8 @@ from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.provider import ReplicateProvider
 from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
+from ..simulator import InProcessTransport
+
 SCHNELL, DEV, SDXL = (
     "black-forest-labs/flux-schnell",
     "black-forest-labs/flux-dev",
@@ -241,7 +243,7 @@ class World:
             admin_keys=("sb_secret_test",),
         )
         self.http = httpx.AsyncClient(
-            transport=_InProcessTransport(create_app(settings, clock=self._clock)),
+            transport=InProcessTransport(create_app(settings, clock=self._clock)),
             base_url="http://simulator.localhost",
             headers={"apikey": "sb_secret_test"},
         )
@@ -284,18 +286,6 @@ class World:
         return [
             prediction["id"] for prediction in predictions if prediction["status"] not in stopped
         ]
-
-
-class _InProcessTransport(httpx.ASGITransport):
-    """An in-process transport that raises a network error if a response is incomplete."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except AssertionError:
-            raise httpx.RemoteProtocolError(
-                "the response was incomplete", request=request
-            ) from None
 
 
 class Crashed(BaseException):

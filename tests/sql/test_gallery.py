@@ -97,7 +97,7 @@ async def test_generations_are_listed_by_each_filter(db):
     "filter", [{"model_id": "me/rare"}, {"kind": "vector"}, {"favourite": True}]
 )
 async def test_a_list_with_a_rare_value_reads_few_rows(db, filter):
-    """For a service key it read all rows, a second for a million."""
+    """A list for a service key must not read all rows, which takes a second for a million."""
     await db.run(
         "insert into generations (job_id, model_id, prompt, status, created_at) "
         "select gen_random_uuid(), 'me/frequent', 'a cat', 'completed', now() - i * interval '1s' "

@@ -466,7 +466,7 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
 
 @pytest.mark.parametrize("call", ["picture_queue.maintain()", "picture_queue.prune()"])
 async def test_accounts_are_locked_after_all_other_steps(db, call):
-    """A start waited for all work of the transaction that had locked its account."""
+    """A start waits for the lock of its account, so the lock must be held only shortly."""
     user = f"user:{uuid4()}"
     old = await insert_old_generation(db)
     await db.run("insert into picture_queue.account (key, day) values ($1, current_date)", user)

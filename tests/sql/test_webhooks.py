@@ -183,7 +183,7 @@ async def test_a_cancelled_job_whose_prediction_runs_is_claimed_once_more(db, ou
 
 @pytest.mark.parametrize("outcome", ["snoozed", "released"])
 async def test_a_purged_job_whose_prediction_runs_is_claimed_once_more(db, outcome):
-    """A purge ended the job, and its prediction ran on at the provider."""
+    """A purge must not end the job, because its prediction would run on at the provider."""
     job, prediction = await begin_prediction(db)
     await record(db, job, prediction, "p1")
     plain = await db.enqueue()
