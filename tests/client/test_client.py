@@ -139,7 +139,7 @@ async def test_health_lists_the_job_types_without_a_worker(service, queue):
     ("call", "error", "expected"),
     [
         (lambda pq: pq.jobs.enqueue("no spaces"), errors.InvalidArgument, "no spaces"),
-        (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "nonsense"),
+        (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "job_id is 'nonsense'"),
         (lambda pq: pq.jobs.get(uuid4()), errors.JobNotFound, "No such job"),
         (lambda pq: pq.jobs.cancel(uuid4()), errors.JobNotFound, "No such job"),
         (lambda pq: pq.jobs.retry(uuid4()), errors.JobNotFound, "No such job"),

@@ -164,7 +164,7 @@ async def test_old_months_of_the_archive_are_dropped(db):
     ("table", "column", "values", "kept", "further"),
     [
         ("worker", "name", "$1, '{q}', '{t}', true, now()", 3000, 900),
-        ("signal", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
+        ("external_event", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
         ("answer", "id", "'send_event', $1, '{}', now()", 0.9 * DAY, 0.2 * DAY),
         ("throughput", "queue", "$1, date_trunc('minute', now()), 'failed', 5", 1.9 * DAY, 3 * DAY),
         ("start", "key", "$1, now()", 50, 20),
