@@ -29,30 +29,35 @@ def respond(content: dict[str, Any], status: int = 200, **headers: str) -> Respo
     return JSONResponse(content, status, {**_NO_STORE, **headers})
 
 
-def respond_to_error(error: Exception) -> Response:
+def respond_to_error(error: Exception, **fields: Any) -> Response:
     """Return the response for an error.
 
-    It has the text ``error``. An error that the database raised, or that has the meaning of such an
-    error, also has the stable ``code``, and if there are any ``detail`` and ``hint``. The response
-    has no text of an unexpected error, which is logged.
+    It has the fields and the text ``error``. An error that the database raised, or that has the
+    meaning of such an error, also has the stable ``code``, and if there are any ``detail`` and
+    ``hint``. The response has no text of an unexpected error, which is logged.
     """
+    status, content, headers = _describe(error)
+    return respond(fields | content, status, **headers)
+
+
+def _describe(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Return the status, the content and the headers of the response for an error."""
     if isinstance(error, BodyRefused):
         code = {413: "PQ_TOO_LARGE", 503: "PQ_BUSY"}.get(error.status, "PQ_INVALID_ARGUMENT")
-        return respond({"error": str(error), "code": code}, error.status)
-    if isinstance(error, KeysUnavailable | ConnectionFailed | TimeoutError):
-        return respond({"error": _UNAVAILABLE, "code": "PQ_BUSY"}, 503)
-    if isinstance(error, Busy):
-        return respond({"error": _UNAVAILABLE, "code": "PQ_BUSY"}, 503, **_retry_after(error))
+        return error.status, {"error": str(error), "code": code}, {}
+    if isinstance(error, KeysUnavailable | ConnectionFailed | TimeoutError | Busy):
+        headers = _retry_after(error) if isinstance(error, Busy) else {}
+        return 503, {"error": _UNAVAILABLE, "code": "PQ_BUSY"}, headers
     if isinstance(error, NotAuthenticated):
         # The detail may be a message of PostgREST about the app's own key.
         content = {"error": error.message, "code": NotAuthenticated.code}
-        return respond(content, 401, **{"WWW-Authenticate": "Bearer"})
+        return 401, content, {"WWW-Authenticate": "Bearer"}
     if isinstance(error, PictureQueueError) and error.code in BY_CODE and error.http_status:
         parts = {"code": error.code, "detail": error.detail, "hint": error.hint}
         content = {"error": error.message} | {key: part for key, part in parts.items() if part}
-        return respond(content, error.http_status, **_retry_after(error))
+        return error.http_status, content, _retry_after(error)
     _log.error("A request failed", exc_info=error)
-    return respond({"error": "The request failed; the log of the server has the reason"}, 500)
+    return 500, {"error": "The request failed; the log of the server has the reason"}, {}
 
 
 def _retry_after(error: PictureQueueError) -> dict[str, str]:

@@ -20,7 +20,7 @@ from picture_queue.web.settings import WebSettings
 from picture_queue.web.tokens import TokenVerifier
 
 _MAX_BYTES = 1024 * 1024  # of a body; the database accepts inputs of 64 KiB by default
-_MAX_SHARED_BYTES = 32 * 1024 * 1024  # of all bodies that are being received; see `BodyReader`
+_MAX_TOTAL_BYTES = 32 * 1024 * 1024  # of all bodies that are being received; see `BodyReader`
 _MAX_CALLS = 64  # calls of the database at the same time
 _TIMEOUT = 10.0  # seconds for the call of the database
 _PREFLIGHT_SECONDS = 3600  # for which a browser keeps the answer to a preflight
@@ -52,7 +52,7 @@ class StartGeneration:
         self._client = client
         self._tokens = tokens
         self._calls = asyncio.Semaphore(_MAX_CALLS)
-        self._bodies = BodyReader(_MAX_BYTES, _MAX_SHARED_BYTES)
+        self._bodies = BodyReader(_MAX_BYTES, _MAX_TOTAL_BYTES)
         cors = Middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
