@@ -1,6 +1,7 @@
 """A transport that calls the functions over HTTP through PostgREST, with a supabase client."""
 
 import asyncio
+import ssl
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -32,11 +33,18 @@ class AsyncPostgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: AsyncClient | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: LoopOwner | None = None
         self._http: httpx.AsyncClient | None = None
@@ -66,7 +74,9 @@ class AsyncPostgrest:
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
                     self._http = httpx.AsyncClient(
-                        timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
+                        timeout=self.settings.timeout,
+                        mounts=direct_mounts(self.settings.url),
+                        verify=self._ssl_context or True,
                     )
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)

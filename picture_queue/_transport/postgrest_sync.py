@@ -3,6 +3,7 @@
 """A transport that calls the functions over HTTP through PostgREST, with a supabase client."""
 
 import threading
+import ssl
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -34,11 +35,18 @@ class Postgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: Client | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: Client | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: ProcessOwner | None = None
         self._http: httpx.Client | None = None
@@ -68,7 +76,9 @@ class Postgrest:
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
                     self._http = httpx.Client(
-                        timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
+                        timeout=self.settings.timeout,
+                        mounts=direct_mounts(self.settings.url),
+                        verify=self._ssl_context or True,
                     )
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)
