@@ -189,11 +189,12 @@ def reset(
     from picture_queue.local.paths import default_data_dir
 
     directory = data_dir or default_data_dir()
-    if not directory.exists():
+    if not stack.has_stack(directory):
         raise NotFound(
             "There is no stack in this directory",
             detail=f"--data-dir is {directory}",
-            hint="See: picture-queue local status",
+            hint="Name the data directory of a stack with --data-dir, or start one: "
+            "picture-queue local start",
         )
     if not yes:
         expect_terminal(f"deleting {directory}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -39,11 +40,18 @@ class AsyncPostgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: AsyncClient | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: LoopOwner | None = None
         self._http: httpx.AsyncClient | None = None
@@ -77,6 +85,7 @@ class AsyncPostgrest:
                         mounts=direct_mounts(self.settings.url),
                         # The users of `for_user` share the connections, but never a cookie.
                         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                        verify=self._ssl_context or True,
                     )
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)

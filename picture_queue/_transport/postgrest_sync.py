@@ -4,6 +4,7 @@
 
 import threading
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -41,11 +42,18 @@ class Postgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: Client | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: Client | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: ProcessOwner | None = None
         self._http: httpx.Client | None = None
@@ -79,6 +87,7 @@ class Postgrest:
                         mounts=direct_mounts(self.settings.url),
                         # The users of `for_user` share the connections, but never a cookie.
                         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                        verify=self._ssl_context or True,
                     )
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)

@@ -1437,7 +1437,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
     cancel_generation,start_generations,generation_batch,cancel_generation_batch,list_models,job_position,explain_jobs,
-    get_account,may_upload,delete_generation,set_favourite,
+    get_account,may_upload,may_read_picture,delete_generation,set_favourite,
     search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
@@ -7195,6 +7195,29 @@ end
 $$;
 comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
 
+-- Returns whether the caller may read a file in the caller's folder of the bucket pictures. A file in the folder of a
+-- generation needs a row in images: a worker that was killed may have stored a file before the row, and the generation
+-- may then have failed or been cancelled. The policy of the bucket calls it for each file of a list.
+create function picture_queue.may_read_picture(path text) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_user uuid := picture_queue._caller_id();
+  v_folder text := split_part(path, '/', 2);
+begin
+  if v_folder !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return true;
+  end if;
+  -- The comparison of user_id cannot use an index, so that the planner uses that of generation_id.
+  return exists (
+    select from public.images i
+    where i.generation_id = v_folder::uuid and may_read_picture.path in (i.path, i.thumbnail_path)
+      and not i.deleted and i.user_id is not distinct from v_user);
+end
+$$;
+comment on function picture_queue.may_read_picture(text) is
+  'Whether the user may read a file in their folder of the bucket pictures.';
+
 
 -- 400_function__check_input.sql
 
@@ -11754,7 +11777,8 @@ begin
   then
     return query select 'bad', 'users cannot read their own pictures: the policy is missing',
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
-      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);';
+      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text '
+      || 'and picture_queue.may_read_picture(name));';
   end if;
 end
 $$;
@@ -12123,7 +12147,7 @@ grant execute on function
 -- Private functions that the functions above call with the privileges of the caller. They take the identity of the
 -- caller from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.may_read_picture, picture_queue.start_generation,
   picture_queue.start_generations, picture_queue.cancel_generation_batch,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
@@ -12177,7 +12201,8 @@ $do$;
 -- 960_supabase_storage.sql
 
 -- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
--- users can read their own folder in both buckets, and write to their own folder in the bucket uploads.
+-- users can read their own folder in both buckets, and write to their own folder in the bucket uploads. A picture of a
+-- generation becomes readable with its row in images.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -12189,7 +12214,8 @@ begin
     values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (bucket_id = 'uploads' or picture_queue.may_read_picture(name)));
     create policy "picture_queue: upload to own folder" on storage.objects
       for insert to authenticated
       with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text

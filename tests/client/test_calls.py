@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import trustme
 from supabase import (
     AsyncClientOptions,
     ClientOptions,
@@ -22,11 +24,12 @@ from supabase import (
     create_client,
 )
 
-from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
 from picture_queue._realtime import sync_follow
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._rpc import Rpc
 from picture_queue._transport import connection, duplicate
+from picture_queue._transport.base import Deadline
 from tests.client.api import Answer, Api, hang, send_endlessly
 
 CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
@@ -462,3 +465,27 @@ async def test_separate_connections_send_the_headers_of_the_callers_client():
         watch = sync_follow._duplicate_for_caller(pq._backend.api)
         assert (await watch.client()).postgrest.headers["x-gateway"] == "open"
         await watch.aclose()
+
+
+async def test_separate_connections_use_the_tls_settings_of_the_callers_client():
+    """The project may be behind a proxy with a certificate of the company."""
+    authority = trustme.CA()
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server_context)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    rpc = _rpc.picture_queue_version()
+    with Api(server_context).serving() as api:
+        url = api.url.replace("http:", "https:")
+        async with httpx.AsyncClient(verify=context) as http:
+            supabase = await acreate_client(url, "a-key", AsyncClientOptions(httpx_client=http))
+            heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=supabase)._backend)
+            assert (await asyncio.to_thread(heartbeat.call, rpc, 5)).version == "1"
+            heartbeat.close()
+        with httpx.Client(verify=context) as sync_http:
+            sync_supabase = create_client(url, "a-key", ClientOptions(httpx_client=sync_http))
+            pq = PictureQueue(client=sync_supabase)
+            assert pq._backend.api is not None
+            watch = sync_follow._duplicate_for_caller(pq._backend.api)
+            assert (await watch.call(rpc, Deadline(5))).version == "1"
+            await watch.aclose()
