@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from picture_queue.errors import Conflict, JobFinished, NotFound, PictureQueueError
+from picture_queue.errors import Conflict, JobRunning, NotFound, PictureQueueError
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.filters import (
     describe_missing,
@@ -304,7 +304,7 @@ def _print_records(records: "Sequence[Record]") -> None:
 def _expect_finished(jobs: "list[Job]") -> None:
     for job in jobs:
         if not job.status.finished:
-            raise JobFinished(
+            raise JobRunning(
                 f"Job {job.id} is {job.status}, and only finished jobs can be discarded",
                 hint=f"Cancel it first: picture-queue jobs cancel {job.id}",
             )

@@ -240,8 +240,8 @@ begin
     ('PQ_UNKNOWN_RULE',       '404', 'no such rule', 'list_input_rules() shows the existing rules'),
     ('PQ_UNKNOWN_BUDGET',     '404', 'no such budget', 'list_budgets() shows the existing budgets'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
-    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
-    ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
+    ('PQ_FINISHED_JOB',       '409', 'the job has finished', 'get_job() shows its state'),
+    ('PQ_RUNNING_JOB',        '409', 'the job has not finished', 'wait until it has finished, or cancel it'),
     ('PQ_QUEUE_DRAINING',     '409', 'the queue accepts no new jobs', 'resume_queue() ends the draining'),
     ('PQ_CONFLICT',           '409', 'the call conflicts with existing data', 'read the existing data, then change the call'),
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
@@ -5169,9 +5169,11 @@ begin
     return v_answer;
   end if;
   v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
-  if v_status in ('processing', 'completed') then
-    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+  if v_status = 'completed' then
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is completed', job_id),
       'only a failed or cancelled job can be retried');
+  elsif v_status = 'processing' then
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is processing', job_id));
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
     perform picture_queue._raise_error('PQ_CONFLICT', format('the unique key of job %s belongs to another job now', job_id),
       'cancel the other job first');

@@ -17,9 +17,11 @@ begin
     return v_answer;
   end if;
   v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
-  if v_status in ('processing', 'completed') then
-    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+  if v_status = 'completed' then
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is completed', job_id),
       'only a failed or cancelled job can be retried');
+  elsif v_status = 'processing' then
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is processing', job_id));
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
     perform picture_queue._raise_error('PQ_CONFLICT', format('the unique key of job %s belongs to another job now', job_id),
       'cancel the other job first');

@@ -177,7 +177,7 @@ async def test_conflicts_stale_leases_and_finished_jobs_raise_typed_errors(servi
     (job,) = await claim(service, queue)
     with pytest.raises(errors.StaleLease):
         await service._backend.call(_rpc.report_progress(job.id, uuid4(), 5))
-    with pytest.raises(errors.JobFinished):
+    with pytest.raises(errors.JobRunning):
         await service.jobs.retry(job.id)
     await report(service, job, "completed")
     with pytest.raises(errors.JobFinished):

@@ -106,7 +106,7 @@ async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
 
     monkeypatch.setattr(transport, "call", claim_between)
     assert (await service.jobs.retry(enqueued.id)).status is JobStatus.PROCESSING
-    with pytest.raises(errors.JobFinished):  # Another retry has its own request id.
+    with pytest.raises(errors.JobRunning):  # Another retry has its own request id.
         await service.jobs.retry(enqueued.id)
 
 

@@ -40,8 +40,10 @@ class OperatorRules(BaseMachine):
             "select retry_job($1)", UUID(row.id), refusable=True,
         )  # fmt: skip
         facts = self.model.facts[row.id]
-        if row.status in ("processing", "completed"):
+        if row.status == "completed":
             assert answer.code == "PQ_FINISHED_JOB", answer
+        elif row.status == "processing":
+            assert answer.code == "PQ_RUNNING_JOB", answer
         elif isinstance(answer, Refusal):
             assert answer.code == "PQ_CONFLICT" and facts.unique, answer
             assert any(
