@@ -9782,15 +9782,15 @@ $$;
 
 -- Returns the problem with inputs of a model that the operator's rules make unusable, for users of any plan; null if
 -- there is none. Either the value that a rule adds does not fit the input, so that each generation is refused; or the
--- input is required, and the rules permit none of its values.
-create function picture_queue._ruled_inputs_problem(p_model_id text, p_inputs jsonb) returns text
+-- input is required, and the rules permit none of its values. p_prefix: the beginning of the text.
+create function picture_queue._ruled_inputs_problem(p_prefix text, p_model_id text, p_inputs jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_max_text integer := (select s.max_prompt_length from picture_queue.setting s);
 begin
   return (
-    select format('changes.inputs has %s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
+    select p_prefix || format('%s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
         'which the rules of this project permit no value'), concat_ws(', ', 'lock ' || left(r.locked::text, 100),
         'default ' || left(r.preset::text, 100), 'cap ' || r.cap::text, case when r.is_refused then 'refuse' end,
         'refuse ' || left(r.refused_values::text, 100), 'plan ' || o.plan))
@@ -9802,7 +9802,7 @@ begin
       r.refused_values) a
     cross join lateral (select format('for which a rule of this project sets %s, which %s', left(a.value::text, 100),
       picture_queue._input_problem(m.rule, a.value, v_max_text)) as problem
-      where picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
+      where a.value is not null and picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
       union all
       select null
       where (m.rule ->> 'required')::boolean and a.value is null and (r.is_refused
@@ -9834,7 +9834,8 @@ begin
     when v_model.unavailable_reason is not null and v_changes ->> 'enabled' = 'true'
       then format('changes.enabled is true, and %s cannot be offered: %s', model_id, v_model.unavailable_reason) end),
     'docs/sql.md describes the fields of a model and of its inputs');
-  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem(model_id, nullif(v_changes -> 'inputs', 'null')),
+  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem('changes.inputs has ', model_id, coalesce(
+      nullif(v_changes -> 'inputs', 'null'), case when v_changes ->> 'enabled' = 'true' then v_model.inputs end)),
     'set another rule for this model and input first: set_input_rule(), for example with the action allow');
   if v_model.is_default and v_changes ->> 'enabled' = 'false' then
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
@@ -9876,6 +9877,11 @@ as $$
       then format('value is %s, and refuse takes a list of values, or none', left(p_value::text, 100))
     when p_action = 'allow' and p_value is not null
       then format('value is %s, and allow takes no value', left(p_value::text, 100))
+    -- A generation would not wait for the picture, and the picture may be deleted.
+    when p_action in ('lock', 'default') and exists (
+      select from picture_queue._input_texts(jsonb_build_object('value', p_value), 'generation:'))
+      then format('value is %s, which names a picture by its generation: name its file, storage:pictures/<path>',
+        left(p_value::text, 100))
     else coalesce('value ' || picture_queue._json_problem(p_value, 8192), (
       select format('value is %s and %s (%s of %s)', left(p_value::text, 100), p.problem, i.rule ->> 'name', m.model_id)
       from picture_queue.model m
@@ -9888,8 +9894,24 @@ as $$
       order by m.model_id limit 1)) end
 $$;
 
+-- Returns the problem with models that the rules for these patterns make unusable; null if there is none.
+create function picture_queue._ruled_models_problem(p_model text, p_input text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select p.problem
+  from picture_queue.model m
+  cross join lateral (
+    select jsonb_agg(i) as inputs from jsonb_array_elements(m.inputs) i
+    where lower(i ->> 'name') like replace(replace(lower(p_input), '_', '!_'), '*', '%') escape '!') matching
+  cross join lateral (
+    select picture_queue._ruled_inputs_problem(format('model %s has ', m.model_id), m.model_id, matching.inputs) as problem) p
+  where m.enabled and m.unavailable_reason is null and matching.inputs is not null and p.problem is not null
+    and m.model_id like replace(replace(p_model, '_', '!_'), '*', '%') escape '!'
+  order by m.model_id limit 1
+$$;
+
 -- Sets a rule over an input. model and input may be patterns with *. plan: the rule applies to users of this plan;
--- null: to all users. The actions are:
+-- null: to all users. A rule that makes an enabled model unusable is refused. The actions are:
 -- lock      permits only this value
 -- default   is the value if the caller omits the input
 -- cap       is the highest number, and the maximum number of entries of a list or of characters of a text
@@ -9908,6 +9930,10 @@ begin
   values (set_input_rule.model, set_input_rule.plan, set_input_rule.input, set_input_rule.action,
     nullif(set_input_rule.value, 'null'))
   on conflict on constraint input_rule_key do update set value = excluded.value;
+  if action <> 'allow' then
+    perform picture_queue._raise_problem(picture_queue._ruled_models_problem(model, input),
+      'set another rule for this model and input first, for example with the action allow, or disable the model: set_model()');
+  end if;
   return jsonb_build_object('model', model, 'plan', plan, 'input', input, 'action', action, 'value', nullif(value, 'null'));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
