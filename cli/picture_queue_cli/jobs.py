@@ -358,13 +358,15 @@ def _change_all(
 ) -> int:
     from rich.progress import Progress
 
-    changed = 0
+    changed = idle_calls = 0
     with Progress(console=err(), transient=True) as progress:
         task = progress.add_task(action, total=matched)
-        while True:
+        # A call that changes nothing has recorded failures; the next call takes other jobs.
+        while idle_calls < 20:
             result = pq.jobs.change(action, limit=2000, **filter)
             changed += result.changed
             progress.update(task, completed=changed)
-            # A call that changed nothing found only jobs that other transactions have locked.
-            if not result.more or not result.changed:
-                return changed
+            if not result.more:
+                break
+            idle_calls = 0 if result.changed else idle_calls + 1
+    return changed

@@ -752,6 +752,15 @@ create table picture_queue.dependency (
 comment on table picture_queue.dependency is 'The unfinished jobs that waiting jobs depend on.';
 create index dependency_parent on picture_queue.dependency (parent_id);
 
+create table picture_queue.failed_dependency (
+  child_id uuid not null references public.job_queue (id) on delete cascade,
+  parent_id uuid not null,
+  on_parent_failure text not null,
+  primary key (child_id, parent_id)
+);
+comment on table picture_queue.failed_dependency is
+  'Dependencies on parents that failed or were cancelled. A retry of the child makes it wait for them again.';
+
 create table picture_queue.batch (
   id uuid primary key,
   user_id uuid,  -- the owner of a batch of generations; null: the project
@@ -2285,7 +2294,8 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without other links becomes claimable. A child
--- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped.
+-- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Links to parents that failed or
+-- were cancelled are kept in failed_dependency, for a retry of the child. Locked children are skipped.
 -- The rows of children are locked before their links are searched. Without the locks, if two parents finish at once,
 -- each transaction would see the link to the other parent, and the child would wait forever. p_does_follow_ups is
 -- passed to _transition: whether to process the follow-ups of children that end. It is false for _resolve_parents,
@@ -2309,18 +2319,28 @@ begin
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
+  ),
+  failed as (
+    select s.child_id, s.parent_id, s.on_parent_failure, p.status
+    from resolved s
+    -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
+    cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
+    where p.status in ('failed', 'cancelled')
+  ),
+  kept as (
+    insert into picture_queue.failed_dependency (child_id, parent_id, on_parent_failure)
+    select f.child_id, f.parent_id, f.on_parent_failure from failed f
+    on conflict do nothing
   )
   -- A JSON object, since a join would compare each pair of thousands of children. If several parents of a child
   -- failed, the reason names the parent with the lowest id: of equal keys an object has the last, hence the descending
   -- order.
-  select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
-    case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
-    format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
+  select coalesce(jsonb_object_agg(f.child_id, jsonb_build_array(
+    case f.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
+    format('Job %s, which it depends on, was %s.', f.parent_id, f.status)) order by f.parent_id desc), '{}')
   into v_endings
-  from resolved s
-  -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
-  cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
-  where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
+  from failed f
+  where f.on_parent_failure <> 'run';
 
   select array_agg(picture_queue._change(
     c.id,
@@ -5156,7 +5176,8 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Makes a failed or cancelled job pending again, with one more attempt if it has none left. A pending job stays
+-- Makes a failed or cancelled job pending again, with one more attempt if it has none left. A job whose parents have
+-- not finished waits for them; a job whose parent is still failed or cancelled is refused. A pending job stays
 -- unchanged, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -5164,6 +5185,7 @@ as $$
 declare
   v_answer jsonb := picture_queue._find_answer('retry_job', request_id::text);
   v_status text;
+  v_parent record;
 begin
   if v_answer is not null then
     return v_answer;
@@ -5174,6 +5196,12 @@ begin
       'only a failed or cancelled job can be retried');
   elsif v_status = 'processing' then
     perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is processing', job_id));
+  end if;
+  select f.* into v_parent from picture_queue._failed_parents(array[job_id]) f limit 1;
+  if found and v_status <> 'pending' then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('job %s depends on job %s, which is %s', job_id, v_parent.parent_id, v_parent.status),
+      format('retry job %s first', v_parent.parent_id));
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
     perform picture_queue._raise_error('PQ_CONFLICT', format('the unique key of job %s belongs to another job now', job_id),
       'cancel the other job first');
@@ -5440,7 +5468,7 @@ comment on function public.list_generations is 'Generations of the caller with t
 
 -- 342_function_failures.sql
 
--- Dead letters: the reasons of failures, and changes of many jobs at once.
+-- Dead letters: the reasons of failures. Changes of locked jobs: discard and cancel.
 
 -- Returns the reason of an error: its text without the parts that differ from one failure to the next (quoted text, ids
 -- and numbers).
@@ -5551,44 +5579,96 @@ begin
 end
 $$;
 
+
+-- 343_function_change_jobs.sql
+
+-- Retries, and changes of many jobs at once.
+
+-- Returns the dependencies of these jobs that prevent a retry: their parent failed or was cancelled, and
+-- on_parent_failure is not 'run'.
+create function picture_queue._failed_parents(p_children uuid[])
+returns table (child_id uuid, parent_id uuid, status text)
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return query
+  select d.child_id, d.parent_id, p.status
+  from (
+    select f.* from picture_queue.failed_dependency f where f.child_id = any (p_children)
+    union all
+    -- Links that no follow-up has resolved yet.
+    select o.* from picture_queue.dependency o where o.child_id = any (p_children)
+  ) d
+  cross join lateral (select j.status from public.job_queue j where j.id = d.parent_id offset 0) p
+  where d.on_parent_failure <> 'run' and p.status in ('failed', 'cancelled')
+  order by d.child_id, d.parent_id;
+end
+$$;
+
+-- Makes retried jobs wait again for the parents that have not finished. A parent may finish in a transaction that does
+-- not see the restored link, so follow-ups check these children again, like new children.
+create function picture_queue._restore_dependencies(p_children uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  with removed as (
+    delete from picture_queue.failed_dependency f where f.child_id = any (p_children)
+    returning f.child_id, f.parent_id, f.on_parent_failure
+  ),
+  restored as (
+    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+    select r.child_id, r.parent_id, r.on_parent_failure
+    from removed r
+    cross join lateral (select j.finished_at from public.job_queue j where j.id = r.parent_id offset 0) p
+    where p.finished_at is null
+    on conflict do nothing
+    returning child_id
+  )
+  insert into picture_queue.follow_up (kind, subject)
+  select distinct 'child', r.child_id from restored r;
+  perform picture_queue._transition((
+    select array_agg(picture_queue._change(d.child_id, 'wait'))
+    from (select distinct o.child_id from picture_queue.dependency o where o.child_id = any (p_children)) d));
+end
+$$;
+
 -- Retries locked jobs. Of several jobs with the same unique key it retries only the newest, and none if the key
--- belongs to another job now. A job whose parents have not finished waits for them again. Returns the number of
--- retried jobs.
+-- belongs to another job now. A job whose parents have not finished waits for them again; a job whose parent is still
+-- failed or cancelled is not retried. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_excluded uuid[] := array(select distinct f.child_id from picture_queue._failed_parents(p_ids) f);
   v_changes picture_queue.change[];
-  v_queues text[];
-  v_changed integer;
+  v_changed_jobs picture_queue.changed_job[];
 begin
   select array_agg(picture_queue._change(p.id, 'retry')) into v_changes
   from (
     select j.id, case when 'pending' = any (j.unique_states) then j.unique_key end as unique_key,
       row_number() over (
         partition by j.unique_key, 'pending' = any (j.unique_states) order by j.seq desc) as nth
-    from public.job_queue j where j.id = any (p_ids)
+    from public.job_queue j where j.id = any (p_ids) and j.id <> all (v_excluded)
   ) p
   where p.unique_key is null or p.nth = 1 and not exists (
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
-  select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
+  v_changed_jobs := picture_queue._transition(v_changes);
   perform picture_queue._renumber_jobs(p_ids);
-  perform picture_queue._transition((
-    select array_agg(picture_queue._change(d.child_id, 'wait'))
-    from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
-  perform picture_queue._wake_workers(v_queues, 'enqueue');
-  return v_changed;
+  perform picture_queue._restore_dependencies(array(select m.id from unnest(v_changed_jobs) m));
+  perform picture_queue._wake_workers(array(select distinct m.queue from unnest(v_changed_jobs) m), 'enqueue');
+  return coalesce(cardinality(v_changed_jobs), 0);
 exception when unique_violation then
   perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
   return null;
 end
 $$;
 
--- Returns the jobs of this list that one call may retry: all but generations beyond the first 500. Each generation
--- reserves its cost, and if the project has a budget, every start waits for its account until the call has ended. So
--- generations come last, and those whose retry has just failed come after the others.
-create function picture_queue._choose_retries(p_ids uuid[]) returns uuid[]
+-- Returns the jobs of this list that one call may retry: all but generations beyond the first p_max_generations. Each
+-- generation reserves its cost, and if the project has a budget, every start waits for its account until the call has
+-- ended. So generations come last.
+create function picture_queue._choose_retries(p_ids uuid[], p_max_generations integer) returns uuid[]
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
@@ -5596,25 +5676,127 @@ begin
   return array(
     select c.id
     from (
-      select u.id, j.is_generation, row_number() over (
-        partition by j.is_generation
-        order by u.id::text in (select f.subject from picture_queue.failed_step f where f.kind = 'retry'), u.n) as place
+      select u.id, j.is_generation, row_number() over (partition by j.is_generation order by u.n) as place
       from unnest(p_ids) with ordinality as u (id, n)
       cross join lateral (
         select o.generation_id is not null as is_generation from public.job_queue o where o.id = u.id offset 0) j
     ) c
-    where not c.is_generation or c.place <= 500
+    where not c.is_generation or c.place <= p_max_generations
     order by c.is_generation, c.place);
+end
+$$;
+
+-- Returns the SQL condition for jobs that an action can change now. Without it, thousands of jobs that cannot change
+-- would hide the others from a call that takes the first 10,000. Scalar subqueries keep the plan of the filter: each
+-- searches an index once for each job.
+create function picture_queue._changeable_condition(p_action text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case p_action
+    when 'retry' then ' and (
+      select true from picture_queue.failed_dependency d
+      cross join lateral (select p.status from public.job_queue p where p.id = d.parent_id offset 0) p
+      where d.child_id = j.id and d.on_parent_failure <> ''run'' and p.status in (''failed'', ''cancelled'') limit 1) is null
+      and (j.unique_key is null or ''pending'' <> all (j.unique_states) or (
+        select true from public.job_queue o
+        where o.unique_key = j.unique_key and o.status = any (o.unique_states) and o.id <> j.id limit 1) is null)'
+    when 'discard' then ' and (select true from picture_queue.dependency d where d.parent_id = j.id limit 1) is null'
+    else ' and j.cancel_requested_at is null' end
+$$;
+
+-- Locks and returns up to p_limit jobs that meet one of the conditions and the further condition p_and; skips locked
+-- jobs, and the jobs p_except. Each of the conditions has its own query: with one query for all states, Postgres 15 may
+-- read all jobs of a queue.
+create function picture_queue._lock_matching(
+  p_conditions text[], p_and text, p_order text, p_limit integer, p_except uuid[])
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_condition text;
+  v_found uuid[];
+  v_ids uuid[] := '{}'::uuid[];
+begin
+  foreach v_condition in array p_conditions loop
+    if cardinality(v_ids) < p_limit then
+      execute format('select array(select j.id from public.job_queue j where %s %s %s %s limit %s for update skip locked)',
+        v_condition, p_and, case when p_except <> '{}' then 'and j.id <> all ($1)' end, p_order, p_limit - cardinality(v_ids))
+      into v_found using p_except;
+      v_ids := v_ids || v_found;
+    end if;
+  end loop;
+  return v_ids;
+end
+$$;
+
+-- Does a step (retry, cancel, discard or purge) for up to p_limit of the p_matched jobs that meet one of the
+-- conditions. Jobs for which the step failed before come last. A retry goes on with the children of the jobs that it
+-- has retried. Returns the number of changed jobs, and whether jobs are left that another call may change. A caller may
+-- repeat the call until more is false: each call changes a job, or records the failure of one that had not failed
+-- before, or raises PQ_BUSY, or has spent two seconds on jobs for which the step fails.
+create function picture_queue._change_matching(
+  p_step text, p_conditions text[], p_matched bigint, p_limit integer, p_order text,
+  out changed integer, out more boolean)
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_changeable text := picture_queue._changeable_condition(p_step);
+  v_has_failed text := format(
+    '(select true from picture_queue.failed_step f where f.kind = %L and f.subject = j.id::text)', p_step);
+  v_any_failed boolean := exists (select from picture_queue.failed_step f where f.kind = p_step);
+  v_new uuid[] := '{}'::uuid[];  -- jobs for which the step had not failed
+  v_ids uuid[];
+  v_tried uuid[] := '{}'::uuid[];
+  v_generations integer := 0;
+  v_changed integer;
+  v_condition text;
+  v_is_left boolean;
+begin
+  changed := 0;
+  more := false;
+  for v_round in 1 .. 20 loop
+    v_ids := picture_queue._lock_matching(p_conditions,
+      v_changeable || case when v_any_failed then format(' and %s is null', v_has_failed) else '' end, p_order,
+      p_limit - cardinality(v_tried), v_tried);
+    v_new := v_new || v_ids;
+    if v_any_failed and v_round = 1 then
+      v_ids := v_ids || picture_queue._lock_matching(p_conditions, format('%s and %s', v_changeable, v_has_failed), p_order,
+        p_limit - cardinality(v_ids), '{}');
+    end if;
+    if p_step = 'retry' then
+      v_ids := picture_queue._choose_retries(v_ids, 500 - v_generations);
+      v_generations := v_generations + (
+        select count(*) from public.job_queue j where j.id = any (v_ids) and j.generation_id is not null);
+    end if;
+    v_changed := picture_queue._run_isolated(p_step, v_ids::text[], 1000);
+    v_tried := v_tried || v_ids;
+    changed := changed + v_changed;
+    exit when p_step <> 'retry' or v_changed = 0 or cardinality(v_tried) >= p_limit
+      or not exists (select from picture_queue.failed_dependency) or picture_queue._is_out_of_time();
+  end loop;
+
+  if changed = p_matched then
+    return;
+  end if;
+  foreach v_condition in array p_conditions loop
+    execute format('select exists (select from public.job_queue j where %s %s and (%s is null or $1 and j.id <> all ($2)))',
+      v_condition, v_changeable, v_has_failed)
+    into v_is_left using changed > 0, v_tried;
+    more := more or v_is_left;
+  end loop;
+  if more and changed = 0 and not picture_queue._is_out_of_time() and not exists (
+    select from picture_queue.failed_step f where f.kind = p_step and f.subject = any (v_new::text[]))
+  then
+    perform picture_queue._raise_busy('the matching jobs are locked by other transactions, or wait for maintenance');
+  end if;
 end
 $$;
 
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
--- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
--- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
--- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
--- queue.
+-- finished jobs. Locked jobs are skipped; if all are locked, PQ_BUSY. A call retries up to 500 generations. The answer
+-- has matched (counted up to 100,000), changed, and more: whether jobs are left that another call may change. With
+-- preview the call only counts. An empty filter is refused, since it would select every job.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -5623,18 +5805,17 @@ as $$
 declare
   v_limit_rule jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
   v_where text := picture_queue._jobs_where(filter, v_limit_rule);
-  v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
+  v_limit integer := coalesce((filter ->> 'limit')::integer, 10000);
   v_states text[] := case action
     when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
     when 'cancel' then array['pending', 'processing', 'parked']
     when 'discard' then array['completed', 'failed', 'cancelled'] end;
-  v_state text;
-  v_state_count bigint;
-  v_state_ids uuid[];
+  v_conditions text[];
+  v_condition text;
+  v_count bigint;
   v_matched bigint := 0;
-  v_ids uuid[] := '{}'::uuid[];
-  v_chosen_ids uuid[];
-  v_changed integer;
+  v_changed integer := 0;
+  v_more boolean;
   v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -5648,26 +5829,24 @@ begin
   if action = 'discard' and not coalesce(preview, false) then
     perform picture_queue._check_references();
   end if;
-  foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_limit_rule) || ' and ' || case v_state
-      when 'parked' then picture_queue._filter_condition('hold', v_state)
+  v_conditions := array(
+    select v_where || ' and ' || case s.state
+      when 'parked' then picture_queue._filter_condition('hold', s.state)
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
-      else picture_queue._filter_condition('status', v_state) end;
-    execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
-    into v_state_count;
-    v_matched := v_matched + v_state_count;
-    if v_state_count > 0 and not coalesce(preview, false) then
-      execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
-        case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
-      into v_state_ids;
-      v_ids := v_ids || v_state_ids;
-    end if;
+      else picture_queue._filter_condition('status', s.state) end
+    from unnest(v_states) with ordinality as s (state, n) order by s.n);
+  foreach v_condition in array v_conditions loop
+    execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_condition, 100000 - v_matched)
+    into v_count;
+    v_matched := v_matched + v_count;
   end loop;
-  v_chosen_ids := case when action = 'retry' then picture_queue._choose_retries(v_ids) else v_ids end;
-  v_changed := picture_queue._run_isolated(action, v_chosen_ids::text[], 1000);
-  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_chosen_ids) < cardinality(v_ids)
-      or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
+  v_more := v_matched > v_limit;
+  if v_matched > 0 and not coalesce(preview, false) then
+    select c.changed, c.more into v_changed, v_more
+    from picture_queue._change_matching(action, v_conditions, v_matched, v_limit, '') c;
+  end if;
+  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object(
+    'matched', v_matched, 'changed', v_changed, 'more', v_more));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -6005,7 +6184,7 @@ comment on function public.drain_queue is 'Refuses new jobs for a queue and runs
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
 -- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
--- With preview the call only counts.
+-- With preview the call only counts. more: as in change_jobs.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -6013,8 +6192,8 @@ set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_changed integer;
-  v_ids uuid[] := '{}'::uuid[];
+  v_changed integer := 0;
+  v_more boolean := false;
   v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -6025,14 +6204,12 @@ begin
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
   if not coalesce(preview, false) then
-    v_ids := array(
-      select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
-      order by j.seq limit 10000 for update skip locked);
+    select c.changed, c.more into v_changed, v_more
+    from picture_queue._change_matching('purge', array[format('j.queue = %L and j.status = ''pending''', queue)], v_matched,
+      10000, 'order by j.seq') c;
   end if;
-  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
-    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
+    'matched', v_matched, 'changed', v_changed, 'more', v_more));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -9645,15 +9822,15 @@ $$;
 
 -- Returns the problem with inputs of a model that the operator's rules make unusable, for users of any plan; null if
 -- there is none. Either the value that a rule adds does not fit the input, so that each generation is refused; or the
--- input is required, and the rules permit none of its values.
-create function picture_queue._ruled_inputs_problem(p_model_id text, p_inputs jsonb) returns text
+-- input is required, and the rules permit none of its values. p_prefix: the beginning of the text.
+create function picture_queue._ruled_inputs_problem(p_prefix text, p_model_id text, p_inputs jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_max_text integer := (select s.max_prompt_length from picture_queue.setting s);
 begin
   return (
-    select format('changes.inputs has %s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
+    select p_prefix || format('%s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
         'which the rules of this project permit no value'), concat_ws(', ', 'lock ' || left(r.locked::text, 100),
         'default ' || left(r.preset::text, 100), 'cap ' || r.cap::text, case when r.is_refused then 'refuse' end,
         'refuse ' || left(r.refused_values::text, 100), 'plan ' || o.plan))
@@ -9665,7 +9842,7 @@ begin
       r.refused_values) a
     cross join lateral (select format('for which a rule of this project sets %s, which %s', left(a.value::text, 100),
       picture_queue._input_problem(m.rule, a.value, v_max_text)) as problem
-      where picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
+      where a.value is not null and picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
       union all
       select null
       where (m.rule ->> 'required')::boolean and a.value is null and (r.is_refused
@@ -9697,7 +9874,8 @@ begin
     when v_model.unavailable_reason is not null and v_changes ->> 'enabled' = 'true'
       then format('changes.enabled is true, and %s cannot be offered: %s', model_id, v_model.unavailable_reason) end),
     'docs/sql.md describes the fields of a model and of its inputs');
-  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem(model_id, nullif(v_changes -> 'inputs', 'null')),
+  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem('changes.inputs has ', model_id, coalesce(
+      nullif(v_changes -> 'inputs', 'null'), case when v_changes ->> 'enabled' = 'true' then v_model.inputs end)),
     'set another rule for this model and input first: set_input_rule(), for example with the action allow');
   if v_model.is_default and v_changes ->> 'enabled' = 'false' then
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
@@ -9739,6 +9917,11 @@ as $$
       then format('value is %s, and refuse takes a list of values, or none', left(p_value::text, 100))
     when p_action = 'allow' and p_value is not null
       then format('value is %s, and allow takes no value', left(p_value::text, 100))
+    -- A generation would not wait for the picture, and the picture may be deleted.
+    when p_action in ('lock', 'default') and exists (
+      select from picture_queue._input_texts(jsonb_build_object('value', p_value), 'generation:'))
+      then format('value is %s, which names a picture by its generation: name its file, storage:pictures/<path>',
+        left(p_value::text, 100))
     else coalesce('value ' || picture_queue._json_problem(p_value, 8192), (
       select format('value is %s and %s (%s of %s)', left(p_value::text, 100), p.problem, i.rule ->> 'name', m.model_id)
       from picture_queue.model m
@@ -9751,8 +9934,24 @@ as $$
       order by m.model_id limit 1)) end
 $$;
 
+-- Returns the problem with models that the rules for these patterns make unusable; null if there is none.
+create function picture_queue._ruled_models_problem(p_model text, p_input text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select p.problem
+  from picture_queue.model m
+  cross join lateral (
+    select jsonb_agg(i) as inputs from jsonb_array_elements(m.inputs) i
+    where lower(i ->> 'name') like replace(replace(lower(p_input), '_', '!_'), '*', '%') escape '!') matching
+  cross join lateral (
+    select picture_queue._ruled_inputs_problem(format('model %s has ', m.model_id), m.model_id, matching.inputs) as problem) p
+  where m.enabled and m.unavailable_reason is null and matching.inputs is not null and p.problem is not null
+    and m.model_id like replace(replace(p_model, '_', '!_'), '*', '%') escape '!'
+  order by m.model_id limit 1
+$$;
+
 -- Sets a rule over an input. model and input may be patterns with *. plan: the rule applies to users of this plan;
--- null: to all users. The actions are:
+-- null: to all users. A rule that makes an enabled model unusable is refused. The actions are:
 -- lock      permits only this value
 -- default   is the value if the caller omits the input
 -- cap       is the highest number, and the maximum number of entries of a list or of characters of a text
@@ -9771,6 +9970,10 @@ begin
   values (set_input_rule.model, set_input_rule.plan, set_input_rule.input, set_input_rule.action,
     nullif(set_input_rule.value, 'null'))
   on conflict on constraint input_rule_key do update set value = excluded.value;
+  if action <> 'allow' then
+    perform picture_queue._raise_problem(picture_queue._ruled_models_problem(model, input),
+      'set another rule for this model and input first, for example with the action allow, or disable the model: set_model()');
+  end if;
   return jsonb_build_object('model', model, 'plan', plan, 'input', input, 'action', action, 'value', nullif(value, 'null'));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -10943,7 +11146,7 @@ declare
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong_keys text[];
   v_differences integer[];
-  v_ready_children uuid[];
+  v_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
@@ -10964,12 +11167,13 @@ begin
   )
   select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
   perform picture_queue._add_running(v_wrong_keys, v_differences);
-  delete from picture_queue.dependency d where not exists (
-    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready_children := array(
+  v_children := array(
+    select d.child_id from picture_queue.dependency d
+    where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+    union
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready_children);
+  perform picture_queue._resolve_dependents(v_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -10989,7 +11193,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;

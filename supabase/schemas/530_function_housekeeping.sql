@@ -268,7 +268,7 @@ declare
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong_keys text[];
   v_differences integer[];
-  v_ready_children uuid[];
+  v_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
@@ -289,12 +289,13 @@ begin
   )
   select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
   perform picture_queue._add_running(v_wrong_keys, v_differences);
-  delete from picture_queue.dependency d where not exists (
-    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready_children := array(
+  v_children := array(
+    select d.child_id from picture_queue.dependency d
+    where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+    union
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready_children);
+  perform picture_queue._resolve_dependents(v_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -314,7 +315,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;

@@ -19,7 +19,8 @@ EXAMPLES_PER_TRANSACTION = 25
 TABLES = (
     "public.images", "picture_queue.prediction", "picture_queue.deleted_generation",
     "public.generations", "public.job_queue",
-    "picture_queue.history", "picture_queue.dependency", "picture_queue.batch",
+    "picture_queue.history", "picture_queue.dependency", "picture_queue.failed_dependency",
+    "picture_queue.batch",
     "picture_queue.limit_rule", "picture_queue.limit_key", "picture_queue.follow_up",
     "picture_queue.failed_step", "picture_queue.lease_extension",
     "picture_queue.start", "picture_queue.freed_key", "picture_queue.tenant",
