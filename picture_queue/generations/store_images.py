@@ -119,6 +119,29 @@ def _images_of_earlier_calls(
     )
 
 
+def folder_of(begun: BegunPrediction) -> str:
+    """Return the folder of the files of a generation, in the bucket ``pictures``."""
+    return f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
+
+
+async def delete_files_without_row(store: GenerationStore, begun: BegunPrediction) -> None:
+    """Delete the files that earlier attempts have uploaded, and whose rows they have not saved.
+
+    Their workers died between the two calls. The owner can read such a file, although it is not
+    paid for, or was refused by a later moderation.
+
+    Raises:
+        StaleLease: Another worker has the job, and its files must not be deleted.
+    """
+    files = await store.list_files(folder_of(begun))
+    if not files:
+        return
+    current = await store.begin(begun.prediction.id)
+    unsaved = set(files) - current.saved_paths
+    if unsaved:
+        await store.delete_files(sorted(unsaved))
+
+
 class PendingUploads:
     """The uploaded files of one attempt whose rows are not saved yet.
 
@@ -181,8 +204,7 @@ class _OutputWriter:
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
-        owner = begun.generation.user_id or "shared"
-        self._folder = f"{owner}/{begun.generation.id}"
+        self._folder = folder_of(begun)
         self.images = {image.n: image for image in begun.images}
         #: The errors of the pictures that the moderation refused, by the number of the picture.
         #: Such a picture is not downloaded again.
