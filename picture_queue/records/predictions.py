@@ -106,6 +106,8 @@ class BegunPrediction(Record):
         rivals: The same rows, and those with any input for the same model, and those that were
             given up as lost or cancelled.
         images: Images of the prediction that are already saved.
+        saved_paths: The paths of all files of the generation that have a row, also of earlier
+            predictions.
         files: The paths in Storage of the pictures of generations that the input names, such as
             ``generation:<id>/1``. Pictures that do not exist are left out.
         strip_metadata: True if metadata is to be removed from the pictures.
@@ -121,6 +123,7 @@ class BegunPrediction(Record):
     twins: tuple[UUID, ...] = ()
     rivals: tuple[UUID, ...] = ()
     images: tuple[SavedImage, ...] = ()
+    saved_paths: frozenset[str] = frozenset()
     files: dict[str, str] = Field(default_factory=dict)
     strip_metadata: bool = True
     running: int = 0

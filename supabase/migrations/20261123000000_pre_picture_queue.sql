@@ -2489,12 +2489,28 @@ $$;
 
 -- 240_function__change_state.sql
 
+-- Returns true if a generation has a prediction that may still run at the provider, so that a cancelled job must be
+-- claimed once more: its handler cancels the prediction, and deletes files that have no row. The provider has stopped
+-- an older prediction.
+create function picture_queue._has_live_prediction(p_generation_id uuid) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return exists (
+    select from picture_queue.prediction p
+    where p.generation_id = p_generation_id and p.state in ('creating', 'created')
+      and p.created_at > picture_queue._now() - interval '1 hour');
+end
+$$;
+
 -- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
 -- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
 -- wake (their event was sent). A job whose lease expired keeps its count of attempts, so that a job that kills each of
 -- its workers fails in the end. The attempt is not counted if the worker has not confirmed the start, in the row or in
 -- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
--- confirm. Returns the number of changed jobs.
+-- confirm. A job whose worker died after a cancel request is claimed once more if it has a prediction in progress, and
+-- again while attempts are left. Returns the number of changed jobs.
 create function picture_queue._change_state(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2510,7 +2526,10 @@ begin
           -- A job that was cancelled while parked is claimed once more to undo its work. If no worker confirmed the
           -- start of that claim, release the job, so that it is claimed again, rather than cancel it.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and start.is_unconfirmed) is not true
-            then 'cancel'
+            then case
+              when not picture_queue._has_live_prediction(j.generation_id) then 'cancel'
+              when j.cancel_requested_at >= j.started_at then 'release'
+              when j.attempt < j.max_attempts then 'expire' else 'cancel' end
           when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         else p_kind
@@ -5566,10 +5585,7 @@ begin
     select r.id, r.queue, r.status, case
       when r.hold = 'parked' then 'wake'
       when r.status = 'processing' then null
-      when r.generation_id is null or not exists (
-        select from picture_queue.prediction p
-        where p.generation_id = r.generation_id and p.state in ('creating', 'created')
-          and p.created_at > picture_queue._now() - interval '1 hour') then 'cancel'
+      when r.generation_id is null or not picture_queue._has_live_prediction(r.generation_id) then 'cancel'
       when r.hold = 'scheduled' then 'promote' end as action
     from requested r
   ) a;
@@ -10029,12 +10045,56 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- record_prediction stores the id of the prediction after the call. finish_prediction writes the final state. All of
 -- them require the lease of the job and lock the row of the job.
 
+-- Returns true if a row got its final state from an attempt that ended without a report, because its worker died or
+-- released the job. The outcome of that attempt is not known, so the next attempt must repeat it with the same
+-- prediction, rather than pay for another.
+create function picture_queue._is_unreported(p_row picture_queue.prediction) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return not exists (
+      select from picture_queue.prediction p
+      where p.generation_id = p_row.generation_id and p.created_at > p_row.created_at)
+    and (
+      select coalesce(bool_and(h.action in ('expire', 'release')), false) from picture_queue.history h
+      where h.job_id = p_row.job_id and h.at >= p_row.finished_at
+        and h.action in ('expire', 'release', 'fail', 'back_off', 'snooze', 'park', 'cancel', 'retry'));
+end
+$$;
+
+-- Returns the row of a generation that an attempt resumes: a live row; or a row that has succeeded and whose images are
+-- saved; or a row with a prediction whose end was not reported, which becomes live again. Null if there is none. A
+-- succeeded row without saved images, whose generation was cancelled, is not resumed: a retry creates another row.
+create function picture_queue._resume_prediction(p_generation_id uuid) returns picture_queue.prediction
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_row picture_queue.prediction;
+begin
+  select * into v_row from picture_queue.prediction p
+  where p.generation_id = p_generation_id
+    and case
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = p_generation_id and i.created_at >= p.created_at)
+      when p.state in ('failed', 'lost') then p.prediction_id is not null and picture_queue._is_unreported(p)
+      else p.state in ('creating', 'created') end
+  order by p.state = 'succeeded', p.created_at desc limit 1;
+  if v_row.state in ('failed', 'lost') then
+    update picture_queue.prediction p
+    set state = 'created', error = null, metrics = null, cost_usd = null, finished_at = null,
+      updated_at = picture_queue._now()
+    where p.id = v_row.id returning * into v_row;
+  end if;
+  return v_row;
+end
+$$;
+
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
--- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
---   not resumed: a retry creates another row.
+-- - resumed: true if the row existed before; see _resume_prediction.
 -- - images: the saved images of this prediction, without those of earlier predictions.
+-- - saved_paths: the paths of all files of the generation that have a row.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
 --   10,000. A prediction whose id is not among them may be the lost prediction of this row.
@@ -10054,7 +10114,7 @@ declare
   v_job record;
   v_generation record;
   v_model record;
-  v_row record;
+  v_row picture_queue.prediction;
   v_resumed boolean;
   v_is_searched boolean;
 begin
@@ -10067,14 +10127,13 @@ begin
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
-  select * into v_row from picture_queue.prediction p
-  where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
-      when p.state = 'succeeded' then exists (
-        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
-      else p.state in ('creating', 'created') end
-  order by p.state = 'succeeded', p.created_at desc limit 1;
-  v_resumed := found;
+  if begin_prediction.lost is null then
+    v_row := picture_queue._resume_prediction(v_generation.id);
+  else
+    select * into v_row from picture_queue.prediction p
+    where p.id = begin_prediction.lost and p.generation_id = v_generation.id;
+  end if;
+  v_resumed := v_row.id is not null;
   if not v_resumed and begin_prediction.lost is not null then
     perform picture_queue._raise_error('PQ_CONFLICT',
       format('prediction %s does not belong to job %s', begin_prediction.lost, job_id));
@@ -10093,6 +10152,9 @@ begin
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'saved_paths', array(
+      select f.path from public.images i cross join lateral (values (i.path), (i.thumbnail_path)) as f (path)
+      where i.generation_id = v_generation.id and f.path is not null order by f.path),
     'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', array(

@@ -96,10 +96,7 @@ begin
     select r.id, r.queue, r.status, case
       when r.hold = 'parked' then 'wake'
       when r.status = 'processing' then null
-      when r.generation_id is null or not exists (
-        select from picture_queue.prediction p
-        where p.generation_id = r.generation_id and p.state in ('creating', 'created')
-          and p.created_at > picture_queue._now() - interval '1 hour') then 'cancel'
+      when r.generation_id is null or not picture_queue._has_live_prediction(r.generation_id) then 'cancel'
       when r.hold = 'scheduled' then 'promote' end as action
     from requested r
   ) a;
