@@ -11094,8 +11094,9 @@ begin
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
       -- An extension is kept until the sweep, since it shows that the job has started.
-      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
-        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
+      -- With a scalar subquery Postgres finds each job by its id, instead of reading all jobs.
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and (select true from public.job_queue j '
+        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null) is null'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Delete only rows whose key is not locked: every change of such a row holds the lock.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '

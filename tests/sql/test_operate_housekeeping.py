@@ -333,7 +333,15 @@ async def test_pruning_skips_locked_jobs(stack, db):
         await asyncio.gather(blocker.close(), pruner.close())
 
 
-async def test_pruning_does_not_scan_all_jobs(db):
+@pytest.mark.parametrize("extensions", [0, 1000])
+async def test_pruning_does_not_scan_all_jobs(db, extensions):
+    """With many lease extensions, for example of other tests, a hash join read all jobs."""
+    await db.run(
+        """insert into picture_queue.lease_extension (job_id, lease_id, lease_expires_at)
+        select gen_random_uuid(), gen_random_uuid(), now() - interval '1 hour'
+        from generate_series(1, $1)""",
+        extensions,
+    )
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
