@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from picture_queue._files import Entry, user_name
 from picture_queue._loopback import is_loopback_url
 from picture_queue.errors import SettingsError
 
@@ -16,6 +18,34 @@ KEY_VARIABLES = (
     "SUPABASE_SECRET_KEY",
     "SUPABASE_ANON_KEY",
 )
+SAFE_DIRECTORY_VARIABLE = "PICTURE_QUEUE_SAFE_DIRECTORY"
+
+
+def safe_directories(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the directories in which the caller trusts all users who can write there.
+
+    They are the paths in ``PICTURE_QUEUE_SAFE_DIRECTORY``, separated as in ``PATH``.
+
+    Raises:
+        SettingsError: A path is not absolute.
+    """
+    paths = [path for path in environ.get(SAFE_DIRECTORY_VARIABLE, "").split(os.pathsep) if path]
+    for path in paths:
+        if not os.path.isabs(path):
+            raise SettingsError(
+                f"{SAFE_DIRECTORY_VARIABLE} has {path!r}, which is not an absolute path",
+                hint="Separate several absolute paths by colons (on Windows by semicolons)",
+            )
+    return [Path(path).resolve() for path in paths]
+
+
+def safe_directory_hint(replaceable: Entry) -> str:
+    """Return what the caller can do about a directory that other users can replace."""
+    return (
+        "Choose a directory below one that only you and root can write, or run the command as "
+        f"{user_name(replaceable.info.st_uid)}. If nobody else uses this machine, as in a "
+        f"container, set {SAFE_DIRECTORY_VARIABLE}={replaceable.path}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +276,7 @@ class WorkerSettings:
             timeout, a cancel or a lost lease. After this time its slot counts as lost. If half of
             the slots are lost, the worker stops, so that a process manager can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
+        max_jobs: Number of jobs after which the worker stops; None: no limit.
     """
 
     queues: Sequence[str] | Mapping[str, float] = ()
@@ -255,6 +286,7 @@ class WorkerSettings:
     shutdown_grace: float = 20.0
     stuck_after: float = 60.0
     name: str | None = None
+    max_jobs: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -272,6 +304,11 @@ class WorkerSettings:
             raise SettingsError(
                 "`queues` has an empty name", hint='Pass the name of each queue, such as "default"'
             )
+        duplicate = next((name for name in self.queues if list(self.queues).count(name) > 1), None)
+        if duplicate is not None:
+            raise SettingsError(
+                f"`queues` has {duplicate!r} more than once", hint="Name each queue once"
+            )
         weights = self.queues if isinstance(self.queues, Mapping) else {}
         for queue, weight in weights.items():
             if not isinstance(weight, int | float) or not 0 < weight <= 1_000_000:
@@ -279,6 +316,9 @@ class WorkerSettings:
                     f"The weight of queue {queue} is {weight!r}",
                     hint="Choose a number above 0, up to 1,000,000",
                 )
+        if self.max_jobs is not None and not (isinstance(self.max_jobs, int) and self.max_jobs > 0):
+            hint = "Choose 1 or more, or None for no limit"
+            raise SettingsError(f"`max_jobs` is {self.max_jobs!r}", hint=hint)
         for name, minimum, maximum in (
             ("concurrency", 1, 1000),
             ("lease", 1, 86_400),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from picture_queue._visible import visible
+from picture_queue._visible import escape_invisible
 from picture_queue.errors import LocalStackError, MissingProgram, NotFound
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag, YesFlag, expect_terminal
@@ -198,7 +198,7 @@ def reset(
     if not yes:
         expect_terminal(f"deleting {directory}")
         typer.confirm(
-            visible(f"Delete all data of the stack in {directory}?"), abort=True, err=True
+            escape_invisible(f"Delete all data of the stack in {directory}?"), abort=True, err=True
         )
     with err().status("Deleting …"):
         stack.reset(data_dir)

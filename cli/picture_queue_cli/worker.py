@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,8 +20,9 @@ from picture_queue.errors import (
     WorkerStuck,
 )
 from picture_queue_cli.parsing import expect_filled, parse_duration, whole_number
+from picture_queue_cli.processes import end_with_parent, parse_child, supervise
 from picture_queue_cli.project import Target, resolve, run, running_stack
-from picture_queue_cli.render import print_error
+from picture_queue_cli.render import print_error, print_line
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from picture_queue.settings import ReplicateSettings
 
 _JOB_LOGGER = "picture_queue.worker.executor"  # logs the outcome of each job
+_MAX_WEIGHT = 1_000_000  # as in WorkerSettings, whose import would slow down the start
 _CLEANUP_TIMEOUT = 5.0  # seconds for tasks that handlers left running
 
 
@@ -72,6 +74,38 @@ def worker(
         str | None,
         typer.Option(metavar="NAME", callback=expect_filled, help="Set the name of this worker."),
     ] = None,
+    drains: Annotated[
+        bool,
+        typer.Option("--drain", "--once", help="Run the jobs that are due, then exit."),
+    ] = False,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=parse_duration,
+            help="Start no job after this time; needs --drain.",
+        ),
+    ] = None,
+    max_jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            parser=whole_number(1, 1_000_000_000),
+            help="Exit after this many jobs; --processes restarts.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER",
+            parser=whole_number(1, 256),
+            help="Run this many processes, and restart failed ones.",
+        ),
+    ] = 1,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart when a Python file changes.")
+    ] = False,
+    child: Annotated[str | None, typer.Option(hidden=True, help="Run as a child process.")] = None,
     real_replicate: Annotated[
         bool,
         typer.Option(
@@ -88,17 +122,28 @@ def worker(
     and needs REPLICATE_API_TOKEN. With an embedded stack it uses the
     simulator, unless --real-replicate is given.
     """
+    if time_limit is not None and not drains:
+        raise SettingsError("--time-limit is given without --drain", hint="Add --drain")
+    if child is None and (processes > 1 or reload):
+        _configure_logging(verbose)
+        supervise(processes, restarts=not drains, reload=reload)
+    if child is not None:
+        index, reader = parse_child(child)
+        end_with_parent(reader)
+        name = name and f"{name}-{index}"
     options = {
         "queues": parse_weights(queues) if queues else None,
         "concurrency": concurrency,
         "lease": lease,
         "name": name,
+        "max_jobs": max_jobs,
     }
     settings = {setting: value for setting, value in options.items() if value is not None}
     own_worker = load_worker(app) if app is not None else None
     target = resolve(ctx)
     _configure_logging(verbose)
-    run(_work(own_worker, target, settings, real_replicate), _loop_factory())
+    drain = Drain(time_limit) if drains else None
+    run(_work(own_worker, target, settings, real_replicate, drain), _loop_factory())
 
 
 def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
@@ -139,25 +184,50 @@ def parse_weights(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
     """Parse the values of ``--queue``: return names, or weights by name if any queue has a weight.
 
     Raises:
-        SettingsError: A weight is not a number.
+        SettingsError: A weight is not a number above 0, or a queue is named more than once.
     """
-    if not any("=" in queue for queue in queues):
-        return tuple(queues)
-    weights = {}
+    weights: dict[str, float] = {}
     for queue in queues:
-        name, equals, weight = queue.partition("=")
+        name, equals, text = queue.partition("=")
         try:
-            weights[name] = float(weight) if equals else 1.0
+            weight = float(text) if equals else 1.0
         except ValueError as error:
             raise SettingsError(
                 f"--queue {queue}: the weight is not a number",
                 hint=f"Write it as --queue {name}=3",
             ) from error
-    return weights
+        if not 0 < weight <= _MAX_WEIGHT:
+            raise SettingsError(
+                f"--queue {queue}: the weight is not above 0, up to {_MAX_WEIGHT:,}",
+                hint=f"Write it as --queue {name}=3",
+            )
+        if name in weights:
+            raise SettingsError(f"--queue {name} is given more than once", hint="Name it once")
+        weights[name] = weight
+    return weights if any("=" in queue for queue in queues) else tuple(weights)
+
+
+@dataclass(frozen=True)
+class Drain:
+    """The option ``--drain`` with its time limit in seconds."""
+
+    time_limit: float | None
+
+
+async def _run_or_drain(worker: "Worker", drain: Drain | None) -> None:
+    if drain is None:
+        await worker.run()
+    else:
+        result = await worker.drain(time_limit=drain.time_limit, handles_signals=True)
+        print_line(f"{result.processed} processed, {result.errors} failed")
 
 
 async def _work(
-    own_worker: "Worker | None", target: Target, settings: dict[str, Any], real_replicate: bool
+    own_worker: "Worker | None",
+    target: Target,
+    settings: dict[str, Any],
+    real_replicate: bool,
+    drain: Drain | None,
 ) -> None:
     from picture_queue._runtime.tasks import end_tasks
 
@@ -165,9 +235,9 @@ async def _work(
         if own_worker is not None:
             _export_target(target)
             own_worker.settings = replace(own_worker.settings, **settings)
-            await own_worker.run()
+            await _run_or_drain(own_worker, drain)
         else:
-            await _work_built_in(target, settings, real_replicate)
+            await _work_built_in(target, settings, real_replicate, drain)
     except TimeoutError as error:
         raise ConnectionFailed("The project does not answer in time") from error
     except WorkerStuck as error:
@@ -177,7 +247,9 @@ async def _work(
         await end_tasks(_CLEANUP_TIMEOUT)
 
 
-async def _work_built_in(target: Target, settings: dict[str, Any], real_replicate: bool) -> None:
+async def _work_built_in(
+    target: Target, settings: dict[str, Any], real_replicate: bool, drain: Drain | None
+) -> None:
     from picture_queue import AsyncPictureQueue, WorkerSettings
     from picture_queue.generations.builtin import builtin_worker
     from picture_queue.generations.store import expect_storage
@@ -189,7 +261,7 @@ async def _work_built_in(target: Target, settings: dict[str, Any], real_replicat
     async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
         if replicate is not None:
             await expect_storage(pq)
-        await builtin_worker(pq, worker_settings, replicate).run()
+        await _run_or_drain(builtin_worker(pq, worker_settings, replicate), drain)
 
 
 def _replicate_settings(target: Target, real: bool) -> "ReplicateSettings | None":

@@ -3,6 +3,10 @@
 """A transport that calls the functions over HTTP through PostgREST, with a supabase client."""
 
 import threading
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -20,10 +24,13 @@ from picture_queue._transport.errors import (
 )
 from picture_queue._transport.owner import ProcessOwner, leave_open
 from picture_queue._transport.unreadable import read_json
-from picture_queue.errors import SettingsError
+from picture_queue.errors import NotAuthenticated, SettingsError
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
+
+_JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+_MAX_TOKEN_LENGTH = 16_384  # characters; servers refuse longer headers
 
 
 class Postgrest:
@@ -68,7 +75,10 @@ class Postgrest:
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
                     self._http = httpx.Client(
-                        timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
+                        timeout=self.settings.timeout,
+                        mounts=direct_mounts(self.settings.url),
+                        # The users of `for_user` share the connections, but never a cookie.
+                        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                     )
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)
@@ -98,7 +108,7 @@ class Postgrest:
             PictureQueueError: The project refused the call, or did not answer.
         """
         client = self.client()
-        headers = {**client.postgrest.headers, "Content-Type": "application/json"}
+        headers = self.authorize(client.postgrest.headers) | {"Content-Type": "application/json"}
         request = client.postgrest.session.build_request(
             "POST",
             f"{client.rest_url}/rpc/{rpc.function}",
@@ -127,10 +137,14 @@ class Postgrest:
             call.method,
             f"{client.storage_url}{quote(call.path)}",
             content=call.content,
-            headers={**client.options.headers, **call.headers},
+            headers={**self.authorize(client.options.headers), **call.headers},
         )
         _, content = self._send(client, request, deadline)
         return content
+
+    def authorize(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of a request, with the key or the token of its caller."""
+        return dict(headers)
 
     def _send(
         self, client: Client, request: httpx.Request, deadline: Deadline
@@ -154,11 +168,68 @@ class Postgrest:
         header: str = (self.client()).options.headers.get("Authorization", "")
         return header.removeprefix("Bearer ") or self.settings.key
 
+    def for_user(self, token: str) -> "UserPostgrest":
+        """Return a transport that makes calls as a user, over the connections of this one.
+
+        Args:
+            token: The access token of the user.
+
+        Raises:
+            NotAuthenticated: The token is not a JSON Web Token.
+        """
+        return UserPostgrest(self, token)
+
     def close(self) -> None:
         """Close the connections, unless the caller passed the client."""
         if self._http is not None and self._owner is not None:
             self._owner.close()
             self._http = self._client = self._owner = None
+
+
+class UserPostgrest(Postgrest):
+    """A transport that makes calls as one user, over the connections of another transport.
+
+    Args:
+        shared: The transport with the connections; only it closes them.
+        token: The access token of the user.
+
+    Raises:
+        NotAuthenticated: The token is not a JSON Web Token.
+    """
+
+    def __init__(self, shared: Postgrest, token: str) -> None:
+        # Supabase treats a bearer that is not a JWT as absent and uses the key of the request,
+        # which may be a service key. So such a token must not be sent.
+        is_jwt = isinstance(token, str) and len(token) <= _MAX_TOKEN_LENGTH
+        if not is_jwt or _JWT.fullmatch(token) is None:
+            raise NotAuthenticated(
+                "The access token of the user is not a JSON Web Token",
+                hint="Pass the access token of the user's session, without `Bearer `",
+            )
+        super().__init__(replace(shared.settings, access_token=token))
+        self._shared = shared
+        self._token = token
+
+    def client(self) -> Client:
+        """Return the shared supabase client, whose own headers do not have the user's token."""
+        return self._shared.client()
+
+    def for_user(self, token: str) -> "UserPostgrest":
+        """Return a transport that makes calls as another user, over the same connections."""
+        return self._shared.for_user(token)
+
+    def authorize(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of a request, with the token of the user."""
+        # Names of headers have no case. Of two tokens in one request, a server would choose one.
+        others = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        return others | {"Authorization": f"Bearer {self._token}"}
+
+    def access_token(self) -> str:
+        """Return the token of the user."""
+        return self._token
+
+    def close(self) -> None:
+        """Leave the shared connections open."""
 
 
 def _read_body(response: httpx.Response, deadline: Deadline) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from picture_queue._log import Log
 from picture_queue.errors import Busy, ConnectionFailed, StaleLease
-from picture_queue.generations._tasks import finish_after_cancel
+from picture_queue.generations._tasks import finish_despite_cancel
 from picture_queue.generations.poll_schedule import PollSchedule
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
@@ -248,9 +248,13 @@ class _GenerationRun:
         # The prediction is paid for, and the owner can read the stored pictures. So a cancel that
         # arrives while the pictures are being stored comes too late. If storing takes too long, the
         # generation is cancelled, and its owner pays for the stored pictures.
-        return await finish_after_cancel(
-            self._deliver(begun, prediction), lambda: self._job.cancel_requested, _STORE_TIMEOUT
+        return await finish_despite_cancel(
+            self._deliver(begun, prediction), self._time_to_store, keep_result=True
         )
+
+    def _time_to_store(self) -> float:
+        """Return the seconds to store the pictures after a cancellation of this task."""
+        return _STORE_TIMEOUT if self._job.cancel_requested else 0.0  # 0: the worker stops
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue.

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue._async.generations import BUCKET, signed_url
+from picture_queue._async.picture_files import BUCKET, sign_url
 from picture_queue._json import encode
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import predictions as _rpc
@@ -51,6 +51,11 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
             hint="Set SUPABASE_URL and a service key of this project; "
             "picture-queue doctor checks both",
         ) from error
+
+
+def generation_folder(begun: BegunPrediction) -> str:
+    """Return the folder of the files of a generation in the bucket ``pictures``."""
+    return f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
 
 
 class GenerationStore:
@@ -152,7 +157,7 @@ class GenerationStore:
         Raises:
             NotFound: There is no such file.
         """
-        return await signed_url(self._backend, path, seconds)
+        return await sign_url(self._backend, path, seconds)
 
     async def delete_files(self, paths: Sequence[str]) -> None:
         """Delete files of the bucket ``pictures``; files that do not exist are ignored."""

@@ -10,7 +10,7 @@ from picture_queue.generations.image_info import ImageInfo, read_image
 from picture_queue.generations.image_metadata import CleanedImage, clean_image
 from picture_queue.generations.picture_file import PictureContent, PictureFile, TemporaryFileError
 from picture_queue.generations.settings import HandlerSettings
-from picture_queue.generations.store import GenerationStore
+from picture_queue.generations.store import GenerationStore, generation_folder
 from picture_queue.generations.svg import UnsafeSvg, clean_svg
 from picture_queue.generations.thumbnails import Thumbnail, ThumbnailMaker
 from picture_queue.providers import errors
@@ -119,11 +119,6 @@ def _images_of_earlier_calls(
     )
 
 
-def folder_of(begun: BegunPrediction) -> str:
-    """Return the folder of the files of a generation, in the bucket ``pictures``."""
-    return f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
-
-
 async def delete_files_without_row(store: GenerationStore, begun: BegunPrediction) -> None:
     """Delete the files that earlier attempts have uploaded, and whose rows they have not saved.
 
@@ -133,7 +128,7 @@ async def delete_files_without_row(store: GenerationStore, begun: BegunPredictio
     Raises:
         StaleLease: Another worker has the job, and its files must not be deleted.
     """
-    files = await store.list_files(folder_of(begun))
+    files = await store.list_files(generation_folder(begun))
     if not files:
         return
     current = await store.begin(begun.prediction.id)
@@ -204,7 +199,7 @@ class _OutputWriter:
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
-        self._folder = folder_of(begun)
+        self._folder = generation_folder(begun)
         self.images = {image.n: image for image in begun.images}
         #: The errors of the pictures that the moderation refused, by the number of the picture.
         #: Such a picture is not downloaded again.

@@ -10,6 +10,7 @@ The path of a job. Each line names a task of the event loop, or a thread, and wh
                       -> Supervisor.on_end gives the slot to a held job, or claims another
     Reporter          report_jobs -> Supervisor._on_written drops the lease
     MaintenanceLoop   maintain_jobs, for the whole project
+    DrainMonitor      ends a run after `max_jobs`, or a drain when no job is due
 
 A job that has started keeps its slot until its handler has ended. It keeps its lease until the
 database has answered for its outcome, or until the lease is lost. The slot or the lease can end
@@ -17,11 +18,13 @@ first.
 """
 
 from picture_queue.worker.context import JobContext, SyncJobContext
+from picture_queue.worker.drain import DrainResult
 from picture_queue.worker.verdicts import Cancel, Park, PermanentFailure, RateLimited, Retry, Snooze
 from picture_queue.worker.worker import Worker
 
 __all__ = [
     "Cancel",
+    "DrainResult",
     "JobContext",
     "Park",
     "PermanentFailure",

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from picture_queue._log import Log
 from picture_queue.errors import PictureQueueError
@@ -114,3 +114,20 @@ async def wait_for(event: asyncio.Event, seconds: float | None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+async def run_stop_step(step: Awaitable[object]) -> bool:
+    """Await a step of the stop; return False if other code cancelled it."""
+    try:
+        await step
+    except asyncio.CancelledError:
+        _log.warning("Other code cancelled a step of the worker's stop")
+        return False
+    return True
+
+
+async def stop_loop(loop: BackgroundLoop, timeout: float) -> None:
+    """Stop a loop as a step of the stop of the worker."""
+    if not await run_stop_step(loop.stop(timeout)):
+        # The other code most likely cancelled the loop as well, before its work was finished.
+        await run_stop_step(loop.stop(timeout))

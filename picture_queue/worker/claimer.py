@@ -28,8 +28,11 @@ class Claimer(BackgroundLoop):
         settings: Queues, lease and poll interval.
         slots: The slots, which determine how many jobs to claim.
         on_claimed: Called with each job, and the time of the monotonic clock when it was claimed.
+        on_empty: Called after an answer without jobs.
 
     Attributes:
+        empty_at: Time of the monotonic clock at which the last claim was sent, if its answer had no
+            jobs; otherwise minus infinity.
         receives_wake_ups: Whether wake-ups of all queues arrive. If not, the worker claims whenever
             a slot becomes free.
     """
@@ -41,13 +44,16 @@ class Claimer(BackgroundLoop):
         settings: WorkerSettings,
         slots: Slots,
         on_claimed: Callable[[ClaimedJob, float], None],
+        on_empty: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(calls)
+        self.empty_at = -math.inf
         self.receives_wake_ups = False
         self._job_types = job_types
         self._settings = settings
         self._slots = slots
         self._on_claimed = on_claimed
+        self._on_empty = on_empty
         # Times of the monotonic clock: of the next claim, and of the claim that is not answered.
         self._due_at = self._sent_at = 0.0
         self._open_claim: Claim | None = None  # the claim that was sent and is not answered yet
@@ -127,7 +133,10 @@ class Claimer(BackgroundLoop):
             # a job that was enqueued shortly before.
             self._due_at = 0.0
         self._was_full = is_full
+        self.empty_at = -math.inf if jobs else self._sent_at
         for job in jobs:
             self._on_claimed(job, self._sent_at)
         if jobs:
             self._calls.emit("claimed", jobs)
+        else:
+            self._on_empty()

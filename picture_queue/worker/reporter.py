@@ -66,6 +66,8 @@ class Reporter(BackgroundLoop):
         on_written: Called with the jobs for whose outcomes the database has answered.
         locked_reporter: The reporter for jobs whose rows another transaction has locked, so that
             they do not delay other outcomes; None: this reporter tries them again.
+        on_recorded: Called with each report that the database has recorded, and the new state of
+            the job.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class Reporter(BackgroundLoop):
         slots: Slots,
         on_written: Callable[[Sequence[ClaimedJob]], None],
         locked_reporter: "Reporter | None" = None,
+        on_recorded: Callable[[Report, str | None], None] = lambda report, status: None,
     ) -> None:
         super().__init__(calls)
         self._slots = slots
         self._on_written = on_written
+        self._on_recorded = on_recorded
         self._locked_reporter = locked_reporter
         # One report for each job, by its id. A second report of a job replaces the first, since it
         # means that the lease of the first has ended.
@@ -185,6 +189,7 @@ class Reporter(BackgroundLoop):
         if answer != "stale":
             if report.duration is not None:
                 log_outcome(report.job, report.outcome, report.duration, status)
+            self._on_recorded(report, status)
         elif not isinstance(report.outcome, Released):
             message = "The outcome of job %s (%s) was not recorded: its lease had ended"
             _log.warning(message, report.job.id_text, report.outcome.name)

@@ -93,11 +93,19 @@ class Slots:
     Args:
         concurrency: Jobs that run at the same time.
         release: Called with a job that has not started, to release its lease.
+        max_jobs: Number of jobs to run in total; None: no limit.
     """
 
-    def __init__(self, concurrency: int, release: Callable[[ClaimedJob], None]) -> None:
+    def __init__(
+        self,
+        concurrency: int,
+        release: Callable[[ClaimedJob], None],
+        max_jobs: int | None = None,
+    ) -> None:
         self.concurrency = concurrency
         self._release = release
+        self._max_jobs = max_jobs
+        self._counted = 0  # jobs that count against `max_jobs`
         # The jobs that have a slot. A job keeps its slot until its handler has ended, even after it
         # has an outcome.
         self._taken: dict[ClaimedJob, Lease] = {}
@@ -120,6 +128,16 @@ class Slots:
     def free(self) -> int:
         """Number of free slots."""
         return self.concurrency - len(self._taken)
+
+    @property
+    def has_leases(self) -> bool:
+        """True while the worker has a job whose outcome is not written yet."""
+        return bool(self._leases)
+
+    @property
+    def is_used_up(self) -> bool:
+        """True once as many jobs were started as `max_jobs` permits."""
+        return self._max_jobs is not None and self._counted >= self._max_jobs
 
     @property
     def in_bulk(self) -> bool:
@@ -146,7 +164,20 @@ class Slots:
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         max_unwritten = 2 * self.concurrency + 4 * ahead
-        return min(acceptable, MAX_CLAIM) if unwritten < max_unwritten else 0
+        if unwritten >= max_unwritten:
+            return 0
+        return max(0, min(acceptable, MAX_CLAIM, self._remaining()))
+
+    def _remaining(self) -> int:
+        """Return how many more jobs `max_jobs` permits to claim."""
+        if self._max_jobs is None:
+            return MAX_CLAIM
+        waiting = sum(lease.attempt is None for lease in self._taken.values())
+        return self._max_jobs - self._counted - waiting - len(self._held)
+
+    def count_job(self) -> None:
+        """Count a job against `max_jobs`: a job that starts, or fails without a start."""
+        self._counted += 1
 
     def _target_ahead(self) -> int:
         """Return how many jobs to hold ahead."""

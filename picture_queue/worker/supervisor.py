@@ -1,34 +1,34 @@
 """One run of a worker, from its registration to its last report."""
 
 import asyncio
-import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
-from picture_queue import _rpc
 from picture_queue._log import Log
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._realtime.wake_ups import WakeUps
 from picture_queue._rpc import Rpc
 from picture_queue._text import clean_line
 from picture_queue._transport import duplicate
-from picture_queue._transport.base import Deadline, check_version
-from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease, WorkerStuck
-from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
+from picture_queue._transport.base import check_version
+from picture_queue.errors import PictureQueueError, StaleLease, WorkerStuck
+from picture_queue.records import ClaimedJob, HeartbeatAnswer
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._calls import RetryDelay, WorkerCalls
-from picture_queue.worker._loop import BackgroundLoop, wait_for
+from picture_queue.worker._calls import WorkerCalls
+from picture_queue.worker._loop import run_stop_step, stop_loop, wait_for
+from picture_queue.worker._registration import register, unregister
 from picture_queue.worker.claimer import Claimer
+from picture_queue.worker.drain import DrainMonitor, DrainResult
 from picture_queue.worker.executor import CLEANUP_TIMEOUT, Attempt, StopReason
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Registry
-from picture_queue.worker.reporter import Reporter
+from picture_queue.worker.reporter import Report, Reporter
 from picture_queue.worker.slots import Lease, Slots
 
 if TYPE_CHECKING:
@@ -39,12 +39,9 @@ T = TypeVar("T")
 _log = Log(__name__)
 
 # Seconds for an answer, retries included.
-_REGISTER_TIMEOUT = 60.0
-_REGISTER_CALL_TIMEOUT = 10.0  # for each attempt, since a dead connection never answers
 _ATTEMPT_TIMEOUT = 5.0  # for a call of an attempt, which writes its progress or log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
-_UNREGISTER_TIMEOUT = 3.0
 
 
 class Supervisor:
@@ -61,6 +58,11 @@ class Supervisor:
         settings: The settings of the worker.
         on_failure: Called with the reason when the worker cannot continue.
         emit: Called with events inside the worker; see `WorkerCalls`.
+        on_end: Called when the run should end; see `DrainMonitor`.
+        drains: Whether the run ends when no job is due.
+
+    Attributes:
+        result: The number of attempts that were run and reported.
     """
 
     def __init__(
@@ -71,7 +73,10 @@ class Supervisor:
         settings: WorkerSettings,
         on_failure: Callable[[PictureQueueError], None],
         emit: Callable[..., None],
+        on_end: Callable[[], None],
+        drains: bool = False,
     ) -> None:
+        self.result = DrainResult()
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._client_backend = backend
         # Connections of its own: handlers may use all connections of the client.
@@ -86,12 +91,22 @@ class Supervisor:
         self._stops_now = False  # whether `stop_now` was called
         self._attempts_done = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
-        slots = self._slots = Slots(settings.concurrency, self._release)
+        slots = self._slots = Slots(settings.concurrency, self._release, settings.max_jobs)
         # Outcomes of locked jobs are sent in separate calls, so they do not delay other outcomes.
-        self._locked_reporter = Reporter(calls, slots, self._on_written)
-        self._reporter = Reporter(calls, slots, self._on_written, self._locked_reporter)
-        self._claimer = Claimer(calls, registry.job_types, self._settings, slots, self._accept_job)
-        self._maintenance = MaintenanceLoop(calls, self._claimer.request_claim)
+        self._locked_reporter = Reporter(
+            calls, slots, self._on_written, on_recorded=self._on_recorded
+        )
+        self._reporter = Reporter(
+            calls, slots, self._on_written, self._locked_reporter, self._on_recorded
+        )
+        self._claimer = Claimer(
+            *(calls, registry.job_types, self._settings, slots, self._accept_job),
+            lambda: self._drain.check(),
+        )
+        self._maintenance = MaintenanceLoop(
+            calls, self._claimer.request_claim, lambda: self._drain.check()
+        )
+        self._drain = DrainMonitor(slots, self._claimer, self._maintenance, drains, on_end)
         self._heartbeat = HeartbeatLoop(calls, slots, self._on_heartbeat, self._on_lease_lost)
         self._wake_ups = WakeUps(self._settings.queue_names, self._on_listening, self._on_wake_up)
 
@@ -109,7 +124,8 @@ class Supervisor:
             PictureQueueError: The project does not answer, refuses the key, or has an incompatible
                 version.
         """
-        check_version(await self._register())
+        queues, policies = self._settings.queue_names, self._registry.policies()
+        check_version(await register(self._backend, self.name, queues, policies))
         self._heartbeat.start(await duplicate.for_thread(self._backend))
         for loop in (self._locked_reporter, self._reporter, self._claimer, self._maintenance):
             loop.start(self._on_failure)
@@ -124,23 +140,6 @@ class Supervisor:
         )
         self._warn_of_unserved_queues()
 
-    async def _register(self) -> Version:
-        """Register the worker. Retry for a minute, since the project may be restarting."""
-        queues, policies = self._settings.queue_names, self._registry.policies()
-        deadline, delay = Deadline(_REGISTER_TIMEOUT), RetryDelay()
-        while True:
-            try:
-                call = _rpc.register_worker(self.name, queues, policies)
-                return await self._backend.call(
-                    call, min(deadline.remaining(), _REGISTER_CALL_TIMEOUT)
-                )
-            except (Busy, ConnectionFailed) as error:
-                pause = max(delay.next(), error.retry_after or 0.0)
-                if pause >= deadline.remaining():
-                    raise
-                _log.warning("The worker cannot register and tries again: %s", error)
-            await asyncio.sleep(pause)
-
     async def stop(self) -> None:
         """Stop the parts in order: claims, attempts, reports of outcomes, heartbeats.
 
@@ -149,31 +148,26 @@ class Supervisor:
         """
         self._stopping = True
         self._wake_ups.stop()
-        await _run_stop_step(self._maintenance.stop(0))
-        await _stop_loop(self._claimer, _LAST_CLAIM_TIMEOUT)
+        await run_stop_step(self._maintenance.stop(0))
+        await stop_loop(self._claimer, _LAST_CLAIM_TIMEOUT)
         self._slots.release_unstarted()
         for attempt in self._slots.attempts:
             attempt.shutdown_requested = True
-        await _run_stop_step(self._wait_for_attempts(self._settings.shutdown_grace))
+        await run_stop_step(self._wait_for_attempts(self._settings.shutdown_grace))
         for attempt in self._slots.attempts:
             attempt.stop(StopReason.SHUTDOWN)
-        await _run_stop_step(self._wait_for_attempts(CLEANUP_TIMEOUT))
+        await run_stop_step(self._wait_for_attempts(CLEANUP_TIMEOUT))
         for attempt in self._slots.attempts:
             attempt.give_up()
         if self._log_tasks:
-            await _run_stop_step(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
-        await _stop_loop(self._reporter, _LAST_REPORT_TIMEOUT)
-        await _stop_loop(self._locked_reporter, _LAST_REPORT_TIMEOUT)
-        await _run_stop_step(self._heartbeat.stop())
-        await _run_stop_step(self._unregister())
-        _log.info("Worker %s has stopped", self.name)
-
-    async def _unregister(self) -> None:
-        # After a failure, the database stops listing the worker within a minute.
-        with contextlib.suppress(Exception):
-            await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
+            await run_stop_step(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
+        await stop_loop(self._reporter, _LAST_REPORT_TIMEOUT)
+        await stop_loop(self._locked_reporter, _LAST_REPORT_TIMEOUT)
+        await run_stop_step(self._heartbeat.stop())
+        await run_stop_step(unregister(self._backend, self.name))
         if self._backend is not self._client_backend:
-            await self._backend.aclose()
+            await run_stop_step(self._backend.aclose())
+        _log.info("Worker %s has stopped", self.name)
 
     def stop_now(self) -> None:
         """Let the stop release running jobs at once."""
@@ -221,6 +215,7 @@ class Supervisor:
     def _fail_unstarted(self, job: ClaimedJob, error: str) -> None:
         """Fail a job that cannot be started, without an effect on jobs claimed with it."""
         _log.error("Job %s (%s) fails without a start: %s", job.id_text, job.job_type, error)
+        self._slots.count_job()
         self._reporter.put(job, Failed(clean_line(error), retryable=False))
 
     def _start_job(self, lease: Lease) -> None:
@@ -237,6 +232,7 @@ class Supervisor:
                 self._slots.free_slot(job)
                 self._fail_unstarted(job, f"The job cannot be started: {error!r}")
                 return
+            self._slots.count_job()
         self._slots.assign_slot(lease, attempt)
         self._heartbeat.schedule_confirm(lease)
 
@@ -295,6 +291,15 @@ class Supervisor:
         for job in jobs:
             self._slots.drop_lease(job)
         self._claimer.demand_changed()
+        self._drain.on_leases_ended()
+
+    def _on_recorded(self, report: Report, status: str | None) -> None:
+        """Count an attempt whose outcome the database has recorded."""
+        processed, errors = self.result.processed, self.result.errors
+        if isinstance(report.outcome, Failed) or status == "failed":
+            self.result = DrainResult(processed, errors + 1)
+        elif not isinstance(report.outcome, Released):
+            self.result = DrainResult(processed + 1, errors)
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
         """Send the last log lines while the lease is valid, then report the outcome."""
@@ -333,12 +338,14 @@ class Supervisor:
                     self._slots.drop_lease(lease.job)  # another worker may have claimed the job
                 if lease.attempt is None:  # the job did not start
                     self._fill_slots()
+                    self._drain.on_leases_ended()
             if lease.job.id_text in answer.cancel and lease.attempt is not None:
                 lease.attempt.stop(StopReason.CANCEL)
 
     def _on_lease_lost(self, lease: Lease, reason: str) -> None:
         """Drop a lease that ended, and stop its handler."""
         self._slots.drop_lease(lease.job)
+        self._drain.on_leases_ended()
         if lease.attempt is None or lease.attempt.has_outcome:
             self._fill_slots()  # claims may have waited until the outcome was written
         else:
@@ -368,19 +375,3 @@ class Supervisor:
             self._maintenance.wake()
         elif reason != "maintain":
             self._claimer.request_claim()
-
-
-async def _run_stop_step(step: Awaitable[object]) -> bool:
-    """Await a step of the stop; return False if other code cancelled it."""
-    try:
-        await step
-    except asyncio.CancelledError:
-        _log.warning("Other code cancelled a step of the worker's stop")
-        return False
-    return True
-
-
-async def _stop_loop(loop: BackgroundLoop, timeout: float) -> None:
-    if not await _run_stop_step(loop.stop(timeout)):
-        # The other code most likely cancelled the loop as well, before its work was finished.
-        await _run_stop_step(loop.stop(timeout))

@@ -2,8 +2,10 @@
 
 import asyncio
 import inspect
+import math
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
@@ -11,19 +13,19 @@ from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue._realtime.follow import Watcher
 from picture_queue._runtime.stop_signals import on_stop_signal
-from picture_queue._runtime.tasks import abandon, guard_tasks
+from picture_queue._runtime.tasks import guard_tasks
 from picture_queue._runtime.threads import use_daemon_threads
-from picture_queue._text import describe_error, traceback_of
-from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
+from picture_queue.errors import ConnectionFailed, InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
+from picture_queue.worker._callbacks import Callback, call_with_timeout
+from picture_queue.worker.drain import DrainResult
 from picture_queue.worker.registry import Registry, policy_of
 from picture_queue.worker.supervisor import Supervisor
 
 _log = Log(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
-Callback = Callable[[], Awaitable[None] | None]
 
 #: Seconds that a stop waits for a registration in progress.
 _REGISTRATION_TIMEOUT = 3.0
@@ -169,12 +171,15 @@ class Worker:
         """
         self._after_stop.append(callback)
 
-    def run(self) -> Coroutine[Any, Any, None]:
+    def run(self, *, handles_signals: bool = True) -> Coroutine[Any, Any, None]:
         """Work until SIGTERM or SIGINT, or until `stop` is called from another task.
 
         The first signal lets running jobs finish for ``shutdown_grace`` seconds, a second one
         releases them at once, a third one ends the process. All workers of a process stop together.
         The worker may be run again afterwards, in another event loop as well.
+
+        Args:
+            handles_signals: False in a web server, which handles the signals itself.
 
         Raises:
             WorkerStuck: Handlers are stuck; see `recycle`. End or restart the process.
@@ -187,13 +192,13 @@ class Worker:
         if self._was_run:
             self._stop_asked = False  # the request was made to the previous run
         self._was_run = True
-        return self._run()
+        return self._run(handles_signals)
 
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(run)  # for frameworks that call iscoroutinefunction()
 
-    async def _run(self) -> None:
-        with on_stop_signal(self._on_stop_signal):
+    async def _run(self, handles_signals: bool) -> None:
+        with on_stop_signal(self._on_stop_signal) if handles_signals else nullcontext():
             try:
                 if not self._stop_asked:
                     await self.start()
@@ -202,6 +207,60 @@ class Worker:
                 await self.stop()
                 if self._failure is not None:
                     raise self._failure
+
+    async def drain(
+        self,
+        *,
+        max_jobs: int | None = None,
+        time_limit: float | None = None,
+        handles_signals: bool = False,
+    ) -> DrainResult:
+        """Run the jobs that are due, and return when no job is due any more.
+
+        Jobs that become due meanwhile are run too, such as the next job of a chain. A job whose
+        next attempt starts after a backoff is left pending. Jobs that were claimed and have not
+        started at the end are released, which does not count as an attempt.
+
+        Args:
+            max_jobs: Number of jobs to run at most; None: ``max_jobs`` of the settings.
+            time_limit: Seconds after which no job starts. Jobs that run at that time get
+                ``shutdown_grace`` seconds to finish, and are then released. None: no limit.
+            handles_signals: Whether SIGTERM and SIGINT end the drain, as they end `run`. Set it in
+                a program of your own, not in a web server.
+
+        Returns:
+            The number of attempts that have succeeded and failed.
+
+        Raises:
+            InvalidArgument: The worker runs already, or an argument is invalid.
+            ConnectionFailed: The project did not answer within the time limit.
+            PictureQueueError: As `run` raises.
+        """
+        settings = self.settings if max_jobs is None else replace(self.settings, max_jobs=max_jobs)
+        if time_limit is not None and not 0 < time_limit < math.inf:
+            raise InvalidArgument(
+                f"time_limit is {time_limit!r}", hint="Choose a number of seconds above 0"
+            )
+        self._discard_closed_loop()
+        if self._supervisor is not None:
+            raise InvalidArgument(
+                "The worker is running already", hint="Wait for its end, or create another Worker"
+            )
+        self._was_run, self._stop_asked = True, False
+        supervisor = None
+        with on_stop_signal(self._on_stop_signal) if handles_signals else nullcontext():
+            try:
+                async with asyncio.timeout(time_limit):
+                    supervisor = await self._start(settings, drains=True)
+                    await self._wake_run.wait()
+            except TimeoutError as error:
+                if supervisor is None:
+                    raise ConnectionFailed("The project did not answer in time") from error
+            finally:
+                await self.stop()
+        if self._failure is not None:
+            raise self._failure
+        return supervisor.result if supervisor else DrainResult()
 
     async def start(self) -> None:
         """Register the worker, begin to claim, and return.
@@ -220,21 +279,27 @@ class Worker:
             await asyncio.shield(self._stopping)
             if self._stop_asked:
                 return
+        await self._start(self.settings)
+
+    async def _start(self, settings: WorkerSettings, drains: bool = False) -> Supervisor:
         self._failure = None
         self._stopping = None
         self._loop = asyncio.get_running_loop()
         self._wake_run = asyncio.Event()
         client = await self._open_client()
-        use_daemon_threads(self.settings.concurrency)
+        use_daemon_threads(settings.concurrency)
         guard_tasks()
         # Not the watcher of the client, since a handler may close the client.
         watcher = Watcher(client._backend)
         self._closers = {} if self._client else {"Closing the connections": client.aclose}
         self._closers["Closing the wake-ups"] = watcher.aclose
-        self._supervisor = Supervisor(
-            client._backend, watcher.wake_ups, self._registry, self.settings, self._fail, self._emit
+        events = None if drains else watcher.wake_ups
+        on_end = self._begin_to_stop
+        supervisor = self._supervisor = Supervisor(
+            *(client._backend, events, self._registry, settings),
+            *(self._fail, self._emit, on_end, drains),
         )
-        starting = self._starting = asyncio.create_task(self._supervisor.start())
+        starting = self._starting = asyncio.create_task(supervisor.start())
         try:
             await asyncio.wait({starting})
         except asyncio.CancelledError:
@@ -244,6 +309,7 @@ class Worker:
             await self.stop()  # to unregister the worker: its registration may have been written
         if not starting.cancelled():
             starting.result()
+        return supervisor
 
     async def _open_client(self) -> AsyncPictureQueue:
         """Return the client of this run, which handlers of this package use.
@@ -313,9 +379,9 @@ class Worker:
         # of a closed event loop. At that time, the worker may be running again.
         self._supervisor = None
         for callback in self._after_stop:
-            await _call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
+            await call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
         while self._closers:
-            await _call_with_timeout(_CLOSE_TIMEOUT, *self._closers.popitem())
+            await call_with_timeout(_CLOSE_TIMEOUT, *self._closers.popitem())
         self._running_client = None
 
     async def __aenter__(self) -> Self:
@@ -340,23 +406,3 @@ class Worker:
         else:
             _log.info("Stopping: running jobs get %g s", self.settings.shutdown_grace)
             self._begin_to_stop()
-
-
-async def _call_with_timeout(seconds: float, description: str, function: Callback) -> None:
-    """Call a function that may hang or raise; return after the seconds at the latest."""
-
-    async def call() -> None:
-        try:
-            result = function()
-            if inspect.isawaitable(result):
-                await result
-        except BaseException as error:
-            _log.error("%s failed: %s\n%s", description, describe_error(error), traceback_of(error))
-
-    task = asyncio.create_task(call())
-    await asyncio.wait({task}, timeout=seconds)
-    if not task.done():
-        _log.error("%s has not ended in %g s", description, seconds)
-        task.cancel()
-        await asyncio.wait({task}, timeout=1.0)
-        abandon(task)

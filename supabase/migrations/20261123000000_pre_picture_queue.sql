@@ -880,7 +880,7 @@ comment on column picture_queue.schedule.last_error is 'Why the latest tick enqu
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
 
 
--- 147_table_log_signal.sql
+-- 147_table_log_event_answer.sql
 
 create table picture_queue.log (
   id bigint generated always as identity primary key,
@@ -894,7 +894,7 @@ create table picture_queue.log (
 comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each job.';
 create index log_job on picture_queue.log (job_id, id);
 
-create table picture_queue.signal (
+create table picture_queue.external_event (
   name text primary key,
   payload jsonb,
   -- The time at which the event was sent. If no job was parked on the event then, it becomes the time at which
@@ -903,9 +903,9 @@ create table picture_queue.signal (
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is
+comment on table picture_queue.external_event is
   'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
-create index signal_check on picture_queue.signal (check_at) where check_at is not null;
+create index external_event_check on picture_queue.external_event (check_at) where check_at is not null;
 
 -- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
 create table picture_queue.answer (
@@ -1864,7 +1864,7 @@ end
 $$;
 
 
--- 232_function__after_move.sql
+-- 232_function__transition_steps.sql
 
 -- Steps of _transition that only some jobs need. _start calls the first two as well.
 
@@ -1987,7 +1987,7 @@ as $$
 $$;
 
 
--- 234_function__isolate.sql
+-- 234_function__run_isolated.sql
 
 -- Steps that process many subjects, such as jobs. If the step fails for one subject, it is still done for the others.
 
@@ -2085,7 +2085,7 @@ begin
     when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
-    else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
+    else picture_queue._change_state(p_kind, p_subjects::uuid[])
   end;
 end
 $$;
@@ -2467,7 +2467,7 @@ end
 $$;
 
 
--- 240_function__move_jobs.sql
+-- 240_function__change_state.sql
 
 -- Returns true if a generation has a prediction that may still run at the provider, so that a cancelled job must be
 -- claimed once more: its handler cancels the prediction, and deletes files that have no row. The provider has stopped
@@ -2491,7 +2491,7 @@ $$;
 -- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
 -- confirm. A job whose worker died after a cancel request is claimed once more if it has a prediction in progress, and
 -- again while attempts are left. Returns the number of changed jobs.
-create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
+create function picture_queue._change_state(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -2515,7 +2515,7 @@ begin
         else p_kind
       end,
       null,
-      (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
+      (select s.payload from picture_queue.external_event s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
@@ -2917,10 +2917,9 @@ end
 $$;
 
 
--- 248_function__check_jobs.sql
+-- 247_function__check_fields.sql
 
--- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
--- later.
+-- The validators of JSON values and of the fields of objects.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
@@ -2972,6 +2971,10 @@ begin
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
     when 'integer', 'uuid', 'time', 'moment' then
+      -- The parser of times ignores punctuation, so it would accept the text of a JSON list.
+      if v_kind in ('time', 'moment') and v_type <> 'string' then
+        return format('is %s, not text', v_shown);
+      end if;
       begin
         v_fits := case v_kind
           when 'integer' then v_text::bigint between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
@@ -2997,11 +3000,13 @@ begin
           then format('has %s characters, not %s to %s', length(v_text), coalesce(p_rule ->> 2, '1'), p_rule ->> 1) end;
     when 'list' then
       return case when v_type <> 'array' then format('is %s, not a list', v_shown)
-        when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
-            select from jsonb_array_elements(p_value) e
-            where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and (p_rule ->> 2)::integer)
-          then format('has %s entries, at most %s of 1 to %s characters are possible',
-            jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
+        when jsonb_array_length(p_value) > (p_rule ->> 1)::integer
+          then format('has %s entries, at most %s are possible', jsonb_array_length(p_value), p_rule ->> 1)
+        else (
+          select format('has the entry %s, which %s', left(e::text, 100), problem)
+          from jsonb_array_elements(p_value) e
+          cross join picture_queue._value_problem(e, jsonb_build_array('text', p_rule -> 2)) problem
+          where problem is not null limit 1) end;
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
         select format('has %s, which is not a uuid', e) from jsonb_array_elements(p_value) e
@@ -3056,6 +3061,12 @@ begin
   end if;
 end
 $$;
+
+
+-- 248_function__check_jobs.sql
+
+-- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
+-- later.
 
 -- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
 -- key of the payload, such as a misspelt key, by which different jobs would be equal.
@@ -3238,6 +3249,7 @@ begin
         or coalesce(e.priority between -1000000000 and 1000000000, true)
         and coalesce(e.max_attempts between 1 and 1000, true)
         and coalesce(e.scheduled_for between '1970-01-01' and '9999-01-01', true)
+        and coalesce(jsonb_typeof(e.item -> 'scheduled_for') in ('string', 'null'), true)
         and (e.idempotency_key is null
           or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
         and (o.delay_seconds is null or e.scheduled_for is null)
@@ -4713,29 +4725,31 @@ declare
   v_now timestamptz := picture_queue._now();
   v_next_check_at timestamptz := v_now + interval '0.2 seconds';
   v_events text[] := array(
-    select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
+    select s.name from picture_queue.external_event s
+    where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
 begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
+  update picture_queue.external_event s
+  set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
-    from picture_queue.signal s
+    from picture_queue.external_event s
     cross join lateral (
       select p.id from public.job_queue p
       where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
         and p.id::text not in (select picture_queue._failed_subjects('wake'))
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
-  delete from picture_queue.signal s
+  delete from picture_queue.external_event s
   where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
+  if exists (select from picture_queue.external_event s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._wake_maintenance(v_next_check_at);
   end if;
   return v_woken;
@@ -4749,9 +4763,9 @@ as $$
 begin
   -- A report that parks a job on the event takes the same lock.
   perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
-  insert into picture_queue.signal as s (name, payload, sent_at)
+  insert into picture_queue.external_event as s (name, payload, sent_at)
   values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update
+  on conflict on constraint external_event_pkey do update
   set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   return picture_queue._wake_parked(array[p_name]);
 end
@@ -5032,7 +5046,7 @@ begin
 end
 $$;
 comment on function public.heartbeat_jobs is
-  'Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, to be named again.';
+  'Extends leases; returns the jobs to cancel, the lost jobs, and the jobs whose lease was not extended (busy).';
 
 -- Writes the progress of a job under its lease. It sends at most two progress events per job and second, but always
 -- those for 0 and 100. It waits for a locked row for at most 10 milliseconds, since a waiting call occupies a
@@ -6740,9 +6754,10 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
--- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
--- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
--- pg_cron does maintenance, once a minute.
+-- - all: every due tick, the oldest first; at most p_limit, and the others stay due.
+-- - once: only the latest due tick.
+-- - skip: only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker
+--   only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -9854,7 +9869,7 @@ $$;
 -- - saved_paths: the paths of all files of the generation that have a row.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may have lost its row.
+--   10,000. A prediction whose id is not among them may be the lost prediction of this row.
 -- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
 --   exist although its id is not recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.
@@ -10008,7 +10023,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
-  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
+  delete from picture_queue.external_event s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
@@ -10843,7 +10858,7 @@ begin
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
-      ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('external_event', 't.sent_at < $1 - interval ''1 day'''),
       ('answer', 't.at < $1 - interval ''1 day'''),
       ('start', 't.at < $1 - make_interval(secs => coalesce('
         || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
@@ -10911,7 +10926,7 @@ begin
   end loop;
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
-      '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
+      '{throughput,external_event,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
@@ -11064,7 +11079,7 @@ begin
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._run_isolated('event', array(
-      select s.name from picture_queue.signal s
+      select s.name from picture_queue.external_event s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
     + picture_queue._run_isolated('callback', array(
@@ -11173,7 +11188,7 @@ begin
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
       (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
-      (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
+      (select s.check_at from picture_queue.external_event s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- Starts wait for the accounts that this step locks, until the transaction ends.

@@ -55,7 +55,7 @@ $$;
 -- - saved_paths: the paths of all files of the generation that have a row.
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may have lost its row.
+--   10,000. A prediction whose id is not among them may be the lost prediction of this row.
 -- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
 --   exist although its id is not recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.
@@ -209,7 +209,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
-  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
+  delete from picture_queue.external_event s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end

@@ -146,7 +146,7 @@ begin
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
-      ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('external_event', 't.sent_at < $1 - interval ''1 day'''),
       ('answer', 't.at < $1 - interval ''1 day'''),
       ('start', 't.at < $1 - make_interval(secs => coalesce('
         || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
@@ -214,7 +214,7 @@ begin
   end loop;
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
-      '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
+      '{throughput,external_event,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0

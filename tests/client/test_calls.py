@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -196,7 +197,7 @@ def test_each_failure_has_its_error_and_message(
 def test_a_response_of_an_unexpected_type_is_a_library_error(api):
     api.answers = [Answer(body=b"[1]")]
     with PictureQueue(api.url, "key") as pq, pytest.raises(errors.UnreadableAnswer) as failed:
-        pq.jobs.get("x")
+        pq.jobs.get(UUID(int=1))
     assert failed.value.answer == b"[1]"
 
 

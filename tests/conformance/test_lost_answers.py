@@ -69,7 +69,10 @@ async def test_a_repeated_event_wakes_once_and_returns_the_same_count(
     assert await service.events.send(name, {"n": 1}) == 1
     assert calls == {"send_event": 2}
     # An event that wakes no job is stored for the next job that parks; the repeated call is not.
-    assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
+    assert (
+        await db.fetchval("select count(*) from picture_queue.external_event where name = $1", name)
+        == 0
+    )
 
 
 async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):

@@ -25,6 +25,8 @@ from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.provider import ReplicateProvider
 from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
+from ..simulator import InProcessTransport
+
 SCHNELL, DEV, SDXL = (
     "black-forest-labs/flux-schnell",
     "black-forest-labs/flux-dev",
@@ -173,7 +175,7 @@ class Store:
             self._generation.missing_images = [image.model_dump() for image in missing]
 
     async def list_files(self, folder: str) -> list[str]:
-        return [path for path in self._db.files if path.startswith(f"{folder}/")]
+        return [path for path in self._db.files if path.rpartition("/")[0] == folder]
 
     async def delete_files(self, paths: Sequence[str]) -> None:
         for path in paths:
@@ -248,7 +250,7 @@ class World:
             admin_keys=("sb_secret_test",),
         )
         self.http = httpx.AsyncClient(
-            transport=_InProcessTransport(create_app(settings, clock=self._clock)),
+            transport=InProcessTransport(create_app(settings, clock=self._clock)),
             base_url="http://simulator.localhost",
             headers={"apikey": "sb_secret_test"},
         )
@@ -291,18 +293,6 @@ class World:
         return [
             prediction["id"] for prediction in predictions if prediction["status"] not in stopped
         ]
-
-
-class _InProcessTransport(httpx.ASGITransport):
-    """An in-process transport that raises a network error if a response is incomplete."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except AssertionError:
-            raise httpx.RemoteProtocolError(
-                "the response was incomplete", request=request
-            ) from None
 
 
 class Crashed(BaseException):

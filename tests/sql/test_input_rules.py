@@ -405,7 +405,7 @@ async def test_a_model_with_a_default_prompt_needs_no_prompt(db):
 
 
 async def test_an_error_lists_a_bounded_number_of_values(db):
-    """The detail had all values of the model, half a megabyte for each wrong input."""
+    """With all values of this model, the detail would have half a megabyte."""
     values = [f"{i:03}" + "x" * 497 for i in range(1000)]
     inputs = [
         {"name": "style", "type": "string", "enum": values},
@@ -443,7 +443,7 @@ async def test_every_detail_and_hint_is_cut(db):
     ],
 )
 async def test_a_model_with_an_input_that_a_rule_makes_unusable_is_refused(db, entry, rule):
-    """Such a model was accepted, and every generation of it was refused."""
+    """If such a model were accepted, every generation of it would be refused."""
     call = "select set_model('me/model', $1)"
     model = {"kind": "upscale", "inputs": [entry]}
     refused = await db.refusal(call, model)

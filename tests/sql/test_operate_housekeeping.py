@@ -164,7 +164,7 @@ async def test_old_months_of_the_archive_are_dropped(db):
     ("table", "column", "values", "kept", "further"),
     [
         ("worker", "name", "$1, '{q}', '{t}', true, now()", 3000, 900),
-        ("signal", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
+        ("external_event", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
         ("answer", "id", "'send_event', $1, '{}', now()", 0.9 * DAY, 0.2 * DAY),
         ("throughput", "queue", "$1, date_trunc('minute', now()), 'failed', 5", 1.9 * DAY, 3 * DAY),
         ("start", "key", "$1, now()", 50, 20),
@@ -466,7 +466,7 @@ async def test_a_partition_used_by_a_view_is_kept_and_reported(db):
 
 @pytest.mark.parametrize("call", ["picture_queue.maintain()", "picture_queue.prune()"])
 async def test_accounts_are_locked_after_all_other_steps(db, call):
-    """A start waited for all work of the transaction that had locked its account."""
+    """A start waits for the lock of its account, so the lock must be held only shortly."""
     user = f"user:{uuid4()}"
     old = await insert_old_generation(db)
     await db.run("insert into picture_queue.account (key, day) values ($1, current_date)", user)

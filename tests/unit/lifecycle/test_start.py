@@ -12,7 +12,7 @@ from picture_queue import (
     _rpc,
     errors,
 )
-from picture_queue.worker import supervisor
+from picture_queue.worker import _registration
 
 from .conftest import VERSION
 
@@ -82,7 +82,7 @@ async def test_the_start_fails_if_the_project_never_responds(harness, backend, m
         raise errors.ConnectionFailed("no answer in time")
 
     monkeypatch.setattr(backend, "call", call)
-    monkeypatch.setattr(supervisor, "_REGISTER_TIMEOUT", 0.5)
+    monkeypatch.setattr(_registration, "_REGISTER_TIMEOUT", 0.5)
     async with asyncio.timeout(5):
         with pytest.raises(errors.ConnectionFailed, match="No answer"):
             await harness.make_worker().run()
@@ -195,3 +195,11 @@ async def test_wake_ups_for_maintenance_are_ignored_without_the_lease(harness, b
         assert backend.calls.empty()
         harness.subscriptions.wake("default", "take over")
         await worker._signals.maintained.next()
+
+
+async def test_a_drain_ends_at_its_time_limit_if_the_project_never_responds(harness, backend):
+    backend.answers["register_worker"] = lambda params: asyncio.Event().wait()
+    worker = harness.make_worker()
+    with pytest.raises(errors.ConnectionFailed, match="did not answer in time"):
+        await worker.drain(time_limit=0.1)
+    assert worker.name is None

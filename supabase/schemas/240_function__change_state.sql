@@ -20,7 +20,7 @@ $$;
 -- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
 -- confirm. A job whose worker died after a cancel request is claimed once more if it has a prediction in progress, and
 -- again while attempts are left. Returns the number of changed jobs.
-create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
+create function picture_queue._change_state(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -44,7 +44,7 @@ begin
         else p_kind
       end,
       null,
-      (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
+      (select s.payload from picture_queue.external_event s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
