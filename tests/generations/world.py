@@ -175,7 +175,7 @@ class Store:
             self._generation.missing_images = [image.model_dump() for image in missing]
 
     async def list_files(self, folder: str) -> list[str]:
-        return [path for path in self._db.files if path.startswith(f"{folder}/")]
+        return [path for path in self._db.files if path.rpartition("/")[0] == folder]
 
     async def delete_files(self, paths: Sequence[str]) -> None:
         for path in paths:

@@ -45,7 +45,11 @@ select p.generation_id, p.state, j.status from picture_queue.prediction p
 join job_queue j on j.id = p.job_id
 where p.state in ('creating', 'created') and j.finished_at is not null
 """
-_FILES = "select name from storage.objects where bucket_id = 'pictures' and name like $1 || '/%'"
+#: The files of a folder, without the copies of inputs, which have no row.
+_FILES = """
+select name from storage.objects
+where bucket_id = 'pictures' and name like $1 || '/%' and (name not like $1 || '/inputs/%' or $2)
+"""
 _UNFINISHED = """
 select id, status, hold, message, error from job_queue where id = any ($1) and finished_at is null
 """
@@ -287,7 +291,8 @@ class Project:
     async def _check_generation(self, generation_id: UUID) -> list[str]:
         """Compare the state, the rows of the pictures and the files with each other."""
         folder = f"{self._user}/{generation_id}"
-        files = {row["name"] for row in await self._sql.fetch(_FILES, folder)}
+        found = await self._sql.fetch(_FILES, folder, self._scenario.deletes)
+        files = {row["name"] for row in found}
         if self._scenario.deletes:
             return [f"files remain: {files}"] if files else []
         generation = await self._client.generations.get(generation_id)

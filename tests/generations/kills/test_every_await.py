@@ -14,14 +14,12 @@ import pytest
 
 from picture_queue.local.stack import LocalSupabase
 
-from .await_points import PACKAGES, Point, list_sites
+from .await_points import PACKAGES, ROOT, Point, list_sites
 from .project import Project, Victim, open_project
 from .scenarios import SCENARIOS
 
 #: The scenarios of `make test`, and the number of points of each.
 QUICK = {"several outputs": 16, "cancelled while storing": 16, "all pictures refused": 8}
-#: Awaits of the handlers that no scenario reaches, as the text of their lines.
-NOT_REACHED = frozenset[str]()
 HANDLERS = "picture_queue.generations"
 
 
@@ -51,6 +49,13 @@ def choose_points(
         steps.setdefault(step, []).append(point)
     chosen = {point: None for points in steps.values() for point in (points[0], points[-1])}
     return [point for point in chosen if point.occurrence <= max_occurrence]
+
+
+def quote_line(site: str) -> str:
+    """Return a site with its line of the source."""
+    module, line, *_ = site.split(":")
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return f"{site}: {path.read_text().splitlines()[int(line) - 1].strip()}"
 
 
 async def kill_at(project: Project, points: list[Point]) -> tuple[list[Victim], set[str]]:
@@ -107,4 +112,5 @@ async def test_every_await_of_the_handlers_is_reached_by_a_scenario(project: Pro
     assert len(expected) >= 120
     print(f"reached {len(sites & expected)} of {len(expected)} awaits of {HANDLERS}")
     print(f"and {len(sites - expected)} of {len(set(list_sites(PACKAGES)) - expected)} others")
-    assert expected - sites == NOT_REACHED
+    unreached = sorted(expected - sites)
+    assert not unreached, "\n".join(["no scenario reaches:", *map(quote_line, unreached)])
