@@ -19,6 +19,9 @@ _log = Log(__name__)
 
 #: Maximum number of jobs in one claim, which `claim_jobs` enforces, and of jobs held ahead.
 MAX_CLAIM = 1000
+#: Maximum number of jobs in one claim while no jobs are to be held ahead. All jobs of a claim start
+#: in one pass of the event loop, which a thousand handlers would block for half a second.
+MAX_LONG_CLAIM = 50
 #: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
 #: Minimum duration in seconds of a measurement of the rate: a few quick jobs predict nothing.
@@ -146,7 +149,8 @@ class Slots:
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         max_unwritten = 2 * self.concurrency + 4 * ahead
-        return min(acceptable, MAX_CLAIM) if unwritten < max_unwritten else 0
+        max_claim = MAX_CLAIM if ahead else MAX_LONG_CLAIM
+        return min(acceptable, max_claim) if unwritten < max_unwritten else 0
 
     def _target_ahead(self) -> int:
         """Return how many jobs to hold ahead."""
