@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from supabase import AsyncClient, AsyncClientOptions
 
+from picture_queue._http import AsyncHttpClient
 from picture_queue._json import encode
 from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
@@ -54,7 +55,7 @@ class AsyncPostgrest:
         self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: LoopOwner | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._http: AsyncHttpClient | None = None
         self._open_lock = asyncio.Lock()
 
     async def client(self) -> AsyncClient:
@@ -80,7 +81,7 @@ class AsyncPostgrest:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
-                    self._http = httpx.AsyncClient(
+                    self._http = AsyncHttpClient(
                         timeout=self.settings.timeout,
                         mounts=direct_mounts(self.settings.url),
                         # The users of `for_user` share the connections, but never a cookie.
@@ -96,7 +97,7 @@ class AsyncPostgrest:
                 )
             self._owner = owner
 
-    def _make_client(self, http: httpx.AsyncClient) -> AsyncClient:
+    def _make_client(self, http: AsyncHttpClient) -> AsyncClient:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )

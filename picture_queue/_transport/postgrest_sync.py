@@ -14,6 +14,7 @@ from urllib.parse import quote
 import httpx
 from supabase import Client, ClientOptions
 
+from picture_queue._http import HttpClient
 from picture_queue._json import encode
 from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
@@ -56,7 +57,7 @@ class Postgrest:
         self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: ProcessOwner | None = None
-        self._http: httpx.Client | None = None
+        self._http: HttpClient | None = None
         self._open_lock = threading.Lock()
 
     def client(self) -> Client:
@@ -82,7 +83,7 @@ class Postgrest:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
-                    self._http = httpx.Client(
+                    self._http = HttpClient(
                         timeout=self.settings.timeout,
                         mounts=direct_mounts(self.settings.url),
                         # The users of `for_user` share the connections, but never a cookie.
@@ -98,7 +99,7 @@ class Postgrest:
                 )
             self._owner = owner
 
-    def _make_client(self, http: httpx.Client) -> Client:
+    def _make_client(self, http: HttpClient) -> Client:
         options = ClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )

@@ -98,8 +98,9 @@ class BegunPrediction(Record):
         age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
         owned: Ids of the provider's predictions of the last two hours that belong to other rows. A
-            search for the lost prediction of this row excludes them. Empty unless this row is in
-            the state ``creating``, since only then its prediction may be lost.
+            search for the lost prediction of this row excludes them. Empty unless an earlier
+            attempt created this row and it is in the state ``creating``, or the row was asked for
+            by its id: only then its prediction may be lost.
         twins: The rows of other generations that are live, have an equal input, and whose
             predictions are not recorded yet. Each may have created a prediction that looks like
             that of this row. Empty when ``owned`` is; at most 1000, as ``rivals``.

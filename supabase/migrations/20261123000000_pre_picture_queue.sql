@@ -10096,11 +10096,13 @@ $$;
 -- - images: the saved images of this prediction, without those of earlier predictions.
 -- - saved_paths: the paths of all files of the generation that have a row.
 -- - files: the paths of the pictures of generations that the input names.
--- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may be the lost prediction of this row.
--- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
---   exist although its id is not recorded: those of the last two hours, the newest 1,000.
+-- - owned: the prediction ids in the provider's rows of the last two hours, the newest 10,000. A prediction whose id is
+--   not among them may have lost its row.
+-- - rivals: the rows of other generations with the same model whose prediction may exist although its id is not
+--   recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.
+--   These three are only filled for a row that existed before and has no prediction id, and if lost is given. Each
+--   start of a generation would otherwise read the rows of all others.
 -- - running: the number of predictions of the last hour that have not ended, up to 10,000. The workers poll less often
 --   if it is high.
 -- lost is the id of a row of the generation whose prediction is searched for. This row is then returned, even if its
@@ -10145,7 +10147,7 @@ begin
       picture_queue._now(), picture_queue._now())
     returning * into v_row;
   end if;
-  v_is_searched := v_row.state = 'creating' or begin_prediction.lost is not null;
+  v_is_searched := (v_resumed and v_row.state = 'creating') or begin_prediction.lost is not null;
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,

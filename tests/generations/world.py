@@ -113,6 +113,8 @@ class Store:
             rival for rival in rivals if rival.state == "creating" and rival.input == row.input
         ]
         images = list(self._db.images.get(self._generation.id, {}).values())
+        is_searched = lost is not None or (bool(resumable) and row.state == "creating")
+        owned = [r.prediction_id for r in self._db.predictions if r.prediction_id]
         return BegunPrediction.model_validate(
             {
                 "generation": vars(self._generation),
@@ -120,9 +122,9 @@ class Store:
                 "prediction": vars(row),
                 "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
-                "owned": [r.prediction_id for r in self._db.predictions if r.prediction_id],
-                "twins": [twin.id for twin in twins],
-                "rivals": [rival.id for rival in rivals],
+                "owned": owned if is_searched else [],
+                "twins": [twin.id for twin in twins if is_searched],
+                "rivals": [rival.id for rival in rivals if is_searched],
                 "images": images,
                 "saved_paths": [
                     path for i in images for path in (i.path, i.thumbnail_path) if path
