@@ -304,6 +304,11 @@ class WorkerSettings:
             raise SettingsError(
                 "`queues` has an empty name", hint='Pass the name of each queue, such as "default"'
             )
+        duplicate = next((name for name in self.queues if list(self.queues).count(name) > 1), None)
+        if duplicate is not None:
+            raise SettingsError(
+                f"`queues` has {duplicate!r} more than once", hint="Name each queue once"
+            )
         weights = self.queues if isinstance(self.queues, Mapping) else {}
         for queue, weight in weights.items():
             if not isinstance(weight, int | float) or not 0 < weight <= 1_000_000:

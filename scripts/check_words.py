@@ -108,6 +108,7 @@ RETIRED_FUNCTIONS = {
     "_line_up": "_assign_order",
     "_meet_existing": "_resolve_duplicates",
     "_move": "_apply_changes",
+    "_move_jobs": "_change_state",
     "_rooms": "_capacity",
     "_seat_running": "_grant_slots_to_running",
     "_tie_to_parents": "_link_parents",

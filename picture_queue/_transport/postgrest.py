@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from supabase import AsyncClient, AsyncClientOptions
 
+from picture_queue._http import AsyncHttpClient
 from picture_queue._json import encode
 from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
@@ -39,14 +41,21 @@ class AsyncPostgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: AsyncClient | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: LoopOwner | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._http: AsyncHttpClient | None = None
         self._open_lock = asyncio.Lock()
 
     async def client(self) -> AsyncClient:
@@ -72,11 +81,12 @@ class AsyncPostgrest:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
-                    self._http = httpx.AsyncClient(
+                    self._http = AsyncHttpClient(
                         timeout=self.settings.timeout,
                         mounts=direct_mounts(self.settings.url),
                         # The users of `for_user` share the connections, but never a cookie.
                         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                        verify=self._ssl_context or True,
                     )
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)
@@ -87,7 +97,7 @@ class AsyncPostgrest:
                 )
             self._owner = owner
 
-    def _make_client(self, http: httpx.AsyncClient) -> AsyncClient:
+    def _make_client(self, http: AsyncHttpClient) -> AsyncClient:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )

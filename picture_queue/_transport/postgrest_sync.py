@@ -4,6 +4,7 @@
 
 import threading
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import httpx
 from supabase import Client, ClientOptions
 
+from picture_queue._http import HttpClient
 from picture_queue._json import encode
 from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
@@ -41,14 +43,21 @@ class Postgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: Client | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: Client | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: ProcessOwner | None = None
-        self._http: httpx.Client | None = None
+        self._http: HttpClient | None = None
         self._open_lock = threading.Lock()
 
     def client(self) -> Client:
@@ -74,11 +83,12 @@ class Postgrest:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
-                    self._http = httpx.Client(
+                    self._http = HttpClient(
                         timeout=self.settings.timeout,
                         mounts=direct_mounts(self.settings.url),
                         # The users of `for_user` share the connections, but never a cookie.
                         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                        verify=self._ssl_context or True,
                     )
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)
@@ -89,7 +99,7 @@ class Postgrest:
                 )
             self._owner = owner
 
-    def _make_client(self, http: httpx.Client) -> Client:
+    def _make_client(self, http: HttpClient) -> Client:
         options = ClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )

@@ -136,13 +136,13 @@ class StaleLease(Conflict):
 
 
 class JobFinished(Conflict):
-    """The call is not possible in the state of the job: it is finished, or not finished yet."""
+    """The job has finished, so it cannot be cancelled or retried."""
 
     code = "PQ_FINISHED_JOB"
 
 
 class JobRunning(Conflict):
-    """The job is running, so it cannot be replaced."""
+    """The job has not finished, so it cannot be replaced, retried, discarded or deleted."""
 
     code = "PQ_RUNNING_JOB"
 

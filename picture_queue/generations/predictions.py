@@ -232,7 +232,12 @@ class PredictionManager:
         if prediction_id is None:
             await self._cancel_identified(begun, set(begun.owned))
             return "canceled"
-        prediction = await self._request_cancel(prediction_id)
+        try:
+            prediction = await self._request_cancel(prediction_id)
+        except errors.ResourceNotFound:
+            if self.provider.capabilities.recover != "none":
+                raise
+            return "lost"  # it ended with the process of its worker
         while not prediction.has_ended:
             await self.provider.wait(
                 prediction_id, min(self._settings.recheck_delay, _CANCEL_DELAY)

@@ -119,6 +119,24 @@ def _images_of_earlier_calls(
     )
 
 
+async def delete_files_without_row(store: GenerationStore, begun: BegunPrediction) -> None:
+    """Delete the files that earlier attempts have uploaded, and whose rows they have not saved.
+
+    Their workers died between the two calls. No row names such a file, so nobody would delete it
+    before the generation is deleted.
+
+    Raises:
+        StaleLease: Another worker has the job, and its files must not be deleted.
+    """
+    files = await store.list_files(generation_folder(begun))
+    if not files:
+        return
+    current = await store.begin(begun.prediction.id)
+    unsaved = set(files) - current.saved_paths
+    if unsaved:
+        await store.delete_files(sorted(unsaved))
+
+
 class PendingUploads:
     """The uploaded files of one attempt whose rows are not saved yet.
 

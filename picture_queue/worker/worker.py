@@ -1,6 +1,7 @@
 """The public interface of a worker."""
 
 import asyncio
+import gc
 import inspect
 import math
 import sys
@@ -202,6 +203,9 @@ class Worker:
             try:
                 if not self._stop_asked:
                     await self.start()
+                    # A full garbage collection blocks the event loop for 40 ms with the objects
+                    # of all imported modules, which live as long as the process.
+                    gc.freeze()
                     await self._wake_run.wait()
             finally:
                 await self.stop()

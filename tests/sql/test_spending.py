@@ -130,7 +130,7 @@ async def test_accounts_budgets_and_rules_accept_the_same_plans(db, plan, accept
     calls = (
         ("select set_account(gen_random_uuid(), $1)", plan),
         ("select set_budget('plan:' || $1)", plan),
-        ("select set_input_rule('*', 'width', 'cap', '1', $1)", plan),
+        ("select set_input_rule('*', 'width', 'cap', '2048', $1)", plan),
     )
     for call, argument in calls:
         if accepted:

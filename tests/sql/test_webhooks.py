@@ -132,7 +132,9 @@ async def test_the_event_of_a_job_that_did_not_park_is_deleted_when_its_predicti
     job, prediction = await begin_prediction(db)
     await record(db, job, prediction, "p1")
     await receive(db, prediction, "p1", "succeeded")
-    count = "select count(*) from picture_queue.signal where name = 'prediction:' || $1::text"
+    count = (
+        "select count(*) from picture_queue.external_event where name = 'prediction:' || $1::text"
+    )
     assert await db.value(count, str(prediction)) == 1
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, prediction)
