@@ -6,11 +6,16 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple, Self, TextIO
 
 if sys.platform != "win32":
     import grp
     import pwd
+
+
+_MAX_LINKS = 40  # the limit of Linux
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -74,6 +79,142 @@ def is_writable_by_others(path: Path, info: os.stat_result) -> bool:
     return bool(info.st_mode & 0o002) or (
         bool(info.st_mode & 0o020) and (_has_acl(path) or not _is_private_group(info.st_gid))
     )
+
+
+class Entry(NamedTuple):
+    """A directory or a symlink, with its owner and mode."""
+
+    path: Path
+    info: os.stat_result
+
+    def __str__(self) -> str:
+        return describe_path(self.path, self.info)
+
+
+def find_replaceable(path: Path, safe_directories: Collection[Path] = ()) -> Entry | None:
+    """Return the first directory of a path that another user can replace; None if there is none.
+
+    Symlinks are checked too, with the directories of their targets. The check ends at the first
+    part that does not exist. After the check, only root and the caller can replace these parts.
+
+    Args:
+        path: The path.
+        safe_directories: Directories without symlinks in their paths. They, and everything below
+            them, are not checked.
+
+    Raises:
+        OSError: A part is not a directory, cannot be read, or the path has too many symlinks.
+    """
+    trusted = trusted_owners()
+    directory, pending, link_count = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    while pending:
+        part = pending.pop()
+        if part == "..":
+            directory = directory.parent
+            continue
+        entry = directory / part
+        try:
+            info = entry.lstat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(entry))
+        is_safe = any(entry.is_relative_to(safe) for safe in safe_directories)
+        if not is_safe and (info.st_uid not in trusted or is_writable_by_others(entry, info)):
+            return Entry(entry, info)
+        if not stat.S_ISLNK(info.st_mode):
+            directory = entry
+            continue
+        link_count += 1
+        if link_count > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        target = Path(os.readlink(entry))
+        directory = Path("/") if target.is_absolute() else directory
+        pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    return None
+
+
+class OpenDirectory:
+    """An open directory, whose entries are used relative to its descriptor.
+
+    Another user may replace the path of a directory, but not an open descriptor. Windows has no
+    such descriptors, so there the entries are used by their paths.
+
+    Args:
+        path: The path.
+        parent: The open directory that contains it; a symlink is then not followed.
+
+    Raises:
+        OSError: The path is not a directory, or cannot be opened.
+    """
+
+    def __init__(self, path: Path, parent: "OpenDirectory | None" = None) -> None:
+        self.path = path
+        self.descriptor: int | None = None
+        if os.open in os.supports_dir_fd:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            if parent is None:
+                self.descriptor = os.open(path, flags)
+            else:
+                flags |= os.O_NOFOLLOW
+                self.descriptor = os.open(path.name, flags, dir_fd=parent.descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+    def is_at_path(self) -> bool:
+        """Return whether the path still leads to this directory."""
+        return self.descriptor is None or os.path.samestat(
+            os.fstat(self.descriptor), self.path.stat()
+        )
+
+    def _name(self, name: str) -> str:
+        return name if self.descriptor is not None else str(self.path / name)
+
+    def names(self) -> list[str]:
+        """Return the names of the entries."""
+        return os.listdir(self.path if self.descriptor is None else self.descriptor)
+
+    def stat(self, name: str) -> os.stat_result:
+        """Return the type and size of an entry, or of the target of a symlink."""
+        return os.stat(self._name(name), dir_fd=self.descriptor)
+
+    def open_file(self, name: str) -> TextIO:
+        """Open a file for reading; characters that are not UTF-8 are replaced."""
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(self._name(name), flags, dir_fd=self.descriptor)
+        return open(descriptor, encoding="utf-8", errors="replace")
+
+    def create_file(self, name: str) -> TextIO:
+        """Create a file and open it for writing; a symlink is not followed."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(self._name(name), flags, 0o666, dir_fd=self.descriptor)
+        return open(descriptor, "w", encoding="utf-8")
+
+    def move_file(self, name: str, target: "OpenDirectory") -> None:
+        """Move a file into another directory."""
+        os.rename(
+            self._name(name),
+            target._name(name),
+            src_dir_fd=self.descriptor,
+            dst_dir_fd=target.descriptor,
+        )
+
+    def delete_file(self, name: str) -> None:
+        """Delete a file."""
+        os.unlink(self._name(name), dir_fd=self.descriptor)
+
+    def make_directory(self, name: str) -> None:
+        """Create a directory."""
+        os.mkdir(self._name(name), dir_fd=self.descriptor)
+
+    def delete_directory(self, name: str) -> None:
+        """Delete an empty directory."""
+        os.rmdir(self._name(name), dir_fd=self.descriptor)
 
 
 def _has_acl(path: Path) -> bool:

@@ -34,7 +34,7 @@ _ESCAPED = re.compile(
 )
 
 
-def visible(text: str) -> str:
+def escape_invisible(text: str) -> str:
     r"""Return a text with its invisible characters written as escapes, such as ``\x1b``."""
     return _ESCAPED.sub(lambda match: ascii(match[0])[1:-1], text)
 
@@ -48,4 +48,4 @@ class LogFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text, with all lines indented except the first."""
-        return visible(super().format(record)).replace("\n", "\n    ")
+        return escape_invisible(super().format(record)).replace("\n", "\n    ")

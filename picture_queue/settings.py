@@ -3,8 +3,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from picture_queue._files import Entry, user_name
 from picture_queue._loopback import is_loopback_url
 from picture_queue.errors import SettingsError
 
@@ -16,6 +18,34 @@ KEY_VARIABLES = (
     "SUPABASE_SECRET_KEY",
     "SUPABASE_ANON_KEY",
 )
+SAFE_DIRECTORY_VARIABLE = "PICTURE_QUEUE_SAFE_DIRECTORY"
+
+
+def safe_directories(environ: Mapping[str, str] = os.environ) -> list[Path]:
+    """Return the directories in which the caller trusts all users who can write there.
+
+    They are the paths in ``PICTURE_QUEUE_SAFE_DIRECTORY``, separated as in ``PATH``.
+
+    Raises:
+        SettingsError: A path is not absolute.
+    """
+    paths = [path for path in environ.get(SAFE_DIRECTORY_VARIABLE, "").split(os.pathsep) if path]
+    for path in paths:
+        if not os.path.isabs(path):
+            raise SettingsError(
+                f"{SAFE_DIRECTORY_VARIABLE} has {path!r}, which is not an absolute path",
+                hint="Separate several absolute paths by colons (on Windows by semicolons)",
+            )
+    return [Path(path).resolve() for path in paths]
+
+
+def safe_directory_hint(replaceable: Entry) -> str:
+    """Return what the caller can do about a directory that other users can replace."""
+    return (
+        "Choose a directory below one that only you and root can write, or run the command as "
+        f"{user_name(replaceable.info.st_uid)}. If nobody else uses this machine, as in a "
+        f"container, set {SAFE_DIRECTORY_VARIABLE}={replaceable.path}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +306,11 @@ class WorkerSettings:
         if not all(self.queues):
             raise SettingsError(
                 "`queues` has an empty name", hint='Pass the name of each queue, such as "default"'
+            )
+        duplicate = next((name for name in self.queues if list(self.queues).count(name) > 1), None)
+        if duplicate is not None:
+            raise SettingsError(
+                f"`queues` has {duplicate!r} more than once", hint="Name each queue once"
             )
         weights = self.queues if isinstance(self.queues, Mapping) else {}
         for queue, weight in weights.items():

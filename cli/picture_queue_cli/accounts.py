@@ -141,6 +141,7 @@ def ledger(
     if not rows:
         info("The ledger is empty.")
         return
+    # Round 1 is the first run of a generation; each retry adds one.
     listing = table("at", "phase", "USD", "user", "generation", "round", right=("USD", "round"))
     for row in rows:
         listing.add_row(

@@ -7,7 +7,7 @@ code  meaning
 1     the job failed or was cancelled, or the project answered with an unknown error
 2     the command line or a setting is wrong
 3     an argument, an input, a payload, or a start beyond a budget was refused; nothing was written
-4     no such job, generation, picture, model, queue, schedule, batch, limit or budget
+4     no such job, generation, picture, model, rule, queue, schedule, batch, limit or budget
 5     the key or token is wrong, or lacks permission
 6     no answer: wrong address, project unreachable, embedded stack not running
 7     client and database have incompatible versions

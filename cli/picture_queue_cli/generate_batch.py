@@ -166,7 +166,7 @@ async def _save(
         generation = await pq.generations.get(entry.id)
         if not entry.step:
             prompt = generation.prompt
-        # A step may have no prompt, so its files are named after that of its chain.
+        # A step may have no prompt, so its files are named after the prompt of its chain.
         named = generation.model_copy(
             update={"prompt": f"{prompt[:20]} {entry.kind}" if entry.step else prompt}
         )

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from picture_queue.errors import Conflict, JobFinished, NotFound, PictureQueueError
+from picture_queue.errors import Conflict, JobRunning, NotFound, PictureQueueError
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.filters import (
     describe_missing,
@@ -304,7 +304,7 @@ def _print_records(records: "Sequence[Record]") -> None:
 def _expect_finished(jobs: "list[Job]") -> None:
     for job in jobs:
         if not job.status.finished:
-            raise JobFinished(
+            raise JobRunning(
                 f"Job {job.id} is {job.status}, and only finished jobs can be discarded",
                 hint=f"Cancel it first: picture-queue jobs cancel {job.id}",
             )
@@ -358,13 +358,15 @@ def _change_all(
 ) -> int:
     from rich.progress import Progress
 
-    changed = 0
+    changed = idle_calls = 0
     with Progress(console=err(), transient=True) as progress:
         task = progress.add_task(action, total=matched)
-        while True:
+        # A call that changes nothing has recorded failures; the next call takes other jobs.
+        while idle_calls < 20:
             result = pq.jobs.change(action, limit=2000, **filter)
             changed += result.changed
             progress.update(task, completed=changed)
-            # A call that changed nothing found only jobs that other transactions have locked.
-            if not result.more or not result.changed:
-                return changed
+            if not result.more:
+                break
+            idle_calls = 0 if result.changed else idle_calls + 1
+    return changed

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from picture_queue._visible import visible
+from picture_queue._visible import escape_invisible
 from picture_queue.errors import LocalStackError, MissingProgram, NotFound
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag, YesFlag, expect_terminal
@@ -189,16 +189,17 @@ def reset(
     from picture_queue.local.paths import default_data_dir
 
     directory = data_dir or default_data_dir()
-    if not directory.exists():
+    if not stack.has_stack(directory):
         raise NotFound(
             "There is no stack in this directory",
             detail=f"--data-dir is {directory}",
-            hint="See: picture-queue local status",
+            hint="Name the data directory of a stack with --data-dir, or start one: "
+            "picture-queue local start",
         )
     if not yes:
         expect_terminal(f"deleting {directory}")
         typer.confirm(
-            visible(f"Delete all data of the stack in {directory}?"), abort=True, err=True
+            escape_invisible(f"Delete all data of the stack in {directory}?"), abort=True, err=True
         )
     with err().status("Deleting …"):
         stack.reset(data_dir)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from picture_queue._visible import visible
+from picture_queue._visible import escape_invisible
 from picture_queue_cli.parsing import (
     choice,
     expect_filled,
@@ -160,7 +160,7 @@ def confirm(question: str) -> None:
         typer.BadParameter: The input is not a terminal and has ended.
     """
     try:
-        agreed = typer.confirm(visible(question), err=True)
+        agreed = typer.confirm(escape_invisible(question), err=True)
     except typer.Abort:  # raised at the end of the input and by Ctrl-C
         err().print()
         expect_terminal("the question")

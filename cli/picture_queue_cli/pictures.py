@@ -3,12 +3,15 @@
 import mimetypes
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from picture_queue._files import find_replaceable
 from picture_queue.errors import LocalStackError
+from picture_queue.settings import safe_directories, safe_directory_hint
 from picture_queue_cli.parsing import parse_directory
 
 if TYPE_CHECKING:
@@ -35,22 +38,29 @@ def make_directory(path: Path) -> None:
     """
     try:
         if os.name == "posix":
-            from picture_queue.local.ownership import expect_safe_path, make_safe_directory
+            from picture_queue.local.ownership import make_safe_directory
 
-            expect_safe_path(path)  # up to the first part that does not exist
-            make_safe_directory(path)
-            expect_safe_path(path)
+            safe = safe_directories()
+            _expect_safe(path, safe)  # up to the first part that does not exist
+            make_safe_directory(path, safe_directories=safe)
+            _expect_safe(path, safe)
         else:
             path.mkdir(parents=True, exist_ok=True)
-    except LocalStackError as error:
-        raise typer.BadParameter(
-            f"{error.message}: {error.detail}; choose a directory that only you can write",
-            param_hint="--out",
-        ) from error
+    except LocalStackError as error:  # a directory was replaced in the meantime
+        raise typer.BadParameter(f"{error.message}: {error.detail}", param_hint="--out") from error
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--out") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{path} is not writable", param_hint="--out")
+
+
+def _expect_safe(path: Path, safe: Sequence[Path]) -> None:
+    replaceable = find_replaceable(path, safe)
+    if replaceable is not None:
+        raise typer.BadParameter(
+            f"Other users can replace {replaceable}. {safe_directory_hint(replaceable)}",
+            param_hint="--out",
+        )
 
 
 async def save_pictures(

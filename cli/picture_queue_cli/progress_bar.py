@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from picture_queue._visible import visible
+from picture_queue._visible import escape_invisible
 from picture_queue_cli.render import err, one_line
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ProgressBar:
         has_progress = state.finished or state.progress > 0
         self._progress.update(
             self._task,
-            description=visible(one_line(description)),
+            description=escape_invisible(one_line(description)),
             total=100 if has_progress else None,
             completed=state.progress,
             status=str(state.status),

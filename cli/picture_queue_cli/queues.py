@@ -187,12 +187,14 @@ def purge(
         if matched and not preview:
             if not yes:
                 confirm(f"Cancel {matched} pending jobs of {queue}?")
-            while True:
+            idle_calls = 0
+            # A call that changes nothing has recorded failures; the next takes other jobs.
+            while idle_calls < 20:
                 result = pq.queues.purge(queue)
                 changed += result.changed
-                # A call that changed nothing found only jobs that other transactions have locked.
-                if not result.more or not result.changed:
+                if not result.more:
                     break
+                idle_calls = 0 if result.changed else idle_calls + 1
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:

@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from picture_queue._visible import visible
+from picture_queue._visible import escape_invisible
 
 if TYPE_CHECKING:
     from picture_queue.records import JobExplanation, Record
@@ -42,7 +42,7 @@ def one_line(text: str) -> str:
 
 def styled(text: str, style: str = "") -> Text:
     """Return a text in a style, with control characters escaped."""
-    return Text(visible(text), style=style)
+    return Text(escape_invisible(text), style=style)
 
 
 class _Table(Table):
@@ -58,11 +58,15 @@ class _Console(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         # Escape the text here as well: a table measures its cells before `render` prints them.
-        return super().render_str(visible(text), **options)
+        return super().render_str(escape_invisible(text), **options)
 
     def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
         for segment in super().render(*args, **options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text))
+            yield (
+                segment
+                if segment.control
+                else segment._replace(text=escape_invisible(segment.text))
+            )
 
 
 def out() -> Console:
@@ -158,7 +162,7 @@ def pairs(rows: Mapping[str, Any]) -> Table:
 
 def reason_lines(explanation: "JobExplanation") -> str | None:
     """Return why a job does not run, one reason a line; None if it runs or has finished."""
-    if explanation.moves:
+    if not explanation.waits:
         return None
     return "\n".join(
         one_line(reason.detail) + (f" (until {local_time(reason.until)})" if reason.until else "")

@@ -93,9 +93,9 @@ def set_schedule(
         ),
     ] = None,
     timezone: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="ZONE", callback=expect_filled, help="Read --cron in this time zone."),
-    ] = "UTC",
+    ] = None,
     missed: Annotated[
         Missed,
         typer.Option(
@@ -112,6 +112,8 @@ def set_schedule(
     """Create or change a schedule."""
     if (cron is None) == (every is None):
         raise typer.BadParameter("give either --cron or --every")
+    if timezone is not None and cron is None:
+        raise typer.BadParameter("it is only for --cron", param_hint="--timezone")
     content = read_object(payload)
     with connect(ctx) as pq:
         schedule = pq.schedules.set(
@@ -120,7 +122,7 @@ def set_schedule(
             content,
             cron=cron,
             every=every,
-            timezone=timezone,
+            timezone=timezone or "UTC",
             missed=missed,
             paused=paused,
             **options,

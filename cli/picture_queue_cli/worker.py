@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from picture_queue.settings import ReplicateSettings
 
 _JOB_LOGGER = "picture_queue.worker.executor"  # logs the outcome of each job
+_MAX_WEIGHT = 1_000_000  # as in WorkerSettings, whose import would slow down the start
 _CLEANUP_TIMEOUT = 5.0  # seconds for tasks that handlers left running
 
 
@@ -183,21 +184,27 @@ def parse_weights(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
     """Parse the values of ``--queue``: return names, or weights by name if any queue has a weight.
 
     Raises:
-        SettingsError: A weight is not a number.
+        SettingsError: A weight is not a number above 0, or a queue is named more than once.
     """
-    if not any("=" in queue for queue in queues):
-        return tuple(queues)
-    weights = {}
+    weights: dict[str, float] = {}
     for queue in queues:
-        name, equals, weight = queue.partition("=")
+        name, equals, text = queue.partition("=")
         try:
-            weights[name] = float(weight) if equals else 1.0
+            weight = float(text) if equals else 1.0
         except ValueError as error:
             raise SettingsError(
                 f"--queue {queue}: the weight is not a number",
                 hint=f"Write it as --queue {name}=3",
             ) from error
-    return weights
+        if not 0 < weight <= _MAX_WEIGHT:
+            raise SettingsError(
+                f"--queue {queue}: the weight is not above 0, up to {_MAX_WEIGHT:,}",
+                hint=f"Write it as --queue {name}=3",
+            )
+        if name in weights:
+            raise SettingsError(f"--queue {name} is given more than once", hint="Name it once")
+        weights[name] = weight
+    return weights if any("=" in queue for queue in queues) else tuple(weights)
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,12 @@ class AsyncPictureQueue:
                     "a user",
                     hint="Unset SUPABASE_ACCESS_TOKEN or PICTURE_QUEUE_DATABASE_URL",
                 )
-        self._backend = AsyncBackend(api, database)
-        self._watcher = Watcher(self._backend)
+        self._use(AsyncBackend(api, database))
+
+    def _use(self, backend: AsyncBackend) -> None:
+        """Create the attributes, whose calls go through a backend."""
+        self._backend = backend
+        self._watcher = Watcher(backend)
         self.jobs = AsyncJobs(self._backend, self._watcher)
         self.generations = AsyncGenerations(self._backend, self._watcher)
         self.models = AsyncModels(self._backend)
@@ -112,6 +116,30 @@ class AsyncPictureQueue:
             SettingsError: The URL or the key is missing.
         """
         return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL") or None)
+
+    def as_user(self, access_token: str) -> Self:
+        """Return a client whose calls have the privileges of a signed-in user.
+
+        It uses the connections of this client, so it is cheap: create one for each request. The
+        project verifies the token with each call. Close this client, not the other; close the other
+        only to end its waits, each of which has a Realtime connection.
+
+        Args:
+            access_token: The access token of the user's session, without ``Bearer ``.
+
+        Returns:
+            The client of the user.
+
+        Raises:
+            NotAuthenticated: The token is not a JSON Web Token.
+            SettingsError: This client has no URL of the project's API.
+
+        Example:
+            >>> started = await pq.as_user(token).generations.start("A lighthouse at dusk")
+        """
+        user = object.__new__(type(self))
+        user._use(self._backend.for_user(access_token))
+        return user
 
     async def health(self) -> Health:
         """Return the health of the queues and workers.

@@ -1,26 +1,19 @@
 """Generations: requests for pictures."""
 
 import builtins
-import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
 
+from picture_queue._async import picture_files
 from picture_queue._files import replace_file
-from picture_queue._ids import new_id
-from picture_queue._json import encode
 from picture_queue._realtime.follow import Watcher, follow
 from picture_queue._realtime.follow_batch import follow_batch
-from picture_queue._rpc import Rpc
 from picture_queue._rpc import generations as _rpc
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue._transport.base import StorageCall, parse_answer
-from picture_queue.errors import Conflict, InvalidArgument
 from picture_queue.options import GenerationRequest, GenerationStep
 from picture_queue.records import (
     BatchCancelRequest,
@@ -33,16 +26,6 @@ from picture_queue.records import (
     ModelKind,
     StartedBatch,
     StartedGeneration,
-)
-
-BUCKET = "pictures"
-_UPLOADS = "uploads"  # the bucket of uploaded pictures
-_MAX_UPLOAD_BYTES = 10 * 1024 * 1024  # the file size limit of the bucket
-# The signature at the start of a file, and the subtype of its MIME type.
-_UPLOAD_FORMATS = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "png"),
-    (re.compile(rb"\xff\xd8\xff"), "jpeg"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), "webp"),
 )
 
 
@@ -312,8 +295,7 @@ class AsyncGenerations:
             NotFound: The picture was deleted, or belongs to another user.
             ConnectionFailed: The download did not end within the ``timeout`` of the client.
         """
-        path = _storage_path(image, thumbnail)
-        return await self._backend.storage(StorageCall("GET", f"object/{BUCKET}/{path}"))
+        return await picture_files.download_picture(self._backend, image, thumbnail)
 
     async def save(self, image: Image, path: str | Path, *, thumbnail: bool = False) -> Path:
         """Write a picture to a file. An existing file is replaced; a symlink is refused.
@@ -356,8 +338,8 @@ class AsyncGenerations:
         Raises:
             NotFound: The picture was deleted, or belongs to another user.
         """
-        path = _storage_path(image, thumbnail)
-        return await signed_url(self._backend, f"{BUCKET}/{path}", expires_in, download)
+        path = f"{picture_files.BUCKET}/{picture_files.storage_path(image, thumbnail)}"
+        return await picture_files.sign_url(self._backend, path, expires_in, download)
 
     async def urls(
         self,
@@ -379,21 +361,8 @@ class AsyncGenerations:
             The URLs in the order of the pictures; None for a picture that was deleted or belongs
             to another user.
         """
-        if not images:
-            return []
-        paths = [_storage_path(image, thumbnail) for image in images]
-        call = StorageCall(
-            "POST",
-            f"object/sign/{BUCKET}",
-            encode({"paths": paths, "expiresIn": expires_in}),
-            {"Content-Type": "application/json"},
-        )
-        answer = await self._backend.storage(call)
-        signed = parse_answer(Rpc("create_signed_urls", {}, _parse_signed_urls), answer)
-        return [
-            None if path not in signed else _full_url(self._backend, signed[path], download)
-            for path in paths
-        ]
+        paths = [picture_files.storage_path(image, thumbnail) for image in images]
+        return await picture_files.sign_urls(self._backend, paths, expires_in, download)
 
     async def upload(self, picture: bytes | str | Path, *, user_id: UUID | str) -> str:
         """Upload a picture as the input of a generation, for example to edit or upscale it.
@@ -409,49 +378,4 @@ class AsyncGenerations:
             InvalidArgument: The file is not a PNG, JPEG or WebP picture, or is too large.
             NotAllowed: The token belongs to another user than ``user_id``.
         """
-        data = picture if isinstance(picture, bytes) else _read_upload(Path(picture))
-        format_ = next((name for signature, name in _UPLOAD_FORMATS if signature.match(data)), None)
-        if format_ is None or len(data) > _MAX_UPLOAD_BYTES:
-            raise InvalidArgument(
-                f"The picture has more than {_MAX_UPLOAD_BYTES} bytes"
-                if len(data) > _MAX_UPLOAD_BYTES
-                else f"The picture has {len(data)} bytes and is not a PNG, JPEG or WebP file",
-                hint="Pass the bytes or the path of a PNG, JPEG or WebP file of up to 10 MiB",
-            )
-        path = f"{_UPLOADS}/{user_id}/{new_id()}.{format_}"
-        headers = {"Content-Type": f"image/{format_}"}
-        # The name is new. So if a file has it already, an earlier attempt of this call stored it.
-        with suppress(Conflict):
-            await self._backend.storage(StorageCall("POST", f"object/{path}", data, headers))
-        return f"storage:{path}"
-
-
-async def signed_url(backend: AsyncBackend, path: str, seconds: int, download: bool = False) -> str:
-    """Return a signed URL that is valid for some seconds; the path begins with the bucket."""
-    call = StorageCall(
-        "POST",
-        f"object/sign/{path}",
-        encode({"expiresIn": seconds}),
-        {"Content-Type": "application/json"},
-    )
-    answer = await backend.storage(call)
-    signed = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
-    return _full_url(backend, signed, download)
-
-
-def _read_upload(path: Path) -> bytes:
-    """Read a file, but at most one byte more than the limit, which is enough to refuse it."""
-    with path.open("rb") as file:
-        return file.read(_MAX_UPLOAD_BYTES + 1)
-
-
-def _full_url(backend: AsyncBackend, path: str, download: bool) -> str:
-    return f"{backend.storage_url}{path}{'&download=' if download else ''}"
-
-
-def _storage_path(image: Image, thumbnail: bool) -> str:
-    return (image.thumbnail_path if thumbnail else None) or image.path
-
-
-def _parse_signed_urls(data: Any) -> dict[str, str]:
-    return {entry["path"]: entry["signedURL"] for entry in data if entry["signedURL"]}
+        return await picture_files.upload_picture(self._backend, picture, user_id)

@@ -208,7 +208,8 @@ class AsyncJobs:
 
         Raises:
             JobNotFound: No such job.
-            JobFinished: The job is running, or it has completed.
+            JobFinished: The job has completed.
+            JobRunning: The job is running or parked.
             Conflict: Another job now has the unique key of this job.
         """
         await self._backend.call(_rpc.retry_job(job_id))

@@ -355,7 +355,7 @@ class Stall:
         if explanation is None:
             return None
         previous, self._last_reasons = self._last_reasons, None
-        if not explanation.moves:
+        if explanation.waits:
             # The details are not compared, since their counts and times change all the time.
             reasons = explanation.reasons or (explanation,)
             self._last_reasons = [(reason.reason, reason.key, reason.event) for reason in reasons]

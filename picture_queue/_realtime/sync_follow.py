@@ -185,6 +185,7 @@ class _LoopThread:
 def _duplicate_for_caller(api: "Postgrest") -> "AsyncPostgrest":
     """Return an async API client that always uses the current token of the sync API client."""
     from picture_queue._transport.postgrest import AsyncPostgrest
+    from picture_queue._transport.tls import find_ssl_context
 
     class SameCaller(AsyncPostgrest):
         async def client(self) -> Any:
@@ -195,4 +196,5 @@ def _duplicate_for_caller(api: "Postgrest") -> "AsyncPostgrest":
                 headers["Authorization"] = f"Bearer {api.access_token()}"
             return client
 
-    return SameCaller(api.settings)
+    session = api.client().postgrest.session
+    return SameCaller(api.settings, ssl_context=find_ssl_context(session, api.settings.url))

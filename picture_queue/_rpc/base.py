@@ -6,16 +6,21 @@ therefore generated when the `Rpc` is built. So a retry finds the rows that the 
 
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from picture_queue._json import to_plain
 from picture_queue._log import Log
+from picture_queue.errors import InvalidArgument
 
 T = TypeVar("T")
 R = TypeVar("R", bound=BaseModel)
 
 _log = Log(__name__)
+
+# The database would refuse a text that is not a uuid without naming the argument.
+_UUID_ARGUMENTS = frozenset(("batch_id", "generation_id", "job_id", "user_id"))
 
 
 class Rpc(NamedTuple, Generic[T]):
@@ -45,9 +50,24 @@ def keep_none(**params: Any) -> dict[str, Any]:
     """Return all arguments as JSON; None is sent as null.
 
     Raises:
-        InvalidArgument: An argument cannot be written as JSON.
+        InvalidArgument: An argument cannot be written as JSON, or an id is not a uuid.
     """
+    for name, value in params.items():
+        if name in _UUID_ARGUMENTS:
+            _expect_uuid(name, value)
     return {name: to_plain(value, name) for name, value in params.items()}
+
+
+def _expect_uuid(name: str, value: object) -> None:
+    if isinstance(value, str):
+        try:
+            UUID(value)
+        except ValueError:
+            raise InvalidArgument(
+                "An argument is invalid",
+                detail=f"{name} is {value[:100]!r}, which is not a uuid",
+                hint="Pass the id that the call which created it returned",
+            ) from None
 
 
 def parse_nothing(_: Any) -> None:

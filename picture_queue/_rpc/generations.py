@@ -56,6 +56,20 @@ def start_generation(
     )
 
 
+def start_generation_as_requested(
+    prompt: str,
+    model_id: str | None,
+    input: Mapping[str, JsonValue] | None,
+    options: Mapping[str, JsonValue] | None,
+) -> Rpc[dict[str, Any]]:
+    """The call for the fields of a request, which the database checks; its answer is unchanged."""
+    options = dict(options or {})
+    if not options.get("idempotency_key"):
+        options.setdefault("generation_id", str(new_id()))
+    params = omit_none(prompt=prompt, model_id=model_id, input=input or {}, options=options)
+    return Rpc("start_generation", params, dict)
+
+
 def start_generations(
     requests: Iterable[GenerationRequest],
     *,

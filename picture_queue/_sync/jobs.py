@@ -210,7 +210,8 @@ class Jobs:
 
         Raises:
             JobNotFound: No such job.
-            JobFinished: The job is running, or it has completed.
+            JobFinished: The job has completed.
+            JobRunning: The job is running or parked.
             Conflict: Another job now has the unique key of this job.
         """
         self._backend.call(_rpc.retry_job(job_id))

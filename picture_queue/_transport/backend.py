@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _VersionState:
+    """The state of the check of the project's version, which the backends of its users share."""
+
+    is_checked = False
+
+
 class AsyncBackend:
     """Access to one project: directly to its database if that is configured, otherwise to its API.
 
@@ -57,7 +63,26 @@ class AsyncBackend:
         transport: AsyncTransport | None = self.database or api
         assert transport is not None  # noqa: S101 - the caller passes at least one of the two
         self._transport = transport
-        self._version_is_checked = False
+        self._version = _VersionState()
+
+    def for_user(self, token: str) -> "AsyncBackend":
+        """Return a backend that makes calls as a user, over the connections of this one.
+
+        Args:
+            token: The access token of the user.
+
+        Raises:
+            SettingsError: The URL or the key of the API is not configured.
+            NotAuthenticated: The token is not a JSON Web Token.
+        """
+        if self.api is None:
+            raise SettingsError(
+                "Calls as a user need the project's API, and SUPABASE_URL is not set",
+                hint="Set SUPABASE_URL and a key in addition to PICTURE_QUEUE_DATABASE_URL",
+            )
+        backend = AsyncBackend(self.api.for_user(token))
+        backend._version = self._version  # one check is enough for all users
+        return backend
 
     async def call(self, rpc: Rpc[T], timeout: float | None = None) -> T:
         """Make a call, retry it after a transient failure, and return its parsed result.
@@ -71,7 +96,7 @@ class AsyncBackend:
             PictureQueueError: The project refused the call, or did not answer.
         """
         deadline = Deadline(self._transport.settings.timeout if timeout is None else timeout)
-        if not self._version_is_checked:
+        if not self._version.is_checked:
             await self._check_version(deadline)
         try:
             return await self._retry(partial(self._transport.call, rpc), deadline)
@@ -136,7 +161,7 @@ class AsyncBackend:
                 hint="Check SUPABASE_URL: it is the project's base URL, without a path",
             ) from error
         check_version(version)
-        self._version_is_checked = True
+        self._version.is_checked = True
 
     def _api(self) -> "AsyncPostgrest":
         if self.api is None:

@@ -18,9 +18,11 @@ async def for_thread(backend: AsyncBackend) -> Backend:
     if backend.database is not None:
         return Backend(None, replace(backend.database.settings, connections=1))
     from picture_queue._transport.postgrest_sync import Postgrest
+    from picture_queue._transport.tls import find_ssl_context
 
     assert backend.api is not None  # noqa: S101 - a backend has a database or an API
-    api = Postgrest(backend.api.settings)
+    settings, caller = backend.api.settings, (await backend.api.client()).postgrest
+    api = Postgrest(settings, ssl_context=find_ssl_context(caller.session, settings.url))
     # Copy all headers: a gateway may require some that the caller set in the client.
-    api.client().postgrest.headers = (await backend.api.client()).postgrest.headers
+    api.client().postgrest.headers = caller.headers
     return Backend(api)

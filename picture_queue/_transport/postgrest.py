@@ -1,12 +1,18 @@
 """A transport that calls the functions over HTTP through PostgREST, with a supabase client."""
 
 import asyncio
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 from supabase import AsyncClient, AsyncClientOptions
 
+from picture_queue._http import AsyncHttpClient
 from picture_queue._json import encode
 from picture_queue._loopback import direct_mounts
 from picture_queue._rpc import Rpc
@@ -18,10 +24,13 @@ from picture_queue._transport.errors import (
 )
 from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
 from picture_queue._transport.unreadable import read_json
-from picture_queue.errors import SettingsError
+from picture_queue.errors import NotAuthenticated, SettingsError
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
+
+_JWT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+_MAX_TOKEN_LENGTH = 16_384  # characters; servers refuse longer headers
 
 
 class AsyncPostgrest:
@@ -32,14 +41,21 @@ class AsyncPostgrest:
     Args:
         settings: The URL and the key of the project.
         client: A supabase client of the caller to use instead; it is never closed here.
+        ssl_context: The TLS settings of the connections; None: the default settings of httpx.
     """
 
-    def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        settings: ProjectSettings,
+        client: AsyncClient | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.settings = settings
         self._client = client
+        self._ssl_context = ssl_context
         self._creator = ProcessOwner()
         self._owner: LoopOwner | None = None
-        self._http: httpx.AsyncClient | None = None
+        self._http: AsyncHttpClient | None = None
         self._open_lock = asyncio.Lock()
 
     async def client(self) -> AsyncClient:
@@ -65,8 +81,12 @@ class AsyncPostgrest:
                 # One httpx client serves PostgREST, Storage and Auth. It uses HTTP/1.1, because
                 # HTTP/2 in httpx is not thread-safe and sends all calls over one connection.
                 with require_usable_environment():
-                    self._http = httpx.AsyncClient(
-                        timeout=self.settings.timeout, mounts=direct_mounts(self.settings.url)
+                    self._http = AsyncHttpClient(
+                        timeout=self.settings.timeout,
+                        mounts=direct_mounts(self.settings.url),
+                        # The users of `for_user` share the connections, but never a cookie.
+                        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                        verify=self._ssl_context or True,
                     )
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)
@@ -77,7 +97,7 @@ class AsyncPostgrest:
                 )
             self._owner = owner
 
-    def _make_client(self, http: httpx.AsyncClient) -> AsyncClient:
+    def _make_client(self, http: AsyncHttpClient) -> AsyncClient:
         options = AsyncClientOptions(
             auto_refresh_token=False, persist_session=False, httpx_client=http
         )
@@ -96,7 +116,7 @@ class AsyncPostgrest:
             PictureQueueError: The project refused the call, or did not answer.
         """
         client = await self.client()
-        headers = {**client.postgrest.headers, "Content-Type": "application/json"}
+        headers = self.authorize(client.postgrest.headers) | {"Content-Type": "application/json"}
         request = client.postgrest.session.build_request(
             "POST",
             f"{client.rest_url}/rpc/{rpc.function}",
@@ -125,10 +145,14 @@ class AsyncPostgrest:
             call.method,
             f"{client.storage_url}{quote(call.path)}",
             content=call.content,
-            headers={**client.options.headers, **call.headers},
+            headers={**self.authorize(client.options.headers), **call.headers},
         )
         _, content = await self._send(client, request, deadline)
         return content
+
+    def authorize(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of a request, with the key or the token of its caller."""
+        return dict(headers)
 
     async def _send(
         self, client: AsyncClient, request: httpx.Request, deadline: Deadline
@@ -152,11 +176,68 @@ class AsyncPostgrest:
         header: str = (await self.client()).options.headers.get("Authorization", "")
         return header.removeprefix("Bearer ") or self.settings.key
 
+    def for_user(self, token: str) -> "AsyncUserPostgrest":
+        """Return a transport that makes calls as a user, over the connections of this one.
+
+        Args:
+            token: The access token of the user.
+
+        Raises:
+            NotAuthenticated: The token is not a JSON Web Token.
+        """
+        return AsyncUserPostgrest(self, token)
+
     async def aclose(self) -> None:
         """Close the connections, unless the caller passed the client."""
         if self._http is not None and self._owner is not None:
             await self._owner.aclose()
             self._http = self._client = self._owner = None
+
+
+class AsyncUserPostgrest(AsyncPostgrest):
+    """A transport that makes calls as one user, over the connections of another transport.
+
+    Args:
+        shared: The transport with the connections; only it closes them.
+        token: The access token of the user.
+
+    Raises:
+        NotAuthenticated: The token is not a JSON Web Token.
+    """
+
+    def __init__(self, shared: AsyncPostgrest, token: str) -> None:
+        # Supabase treats a bearer that is not a JWT as absent and uses the key of the request,
+        # which may be a service key. So such a token must not be sent.
+        is_jwt = isinstance(token, str) and len(token) <= _MAX_TOKEN_LENGTH
+        if not is_jwt or _JWT.fullmatch(token) is None:
+            raise NotAuthenticated(
+                "The access token of the user is not a JSON Web Token",
+                hint="Pass the access token of the user's session, without `Bearer `",
+            )
+        super().__init__(replace(shared.settings, access_token=token))
+        self._shared = shared
+        self._token = token
+
+    async def client(self) -> AsyncClient:
+        """Return the shared supabase client, whose own headers do not have the user's token."""
+        return await self._shared.client()
+
+    def for_user(self, token: str) -> "AsyncUserPostgrest":
+        """Return a transport that makes calls as another user, over the same connections."""
+        return self._shared.for_user(token)
+
+    def authorize(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of a request, with the token of the user."""
+        # Names of headers have no case. Of two tokens in one request, a server would choose one.
+        others = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        return others | {"Authorization": f"Bearer {self._token}"}
+
+    async def access_token(self) -> str:
+        """Return the token of the user."""
+        return self._token
+
+    async def aclose(self) -> None:
+        """Leave the shared connections open."""
 
 
 async def _read_body(response: httpx.Response, deadline: Deadline) -> bytes:

@@ -1,4 +1,4 @@
-"""Functions that delay the cancellation of a coroutine, which asyncio does not provide."""
+"""A function that delays the cancellation of a coroutine, which asyncio does not provide."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -8,52 +8,28 @@ T = TypeVar("T")
 _CANCEL_TIMEOUT = 1.0  # seconds for a task to end after its cancellation
 
 
-async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
-    """Run a coroutine and delay a cancellation of the caller until the coroutine has ended.
-
-    After a cancellation the result or exception of the coroutine is dropped, and the
-    `CancelledError` is raised.
+async def finish_despite_cancel(
+    work: Coroutine[Any, Any, T], timeout: Callable[[], float], *, keep_result: bool
+) -> T:
+    """Run a coroutine, and let it end even if the caller is cancelled in the meantime.
 
     Args:
         work: The coroutine.
-        timeout: Maximum delay of a cancellation, in seconds; then the coroutine is cancelled too.
+        timeout: Called at a cancellation of the caller. Returns the seconds that the coroutine has
+            to end; then it is cancelled too.
+        keep_result: True: the result or exception of the coroutine replaces the `CancelledError`
+            of the caller. False: it is dropped, and the `CancelledError` is raised.
     """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=timeout)
+        await asyncio.wait({task}, timeout=timeout())
         if not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=_CANCEL_TIMEOUT)
+        if keep_result and task.done():
+            return task.result()
         if task.done() and not task.cancelled():
             task.exception()  # marks it as retrieved, so that asyncio does not log it
         raise
-
-
-async def finish_after_cancel(
-    work: Coroutine[Any, Any, T], is_wanted: Callable[[], bool], timeout: float
-) -> T:
-    """Run a coroutine and return its result even if the caller is cancelled in the meantime.
-
-    Args:
-        work: The coroutine.
-        is_wanted: Called at a cancellation of the caller; False: the coroutine is cancelled too.
-        timeout: Maximum seconds from the cancellation to the end of the coroutine; then it is
-            cancelled too.
-
-    Raises:
-        asyncio.CancelledError: The coroutine was cancelled.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if is_wanted():
-            await asyncio.wait({task}, timeout=timeout)
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=_CANCEL_TIMEOUT)
-        if not task.done():
-            raise
-        return task.result()

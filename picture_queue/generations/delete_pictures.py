@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue._async.generations import BUCKET
+from picture_queue._async.picture_files import BUCKET
 from picture_queue._json import encode
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import generations as _rpc

@@ -9,13 +9,18 @@ from typing import Any, NoReturn
 
 from picture_queue._log import Log
 from picture_queue.errors import Busy, ConnectionFailed, StaleLease
-from picture_queue.generations._tasks import finish_after_cancel
+from picture_queue.generations._tasks import finish_despite_cancel
 from picture_queue.generations.poll_schedule import PollSchedule
 from picture_queue.generations.predictions import PredictionManager
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
-from picture_queue.generations.store_images import PendingUploads, StoredImages, store_images
+from picture_queue.generations.store_images import (
+    PendingUploads,
+    StoredImages,
+    delete_files_without_row,
+    store_images,
+)
 from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.providers import errors
 from picture_queue.providers.base import Prediction, Provider
@@ -206,18 +211,32 @@ class _GenerationRun:
             return await self._generate()
         except StaleLease:  # the next worker has the files
             raise
-        except BaseException:
-            try:
-                async with asyncio.timeout(_CLEANUP_TIMEOUT):
-                    await self._uploads.resolve()
-            except Exception:
-                # The worker must report the first error, which also decides about the retry.
-                _log.warning("job %s: its files were not deleted", self._job.id, exc_info=True)
+        except BaseException as error:
+            has_earlier_files = self._job.attempt > 1 and not isinstance(error, Park)
+            await self._clean_up(has_earlier_files, _CLEANUP_TIMEOUT)
             raise
 
+    async def _clean_up(self, has_earlier_files: bool, timeout: float) -> None:
+        """Save the rows of the pictures that this attempt has stored, or delete their files.
+
+        Args:
+            has_earlier_files: Whether an earlier attempt may have left files without a row, because
+                its worker died. They are deleted.
+            timeout: Maximum seconds.
+        """
+        begun = self._manager.begun
+        try:
+            async with asyncio.timeout(timeout):
+                await self._uploads.resolve()
+                if has_earlier_files and begun is not None:
+                    await delete_files_without_row(self._store, begun)
+        except Exception:
+            # The worker must report the first error, which also decides about the retry.
+            _log.warning("job %s: its files were not deleted", self._job.id, exc_info=True)
+
     async def _generate(self) -> dict[str, Any]:
-        if self._job.cancel_requested:  # while the job was parked
-            await self._cancel_parked()
+        if self._job.cancel_requested:  # before this attempt
+            await self._undo_earlier_attempt()
         begun, prediction = await self._manager.find_or_create()
         if prediction is None:  # an earlier attempt stored the pictures, but did not report it
             return _result(StoredImages(begun.images, begun.generation.missing_images))
@@ -229,9 +248,13 @@ class _GenerationRun:
         # The prediction is paid for, and the owner can read the stored pictures. So a cancel that
         # arrives while the pictures are being stored comes too late. If storing takes too long, the
         # generation is cancelled, and its owner pays for the stored pictures.
-        return await finish_after_cancel(
-            self._deliver(begun, prediction), lambda: self._job.cancel_requested, _STORE_TIMEOUT
+        return await finish_despite_cancel(
+            self._deliver(begun, prediction), self._time_to_store, keep_result=True
         )
+
+    def _time_to_store(self) -> float:
+        """Return the seconds to store the pictures after a cancellation of this task."""
+        return _STORE_TIMEOUT if self._job.cancel_requested else 0.0  # 0: the worker stops
 
     async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
         """Poll until the prediction has ended, and report progress; cancel it if it is overdue.
@@ -324,10 +347,19 @@ class _GenerationRun:
             raise
         await self._store.save_images(stored.images, stored.missing)
         self._uploads.record_saved(stored.images)
+        if self._job.attempt > 1:
+            await self._clean_up(True, _CLEANUP_TIMEOUT)
         return stored
 
-    async def _cancel_parked(self) -> NoReturn:
+    async def _undo_earlier_attempt(self) -> NoReturn:
+        """Cancel the prediction of an earlier attempt, whose job was cancelled when it had ended.
+
+        That attempt has parked the job, or its worker has died.
+        """
         if await self._manager.resume():
+            # A cancelled job whose row is final gets no further attempt. So the files are deleted
+            # before the row gets its final state.
+            await self._clean_up(True, self._settings.cancel_timeout)
             await self._cancel_prediction()
         raise Cancel
 

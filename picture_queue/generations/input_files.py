@@ -5,15 +5,17 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
+from picture_queue._async.picture_files import BUCKET
 from picture_queue.errors import InvalidArgument, NotFound, PictureQueueError
 from picture_queue.generations.image_info import read_image
-from picture_queue.generations.store import GenerationStore
+from picture_queue.generations.store import GenerationStore, generation_folder
 from picture_queue.providers import errors
 from picture_queue.records import BegunPrediction
 
 _SCHEME = "storage:"
 _GENERATION_SCHEME = "generation:"
 _UPLOADS = "uploads/"
+_PICTURES = f"{BUCKET}/"
 _EXTENSIONS = ("png", "jpg", "webp")  # of the pictures that may be uploaded
 #: The files that a worker may sign, as in SQL (`_file_problem`). No part begins with a dot.
 _PATH = re.compile(r"(uploads|pictures)(/[A-Za-z0-9_-][A-Za-z0-9_.-]*){2,5}")
@@ -32,6 +34,10 @@ async def sign_files(
     Only files of the inputs that the model declares are signed. They must be in the bucket uploads
     or pictures and belong to the user of the generation. `start_generation` has checked this. The
     worker checks it again, because the key of the worker can read every file of the project.
+
+    A user can replace an uploaded file at any time. So the worker copies the bytes that it has
+    checked to the folder of the generation, which only service keys can write, and signs the copy.
+    The copy is deleted with the generation.
 
     Args:
         store: The store of the generation.
@@ -54,7 +60,10 @@ async def sign_files(
         path = _path(begun, text) or ""
         try:
             if path.startswith(_UPLOADS):  # the pictures were checked when they were stored
-                _check_picture(name, await store.read_file(path), max_pixels)
+                data = await store.read_file(path)
+                mime_type = _check_picture(name, data, max_pixels)
+                path = _signed_path(begun, path)
+                await store.upload(path.removeprefix(_PICTURES), data, mime_type)
             url = await store.sign_file(path, int(seconds))
         except (NotFound, InvalidArgument) as error:
             raise _rejected(name, "does not exist in Storage") from error
@@ -70,7 +79,7 @@ def name_files(store: GenerationStore, begun: BegunPrediction) -> dict[str, Any]
     named: dict[str, Any] = dict(begun.prediction.input)
     for name, text in _files(begun):
         if path := _path(begun, text):
-            named[name] = _replace(named[name], text, store.file_url(path))
+            named[name] = _replace(named[name], text, store.file_url(_signed_path(begun, path)))
     return named
 
 
@@ -92,6 +101,14 @@ def _path(begun: BegunPrediction, text: str) -> str | None:
     return text.removeprefix(_SCHEME)
 
 
+def _signed_path(begun: BegunPrediction, path: str) -> str:
+    """Return the path of the file that is signed: for an uploaded file, that of its copy."""
+    if not path.startswith(_UPLOADS):
+        return path
+    folder = generation_folder(begun)
+    return f"{_PICTURES}{folder}/inputs/{path.removeprefix(_UPLOADS)}"
+
+
 def _replace(value: Any, text: str, url: str) -> Any:
     """Replace a file in the value of an input."""
     if isinstance(value, list):
@@ -108,12 +125,14 @@ def _check_path(name: str, text: str, path: str | None, user: UUID | None) -> No
         raise _rejected(name, "does not belong to the user")
 
 
-def _check_picture(name: str, data: bytes, max_pixels: int) -> None:
+def _check_picture(name: str, data: bytes, max_pixels: int) -> str:
+    """Check an uploaded picture, and return its MIME type."""
     info = read_image(data)
     if info is None or info.extension not in _EXTENSIONS:
         raise _rejected(name, "is not a PNG, JPEG or WebP picture")
     if info.pixels > max_pixels:
         raise _rejected(name, f"has {info.pixels} pixels, the limit is {max_pixels}")
+    return info.mime_type
 
 
 def _rejected(name: str, reason: str) -> PictureQueueError:

@@ -6,36 +6,31 @@ prediction. If it has none, the outcome of the create call is unknown, so the wo
 the prediction at the provider before it creates another. A provider whose capability ``recover`` is
 ``id`` cannot search. One whose capability is ``none`` has no prediction of an earlier process; the
 generation then runs again.
-
-The search must not take or cancel the prediction of another row. A found prediction is not used if
-another row has recorded its id. It is not used either if a live row with an equal input has
-recorded no id yet and may have created it, unless the search found enough predictions for all such
-rows. If a prediction is not used although it belongs to the row, the generation is paid for twice.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from picture_queue._log import Log
 from picture_queue.errors import Conflict, StaleLease
-from picture_queue.generations._tasks import run_to_end
-from picture_queue.generations.input_files import name_files, sign_files
+from picture_queue.generations._tasks import finish_despite_cancel
+from picture_queue.generations.input_files import sign_files
+from picture_queue.generations.lost_predictions import cancel_identified, find_candidates
 from picture_queue.generations.progress import GenerationProgress
 from picture_queue.generations.settings import HandlerSettings
 from picture_queue.generations.store import GenerationStore
 from picture_queue.providers import errors
-from picture_queue.providers.base import LostPrediction, Prediction, PredictionRequest, Provider
+from picture_queue.providers.base import Prediction, PredictionRequest, Provider
 from picture_queue.records import BegunPrediction, FinalState
 
 _log = Log(__name__)
 
-_CANCEL_DELAY = 1.0  # seconds before a cancel is repeated; the worker waits for it
+_CANCEL_DELAY = 1.0  # maximum seconds until a cancel is repeated, or its prediction is read again
 # Seconds for which the signed URL of an input is valid after the deadline of the prediction.
 _URL_MARGIN = 600.0
 _MAX_CREATES = 3  # lost answers to create calls after which the attempt of the job fails
 _FINAL_STATES: tuple[FinalState, ...] = ("succeeded", "failed", "canceled", "aborted")
-_MAX_RIVALS = 1000  # rows that `begin_prediction` returns; there may be more
 
 
 class PredictionManager:
@@ -82,7 +77,7 @@ class PredictionManager:
 
     @property
     def age(self) -> float:
-        """Seconds since the creation of the row, by the clock of the database."""
+        """Seconds since the creation of the row, independent of the wall clock of the worker."""
         return asyncio.get_running_loop().time() - self._created
 
     async def find_or_create(self) -> tuple[BegunPrediction, Prediction | None]:
@@ -108,8 +103,9 @@ class PredictionManager:
             if not begun.resumed:
                 await self._moderate(begun)
                 await self._progress.show(0, "waiting for the model")
-                timeout = self._settings.cancel_timeout
-                if prediction := await run_to_end(self._create(begun), timeout):
+                if prediction := await finish_despite_cancel(
+                    self._create(begun), lambda: self._settings.cancel_timeout, keep_result=False
+                ):
                     return begun, prediction
             if prediction := await self._find_lost(begun):
                 return begun, prediction
@@ -236,7 +232,12 @@ class PredictionManager:
         if prediction_id is None:
             await self._cancel_identified(begun, set(begun.owned))
             return "canceled"
-        prediction = await self._request_cancel(prediction_id)
+        try:
+            prediction = await self._request_cancel(prediction_id)
+        except errors.ResourceNotFound:
+            if self.provider.capabilities.recover != "none":
+                raise
+            return "lost"  # it ended with the process of its worker
         while not prediction.has_ended:
             await self.provider.wait(
                 prediction_id, min(self._settings.recheck_delay, _CANCEL_DELAY)
@@ -271,8 +272,8 @@ class PredictionManager:
     async def cancel_duplicates(self, kept: Prediction) -> None:
         """Cancel the predictions of rows that were given up as lost.
 
-        Only predictions that such a row certainly created are cancelled. The provider stops a
-        prediction that is not found here at its deadline.
+        Only predictions that such a row certainly created are cancelled. If this search does not
+        find a prediction, the provider stops it at its deadline.
 
         Args:
             kept: The prediction of this generation, which is not cancelled.
@@ -352,8 +353,9 @@ class PredictionManager:
         if self.provider.capabilities.recover != "list":
             return None
         taken = set(begun.owned)
+        request = self._request(begun)
         for is_last in (False, True):
-            for lost in await self._candidates(begun, taken):
+            for lost in await find_candidates(self.provider, self._store, begun, request, taken):
                 if await self._record(begun, lost.prediction):
                     self._is_certain = lost.is_certain
                     return await self.attach(begun, lost.prediction.id)
@@ -363,43 +365,9 @@ class PredictionManager:
                 await asyncio.sleep(self._settings.recheck_delay)
         return None
 
-    async def _candidates(
-        self, begun: BegunPrediction, taken: set[str], *, to_cancel: bool = False
-    ) -> Sequence[LostPrediction]:
-        """Return the predictions that a row may have created and that no other row may own.
-
-        The database is asked after the provider. A row is committed before its prediction is
-        created, so the rows of all predictions that the provider has listed are found.
-        """
-        row = begun.prediction
-        request = replace(self._request(begun), input=name_files(self._store, begun))
-        found = await self.provider.find_lost(request, taken)
-        if not found:
-            return []
-        current = await self._store.begin(row.id)
-
-        free = [lost for lost in found if lost.prediction.id not in current.owned]
-        # A prediction must not be cancelled if any other row may own it. But it may be used if each
-        # of these rows has created a prediction: then any row may get any of the predictions.
-        usable = 0 if to_cancel else sum(lost.is_certain and lost.has_equal_input for lost in free)
-
-        def may_be_used(lost: LostPrediction) -> bool:
-            # A prediction whose file could not be compared may be that of any row of the model.
-            rows = current.twins if lost.has_equal_input else current.rivals
-            owners = sum(map(lost.may_be_of, rows))
-            if len(rows) >= _MAX_RIVALS:
-                return False
-            return owners == 0 or (lost.is_certain and lost.has_equal_input and usable > owners)
-
-        return [lost for lost in free if may_be_used(lost)]
-
     async def _cancel_identified(self, begun: BegunPrediction, taken: set[str]) -> None:
-        if self.provider.capabilities.recover != "list":
-            return
-        for lost in await self._candidates(begun, taken, to_cancel=True):
-            if lost.is_certain and lost.has_equal_input:
-                _log.info("prediction %s: cancelling %s", begun.prediction.id, lost.prediction.id)
-                await self.provider.cancel(lost.prediction.id)
+        request = self._request(begun)
+        await cancel_identified(self.provider, self._store, begun, request, taken)
 
 
 def _final_state(prediction: Prediction) -> FinalState:

@@ -5,12 +5,13 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue._async.generations import BUCKET, signed_url
+from picture_queue._async.picture_files import BUCKET, sign_url
 from picture_queue._json import encode
+from picture_queue._rpc import Rpc
 from picture_queue._rpc import predictions as _rpc
 from picture_queue._text import make_storable
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue._transport.base import StorageCall
+from picture_queue._transport.base import StorageCall, parse_answer
 from picture_queue.errors import NotFound, SettingsError
 from picture_queue.generations.picture_file import PictureContent
 from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
@@ -52,13 +53,18 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
         ) from error
 
 
+def generation_folder(begun: BegunPrediction) -> str:
+    """Return the folder of the files of a generation in the bucket ``pictures``."""
+    return f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
+
+
 class GenerationStore:
     """The rows and files of the generation of one job.
 
     All methods are idempotent. After the end of the lease, the methods that read or write rows
     raise `StaleLease` and change nothing, since another worker may have the job. The methods that
-    read or write files (`upload`, `read_file`, `sign_file`, `delete_files`) do not check the
-    lease.
+    read or write files (`upload`, `read_file`, `sign_file`, `list_files`, `delete_files`) do not
+    check the lease.
 
     Args:
         backend: The backend of the project.
@@ -151,13 +157,24 @@ class GenerationStore:
         Raises:
             NotFound: There is no such file.
         """
-        return await signed_url(self._backend, path, seconds)
+        return await sign_url(self._backend, path, seconds)
 
     async def delete_files(self, paths: Sequence[str]) -> None:
         """Delete files of the bucket ``pictures``; files that do not exist are ignored."""
         headers = {"Content-Type": "application/json"}
         body = encode({"prefixes": list(paths)})
         await self._backend.storage(StorageCall("DELETE", f"object/{BUCKET}", body, headers))
+
+    async def list_files(self, folder: str) -> list[str]:
+        """Return the paths of up to 1,000 files of a folder of the bucket ``pictures``."""
+        call = StorageCall(
+            "POST",
+            f"object/list/{BUCKET}",
+            encode({"prefix": folder, "limit": 1000}),
+            {"Content-Type": "application/json"},
+        )
+        entries = parse_answer(Rpc("list_objects", {}, list), await self._backend.storage(call))
+        return [f"{folder}/{entry['name']}" for entry in entries if entry["id"]]
 
     def file_url(self, path: str) -> str:
         """Return the URL of `sign_file` without its query, which differs for each call."""

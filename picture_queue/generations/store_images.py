@@ -10,7 +10,7 @@ from picture_queue.generations.image_info import ImageInfo, read_image
 from picture_queue.generations.image_metadata import CleanedImage, clean_image
 from picture_queue.generations.picture_file import PictureContent, PictureFile, TemporaryFileError
 from picture_queue.generations.settings import HandlerSettings
-from picture_queue.generations.store import GenerationStore
+from picture_queue.generations.store import GenerationStore, generation_folder
 from picture_queue.generations.svg import UnsafeSvg, clean_svg
 from picture_queue.generations.thumbnails import Thumbnail, ThumbnailMaker
 from picture_queue.providers import errors
@@ -119,6 +119,24 @@ def _images_of_earlier_calls(
     )
 
 
+async def delete_files_without_row(store: GenerationStore, begun: BegunPrediction) -> None:
+    """Delete the files that earlier attempts have uploaded, and whose rows they have not saved.
+
+    Their workers died between the two calls. No row names such a file, so nobody would delete it
+    before the generation is deleted.
+
+    Raises:
+        StaleLease: Another worker has the job, and its files must not be deleted.
+    """
+    files = await store.list_files(generation_folder(begun))
+    if not files:
+        return
+    current = await store.begin(begun.prediction.id)
+    unsaved = set(files) - current.saved_paths
+    if unsaved:
+        await store.delete_files(sorted(unsaved))
+
+
 class PendingUploads:
     """The uploaded files of one attempt whose rows are not saved yet.
 
@@ -181,8 +199,7 @@ class _OutputWriter:
         self._settings = settings
         self._thumbnails = thumbnails
         self._slots = asyncio.Semaphore(settings.max_parallel)
-        owner = begun.generation.user_id or "shared"
-        self._folder = f"{owner}/{begun.generation.id}"
+        self._folder = generation_folder(begun)
         self.images = {image.n: image for image in begun.images}
         #: The errors of the pictures that the moderation refused, by the number of the picture.
         #: Such a picture is not downloaded again.

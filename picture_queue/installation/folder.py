@@ -9,14 +9,16 @@ timestamp and identifies the migration.
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from picture_queue._files import describe_path, is_writable_by_others, trusted_owners
+from picture_queue._files import OpenDirectory, find_replaceable
 from picture_queue._resources import Migration, digest, migrations
 from picture_queue.errors import InstallationRefused, SettingsError
+from picture_queue.settings import safe_directories, safe_directory_hint
 
 # File names that the CLI accepts (pkg/migration/list.go of https://github.com/supabase/cli).
 _MIGRATION = re.compile(r"([0-9]+)_(.*)\.sql")
@@ -47,15 +49,21 @@ class Installation:
 
 @dataclass(frozen=True)
 class _File:
-    path: Path
+    directory: OpenDirectory
+    name: str
     version: str
     original: str  # the name after the timestamp
 
+    @property
+    def path(self) -> Path:
+        return self.directory.path / self.name
+
     def state(self, shipped: Migration) -> str:
         """Return ``present``, ``edited``, or ``other`` for another version of the migration."""
-        if self.path.stat().st_size > _MAX_SIZE:
+        if self.directory.stat(self.name).st_size > _MAX_SIZE:
             return "edited"
-        text = self.path.read_text(encoding="utf-8", errors="replace")
+        with self.directory.open_file(self.name) as file:
+            text = file.read()
         first_line, _, sql = text.partition("\n")
         header = _HEADER.fullmatch(first_line.rstrip())
         if header is None:
@@ -76,7 +84,7 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
 
     Raises:
         SettingsError: ``project`` is not the directory of a Supabase project, cannot be written, or
-            can be written by other users.
+            can be replaced or written by other users.
         InstallationRefused: The files in the folder conflict; nothing was written.
     """
     if not project.is_dir():
@@ -90,78 +98,77 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
             f"`{project}` is not the directory that `supabase init` created",
             hint=f"Use --dir {nested}",
         )
-    directory, shipped = project / "migrations", migrations()
     try:
-        _expect_private(project)
-        directory.mkdir(exist_ok=True)
-        _expect_private(directory)
-        with _staging(project) as staging:
-            return _install(directory, staging, shipped, package_version, now or datetime.now(UTC))
+        with contextlib.ExitStack() as opened:
+            supabase = opened.enter_context(OpenDirectory(project))
+            _expect_safe(supabase)
+            with contextlib.suppress(FileExistsError):
+                supabase.make_directory("migrations")
+            directory = opened.enter_context(OpenDirectory(project / "migrations"))
+            _expect_safe(directory)
+            staging = opened.enter_context(_staging(supabase))
+            time = now or datetime.now(UTC)
+            return _install(directory, staging, migrations(), package_version, time)
     except OSError as error:
         raise SettingsError(
             f"The migrations cannot be written: {error.strerror}", detail=str(error.filename)
         ) from error
 
 
-def _expect_private(directory: Path) -> None:
-    """Check that only root and the caller can add, replace and delete files in a directory.
+def _expect_safe(directory: OpenDirectory) -> None:
+    """Check that only root and the caller can replace an open directory, and files in it.
 
-    Another user could exchange files and directories during the installation.
+    The directory is opened before the check. So if a directory of the path is replaced between
+    both, the path leads to another directory than the open one.
 
     Raises:
-        SettingsError: Another user can.
+        SettingsError: Another user can, or has replaced the directory.
     """
     if os.name != "posix":
         return
-    info = directory.stat()
-    if not {info.st_uid, directory.lstat().st_uid} <= trusted_owners():
-        problem = "belongs to another user"
-    elif is_writable_by_others(directory, info):
-        problem = "can be written by other users"
-    else:
-        return
-    raise SettingsError(
-        f"`{directory}` {problem}",
-        detail=describe_path(directory, info),
-        hint="Install in a copy of the project that only you can write",
-    )
+    replaceable = find_replaceable(directory.path, safe_directories())
+    if replaceable is not None:
+        raise SettingsError(
+            f"Other users can replace `{replaceable.path}` or files in it",
+            detail=str(replaceable),
+            hint=safe_directory_hint(replaceable),
+        )
+    if not directory.is_at_path():
+        raise SettingsError(
+            f"`{directory.path}` was replaced during the installation",
+            hint="Install in a copy of the project that only you can write",
+        )
 
 
 class _Staging:
     """The directory for unfinished files. It deletes only files that it created."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, project: OpenDirectory) -> None:
+        self.directory = OpenDirectory(project.path / _STAGING, project)
+        self._project = project
         self._names: list[str] = []
-        self._descriptor: int | None = None
-        if os.open in os.supports_dir_fd:  # not on Windows
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._descriptor = os.open(path, flags)
-
-    def _name(self, name: str) -> str:
-        return name if self._descriptor is not None else str(self.path / name)
 
     def write(self, name: str, text: str) -> None:
-        """Write a new file; a symlink is not followed."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        descriptor = os.open(self._name(name), flags, 0o666, dir_fd=self._descriptor)
-        self._names.append(name)
-        with open(descriptor, "w", encoding="utf-8") as opened:
-            opened.write(text)
+        """Write a new file."""
+        with self.directory.create_file(name) as file:
+            self._names.append(name)
+            file.write(text)
 
     def remove(self) -> None:
         """Delete the files that were not moved, and the directory if it is empty then."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self.directory as directory:
             for name in self._names:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._name(name), dir_fd=self._descriptor)
-            self.path.rmdir()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
+                    directory.delete_file(name)
+            self._project.delete_directory(_STAGING)
 
 
 def _install(
-    directory: Path, staging: _Staging, shipped: list[Migration], version: str, now: datetime
+    directory: OpenDirectory,
+    staging: _Staging,
+    shipped: list[Migration],
+    version: str,
+    now: datetime,
 ) -> Installation:
     files = _list_files(directory)
     installed = _match_files(files, shipped)
@@ -174,52 +181,60 @@ def _install(
     for migration, name in zip(missing, names, strict=True):
         staging.write(name, _add_header(migration, version))
     return Installation(
-        directory,
-        written=tuple(_move(staging.path, directory, names)),
+        directory.path,
+        written=tuple(_move(staging.directory, directory, names)),
         present=tuple(path for path, state in states.items() if state == "present"),
         edited=tuple(path for path, state in states.items() if state == "edited"),
     )
 
 
 @contextlib.contextmanager
-def _staging(project: Path) -> Iterator[_Staging]:
+def _staging(project: OpenDirectory) -> Iterator[_Staging]:
     """Create the staging directory, and remove it afterwards."""
-    path = project / _STAGING
     try:
-        path.mkdir()
+        project.make_directory(_STAGING)
     except FileExistsError:
         raise InstallationRefused(
             "Another installation is running, or was interrupted",
-            detail=str(path),
+            detail=str(project.path / _STAGING),
             hint="If none is running, delete that directory and try again",
         ) from None
-    staging = _Staging(path)
+    staging = _Staging(project)
     try:
         yield staging
     finally:
         staging.remove()
 
 
-def _move(staging: Path, directory: Path, names: list[str]) -> list[Path]:
+def _move(staging: OpenDirectory, directory: OpenDirectory, names: list[str]) -> list[Path]:
     """Move complete files into the folder, oldest first; remove all of them if one move fails."""
-    moved: list[Path] = []
+    moved: list[str] = []
     try:
         for name in names:
-            moved.append((staging / name).rename(directory / name))
+            staging.move_file(name, directory)
+            moved.append(name)
     except BaseException:
-        for path in moved:
-            path.unlink()
+        for name in moved:
+            directory.delete_file(name)
         raise
-    return moved
+    return [directory.path / name for name in names]
 
 
-def _list_files(directory: Path) -> list[_File]:
+def _list_files(directory: OpenDirectory) -> list[_File]:
     """Return the migrations of the folder in the order in which the CLI applies them."""
     matches = [
-        (path, _MIGRATION.fullmatch(path.name)) for path in directory.iterdir() if path.is_file()
+        (name, match)
+        for name in directory.names()
+        if (match := _MIGRATION.fullmatch(name)) and _is_file(directory, name)
     ]
-    files = [_File(path, match[1], match[2]) for path, match in matches if match]
-    return sorted(files, key=lambda file: file.path.name)
+    return [_File(directory, name, match[1], match[2]) for name, match in sorted(matches)]
+
+
+def _is_file(directory: OpenDirectory, name: str) -> bool:
+    try:
+        return stat.S_ISREG(directory.stat(name).st_mode)
+    except OSError:  # a symlink without a target
+        return False
 
 
 def _match_files(files: list[_File], shipped: list[Migration]) -> list[tuple[Migration, _File]]:
@@ -243,7 +258,7 @@ def _match_files(files: list[_File], shipped: list[Migration]) -> list[tuple[Mig
     _expect_order(installed, shipped)
     names = {migration.name for migration in shipped}
     for file in files:
-        if file.original not in names and _is_unknown(file.path, names):
+        if file.original not in names and _is_unknown(file, names):
             raise InstallationRefused(
                 f"{file.path.name} was installed by a newer version of picture-queue",
                 hint="Upgrade this package: pip install --upgrade picture-queue",
@@ -267,9 +282,9 @@ def _expect_order(installed: list[tuple[Migration, _File]], shipped: list[Migrat
         )
 
 
-def _is_unknown(path: Path, names: set[str]) -> bool:
+def _is_unknown(file: _File, names: set[str]) -> bool:
     """Return whether a file has our header, but with the name of another migration."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with file.directory.open_file(file.name) as lines:
         header = _HEADER.fullmatch(lines.readline(_MAX_HEADER).rstrip())
     return header is not None and header[1].removesuffix(".sql") not in names
 

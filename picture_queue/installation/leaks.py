@@ -86,7 +86,7 @@ def _find_scripts(directory: Path) -> Iterator[Path]:
     """
     if directory.is_symlink():
         return
-    # It skips a directory that vanishes or cannot be read.
+    # `os.walk` skips a directory that vanishes or cannot be read.
     for parent, _, names in os.walk(directory):
         yield from (Path(parent, name) for name in names if name.endswith(".js"))
 

@@ -135,8 +135,8 @@ class CheckedDirectory(ABC):
     def is_marked(self) -> bool:
         """Return whether a start of a stack has used the directory.
 
-        A symlink, a second name of a file, or a file of another user does not count: another user
-        may have created it.
+        A symlink, a hard link or a file of another user does not count: another user may have
+        created it.
         """
         return (
             any(self._is_own_file(name) for name in (MARKER, PLATFORM_DIGEST))

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Self
 
-import jwt
-
 _ALPHANUMERIC: Final = string.ascii_letters + string.digits
 _EXPIRES: Final = 1983812996  # 2032-11-12, as in the keys of the Supabase CLI
 
@@ -101,6 +99,8 @@ class Secrets:
         return self._token("service_role")
 
     def _token(self, role: str) -> str:
+        import jwt  # takes 0.1 seconds, which a command that only looks for a stack does not need
+
         claims = {"iss": "supabase-demo", "role": role, "exp": _EXPIRES}
         return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
 

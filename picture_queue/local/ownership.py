@@ -8,60 +8,42 @@ the directories above. The rules are the same as for sshd's option StrictModes.
 import errno
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
-from picture_queue._files import describe_path, is_writable_by_others, trusted_owners, user_name
+from picture_queue._files import describe_path, find_replaceable, user_name
 from picture_queue.errors import LocalStackError
 
-_MAX_LINKS = 40  # the limit of Linux
 
-
-def expect_safe_path(path: Path) -> None:
+def expect_safe_path(path: Path, safe_directories: Collection[Path] = ()) -> None:
     """Check that only root and the caller can replace a directory of a path.
-
-    Symlinks are checked too, with the directories of their targets. The check ends at the first
-    part that does not exist. After the check, only root and the caller can replace these parts.
 
     Args:
         path: The path.
+        safe_directories: Directories that are not checked; see `find_replaceable`.
 
     Raises:
         LocalStackError: Another user can replace a directory, or the path has too many symlinks.
         OSError: A part is not a directory, or cannot be read.
     """
-    trusted = trusted_owners()
-    directory, pending, link_count = Path("/"), list(reversed(path.absolute().parts[1:])), 0
-    while pending:
-        part = pending.pop()
-        if part == "..":
-            directory = directory.parent
-            continue
-        entry = directory / part
-        try:
-            info = entry.lstat()
-        except FileNotFoundError:
-            return
-        if not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(entry))
-        if info.st_uid not in trusted or is_writable_by_others(entry, info):
-            raise LocalStackError(
-                f"Other users can replace {entry}",
-                detail=describe_path(entry, info),
-                hint="Choose a directory below one that only you and root can write.",
-            )
-        if not stat.S_ISLNK(info.st_mode):
-            directory = entry
-            continue
-        link_count += 1
-        if link_count > _MAX_LINKS:
-            raise LocalStackError(f"{path} has too many symlinks", detail=str(entry))
-        target = Path(os.readlink(entry))
-        directory = Path("/") if target.is_absolute() else directory
-        pending += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    try:
+        replaceable = find_replaceable(path, safe_directories)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise LocalStackError(f"{path} has too many symlinks") from error
+    if replaceable is not None:
+        raise LocalStackError(
+            f"Other users can replace {replaceable.path}",
+            detail=str(replaceable),
+            hint="Choose a directory below one that only you and root can write.",
+        )
 
 
-def make_safe_directory(path: Path, mode: int = 0o755) -> None:
+def make_safe_directory(
+    path: Path, mode: int = 0o755, safe_directories: Collection[Path] = ()
+) -> None:
     """Create a directory with a mode, regardless of the umask, and its parents with mode 0755.
 
     Each parent is checked before an entry is created in it. Otherwise another user could create a
@@ -71,6 +53,7 @@ def make_safe_directory(path: Path, mode: int = 0o755) -> None:
     Args:
         path: The path of the directory.
         mode: The mode of a new directory; others must not be able to write into it.
+        safe_directories: Directories that are not checked; see `find_replaceable`.
 
     Raises:
         LocalStackError: Another user can replace a parent or the new directory.
@@ -79,8 +62,8 @@ def make_safe_directory(path: Path, mode: int = 0o755) -> None:
     path = path.absolute()
     if path.is_dir():
         return
-    make_safe_directory(path.parent)
-    expect_safe_path(path.parent)
+    make_safe_directory(path.parent, safe_directories=safe_directories)
+    expect_safe_path(path.parent, safe_directories)
     # O_PATH (Linux) opens a directory that the caller may enter, but not list.
     access = getattr(os, "O_PATH", os.O_RDONLY)
     parent = os.open(path.parent, access | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -3,18 +3,16 @@
 import asyncio
 import contextlib
 import logging
-import math
-import resource
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn._types import ASGISendEvent
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from picture_queue._http_protocol import BoundedHttpProtocol, SlowClientCheck
 from picture_queue.errors import LocalStackError
 from picture_queue.local import gateway, simulator
 from picture_queue.local.cluster import Cluster
@@ -29,17 +27,9 @@ _START_TIMEOUT = 20.0  # seconds
 _STOP_TIMEOUT = 10.0  # seconds
 _REQUEST_STOP_TIMEOUT = 2  # seconds that open requests get at a stop
 _POLL_INTERVAL = 0.005  # seconds
-_HEAD_TIMEOUT = 10.0  # seconds until the head of a request is complete
-_HEAD_LIMIT = 64 * 1024  # bytes; PostgREST accepts 50 KiB
-_PIPELINE_LIMIT = 100  # requests of one connection that wait until earlier requests are answered
-_WRITE_TIMEOUT = 60.0  # seconds for which a client may read nothing of an answer
-_SEND_BUFFER = 64 * 1024  # bytes that the kernel buffers for a client
 _UNREAD_LIMIT = 2 * gateway.FRAME_LIMIT  # bytes; enough for two messages of the maximum size
 # A limit on bytes is not enough for a WebSocket message, because a fragment may be empty.
 _FRAGMENT_LIMIT = 10_000  # fragments
-# The other descriptors are for files and for connections to the database and PostgREST.
-_DESCRIPTOR_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
-_WARN_INTERVAL = 60.0  # seconds
 _BAD_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -125,7 +115,7 @@ class _AppServer:
         self._server = _UvicornServer(
             uvicorn.Config(
                 app,
-                http=_HttpProtocol,
+                http=BoundedHttpProtocol,
                 ws=_WebSocketProtocol,
                 ws_max_size=gateway.FRAME_LIMIT,
                 log_config=None,
@@ -158,100 +148,8 @@ class _AppServer:
         await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
 
 
-class _SlowClientCheck(asyncio.Protocol):
-    """A mixin for both protocols that disconnects a client which does not read."""
-
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
-    _write_timer: asyncio.TimerHandle | None = None
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._start_write_timer()
-
-    def _start_write_timer(self) -> None:
-        unread = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(_WRITE_TIMEOUT, self._check_progress, unread)
-
-    def _check_progress(self, unread: int) -> None:
-        if self.transport.get_write_buffer_size() < unread:
-            self._start_write_timer()
-        else:
-            self.transport.abort()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._stop_write_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._stop_write_timer()
-
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
-
-
-class _HttpProtocol(_SlowClientCheck, HttpToolsProtocol):
-    """The HTTP/1.1 protocol of uvicorn with bounds, since any local user can connect."""
-
-    _head_timer: asyncio.TimerHandle | None = None
-    _head_size = 0  # bytes received since the last complete head or piece of a body
-    _warned_at = -math.inf
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        connection = transport.get_extra_info("socket")
-        # Linux would buffer up to 4 MB, and accept more only after the client has read a third of
-        # the buffer. So a client that reads slowly would seem to read nothing.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        # A new socket gets the lowest free number, so this number shows how many descriptors are
-        # open.
-        if connection.fileno() >= _DESCRIPTOR_LIMIT:
-            transport.abort()
-            if self.loop.time() > _HttpProtocol._warned_at + _WARN_INTERVAL:
-                _HttpProtocol._warned_at = self.loop.time()
-                _log.warning("closing new connections: %d files are open", _DESCRIPTOR_LIMIT)
-        self._watch_head()
-
-    def data_received(self, data: bytes) -> None:
-        self._head_size += len(data)
-        super().data_received(data)
-        if self._head_size > _HEAD_LIMIT and not self.transport.is_closing():
-            # The parser keeps the whole head, and also headers that follow a body.
-            self.send_400_response("The head of the request is too large.")
-        if len(self.pipeline) > _PIPELINE_LIMIT:
-            self.transport.abort()  # uvicorn reads more after each answer, without a limit
-        self._watch_head()
-
-    def on_headers_complete(self) -> None:
-        self._head_size = 0
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._head_size = 0
-        super().on_body(body)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._watch_head()
-
-    def _watch_head(self) -> None:
-        """Close the connection unless the head of the next request is complete in time."""
-        # The set does not contain lost connections and connections that have become WebSockets.
-        is_waiting = self in self.connections and (
-            self.cycle is None or self.cycle.response_complete
-        )
-        if is_waiting and self._head_timer is None:
-            self._head_timer = self.loop.call_later(_HEAD_TIMEOUT, self.transport.abort)
-        elif not is_waiting and self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
 # Used instead of uvicorn's default, which depends on a deprecated API of `websockets`.
-class _WebSocketProtocol(_SlowClientCheck, WebSocketsSansIOProtocol):
+class _WebSocketProtocol(SlowClientCheck, WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.transport.get_write_buffer_size() > _UNREAD_LIMIT:

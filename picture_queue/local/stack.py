@@ -305,6 +305,16 @@ def stop(data_dir: Path | None = None) -> None:
         launch.wait_until_unlocked(data)
 
 
+def has_stack(data_dir: Path | None = None) -> bool:
+    """Return whether a start of a stack has used a directory.
+
+    Raises:
+        LocalStackError: The path belongs to another user, is a symlink, or is not a directory.
+    """
+    data = DataDir(data_dir or default_data_dir())
+    return data.exists() and data.is_marked()
+
+
 def reset(data_dir: Path | None = None) -> None:
     """Stop a stack if it is running, and delete its data.
 

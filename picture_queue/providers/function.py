@@ -12,7 +12,6 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -22,13 +21,9 @@ from picture_queue._runtime.threads import DaemonThreadPool
 from picture_queue._text import clean_line, describe_error, make_storable, traceback_of
 from picture_queue.errors import InvalidArgument
 from picture_queue.providers import base, errors
-from picture_queue.providers.function_call import (
-    FileReporter,
-    MemoryReporter,
-    Reporter,
-    call_function,
-    encode_pictures,
-)
+from picture_queue.providers.function_call import call_function, encode_pictures
+from picture_queue.providers.function_progress import FileReporter, MemoryReporter
+from picture_queue.providers.function_run import Run, to_provider_error
 
 _log = Log(__name__)
 
@@ -36,32 +31,6 @@ _MAX_ERROR = 8192  # characters of an error that the database stores
 _CLOSE_TIMEOUT = 2.0  # seconds that `aclose` waits for the end of cancelled async functions
 #: Parameters of a function that are not inputs of a model.
 _OWN_PARAMETERS = ("progress", "model_id")
-
-
-@dataclass(eq=False)
-class _Run:
-    """One call of the function.
-
-    Attributes:
-        error: The error of a failed run.
-        error_text: The text of the error, for operators.
-        pictures: The pictures of a successful run.
-        ended: Set when the run has ended.
-        duration: Duration of the run in seconds.
-        expiry: The timer that deletes the run; None until the run has ended.
-    """
-
-    id: str
-    reporter: Reporter
-    status: str = "starting"
-    error: errors.ProviderError | None = None
-    error_text: str | None = None
-    pictures: list[bytes] = field(default_factory=list)
-    reached_deadline: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    duration: float = 0.0
-    task: "asyncio.Task[None] | None" = None
-    expiry: asyncio.TimerHandle | None = None
 
 
 class FunctionProvider(base.Provider):
@@ -123,7 +92,7 @@ class FunctionProvider(base.Provider):
         self._executor: Executor | None = None
         self._max_bytes = max_bytes
         self._retention = retention
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
         self.capabilities = base.Capabilities(
             cancel=True, progress="progress" in self._own_parameters, recover="none"
         )
@@ -141,9 +110,9 @@ class FunctionProvider(base.Provider):
         try:
             executor = None if self._is_async else self._current_executor()
         except Exception as error:  # raised by the user's function that creates an executor
-            raise _to_provider_error(error) from error
+            raise to_provider_error(error) from error
         in_process = executor is None or isinstance(executor, ThreadPoolExecutor)
-        run = _Run(uuid4().hex, MemoryReporter() if in_process else FileReporter())
+        run = Run(uuid4().hex, MemoryReporter() if in_process else FileReporter())
         if "progress" in self._own_parameters:
             arguments["progress"] = run.reporter
         self._runs[run.id] = run
@@ -151,15 +120,15 @@ class FunctionProvider(base.Provider):
         # The task gets an empty context, because it may outlast the handler that started it.
         loop = asyncio.get_running_loop()
         run.task = contextvars.Context().run(loop.create_task, work)
-        return self._to_prediction(run)
+        return run.to_prediction()
 
     async def get(self, prediction_id: str) -> base.Prediction:
-        return self._to_prediction(self._find_run(prediction_id))
+        return self._find_run(prediction_id).to_prediction()
 
     async def cancel(self, prediction_id: str) -> base.Prediction:
         run = self._find_run(prediction_id)
         self._stop(run)
-        return self._to_prediction(run)
+        return run.to_prediction()
 
     async def wait(self, prediction_id: str, seconds: float) -> None:
         run = self._runs.get(prediction_id)
@@ -234,7 +203,7 @@ class FunctionProvider(base.Provider):
 
     async def _execute(
         self,
-        run: _Run,
+        run: Run,
         executor: Executor | None,
         arguments: Mapping[str, Any],
         timeout: float,
@@ -267,13 +236,13 @@ class FunctionProvider(base.Provider):
             run.duration = clock() - started_at
             run.reporter.cancel()  # asks a function that still runs to stop
 
-    async def _call_async(self, run: _Run, arguments: Mapping[str, Any]) -> list[bytes]:
+    async def _call_async(self, run: Run, arguments: Mapping[str, Any]) -> list[bytes]:
         run.reporter.start()
         result = await self._function(**arguments)
         return await asyncio.to_thread(encode_pictures, result, self._max_bytes)
 
     async def _call_in_executor(
-        self, run: _Run, executor: Executor, arguments: Mapping[str, Any]
+        self, run: Run, executor: Executor, arguments: Mapping[str, Any]
     ) -> list[bytes]:
         run.reporter.open()
         try:
@@ -302,24 +271,24 @@ class FunctionProvider(base.Provider):
             call.add_done_callback(lambda _: run.reporter.close())
         return call.result()
 
-    def _fail(self, run: _Run, executor: Executor | None, error: BaseException) -> None:
+    def _fail(self, run: Run, executor: Executor | None, error: BaseException) -> None:
         if isinstance(error, BrokenExecutor) and executor is self._executor:
             self._executor = None  # its processes died, so the next run creates another executor
         text = describe_error(error)
         trace = traceback_of(error)
         _log.warning("prediction %s: %s failed: %s\n%s", run.id, self, text, trace or "")
         run.error_text = make_storable(text, _MAX_ERROR)
-        run.error = _to_provider_error(error)
+        run.error = to_provider_error(error)
         self._end(run, "failed")
 
-    def _stop(self, run: _Run) -> None:
+    def _stop(self, run: Run) -> None:
         """Cancel a run, unless it has ended."""
         run.reporter.cancel()
         if run.task is not None:
             run.task.cancel()
         self._end(run, "canceled")
 
-    def _end(self, run: _Run, status: str) -> None:
+    def _end(self, run: Run, status: str) -> None:
         """Write the final status of a run, unless it has one."""
         if run.status in base.FINAL_STATUSES:
             return
@@ -329,58 +298,17 @@ class FunctionProvider(base.Provider):
             loop = asyncio.get_running_loop()
             run.expiry = loop.call_later(self._retention, self._expire, run)
 
-    def _expire(self, run: _Run) -> None:
+    def _expire(self, run: Run) -> None:
         if self._runs.pop(run.id, None) is not None and run.pictures:
             _log.warning("prediction %s: its pictures were not stored in time", run.id)
 
-    def _find_run(self, prediction_id: str) -> _Run:
+    def _find_run(self, prediction_id: str) -> Run:
         run = self._runs.get(prediction_id)
         if run is None:
             raise errors.ResourceNotFound(
                 "This process has no such prediction", detail=prediction_id[:200]
             )
         return run
-
-    def _to_prediction(self, run: _Run) -> base.Prediction:
-        status, progress = run.status, None
-        if status == "starting":
-            state = run.reporter.read()
-            status = "processing" if state.has_started else "starting"
-            progress = state.progress
-        metrics: dict[str, Any] = {}
-        if run.ended.is_set():
-            metrics = {"predict_time": round(run.duration, 3), "image_count": len(run.pictures)}
-        return base.Prediction(
-            id=run.id,
-            status=status,
-            outputs=tuple(f"{run.id}/{index}" for index in range(len(run.pictures))),
-            error=run.error_text,
-            progress=progress,
-            metrics=metrics,
-            reached_deadline=run.reached_deadline,
-        )
-
-
-def _to_provider_error(error: BaseException) -> errors.ProviderError:
-    """Convert an exception of the function into an error of a provider."""
-    if isinstance(error, errors.ProviderError):
-        return error
-    text = clean_line(describe_error(error))
-    failure: errors.ProviderError
-    # torch is not a dependency, so its OutOfMemoryError is recognised by name.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        failure = errors.InputTooLarge("The function ran out of memory", detail=text)
-    elif isinstance(error, BrokenExecutor):
-        failure = errors.Interrupted("A process of the executor ended", detail=text)
-    else:
-        failure = errors.PredictionFailed("The function failed", detail=text)
-        if getattr(error, "retryable", None) is False:
-            failure.retryable = False
-        owner_message = getattr(error, "owner_message", None)
-        if isinstance(owner_message, str):
-            failure.owner_message = clean_line(owner_message)
-    failure.__cause__ = error
-    return failure
 
 
 def _accepted_names(signature: inspect.Signature) -> frozenset[str]:

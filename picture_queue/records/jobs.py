@@ -235,9 +235,9 @@ class JobExplanation(JobReason):
     reasons: tuple[JobReason, ...] = ()
 
     @property
-    def moves(self) -> bool:
-        """True if the job is running or has finished."""
-        return self.reason in ("running", "finished")
+    def waits(self) -> bool:
+        """False if the job is running or has finished."""
+        return self.reason not in ("running", "finished")
 
 
 class Transition(Record):

@@ -98,14 +98,17 @@ class BegunPrediction(Record):
         age_seconds: Time since the creation of the row.
         resumed: True if an earlier attempt created the row.
         owned: Ids of the provider's predictions of the last two hours that belong to other rows. A
-            search for the lost prediction of this row excludes them. Empty unless this row is in
-            the state ``creating``, since only then its prediction may be lost.
+            search for the lost prediction of this row excludes them. Empty unless an earlier
+            attempt created this row and it is in the state ``creating``, or the row was asked for
+            by its id: only then its prediction may be lost.
         twins: The rows of other generations that are live, have an equal input, and whose
             predictions are not recorded yet. Each may have created a prediction that looks like
             that of this row. Empty when ``owned`` is; at most 1000, as ``rivals``.
         rivals: The same rows, and those with any input for the same model, and those that were
             given up as lost or cancelled.
         images: Images of the prediction that are already saved.
+        saved_paths: The paths of all files of the generation that have a row, also of earlier
+            predictions.
         files: The paths in Storage of the pictures of generations that the input names, such as
             ``generation:<id>/1``. Pictures that do not exist are left out.
         strip_metadata: True if metadata is to be removed from the pictures.
@@ -121,6 +124,7 @@ class BegunPrediction(Record):
     twins: tuple[UUID, ...] = ()
     rivals: tuple[UUID, ...] = ()
     images: tuple[SavedImage, ...] = ()
+    saved_paths: frozenset[str] = frozenset()
     files: dict[str, str] = Field(default_factory=dict)
     strip_metadata: bool = True
     running: int = 0

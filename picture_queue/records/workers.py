@@ -231,7 +231,8 @@ class HeartbeatAnswer:
     Attributes:
         cancel: The jobs to cancel.
         lost: The jobs whose lease is lost.
-        busy: The jobs whose lease was not extended, because another transaction had locked the row.
+        busy: The jobs whose lease was not extended, because another heartbeat was extending it, or
+            because the time of the call was used up.
     """
 
     cancel: frozenset[str]

@@ -1,5 +1,7 @@
-"""An ASGI app that receives the webhooks of providers: `create_app`."""
+"""The ASGI app of a project: `create_app`, its settings, and a worker beside an app of yours."""
 
 from picture_queue.web.app import create_app
+from picture_queue.web.background_worker import BackgroundWorker
+from picture_queue.web.settings import WebSettings
 
-__all__ = ["create_app"]
+__all__ = ["BackgroundWorker", "WebSettings", "create_app"]

@@ -1,6 +1,7 @@
 """``POST /webhooks/<provider>``: apply the webhooks of a provider to its predictions."""
 
 import asyncio
+from collections.abc import Mapping
 from uuid import UUID
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,7 +18,8 @@ from picture_queue.web.body import BodyReader, BodyRefused
 _log = Log(__name__)
 
 MAX_BYTES = 2 * 1024 * 1024  # of a webhook, which contains the input, the logs and the links
-_MAX_SHARED_BYTES = 32 * 1024 * 1024  # of all webhooks that are being received; see `BodyReader`
+_MAX_TOTAL_BYTES = 32 * 1024 * 1024  # of all webhooks that are not verified; see `BodyReader`
+_RETRY_AFTER = 5  # seconds, in the answer to a webhook for which there was no memory
 _MAX_CALLS = 16  # calls of the database at the same time
 _TIMEOUT = 8.0  # seconds for the call of the database; Replicate then delivers the webhook again
 
@@ -37,18 +39,22 @@ class ProviderWebhooks:
         self._client = client
         self._provider = provider
         self._calls = asyncio.Semaphore(_MAX_CALLS)
-        self._bodies = BodyReader(MAX_BYTES, _MAX_SHARED_BYTES)
+        self._bodies = BodyReader(MAX_BYTES, _MAX_TOTAL_BYTES)
 
     async def receive(self, request: Request) -> Response:
         """Verify a webhook and apply it."""
         try:
-            body = await self._bodies.read(request)
-            prediction = await self._provider.verify_webhook(request.headers, body)
+            async with self._bodies.receive(request) as body:
+                prediction = await self._provider.verify_webhook(request.headers, body)
             row_id = UUID(request.query_params.get("prediction", ""))
         except ClientDisconnect:
             return Response(status_code=400)
         except BodyRefused as refused:
-            return _refuse(refused.status, str(refused))
+            # The server then reads no more of the body, and frees the memory of the connection.
+            headers = {"Connection": "close"}
+            if refused.status == 503:
+                headers["Retry-After"] = str(_RETRY_AFTER)
+            return _refuse(refused.status, str(refused), headers)
         except provider_errors.WebhookRefused as refused:
             return _refuse(401, str(refused))
         except provider_errors.ProviderError as error:
@@ -79,5 +85,5 @@ class ProviderWebhooks:
         return JSONResponse({"outcome": received.outcome})
 
 
-def _refuse(status: int, reason: str) -> Response:
-    return JSONResponse({"error": reason}, status)
+def _refuse(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": reason}, status, headers)

@@ -19,6 +19,9 @@ _log = Log(__name__)
 
 #: Maximum number of jobs in one claim, which `claim_jobs` enforces, and of jobs held ahead.
 MAX_CLAIM = 1000
+#: Maximum number of jobs in one claim while no jobs are to be held ahead. All jobs of a claim start
+#: in one pass of the event loop, which a thousand handlers would block for half a second.
+MAX_LONG_CLAIM = 50
 #: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
 #: Minimum duration in seconds of a measurement of the rate: a few quick jobs predict nothing.
@@ -166,7 +169,8 @@ class Slots:
         max_unwritten = 2 * self.concurrency + 4 * ahead
         if unwritten >= max_unwritten:
             return 0
-        return max(0, min(acceptable, MAX_CLAIM, self._remaining()))
+        max_claim = MAX_CLAIM if ahead else MAX_LONG_CLAIM
+        return max(0, min(acceptable, max_claim, self._remaining()))
 
     def _remaining(self) -> int:
         """Return how many more jobs `max_jobs` permits to claim."""

@@ -1,6 +1,7 @@
 """The public interface of a worker."""
 
 import asyncio
+import gc
 import inspect
 import math
 import sys
@@ -177,12 +178,15 @@ class Worker:
         """
         self._after_stop.append(callback)
 
-    def run(self) -> Coroutine[Any, Any, None]:
+    def run(self, *, handles_signals: bool = True) -> Coroutine[Any, Any, None]:
         """Work until SIGTERM or SIGINT, or until `stop` is called from another task.
 
         The first signal lets running jobs finish for ``shutdown_grace`` seconds, a second one
         releases them at once, a third one ends the process. All workers of a process stop together.
         The worker may be run again afterwards, in another event loop as well.
+
+        Args:
+            handles_signals: False in a web server, which handles the signals itself.
 
         Raises:
             WorkerStuck: Handlers are stuck; see `recycle`. End or restart the process.
@@ -195,16 +199,19 @@ class Worker:
         if self._was_run:
             self._stop_asked = False  # the request was made to the previous run
         self._was_run = True
-        return self._run()
+        return self._run(handles_signals)
 
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(run)  # for frameworks that call iscoroutinefunction()
 
-    async def _run(self) -> None:
-        with on_stop_signal(self._on_stop_signal):
+    async def _run(self, handles_signals: bool) -> None:
+        with on_stop_signal(self._on_stop_signal) if handles_signals else nullcontext():
             try:
                 if not self._stop_asked:
                     await self.start()
+                    # A full garbage collection blocks the event loop for 40 ms with the objects
+                    # of all imported modules, which live as long as the process.
+                    gc.freeze()
                     await self._wake_run.wait()
             finally:
                 await self.stop()

@@ -240,8 +240,8 @@ begin
     ('PQ_UNKNOWN_RULE',       '404', 'no such rule', 'list_input_rules() shows the existing rules'),
     ('PQ_UNKNOWN_BUDGET',     '404', 'no such budget', 'list_budgets() shows the existing budgets'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop this attempt; another worker may run the job'),
-    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit this', 'get_job() shows its state'),
-    ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
+    ('PQ_FINISHED_JOB',       '409', 'the job has finished', 'get_job() shows its state'),
+    ('PQ_RUNNING_JOB',        '409', 'the job has not finished', 'wait until it has finished, or cancel it'),
     ('PQ_QUEUE_DRAINING',     '409', 'the queue accepts no new jobs', 'resume_queue() ends the draining'),
     ('PQ_CONFLICT',           '409', 'the call conflicts with existing data', 'read the existing data, then change the call'),
     ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
@@ -752,6 +752,15 @@ create table picture_queue.dependency (
 comment on table picture_queue.dependency is 'The unfinished jobs that waiting jobs depend on.';
 create index dependency_parent on picture_queue.dependency (parent_id);
 
+create table picture_queue.failed_dependency (
+  child_id uuid not null references public.job_queue (id) on delete cascade,
+  parent_id uuid not null,
+  on_parent_failure text not null,
+  primary key (child_id, parent_id)
+);
+comment on table picture_queue.failed_dependency is
+  'Dependencies on parents that failed or were cancelled. A retry of the child makes it wait for them again.';
+
 create table picture_queue.batch (
   id uuid primary key,
   user_id uuid,  -- the owner of a batch of generations; null: the project
@@ -880,7 +889,7 @@ comment on column picture_queue.schedule.last_error is 'Why the latest tick enqu
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
 
 
--- 147_table_log_signal.sql
+-- 147_table_log_event_answer.sql
 
 create table picture_queue.log (
   id bigint generated always as identity primary key,
@@ -894,7 +903,7 @@ create table picture_queue.log (
 comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each job.';
 create index log_job on picture_queue.log (job_id, id);
 
-create table picture_queue.signal (
+create table picture_queue.external_event (
   name text primary key,
   payload jsonb,
   -- The time at which the event was sent. If no job was parked on the event then, it becomes the time at which
@@ -903,9 +912,9 @@ create table picture_queue.signal (
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is
+comment on table picture_queue.external_event is
   'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
-create index signal_check on picture_queue.signal (check_at) where check_at is not null;
+create index external_event_check on picture_queue.external_event (check_at) where check_at is not null;
 
 -- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
 create table picture_queue.answer (
@@ -1437,7 +1446,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
     cancel_generation,start_generations,generation_batch,cancel_generation_batch,list_models,job_position,explain_jobs,
-    get_account,may_upload,delete_generation,set_favourite,
+    get_account,may_upload,may_read_picture,delete_generation,set_favourite,
     search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;
@@ -1864,7 +1873,7 @@ end
 $$;
 
 
--- 232_function__after_move.sql
+-- 232_function__transition_steps.sql
 
 -- Steps of _transition that only some jobs need. _start calls the first two as well.
 
@@ -1987,7 +1996,7 @@ as $$
 $$;
 
 
--- 234_function__isolate.sql
+-- 234_function__run_isolated.sql
 
 -- Steps that process many subjects, such as jobs. If the step fails for one subject, it is still done for the others.
 
@@ -2085,7 +2094,7 @@ begin
     when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
-    else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
+    else picture_queue._change_state(p_kind, p_subjects::uuid[])
   end;
 end
 $$;
@@ -2285,7 +2294,8 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without other links becomes claimable. A child
--- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped.
+-- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Links to parents that failed or
+-- were cancelled are kept in failed_dependency, for a retry of the child. Locked children are skipped.
 -- The rows of children are locked before their links are searched. Without the locks, if two parents finish at once,
 -- each transaction would see the link to the other parent, and the child would wait forever. p_does_follow_ups is
 -- passed to _transition: whether to process the follow-ups of children that end. It is false for _resolve_parents,
@@ -2309,18 +2319,28 @@ begin
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
+  ),
+  failed as (
+    select s.child_id, s.parent_id, s.on_parent_failure, p.status
+    from resolved s
+    -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
+    cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
+    where p.status in ('failed', 'cancelled')
+  ),
+  kept as (
+    insert into picture_queue.failed_dependency (child_id, parent_id, on_parent_failure)
+    select f.child_id, f.parent_id, f.on_parent_failure from failed f
+    on conflict do nothing
   )
   -- A JSON object, since a join would compare each pair of thousands of children. If several parents of a child
   -- failed, the reason names the parent with the lowest id: of equal keys an object has the last, hence the descending
   -- order.
-  select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
-    case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
-    format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
+  select coalesce(jsonb_object_agg(f.child_id, jsonb_build_array(
+    case f.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
+    format('Job %s, which it depends on, was %s.', f.parent_id, f.status)) order by f.parent_id desc), '{}')
   into v_endings
-  from resolved s
-  -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
-  cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
-  where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
+  from failed f
+  where f.on_parent_failure <> 'run';
 
   select array_agg(picture_queue._change(
     c.id,
@@ -2467,15 +2487,31 @@ end
 $$;
 
 
--- 240_function__move_jobs.sql
+-- 240_function__change_state.sql
+
+-- Returns true if a generation has a prediction that may still run at the provider, so that a cancelled job must be
+-- claimed once more: its handler cancels the prediction, and deletes files that have no row. The provider has stopped
+-- an older prediction.
+create function picture_queue._has_live_prediction(p_generation_id uuid) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return exists (
+    select from picture_queue.prediction p
+    where p.generation_id = p_generation_id and p.state in ('creating', 'created')
+      and p.created_at > picture_queue._now() - interval '1 hour');
+end
+$$;
 
 -- Changes the state of jobs that the caller has chosen and locked. The kind is the reason: promote (they are due),
 -- sweep (their lease expired), abandon (they were not started before expires_at), unblock (their key has capacity),
 -- wake (their event was sent). A job whose lease expired keeps its count of attempts, so that a job that kills each of
 -- its workers fails in the end. The attempt is not counted if the worker has not confirmed the start, in the row or in
 -- lease_extension. After 20 unconfirmed claims in a row it is counted, since the job may kill its workers before they
--- confirm. Returns the number of changed jobs.
-create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
+-- confirm. A job whose worker died after a cancel request is claimed once more if it has a prediction in progress, and
+-- again while attempts are left. Returns the number of changed jobs.
+create function picture_queue._change_state(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -2490,13 +2526,16 @@ begin
           -- A job that was cancelled while parked is claimed once more to undo its work. If no worker confirmed the
           -- start of that claim, release the job, so that it is claimed again, rather than cancel it.
           when j.cancel_requested_at is not null and (j.cancel_requested_at < j.started_at and start.is_unconfirmed) is not true
-            then 'cancel'
+            then case
+              when not picture_queue._has_live_prediction(j.generation_id) then 'cancel'
+              when j.cancel_requested_at >= j.started_at then 'release'
+              when j.attempt < j.max_attempts then 'expire' else 'cancel' end
           when start.is_unconfirmed then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         else p_kind
       end,
       null,
-      (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
+      (select s.payload from picture_queue.external_event s where p_kind = 'wake' and s.name = j.parked_on),
       case p_kind
         when 'sweep' then 'The worker sent no heartbeat before its lease ended.'
         when 'abandon' then 'It was not started before it expired.'
@@ -2898,10 +2937,9 @@ end
 $$;
 
 
--- 248_function__check_jobs.sql
+-- 247_function__check_fields.sql
 
--- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
--- later.
+-- The validators of JSON values and of the fields of objects.
 
 -- Returns the problem with a JSON value of a caller, apart from its type; null if there is none. Every client must be
 -- able to read the value: Python refuses integers of over 4,300 digits and about 1,000 levels of nesting, and
@@ -2953,6 +2991,10 @@ begin
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
     when 'integer', 'uuid', 'time', 'moment' then
+      -- The parser of times ignores punctuation, so it would accept the text of a JSON list.
+      if v_kind in ('time', 'moment') and v_type <> 'string' then
+        return format('is %s, not text', v_shown);
+      end if;
       begin
         v_fits := case v_kind
           when 'integer' then v_text::bigint between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
@@ -2978,11 +3020,13 @@ begin
           then format('has %s characters, not %s to %s', length(v_text), coalesce(p_rule ->> 2, '1'), p_rule ->> 1) end;
     when 'list' then
       return case when v_type <> 'array' then format('is %s, not a list', v_shown)
-        when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
-            select from jsonb_array_elements(p_value) e
-            where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and (p_rule ->> 2)::integer)
-          then format('has %s entries, at most %s of 1 to %s characters are possible',
-            jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
+        when jsonb_array_length(p_value) > (p_rule ->> 1)::integer
+          then format('has %s entries, at most %s are possible', jsonb_array_length(p_value), p_rule ->> 1)
+        else (
+          select format('has the entry %s, which %s', left(e::text, 100), problem)
+          from jsonb_array_elements(p_value) e
+          cross join picture_queue._value_problem(e, jsonb_build_array('text', p_rule -> 2)) problem
+          where problem is not null limit 1) end;
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
         select format('has %s, which is not a uuid', e) from jsonb_array_elements(p_value) e
@@ -3037,6 +3081,12 @@ begin
   end if;
 end
 $$;
+
+
+-- 248_function__check_jobs.sql
+
+-- The validator of jobs and of the policies of job types. A job that it has accepted can be stored, and enqueued
+-- later.
 
 -- Returns the problem with the options of a job; null if there is none. It refuses a name in unique.by that is not a
 -- key of the payload, such as a misspelt key, by which different jobs would be equal.
@@ -3219,6 +3269,7 @@ begin
         or coalesce(e.priority between -1000000000 and 1000000000, true)
         and coalesce(e.max_attempts between 1 and 1000, true)
         and coalesce(e.scheduled_for between '1970-01-01' and '9999-01-01', true)
+        and coalesce(jsonb_typeof(e.item -> 'scheduled_for') in ('string', 'null'), true)
         and (e.idempotency_key is null
           or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
         and (o.delay_seconds is null or e.scheduled_for is null)
@@ -4694,29 +4745,31 @@ declare
   v_now timestamptz := picture_queue._now();
   v_next_check_at timestamptz := v_now + interval '0.2 seconds';
   v_events text[] := array(
-    select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
+    select s.name from picture_queue.external_event s
+    where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
 begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
+  update picture_queue.external_event s
+  set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
-    from picture_queue.signal s
+    from picture_queue.external_event s
     cross join lateral (
       select p.id from public.job_queue p
       where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
         and p.id::text not in (select picture_queue._failed_subjects('wake'))
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
-  delete from picture_queue.signal s
+  delete from picture_queue.external_event s
   where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
+  if exists (select from picture_queue.external_event s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._wake_maintenance(v_next_check_at);
   end if;
   return v_woken;
@@ -4730,9 +4783,9 @@ as $$
 begin
   -- A report that parks a job on the event takes the same lock.
   perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
-  insert into picture_queue.signal as s (name, payload, sent_at)
+  insert into picture_queue.external_event as s (name, payload, sent_at)
   values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update
+  on conflict on constraint external_event_pkey do update
   set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   return picture_queue._wake_parked(array[p_name]);
 end
@@ -5013,7 +5066,7 @@ begin
 end
 $$;
 comment on function public.heartbeat_jobs is
-  'Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, to be named again.';
+  'Extends leases; returns the jobs to cancel, the lost jobs, and the jobs whose lease was not extended (busy).';
 
 -- Writes the progress of a job under its lease. It sends at most two progress events per job and second, but always
 -- those for 0 and 100. It waits for a locked row for at most 10 milliseconds, since a waiting call occupies a
@@ -5142,7 +5195,8 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Makes a failed or cancelled job pending again, with one more attempt if it has none left. A pending job stays
+-- Makes a failed or cancelled job pending again, with one more attempt if it has none left. A job whose parents have
+-- not finished waits for them; a job whose parent is still failed or cancelled is refused. A pending job stays
 -- unchanged, so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -5150,14 +5204,23 @@ as $$
 declare
   v_answer jsonb := picture_queue._find_answer('retry_job', request_id::text);
   v_status text;
+  v_parent record;
 begin
   if v_answer is not null then
     return v_answer;
   end if;
   v_status := (picture_queue._lock_job(job_id, p_needs_lease => false)).status;
-  if v_status in ('processing', 'completed') then
-    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+  if v_status = 'completed' then
+    perform picture_queue._raise_error('PQ_FINISHED_JOB', format('job %s is completed', job_id),
       'only a failed or cancelled job can be retried');
+  elsif v_status = 'processing' then
+    perform picture_queue._raise_error('PQ_RUNNING_JOB', format('job %s is processing', job_id));
+  end if;
+  select f.* into v_parent from picture_queue._failed_parents(array[job_id]) f limit 1;
+  if found and v_status <> 'pending' then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('job %s depends on job %s, which is %s', job_id, v_parent.parent_id, v_parent.status),
+      format('retry job %s first', v_parent.parent_id));
   elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
     perform picture_queue._raise_error('PQ_CONFLICT', format('the unique key of job %s belongs to another job now', job_id),
       'cancel the other job first');
@@ -5424,7 +5487,7 @@ comment on function public.list_generations is 'Generations of the caller with t
 
 -- 342_function_failures.sql
 
--- Dead letters: the reasons of failures, and changes of many jobs at once.
+-- Dead letters: the reasons of failures. Changes of locked jobs: discard and cancel.
 
 -- Returns the reason of an error: its text without the parts that differ from one failure to the next (quoted text, ids
 -- and numbers).
@@ -5522,10 +5585,7 @@ begin
     select r.id, r.queue, r.status, case
       when r.hold = 'parked' then 'wake'
       when r.status = 'processing' then null
-      when r.generation_id is null or not exists (
-        select from picture_queue.prediction p
-        where p.generation_id = r.generation_id and p.state in ('creating', 'created')
-          and p.created_at > picture_queue._now() - interval '1 hour') then 'cancel'
+      when r.generation_id is null or not picture_queue._has_live_prediction(r.generation_id) then 'cancel'
       when r.hold = 'scheduled' then 'promote' end as action
     from requested r
   ) a;
@@ -5535,44 +5595,96 @@ begin
 end
 $$;
 
+
+-- 343_function_change_jobs.sql
+
+-- Retries, and changes of many jobs at once.
+
+-- Returns the dependencies of these jobs that prevent a retry: their parent failed or was cancelled, and
+-- on_parent_failure is not 'run'.
+create function picture_queue._failed_parents(p_children uuid[])
+returns table (child_id uuid, parent_id uuid, status text)
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return query
+  select d.child_id, d.parent_id, p.status
+  from (
+    select f.* from picture_queue.failed_dependency f where f.child_id = any (p_children)
+    union all
+    -- Links that no follow-up has resolved yet.
+    select o.* from picture_queue.dependency o where o.child_id = any (p_children)
+  ) d
+  cross join lateral (select j.status from public.job_queue j where j.id = d.parent_id offset 0) p
+  where d.on_parent_failure <> 'run' and p.status in ('failed', 'cancelled')
+  order by d.child_id, d.parent_id;
+end
+$$;
+
+-- Makes retried jobs wait again for the parents that have not finished. A parent may finish in a transaction that does
+-- not see the restored link, so follow-ups check these children again, like new children.
+create function picture_queue._restore_dependencies(p_children uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  with removed as (
+    delete from picture_queue.failed_dependency f where f.child_id = any (p_children)
+    returning f.child_id, f.parent_id, f.on_parent_failure
+  ),
+  restored as (
+    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+    select r.child_id, r.parent_id, r.on_parent_failure
+    from removed r
+    cross join lateral (select j.finished_at from public.job_queue j where j.id = r.parent_id offset 0) p
+    where p.finished_at is null
+    on conflict do nothing
+    returning child_id
+  )
+  insert into picture_queue.follow_up (kind, subject)
+  select distinct 'child', r.child_id from restored r;
+  perform picture_queue._transition((
+    select array_agg(picture_queue._change(d.child_id, 'wait'))
+    from (select distinct o.child_id from picture_queue.dependency o where o.child_id = any (p_children)) d));
+end
+$$;
+
 -- Retries locked jobs. Of several jobs with the same unique key it retries only the newest, and none if the key
--- belongs to another job now. A job whose parents have not finished waits for them again. Returns the number of
--- retried jobs.
+-- belongs to another job now. A job whose parents have not finished waits for them again; a job whose parent is still
+-- failed or cancelled is not retried. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_excluded uuid[] := array(select distinct f.child_id from picture_queue._failed_parents(p_ids) f);
   v_changes picture_queue.change[];
-  v_queues text[];
-  v_changed integer;
+  v_changed_jobs picture_queue.changed_job[];
 begin
   select array_agg(picture_queue._change(p.id, 'retry')) into v_changes
   from (
     select j.id, case when 'pending' = any (j.unique_states) then j.unique_key end as unique_key,
       row_number() over (
         partition by j.unique_key, 'pending' = any (j.unique_states) order by j.seq desc) as nth
-    from public.job_queue j where j.id = any (p_ids)
+    from public.job_queue j where j.id = any (p_ids) and j.id <> all (v_excluded)
   ) p
   where p.unique_key is null or p.nth = 1 and not exists (
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
-  select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
+  v_changed_jobs := picture_queue._transition(v_changes);
   perform picture_queue._renumber_jobs(p_ids);
-  perform picture_queue._transition((
-    select array_agg(picture_queue._change(d.child_id, 'wait'))
-    from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
-  perform picture_queue._wake_workers(v_queues, 'enqueue');
-  return v_changed;
+  perform picture_queue._restore_dependencies(array(select m.id from unnest(v_changed_jobs) m));
+  perform picture_queue._wake_workers(array(select distinct m.queue from unnest(v_changed_jobs) m), 'enqueue');
+  return coalesce(cardinality(v_changed_jobs), 0);
 exception when unique_violation then
   perform picture_queue._raise_error('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
   return null;
 end
 $$;
 
--- Returns the jobs of this list that one call may retry: all but generations beyond the first 500. Each generation
--- reserves its cost, and if the project has a budget, every start waits for its account until the call has ended. So
--- generations come last, and those whose retry has just failed come after the others.
-create function picture_queue._choose_retries(p_ids uuid[]) returns uuid[]
+-- Returns the jobs of this list that one call may retry: all but generations beyond the first p_max_generations. Each
+-- generation reserves its cost, and if the project has a budget, every start waits for its account until the call has
+-- ended. So generations come last.
+create function picture_queue._choose_retries(p_ids uuid[], p_max_generations integer) returns uuid[]
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
@@ -5580,25 +5692,127 @@ begin
   return array(
     select c.id
     from (
-      select u.id, j.is_generation, row_number() over (
-        partition by j.is_generation
-        order by u.id::text in (select f.subject from picture_queue.failed_step f where f.kind = 'retry'), u.n) as place
+      select u.id, j.is_generation, row_number() over (partition by j.is_generation order by u.n) as place
       from unnest(p_ids) with ordinality as u (id, n)
       cross join lateral (
         select o.generation_id is not null as is_generation from public.job_queue o where o.id = u.id offset 0) j
     ) c
-    where not c.is_generation or c.place <= 500
+    where not c.is_generation or c.place <= p_max_generations
     order by c.is_generation, c.place);
+end
+$$;
+
+-- Returns the SQL condition for jobs that an action can change now. Without it, thousands of jobs that cannot change
+-- would hide the others from a call that takes the first 10,000. Scalar subqueries keep the plan of the filter: each
+-- searches an index once for each job.
+create function picture_queue._changeable_condition(p_action text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case p_action
+    when 'retry' then ' and (
+      select true from picture_queue.failed_dependency d
+      cross join lateral (select p.status from public.job_queue p where p.id = d.parent_id offset 0) p
+      where d.child_id = j.id and d.on_parent_failure <> ''run'' and p.status in (''failed'', ''cancelled'') limit 1) is null
+      and (j.unique_key is null or ''pending'' <> all (j.unique_states) or (
+        select true from public.job_queue o
+        where o.unique_key = j.unique_key and o.status = any (o.unique_states) and o.id <> j.id limit 1) is null)'
+    when 'discard' then ' and (select true from picture_queue.dependency d where d.parent_id = j.id limit 1) is null'
+    else ' and j.cancel_requested_at is null' end
+$$;
+
+-- Locks and returns up to p_limit jobs that meet one of the conditions and the further condition p_and; skips locked
+-- jobs, and the jobs p_except. Each of the conditions has its own query: with one query for all states, Postgres 15 may
+-- read all jobs of a queue.
+create function picture_queue._lock_matching(
+  p_conditions text[], p_and text, p_order text, p_limit integer, p_except uuid[])
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_condition text;
+  v_found uuid[];
+  v_ids uuid[] := '{}'::uuid[];
+begin
+  foreach v_condition in array p_conditions loop
+    if cardinality(v_ids) < p_limit then
+      execute format('select array(select j.id from public.job_queue j where %s %s %s %s limit %s for update skip locked)',
+        v_condition, p_and, case when p_except <> '{}' then 'and j.id <> all ($1)' end, p_order, p_limit - cardinality(v_ids))
+      into v_found using p_except;
+      v_ids := v_ids || v_found;
+    end if;
+  end loop;
+  return v_ids;
+end
+$$;
+
+-- Does a step (retry, cancel, discard or purge) for up to p_limit of the p_matched jobs that meet one of the
+-- conditions. Jobs for which the step failed before come last. A retry goes on with the children of the jobs that it
+-- has retried. Returns the number of changed jobs, and whether jobs are left that another call may change. A caller may
+-- repeat the call until more is false: each call changes a job, or records the failure of one that had not failed
+-- before, or raises PQ_BUSY, or has spent two seconds on jobs for which the step fails.
+create function picture_queue._change_matching(
+  p_step text, p_conditions text[], p_matched bigint, p_limit integer, p_order text,
+  out changed integer, out more boolean)
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_changeable text := picture_queue._changeable_condition(p_step);
+  v_has_failed text := format(
+    '(select true from picture_queue.failed_step f where f.kind = %L and f.subject = j.id::text)', p_step);
+  v_any_failed boolean := exists (select from picture_queue.failed_step f where f.kind = p_step);
+  v_new uuid[] := '{}'::uuid[];  -- jobs for which the step had not failed
+  v_ids uuid[];
+  v_tried uuid[] := '{}'::uuid[];
+  v_generations integer := 0;
+  v_changed integer;
+  v_condition text;
+  v_is_left boolean;
+begin
+  changed := 0;
+  more := false;
+  for v_round in 1 .. 20 loop
+    v_ids := picture_queue._lock_matching(p_conditions,
+      v_changeable || case when v_any_failed then format(' and %s is null', v_has_failed) else '' end, p_order,
+      p_limit - cardinality(v_tried), v_tried);
+    v_new := v_new || v_ids;
+    if v_any_failed and v_round = 1 then
+      v_ids := v_ids || picture_queue._lock_matching(p_conditions, format('%s and %s', v_changeable, v_has_failed), p_order,
+        p_limit - cardinality(v_ids), '{}');
+    end if;
+    if p_step = 'retry' then
+      v_ids := picture_queue._choose_retries(v_ids, 500 - v_generations);
+      v_generations := v_generations + (
+        select count(*) from public.job_queue j where j.id = any (v_ids) and j.generation_id is not null);
+    end if;
+    v_changed := picture_queue._run_isolated(p_step, v_ids::text[], 1000);
+    v_tried := v_tried || v_ids;
+    changed := changed + v_changed;
+    exit when p_step <> 'retry' or v_changed = 0 or cardinality(v_tried) >= p_limit
+      or not exists (select from picture_queue.failed_dependency) or picture_queue._is_out_of_time();
+  end loop;
+
+  if changed = p_matched then
+    return;
+  end if;
+  foreach v_condition in array p_conditions loop
+    execute format('select exists (select from public.job_queue j where %s %s and (%s is null or $1 and j.id <> all ($2)))',
+      v_condition, v_changeable, v_has_failed)
+    into v_is_left using changed > 0, v_tried;
+    more := more or v_is_left;
+  end loop;
+  if more and changed = 0 and not picture_queue._is_out_of_time() and not exists (
+    select from picture_queue.failed_step f where f.kind = p_step and f.subject = any (v_new::text[]))
+  then
+    perform picture_queue._raise_busy('the matching jobs are locked by other transactions, or wait for maintenance');
+  end if;
 end
 $$;
 
 -- Retries, cancels or discards the jobs of a filter: up to 10,000 in a call, or filter.limit. retry applies to failed
 -- jobs, and to cancelled jobs if the filter has that status; cancel to pending and processing jobs; discard to
--- finished jobs. Locked jobs are skipped. A call retries up to 500 generations (_choose_retries). The answer has
--- matched (counted up to 100,000), changed, and more: whether another call is needed, because jobs are left, or because
--- the time was used up after an error. With preview the call only counts. An empty filter is refused, since it would
--- select every job. Each state has its own query: with one query for all states, Postgres 15 may read all jobs of a
--- queue.
+-- finished jobs. Locked jobs are skipped; if all are locked, PQ_BUSY. A call retries up to 500 generations. The answer
+-- has matched (counted up to 100,000), changed, and more: whether jobs are left that another call may change. With
+-- preview the call only counts. An empty filter is refused, since it would select every job.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -5607,18 +5821,17 @@ as $$
 declare
   v_limit_rule jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
   v_where text := picture_queue._jobs_where(filter, v_limit_rule);
-  v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
+  v_limit integer := coalesce((filter ->> 'limit')::integer, 10000);
   v_states text[] := case action
     when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
     when 'cancel' then array['pending', 'processing', 'parked']
     when 'discard' then array['completed', 'failed', 'cancelled'] end;
-  v_state text;
-  v_state_count bigint;
-  v_state_ids uuid[];
+  v_conditions text[];
+  v_condition text;
+  v_count bigint;
   v_matched bigint := 0;
-  v_ids uuid[] := '{}'::uuid[];
-  v_chosen_ids uuid[];
-  v_changed integer;
+  v_changed integer := 0;
+  v_more boolean;
   v_answer jsonb := picture_queue._find_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -5632,26 +5845,24 @@ begin
   if action = 'discard' and not coalesce(preview, false) then
     perform picture_queue._check_references();
   end if;
-  foreach v_state in array v_states loop
-    v_where := picture_queue._jobs_where(filter, v_limit_rule) || ' and ' || case v_state
-      when 'parked' then picture_queue._filter_condition('hold', v_state)
+  v_conditions := array(
+    select v_where || ' and ' || case s.state
+      when 'parked' then picture_queue._filter_condition('hold', s.state)
       when 'processing' then 'j.status = ''processing'' and j.hold is null'
-      else picture_queue._filter_condition('status', v_state) end;
-    execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
-    into v_state_count;
-    v_matched := v_matched + v_state_count;
-    if v_state_count > 0 and not coalesce(preview, false) then
-      execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
-        case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
-      into v_state_ids;
-      v_ids := v_ids || v_state_ids;
-    end if;
+      else picture_queue._filter_condition('status', s.state) end
+    from unnest(v_states) with ordinality as s (state, n) order by s.n);
+  foreach v_condition in array v_conditions loop
+    execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_condition, 100000 - v_matched)
+    into v_count;
+    v_matched := v_matched + v_count;
   end loop;
-  v_chosen_ids := case when action = 'retry' then picture_queue._choose_retries(v_ids) else v_ids end;
-  v_changed := picture_queue._run_isolated(action, v_chosen_ids::text[], 1000);
-  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_chosen_ids) < cardinality(v_ids)
-      or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
+  v_more := v_matched > v_limit;
+  if v_matched > 0 and not coalesce(preview, false) then
+    select c.changed, c.more into v_changed, v_more
+    from picture_queue._change_matching(action, v_conditions, v_matched, v_limit, '') c;
+  end if;
+  return picture_queue._store_answer('change_jobs', request_id::text, jsonb_build_object(
+    'matched', v_matched, 'changed', v_changed, 'more', v_more));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -5989,7 +6200,7 @@ comment on function public.drain_queue is 'Refuses new jobs for a queue and runs
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
 -- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
--- With preview the call only counts.
+-- With preview the call only counts. more: as in change_jobs.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -5997,8 +6208,8 @@ set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_changed integer;
-  v_ids uuid[] := '{}'::uuid[];
+  v_changed integer := 0;
+  v_more boolean := false;
   v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -6009,14 +6220,12 @@ begin
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
   if not coalesce(preview, false) then
-    v_ids := array(
-      select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
-      order by j.seq limit 10000 for update skip locked);
+    select c.changed, c.more into v_changed, v_more
+    from picture_queue._change_matching('purge', array[format('j.queue = %L and j.status = ''pending''', queue)], v_matched,
+      10000, 'order by j.seq') c;
   end if;
-  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
-    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
+    'matched', v_matched, 'changed', v_changed, 'more', v_more));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end
@@ -6724,9 +6933,10 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
--- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
--- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
--- pg_cron does maintenance, once a minute.
+-- - all: every due tick, the oldest first; at most p_limit, and the others stay due.
+-- - once: only the latest due tick.
+-- - skip: only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker
+--   only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -7179,6 +7389,29 @@ begin
 end
 $$;
 comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
+
+-- Returns whether the caller may read a file in the caller's folder of the bucket pictures. A file in the folder of a
+-- generation needs a row in images: a worker that was killed may have stored a file before the row, and the generation
+-- may then have failed or been cancelled. The policy of the bucket calls it for each file of a list.
+create function picture_queue.may_read_picture(path text) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_user uuid := picture_queue._caller_id();
+  v_folder text := split_part(path, '/', 2);
+begin
+  if v_folder !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return true;
+  end if;
+  -- The comparison of user_id cannot use an index, so that the planner uses that of generation_id.
+  return exists (
+    select from public.images i
+    where i.generation_id = v_folder::uuid and may_read_picture.path in (i.path, i.thumbnail_path)
+      and not i.deleted and i.user_id is not distinct from v_user);
+end
+$$;
+comment on function picture_queue.may_read_picture(text) is
+  'Whether the user may read a file in their folder of the bucket pictures.';
 
 
 -- 400_function__check_input.sql
@@ -9605,15 +9838,15 @@ $$;
 
 -- Returns the problem with inputs of a model that the operator's rules make unusable, for users of any plan; null if
 -- there is none. Either the value that a rule adds does not fit the input, so that each generation is refused; or the
--- input is required, and the rules permit none of its values.
-create function picture_queue._ruled_inputs_problem(p_model_id text, p_inputs jsonb) returns text
+-- input is required, and the rules permit none of its values. p_prefix: the beginning of the text.
+create function picture_queue._ruled_inputs_problem(p_prefix text, p_model_id text, p_inputs jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_max_text integer := (select s.max_prompt_length from picture_queue.setting s);
 begin
   return (
-    select format('changes.inputs has %s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
+    select p_prefix || format('%s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
         'which the rules of this project permit no value'), concat_ws(', ', 'lock ' || left(r.locked::text, 100),
         'default ' || left(r.preset::text, 100), 'cap ' || r.cap::text, case when r.is_refused then 'refuse' end,
         'refuse ' || left(r.refused_values::text, 100), 'plan ' || o.plan))
@@ -9625,7 +9858,7 @@ begin
       r.refused_values) a
     cross join lateral (select format('for which a rule of this project sets %s, which %s', left(a.value::text, 100),
       picture_queue._input_problem(m.rule, a.value, v_max_text)) as problem
-      where picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
+      where a.value is not null and picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
       union all
       select null
       where (m.rule ->> 'required')::boolean and a.value is null and (r.is_refused
@@ -9657,7 +9890,8 @@ begin
     when v_model.unavailable_reason is not null and v_changes ->> 'enabled' = 'true'
       then format('changes.enabled is true, and %s cannot be offered: %s', model_id, v_model.unavailable_reason) end),
     'docs/sql.md describes the fields of a model and of its inputs');
-  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem(model_id, nullif(v_changes -> 'inputs', 'null')),
+  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem('changes.inputs has ', model_id, coalesce(
+      nullif(v_changes -> 'inputs', 'null'), case when v_changes ->> 'enabled' = 'true' then v_model.inputs end)),
     'set another rule for this model and input first: set_input_rule(), for example with the action allow');
   if v_model.is_default and v_changes ->> 'enabled' = 'false' then
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),
@@ -9699,6 +9933,11 @@ as $$
       then format('value is %s, and refuse takes a list of values, or none', left(p_value::text, 100))
     when p_action = 'allow' and p_value is not null
       then format('value is %s, and allow takes no value', left(p_value::text, 100))
+    -- A generation would not wait for the picture, and the picture may be deleted.
+    when p_action in ('lock', 'default') and exists (
+      select from picture_queue._input_texts(jsonb_build_object('value', p_value), 'generation:'))
+      then format('value is %s, which names a picture by its generation: name its file, storage:pictures/<path>',
+        left(p_value::text, 100))
     else coalesce('value ' || picture_queue._json_problem(p_value, 8192), (
       select format('value is %s and %s (%s of %s)', left(p_value::text, 100), p.problem, i.rule ->> 'name', m.model_id)
       from picture_queue.model m
@@ -9711,8 +9950,24 @@ as $$
       order by m.model_id limit 1)) end
 $$;
 
+-- Returns the problem with models that the rules for these patterns make unusable; null if there is none.
+create function picture_queue._ruled_models_problem(p_model text, p_input text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select p.problem
+  from picture_queue.model m
+  cross join lateral (
+    select jsonb_agg(i) as inputs from jsonb_array_elements(m.inputs) i
+    where lower(i ->> 'name') like replace(replace(lower(p_input), '_', '!_'), '*', '%') escape '!') matching
+  cross join lateral (
+    select picture_queue._ruled_inputs_problem(format('model %s has ', m.model_id), m.model_id, matching.inputs) as problem) p
+  where m.enabled and m.unavailable_reason is null and matching.inputs is not null and p.problem is not null
+    and m.model_id like replace(replace(p_model, '_', '!_'), '*', '%') escape '!'
+  order by m.model_id limit 1
+$$;
+
 -- Sets a rule over an input. model and input may be patterns with *. plan: the rule applies to users of this plan;
--- null: to all users. The actions are:
+-- null: to all users. A rule that makes an enabled model unusable is refused. The actions are:
 -- lock      permits only this value
 -- default   is the value if the caller omits the input
 -- cap       is the highest number, and the maximum number of entries of a list or of characters of a text
@@ -9731,6 +9986,10 @@ begin
   values (set_input_rule.model, set_input_rule.plan, set_input_rule.input, set_input_rule.action,
     nullif(set_input_rule.value, 'null'))
   on conflict on constraint input_rule_key do update set value = excluded.value;
+  if action <> 'allow' then
+    perform picture_queue._raise_problem(picture_queue._ruled_models_problem(model, input),
+      'set another rule for this model and input first, for example with the action allow, or disable the model: set_model()');
+  end if;
   return jsonb_build_object('model', model, 'plan', plan, 'input', input, 'action', action, 'value', nullif(value, 'null'));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
@@ -9786,18 +10045,64 @@ comment on function public.list_input_rules is 'The rules over inputs of generat
 -- record_prediction stores the id of the prediction after the call. finish_prediction writes the final state. All of
 -- them require the lease of the job and lock the row of the job.
 
+-- Returns true if a row got its final state from an attempt that ended without a report, because its worker died or
+-- released the job. The outcome of that attempt is not known, so the next attempt must repeat it with the same
+-- prediction, rather than pay for another.
+create function picture_queue._is_unreported(p_row picture_queue.prediction) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return not exists (
+      select from picture_queue.prediction p
+      where p.generation_id = p_row.generation_id and p.created_at > p_row.created_at)
+    and (
+      select coalesce(bool_and(h.action in ('expire', 'release')), false) from picture_queue.history h
+      where h.job_id = p_row.job_id and h.at >= p_row.finished_at
+        and h.action in ('expire', 'release', 'fail', 'back_off', 'snooze', 'park', 'cancel', 'retry'));
+end
+$$;
+
+-- Returns the row of a generation that an attempt resumes: a live row; or a row that has succeeded and whose images are
+-- saved; or a row with a prediction whose end was not reported, which becomes live again. Null if there is none. A
+-- succeeded row without saved images, whose generation was cancelled, is not resumed: a retry creates another row.
+create function picture_queue._resume_prediction(p_generation_id uuid) returns picture_queue.prediction
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_row picture_queue.prediction;
+begin
+  select * into v_row from picture_queue.prediction p
+  where p.generation_id = p_generation_id
+    and case
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = p_generation_id and i.created_at >= p.created_at)
+      when p.state in ('failed', 'lost') then p.prediction_id is not null and picture_queue._is_unreported(p)
+      else p.state in ('creating', 'created') end
+  order by p.state = 'succeeded', p.created_at desc limit 1;
+  if v_row.state in ('failed', 'lost') then
+    update picture_queue.prediction p
+    set state = 'created', error = null, metrics = null, cost_usd = null, finished_at = null,
+      updated_at = picture_queue._now()
+    where p.id = v_row.id returning * into v_row;
+  end if;
+  return v_row;
+end
+$$;
+
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
--- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
---   not resumed: a retry creates another row.
+-- - resumed: true if the row existed before; see _resume_prediction.
 -- - images: the saved images of this prediction, without those of earlier predictions.
+-- - saved_paths: the paths of all files of the generation that have a row.
 -- - files: the paths of the pictures of generations that the input names.
--- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may have lost its row.
--- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
---   exist although its id is not recorded: those of the last two hours, the newest 1,000.
+-- - owned: the prediction ids in the provider's rows of the last two hours, the newest 10,000. A prediction whose id is
+--   not among them may have lost its row.
+-- - rivals: the rows of other generations with the same model whose prediction may exist although its id is not
+--   recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.
+--   These three are only filled for a row that existed before and has no prediction id, and if lost is given. Each
+--   start of a generation would otherwise read the rows of all others.
 -- - running: the number of predictions of the last hour that have not ended, up to 10,000. The workers poll less often
 --   if it is high.
 -- lost is the id of a row of the generation whose prediction is searched for. This row is then returned, even if its
@@ -9811,7 +10116,7 @@ declare
   v_job record;
   v_generation record;
   v_model record;
-  v_row record;
+  v_row picture_queue.prediction;
   v_resumed boolean;
   v_is_searched boolean;
 begin
@@ -9824,14 +10129,13 @@ begin
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
-  select * into v_row from picture_queue.prediction p
-  where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
-      when p.state = 'succeeded' then exists (
-        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
-      else p.state in ('creating', 'created') end
-  order by p.state = 'succeeded', p.created_at desc limit 1;
-  v_resumed := found;
+  if begin_prediction.lost is null then
+    v_row := picture_queue._resume_prediction(v_generation.id);
+  else
+    select * into v_row from picture_queue.prediction p
+    where p.id = begin_prediction.lost and p.generation_id = v_generation.id;
+  end if;
+  v_resumed := v_row.id is not null;
   if not v_resumed and begin_prediction.lost is not null then
     perform picture_queue._raise_error('PQ_CONFLICT',
       format('prediction %s does not belong to job %s', begin_prediction.lost, job_id));
@@ -9843,13 +10147,16 @@ begin
       picture_queue._now(), picture_queue._now())
     returning * into v_row;
   end if;
-  v_is_searched := v_row.state = 'creating' or begin_prediction.lost is not null;
+  v_is_searched := (v_resumed and v_row.state = 'creating') or begin_prediction.lost is not null;
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'saved_paths', array(
+      select f.path from public.images i cross join lateral (values (i.path), (i.thumbnail_path)) as f (path)
+      where i.generation_id = v_generation.id and f.path is not null order by f.path),
     'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', array(
@@ -9946,7 +10253,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
-  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
+  delete from picture_queue.external_event s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end
@@ -10781,7 +11088,7 @@ begin
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
-      ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('external_event', 't.sent_at < $1 - interval ''1 day'''),
       ('answer', 't.at < $1 - interval ''1 day'''),
       ('start', 't.at < $1 - make_interval(secs => coalesce('
         || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
@@ -10789,8 +11096,9 @@ begin
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
       -- An extension is kept until the sweep, since it shows that the job has started.
-      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
-        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
+      -- With a scalar subquery Postgres finds each job by its id, instead of reading all jobs.
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and (select true from public.job_queue j '
+        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null) is null'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Delete only rows whose key is not locked: every change of such a row holds the lock.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
@@ -10849,7 +11157,7 @@ begin
   end loop;
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
-      '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
+      '{throughput,external_event,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
@@ -10903,7 +11211,7 @@ declare
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong_keys text[];
   v_differences integer[];
-  v_ready_children uuid[];
+  v_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
@@ -10924,12 +11232,13 @@ begin
   )
   select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
   perform picture_queue._add_running(v_wrong_keys, v_differences);
-  delete from picture_queue.dependency d where not exists (
-    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready_children := array(
+  v_children := array(
+    select d.child_id from picture_queue.dependency d
+    where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+    union
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready_children);
+  perform picture_queue._resolve_dependents(v_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -10949,7 +11258,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;
@@ -11002,7 +11311,7 @@ begin
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._run_isolated('event', array(
-      select s.name from picture_queue.signal s
+      select s.name from picture_queue.external_event s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
     + picture_queue._run_isolated('callback', array(
@@ -11111,7 +11420,7 @@ begin
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
       (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
-      (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
+      (select s.check_at from picture_queue.external_event s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- Starts wait for the accounts that this step locks, until the transaction ends.
@@ -11739,7 +12048,8 @@ begin
   then
     return query select 'bad', 'users cannot read their own pictures: the policy is missing',
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
-      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);';
+      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text '
+      || 'and picture_queue.may_read_picture(name));';
   end if;
 end
 $$;
@@ -12108,7 +12418,7 @@ grant execute on function
 -- Private functions that the functions above call with the privileges of the caller. They take the identity of the
 -- caller from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.may_read_picture, picture_queue.start_generation,
   picture_queue.start_generations, picture_queue.cancel_generation_batch,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,
@@ -12162,7 +12472,8 @@ $do$;
 -- 960_supabase_storage.sql
 
 -- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
--- users can read their own folder in both buckets, and write to their own folder in the bucket uploads.
+-- users can read their own folder in both buckets, and write to their own folder in the bucket uploads. A picture of a
+-- generation becomes readable with its row in images.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -12174,7 +12485,8 @@ begin
     values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (bucket_id = 'uploads' or picture_queue.may_read_picture(name)));
     create policy "picture_queue: upload to own folder" on storage.objects
       for insert to authenticated
       with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text

@@ -8,6 +8,15 @@ create table picture_queue.dependency (
 comment on table picture_queue.dependency is 'The unfinished jobs that waiting jobs depend on.';
 create index dependency_parent on picture_queue.dependency (parent_id);
 
+create table picture_queue.failed_dependency (
+  child_id uuid not null references public.job_queue (id) on delete cascade,
+  parent_id uuid not null,
+  on_parent_failure text not null,
+  primary key (child_id, parent_id)
+);
+comment on table picture_queue.failed_dependency is
+  'Dependencies on parents that failed or were cancelled. A retry of the child makes it wait for them again.';
+
 create table picture_queue.batch (
   id uuid primary key,
   user_id uuid,  -- the owner of a batch of generations; null: the project

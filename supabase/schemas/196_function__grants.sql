@@ -18,7 +18,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{cancel_job,get_job,list_jobs,get_generation,list_generations,picture_queue_version,start_generation,
     cancel_generation,start_generations,generation_batch,cancel_generation_batch,list_models,job_position,explain_jobs,
-    get_account,may_upload,delete_generation,set_favourite,
+    get_account,may_upload,may_read_picture,delete_generation,set_favourite,
     search_generations,_generation_filter,version,_raise_error,_require,_jobs_where,
     _filter_condition,_reason,_check_fields,_fields_problem,_value_problem,_with_images}'::text[]
 $$;

@@ -100,7 +100,8 @@ end
 $$;
 
 -- Deletes the links of these children to finished parents. A child without other links becomes claimable. A child
--- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Locked children are skipped.
+-- whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Links to parents that failed or
+-- were cancelled are kept in failed_dependency, for a retry of the child. Locked children are skipped.
 -- The rows of children are locked before their links are searched. Without the locks, if two parents finish at once,
 -- each transaction would see the link to the other parent, and the child would wait forever. p_does_follow_ups is
 -- passed to _transition: whether to process the follow-ups of children that end. It is false for _resolve_parents,
@@ -124,18 +125,28 @@ begin
       left join public.job_queue p on p.id = d.parent_id
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
+  ),
+  failed as (
+    select s.child_id, s.parent_id, s.on_parent_failure, p.status
+    from resolved s
+    -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
+    cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
+    where p.status in ('failed', 'cancelled')
+  ),
+  kept as (
+    insert into picture_queue.failed_dependency (child_id, parent_id, on_parent_failure)
+    select f.child_id, f.parent_id, f.on_parent_failure from failed f
+    on conflict do nothing
   )
   -- A JSON object, since a join would compare each pair of thousands of children. If several parents of a child
   -- failed, the reason names the parent with the lowest id: of equal keys an object has the last, hence the descending
   -- order.
-  select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
-    case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
-    format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
+  select coalesce(jsonb_object_agg(f.child_id, jsonb_build_array(
+    case f.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
+    format('Job %s, which it depends on, was %s.', f.parent_id, f.status)) order by f.parent_id desc), '{}')
   into v_endings
-  from resolved s
-  -- With `offset 0` the plan finds the parent by its id, even if the planner expects few failed jobs.
-  cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
-  where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
+  from failed f
+  where f.on_parent_failure <> 'run';
 
   select array_agg(picture_queue._change(
     c.id,

@@ -53,29 +53,31 @@ declare
   v_now timestamptz := picture_queue._now();
   v_next_check_at timestamptz := v_now + interval '0.2 seconds';
   v_events text[] := array(
-    select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
+    select s.name from picture_queue.external_event s
+    where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
 begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
+  update picture_queue.external_event s
+  set check_at = v_next_check_at, sent_at = case when s.check_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._run_isolated('wake', array(
     select j.id::text
-    from picture_queue.signal s
+    from picture_queue.external_event s
     cross join lateral (
       select p.id from public.job_queue p
       where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
         and p.id::text not in (select picture_queue._failed_subjects('wake'))
       limit 1000 for update skip locked) j
     where s.name = any (v_events) limit 1000), 1000);
-  delete from picture_queue.signal s
+  delete from picture_queue.external_event s
   where s.name = any (v_events) and s.check_at is not null and (
     select true from public.job_queue j
     where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
-  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.check_at is not null) then
+  if exists (select from picture_queue.external_event s where s.name = any (v_events) and s.check_at is not null) then
     perform picture_queue._wake_maintenance(v_next_check_at);
   end if;
   return v_woken;
@@ -89,9 +91,9 @@ as $$
 begin
   -- A report that parks a job on the event takes the same lock.
   perform pg_catalog.pg_advisory_xact_lock(1903326070, pg_catalog.hashtext(p_name) & 1023);
-  insert into picture_queue.signal as s (name, payload, sent_at)
+  insert into picture_queue.external_event as s (name, payload, sent_at)
   values (p_name, coalesce(p_payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update
+  on conflict on constraint external_event_pkey do update
   set payload = excluded.payload, sent_at = excluded.sent_at, check_at = null;
   return picture_queue._wake_parked(array[p_name]);
 end

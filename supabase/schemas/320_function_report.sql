@@ -60,7 +60,7 @@ begin
 end
 $$;
 comment on function public.heartbeat_jobs is
-  'Extends leases; returns the jobs to cancel, the jobs whose lease is lost, and the busy jobs, to be named again.';
+  'Extends leases; returns the jobs to cancel, the lost jobs, and the jobs whose lease was not extended (busy).';
 
 -- Writes the progress of a job under its lease. It sends at most two progress events per job and second, but always
 -- those for 0 and 100. It waits for a locked row for at most 10 milliseconds, since a waiting call occupies a

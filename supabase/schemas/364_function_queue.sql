@@ -146,7 +146,7 @@ comment on function public.drain_queue is 'Refuses new jobs for a queue and runs
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 in a call; running and parked jobs continue. As with
 -- cancel_job, a job with a prediction in progress is claimed once more, so that its handler cancels the prediction.
--- With preview the call only counts.
+-- With preview the call only counts. more: as in change_jobs.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
@@ -154,8 +154,8 @@ set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_changed integer;
-  v_ids uuid[] := '{}'::uuid[];
+  v_changed integer := 0;
+  v_more boolean := false;
   v_answer jsonb := picture_queue._find_answer('purge_queue', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -166,14 +166,12 @@ begin
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
   if not coalesce(preview, false) then
-    v_ids := array(
-      select j.id from public.job_queue j
-      where j.queue = purge_queue.queue and j.status = 'pending' and j.cancel_requested_at is null
-      order by j.seq limit 10000 for update skip locked);
+    select c.changed, c.more into v_changed, v_more
+    from picture_queue._change_matching('purge', array[format('j.queue = %L and j.status = ''pending''', queue)], v_matched,
+      10000, 'order by j.seq') c;
   end if;
-  v_changed := picture_queue._run_isolated('purge', v_ids::text[], 1000);
   return picture_queue._store_answer('purge_queue', request_id::text, jsonb_build_object(
-    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
+    'matched', v_matched, 'changed', v_changed, 'more', v_more));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();
 end

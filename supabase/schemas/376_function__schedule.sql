@@ -19,9 +19,10 @@ end
 $$;
 
 -- Returns the ticks of a due schedule that enqueue a job now, and its next tick. The column missed selects the ticks.
--- all: every due tick, the oldest first; at most p_limit, and the others stay due once: only the latest due tick skip:
--- only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker only
--- pg_cron does maintenance, once a minute.
+-- - all: every due tick, the oldest first; at most p_limit, and the others stay due.
+-- - once: only the latest due tick.
+-- - skip: only the latest due tick, and only if it is under two minutes late. Two minutes, because without a worker
+--   only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)

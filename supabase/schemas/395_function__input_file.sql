@@ -175,3 +175,26 @@ begin
 end
 $$;
 comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
+
+-- Returns whether the caller may read a file in the caller's folder of the bucket pictures. A file in the folder of a
+-- generation needs a row in images: a worker that was killed may have stored a file before the row, and the generation
+-- may then have failed or been cancelled. The policy of the bucket calls it for each file of a list.
+create function picture_queue.may_read_picture(path text) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_user uuid := picture_queue._caller_id();
+  v_folder text := split_part(path, '/', 2);
+begin
+  if v_folder !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return true;
+  end if;
+  -- The comparison of user_id cannot use an index, so that the planner uses that of generation_id.
+  return exists (
+    select from public.images i
+    where i.generation_id = v_folder::uuid and may_read_picture.path in (i.path, i.thumbnail_path)
+      and not i.deleted and i.user_id is not distinct from v_user);
+end
+$$;
+comment on function picture_queue.may_read_picture(text) is
+  'Whether the user may read a file in their folder of the bucket pictures.';

@@ -126,15 +126,15 @@ $$;
 
 -- Returns the problem with inputs of a model that the operator's rules make unusable, for users of any plan; null if
 -- there is none. Either the value that a rule adds does not fit the input, so that each generation is refused; or the
--- input is required, and the rules permit none of its values.
-create function picture_queue._ruled_inputs_problem(p_model_id text, p_inputs jsonb) returns text
+-- input is required, and the rules permit none of its values. p_prefix: the beginning of the text.
+create function picture_queue._ruled_inputs_problem(p_prefix text, p_model_id text, p_inputs jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_max_text integer := (select s.max_prompt_length from picture_queue.setting s);
 begin
   return (
-    select format('changes.inputs has %s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
+    select p_prefix || format('%s, %s; its rules are %s', r.input, coalesce(p.problem, 'which is required, and of '
         'which the rules of this project permit no value'), concat_ws(', ', 'lock ' || left(r.locked::text, 100),
         'default ' || left(r.preset::text, 100), 'cap ' || r.cap::text, case when r.is_refused then 'refuse' end,
         'refuse ' || left(r.refused_values::text, 100), 'plan ' || o.plan))
@@ -146,7 +146,7 @@ begin
       r.refused_values) a
     cross join lateral (select format('for which a rule of this project sets %s, which %s', left(a.value::text, 100),
       picture_queue._input_problem(m.rule, a.value, v_max_text)) as problem
-      where picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
+      where a.value is not null and picture_queue._input_problem(m.rule, a.value, v_max_text) is not null
       union all
       select null
       where (m.rule ->> 'required')::boolean and a.value is null and (r.is_refused
@@ -178,7 +178,8 @@ begin
     when v_model.unavailable_reason is not null and v_changes ->> 'enabled' = 'true'
       then format('changes.enabled is true, and %s cannot be offered: %s', model_id, v_model.unavailable_reason) end),
     'docs/sql.md describes the fields of a model and of its inputs');
-  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem(model_id, nullif(v_changes -> 'inputs', 'null')),
+  perform picture_queue._raise_problem(picture_queue._ruled_inputs_problem('changes.inputs has ', model_id, coalesce(
+      nullif(v_changes -> 'inputs', 'null'), case when v_changes ->> 'enabled' = 'true' then v_model.inputs end)),
     'set another rule for this model and input first: set_input_rule(), for example with the action allow');
   if v_model.is_default and v_changes ->> 'enabled' = 'false' then
     perform picture_queue._raise_error('PQ_CONFLICT', format('%s is the default model', model_id),

@@ -20,6 +20,11 @@ as $$
       then format('value is %s, and refuse takes a list of values, or none', left(p_value::text, 100))
     when p_action = 'allow' and p_value is not null
       then format('value is %s, and allow takes no value', left(p_value::text, 100))
+    -- A generation would not wait for the picture, and the picture may be deleted.
+    when p_action in ('lock', 'default') and exists (
+      select from picture_queue._input_texts(jsonb_build_object('value', p_value), 'generation:'))
+      then format('value is %s, which names a picture by its generation: name its file, storage:pictures/<path>',
+        left(p_value::text, 100))
     else coalesce('value ' || picture_queue._json_problem(p_value, 8192), (
       select format('value is %s and %s (%s of %s)', left(p_value::text, 100), p.problem, i.rule ->> 'name', m.model_id)
       from picture_queue.model m
@@ -32,8 +37,24 @@ as $$
       order by m.model_id limit 1)) end
 $$;
 
+-- Returns the problem with models that the rules for these patterns make unusable; null if there is none.
+create function picture_queue._ruled_models_problem(p_model text, p_input text) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select p.problem
+  from picture_queue.model m
+  cross join lateral (
+    select jsonb_agg(i) as inputs from jsonb_array_elements(m.inputs) i
+    where lower(i ->> 'name') like replace(replace(lower(p_input), '_', '!_'), '*', '%') escape '!') matching
+  cross join lateral (
+    select picture_queue._ruled_inputs_problem(format('model %s has ', m.model_id), m.model_id, matching.inputs) as problem) p
+  where m.enabled and m.unavailable_reason is null and matching.inputs is not null and p.problem is not null
+    and m.model_id like replace(replace(p_model, '_', '!_'), '*', '%') escape '!'
+  order by m.model_id limit 1
+$$;
+
 -- Sets a rule over an input. model and input may be patterns with *. plan: the rule applies to users of this plan;
--- null: to all users. The actions are:
+-- null: to all users. A rule that makes an enabled model unusable is refused. The actions are:
 -- lock      permits only this value
 -- default   is the value if the caller omits the input
 -- cap       is the highest number, and the maximum number of entries of a list or of characters of a text
@@ -52,6 +73,10 @@ begin
   values (set_input_rule.model, set_input_rule.plan, set_input_rule.input, set_input_rule.action,
     nullif(set_input_rule.value, 'null'))
   on conflict on constraint input_rule_key do update set value = excluded.value;
+  if action <> 'allow' then
+    perform picture_queue._raise_problem(picture_queue._ruled_models_problem(model, input),
+      'set another rule for this model and input first, for example with the action allow, or disable the model: set_model()');
+  end if;
   return jsonb_build_object('model', model, 'plan', plan, 'input', input, 'action', action, 'value', nullif(value, 'null'));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._raise_busy();

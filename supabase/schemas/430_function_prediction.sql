@@ -3,18 +3,64 @@
 -- record_prediction stores the id of the prediction after the call. finish_prediction writes the final state. All of
 -- them require the lease of the job and lock the row of the job.
 
+-- Returns true if a row got its final state from an attempt that ended without a report, because its worker died or
+-- released the job. The outcome of that attempt is not known, so the next attempt must repeat it with the same
+-- prediction, rather than pay for another.
+create function picture_queue._is_unreported(p_row picture_queue.prediction) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
+as $$
+begin
+  return not exists (
+      select from picture_queue.prediction p
+      where p.generation_id = p_row.generation_id and p.created_at > p_row.created_at)
+    and (
+      select coalesce(bool_and(h.action in ('expire', 'release')), false) from picture_queue.history h
+      where h.job_id = p_row.job_id and h.at >= p_row.finished_at
+        and h.action in ('expire', 'release', 'fail', 'back_off', 'snooze', 'park', 'cancel', 'retry'));
+end
+$$;
+
+-- Returns the row of a generation that an attempt resumes: a live row; or a row that has succeeded and whose images are
+-- saved; or a row with a prediction whose end was not reported, which becomes live again. Null if there is none. A
+-- succeeded row without saved images, whose generation was cancelled, is not resumed: a retry creates another row.
+create function picture_queue._resume_prediction(p_generation_id uuid) returns picture_queue.prediction
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_row picture_queue.prediction;
+begin
+  select * into v_row from picture_queue.prediction p
+  where p.generation_id = p_generation_id
+    and case
+      when p.state = 'succeeded' then exists (
+        select from public.images i where i.generation_id = p_generation_id and i.created_at >= p.created_at)
+      when p.state in ('failed', 'lost') then p.prediction_id is not null and picture_queue._is_unreported(p)
+      else p.state in ('creating', 'created') end
+  order by p.state = 'succeeded', p.created_at desc limit 1;
+  if v_row.state in ('failed', 'lost') then
+    update picture_queue.prediction p
+    set state = 'created', error = null, metrics = null, cost_usd = null, finished_at = null,
+      updated_at = picture_queue._now()
+    where p.id = v_row.id returning * into v_row;
+  end if;
+  return v_row;
+end
+$$;
+
 -- Creates the row of a prediction, or resumes the existing one, and returns the data for the call of the provider:
 -- - prediction.id: the id of the row; age_seconds: the time since its creation.
--- - resumed: true if the row existed before. Such a row is live, or it has succeeded and its images are saved, but the
---   worker died before it reported the job. A succeeded row without saved images, whose generation was cancelled, is
---   not resumed: a retry creates another row.
+-- - resumed: true if the row existed before; see _resume_prediction.
 -- - images: the saved images of this prediction, without those of earlier predictions.
+-- - saved_paths: the paths of all files of the generation that have a row.
 -- - files: the paths of the pictures of generations that the input names.
--- - owned: if the row has no prediction id, the prediction ids in the provider's rows of the last two hours, the newest
---   10,000. A prediction whose id is not among them may have lost its row.
--- - rivals: if the row has no prediction id, the rows of other generations with the same model whose prediction may
---   exist although its id is not recorded: those of the last two hours, the newest 1,000.
+-- - owned: the prediction ids in the provider's rows of the last two hours, the newest 10,000. A prediction whose id is
+--   not among them may have lost its row.
+-- - rivals: the rows of other generations with the same model whose prediction may exist although its id is not
+--   recorded: those of the last two hours, the newest 1,000.
 -- - twins: the rivals that are live and have an equal input.
+--   These three are only filled for a row that existed before and has no prediction id, and if lost is given. Each
+--   start of a generation would otherwise read the rows of all others.
 -- - running: the number of predictions of the last hour that have not ended, up to 10,000. The workers poll less often
 --   if it is high.
 -- lost is the id of a row of the generation whose prediction is searched for. This row is then returned, even if its
@@ -28,7 +74,7 @@ declare
   v_job record;
   v_generation record;
   v_model record;
-  v_row record;
+  v_row picture_queue.prediction;
   v_resumed boolean;
   v_is_searched boolean;
 begin
@@ -41,14 +87,13 @@ begin
   if not found then
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
-  select * into v_row from picture_queue.prediction p
-  where p.generation_id = v_generation.id
-    and case when begin_prediction.lost is not null then p.id = begin_prediction.lost
-      when p.state = 'succeeded' then exists (
-        select from public.images i where i.generation_id = v_generation.id and i.created_at >= p.created_at)
-      else p.state in ('creating', 'created') end
-  order by p.state = 'succeeded', p.created_at desc limit 1;
-  v_resumed := found;
+  if begin_prediction.lost is null then
+    v_row := picture_queue._resume_prediction(v_generation.id);
+  else
+    select * into v_row from picture_queue.prediction p
+    where p.id = begin_prediction.lost and p.generation_id = v_generation.id;
+  end if;
+  v_resumed := v_row.id is not null;
   if not v_resumed and begin_prediction.lost is not null then
     perform picture_queue._raise_error('PQ_CONFLICT',
       format('prediction %s does not belong to job %s', begin_prediction.lost, job_id));
@@ -60,13 +105,16 @@ begin
       picture_queue._now(), picture_queue._now())
     returning * into v_row;
   end if;
-  v_is_searched := v_row.state = 'creating' or begin_prediction.lost is not null;
+  v_is_searched := (v_resumed and v_row.state = 'creating') or begin_prediction.lost is not null;
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
     'age_seconds', extract(epoch from picture_queue._now() - v_row.created_at),
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id and i.created_at >= v_row.created_at),
+    'saved_paths', array(
+      select f.path from public.images i cross join lateral (values (i.path), (i.thumbnail_path)) as f (path)
+      where i.generation_id = v_generation.id and f.path is not null order by f.path),
     'files', picture_queue._referenced_paths(v_row.input),
     'strip_metadata', (select s.strip_metadata from picture_queue.setting s),
     'owned', array(
@@ -163,7 +211,7 @@ begin
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.
-  delete from picture_queue.signal s where s.name = 'prediction:' || v_row.id;
+  delete from picture_queue.external_event s where s.name = 'prediction:' || v_row.id;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy(format('prediction %s is locked by another transaction', prediction));
 end

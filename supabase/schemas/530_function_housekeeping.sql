@@ -146,7 +146,7 @@ begin
     select o.name, o.condition
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
-      ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('external_event', 't.sent_at < $1 - interval ''1 day'''),
       ('answer', 't.at < $1 - interval ''1 day'''),
       ('start', 't.at < $1 - make_interval(secs => coalesce('
         || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
@@ -154,8 +154,9 @@ begin
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
       -- An extension is kept until the sweep, since it shows that the job has started.
-      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
-        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
+      -- With a scalar subquery Postgres finds each job by its id, instead of reading all jobs.
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and (select true from public.job_queue j '
+        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null) is null'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Delete only rows whose key is not locked: every change of such a row holds the lock.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
@@ -214,7 +215,7 @@ begin
   end loop;
   v_generations := picture_queue._prune_generations(1000);
   v_result := v_generations || jsonb_build_object('pruned', v_pruned, 'deleted_rows', picture_queue._run_isolated('table',
-      '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
+      '{throughput,external_event,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._run_isolated('partition', array(
       select o.name from picture_queue._old_partitions() o
       where o.name not in (select picture_queue._failed_subjects('partition')) limit 12), 12), 'more', v_batch > 0
@@ -268,7 +269,7 @@ declare
     select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
   v_wrong_keys text[];
   v_differences integer[];
-  v_ready_children uuid[];
+  v_children uuid[];
   v_keys integer;
   v_counts integer;
   v_settled integer;
@@ -289,12 +290,13 @@ begin
   )
   select array_agg(c.key), array_agg(c.n) into v_wrong_keys, v_differences from counted c where c.n <> 0;
   perform picture_queue._add_running(v_wrong_keys, v_differences);
-  delete from picture_queue.dependency d where not exists (
-    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  v_ready_children := array(
+  v_children := array(
+    select d.child_id from picture_queue.dependency d
+    where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+    union
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._resolve_dependents(v_ready_children);
+  perform picture_queue._resolve_dependents(v_children);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -314,7 +316,7 @@ begin
     where l.phase = 'reserve' and not exists (
       select from picture_queue.ledger e
       where e.generation_id = l.generation_id and e.round = l.round and e.phase in ('settle', 'refund'))));
-  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_ready_children),
+  return jsonb_build_object('slots', coalesce(cardinality(v_wrong_keys), 0), 'ready', cardinality(v_children),
     'keys', v_keys, 'counts', v_counts, 'reservations', v_settled);
 end
 $$;

@@ -43,7 +43,7 @@ begin
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failed_subjects('batch'))
         order by o.due_at, o.id limit p_limit) f), p_limit)
     + picture_queue._run_isolated('event', array(
-      select s.name from picture_queue.signal s
+      select s.name from picture_queue.external_event s
       where s.check_at <= v_now and s.name not in (select picture_queue._failed_subjects('event'))
       order by s.check_at limit p_limit), p_limit)
     + picture_queue._run_isolated('callback', array(
@@ -152,7 +152,7 @@ begin
         where j.hold in ('scheduled', 'parked') and j.scheduled_for > v_now order by j.scheduled_for limit 1),
       (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > v_now order by s.next_at limit 1),
       (select f.due_at from picture_queue.follow_up f where f.due_at > v_now order by f.due_at limit 1),
-      (select s.check_at from picture_queue.signal s where s.check_at > v_now order by s.check_at limit 1),
+      (select s.check_at from picture_queue.external_event s where s.check_at > v_now order by s.check_at limit 1),
       (select f.at from picture_queue.freed_key f where f.at > v_now order by f.at limit 1));
   end if;
   -- Starts wait for the accounts that this step locks, until the transaction ends.

@@ -85,7 +85,8 @@ begin
   then
     return query select 'bad', 'users cannot read their own pictures: the policy is missing',
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
-      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);';
+      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text '
+      || 'and picture_queue.may_read_picture(name));';
   end if;
 end
 $$;

@@ -41,7 +41,7 @@ grant execute on function
 -- Private functions that the functions above call with the privileges of the caller. They take the identity of the
 -- caller from the token.
 grant execute on function
-  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.start_generation,
+  picture_queue.cancel_job, picture_queue.may_upload, picture_queue.may_read_picture, picture_queue.start_generation,
   picture_queue.start_generations, picture_queue.cancel_generation_batch,
   picture_queue.list_models, picture_queue.version,
   picture_queue.job_position, picture_queue.explain_jobs, picture_queue.get_account,

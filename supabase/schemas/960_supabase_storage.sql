@@ -1,5 +1,6 @@
 -- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
--- users can read their own folder in both buckets, and write to their own folder in the bucket uploads.
+-- users can read their own folder in both buckets, and write to their own folder in the bucket uploads. A picture of a
+-- generation becomes readable with its row in images.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -11,7 +12,8 @@ begin
     values ('uploads', 'uploads', false, 10485760, '{image/png,image/jpeg,image/webp}') on conflict do nothing;
     create policy "picture_queue: read own pictures" on storage.objects
       for select to authenticated
-      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text);
+      using (bucket_id in ('pictures', 'uploads') and (storage.foldername(name))[1] = (select auth.uid())::text
+        and (bucket_id = 'uploads' or picture_queue.may_read_picture(name)));
     create policy "picture_queue: upload to own folder" on storage.objects
       for insert to authenticated
       with check (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text

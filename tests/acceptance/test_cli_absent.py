@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +109,20 @@ def test_the_error_names_the_missing_object(
         assert as_json.exit_code == 4
         error = json.loads(as_json.stdout)
         assert (error["exit_code"], expected in error["error"]) == (4, True)
+
+
+@pytest.mark.parametrize("file_name", [None, "notes.txt"])
+def test_a_directory_without_a_stack_is_not_reset(
+    cli: Cli, tmp_path: Path, file_name: str | None
+) -> None:
+    """An empty directory, and a directory with files that belong to no stack, are not deleted."""
+    if file_name is not None:
+        (tmp_path / file_name).write_text("important")
+    for option in ((), ("--yes",)):
+        result = cli("local", "reset", "--data-dir", str(tmp_path), *option)
+        assert result.exit_code == 4
+        assert "There is no stack in this directory" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ([file_name] if file_name else [])
 
 
 def test_existing_jobs_are_changed_although_others_are_missing(cli: Cli, queue: str) -> None:

@@ -43,6 +43,7 @@ class Api:
         paths: The method and the path of each call.
         sockets: The address of the client's socket for each call.
         received: The headers and the body of the last call.
+        authorizations: The headers ``Authorization`` of the last call.
         silent_sockets: The addresses of the client's sockets that get no more responses.
     """
 
@@ -51,6 +52,7 @@ class Api:
         self.called: list[str] = []
         self.paths: list[str] = []
         self.received: tuple[dict[str, str], bytes] = ({}, b"")
+        self.authorizations: list[str] = []
         self.sockets: list[tuple[str, int]] = []
         self.silent_sockets: set[tuple[str, int]] = set()
         api = self
@@ -81,6 +83,7 @@ class Api:
             self.paths.append(f"{handler.command} {handler.path}")
             headers = {name.lower(): value for name, value in handler.headers.items()}
             self.received = (headers, body)
+            self.authorizations = handler.headers.get_all("authorization", [])
             self.sockets.append(handler.client_address)
             answer = self.answers.pop(0) if self.answers else Answer()
         if handler.client_address in self.silent_sockets:

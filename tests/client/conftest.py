@@ -1,6 +1,7 @@
 """Two signed-up users, and a proxy that can stop forwarding."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from picture_queue import AsyncPictureQueue
+from picture_queue._realtime import follow
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,64 @@ async def bob(stack: Any) -> AsyncIterator[SignedUpUser]:
     """Another user."""
     async for user in _sign_up(stack):
         yield user
+
+
+class TopicProbe:
+    """A second listener on the topic of a watch. It records when the topic is joined and lost.
+
+    Args:
+        has_read: The event that is set when the watch has read the row after the join.
+    """
+
+    def __init__(self, has_read):
+        self._joined, self._lost, self._has_read = asyncio.Event(), asyncio.Event(), has_read
+
+    def joined(self):
+        self._lost.clear()
+        self._joined.set()
+
+    def lost(self):
+        self._joined.clear()
+        self._has_read.clear()
+        self._lost.set()
+
+    def message(self, event, payload):
+        pass
+
+    async def until_joined(self):
+        await asyncio.wait_for(self._joined.wait(), 15)
+        await asyncio.wait_for(self._has_read.wait(), 15)
+
+    async def until_lost(self):
+        await asyncio.wait_for(self._lost.wait(), 15)
+
+
+@pytest.fixture
+def wait_until_joined(monkeypatch):
+    """Return a function that waits until a watch has joined its topic and read the row.
+
+    Changes after that arrive as events. The function returns a `TopicProbe`, which listens until
+    the test ends.
+    """
+    has_read = asyncio.Event()
+    read = follow._JobFollower._read
+
+    async def read_and_signal(self, job_id, reason, extra=0.0):
+        event = await read(self, job_id, reason, extra)
+        if reason == "snapshot":
+            has_read.set()
+        return event
+
+    monkeypatch.setattr(follow._JobFollower, "_read", read_and_signal)
+    with contextlib.ExitStack() as listening:
+
+        async def join(pq, topic):
+            probe = TopicProbe(has_read)
+            listening.enter_context(pq._watcher.subscriptions.listen(topic, probe))
+            await probe.until_joined()
+            return probe
+
+        yield join
 
 
 class StallingProxy:

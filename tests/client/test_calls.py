@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -11,9 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+import trustme
 from supabase import (
     AsyncClientOptions,
     ClientOptions,
@@ -21,11 +24,12 @@ from supabase import (
     create_client,
 )
 
-from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
 from picture_queue._realtime import sync_follow
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._rpc import Rpc
 from picture_queue._transport import connection, duplicate
+from picture_queue._transport.base import Deadline
 from tests.client.api import Answer, Api, hang, send_endlessly
 
 CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
@@ -196,7 +200,7 @@ def test_each_failure_has_its_error_and_message(
 def test_a_response_of_an_unexpected_type_is_a_library_error(api):
     api.answers = [Answer(body=b"[1]")]
     with PictureQueue(api.url, "key") as pq, pytest.raises(errors.UnreadableAnswer) as failed:
-        pq.jobs.get("x")
+        pq.jobs.get(UUID(int=1))
     assert failed.value.answer == b"[1]"
 
 
@@ -461,3 +465,27 @@ async def test_separate_connections_send_the_headers_of_the_callers_client():
         watch = sync_follow._duplicate_for_caller(pq._backend.api)
         assert (await watch.client()).postgrest.headers["x-gateway"] == "open"
         await watch.aclose()
+
+
+async def test_separate_connections_use_the_tls_settings_of_the_callers_client():
+    """The project may be behind a proxy with a certificate of the company."""
+    authority = trustme.CA()
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server_context)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    rpc = _rpc.picture_queue_version()
+    with Api(server_context).serving() as api:
+        url = api.url.replace("http:", "https:")
+        async with httpx.AsyncClient(verify=context) as http:
+            supabase = await acreate_client(url, "a-key", AsyncClientOptions(httpx_client=http))
+            heartbeat = await duplicate.for_thread(AsyncPictureQueue(client=supabase)._backend)
+            assert (await asyncio.to_thread(heartbeat.call, rpc, 5)).version == "1"
+            heartbeat.close()
+        with httpx.Client(verify=context) as sync_http:
+            sync_supabase = create_client(url, "a-key", ClientOptions(httpx_client=sync_http))
+            pq = PictureQueue(client=sync_supabase)
+            assert pq._backend.api is not None
+            watch = sync_follow._duplicate_for_caller(pq._backend.api)
+            assert (await watch.call(rpc, Deadline(5))).version == "1"
+            await watch.aclose()

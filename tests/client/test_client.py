@@ -68,7 +68,7 @@ async def test_explain_returns_why_a_job_does_not_run(service, queue):
     second = await service.jobs.enqueue("no-handler", queue=queue)
     explanation = await service.jobs.explain(first.id)
     assert (explanation.job_id, explanation.reason) == (first.id, "scheduled")
-    assert (explanation.until, explanation.moves) == (due, False)
+    assert (explanation.until, explanation.waits) == (due, True)
     assert [reason.reason for reason in explanation.reasons] == ["scheduled", "no_worker"]
     both = await service.jobs.explain(job for job in (second.id, uuid4()))
     assert [reason.reason for reason in both] == ["no_worker", "unknown"]
@@ -139,7 +139,7 @@ async def test_health_lists_the_job_types_without_a_worker(service, queue):
     ("call", "error", "expected"),
     [
         (lambda pq: pq.jobs.enqueue("no spaces"), errors.InvalidArgument, "no spaces"),
-        (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "nonsense"),
+        (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "job_id is 'nonsense'"),
         (lambda pq: pq.jobs.get(uuid4()), errors.JobNotFound, "No such job"),
         (lambda pq: pq.jobs.cancel(uuid4()), errors.JobNotFound, "No such job"),
         (lambda pq: pq.jobs.retry(uuid4()), errors.JobNotFound, "No such job"),
@@ -177,7 +177,7 @@ async def test_conflicts_stale_leases_and_finished_jobs_raise_typed_errors(servi
     (job,) = await claim(service, queue)
     with pytest.raises(errors.StaleLease):
         await service._backend.call(_rpc.report_progress(job.id, uuid4(), 5))
-    with pytest.raises(errors.JobFinished):
+    with pytest.raises(errors.JobRunning):
         await service.jobs.retry(job.id)
     await report(service, job, "completed")
     with pytest.raises(errors.JobFinished):

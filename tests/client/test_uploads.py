@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from PIL import Image
+from storage3.exceptions import StorageApiError
 
 from picture_queue import JobStatus, Worker, WorkerSettings, errors
 from picture_queue.generations.builtin import builtin_worker
@@ -65,6 +66,30 @@ async def test_a_user_can_upscale_an_uploaded_picture(
     assert answer.content == picture(image_format)
     # The stored input has no signed URL, because the URL stays valid after the generation ends.
     assert (await ada.pq.generations.get(started.id)).input == {"image": file}
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_the_provider_gets_the_checked_picture_if_the_user_replaces_the_file(
+    ada, new_builtin_worker, newest_input, is_deleted
+):
+    file = await ada.pq.generations.upload(picture(), user_id=ada.id)
+    started = await ada.pq.generations.start("", UPSCALER, {"image": file})
+    async with new_builtin_worker():
+        await ada.pq.jobs.result(started.job_id, timeout=30)
+    bucket, path = ada.supabase.storage.from_("uploads"), file.removeprefix("storage:uploads/")
+    png = {"content-type": "image/png"}
+    if is_deleted:
+        await bucket.remove([path])
+        await bucket.upload(path, picture(size=(9, 9)), png)
+    else:
+        await bucket.update(path, picture(size=(9, 9)), png)
+    async with httpx.AsyncClient(timeout=10) as http:
+        answer = await http.get((await newest_input())["image"])
+    assert answer.content == picture()
+    # The user cannot replace the copy that the provider gets.
+    copy = f"{ada.id}/{started.id}/inputs/{path}"
+    with pytest.raises(StorageApiError):
+        await ada.supabase.storage.from_("pictures").update(copy, picture(size=(9, 9)), png)
 
 
 async def test_a_file_can_be_uploaded_from_a_path(ada, tmp_path):

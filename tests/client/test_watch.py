@@ -49,64 +49,6 @@ class WatchTask:
         return self.events
 
 
-class TopicProbe:
-    """A second listener on the topic of a watch. It records when the topic is joined and lost.
-
-    Args:
-        has_read: The event that is set when the watch has read the row after the join.
-    """
-
-    def __init__(self, has_read):
-        self._joined, self._lost, self._has_read = asyncio.Event(), asyncio.Event(), has_read
-
-    def joined(self):
-        self._lost.clear()
-        self._joined.set()
-
-    def lost(self):
-        self._joined.clear()
-        self._has_read.clear()
-        self._lost.set()
-
-    def message(self, event, payload):
-        pass
-
-    async def until_joined(self):
-        await asyncio.wait_for(self._joined.wait(), 15)
-        await asyncio.wait_for(self._has_read.wait(), 15)
-
-    async def until_lost(self):
-        await asyncio.wait_for(self._lost.wait(), 15)
-
-
-@pytest.fixture
-def wait_until_joined(monkeypatch):
-    """Return a function that waits until a watch has joined its topic and read the row.
-
-    Changes after that arrive as events. The function returns a `TopicProbe`, which listens until
-    the test ends.
-    """
-    has_read = asyncio.Event()
-    read = follow._JobFollower._read
-
-    async def read_and_signal(self, job_id, reason, extra=0.0):
-        event = await read(self, job_id, reason, extra)
-        if reason == "snapshot":
-            has_read.set()
-        return event
-
-    monkeypatch.setattr(follow._JobFollower, "_read", read_and_signal)
-    with contextlib.ExitStack() as listening:
-
-        async def join(pq, topic):
-            probe = TopicProbe(has_read)
-            listening.enter_context(pq._watcher.subscriptions.listen(topic, probe))
-            await probe.until_joined()
-            return probe
-
-        yield join
-
-
 async def claim(pq, queue):
     request = _rpc.Claim("test", (queue,), ("resize",), 1, 30.0, uuid4())
     return (await pq._backend.call(_rpc.claim_jobs(request)))[0]

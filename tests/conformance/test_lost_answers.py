@@ -69,7 +69,10 @@ async def test_a_repeated_event_wakes_once_and_returns_the_same_count(
     assert await service.events.send(name, {"n": 1}) == 1
     assert calls == {"send_event": 2}
     # An event that wakes no job is stored for the next job that parks; the repeated call is not.
-    assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
+    assert (
+        await db.fetchval("select count(*) from picture_queue.external_event where name = $1", name)
+        == 0
+    )
 
 
 async def test_an_event_with_an_event_id_is_idempotent(service, db, queue):
@@ -103,7 +106,7 @@ async def test_a_repeated_retry_succeeds_although_the_job_was_claimed_meanwhile(
 
     monkeypatch.setattr(transport, "call", claim_between)
     assert (await service.jobs.retry(enqueued.id)).status is JobStatus.PROCESSING
-    with pytest.raises(errors.JobFinished):  # Another retry has its own request id.
+    with pytest.raises(errors.JobRunning):  # Another retry has its own request id.
         await service.jobs.retry(enqueued.id)
 
 

@@ -51,7 +51,7 @@ async def test_a_refused_prompt_costs_nothing(world: World) -> None:
 
 
 async def test_all_texts_of_the_request_are_moderated(world: World) -> None:
-    """Functions that read only the prompt missed the negative prompt."""
+    """A function that reads only the prompt would miss the negative prompt."""
 
     def refuse_guns(request: PromptToModerate) -> str | None:
         return next((text for text in request.texts if "gun" in text), None)

@@ -25,6 +25,7 @@ from picture_queue.providers import errors
 from picture_queue.providers.function import FunctionProvider
 from picture_queue.providers.replicate.provider import CAPABILITIES
 from picture_queue.settings import ReplicateSettings
+from picture_queue.worker import Cancel
 from picture_queue.worker.outcomes import Failed
 from picture_queue.worker.verdicts import from_error
 
@@ -90,6 +91,17 @@ async def provider(function_world: FunctionWorld) -> AsyncIterator[FunctionProvi
     provider = FunctionProvider(function_world.draw)
     yield provider
     await provider.aclose()
+
+
+async def test_a_cancelled_generation_of_a_dead_worker_is_lost() -> None:
+    world, job = FunctionWorld(), FakeJobContext()
+    generation = world.generation()
+    dead = Store(world.db, generation)
+    await dead.record((await dead.begin()).prediction.id, "prediction of the dead process")
+    job.cancel_requested = True
+    with pytest.raises(Cancel):
+        await world.start(generation, FunctionProvider(world.draw), job)
+    assert (world.states(), world.calls) == (["lost"], 0)
 
 
 async def test_a_function_makes_the_picture(

@@ -11,7 +11,8 @@ from PIL import Image
 
 from picture_queue.generations.image_info import read_image
 from picture_queue.generations.svg import UnsafeSvg, clean_svg
-from picture_queue.local.simulator.pictures import PictureSpec, draw
+from picture_queue.local.simulator.pictures import draw
+from picture_queue.local.simulator.scene import PictureSpec
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = 'xmlns:xlink="http://www.w3.org/1999/xlink"'

@@ -25,6 +25,8 @@ from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.provider import ReplicateProvider
 from picture_queue.records import BegunPrediction, FinalState, MissingImage, SavedImage
 
+from ..simulator import InProcessTransport
+
 SCHNELL, DEV, SDXL = (
     "black-forest-labs/flux-schnell",
     "black-forest-labs/flux-dev",
@@ -110,6 +112,9 @@ class Store:
         twins = [
             rival for rival in rivals if rival.state == "creating" and rival.input == row.input
         ]
+        images = list(self._db.images.get(self._generation.id, {}).values())
+        is_searched = lost is not None or (bool(resumable) and row.state == "creating")
+        owned = [r.prediction_id for r in self._db.predictions if r.prediction_id]
         return BegunPrediction.model_validate(
             {
                 "generation": vars(self._generation),
@@ -117,10 +122,13 @@ class Store:
                 "prediction": vars(row),
                 "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
-                "owned": [r.prediction_id for r in self._db.predictions if r.prediction_id],
-                "twins": [twin.id for twin in twins],
-                "rivals": [rival.id for rival in rivals],
-                "images": list(self._db.images.get(self._generation.id, {}).values()),
+                "owned": owned if is_searched else [],
+                "twins": [twin.id for twin in twins if is_searched],
+                "rivals": [rival.id for rival in rivals if is_searched],
+                "images": images,
+                "saved_paths": [
+                    path for i in images for path in (i.path, i.thumbnail_path) if path
+                ],
                 "strip_metadata": self._db.strip_metadata,
             }
         )
@@ -167,6 +175,9 @@ class Store:
         self._db.images.setdefault(self._generation.id, {}).update({i.n: i for i in images})
         if missing is not None:
             self._generation.missing_images = [image.model_dump() for image in missing]
+
+    async def list_files(self, folder: str) -> list[str]:
+        return [path for path in self._db.files if path.rpartition("/")[0] == folder]
 
     async def delete_files(self, paths: Sequence[str]) -> None:
         for path in paths:
@@ -241,7 +252,7 @@ class World:
             admin_keys=("sb_secret_test",),
         )
         self.http = httpx.AsyncClient(
-            transport=_InProcessTransport(create_app(settings, clock=self._clock)),
+            transport=InProcessTransport(create_app(settings, clock=self._clock)),
             base_url="http://simulator.localhost",
             headers={"apikey": "sb_secret_test"},
         )
@@ -284,18 +295,6 @@ class World:
         return [
             prediction["id"] for prediction in predictions if prediction["status"] not in stopped
         ]
-
-
-class _InProcessTransport(httpx.ASGITransport):
-    """An in-process transport that raises a network error if a response is incomplete."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except AssertionError:
-            raise httpx.RemoteProtocolError(
-                "the response was incomplete", request=request
-            ) from None
 
 
 class Crashed(BaseException):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from picture_queue._files import OpenDirectory
 from picture_queue._resources import Migration, migrations
 from picture_queue.errors import InstallationRefused, SettingsError
 from picture_queue.installation import folder
@@ -115,16 +116,17 @@ def test_no_symlink_of_another_user_is_followed(
     """Another user who may write to the project adds symlinks to the staging directory."""
     target = tmp_path / "target"
     target.write_text("important")
-    mkdir = Path.mkdir
+    make_directory = OpenDirectory.make_directory
 
-    def mkdir_with_symlinks(path: Path, *args: Any, **options: Any) -> None:
-        mkdir(path, *args, **options)
-        if path.name.startswith("."):
+    def make_directory_with_symlinks(directory: OpenDirectory, name: str) -> None:
+        make_directory(directory, name)
+        if name.startswith("."):
             for migration in (FIRST, SECOND):
-                (path / f"20300102030405_{migration.file_name}").symlink_to(target)
-                (path / f"20300102030406_{migration.file_name}").symlink_to(target)
+                for stamp in (20300102030405, 20300102030406):
+                    link = directory.path / name / f"{stamp}_{migration.file_name}"
+                    link.symlink_to(target)
 
-    monkeypatch.setattr(Path, "mkdir", mkdir_with_symlinks)
+    monkeypatch.setattr(OpenDirectory, "make_directory", make_directory_with_symlinks)
     with pytest.raises(SettingsError, match="cannot be written"):
         install(project)
     assert target.read_text() == "important"
@@ -134,22 +136,124 @@ def test_a_project_that_others_can_write_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     for directory in (project / "migrations", project):
         directory.chmod(0o777)
-        with pytest.raises(SettingsError, match="can be written by other users") as refused:
+        with pytest.raises(SettingsError, match="Other users can replace") as refused:
             install(project)
         assert "mode 0777" in (refused.value.detail or "") and refused.value.hint
         directory.chmod(0o755)
         assert names(project) == []
 
 
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_project_whose_parent_others_can_write_is_refused(tmp_path: Path, level: int) -> None:
+    """They could rename the parent of the project, and create another project in its place."""
+    project = tmp_path / "a" / "b" / "supabase"
+    project.mkdir(parents=True)
+    parent = project.parents[level]
+    parent.chmod(0o777)
+    with pytest.raises(SettingsError, match=f"Other users can replace `{parent}`"):
+        install(project)
+    (tmp_path / "link").symlink_to(project)
+    with pytest.raises(SettingsError, match=f"Other users can replace `{parent}`"):
+        install(tmp_path / "link")
+    assert names(project) == []
+
+
+def exchange(directory: Path, replacement: Path) -> None:
+    """Move a directory away, and another to its path."""
+    directory.rename(directory.with_name("moved"))
+    replacement.rename(directory)
+
+
+@pytest.mark.parametrize("name", ["project", "project/supabase", "project/supabase/migrations"])
+def test_a_directory_that_was_exchanged_before_the_check_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Another user who may do so exchanges a directory after it was opened."""
+    project, checked = tmp_path / "project" / "supabase", []
+    for parent in (project, tmp_path / "other" / "supabase"):
+        (parent / "migrations").mkdir(parents=True)
+    expect_safe = folder._expect_safe
+
+    def exchange_and_check(directory: OpenDirectory) -> None:
+        if directory.path.name == ("migrations" if "migrations" in name else "supabase"):
+            exchange(tmp_path / name, tmp_path / name.replace("project", "other"))
+        checked.append(directory.path)
+        expect_safe(directory)
+
+    monkeypatch.setattr(folder, "_expect_safe", exchange_and_check)
+    with pytest.raises(SettingsError, match="was replaced"):
+        install(project)
+    assert checked
+    assert not list(tmp_path.rglob("*.sql"))
+
+
+@pytest.mark.parametrize("name", ["project", "project/supabase", "project/supabase/migrations"])
+def test_nothing_is_written_into_a_directory_that_was_exchanged_after_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    project, target = tmp_path / "project" / "supabase", tmp_path / "other"
+    for parent in (project, target / "supabase"):
+        (parent / "migrations").mkdir(parents=True)
+    install_files = folder._install
+
+    def exchange_and_install(*arguments: Any) -> folder.Installation:
+        exchange(tmp_path / name, tmp_path / name.replace("project", "other"))
+        return install_files(*arguments)
+
+    monkeypatch.setattr(folder, "_install", exchange_and_install)
+    install(project)
+    written = list(tmp_path.rglob("*.sql"))
+    assert len(written) == 2
+    assert all("moved" in path.parts for path in written)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user of the machine")
+def test_root_installs_into_the_checkout_of_another_user_if_the_checkout_is_named_as_safe(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container, root often works in a checkout of the host's user, with umask 002."""
+    checkout = project.parent
+    for directory in (checkout, project):
+        os.chown(directory, 12345, 12345)
+        directory.chmod(0o775)
+    for value in ("", str(project), str(checkout) + "x"):
+        monkeypatch.setenv("PICTURE_QUEUE_SAFE_DIRECTORY", value)
+        with pytest.raises(SettingsError, match=f"can replace `{checkout}`") as refused:
+            install(project)
+        assert refused.value.detail == f"{checkout} (owner 12345, mode 0775)"
+        assert "run the command as 12345" in (refused.value.hint or "")
+        assert f"PICTURE_QUEUE_SAFE_DIRECTORY={checkout}" in (refused.value.hint or "")
+    assert names(project) == []
+    monkeypatch.setenv("PICTURE_QUEUE_SAFE_DIRECTORY", f"/nowhere:{checkout}")
+    assert len(install(project).written) == 2
+
+
+def test_a_safe_directory_does_not_cover_its_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "open" / "supabase"
+    project.mkdir(parents=True)
+    project.parent.chmod(0o777)
+    monkeypatch.setenv("PICTURE_QUEUE_SAFE_DIRECTORY", str(project))
+    with pytest.raises(SettingsError, match="Other users can replace"):
+        install(project)
+
+
+def test_a_safe_directory_must_be_absolute(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICTURE_QUEUE_SAFE_DIRECTORY", "supabase")
+    with pytest.raises(SettingsError, match="'supabase', which is not an absolute path"):
+        install(project)
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root can give files to another user of the machine")
 def test_a_project_of_another_user_is_refused(project: Path, tmp_path: Path) -> None:
     os.chown(project, 65534, 65534)
-    with pytest.raises(SettingsError, match="belongs to another user"):
+    with pytest.raises(SettingsError, match="Other users can replace"):
         install(project)
     os.chown(project, 0, 0)
     (tmp_path / "link").symlink_to(project)
     os.chown(tmp_path / "link", 65534, 65534, follow_symlinks=False)
-    with pytest.raises(SettingsError, match="belongs to another user"):
+    with pytest.raises(SettingsError, match="Other users can replace"):
         install(tmp_path / "link")
     assert names(project) == []
 
@@ -162,10 +266,12 @@ def test_only_own_files_are_deleted_afterwards(
     (project / "functions" / "index.ts").write_text("important")
     move = folder._move
 
-    def move_and_exchange(staging: Path, directory: Path, names: list[str]) -> list[Path]:
+    def move_and_exchange(
+        staging: OpenDirectory, directory: OpenDirectory, names: list[str]
+    ) -> list[Path]:
         moved = move(staging, directory, names)
-        staging.rename(project / "gone")
-        (project / "functions").rename(staging)
+        staging.path.rename(project / "gone")
+        (project / "functions").rename(staging.path)
         return moved
 
     monkeypatch.setattr(folder, "_move", move_and_exchange)
@@ -237,14 +343,14 @@ def test_timestamps_out_of_order_are_refused(project: Path) -> None:
 
 
 def test_a_failed_install_leaves_no_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+    move_file = OpenDirectory.move_file
 
-    def rename_on_full_disk(path: Path, target: Path) -> Path:
-        if SECOND.file_name in path.name:
-            raise OSError(28, "No space left on device", str(target))
-        return rename(path, target)
+    def move_on_full_disk(staging: OpenDirectory, name: str, target: OpenDirectory) -> None:
+        if SECOND.file_name in name:
+            raise OSError(28, "No space left on device", name)
+        move_file(staging, name, target)
 
-    monkeypatch.setattr(Path, "rename", rename_on_full_disk)
+    monkeypatch.setattr(OpenDirectory, "move_file", move_on_full_disk)
     with pytest.raises(SettingsError, match="No space left on device"):
         install(project)
     assert names(project) == []
@@ -252,7 +358,7 @@ def test_a_failed_install_leaves_no_file(project: Path, monkeypatch: pytest.Monk
 
 
 def test_a_concurrent_install_is_refused(project: Path) -> None:
-    with folder._staging(project):
+    with OpenDirectory(project) as directory, folder._staging(directory):
         with pytest.raises(InstallationRefused, match="Another installation") as refused:
             install(project)
         assert str(project) in (refused.value.detail or "")

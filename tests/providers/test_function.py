@@ -19,7 +19,8 @@ from picture_queue.errors import InvalidArgument
 from picture_queue.providers import errors, registry
 from picture_queue.providers.base import Prediction, PredictionRequest
 from picture_queue.providers.function import FunctionProvider
-from picture_queue.providers.function_call import FileReporter, ProgressReporter, encode_pictures
+from picture_queue.providers.function_call import ProgressReporter, encode_pictures
+from picture_queue.providers.function_progress import FileReporter
 
 from . import drawing
 from .test_contract import new_process_pool

@@ -22,7 +22,8 @@ import pytest
 
 from picture_queue.providers.base import PredictionRequest
 from picture_queue.providers.function import FunctionProvider
-from picture_queue.providers.function_call import FileReporter, ProgressReporter
+from picture_queue.providers.function_call import ProgressReporter
+from picture_queue.providers.function_progress import FileReporter
 from tests.providers.test_contract import new_process_pool
 
 NOBODY = 65534
@@ -94,7 +95,7 @@ def plant(directory: Path, target: Path | None) -> None:
         return
     directory.mkdir()
     directory.chmod(0o777)
-    for name in ("new", "state", "active"):
+    for name in ("new", "state", "active", "cancelled"):
         if target is None:
             os.mkfifo(directory / name)
         else:
@@ -174,14 +175,57 @@ def test_a_directory_that_was_created_again_is_not_used(
     assert reporter.read().has_started == is_open
     shutil.rmtree(directory)
     plant(directory, None if is_fifo else target)
-    with pytest.raises(asyncio.CancelledError):
-        copy.start()
+    copy.start()
     assert reporter.read().has_started == is_open
     reporter.cancel()
     reporter.close()
     assert reporter.read().has_started == is_open
     assert target.read_text() == "important"
-    assert sorted(os.listdir(directory)) == ["active", "new", "state"]
+    assert sorted(os.listdir(directory)) == ["active", "cancelled", "new", "state"]
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+async def test_a_function_whose_directory_was_deleted_makes_its_picture(
+    temporary: Path, tmp_path: Path, pool: ProcessPoolExecutor, is_started: bool
+):
+    """With PrivateTmp=yes of systemd, two processes have different directories /tmp."""
+    provider = FunctionProvider(draw, executor=pool)
+    first, second = tmp_path / "first", tmp_path / "second"
+    created = [await provider.create(request(signals)) for signals in (first, second)]
+    await in_thread(wait_for, first / "started")
+    end = time.monotonic() + 10
+    while len(entries(temporary)) < 2:  # the second call waits in the queue of the pool
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    if is_started:
+        (first / "continue").touch()
+        await in_thread(wait_for, second / "started")
+    for directory in entries(temporary):
+        shutil.rmtree(directory)
+    for signals in (first, second):
+        (signals / "continue").touch()
+    for run in created:
+        await provider.wait(run.id, 20)
+        assert (await provider.get(run.id)).status == "succeeded"
+
+
+def test_a_cleanup_of_old_files_does_not_cancel_a_function(temporary: Path):
+    """systemd-tmpfiles deletes old files in /tmp, also while their directory is in use."""
+    reporter = FileReporter()
+    reporter.open()
+    (directory,) = entries(temporary)
+    copy = pickle.loads(pickle.dumps(reporter))
+    copy.start()
+    for file in directory.iterdir():
+        file.unlink()
+    copy(40, "forty")
+    assert reporter.read().progress == (40, "forty")
+    for _ in range(2):
+        reporter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            copy.start()
+    reporter.close()
+    assert entries(temporary) == set()
 
 
 def test_files_in_the_directory_are_not_followed(temporary: Path, target: Path):
@@ -237,7 +281,7 @@ def test_a_failed_preparation_leaves_no_directory(
     def fail(*arguments: Any) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(f"picture_queue.providers.function_call._Directory.{failing}", fail)
+    monkeypatch.setattr(f"picture_queue.providers.function_progress._Directory.{failing}", fail)
     reporter = FileReporter()
     with pytest.raises(OSError, match="Too many open files"):
         reporter.open()

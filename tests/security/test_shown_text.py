@@ -25,7 +25,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from picture_queue._visible import LogFormatter, visible
+from picture_queue._visible import LogFormatter, escape_invisible
 from picture_queue.local.stack import LocalSupabase
 from picture_queue_cli.app import app
 from tests.security.sample_project import SampleProject, create_sample_project
@@ -363,10 +363,10 @@ def test_a_terminal_gets_only_sequences_of_the_program(
 
 
 def test_visible_characters_are_unchanged():
-    assert visible("grüße 猫 🐈 مرحبا\tx\ny") == "grüße 猫 🐈 مرحبا\tx\ny"
-    assert visible("\x1b\ud800\u202e") == r"\x1b\ud800\u202e"
-    assert not INVISIBLE.search(visible("".join(f"{chr(n)}-" for n in range(0x110000))))
-    assert visible(visible(HOSTILE)) == visible(HOSTILE)
+    assert escape_invisible("grüße 猫 🐈 مرحبا\tx\ny") == "grüße 猫 🐈 مرحبا\tx\ny"
+    assert escape_invisible("\x1b\ud800\u202e") == r"\x1b\ud800\u202e"
+    assert not INVISIBLE.search(escape_invisible("".join(f"{chr(n)}-" for n in range(0x110000))))
+    assert escape_invisible(escape_invisible(HOSTILE)) == escape_invisible(HOSTILE)
 
 
 def test_invisible_characters_are_escaped():
@@ -378,7 +378,7 @@ def test_invisible_characters_are_escaped():
         if unicodedata.category(chr(n)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             hidden.add(n)
     for n in hidden - VISIBLE_FORMAT_CHARACTERS - {0x9, 0xA}:
-        shown = visible(f"a{chr(n)}b")
+        shown = escape_invisible(f"a{chr(n)}b")
         assert shown.isprintable() and re.fullmatch(r"a\\[\w]+b", shown), hex(n)
 
 
@@ -390,10 +390,10 @@ def test_invisible_characters_are_escaped():
     ],
 )
 def test_an_emoji_is_not_split(text: str):
-    assert visible(f"a {text} b") == f"a {text} b"
+    assert escape_invisible(f"a {text} b") == f"a {text} b"
     # Selectors and joiners that belong to no emoji are escaped, because they could hide text.
-    assert visible(f"{text}\ufe0f\ufe0f\u200d").endswith(r"\ufe0f\u200d")
-    assert visible(f"{text}\u200d\u200d{text}") == rf"{text}\u200d\u200d{text}"
+    assert escape_invisible(f"{text}\ufe0f\ufe0f\u200d").endswith(r"\ufe0f\u200d")
+    assert escape_invisible(f"{text}\u200d\u200d{text}") == rf"{text}\u200d\u200d{text}"
 
 
 def test_a_line_of_a_log_cannot_be_forged():

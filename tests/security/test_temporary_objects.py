@@ -197,7 +197,8 @@ async def test_no_temporary_object_runs_as_another_role(
     if role == "authenticated":
         assert sorted(definers) == [
             "cancel_generation_batch", "cancel_job", "delete_generation", "explain_jobs",
-            "get_account", "job_position", "list_models", "may_upload", "search_generations",
+            "get_account", "job_position", "list_models", "may_read_picture", "may_upload",
+            "search_generations",
             "set_favourite", "start_generation", "start_generations",
         ]  # fmt: skip
     else:

@@ -97,7 +97,7 @@ async def test_generations_are_listed_by_each_filter(db):
     "filter", [{"model_id": "me/rare"}, {"kind": "vector"}, {"favourite": True}]
 )
 async def test_a_list_with_a_rare_value_reads_few_rows(db, filter):
-    """For a service key it read all rows, a second for a million."""
+    """A list for a service key must not read all rows, which takes a second for a million."""
     await db.run(
         "insert into generations (job_id, model_id, prompt, status, created_at) "
         "select gen_random_uuid(), 'me/frequent', 'a cat', 'completed', now() - i * interval '1s' "
@@ -202,6 +202,24 @@ async def test_a_prompt_of_any_length_is_stored_and_searched_by_its_first_words(
     assert await list_ids(db, user_id=str(user), search="begin word7") == [generation]
 
 
+async def test_a_word_behind_half_a_megabyte_of_newer_prompts_is_found(db):
+    user = uuid4()
+    wanted = await insert_generation(
+        db, "a lighthouse", user=user, created_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    for _ in range(60):
+        prompt = " ".join(uuid4().hex for _ in range(300))  # 10 kB that cannot be compressed
+        await insert_generation(db, prompt, user=user)
+    assert await list_ids(db, user_id=str(user), search="lighthouse") == [wanted]
+
+
+async def test_a_search_for_more_than_32_words_is_refused(db):
+    words = [f"w{i}" for i in range(33)]
+    assert await list_ids(db, search=" ".join(words[:32])) == []
+    refused = await db.refusal(LIST, {"search": " ".join(words)})
+    assert refused.detail == "filter.search has 33 words, the limit is 32"
+
+
 # --- Favourites ---
 
 
@@ -267,24 +285,6 @@ async def test_a_different_generation_is_not_reused(db, change):
 
 
 # --- Deletion ---
-
-
-async def test_a_word_behind_half_a_megabyte_of_newer_prompts_is_found(db):
-    user = uuid4()
-    wanted = await insert_generation(
-        db, "a lighthouse", user=user, created_at=datetime(2026, 1, 1, tzinfo=UTC)
-    )
-    for _ in range(60):
-        prompt = " ".join(uuid4().hex for _ in range(300))  # 10 kB that cannot be compressed
-        await insert_generation(db, prompt, user=user)
-    assert await list_ids(db, user_id=str(user), search="lighthouse") == [wanted]
-
-
-async def test_a_search_for_more_than_32_words_is_refused(db):
-    words = [f"w{i}" for i in range(33)]
-    assert await list_ids(db, search=" ".join(words[:32])) == []
-    refused = await db.refusal(LIST, {"search": " ".join(words)})
-    assert refused.detail == "filter.search has 33 words, the limit is 32"
 
 
 async def test_a_deleted_generation_is_hidden_at_once_and_removed_after_its_files(db):

@@ -405,7 +405,7 @@ async def test_a_model_with_a_default_prompt_needs_no_prompt(db):
 
 
 async def test_an_error_lists_a_bounded_number_of_values(db):
-    """The detail had all values of the model, half a megabyte for each wrong input."""
+    """With all values of this model, the detail would have half a megabyte."""
     values = [f"{i:03}" + "x" * 497 for i in range(1000)]
     inputs = [
         {"name": "style", "type": "string", "enum": values},
@@ -443,7 +443,7 @@ async def test_every_detail_and_hint_is_cut(db):
     ],
 )
 async def test_a_model_with_an_input_that_a_rule_makes_unusable_is_refused(db, entry, rule):
-    """Such a model was accepted, and every generation of it was refused."""
+    """If such a model were accepted, every generation of it would be refused."""
     call = "select set_model('me/model', $1)"
     model = {"kind": "upscale", "inputs": [entry]}
     refused = await db.refusal(call, model)
@@ -454,8 +454,42 @@ async def test_a_model_with_an_input_that_a_rule_makes_unusable_is_refused(db, e
     await db.value(call, model)
 
 
+async def test_a_rule_that_makes_a_model_unusable_is_refused(db):
+    """Such a rule was accepted, and every generation of the model was refused."""
+    inputs = [{"name": "scale", "type": "integer", "enum": [8, 16], "required": True}]
+    await db.value(SET, "me/model", "scale", "allow", None, None)
+    await db.value("select set_model('me/model', $1)", {"kind": "upscale", "inputs": inputs})
+    await db.value("select delete_input_rule('me/model', 'scale', 'allow')")
+    refused = await db.refusal(SET, "me/*", "SCALE", "cap", 4, None)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail == (
+        "model me/model has scale, which is required, and of which the rules of this project "
+        "permit no value; its rules are cap 4"
+    )
+    refused = await db.refusal(SET, "me/model", "scale", "refuse", None, None)
+    assert refused.detail.startswith("model me/model has scale, ")
+    disable = "select set_model('me/model', $1)"
+    await db.value(disable, {"enabled": False})
+    await db.value(SET, "me/*", "scale", "cap", 4, None)
+    refused = await db.refusal(disable, {"enabled": True})
+    assert refused.detail.startswith("changes.inputs has scale, ")
+
+
+@pytest.mark.parametrize("action", ["lock", "default"])
+@pytest.mark.parametrize("is_list", [False, True])
+async def test_a_rule_cannot_name_a_picture_by_its_generation(db, action, is_list):
+    """A generation did not wait for the picture that a rule added."""
+    name = f"generation:{uuid4()}/1"
+    value = [name] if is_list else name
+    refused = await db.refusal(SET, "nobody/*", "mask", action, value, None)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert name in refused.detail and "storage:pictures/" in refused.detail
+
+
 async def test_a_model_with_an_input_that_a_rule_restricts_is_accepted(db):
+    await db.value(SET, "me/model", "image", "refuse", ["https://bad.example/a.png"], None)
     inputs = [
+        {"name": "image", "type": "string", "format": "uri"},
         {"name": "scale", "type": "integer", "enum": [2, 8], "required": True},
         {"name": "width", "type": "integer", "maximum": 9000, "default": 4096},
         {"name": "moderation", "type": "string", "enum": ["low", "auto"]},

@@ -67,7 +67,7 @@ async def retry_failed_jobs(db):
 
 
 async def test_a_call_retries_at_most_500_generations(db):
-    """A retry of 10,000 held the account of the project for 36 seconds; no start got it."""
+    """A retry of 10,000 would lock the account of the project for 36 seconds."""
     await db.value("""select set_budget('project', '{"usd_per_day": 1000}')""")
     await insert_failed_generations(db, 501)
     plain = await db.enqueue(max_attempts=1)
@@ -91,7 +91,7 @@ async def test_generations_that_cannot_be_retried_stop_no_others(db):
 
 
 async def test_the_deletion_of_a_generation_without_a_job_refunds_it(db):
-    """The account kept the reservation until repair()."""
+    """The refund is made at once: repair() finds no reservation to correct."""
     user = uuid4()
     await db.act_as("authenticated", user)
     started = await db.value(START, {})
@@ -126,11 +126,11 @@ async def test_an_odd_number_of_the_provider_does_not_distort_the_cost(
     [("pro", True), ("a" * 63, True), ("a" * 64, False), (".a", False), ("-", False), ("", False)],
 )
 async def test_accounts_budgets_and_rules_accept_the_same_plans(db, plan, accepted):
-    """A rule could name a plan that no account can have."""
+    """Otherwise a rule could name a plan that no account can have."""
     calls = (
         ("select set_account(gen_random_uuid(), $1)", plan),
         ("select set_budget('plan:' || $1)", plan),
-        ("select set_input_rule('*', 'width', 'cap', '1', $1)", plan),
+        ("select set_input_rule('*', 'width', 'cap', '2048', $1)", plan),
     )
     for call, argument in calls:
         if accepted:

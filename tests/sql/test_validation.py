@@ -272,3 +272,22 @@ async def test_the_error_for_one_invalid_job_of_many_names_the_job(db, bad, expe
     jobs[12_345] = {"job_type": "a", **bad}
     jobs[19_999] = {"job_type": "a", "max_attempts": "x"}
     assert (await db.refusal(ENQUEUE, jobs)).detail.startswith(f"jobs[12345]: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"options": {"tags": ["a", "b" * 5000]}}, "has 5000 characters, not 1 to 64"),
+        ({"options": {"tags": [""]}}, 'has the entry "", which has 0 characters, not 1 to 64'),
+        ({"options": {"tags": [5]}}, "has the entry 5, which is 5, not text"),
+        ({"options": {"tags": ["a"] * 21}}, "has 21 entries, at most 20 are possible"),
+        # The parser of times of Postgres ignores the brackets.
+        ({"scheduled_for": ["now"]}, 'scheduled_for is ["now"], not text'),
+        ({"options": {"expires_at": ["tomorrow"]}}, 'expires_at is ["tomorrow"], not text'),
+    ],
+)
+async def test_a_wrong_entry_or_type_is_named(db, fields, expected):
+    refused = await db.refusal(ENQUEUE, [{"job_type": "a", **fields}])
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail.endswith(expected)
+    assert len(refused.detail) < 200

@@ -132,7 +132,9 @@ async def test_the_event_of_a_job_that_did_not_park_is_deleted_when_its_predicti
     job, prediction = await begin_prediction(db)
     await record(db, job, prediction, "p1")
     await receive(db, prediction, "p1", "succeeded")
-    count = "select count(*) from picture_queue.signal where name = 'prediction:' || $1::text"
+    count = (
+        "select count(*) from picture_queue.external_event where name = 'prediction:' || $1::text"
+    )
     assert await db.value(count, str(prediction)) == 1
     ids = (UUID(job["id"]), UUID(job["lease_id"]))
     await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, prediction)
@@ -183,7 +185,7 @@ async def test_a_cancelled_job_whose_prediction_runs_is_claimed_once_more(db, ou
 
 @pytest.mark.parametrize("outcome", ["snoozed", "released"])
 async def test_a_purged_job_whose_prediction_runs_is_claimed_once_more(db, outcome):
-    """A purge ended the job, and its prediction ran on at the provider."""
+    """A purge must not end the job, because its prediction would run on at the provider."""
     job, prediction = await begin_prediction(db)
     await record(db, job, prediction, "p1")
     plain = await db.enqueue()

@@ -104,3 +104,19 @@ def test_a_directory_of_another_user_gets_no_pictures(tmp_path: Path) -> None:
             with pytest.raises(typer.BadParameter, match="Other users can replace"):
                 make_directory(directory)
         assert os.listdir(target) == []
+
+
+@needs_root
+def test_a_directory_of_another_user_gets_pictures_if_it_is_named_as_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    os.chown(checkout, NOBODY_UID, NOBODY_UID)
+    checkout.chmod(0o775)
+    variable = f"PICTURE_QUEUE_SAFE_DIRECTORY={checkout}"
+    with pytest.raises(typer.BadParameter, match=f"run the command as nobody.* {variable}"):
+        make_directory(checkout / "a" / "outputs")
+    monkeypatch.setenv("PICTURE_QUEUE_SAFE_DIRECTORY", str(checkout))
+    make_directory(checkout / "a" / "outputs")
+    assert (checkout / "a" / "outputs").is_dir()

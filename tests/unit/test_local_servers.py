@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import resource
 import socket
@@ -17,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from picture_queue import _http_protocol
 from picture_queue.local import ports, servers
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -58,7 +60,7 @@ async def port() -> AsyncIterator[int]:
 
 @pytest.fixture
 def short_head_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "_HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(_http_protocol, "_HEAD_TIMEOUT", 0.1)
 
 
 async def _open(port: int) -> Stream:
@@ -165,7 +167,7 @@ async def test_many_pipelined_requests_close_the_connection(port: int) -> None:
 async def test_a_client_that_reads_no_answer_is_disconnected(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "_WRITE_TIMEOUT", 0.1)
+    monkeypatch.setattr(_http_protocol, "_WRITE_TIMEOUT", 0.1)
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -181,14 +183,14 @@ async def test_a_client_that_reads_slowly_is_not_disconnected(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read a 30th of the answer, then call the check that a timer would call after the timeout."""
-    paused: asyncio.Queue[servers._HttpProtocol] = asyncio.Queue()
+    paused: asyncio.Queue[_http_protocol.BoundedHttpProtocol] = asyncio.Queue()
 
-    def pause_writing(self: servers._HttpProtocol) -> None:
-        servers._SlowClientCheck.pause_writing(self)
+    def pause_writing(self: _http_protocol.BoundedHttpProtocol) -> None:
+        _http_protocol.SlowClientCheck.pause_writing(self)
         paused.put_nowait(self)
 
-    monkeypatch.setattr(servers, "_WRITE_TIMEOUT", 3600.0)
-    monkeypatch.setattr(servers._HttpProtocol, "pause_writing", pause_writing)
+    monkeypatch.setattr(_http_protocol, "_WRITE_TIMEOUT", 3600.0)
+    monkeypatch.setattr(_http_protocol.BoundedHttpProtocol, "pause_writing", pause_writing)
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -261,9 +263,9 @@ async def test_a_connection_beyond_the_limit_is_closed_and_logged_once(
     free_numbers = [os.dup(0) for _ in range(5)]
     for descriptor in free_numbers:
         os.close(descriptor)
-    monkeypatch.setattr(servers, "_DESCRIPTOR_LIMIT", free_numbers[-1])
-    monkeypatch.setattr(servers._HttpProtocol, "_warned_at", float("-inf"))
-    caplog.set_level(logging.WARNING, servers.__name__)
+    monkeypatch.setattr(_http_protocol, "_DESCRIPTOR_LIMIT", free_numbers[-1])
+    monkeypatch.setattr(_http_protocol.BoundedHttpProtocol, "_warned_at", float("-inf"))
+    caplog.set_level(logging.WARNING, _http_protocol.__name__)
     accepted = [await _open(port) for _ in range(2)]
     try:
         for stream in accepted:
@@ -286,9 +288,17 @@ def test_the_daemon_raises_a_low_limit_of_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         from picture_queue.local import daemon
         daemon._raise_file_limit()
-        from picture_queue.local import servers
-        print(servers._DESCRIPTOR_LIMIT, hard)
+        from picture_queue import _http_protocol
+        print(_http_protocol._DESCRIPTOR_LIMIT, hard)
     """
     output = subprocess.check_output([sys.executable, "-c", program], text=True)
     limit, hard = map(int, output.split())
     assert limit == (3072 if hard == resource.RLIM_INFINITY else min(4096, hard) * 3 // 4)
+
+
+def test_without_a_limit_of_open_files_no_connection_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    assert _http_protocol._max_descriptors() == math.inf

@@ -13,21 +13,13 @@ from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.providers.replicate.catalog import models
 from picture_queue.providers.replicate.prediction import progress_from_logs
 
+from ..simulator import Clock, open_simulator
+
 RECORDINGS = Path(__file__).parents[1] / "fixtures" / "replicate"
 SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"
 SDXL = "stability-ai/sdxl"
 ADMIN_KEY = "sb_secret_test"
 HEADERS = {"authorization": "Bearer r8_test", "apikey": ADMIN_KEY}
-
-
-class Clock:
-    """The time of the simulator; tests advance it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -40,11 +32,7 @@ async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     settings = SimulatorSettings(
         base_url="http://simulator/", token="r8_test", admin_keys=(ADMIN_KEY,)
     )
-    app = create_app(settings, clock=clock)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://simulator", headers=HEADERS
-    ) as client:
+    async with open_simulator(settings, clock, HEADERS, "http://simulator") as client:
         yield client
 
 
@@ -283,10 +271,7 @@ async def test_speed_divides_and_seconds_replaces_the_duration_of_a_run() -> Non
         (SimulatorSettings(speed=10, seconds=7, token="r8_test"), 7.0),
     ]:
         clock = Clock()
-        transport = httpx.ASGITransport(create_app(settings, clock=clock))
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://here.localhost:5", headers=HEADERS
-        ) as http:
+        async with open_simulator(settings, clock, HEADERS, "http://here.localhost:5") as http:
             prediction = await create(http, DEV)
             assert prediction["urls"]["get"].startswith("http://here.localhost:5/v1/predictions/")
             clock.now += 60

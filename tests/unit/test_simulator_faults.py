@@ -21,29 +21,12 @@ from picture_queue.local.simulator.subjects import SUBJECTS
 from picture_queue.local.simulator.webhooks import Subscription, WebhookSender, subscribe
 from picture_queue.providers.replicate.catalog import models
 
+from ..simulator import Clock, open_simulator
+
 SCHNELL = "black-forest-labs/flux-schnell"
 _DOCS = Path(__file__).parents[2] / "docs" / "simulator.md"
 HEADERS = {"authorization": "Bearer r8_test", "apikey": "sb_secret_test"}
 SMALL = {"prompt": "a boat", "megapixels": "0.25"}
-
-
-class Transport(httpx.ASGITransport):
-    """An in-process transport that raises a network error if a response is incomplete."""
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await super().handle_async_request(request)
-        except AssertionError:
-            raise httpx.RemoteProtocolError("incomplete", request=request) from None
-
-
-class Clock:
-    """The time of the simulator; tests advance it."""
-
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -54,11 +37,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
     settings = SimulatorSettings(token="r8_test", admin_keys=("sb_secret_test",))
-    async with httpx.AsyncClient(
-        transport=Transport(create_app(settings, clock=clock)),
-        base_url="http://simulator.localhost",
-        headers=HEADERS,
-    ) as client:
+    async with open_simulator(settings, clock, HEADERS) as client:
         yield client
 
 

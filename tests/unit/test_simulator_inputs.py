@@ -9,11 +9,13 @@ import httpx
 import pytest
 from PIL import Image
 
-from picture_queue.local.simulator import SimulatorSettings, create_app, inputs
+from picture_queue.local.simulator import SimulatorSettings, inputs
 from picture_queue.local.simulator.edits import change
-from picture_queue.local.simulator.pictures import PictureSpec
+from picture_queue.local.simulator.scene import PictureSpec
 from picture_queue.local.simulator.uploads import MAX_FILE_BYTES
 from picture_queue.providers.replicate.catalog import models
+
+from ..simulator import Clock, open_simulator
 
 STORAGE = "http://127.0.0.1:54321"
 UPSCALER = "nightmareai/real-esrgan"
@@ -28,15 +30,6 @@ def png(size: tuple[int, int] = (48, 32), mode: str = "RGB") -> bytes:
     return out.getvalue()
 
 
-class Clock:
-    """The time of the simulator; tests advance it."""
-
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -44,12 +37,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(SimulatorSettings(storage_url=STORAGE, token="r8_test"), clock=clock)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app),
-        base_url="http://simulator.localhost",
-        headers={"authorization": "Bearer r8_test"},
-    ) as client:
+    settings = SimulatorSettings(storage_url=STORAGE, token="r8_test")
+    async with open_simulator(settings, clock, {"authorization": "Bearer r8_test"}) as client:
         yield client
 
 

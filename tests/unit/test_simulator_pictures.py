@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from picture_queue.generations.image_info import read_image
-from picture_queue.local.simulator.pictures import MIME_TYPES, Format, PictureSpec, draw
+from picture_queue.local.simulator.pictures import MIME_TYPES, draw
+from picture_queue.local.simulator.scene import Format, PictureSpec
 from picture_queue.local.simulator.subjects import SUBJECTS, find_subjects
 
 SPEC = PictureSpec(prompt="a paper boat on a calm lake", seed=42, width=192, height=128)

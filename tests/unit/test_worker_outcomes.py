@@ -309,7 +309,7 @@ def test_a_single_failure_in_an_exception_group_is_unwrapped():
     assert outcome_of_raised(two_failures).error == "ExceptionGroup: tasks (2 sub-exceptions)"
 
 
-def test_an_exception_with_counts_false_does_not_use_up_an_attempt():
+def test_an_exception_with_uses_attempt_false_does_not_use_up_an_attempt():
     assert outcome_of_raised(provider_errors.TooManyRequests("429", retry_after=12)) == Snoozed(
         12.0
     )

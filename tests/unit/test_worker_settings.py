@@ -29,6 +29,7 @@ def test_settings_copy_their_arguments():
     ("settings", "expected"),
     [
         ({"queues": ("a", "")}, "`queues` has an empty name"),
+        ({"queues": ("a", "b", "a")}, "`queues` has 'a' more than once"),
         ({"queues": "images"}, "`queues` is .images., not a list"),
         ({"queues": {"a": 0}}, "weight of queue a is 0"),
         ({"queues": {"a": 1, "b": -1}}, "weight of queue b is -1"),
@@ -70,3 +71,15 @@ def test_the_command_line_accepts_weights(options: list[str], queues: Any):
 def test_a_weight_that_is_not_a_number_is_refused(option: str):
     with pytest.raises(SettingsError, match="the weight is not a number"):
         parse_weights([option])
+
+
+@pytest.mark.parametrize("option", ["a=0", "a=-1", "a=nan", "a=inf", "a=1000001"])
+def test_a_weight_outside_its_bounds_is_refused_as_it_was_typed(option: str):
+    with pytest.raises(SettingsError, match=f"--queue {option}: the weight is not above 0"):
+        parse_weights([option])
+
+
+@pytest.mark.parametrize("options", [["a", "a"], ["a=1", "b", "a=2"], ["a", "a=2"]])
+def test_a_queue_that_is_given_twice_is_refused(options: list[str]):
+    with pytest.raises(SettingsError, match="--queue a is given more than once"):
+        parse_weights(options)

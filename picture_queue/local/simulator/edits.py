@@ -7,7 +7,7 @@ from typing import Final
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from picture_queue.local.simulator.captions import Caption
-from picture_queue.local.simulator.pictures import PictureSpec
+from picture_queue.local.simulator.scene import PictureSpec
 
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 _MAX_INPUT_PIXELS: Final = 40_000_000

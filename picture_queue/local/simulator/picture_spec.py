@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Any, Final
 
-from picture_queue.local.simulator.pictures import Format, PictureSpec
+from picture_queue.local.simulator.scene import Format, PictureSpec
 from picture_queue.providers.replicate.catalog import CatalogModel
 
 _FORMATS: Final[dict[str, Format]] = {"png": "png", "webp": "webp", "jpg": "jpg", "jpeg": "jpg"}

@@ -15,8 +15,8 @@ from typing import Any
 from picture_queue.local.simulator.faults import Faults
 from picture_queue.local.simulator.logs import log_text
 from picture_queue.local.simulator.picture_spec import picture_spec
-from picture_queue.local.simulator.pictures import PictureSpec
 from picture_queue.local.simulator.plan import Plan, make_plan
+from picture_queue.local.simulator.scene import PictureSpec
 from picture_queue.local.simulator.times import iso_time
 from picture_queue.local.simulator.versions import version_of
 from picture_queue.providers.replicate.catalog import CatalogModel

@@ -29,7 +29,7 @@ _LOG_INTERVAL: Final = 0.5  # seconds between two webhooks with logs
 _RETRY_DELAYS: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds, for the webhook of the end
 _TIMEOUT: Final = 5.0  # seconds for one delivery
 _DEFAULT_DELAY: Final = 5.0  # seconds, for a fault `late_webhooks` without a delay
-_STALE_AGE: Final = 3600  # seconds since the timestamp of a webhook that is sent again too late
+_STALE_AGE: Final = 3600  # seconds; the age of the old webhook that `forge_webhooks` sends
 _MAX_DELIVERIES: Final = 50  # at the same time
 
 #: The secret that signs forged webhooks.

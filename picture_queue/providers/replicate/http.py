@@ -20,6 +20,7 @@ from tenacity import (
     wait_random,
 )
 
+from picture_queue._http import AsyncHttpClient
 from picture_queue._log import Log
 from picture_queue._loopback import is_loopback_url
 from picture_queue.providers import errors
@@ -30,7 +31,8 @@ from picture_queue.providers.replicate.errors import from_response
 logger = Log(__name__)
 
 #: The timeouts of the official Python client, in seconds. No call here asks the server to wait.
-TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=10.0)
+#: Only the wait for a connection may be longer, since a worker may run a thousand jobs.
+TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=60.0)
 
 #: Errors that httpx raises only before it has sent a request.
 _NEVER_SENT = (
@@ -160,7 +162,7 @@ class ReplicateHttp:
         if self._client is None:
             # The proxy of the environment is not used for a simulator on this machine. The setting
             # of the proxy may even be invalid.
-            self._client = httpx.AsyncClient(trust_env=not is_loopback_url(self.base_url))
+            self._client = AsyncHttpClient(trust_env=not is_loopback_url(self.base_url))
             # Cookies of a host of outputs must not be sent with later requests.
             self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         return self._client

@@ -19,8 +19,8 @@ select throws_ok($$ select run_schedule('never') $$, 'PT404', 'PQ_UNKNOWN_SCHEDU
 select throws_ok($$ select get_batch(gen_random_uuid()) $$, 'PT404', 'PQ_UNKNOWN_BATCH: no such batch', 'a random id is an unknown batch');
 select throws_ok($$ select delete_limit('k') $$, 'PT404', 'PQ_UNKNOWN_LIMIT: no such limit', 'a key without a limit is an unknown limit');
 select throws_ok($$ select report_progress('00000000-0000-0000-0000-000000000001', gen_random_uuid(), 1) $$, 'PT409', 'PQ_STALE_LEASE: the lease ended', 'a random lease id is a stale lease');
-select throws_ok($$ select cancel_job('00000000-0000-0000-0000-000000000002') $$, 'PT409', 'PQ_FINISHED_JOB: the state of the job does not permit this', 'a completed job cannot be cancelled');
-select throws_ok($$ select enqueue_job('t', queue => 'q', options => '{"unique": {"on_conflict": "replace"}}') $$, 'PT409', 'PQ_RUNNING_JOB: the job is running already', 'a running job cannot be replaced');
+select throws_ok($$ select cancel_job('00000000-0000-0000-0000-000000000002') $$, 'PT409', 'PQ_FINISHED_JOB: the job has finished', 'a completed job cannot be cancelled');
+select throws_ok($$ select enqueue_job('t', queue => 'q', options => '{"unique": {"on_conflict": "replace"}}') $$, 'PT409', 'PQ_RUNNING_JOB: the job has not finished', 'a running job cannot be replaced');
 select throws_ok($$ select enqueue_job('t', queue => 'dry') $$, 'PT409', 'PQ_QUEUE_DRAINING: the queue accepts no new jobs', 'a draining queue accepts no jobs');
 select throws_ok($$ select enqueue_job('other', job_id => '00000000-0000-0000-0000-000000000001') $$, 'PT409', 'PQ_CONFLICT: the call conflicts with existing data', 'the id of a job of another type is a conflict');
 select throws_ok($$ select enqueue_job('t', jsonb_build_object('x', repeat('y', 70000))) $$, 'PT413', 'PQ_TOO_LARGE: too large', 'a payload of 70,000 characters is too large');

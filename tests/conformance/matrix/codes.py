@@ -102,7 +102,8 @@ _CASES = [
     ),
     _case("PQ_STALE_LEASE", "complete_job", {"job_id": "$job"}, "running"),
     _case("PQ_FINISHED_JOB", "cancel_job", {"job_id": "$job"}, "completed", role="ada"),
-    _case("PQ_FINISHED_JOB", "retry_job", {"job_id": "$job"}, "running"),
+    _case("PQ_FINISHED_JOB", "retry_job", {"job_id": "$job"}, "completed"),
+    _case("PQ_RUNNING_JOB", "retry_job", {"job_id": "$job"}, "running"),
     _case(
         "PQ_RUNNING_JOB",
         "enqueue_job",

@@ -19,11 +19,13 @@ EXAMPLES_PER_TRANSACTION = 25
 TABLES = (
     "public.images", "picture_queue.prediction", "picture_queue.deleted_generation",
     "public.generations", "public.job_queue",
-    "picture_queue.history", "picture_queue.dependency", "picture_queue.batch",
+    "picture_queue.history", "picture_queue.dependency", "picture_queue.failed_dependency",
+    "picture_queue.batch",
     "picture_queue.limit_rule", "picture_queue.limit_key", "picture_queue.follow_up",
     "picture_queue.failed_step", "picture_queue.lease_extension",
     "picture_queue.start", "picture_queue.freed_key", "picture_queue.tenant",
-    "picture_queue.schedule", "picture_queue.log", "picture_queue.signal", "picture_queue.depth",
+    "picture_queue.schedule", "picture_queue.log", "picture_queue.external_event",
+    "picture_queue.depth",
     "picture_queue.answer", "picture_queue.depth_change", "picture_queue.throughput",
     "picture_queue.worker", "picture_queue.job_type", "picture_queue.breaker", "realtime.messages",
 )  # fmt: skip

@@ -84,8 +84,13 @@ class EnqueueRules(BaseMachine):
         )
         # A job that ends at once keeps its open parents, in case it is retried.
         open_parents = {job: policy for job, row in rows.items() if not row.terminal}
+        failed = {job: policy for job, row in rows.items() if row.status in ("failed", "cancelled")}
         options = {**fields.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
-        item = self.record_item({**fields, "options": options}, parents=open_parents)
+        item = self.record_item(
+            {**fields, "options": options},
+            parents=open_parents,
+            failed_parents=failed if open_parents or ends_at_once else {},
+        )
         answer = self.enqueue("enqueue a child", [item])
         if not self.check_drain(answer, [item]):
             row = self.model.rows[item["job_id"]]

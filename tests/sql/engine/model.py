@@ -57,6 +57,8 @@ class Facts:
     """Facts about a job that its row does not show."""
 
     parents: dict[str, str] = field(default_factory=dict)  # unfinished parent -> on_parent_failure
+    # Parents that failed or were cancelled; a retry of the job waits for them again.
+    failed_parents: dict[str, str] = field(default_factory=dict)
     leases: list[str] = field(default_factory=list)  # every lease of the job, oldest first
     unique: tuple[Any, ...] | None = None  # job type, owner and the unique value of the payload
     unique_states: frozenset[str] = frozenset()  # the states in which the job is unique
@@ -268,12 +270,16 @@ class Model:
             if row.terminal and not (job in before and before[job].terminal)
         }
         for job, row in self.rows.items():
-            parents = self.facts[job].parents
+            parents, failed_parents = self.facts[job].parents, self.facts[job].failed_parents
+            if job in before and before[job].terminal and not row.terminal:
+                self._restore_parents(self.facts[job])
             if not parents:
                 continue
             must_end = False
             for parent in ended & parents.keys():
                 policy = parents.pop(parent)
+                if self.rows[parent].status != "completed":
+                    failed_parents[parent] = policy
                 if self.rows[parent].status != "completed" and policy != "run":
                     must_end = True
                     status = "cancelled" if policy == "cancel" else "failed"
@@ -282,6 +288,13 @@ class Model:
                 assert not must_end and parents, f"{row} waits without an unfinished parent"
             elif not row.terminal:  # a finished job keeps its parents: a retry waits for them again
                 assert not parents, f"{row} did not wait for {parents}"
+
+    def _restore_parents(self, facts: Facts) -> None:
+        """Make a retried job wait again for the parents that have not finished."""
+        for parent, policy in facts.failed_parents.items():
+            if parent in self.rows and not self.rows[parent].terminal:
+                facts.parents[parent] = policy
+        facts.failed_parents.clear()
 
     def _check_claims(self, step: Step) -> None:
         for job, lease in step.claimed.items():

@@ -35,22 +35,31 @@ class OperatorRules(BaseMachine):
     @rule(n=any_number)
     def retry(self, n: int) -> None:
         row = self.row(n)
+        has_failed_parent = any(
+            parent in self.model.rows
+            and self.model.rows[parent].status in ("failed", "cancelled")
+            and policy != "run"
+            for parent, policy in self.model.facts[row.id].failed_parents.items()
+        )
         answer = self.call(
             Step("retry", target_actions={row.id: frozenset({"retry", "wait"})}),
             "select retry_job($1)", UUID(row.id), refusable=True,
         )  # fmt: skip
         facts = self.model.facts[row.id]
-        if row.status in ("processing", "completed"):
+        if row.status == "completed":
             assert answer.code == "PQ_FINISHED_JOB", answer
+        elif row.status == "processing":
+            assert answer.code == "PQ_RUNNING_JOB", answer
         elif isinstance(answer, Refusal):
-            assert answer.code == "PQ_CONFLICT" and facts.unique, answer
-            assert any(
-                self.prevents_creation(job, facts.unique)
+            assert answer.code == "PQ_CONFLICT", answer
+            assert has_failed_parent or any(
+                facts.unique and self.prevents_creation(job, facts.unique)
                 for job in self.model.rows
                 if job != row.id
             ), answer
         else:
             assert answer["status"] == "pending", answer
+            assert row.status == "pending" or not has_failed_parent, answer
 
     @rule(name=st.sampled_from(["paid", "seen"]), payload=st.sampled_from([None, {"n": 1}]))
     def send_event(self, name: str, payload: Any) -> None:

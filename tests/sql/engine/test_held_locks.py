@@ -21,12 +21,14 @@ async def wait_until_blocked(observer: Any, client: Any) -> None:
 
 
 async def test_a_heartbeat_does_not_wait_for_a_lock_on_a_job(clients):
-    """The enqueue of a child locks its parent; the worker must still extend its leases."""
+    """The lease of the locked job and that of the other job are extended."""
     await clients.first.enqueue({}, {})
     parent, other = await clients.first.claim(2)
     holder = clients.second.connection.transaction()
     await holder.start()
-    await clients.second.enqueue({"options": {"depends_on": [parent["id"]]}})
+    await clients.second.connection.execute(
+        "select from job_queue where id = $1 for update", parent["id"]
+    )
     leases = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in (parent, other)]
     before = (await clients.first.job(other["id"]))["lease_expires_at"]
     answer = await asyncio.wait_for(

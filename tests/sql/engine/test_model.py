@@ -74,10 +74,12 @@ def retry_a_child_that_ended_at_once(state: QueueMachine) -> None:
 
 
 def retry_a_child_whose_parents_failed_one_after_the_other(state: QueueMachine) -> None:
+    """The retry of the child is refused until both parents are retried."""
     state.cancel(n=0)
     state.enqueue_child(fields={**_PLAIN, "queue": "fair"}, parents=[0, 1], policy="cancel")
     state.cancel(n=1)
-    state.retry(n=2)
+    for n in (2, 0, 2, 1, 2):
+        state.retry(n=n)
 
 
 def claim_while_blocked_jobs_occupy_places(state: QueueMachine) -> None:

@@ -204,7 +204,7 @@ def load(own_database: str) -> Any:
     threading.stack_size(0)
 
 
-def test_no_limit_is_exceeded_by_1000_threads_and_the_books_balance(load: Load) -> None:
+def test_no_limit_is_exceeded_by_1000_threads_and_the_ledger_balances(load: Load) -> None:
     load.prepare()
     load.run()
     print(dict(load.outcomes), load.snapshots)

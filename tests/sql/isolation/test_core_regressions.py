@@ -148,13 +148,13 @@ async def test_an_event_wakes_all_parked_jobs_in_bounded_steps(db):
     assert answer["woken"] == 1000
     left = "select count(*) from job_queue where hold = 'parked'"
     assert await db.owner.fetchval(left) == 4000
-    # One row of `signal` records the remaining work, instead of a follow-up for each job.
+    # One row of `external_event` records the remaining work, instead of a follow-up for each job.
     assert await db.owner.fetchval("select count(*) from picture_queue.follow_up") == 0
     for _ in range(6):
         await db.pass_time(1)
         await db.maintain(1)
     assert await db.owner.fetchval(left) == 0
-    assert await db.owner.fetchval("select count(*) from picture_queue.signal") == 0
+    assert await db.owner.fetchval("select count(*) from picture_queue.external_event") == 0
 
 
 async def test_an_event_is_kept_for_a_job_that_cannot_be_woken(db):

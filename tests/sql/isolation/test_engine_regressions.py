@@ -225,23 +225,18 @@ async def test_a_limit_is_exact_while_another_claim_is_not_committed(db):
 
 
 async def test_a_worker_with_heartbeats_keeps_a_job_whose_row_is_locked(db):
-    """The uncommitted enqueue of a child locks its parent for longer than the lease."""
-    parent = await db.enqueue(TYPE, {})
+    """Another transaction locks the row for longer than the lease."""
+    job = await db.enqueue(TYPE, {})
     await db.claim(lease=6)
-    user = await db.session("user")
-    await user.begin()
-    await user.call(
-        "select enqueue_job('child', queue => $1, options => $2)::text",
-        QUEUE, {"depends_on": [parent]},
-    )  # fmt: skip
+    holder = await db.open_transaction("select from job_queue where id::text = $1 for update", job)
     for _ in range(4):
         await db.pass_time(2)
-        answer = await db.call("select heartbeat_jobs('ordinary-worker', $1)", db.leases([parent]))
+        answer = await db.call("select heartbeat_jobs('ordinary-worker', $1)", db.leases([job]))
         assert answer["lost"] == []
-    await user.commit()
+    await holder.execute("commit")
     await db.maintain()
     assert await claim(await db.session("w2"), "w2") == []
-    assert await db.report([parent]) == ["ok"]
+    assert await db.report([job]) == ["ok"]
 
 
 async def test_a_report_after_the_last_attempt_expired_is_stale(db):

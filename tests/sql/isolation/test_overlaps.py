@@ -147,7 +147,7 @@ async def test_a_job_that_parks_again_is_not_woken_by_the_event_that_woke_it(db:
     await db.pass_time(1)
     await db.maintain()
     assert await db.states([locked, free]) == ["pending", "parked"]
-    assert await db.owner.fetchval("select count(*) from picture_queue.signal") == 0
+    assert await db.owner.fetchval("select count(*) from picture_queue.external_event") == 0
 
 
 async def test_a_second_event_wakes_the_job_that_parked_again(db: IsolationDatabase):

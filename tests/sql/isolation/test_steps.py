@@ -144,7 +144,7 @@ async def test_waking_parked_jobs_does_not_wait_for_a_lock_on_the_stored_event(d
     holder = await db.open_transaction("select from job_queue where id::text = $1 for update", job)
     await db.call("select send_event($1)", EVENT)
     await holder.execute("rollback")
-    await db.open_transaction("select from picture_queue.signal for update")
+    await db.open_transaction("select from picture_queue.external_event for update")
     await db.pass_time(1)
     await asyncio.wait_for(db.maintain(1), WAIT_TIMEOUT)
     assert await internals.failed_steps(db.owner) == []

@@ -94,7 +94,7 @@ begin
     when 'discard' then picture_queue._discard_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
-    else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
+    else picture_queue._change_state(p_kind, p_subjects::uuid[])
   end;
 end
 $$;

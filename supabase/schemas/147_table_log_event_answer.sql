@@ -10,7 +10,7 @@ create table picture_queue.log (
 comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each job.';
 create index log_job on picture_queue.log (job_id, id);
 
-create table picture_queue.signal (
+create table picture_queue.external_event (
   name text primary key,
   payload jsonb,
   -- The time at which the event was sent. If no job was parked on the event then, it becomes the time at which
@@ -19,9 +19,9 @@ create table picture_queue.signal (
   -- When to search again for jobs parked on the event; null: no job was parked on it when it was sent.
   check_at timestamptz
 );
-comment on table picture_queue.signal is
+comment on table picture_queue.external_event is
   'External events that have not woken all their jobs, or that no job has waited for yet; kept for a day.';
-create index signal_check on picture_queue.signal (check_at) where check_at is not null;
+create index external_event_check on picture_queue.external_event (check_at) where check_at is not null;
 
 -- The answers of calls with a request id, so that a client can repeat a call whose answer was lost.
 create table picture_queue.answer (
