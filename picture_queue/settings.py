@@ -277,6 +277,8 @@ class WorkerSettings:
             the slots are lost, the worker stops, so that a process manager can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
         max_jobs: Number of jobs after which the worker stops; None: no limit.
+        executor_host: Address of this machine at which handlers in executors on other machines
+            reach the worker.
     """
 
     queues: Sequence[str] | Mapping[str, float] = ()
@@ -287,6 +289,7 @@ class WorkerSettings:
     stuck_after: float = 60.0
     name: str | None = None
     max_jobs: int | None = None
+    executor_host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         """Refuse invalid values.

@@ -21,6 +21,7 @@ from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
+from picture_queue.worker.executors import RemoteCall
 from picture_queue.worker.outcomes import Cancelled, Failed, Outcome, Parked, Released, Snoozed
 from picture_queue.worker.registry import Handler
 
@@ -59,6 +60,11 @@ class AttemptListener(Protocol):
 
     def on_end(self, attempt: "Attempt") -> None:
         """Free the slot after the handler has ended. Called after `on_outcome`."""
+
+    async def run_remotely(
+        self, attempt: "Attempt", handler: Handler, on_call: Callable[[RemoteCall], None]
+    ) -> Outcome:
+        """Run the handler in its executor; see `Executors.run`."""
 
     async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
         """Make a call that writes the progress or the log.
@@ -107,6 +113,7 @@ class Attempt:
         # Created on first use, since most handlers use neither.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[dict[str, Any]] | None = None
+        self._remote: RemoteCall | None = None  # the call of the handler in its executor
         self._returned: Outcome | None = None  # the outcome that the handler returned or raised
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -163,12 +170,20 @@ class Attempt:
                 self.stop_reason = reason
             return
         self.stop_reason = reason
+        if self._remote is not None:
+            self._remote.stop(is_cancel=reason is StopReason.CANCEL)
         if not self._handler.signature.is_async:
             self.give_up()
             return
         self._timer.cancel()
         self._timer = self._task.get_loop().call_later(CLEANUP_TIMEOUT, self.give_up)
         self._task.cancel_from_outside()
+
+    def request_shutdown(self) -> None:
+        """Tell the handler that the worker stops."""
+        self.shutdown_requested = True
+        if self._remote is not None:
+            self._remote.request_shutdown()
 
     def give_up(self) -> None:
         """Set the outcome of a stopped attempt without waiting for its handler."""
@@ -225,6 +240,8 @@ class Attempt:
 
     async def _call_handler(self) -> Outcome | None:
         handler, signature = self._handler, self._handler.signature
+        if handler.executor is not None:
+            return await self._listener.run_remotely(self, handler, self._set_remote)
         context_class = JobContext if signature.is_async else SyncJobContext
         context = context_class(self) if signature.takes_context else None
         if not signature.is_async:
@@ -237,6 +254,9 @@ class Attempt:
             # Writing a large value as JSON can take seconds, which must not block the event loop.
             return await self._run_in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
+
+    def _set_remote(self, call: RemoteCall) -> None:
+        self._remote = call
 
     def _run_in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
         """Call a function in a separate thread, and return the outcome of its value."""

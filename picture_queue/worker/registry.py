@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic_core import to_json
 from picture_queue.errors import InvalidArgument
 from picture_queue.options import Backoff
 from picture_queue.worker._signature import HandlerSignature, read_signature
+from picture_queue.worker.executor_choice import factory_of
 from picture_queue.worker.verdicts import PermanentFailure
 
 _JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
@@ -71,11 +73,13 @@ class Handler:
         function: The function.
         signature: The signature of the function.
         policy: The policy of the type, as `register_worker` takes it.
+        executor: The factory of the executor; None: the handler runs in the process of the worker.
     """
 
     function: Callable[..., Any]
     signature: HandlerSignature
     policy: dict[str, Any]
+    executor: Callable[[], Executor] | None = None
 
     def call(self, payload: dict[str, Any], context: object) -> object:
         """Call the function with the payload, the context, both or none.
@@ -104,12 +108,18 @@ class Handler:
 class Registry(dict[str, Handler]):
     """The handlers of a worker by job type."""
 
-    def add(self, job_type: str, function: Callable[..., Any], policy: dict[str, Any]) -> None:
+    def add(
+        self,
+        job_type: str,
+        function: Callable[..., Any],
+        policy: dict[str, Any],
+        executor: object = None,
+    ) -> None:
         """Register a handler.
 
         Raises:
-            InvalidArgument: The name or the signature of the function is invalid, or the type has
-                a handler already.
+            InvalidArgument: The name, the signature of the function or the executor is invalid, or
+                the type has a handler already.
         """
         if not _JOB_TYPE.fullmatch(job_type):
             hint = "Use letters, digits and _ . : -"
@@ -118,7 +128,9 @@ class Registry(dict[str, Handler]):
             )
         if job_type in self:
             raise InvalidArgument(f"{job_type!r} has a handler already")
-        self[job_type] = Handler(function, read_signature(job_type, function), policy)
+        signature = read_signature(job_type, function)
+        factory = factory_of(executor, job_type, signature.is_async)
+        self[job_type] = Handler(function, signature, policy, factory)
 
     def set_capabilities(self, job_type: str, capabilities: dict[str, Any]) -> None:
         """Set the capabilities that `register_worker` records for a type and clients can read."""

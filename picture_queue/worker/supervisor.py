@@ -24,10 +24,11 @@ from picture_queue.worker._registration import register, unregister
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.drain import DrainMonitor, DrainResult
 from picture_queue.worker.executor import CLEANUP_TIMEOUT, Attempt, StopReason
+from picture_queue.worker.executors import Executors, RemoteCall
 from picture_queue.worker.heartbeat import HeartbeatLoop
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
-from picture_queue.worker.registry import Registry
+from picture_queue.worker.registry import Handler, Registry
 from picture_queue.worker.reporter import Report, Reporter
 from picture_queue.worker.slots import Lease, Slots
 
@@ -92,6 +93,7 @@ class Supervisor:
         self._attempts_done = asyncio.Event()
         calls = self._calls = WorkerCalls(self._backend, self.name, emit)
         slots = self._slots = Slots(settings.concurrency, self._release, settings.max_jobs)
+        self._executors = Executors(settings.executor_host)
         # Outcomes of locked jobs are sent in separate calls, so they do not delay other outcomes.
         self._locked_reporter = Reporter(
             calls, slots, self._on_written, on_recorded=self._on_recorded
@@ -124,6 +126,7 @@ class Supervisor:
             PictureQueueError: The project does not answer, refuses the key, or has an incompatible
                 version.
         """
+        await self._executors.start(h.executor for h in self._registry.values() if h.executor)
         queues, policies = self._settings.queue_names, self._registry.policies()
         check_version(await register(self._backend, self.name, queues, policies))
         self._heartbeat.start(await duplicate.for_thread(self._backend))
@@ -152,13 +155,14 @@ class Supervisor:
         await stop_loop(self._claimer, _LAST_CLAIM_TIMEOUT)
         self._slots.release_unstarted()
         for attempt in self._slots.attempts:
-            attempt.shutdown_requested = True
+            attempt.request_shutdown()
         await run_stop_step(self._wait_for_attempts(self._settings.shutdown_grace))
         for attempt in self._slots.attempts:
             attempt.stop(StopReason.SHUTDOWN)
         await run_stop_step(self._wait_for_attempts(CLEANUP_TIMEOUT))
         for attempt in self._slots.attempts:
             attempt.give_up()
+        await run_stop_step(self._executors.stop())
         if self._log_tasks:
             await run_stop_step(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
         await stop_loop(self._reporter, _LAST_REPORT_TIMEOUT)
@@ -309,6 +313,13 @@ class Supervisor:
             # The lease may be lost meanwhile, and this worker may have claimed the job again.
             if self._slots.lease_of(attempt) is not None:
                 self._reporter.put(attempt.job, outcome, attempt.duration)
+
+    async def run_remotely(
+        self, attempt: Attempt, handler: Handler, on_call: Callable[[RemoteCall], None]
+    ) -> Outcome:
+        """Run a handler in its executor; see `Executors.run`."""
+        assert handler.executor is not None  # noqa: S101 - the caller has checked it
+        return await self._executors.run(attempt, handler.executor, handler.function, on_call)
 
     async def send(self, attempt: Attempt, call: Rpc[T], name: str) -> T | None:
         """Make a call of an attempt; see `AttemptListener`. A lost lease stops the attempt."""

@@ -21,6 +21,7 @@ from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._callbacks import Callback, call_with_timeout
 from picture_queue.worker.drain import DrainResult
+from picture_queue.worker.executor_choice import ExecutorChoice
 from picture_queue.worker.registry import Registry, policy_of
 from picture_queue.worker.supervisor import Supervisor
 
@@ -123,6 +124,7 @@ class Worker:
         lease: float | None = None,
         backoff: Backoff | float | None = None,
         backoff_cap: float | None = None,
+        executor: ExecutorChoice | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as the handler of a job type.
 
@@ -142,6 +144,10 @@ class Worker:
             backoff: A `Backoff`, or the delay before the second attempt in seconds.
             backoff_cap: The longest delay in seconds, if ``backoff`` is a number; a `Backoff` has
                 the field ``cap``.
+            executor: The place of a plain ``def``: ``"thread"`` (the default), ``"process"`` for a
+                process that can be ended at any time, or a function without arguments that returns
+                a `concurrent.futures.Executor`, such as that of loky or Dask. See
+                ``docs/howto/executors.md``.
 
         Raises:
             InvalidArgument: A name or a number is invalid, the function cannot be called with
@@ -158,7 +164,7 @@ class Worker:
         policy = policy_of(queue, max_attempts, timeout, lease, backoff, backoff_cap)
 
         def register(function: F) -> F:
-            self._registry.add(job_type, function, policy)
+            self._registry.add(job_type, function, policy, executor)
             return function
 
         return register
