@@ -58,7 +58,7 @@ class Supervisor:
         events: The source of wake-ups; None: the worker only polls.
         registry: The handlers.
         settings: The settings of the worker.
-        shared: What the handlers share.
+        shared: The objects that the handlers share.
         hooks: The hooks of the worker.
         on_failure: Called with the reason when the worker cannot continue.
         emit: Called with events inside the worker; see `WorkerCalls`.
