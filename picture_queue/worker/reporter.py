@@ -33,13 +33,21 @@ class Report:
 
     Args:
         duration: The duration of the attempt in seconds; None: the job was not started.
+        exception: The exception of the handler, for hooks.
     """
 
-    __slots__ = ("duration", "item", "job", "outcome")
+    __slots__ = ("duration", "exception", "item", "job", "outcome")
 
-    def __init__(self, job: ClaimedJob, outcome: Outcome, duration: float | None) -> None:
+    def __init__(
+        self,
+        job: ClaimedJob,
+        outcome: Outcome,
+        duration: float | None,
+        exception: BaseException | None = None,
+    ) -> None:
         self.job = job
         self.duration = duration
+        self.exception = exception
         try:
             self._encode(outcome)
         except Exception as error:
@@ -88,9 +96,15 @@ class Reporter(BackgroundLoop):
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
 
-    def put(self, job: ClaimedJob, outcome: Outcome, duration: float | None = None) -> None:
+    def put(
+        self,
+        job: ClaimedJob,
+        outcome: Outcome,
+        duration: float | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
         """Add an outcome; it is written in the background."""
-        self._add(Report(job, outcome, duration))
+        self._add(Report(job, outcome, duration, exception))
 
     async def stop(self, timeout: float) -> None:
         """Write the outcomes that are left, and log each outcome that could not be written."""
