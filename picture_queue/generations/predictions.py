@@ -352,7 +352,8 @@ class PredictionManager:
         """Search twice for the prediction that a lost create call may have created; record it."""
         if self.provider.capabilities.recover != "list":
             return None
-        taken = set(begun.owned)
+        # The call that created the row did not return the ids of other predictions.
+        taken = set((await self._store.begin(begun.prediction.id)).owned)
         request = self._request(begun)
         for is_last in (False, True):
             for lost in await find_candidates(self.provider, self._store, begun, request, taken):
