@@ -344,7 +344,11 @@ class Attempt:
 
 
 def log_outcome(
-    job: ClaimedJob, outcome: Outcome | None, seconds: float, status: str | None = None
+    job: ClaimedJob,
+    outcome: Outcome | None,
+    seconds: float,
+    status: str | None = None,
+    worker: str | None = None,
 ) -> None:
     """Log the end of an attempt, after the database has answered or the lease was lost.
 
@@ -352,6 +356,7 @@ def log_outcome(
         outcome: The outcome as it was written; None: the lease was lost.
         seconds: Duration of the attempt.
         status: State of the job afterwards, which can differ from the outcome.
+        worker: Name of the worker.
     """
     name = "lost its lease" if outcome is None else outcome.name
     level, attempt_suffix, reason, detail = logging.INFO, "", None, None
@@ -375,6 +380,21 @@ def log_outcome(
             *(job.id_text, job.job_type, name, job.attempt, attempt_suffix),
             f": {reason}" if reason else "",
             seconds,
+            extra={
+                "job": {
+                    "job_id": job.id_text,
+                    "job_type": job.job_type,
+                    "queue": job.queue,
+                    "worker": worker,
+                    "attempt": job.attempt,
+                    "max_attempts": job.max_attempts,
+                    "outcome": name,
+                    "status": status,
+                    "seconds": round(seconds, 3),
+                    "error": reason,
+                    "traceback": detail,
+                }
+            },
         )
     if detail:
         _tracebacks.info("The traceback of job %s:\n%s", job.id_text, detail)
