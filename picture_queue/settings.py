@@ -268,7 +268,8 @@ class WorkerSettings:
             proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
         lease: Length of a lease, unless the job type or the queue sets another one. The worker
-            extends each lease after a third of its length.
+            extends each lease after a third of its length. The jobs of a worker that was killed run
+            elsewhere once their leases have ended.
         poll_interval: Maximum time between two claims of an idle worker. While the worker receives
             wake-ups, the maximum is twice this time.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
@@ -277,16 +278,19 @@ class WorkerSettings:
             the slots are lost, the worker stops, so that a process manager can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
         max_jobs: Number of jobs after which the worker stops; None: no limit.
+        executor_host: Address of this machine at which handlers in executors on other machines
+            reach the worker.
     """
 
     queues: Sequence[str] | Mapping[str, float] = ()
     concurrency: int = 10
-    lease: float = 30.0
+    lease: float = 15.0
     poll_interval: float = 1.0
     shutdown_grace: float = 20.0
     stuck_after: float = 60.0
     name: str | None = None
     max_jobs: int | None = None
+    executor_host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         """Refuse invalid values.

@@ -31,6 +31,20 @@ def log_line(message: object, level: Level) -> dict[str, Any]:
     return {"at": datetime.now(UTC), "level": level, "message": text}
 
 
+def progress_value(percent: Any, message: object) -> tuple[int, str | None]:
+    """Return a progress in the format of `report_progress`.
+
+    Raises:
+        InvalidArgument: ``percent`` is out of range.
+    """
+    is_number = isinstance(percent, int | float | Real)
+    if not is_number or not 0 <= percent <= 100:
+        raise InvalidArgument(
+            "The progress is not a percentage", detail=f"percent is {percent!r}, not 0 to 100"
+        )
+    return int(percent), None if message is None else clean_line(str(message))
+
+
 class _Context(JobFields):
     """The parts of the context that sync and async handlers share.
 
@@ -45,6 +59,11 @@ class _Context(JobFields):
         self._loop = asyncio.get_running_loop()
         self._attempt = attempt
         self.job = attempt.job
+
+    @property
+    def state(self) -> Any:
+        """The value that the ``lifespan`` of the worker yields; None without one."""
+        return self._attempt.state
 
     @property
     def cancel_requested(self) -> bool:
@@ -113,12 +132,8 @@ class _Context(JobFields):
             raise asyncio.CancelledError("the worker has stopped") from error
 
     def _put_progress(self, percent: int, message: str | None) -> None:
-        if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
-            raise InvalidArgument(
-                "The progress is not a percentage", detail=f"percent is {percent!r}, not 0 to 100"
-            )
-        text = None if message is None else clean_line(str(message))
-        self._call_in_loop(lambda: self._attempt.progress.put((int(percent), text)))
+        value = progress_value(percent, message)
+        self._call_in_loop(lambda: self._attempt.progress.put(value))
 
 
 class JobContext(_Context):

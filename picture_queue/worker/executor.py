@@ -21,6 +21,7 @@ from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.context import JobContext, SyncJobContext
+from picture_queue.worker.executors import RemoteCall
 from picture_queue.worker.outcomes import Cancelled, Failed, Outcome, Parked, Released, Snoozed
 from picture_queue.worker.registry import Handler
 
@@ -41,6 +42,8 @@ MAX_LOG_LINES = 200
 
 T = TypeVar("T")
 
+_AnyContext = JobContext | SyncJobContext
+
 
 class StopReason(enum.Enum):
     """Reason to stop an attempt."""
@@ -59,6 +62,11 @@ class AttemptListener(Protocol):
 
     def on_end(self, attempt: "Attempt") -> None:
         """Free the slot after the handler has ended. Called after `on_outcome`."""
+
+    async def run_remotely(
+        self, attempt: "Attempt", handler: Handler, on_call: Callable[[RemoteCall], None]
+    ) -> Outcome:
+        """Run the handler in its executor; see `Executors.run`."""
 
     async def send(self, attempt: "Attempt", call: Rpc[T], name: str) -> T | None:
         """Make a call that writes the progress or the log.
@@ -91,6 +99,7 @@ class Attempt:
         stop_reason: The reason for which the attempt was stopped; None if it was not.
         cancel_requested: True once the cancellation of the job was requested.
         shutdown_requested: True once the worker stops.
+        exception: The exception of the handler, for hooks; None if there was none.
     """
 
     def __init__(self, handler: Handler, job: ClaimedJob, listener: AttemptListener) -> None:
@@ -102,11 +111,13 @@ class Attempt:
         self.stop_reason: StopReason | None = None
         self.cancel_requested = job.cancel_requested
         self.shutdown_requested = False
+        self.exception: BaseException | None = None
         self._handler = handler
         self._listener = listener
         # Created on first use, since most handlers use neither.
         self._progress: BatchSender[tuple[int, str | None]] | None = None
         self._log: BatchSender[dict[str, Any]] | None = None
+        self._remote: RemoteCall | None = None  # the call of the handler in its executor
         self._returned: Outcome | None = None  # the outcome that the handler returned or raised
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -137,6 +148,11 @@ class Attempt:
         return self._log
 
     @property
+    def state(self) -> Any:
+        """The value of the lifespan of the worker."""
+        return self._handler.state
+
+    @property
     def has_unsent_lines(self) -> bool:
         """True while log lines wait to be sent or are being sent."""
         return self._log is not None and self._log.has_unsent
@@ -163,12 +179,20 @@ class Attempt:
                 self.stop_reason = reason
             return
         self.stop_reason = reason
+        if self._remote is not None:
+            self._remote.stop(is_cancel=reason is StopReason.CANCEL)
         if not self._handler.signature.is_async:
             self.give_up()
             return
         self._timer.cancel()
         self._timer = self._task.get_loop().call_later(CLEANUP_TIMEOUT, self.give_up)
         self._task.cancel_from_outside()
+
+    def request_shutdown(self) -> None:
+        """Tell the handler that the worker stops."""
+        self.shutdown_requested = True
+        if self._remote is not None:
+            self._remote.request_shutdown()
 
     def give_up(self) -> None:
         """Set the outcome of a stopped attempt without waiting for its handler."""
@@ -226,7 +250,17 @@ class Attempt:
     async def _call_handler(self) -> Outcome | None:
         handler, signature = self._handler, self._handler.signature
         context_class = JobContext if signature.is_async else SyncJobContext
-        context = context_class(self) if signature.takes_context else None
+        if handler.hooks is None or not handler.hooks.wrappers:
+            context = context_class(self) if signature.takes_context else None
+            return await self._call_function(handler, context)
+        context = context_class(self)
+        async with handler.hooks.wrap(context):
+            return await self._call_function(handler, context)
+
+    async def _call_function(self, handler: Handler, context: _AnyContext | None) -> Outcome | None:
+        signature = handler.signature
+        if handler.executor is not None:
+            return await self._listener.run_remotely(self, handler, self._set_remote)
         if not signature.is_async:
             return await self._run_in_thread(lambda: handler.call(self.job.payload, context))
         value = handler.call(self.job.payload, context)
@@ -237,6 +271,9 @@ class Attempt:
             # Writing a large value as JSON can take seconds, which must not block the event loop.
             return await self._run_in_thread(lambda: value)
         return verdicts.from_value(value, self.job.queue)
+
+    def _set_remote(self, call: RemoteCall) -> None:
+        self._remote = call
 
     def _run_in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
         """Call a function in a separate thread, and return the outcome of its value."""
@@ -251,6 +288,8 @@ class Attempt:
 
     def _outcome_of_error(self, error: BaseException) -> Outcome | None:
         """Return the outcome of a handler that raised; after a stop, only a verdict counts."""
+        if self._handler.hooks is not None and self._handler.hooks.needs_exceptions:
+            self.exception = error
         error_class = type(verdicts.cause_of(error))
         if issubclass(error_class, asyncio.CancelledError):
             return self._outcome_of_stop(error)
@@ -305,7 +344,11 @@ class Attempt:
 
 
 def log_outcome(
-    job: ClaimedJob, outcome: Outcome | None, seconds: float, status: str | None = None
+    job: ClaimedJob,
+    outcome: Outcome | None,
+    seconds: float,
+    status: str | None = None,
+    worker: str | None = None,
 ) -> None:
     """Log the end of an attempt, after the database has answered or the lease was lost.
 
@@ -313,6 +356,7 @@ def log_outcome(
         outcome: The outcome as it was written; None: the lease was lost.
         seconds: Duration of the attempt.
         status: State of the job afterwards, which can differ from the outcome.
+        worker: Name of the worker.
     """
     name = "lost its lease" if outcome is None else outcome.name
     level, attempt_suffix, reason, detail = logging.INFO, "", None, None
@@ -336,6 +380,21 @@ def log_outcome(
             *(job.id_text, job.job_type, name, job.attempt, attempt_suffix),
             f": {reason}" if reason else "",
             seconds,
+            extra={
+                "job": {
+                    "job_id": job.id_text,
+                    "job_type": job.job_type,
+                    "queue": job.queue,
+                    "worker": worker,
+                    "attempt": job.attempt,
+                    "max_attempts": job.max_attempts,
+                    "outcome": name,
+                    "status": status,
+                    "seconds": round(seconds, 3),
+                    "error": reason,
+                    "traceback": detail,
+                }
+            },
         )
     if detail:
         _tracebacks.info("The traceback of job %s:\n%s", job.id_text, detail)
