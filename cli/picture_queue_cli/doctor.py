@@ -47,6 +47,7 @@ _CHECKS_BY_DATABASE = (
     "maintenance",
     "pg_cron",
     "pg_cron runs",
+    "worker calls",
     "realtime in SQL",
     "storage",
     "settings",

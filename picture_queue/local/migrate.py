@@ -27,18 +27,18 @@ create table if not exists supabase_migrations.schema_migrations (
 
 
 # The SQL files that create Supabase's roles and schemas, in the order in which they are applied.
-# The first and the last file also upgrade the database of an older version.
-_PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "privileges")
-_UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
+_PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "http", "privileges")
+#: The files that also upgrade the database of an older version.
+_UPGRADE = ("roles", "http", "privileges")
 
 
 def platform_sql() -> str:
     """Return the SQL of the objects that a Supabase project has before its first migration.
 
     A superuser applies the SQL once to a fresh database. The roles may exist already. The SQL
-    leaves out the extensions vault, pg_cron, pg_net and pg_graphql. It also leaves out default
-    privileges for the API roles in `public`: new projects have none since 2026, so a migration that
-    forgets a GRANT fails here too.
+    leaves out the extensions pg_cron and pg_graphql, and has only small parts of pg_net and vault.
+    It also leaves out default privileges for the API roles in `public`: new projects have none
+    since 2026, so a migration that forgets a GRANT fails here too.
     """
     return "\n".join(map(_platform_file, _PLATFORM))
 

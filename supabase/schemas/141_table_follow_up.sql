@@ -54,7 +54,8 @@ create table picture_queue.maintenance (
   prune_at timestamptz not null default '-infinity',  -- when to delete old rows
   -- Whether the latest round aggregated and pruned; if so, the next round does not.
   was_housekeeping boolean not null default false,
-  step_size integer not null default 100  -- subjects of a step: more after quick rounds, fewer after slow rounds
+  step_size integer not null default 100,  -- subjects of a step: more after quick rounds, fewer after slow rounds
+  worker_call_id bigint  -- the last request of call_worker() to pg_net
 );
 comment on table picture_queue.maintenance is
   'The worker that does the maintenance of the project, until when, and the times of its next steps.';

@@ -34,6 +34,7 @@ begin
       ('maintenance', '_check_maintenance', null, false),
       ('pg_cron', '_check_cron', null, false),
       ('pg_cron runs', '_check_cron_runs', null, false),
+      ('worker calls', '_check_worker_calls', null, false),
       ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users receive their own', false),
       ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
       ('settings', '_check_settings', 'the settings are suitable', false),

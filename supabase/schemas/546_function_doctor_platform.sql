@@ -123,3 +123,51 @@ begin
   from pg_catalog.pg_class c where c.oid = v_run_table and c.reltuples > 100000;
 end
 $$;
+
+-- Checks that pg_cron calls the worker, and the answer to the last call. No finding has the URL or the secret.
+create function picture_queue._check_worker_calls() returns setof picture_queue.finding
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job_table regclass := picture_queue._find_table('cron.job');
+  v_response_table regclass := picture_queue._find_table('net._http_response', true);
+  v_is_scheduled boolean := false;
+  v_status integer;
+  v_timed_out boolean;
+  v_error text;
+begin
+  if (picture_queue._vault_secret('picture_queue_worker_url')).secret is null then
+    return query select 'ok', 'not set up: workers claim jobs by themselves', null;
+    return;
+  elsif (picture_queue._vault_secret('picture_queue_worker_secret')).secret is null then
+    return query select 'bad', 'the worker is not called: Vault has no secret picture_queue_worker_secret',
+      'select picture_queue.schedule_worker_calls(''<URL of /process-jobs>'', ''<PICTURE_QUEUE_PROCESS_SECRET>'');';
+    return;
+  elsif not picture_queue._trusts_function('net', 'http_post') then
+    return query select 'bad', 'the worker is not called: pg_net is not installed', 'create extension pg_net;';
+    return;
+  end if;
+  if v_job_table is not null then
+    execute format('select count(*) > 0 from %s where active and jobname = $1 and command like $2', v_job_table)
+    into v_is_scheduled using 'process-job-queue', '%picture_queue.call_worker()%';
+  end if;
+  if not v_is_scheduled then
+    return query select 'bad', 'the worker is not called: pg_cron is not installed, or process-job-queue does not call it',
+      'create extension if not exists pg_cron; select picture_queue.schedule_maintenance();';
+    return;
+  elsif v_response_table is not null then
+    execute format('select r.status_code, r.timed_out, r.error_msg from %s r '
+      'where r.id = (select m.worker_call_id from picture_queue.maintenance m)', v_response_table)
+    into v_status, v_timed_out, v_error;
+  end if;
+  return query select case when v_status between 200 and 299 or v_timed_out or v_status is null and v_error is null
+      then 'ok' else 'bad' end, case
+      when v_timed_out then 'the last call was sent, and its jobs ran longer than the call waits'
+      when v_status is not null then 'the last call was answered with status ' || v_status
+      when v_error is not null then 'the last call failed: ' || left(v_error, 200)
+      else 'no answer of the last six hours is known' end, case
+      when v_status in (401, 403) then 'set PICTURE_QUEUE_PROCESS_SECRET of the worker to picture_queue_worker_secret of Vault'
+      when v_status is not null and v_status not between 200 and 299 or v_error is not null and not v_timed_out
+        then 'check that the URL in Vault is the route /process-jobs of a running worker' end;
+end
+$$;

@@ -23,7 +23,8 @@ begin
   if v_statement is null then
     return 'pg_cron is not installed';
   end if;
-  execute v_statement using 'process-job-queue'::text, '* * * * *'::text, 'select picture_queue.maintain()'::text;
+  execute v_statement using 'process-job-queue'::text, '* * * * *'::text, 
+    'select picture_queue.maintain(); select picture_queue.call_worker()'::text;
   execute v_statement using 'prune-job-queue'::text, '* * * * *'::text, 'select picture_queue.prune()'::text;
   return 'scheduled';
 end

@@ -14,7 +14,7 @@ CHECKS = {
     "storage",
     "held snapshots", "locks", "dead rows", "indexes", "orphans", "counts", "overdue jobs",
     "pruning", "privileges", "exposure",
-    "failed steps", "maintenance", "pg_cron", "settings", "postgres", "clock",
+    "failed steps", "maintenance", "pg_cron", "worker calls", "settings", "postgres", "clock",
 }  # fmt: skip
 
 

@@ -1,6 +1,8 @@
-"""Housekeeping by a real pg_cron, on Debian's Postgres 15."""
+"""Housekeeping and calls of a worker by a real pg_cron, on Debian's Postgres 15."""
 
+import asyncio
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,8 +11,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import uvicorn
 
+from picture_queue import AsyncPictureQueue, Worker, WorkerSettings
 from picture_queue.local.stack import LocalSupabase
+from picture_queue.web import WebSettings, create_app
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(300)]
 
@@ -96,3 +101,41 @@ async def test_pg_cron_sweeps_promotes_and_prunes_without_any_worker(owner, unti
     }
     failed = await owner.fetch("select * from cron.job_run_details where status = 'failed'")
     assert failed == []
+
+
+async def test_pg_cron_calls_a_worker_that_runs_the_due_jobs(cron_stack, owner, until):
+    queue, secret = f"q-{uuid4().hex[:8]}", "a-secret-of-the-worker-for-tests"
+    async with AsyncPictureQueue(cron_stack.api_url, cron_stack.service_role_key) as pq:
+        worker = Worker(pq, WorkerSettings(queues=(queue,)))
+
+        @worker.handler(f"{queue}.add")
+        async def add(payload: dict[str, int]) -> int:
+            return payload["a"] + payload["b"]
+
+        settings = WebSettings(process_secret=secret)
+        app = create_app(pq, settings=settings, worker=worker)
+        jobs = [
+            await pq.jobs.enqueue(f"{queue}.add", {"a": 1, "b": n}, queue=queue) for n in range(3)
+        ]
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+            serving = asyncio.create_task(server.serve([listener]))
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/process-jobs"
+            scheduled = "select picture_queue.schedule_worker_calls($1, $2)"
+            assert await owner.fetchval(scheduled, url, secret) == "scheduled"
+            # No worker runs: pg_cron calls the route at the next full minute.
+            results = [await pq.jobs.result(job.id, timeout=120) for job in jobs]
+            assert results == [1, 2, 3]
+
+            async def is_answered() -> bool:
+                return await owner.fetchval(
+                    "select f ->> 'detail' = 'the last call was answered with status 200' "
+                    "from jsonb_array_elements(queue_doctor()::jsonb) f "
+                    "where f ->> 'check' = 'worker calls'"
+                )
+
+            await until(is_answered)
+            server.should_exit = True
+            await asyncio.wait_for(serving, 20)
+    command = "select command from cron.job where jobname = 'process-job-queue'"
+    assert "picture_queue.call_worker()" in await owner.fetchval(command)

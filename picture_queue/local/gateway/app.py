@@ -16,6 +16,7 @@ from picture_queue.local.gateway.auth.service import AuthService
 from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import FAULTS_PATH, Faults
+from picture_queue.local.gateway.http_sender import HttpSender
 from picture_queue.local.gateway.realtime.service import RealtimeService
 from picture_queue.local.gateway.rest import RestProxy
 from picture_queue.local.gateway.settings import GatewaySettings
@@ -53,6 +54,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
                 stack.push_async_callback(database.close)
             stack.push_async_callback(rest.close)
             await stack.enter_async_context(realtime.running())
+            await stack.enter_async_context(HttpSender(realtime_database).running())
             storage.open()
             yield
 
