@@ -84,7 +84,10 @@ def doctor(
             "--check migrations needs a direct database connection",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL",
         )
-    findings = _run_checks(resolve(ctx), database)
+    findings = [
+        _name_typed_option(finding, ctx) if finding.check == "migrations" else finding
+        for finding in _run_checks(resolve(ctx), database)
+    ]
     accepted = {"ok"} if check else {"ok", "warn"}
     if check:
         findings = _select_checks(findings, check)
@@ -94,6 +97,14 @@ def doctor(
         _show(findings)
     if any(finding.verdict not in accepted for finding in findings):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _name_typed_option(finding: "Finding", ctx: typer.Context) -> "Finding":
+    from picture_queue_cli.translate import name_typed_options
+
+    remedy = finding.remedy and name_typed_options(finding.remedy, ctx)
+    detail = name_typed_options(finding.detail, ctx)
+    return finding.model_copy(update={"detail": detail, "remedy": remedy})
 
 
 def _select_checks(findings: "list[Finding]", names: list[str]) -> "list[Finding]":

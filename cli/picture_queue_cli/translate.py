@@ -142,6 +142,16 @@ def translate_error(error: errors.PictureQueueError, ctx: Any) -> None:
     error.hint = _replace(_replace_functions(error.hint), names) if error.hint else None
 
 
+def name_typed_options(text: str, ctx: Any) -> str:
+    """Return a text with the options that the user typed, instead of their environment variables.
+
+    Args:
+        text: The text.
+        ctx: The context of the command.
+    """
+    return _replace(text, _typed_addresses(ctx))
+
+
 def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     request, detail = _split_request(error.detail or "", ctx.params)
     if request:

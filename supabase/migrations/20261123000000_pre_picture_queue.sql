@@ -7575,11 +7575,15 @@ $$;
 -- Returns the rules that apply to each of these inputs of a model, for users of this plan (null: no plan). Of several
 -- rules with the same action, the most specific applies. A rule with a plan is more specific than a rule without. After
 -- that, the pattern of the model decides, then the pattern of the input. A rule `allow` cancels all locks, caps and
--- refusals that are equally or less specific.
+-- refusals that are equally or less specific. The function is plpgsql with a generic plan, since planning the query
+-- takes longer than running it, and an SQL function would plan it for each call.
 create function picture_queue._input_rules(p_model_id text, p_plan text, p_inputs text[])
 returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
+#variable_conflict use_column
+begin
+  return query
   select most_specific.input, most_specific.locked[1], most_specific.preset[1], most_specific.cap[1],
     coalesce(most_specific.refused[1] = 'null', false), nullif(most_specific.refused[1], 'null')
   from (
@@ -7604,7 +7608,8 @@ as $$
     where rule.action in ('lock', 'default', 'cap', 'refuse')
       and (rule.action = 'default' or rule.place < coalesce(rule.allowed_at, 2147483647))
     group by rule.input
-  ) most_specific
+  ) most_specific;
+end
 $$;
 
 -- Returns whether a text is a number above a cap, since some providers convert texts to numbers. p_is_strict: the model
@@ -8146,30 +8151,24 @@ as $$
 $$;
 
 -- Refuses a call that starts more generations than the rates of a user allow, before other work. The error names the
--- first generation that exceeds a rate. Locks the account of the user until the transaction ends.
-create function picture_queue._check_step_rates(p_user uuid, p_requests jsonb, p_is_batch boolean) returns void
+-- first generation that exceeds a rate. p_account: the answer of _open_account.
+create function picture_queue._check_step_rates(
+  p_user uuid, p_account jsonb, p_requests jsonb, p_is_batch boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_account jsonb;
-  v_budget jsonb;
-  v_left integer;
+  v_left integer := picture_queue._starts_left(p_user, p_account -> 'account', p_account -> 'budget');
   v_path text;
   v_message text;
   v_detail text;
   v_hint text;
 begin
-  perform picture_queue._check_isolation();
-  perform picture_queue._lock_account(p_user);
-  v_account := picture_queue._read_account('user:' || p_user);
-  v_budget := picture_queue._user_budget(p_user, v_account ->> 'plan');
-  v_left := picture_queue._starts_left(p_user, v_account, v_budget);
-  if v_left is null or coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service() then
+  if v_left is null or not (p_account -> 'is_counted')::boolean then
     return;
   end if;
   select s.path into v_path from picture_queue._list_steps(p_requests, p_is_batch) s where s.n = v_left + 1;
   if found then
-    perform picture_queue._check_rates(p_user, v_account, v_budget, v_left);
+    perform picture_queue._check_rates(p_user, p_account -> 'account', p_account -> 'budget', v_left);
   end if;
 exception when others then
   get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
@@ -8233,10 +8232,10 @@ begin
 end
 $$;
 
--- Writes the generation of a step. p_step: the row of _list_steps. p_model: the answer of _check_generation. p_job: the
--- job of the step.
-create function picture_queue._insert_step(p_user uuid, p_batch_id uuid, p_step jsonb, p_model jsonb, p_job jsonb)
-returns void
+-- Writes the generation of a step, and the reservation of its cost. p_step: the row of _list_steps. p_model: the answer
+-- of _check_generation. p_job: the job of the step.
+create function picture_queue._insert_step(
+  p_user uuid, p_batch_id uuid, p_step jsonb, p_model jsonb, p_job jsonb, p_cost jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -8244,15 +8243,48 @@ declare
   v_at timestamptz := picture_queue._now() + (p_step ->> 'n')::integer * interval '1 microsecond';
 begin
   insert into public.generations (id, user_id, job_id, batch_id, batch_position, batch_step, kind, model_id, model_version,
-    prompt, input, status, created_at, updated_at)
+    prompt, input, status, cost_usd, cost_is_estimate, created_at, updated_at)
   values ((p_job ->> 'generation_id')::uuid, p_user, (p_job ->> 'job_id')::uuid, p_batch_id,
     case when p_batch_id is not null then (p_step ->> 'request_position')::integer end,
     case when p_batch_id is not null then (p_step ->> 'step')::integer end, p_model ->> 'kind', p_model ->> 'model_id',
-    p_model ->> 'version', coalesce(p_step ->> 'prompt', ''), p_model -> 'input', 'pending', v_at, v_at)
+    p_model ->> 'version', coalesce(p_step ->> 'prompt', ''), p_model -> 'input', 'pending',
+    case when p_cost ->> 'price_unit' is not null then (p_cost ->> 'amount_usd')::numeric end,
+    coalesce(p_cost ->> 'price_unit' = 'second', false), v_at, v_at)
   on conflict (id) do nothing;
   if not found then
     perform picture_queue._raise_busy('another call starts the same generation at the same time');
   end if;
+  perform picture_queue._write_reservation((p_job ->> 'generation_id')::uuid, p_user, p_model ->> 'model_id', p_cost);
+end
+$$;
+
+-- Returns an account with a cost added to its spending and taken from its credits.
+create function picture_queue._charge_account(p_account jsonb, p_cost jsonb) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
+begin
+  return p_account || jsonb_build_object('day_usd', (p_account ->> 'day_usd')::numeric + v_amount,
+    'month_usd', (p_account ->> 'month_usd')::numeric + v_amount,
+    'credits_usd', (p_account ->> 'credits_usd')::numeric
+      - case when (p_cost ->> 'from_credits')::boolean then v_amount else 0 end);
+end
+$$;
+
+-- Adds the costs of new generations to the account of their user.
+create function picture_queue._add_user_costs(p_user uuid, p_costs jsonb[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_sum record;
+begin
+  select sum((c ->> 'amount_usd')::numeric) as usd,
+    coalesce(-sum((c ->> 'amount_usd')::numeric) filter (where (c ->> 'from_credits')::boolean), 0) as credits_usd,
+    count(*) filter (where (c ->> 'counted')::boolean)::integer as pending
+  into v_sum
+  from unnest(p_costs) as c;
+  perform picture_queue._add_to_account('user:' || p_user, v_sum.usd, v_sum.credits_usd, v_sum.pending);
 end
 $$;
 
@@ -8273,15 +8305,11 @@ begin
   if v_account is null then
     return;
   end if;
-  for v_item in
-    select c.path, (c.cost ->> 'amount_usd')::numeric as amount, c.cost ->> 'price_unit' as unit
-    from unnest(p_paths, p_costs) with ordinality as c (path, cost, n)
-    order by c.n
-  loop
+  for v_item in select * from unnest(p_paths, p_costs) with ordinality as c (path, cost, n) order by c.n loop
     v_path := v_item.path;
-    perform picture_queue._check_amounts(v_account, v_budget, v_item.amount, v_item.unit);
-    v_account := v_account || jsonb_build_object('day_usd', (v_account ->> 'day_usd')::numeric + v_item.amount,
-      'month_usd', (v_account ->> 'month_usd')::numeric + v_item.amount);
+    perform picture_queue._check_amounts(
+      v_account, v_budget, (v_item.cost ->> 'amount_usd')::numeric, v_item.cost ->> 'price_unit');
+    v_account := picture_queue._charge_account(v_account, v_item.cost);
   end loop;
   perform picture_queue._add_to_account('project', (select sum((c ->> 'amount_usd')::numeric) from unnest(p_costs) as c), 0, 0);
 exception when others then
@@ -8294,17 +8322,20 @@ end
 $$;
 
 -- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
--- warnings. Each reservation is written before the next request is checked, so that budgets and credits count all
--- requests. The account of the project counts them at the end, since all starts in the project wait for its lock. The
--- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
--- settles its generation. p_options: the options of start_generation, with the id of the first generation, or the
--- options of start_generations. p_is_batch: whether errors name entries of requests.
+-- warnings. Each cost is counted before the next request is checked, so that budgets and credits count all requests.
+-- Each account is written only once, since a transaction that writes a row many times reads all its versions again
+-- each time. The account of the project is written last, since all starts in the project wait for its lock. The rows of
+-- the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which settles
+-- its generation. p_options: the options of start_generation, with the id of the first generation, or the options of
+-- start_generations. p_is_batch: whether errors name entries of requests.
 create function picture_queue._start_requests(
   p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_account jsonb;  -- the answer of _open_account
+  v_flags jsonb := '{}'::jsonb;  -- the fields that _write_reservation needs in addition to those of _cost
   v_step record;
   v_path text;
   v_default_models jsonb;
@@ -8321,7 +8352,10 @@ declare
   v_hint text;
 begin
   if p_user is not null then
-    perform picture_queue._check_step_rates(p_user, p_requests, p_is_batch);
+    v_account := (select to_jsonb(a) from picture_queue._open_account(p_user) a);
+    v_flags := jsonb_build_object('counted', v_account -> 'is_counted',
+      'from_credits', coalesce(v_account #> '{budget,needs_credits}', 'false'));
+    perform picture_queue._check_step_rates(p_user, v_account, p_requests, p_is_batch);
   end if;
   v_default_models := picture_queue._default_models(p_requests);
   for v_step in select * from picture_queue._list_steps(p_requests, p_is_batch) s order by s.n loop
@@ -8338,15 +8372,19 @@ begin
       select coalesce(jsonb_agg(v_path || '.' || w), '[]') from jsonb_array_elements_text(v_model -> 'warnings') w) end;
     v_job := picture_queue._step_job(p_user, p_batch_id,
       case when v_step.n = 1 then (p_options ->> 'generation_id')::uuid end, v_model, p_options, v_job);
-    v_cost := picture_queue._check_spending(p_user, v_model ->> 'model_id', v_model -> 'input',
-      (v_job ->> 'generation_id')::uuid, v_job ->> 'job_type', v_job ->> 'idempotency_key');
-    perform picture_queue._insert_step(p_user, p_batch_id, to_jsonb(v_step), v_model, v_job);
-    perform picture_queue._reserve(
-      (v_job ->> 'generation_id')::uuid, p_user, v_model ->> 'model_id', v_cost, p_adds_to_project => false);
+    v_cost := picture_queue._cost(v_model ->> 'model_id', v_model -> 'input') || v_flags;
+    if p_user is not null then
+      perform picture_queue._check_funds(v_account -> 'account', v_account -> 'budget', v_cost);
+      v_account := jsonb_set(v_account, '{account}', picture_queue._charge_account(v_account -> 'account', v_cost));
+    end if;
+    perform picture_queue._insert_step(p_user, p_batch_id, to_jsonb(v_step), v_model, v_job, v_cost);
     v_costs := v_costs || v_cost;
     v_jobs := v_jobs || v_job;
   end loop;
   v_path := null;
+  if p_user is not null then
+    perform picture_queue._add_user_costs(p_user, v_costs);
+  end if;
   if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
     perform picture_queue._raise_busy('another call starts the same generation at the same time');
   end if;
@@ -8598,6 +8636,43 @@ begin
 end
 $$;
 
+-- Locks the account of a user until the transaction ends, and returns it with the budget of the user. is_counted:
+-- whether the rates and max_pending count generations that the caller starts.
+create function picture_queue._open_account(
+  p_user_id uuid, out account jsonb, out budget jsonb, out is_counted boolean)
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- In a repeatable read transaction, the sums could lack the changes of other transactions.
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user_id);
+  account := picture_queue._read_account('user:' || p_user_id);
+  budget := picture_queue._user_budget(p_user_id, account ->> 'plan');
+  is_counted := not (coalesce((budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
+end
+$$;
+
+-- Refuses a generation that exceeds an amount of the budget of a user, or the credits of a user who needs credits.
+-- p_account and p_budget: as _open_account returns them. p_cost: as _cost returns it.
+create function picture_queue._check_funds(p_account jsonb, p_budget jsonb, p_cost jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
+begin
+  perform picture_queue._check_amounts(p_account, p_budget, v_amount, p_cost ->> 'price_unit');
+  if not coalesce((p_budget ->> 'needs_credits')::boolean, false) then
+    return;
+  elsif p_cost ->> 'price_unit' is null then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
+      'choose a model that has a price or typical_seconds in list_models()');
+  elsif (p_account ->> 'credits_usd')::numeric < v_amount then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
+      trim_scale((p_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
+  end if;
+end
+$$;
+
 -- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
 -- until the transaction ends. Returns the expected cost for _reserve. A repeated call is not refused if the first call
 -- has committed in the meantime. p_input: all inputs as the provider will get them. p_retries: whether an ended
@@ -8610,22 +8685,14 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_cost jsonb := picture_queue._cost(p_model_id, p_input);
-  v_amount numeric := (v_cost ->> 'amount_usd')::numeric;
-  v_account jsonb;
-  v_budget jsonb;
-  v_counted boolean;
+  v_user record;
 begin
   if p_user_id is null then
     return v_cost;
   end if;
-  -- In a repeatable read transaction, the sums could lack the changes of other transactions.
-  perform picture_queue._check_isolation();
-  perform picture_queue._lock_account(p_user_id);
-  v_account := picture_queue._read_account('user:' || p_user_id);
-  v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
-  v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
-  v_cost := v_cost || jsonb_build_object(
-    'counted', v_counted, 'is_retry', p_retries, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+  v_user := picture_queue._open_account(p_user_id);
+  v_cost := v_cost || jsonb_build_object('counted', v_user.is_counted, 'is_retry', p_retries,
+    'from_credits', coalesce((v_user.budget ->> 'needs_credits')::boolean, false));
   if not p_retries and (
     exists (select from public.generations g where g.id = p_generation_id)
     or p_idempotency_key is not null and exists (
@@ -8634,19 +8701,10 @@ begin
   then
     return v_cost || '{"unchecked": true}';
   end if;
-  if v_counted and not p_retries then
-    perform picture_queue._check_rates(p_user_id, v_account, v_budget);
+  if v_user.is_counted and not p_retries then
+    perform picture_queue._check_rates(p_user_id, v_user.account, v_user.budget);
   end if;
-  perform picture_queue._check_amounts(v_account, v_budget, v_amount, v_cost ->> 'price_unit');
-  if not (v_cost ->> 'from_credits')::boolean then
-    return v_cost;
-  elsif v_cost ->> 'price_unit' is null then
-    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
-      'choose a model that has a price or typical_seconds in list_models()');
-  elsif (v_account ->> 'credits_usd')::numeric < v_amount then
-    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
-      trim_scale((v_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
-  end if;
+  perform picture_queue._check_funds(v_user.account, v_user.budget, v_cost);
   return v_cost;
 end
 $$;
@@ -8668,12 +8726,25 @@ begin
 end
 $$;
 
--- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
--- of the user and of the project. Refuses a generation that exceeds the budget of the project. Without
--- p_adds_to_project the caller must do so for the account of the project, before the transaction ends.
-create function picture_queue._reserve(
-  p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb, p_adds_to_project boolean default true)
+-- Writes the reservation of a generation into the ledger. The caller adds it to the accounts.
+create function picture_queue._write_reservation(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb)
 returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+    from_credits, counted, is_retry, at)
+  values ('reserve', p_generation_id, 1 + coalesce((
+      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
+    p_user_id, p_model_id, (p_cost ->> 'amount_usd')::numeric, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit',
+    coalesce((p_cost ->> 'from_credits')::boolean, false), coalesce((p_cost ->> 'counted')::boolean, false),
+    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
+end
+$$;
+
+-- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
+-- of the user and of the project. Refuses a generation that exceeds the budget of the project.
+create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -8685,12 +8756,7 @@ begin
   if (p_cost ->> 'unchecked')::boolean then
     perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
   end if;
-  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-    from_credits, counted, is_retry, at)
-  values ('reserve', p_generation_id, 1 + coalesce((
-      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
-    p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
-    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
+  perform picture_queue._write_reservation(p_generation_id, p_user_id, p_model_id, p_cost);
   update public.generations g
   set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
     cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)
@@ -8699,7 +8765,7 @@ begin
     perform picture_queue._add_to_account('user:' || p_user_id, v_amount,
       case when v_from_credits then -v_amount else 0 end, v_counted::integer);
   end if;
-  v_project := case when p_adds_to_project then picture_queue._lock_project() end;
+  v_project := picture_queue._lock_project();
   if v_project is not null then
     perform picture_queue._check_amounts(v_project, (
       select to_jsonb(b) from picture_queue.budget b where b.key = 'project'), v_amount, p_cost ->> 'price_unit');
@@ -10089,16 +10155,21 @@ end
 $$;
 comment on function public.set_input_rule is 'Sets a rule over an input of generations.';
 
+-- Deletes a rule over an input. A deletion that makes an enabled model unusable is refused: a rule `allow` may cancel a
+-- rule that the model does not fit.
 create function public.delete_input_rule(
   model text, input text, action text, plan text default null, request_id uuid default null)
 returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_problem text;
 begin
   if picture_queue._find_answer('delete_input_rule', request_id::text) is not null then
     return;
   end if;
   perform picture_queue._store_answer('delete_input_rule', request_id::text, '{}');
+  v_problem := picture_queue._ruled_models_problem(model, input);
   delete from picture_queue.input_rule r
   where r.model = delete_input_rule.model and r.input = delete_input_rule.input
     and r.action = delete_input_rule.action and r.plan is not distinct from delete_input_rule.plan;
@@ -10106,6 +10177,9 @@ begin
     perform picture_queue._raise_error('PQ_UNKNOWN_RULE', format('model is %s, input is %s, action is %s, plan is %s',
       left(quote_nullable(model), 200), left(quote_nullable(input), 200), left(quote_nullable(action), 100),
       left(quote_nullable(plan), 100)));
+  elsif v_problem is null then
+    perform picture_queue._raise_problem(picture_queue._ruled_models_problem(model, input),
+      'delete or change the other rule for this input first, or disable the model: set_model()');
   end if;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy();

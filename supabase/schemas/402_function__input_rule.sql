@@ -3,11 +3,15 @@
 -- Returns the rules that apply to each of these inputs of a model, for users of this plan (null: no plan). Of several
 -- rules with the same action, the most specific applies. A rule with a plan is more specific than a rule without. After
 -- that, the pattern of the model decides, then the pattern of the input. A rule `allow` cancels all locks, caps and
--- refusals that are equally or less specific.
+-- refusals that are equally or less specific. The function is plpgsql with a generic plan, since planning the query
+-- takes longer than running it, and an SQL function would plan it for each call.
 create function picture_queue._input_rules(p_model_id text, p_plan text, p_inputs text[])
 returns table (input text, locked jsonb, preset jsonb, cap jsonb, is_refused boolean, refused_values jsonb)
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
+#variable_conflict use_column
+begin
+  return query
   select most_specific.input, most_specific.locked[1], most_specific.preset[1], most_specific.cap[1],
     coalesce(most_specific.refused[1] = 'null', false), nullif(most_specific.refused[1], 'null')
   from (
@@ -32,7 +36,8 @@ as $$
     where rule.action in ('lock', 'default', 'cap', 'refuse')
       and (rule.action = 'default' or rule.place < coalesce(rule.allowed_at, 2147483647))
     group by rule.input
-  ) most_specific
+  ) most_specific;
+end
 $$;
 
 -- Returns whether a text is a number above a cap, since some providers convert texts to numbers. p_is_strict: the model

@@ -103,30 +103,24 @@ as $$
 $$;
 
 -- Refuses a call that starts more generations than the rates of a user allow, before other work. The error names the
--- first generation that exceeds a rate. Locks the account of the user until the transaction ends.
-create function picture_queue._check_step_rates(p_user uuid, p_requests jsonb, p_is_batch boolean) returns void
+-- first generation that exceeds a rate. p_account: the answer of _open_account.
+create function picture_queue._check_step_rates(
+  p_user uuid, p_account jsonb, p_requests jsonb, p_is_batch boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_account jsonb;
-  v_budget jsonb;
-  v_left integer;
+  v_left integer := picture_queue._starts_left(p_user, p_account -> 'account', p_account -> 'budget');
   v_path text;
   v_message text;
   v_detail text;
   v_hint text;
 begin
-  perform picture_queue._check_isolation();
-  perform picture_queue._lock_account(p_user);
-  v_account := picture_queue._read_account('user:' || p_user);
-  v_budget := picture_queue._user_budget(p_user, v_account ->> 'plan');
-  v_left := picture_queue._starts_left(p_user, v_account, v_budget);
-  if v_left is null or coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service() then
+  if v_left is null or not (p_account -> 'is_counted')::boolean then
     return;
   end if;
   select s.path into v_path from picture_queue._list_steps(p_requests, p_is_batch) s where s.n = v_left + 1;
   if found then
-    perform picture_queue._check_rates(p_user, v_account, v_budget, v_left);
+    perform picture_queue._check_rates(p_user, p_account -> 'account', p_account -> 'budget', v_left);
   end if;
 exception when others then
   get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
@@ -190,10 +184,10 @@ begin
 end
 $$;
 
--- Writes the generation of a step. p_step: the row of _list_steps. p_model: the answer of _check_generation. p_job: the
--- job of the step.
-create function picture_queue._insert_step(p_user uuid, p_batch_id uuid, p_step jsonb, p_model jsonb, p_job jsonb)
-returns void
+-- Writes the generation of a step, and the reservation of its cost. p_step: the row of _list_steps. p_model: the answer
+-- of _check_generation. p_job: the job of the step.
+create function picture_queue._insert_step(
+  p_user uuid, p_batch_id uuid, p_step jsonb, p_model jsonb, p_job jsonb, p_cost jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -201,15 +195,48 @@ declare
   v_at timestamptz := picture_queue._now() + (p_step ->> 'n')::integer * interval '1 microsecond';
 begin
   insert into public.generations (id, user_id, job_id, batch_id, batch_position, batch_step, kind, model_id, model_version,
-    prompt, input, status, created_at, updated_at)
+    prompt, input, status, cost_usd, cost_is_estimate, created_at, updated_at)
   values ((p_job ->> 'generation_id')::uuid, p_user, (p_job ->> 'job_id')::uuid, p_batch_id,
     case when p_batch_id is not null then (p_step ->> 'request_position')::integer end,
     case when p_batch_id is not null then (p_step ->> 'step')::integer end, p_model ->> 'kind', p_model ->> 'model_id',
-    p_model ->> 'version', coalesce(p_step ->> 'prompt', ''), p_model -> 'input', 'pending', v_at, v_at)
+    p_model ->> 'version', coalesce(p_step ->> 'prompt', ''), p_model -> 'input', 'pending',
+    case when p_cost ->> 'price_unit' is not null then (p_cost ->> 'amount_usd')::numeric end,
+    coalesce(p_cost ->> 'price_unit' = 'second', false), v_at, v_at)
   on conflict (id) do nothing;
   if not found then
     perform picture_queue._raise_busy('another call starts the same generation at the same time');
   end if;
+  perform picture_queue._write_reservation((p_job ->> 'generation_id')::uuid, p_user, p_model ->> 'model_id', p_cost);
+end
+$$;
+
+-- Returns an account with a cost added to its spending and taken from its credits.
+create function picture_queue._charge_account(p_account jsonb, p_cost jsonb) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
+begin
+  return p_account || jsonb_build_object('day_usd', (p_account ->> 'day_usd')::numeric + v_amount,
+    'month_usd', (p_account ->> 'month_usd')::numeric + v_amount,
+    'credits_usd', (p_account ->> 'credits_usd')::numeric
+      - case when (p_cost ->> 'from_credits')::boolean then v_amount else 0 end);
+end
+$$;
+
+-- Adds the costs of new generations to the account of their user.
+create function picture_queue._add_user_costs(p_user uuid, p_costs jsonb[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_sum record;
+begin
+  select sum((c ->> 'amount_usd')::numeric) as usd,
+    coalesce(-sum((c ->> 'amount_usd')::numeric) filter (where (c ->> 'from_credits')::boolean), 0) as credits_usd,
+    count(*) filter (where (c ->> 'counted')::boolean)::integer as pending
+  into v_sum
+  from unnest(p_costs) as c;
+  perform picture_queue._add_to_account('user:' || p_user, v_sum.usd, v_sum.credits_usd, v_sum.pending);
 end
 $$;
 
@@ -230,15 +257,11 @@ begin
   if v_account is null then
     return;
   end if;
-  for v_item in
-    select c.path, (c.cost ->> 'amount_usd')::numeric as amount, c.cost ->> 'price_unit' as unit
-    from unnest(p_paths, p_costs) with ordinality as c (path, cost, n)
-    order by c.n
-  loop
+  for v_item in select * from unnest(p_paths, p_costs) with ordinality as c (path, cost, n) order by c.n loop
     v_path := v_item.path;
-    perform picture_queue._check_amounts(v_account, v_budget, v_item.amount, v_item.unit);
-    v_account := v_account || jsonb_build_object('day_usd', (v_account ->> 'day_usd')::numeric + v_item.amount,
-      'month_usd', (v_account ->> 'month_usd')::numeric + v_item.amount);
+    perform picture_queue._check_amounts(
+      v_account, v_budget, (v_item.cost ->> 'amount_usd')::numeric, v_item.cost ->> 'price_unit');
+    v_account := picture_queue._charge_account(v_account, v_item.cost);
   end loop;
   perform picture_queue._add_to_account('project', (select sum((c ->> 'amount_usd')::numeric) from unnest(p_costs) as c), 0, 0);
 exception when others then
@@ -251,17 +274,20 @@ end
 $$;
 
 -- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
--- warnings. Each reservation is written before the next request is checked, so that budgets and credits count all
--- requests. The account of the project counts them at the end, since all starts in the project wait for its lock. The
--- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
--- settles its generation. p_options: the options of start_generation, with the id of the first generation, or the
--- options of start_generations. p_is_batch: whether errors name entries of requests.
+-- warnings. Each cost is counted before the next request is checked, so that budgets and credits count all requests.
+-- Each account is written only once, since a transaction that writes a row many times reads all its versions again
+-- each time. The account of the project is written last, since all starts in the project wait for its lock. The rows of
+-- the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which settles
+-- its generation. p_options: the options of start_generation, with the id of the first generation, or the options of
+-- start_generations. p_is_batch: whether errors name entries of requests.
 create function picture_queue._start_requests(
   p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_account jsonb;  -- the answer of _open_account
+  v_flags jsonb := '{}'::jsonb;  -- the fields that _write_reservation needs in addition to those of _cost
   v_step record;
   v_path text;
   v_default_models jsonb;
@@ -278,7 +304,10 @@ declare
   v_hint text;
 begin
   if p_user is not null then
-    perform picture_queue._check_step_rates(p_user, p_requests, p_is_batch);
+    v_account := (select to_jsonb(a) from picture_queue._open_account(p_user) a);
+    v_flags := jsonb_build_object('counted', v_account -> 'is_counted',
+      'from_credits', coalesce(v_account #> '{budget,needs_credits}', 'false'));
+    perform picture_queue._check_step_rates(p_user, v_account, p_requests, p_is_batch);
   end if;
   v_default_models := picture_queue._default_models(p_requests);
   for v_step in select * from picture_queue._list_steps(p_requests, p_is_batch) s order by s.n loop
@@ -295,15 +324,19 @@ begin
       select coalesce(jsonb_agg(v_path || '.' || w), '[]') from jsonb_array_elements_text(v_model -> 'warnings') w) end;
     v_job := picture_queue._step_job(p_user, p_batch_id,
       case when v_step.n = 1 then (p_options ->> 'generation_id')::uuid end, v_model, p_options, v_job);
-    v_cost := picture_queue._check_spending(p_user, v_model ->> 'model_id', v_model -> 'input',
-      (v_job ->> 'generation_id')::uuid, v_job ->> 'job_type', v_job ->> 'idempotency_key');
-    perform picture_queue._insert_step(p_user, p_batch_id, to_jsonb(v_step), v_model, v_job);
-    perform picture_queue._reserve(
-      (v_job ->> 'generation_id')::uuid, p_user, v_model ->> 'model_id', v_cost, p_adds_to_project => false);
+    v_cost := picture_queue._cost(v_model ->> 'model_id', v_model -> 'input') || v_flags;
+    if p_user is not null then
+      perform picture_queue._check_funds(v_account -> 'account', v_account -> 'budget', v_cost);
+      v_account := jsonb_set(v_account, '{account}', picture_queue._charge_account(v_account -> 'account', v_cost));
+    end if;
+    perform picture_queue._insert_step(p_user, p_batch_id, to_jsonb(v_step), v_model, v_job, v_cost);
     v_costs := v_costs || v_cost;
     v_jobs := v_jobs || v_job;
   end loop;
   v_path := null;
+  if p_user is not null then
+    perform picture_queue._add_user_costs(p_user, v_costs);
+  end if;
   if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
     perform picture_queue._raise_busy('another call starts the same generation at the same time');
   end if;

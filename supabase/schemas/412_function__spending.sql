@@ -232,6 +232,43 @@ begin
 end
 $$;
 
+-- Locks the account of a user until the transaction ends, and returns it with the budget of the user. is_counted:
+-- whether the rates and max_pending count generations that the caller starts.
+create function picture_queue._open_account(
+  p_user_id uuid, out account jsonb, out budget jsonb, out is_counted boolean)
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- In a repeatable read transaction, the sums could lack the changes of other transactions.
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user_id);
+  account := picture_queue._read_account('user:' || p_user_id);
+  budget := picture_queue._user_budget(p_user_id, account ->> 'plan');
+  is_counted := not (coalesce((budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
+end
+$$;
+
+-- Refuses a generation that exceeds an amount of the budget of a user, or the credits of a user who needs credits.
+-- p_account and p_budget: as _open_account returns them. p_cost: as _cost returns it.
+create function picture_queue._check_funds(p_account jsonb, p_budget jsonb, p_cost jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_amount numeric := (p_cost ->> 'amount_usd')::numeric;
+begin
+  perform picture_queue._check_amounts(p_account, p_budget, v_amount, p_cost ->> 'price_unit');
+  if not coalesce((p_budget ->> 'needs_credits')::boolean, false) then
+    return;
+  elsif p_cost ->> 'price_unit' is null then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
+      'choose a model that has a price or typical_seconds in list_models()');
+  elsif (p_account ->> 'credits_usd')::numeric < v_amount then
+    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
+      trim_scale((p_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
+  end if;
+end
+$$;
+
 -- Checks the rates, budgets and credits of a user before a generation is inserted, and locks the account of the user
 -- until the transaction ends. Returns the expected cost for _reserve. A repeated call is not refused if the first call
 -- has committed in the meantime. p_input: all inputs as the provider will get them. p_retries: whether an ended
@@ -244,22 +281,14 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 as $$
 declare
   v_cost jsonb := picture_queue._cost(p_model_id, p_input);
-  v_amount numeric := (v_cost ->> 'amount_usd')::numeric;
-  v_account jsonb;
-  v_budget jsonb;
-  v_counted boolean;
+  v_user record;
 begin
   if p_user_id is null then
     return v_cost;
   end if;
-  -- In a repeatable read transaction, the sums could lack the changes of other transactions.
-  perform picture_queue._check_isolation();
-  perform picture_queue._lock_account(p_user_id);
-  v_account := picture_queue._read_account('user:' || p_user_id);
-  v_budget := picture_queue._user_budget(p_user_id, v_account ->> 'plan');
-  v_counted := not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service());
-  v_cost := v_cost || jsonb_build_object(
-    'counted', v_counted, 'is_retry', p_retries, 'from_credits', coalesce((v_budget ->> 'needs_credits')::boolean, false));
+  v_user := picture_queue._open_account(p_user_id);
+  v_cost := v_cost || jsonb_build_object('counted', v_user.is_counted, 'is_retry', p_retries,
+    'from_credits', coalesce((v_user.budget ->> 'needs_credits')::boolean, false));
   if not p_retries and (
     exists (select from public.generations g where g.id = p_generation_id)
     or p_idempotency_key is not null and exists (
@@ -268,19 +297,10 @@ begin
   then
     return v_cost || '{"unchecked": true}';
   end if;
-  if v_counted and not p_retries then
-    perform picture_queue._check_rates(p_user_id, v_account, v_budget);
+  if v_user.is_counted and not p_retries then
+    perform picture_queue._check_rates(p_user_id, v_user.account, v_user.budget);
   end if;
-  perform picture_queue._check_amounts(v_account, v_budget, v_amount, v_cost ->> 'price_unit');
-  if not (v_cost ->> 'from_credits')::boolean then
-    return v_cost;
-  elsif v_cost ->> 'price_unit' is null then
-    perform picture_queue._raise_error('PQ_NO_CREDIT', 'the cost of this model is not known, and the user needs credits',
-      'choose a model that has a price or typical_seconds in list_models()');
-  elsif (v_account ->> 'credits_usd')::numeric < v_amount then
-    perform picture_queue._raise_error('PQ_NO_CREDIT', format('credits_usd is %s, and this generation costs %s',
-      trim_scale((v_account ->> 'credits_usd')::numeric), trim_scale(v_amount)));
-  end if;
+  perform picture_queue._check_funds(v_user.account, v_user.budget, v_cost);
   return v_cost;
 end
 $$;
@@ -302,12 +322,25 @@ begin
 end
 $$;
 
--- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
--- of the user and of the project. Refuses a generation that exceeds the budget of the project. Without
--- p_adds_to_project the caller must do so for the account of the project, before the transaction ends.
-create function picture_queue._reserve(
-  p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb, p_adds_to_project boolean default true)
+-- Writes the reservation of a generation into the ledger. The caller adds it to the accounts.
+create function picture_queue._write_reservation(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb)
 returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
+    from_credits, counted, is_retry, at)
+  values ('reserve', p_generation_id, 1 + coalesce((
+      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
+    p_user_id, p_model_id, (p_cost ->> 'amount_usd')::numeric, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit',
+    coalesce((p_cost ->> 'from_credits')::boolean, false), coalesce((p_cost ->> 'counted')::boolean, false),
+    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
+end
+$$;
+
+-- Reserves the expected cost of an inserted generation: writes a row of the ledger, and adds the cost to the accounts
+-- of the user and of the project. Refuses a generation that exceeds the budget of the project.
+create function picture_queue._reserve(p_generation_id uuid, p_user_id uuid, p_model_id text, p_cost jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -319,12 +352,7 @@ begin
   if (p_cost ->> 'unchecked')::boolean then
     perform picture_queue._raise_busy('the generation that this call repeats was deleted at the same time');
   end if;
-  insert into picture_queue.ledger (phase, generation_id, round, user_id, model_id, amount_usd, price_usd, price_unit,
-    from_credits, counted, is_retry, at)
-  values ('reserve', p_generation_id, 1 + coalesce((
-      select max(l.round) from picture_queue.ledger l where l.generation_id = p_generation_id), 0),
-    p_user_id, p_model_id, v_amount, (p_cost ->> 'price_usd')::numeric, p_cost ->> 'price_unit', v_from_credits, v_counted,
-    coalesce((p_cost ->> 'is_retry')::boolean, false), picture_queue._now());
+  perform picture_queue._write_reservation(p_generation_id, p_user_id, p_model_id, p_cost);
   update public.generations g
   set cost_usd = case when p_cost ->> 'price_unit' is not null then v_amount end,
     cost_is_estimate = coalesce(p_cost ->> 'price_unit' = 'second', false)
@@ -333,7 +361,7 @@ begin
     perform picture_queue._add_to_account('user:' || p_user_id, v_amount,
       case when v_from_credits then -v_amount else 0 end, v_counted::integer);
   end if;
-  v_project := case when p_adds_to_project then picture_queue._lock_project() end;
+  v_project := picture_queue._lock_project();
   if v_project is not null then
     perform picture_queue._check_amounts(v_project, (
       select to_jsonb(b) from picture_queue.budget b where b.key = 'project'), v_amount, p_cost ->> 'price_unit');

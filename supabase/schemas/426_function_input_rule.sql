@@ -84,16 +84,21 @@ end
 $$;
 comment on function public.set_input_rule is 'Sets a rule over an input of generations.';
 
+-- Deletes a rule over an input. A deletion that makes an enabled model unusable is refused: a rule `allow` may cancel a
+-- rule that the model does not fit.
 create function public.delete_input_rule(
   model text, input text, action text, plan text default null, request_id uuid default null)
 returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_problem text;
 begin
   if picture_queue._find_answer('delete_input_rule', request_id::text) is not null then
     return;
   end if;
   perform picture_queue._store_answer('delete_input_rule', request_id::text, '{}');
+  v_problem := picture_queue._ruled_models_problem(model, input);
   delete from picture_queue.input_rule r
   where r.model = delete_input_rule.model and r.input = delete_input_rule.input
     and r.action = delete_input_rule.action and r.plan is not distinct from delete_input_rule.plan;
@@ -101,6 +106,9 @@ begin
     perform picture_queue._raise_error('PQ_UNKNOWN_RULE', format('model is %s, input is %s, action is %s, plan is %s',
       left(quote_nullable(model), 200), left(quote_nullable(input), 200), left(quote_nullable(action), 100),
       left(quote_nullable(plan), 100)));
+  elsif v_problem is null then
+    perform picture_queue._raise_problem(picture_queue._ruled_models_problem(model, input),
+      'delete or change the other rule for this input first, or disable the model: set_model()');
   end if;
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._raise_busy();

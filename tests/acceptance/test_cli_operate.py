@@ -1,6 +1,7 @@
 """Commands for operators: queues, limits, schedules, batches, failed jobs, and the doctor."""
 
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -283,6 +284,20 @@ def test_the_doctor_shows_verdicts(cli: Cli) -> None:
     has_bad = any(finding["verdict"] == "bad" for finding in findings)
     assert result.exit_code == (1 if has_bad else 0)
     assert "maintenance" in cli("doctor").stdout
+
+
+def test_the_doctor_names_the_option_with_the_address_of_a_database_that_does_not_answer(
+    cli: Cli,
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # it does not listen, so connections are refused
+        address = f"postgresql://postgres@127.0.0.1:{closed.getsockname()[1]}/postgres"
+        result = cli("doctor", "--db-url", address, "--json")
+        environ = {"PICTURE_QUEUE_DATABASE_URL": address}
+        by_variable = cli("doctor", "--json", **environ)
+    for output, name in ((result, "--db-url"), (by_variable, "PICTURE_QUEUE_DATABASE_URL")):
+        (finding,) = [f for f in json.loads(output.stdout) if f["check"] == "migrations"]
+        assert finding["remedy"] == f"Check {name} and that the database is running"
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,12 @@ async def test_a_rule_that_makes_a_model_unusable_is_refused(db):
     inputs = [{"name": "scale", "type": "integer", "enum": [8, 16], "required": True}]
     await db.value(SET, "me/model", "scale", "allow", None, None)
     await db.value("select set_model('me/model', $1)", {"kind": "upscale", "inputs": inputs})
-    await db.value("select delete_input_rule('me/model', 'scale', 'allow')")
+    delete = "select delete_input_rule($1, 'scale', $2)"
+    refused = await db.refusal(delete, "me/model", "allow")  # the rule for all models permits 4
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail.startswith("model me/model has scale, ")
+    await db.value(delete, "*", "cap")
+    await db.value(delete, "me/model", "allow")
     refused = await db.refusal(SET, "me/*", "SCALE", "cap", 4, None)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT")
     assert refused.detail == (
