@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lock release test coverage test-fast test-lowest test-newest conformance test-all test-sql test-extra test-matrix test-security test-faults test-long test-kill check format audit bench bench-quick bench-engine bench-smoke upgrade-fixture clean
+.PHONY: help setup demo lock release test coverage test-fast test-lowest test-newest conformance test-all test-sql test-extra test-matrix test-security test-faults test-long test-kill check format audit bench bench-quick bench-engine bench-generations upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,7 +63,7 @@ test-matrix: $(READY) $(NPM_READY) ## Run the tests of the SQL and the worker on
 
 test-all: test test-extra test-matrix ## Run test, test-extra and test-matrix
 
-test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck handlers (about 15 minutes)
+test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck handlers, and kill them (about 30 minutes)
 	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
 
 test-security: $(READY) $(NPM_READY) ## Test permissions, injection, hostile text and size limits, and run security linters (ARGS= for pytest)
@@ -122,8 +122,9 @@ bench-quick: $(READY) $(NPM_READY) ## Compare with other queues in about 6 minut
 bench-engine: $(READY) $(NPM_READY) ## Measure the SQL, in about 20 minutes, 40 with a baseline (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/engine $(BENCH_POSTGRES) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(QUICK),--quick)
 
-bench-smoke: $(READY) ## Measure the latencies of a generation (JSON=1)
-	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
+# The exit code is 1 if a figure misses its bound. ONLY= selects latencies, flight, large or throughput.
+bench-generations: $(READY) ## Measure speed and memory of generations, in about 12 minutes; writes docs/benchmarks (ONLY=, JSON=1)
+	@$(BIN)/python bench/generations $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json)
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .venv-lowest-direct .venv-highest dist $(NPM)/node_modules .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache .bench

@@ -27,6 +27,7 @@ from picture_queue_cli import (
     queues,
     rules,
     schedules,
+    serve,
     settings,
     tenants,
     watch,
@@ -99,6 +100,7 @@ app.add_typer(batches.app, name="batches", rich_help_panel=_JOBS)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_JOBS)
 app.add_typer(events.app, name="events", rich_help_panel=_JOBS)
 _add_command(_OPERATE, worker.worker, "worker --app jobs:worker --queue mail")
+_add_command(_OPERATE, serve.serve, "serve --port 8080 --worker")
 _add_command(_OPERATE, health.health, "health")
 app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)

@@ -157,10 +157,10 @@ def worker(
     target = resolve(ctx)
     configure_logging(verbose, log_format)
     drain = Drain(time_limit) if drains else None
-    run(_work(own_worker, target, settings, real_replicate, drain), _loop_factory())
+    run(_work(own_worker, target, settings, real_replicate, drain), loop_factory())
 
 
-def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
+def loop_factory() -> "Callable[[], AbstractEventLoop] | None":
     """Return a function that creates event loops of uvloop; None if uvloop is not installed.
 
     With uvloop, a job takes a tenth less CPU time.
@@ -235,7 +235,7 @@ async def _work(
 
     try:
         if own_worker is not None:
-            _export_target(target)
+            export_target(target)
             own_worker.settings = replace(own_worker.settings, **settings)
             await _run_or_drain(own_worker, drain)
         else:
@@ -257,7 +257,7 @@ async def _work_built_in(
     from picture_queue.generations.store import expect_storage
 
     worker_settings = WorkerSettings(**settings)
-    replicate = _replicate_settings(target, real_replicate)
+    replicate = replicate_settings(target, real_replicate)
     if replicate is not None:
         logging.info("Pictures come from %s", replicate.base_url)
     async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
@@ -266,7 +266,7 @@ async def _work_built_in(
         await _run_or_drain(builtin_worker(pq, worker_settings, replicate), drain)
 
 
-def _replicate_settings(target: Target, real: bool) -> "ReplicateSettings | None":
+def replicate_settings(target: Target, real: bool) -> "ReplicateSettings | None":
     """Return the settings of the source of pictures: Replicate or the simulator.
 
     A worker of an embedded stack uses the simulator, unless `real` is true.
@@ -340,7 +340,7 @@ def _with_webhooks(token: str, url: str) -> "ReplicateSettings":
     )
 
 
-def _export_target(target: Target) -> None:
+def export_target(target: Target) -> None:
     """Set the environment variables from which the user's own worker creates its client."""
     for name, value in (("SUPABASE_URL", target.url), ("SUPABASE_KEY", target.key)):
         if value:

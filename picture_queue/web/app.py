@@ -39,8 +39,7 @@ def create_app(
     replicate: ReplicateSettings | None = None,
     *,
     settings: WebSettings | None = None,
-    worker: Worker | None = None,
-    runs_worker: bool = False,
+    worker: Worker | BackgroundWorker | None = None,
 ) -> Starlette:
     """Create the app.
 
@@ -60,9 +59,9 @@ def create_app(
         replicate: The token of Replicate, and the secret of its webhooks; None: from the
             environment. Without a token there is no route for webhooks.
         settings: The secrets and limits of the routes; None: from the environment.
-        worker: The worker that runs jobs; None: the built-in one, which generates pictures.
-        runs_worker: Whether the worker runs during the lifespan of the app. If not, it runs jobs
-            only for ``/process-jobs`` and ``/process-generation``.
+        worker: A worker that runs jobs for ``/process-jobs`` and ``/process-generation`` only, or a
+            `BackgroundWorker`, which runs during the lifespan of the app; None: the built-in
+            worker, which generates pictures, for these routes.
 
     Raises:
         SettingsError: A setting is missing or invalid; the error names it.
@@ -74,10 +73,12 @@ def create_app(
     replicate = replicate or ReplicateSettings.from_env()
     provider = None if replicate is None else registry.replicate(replicate)
     access = ServiceAccess(_service_secrets(project, settings))
-    if worker is None and (access.has_secrets or runs_worker):
+    if worker is None and access.has_secrets:
         worker = builtin_worker(project, replicate=replicate)
-    background = BackgroundWorker(worker) if worker is not None and runs_worker else None
-    runner = JobRunner(project, None if runs_worker else worker, settings.process_seconds)
+    background, on_demand = (
+        (worker, None) if isinstance(worker, BackgroundWorker) else (None, worker)
+    )
+    runner = JobRunner(project, on_demand, settings.process_seconds)
     health = Health(project, background)
     routes = health.routes
     if project._backend.api is None:

@@ -30,14 +30,16 @@ _FINAL = (NotAllowed, NotAuthenticated, SettingsError, VersionMismatch, WorkerSt
 class BackgroundWorker:
     """A worker that runs while a block does, such as the lifespan of an ASGI app.
 
-    It installs no signal handlers, since the server has some. After an outage of the project the
-    worker is run again. At the end of the block running jobs get ``shutdown_grace`` seconds, and
-    are then released, which does not count as an attempt.
+    After an outage of the project the worker is run again. At the end of the block running jobs get
+    ``shutdown_grace`` seconds, and are then released, which does not count as an attempt.
 
     Args:
         worker: A worker that is not running.
+        handles_signals: Whether SIGTERM and SIGINT stop the worker. False if a web server handles
+            these signals and then ends the block.
 
     Attributes:
+        worker: The worker.
         failure: The error that has ended the worker; None while it runs or waits for the project.
 
     Example:
@@ -48,9 +50,11 @@ class BackgroundWorker:
         >>> app = FastAPI(lifespan=lifespan)
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, *, handles_signals: bool = False) -> None:
+        self.worker = worker
         self.failure: Exception | None = None
-        self._worker = worker
+        self._handles_signals = handles_signals
+        self._has_failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._has_started = asyncio.Event()
         self._is_closing = False
@@ -58,7 +62,7 @@ class BackgroundWorker:
     @property
     def is_ready(self) -> bool:
         """True while the worker runs and the project answers."""
-        return self._worker.is_ready
+        return self.worker.is_ready
 
     async def __aenter__(self) -> Self:
         """Run the worker.
@@ -67,6 +71,7 @@ class BackgroundWorker:
             PictureQueueError: The project refuses the key, or has an incompatible version.
         """
         self.failure = None
+        self._has_failed.clear()
         self._is_closing = False
         self._has_started.clear()
         self._task = asyncio.create_task(self._run(), name="picture-queue worker")
@@ -88,28 +93,38 @@ class BackgroundWorker:
         if self._task is None:
             return
         self._is_closing = True
-        await self._worker.stop()
+        await self.worker.stop()
         self._task.cancel()  # in case it waits to run the worker again
         await asyncio.wait({self._task})
+
+    async def wait_for_failure(self) -> Exception:
+        """Wait until an error has ended the worker, and return the error."""
+        await self._has_failed.wait()
+        assert self.failure is not None  # noqa: S101 - it is set before the event
+        return self.failure
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self._has_failed.set()
 
     async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
-                await self._worker.start()
+                await self.worker.start()
                 self._has_started.set()
                 if not self._is_closing:
-                    await self._worker.run(handles_signals=False)
+                    await self.worker.run(handles_signals=self._handles_signals)
                 return
             except _FINAL as error:
                 _log.error("The worker has ended: %s", error)
-                self.failure = error
+                self._fail(error)
                 return
             except (PictureQueueError, TimeoutError) as error:
                 _log.warning("The worker starts again in %g s: %s", pause, error)
             except Exception as error:
                 _log.exception("The worker has ended")
-                self.failure = error
+                self._fail(error)
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, _MAX_PAUSE)

@@ -21,7 +21,7 @@ _log = Log(__name__)
 MAX_CLAIM = 1000
 #: Maximum number of jobs in one claim while no jobs are to be held ahead. All jobs of a claim start
 #: in one pass of the event loop, which a thousand handlers would block for half a second.
-MAX_LONG_CLAIM = 50
+MAX_LONG_CLAIM = 25
 #: Seconds of work to hold ahead, at the measured rate at which jobs end.
 AHEAD_SECONDS = 0.25
 #: Minimum duration in seconds of a measurement of the rate: a few quick jobs predict nothing.

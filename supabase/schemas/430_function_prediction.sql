@@ -74,7 +74,7 @@ declare
   v_job record;
   v_generation record;
   v_model record;
-  v_row picture_queue.prediction;
+  v_row record;
   v_resumed boolean;
   v_is_searched boolean;
 begin
@@ -88,7 +88,7 @@ begin
     perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
   if begin_prediction.lost is null then
-    v_row := picture_queue._resume_prediction(v_generation.id);
+    select * into v_row from picture_queue._resume_prediction(v_generation.id);
   else
     select * into v_row from picture_queue.prediction p
     where p.id = begin_prediction.lost and p.generation_id = v_generation.id;

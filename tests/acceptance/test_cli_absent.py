@@ -81,7 +81,7 @@ WITHOUT_MISSING_OBJECT = {
     *("rules list", "rules set", "schedules list", "schedules set"),
     *("accounts grant", "accounts ledger", "accounts list", "accounts set", "accounts show"),
     *("budgets list", "budgets set"),
-    *("settings set", "settings show", "tenants list", "tenants set", "worker"),
+    *("serve", "settings set", "settings show", "tenants list", "tenants set", "worker"),
 }
 
 

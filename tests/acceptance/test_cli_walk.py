@@ -51,8 +51,11 @@ FIXED_OPTIONS = {
     "queues purge": ("--yes",),
     "schedules set": ("--cron", "@yearly", "--paused"),
     "watch": ("--timeout", "1s"),
+    "serve": ("--app", "nowhere_to_be_found:worker"),
     "worker": ("--app", "nowhere_to_be_found:worker"),
 }
+#: The same, for commands that shall call the project.
+CALLING_OPTIONS = FIXED_OPTIONS | {"serve": ("--port", "0"), "worker": ()}
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -187,7 +190,7 @@ def test_every_command_prints_one_line_for_an_unreachable_project(
             for parameter in command.params
             if not is_option(parameter) and (parameter.required or parameter.name == "prompt")
         ]
-        options = [] if name == "worker" else list(FIXED_OPTIONS.get(name, ()))
+        options = CALLING_OPTIONS.get(name, ())
         # Without an id or a filter, commands for jobs refuse the call before they use the project.
         if name.startswith("jobs ") and not arguments and name != "jobs list":
             arguments = [] if "reasons" in name else [UNKNOWN_ID]

@@ -1,4 +1,4 @@
-"""The two benchmarks: the comparison with other queues, and the engine benchmark.
+"""The benchmarks: the comparison with other queues, the engine benchmark, and that of generations.
 
 The comparison refuses servers without fsync, and measurements with lost or repeated jobs. The
 engine benchmark measures two versions of the SQL in turns.
@@ -28,6 +28,8 @@ from compare.systems import System  # noqa: E402
 from engine.database import Calls, create_databases  # noqa: E402
 from engine.report import summarize  # noqa: E402
 from engine.workload import Figure, Size, Workload, measure_in_turns  # noqa: E402
+from generations.report import LINES, is_passed  # noqa: E402
+from generations.report import render_markdown as render_generations  # noqa: E402
 
 COUNT_UNFINISHED = "select count(*) from job where status < 2 and scheduled_for <= now()"
 # A driver that handles the job 0 instead of the job 7.
@@ -238,3 +240,17 @@ async def test_a_database_of_the_working_tree_can_be_measured(server):
 async def test_an_unknown_baseline_is_refused(server):
     with pytest.raises(SystemExit, match="no-such-ref"):
         await create_databases(server, "no-such-ref")
+
+
+def test_the_report_of_generations_fails_if_one_figure_misses_its_bound():
+    kept = {name: line.bound for name, line in LINES.items() if line.bound is not None}
+    for name in kept:
+        report = {"machine": {"cores": 2}, "details": {}, "errors": {}, "values": kept}
+        assert is_passed(report)
+        assert "FAIL" not in render_generations(report)
+        report["values"] = {**kept, name: kept[name] + 0.01}
+        assert not is_passed(report)
+        assert render_generations(report).count("FAIL") == 1
+    failed = {"machine": {}, "details": {}, "errors": {"flight": "no answer"}, "values": {}}
+    assert not is_passed(failed)
+    assert "flight failed: no answer" in render_generations(failed)

@@ -15,10 +15,13 @@ import pytest
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
 #: Functions that build statements from text. Each was reviewed: the text is constant, and the names
-#: of constraints, objects, roles and types are quoted.
+#: of constraints, objects, roles and types are quoted. `_change_matching` and `_lock_matching` get
+#: conditions from `change_jobs` and `purge_queue`, which quote all values of users with %L.
 BUILT_FROM_CONSTANTS = {
-    "_delete_old_rows",
+    "_change_matching",
     "_check_deferred_constraints",
+    "_delete_old_rows",
+    "_lock_matching",
     "_revoke_grants",
     "schedule_maintenance",
 }

@@ -239,6 +239,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "doctor": [[], ["--check", HOSTILE]],
     "maintain": [["--force"]],
     "worker": [["--app", HOSTILE], ["--queue", f"{HOSTILE}=x"], ["--queue", HOSTILE, "--name", ""]],
+    "serve": [["--app", HOSTILE], ["--host", HOSTILE], ["--queue", f"{HOSTILE}=x"]],
     "adopt": [["--db-url", f"postgresql://{HOSTILE}"]],
     "install": [["--dir", f"/none/{HOSTILE}"]],
     "migrate": [["--db-url", f"postgresql://127.0.0.1:1/{HOSTILE}"]],

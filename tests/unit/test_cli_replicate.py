@@ -5,7 +5,7 @@ import pytest
 import picture_queue_cli.worker
 from picture_queue.errors import SettingsError
 from picture_queue_cli.project import Target
-from picture_queue_cli.worker import _replicate_settings
+from picture_queue_cli.worker import replicate_settings
 
 SIMULATOR = "http://127.0.0.1:54323/v1"
 TOKEN = "r8_of_the_simulator"
@@ -30,10 +30,10 @@ def environment_with_real_token(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_embedded_stack_uses_its_simulator(target: Target) -> None:
-    settings = _replicate_settings(target, real=False)
+    settings = replicate_settings(target, real=False)
     assert settings is not None
     assert (settings.base_url, settings.token) == (SIMULATOR, TOKEN)
-    settings = _replicate_settings(target, real=True)
+    settings = replicate_settings(target, real=True)
     assert settings is not None and settings.token == "r8_of_a_real_account"
 
 
@@ -41,13 +41,13 @@ def test_a_stack_named_in_the_environment_uses_its_simulator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_URL", STACK["API_URL"])
-    settings = _replicate_settings(Target(), real=False)
+    settings = replicate_settings(Target(), real=False)
     assert settings is not None and settings.base_url == SIMULATOR
 
 
 @pytest.mark.parametrize("url", ["https://x.supabase.co", "https://127.0.0.1.example.com"])
 def test_another_project_uses_the_real_replicate(url: str) -> None:
-    settings = _replicate_settings(Target(url, "k"), real=False)
+    settings = replicate_settings(Target(url, "k"), real=False)
     assert settings is not None and settings.token == "r8_of_a_real_account"
 
 
@@ -56,26 +56,26 @@ def test_a_stack_in_another_directory_never_gets_the_real_token(
 ) -> None:
     other_stack = Target("http://127.0.0.1:54399", "k")
     with pytest.raises(SettingsError, match="54399 is on this machine") as raised:
-        _replicate_settings(other_stack, real=False)
+        replicate_settings(other_stack, real=False)
     assert "--real-replicate" in (raised.value.hint or "")
-    settings = _replicate_settings(other_stack, real=True)
+    settings = replicate_settings(other_stack, real=True)
     assert settings is not None and settings.token == "r8_of_a_real_account"
     # `picture-queue local env` prints REPLICATE_URL and REPLICATE_TOKEN for the shell.
     monkeypatch.setenv("REPLICATE_URL", SIMULATOR)
     with pytest.raises(SettingsError, match="REPLICATE_TOKEN is not set"):
-        _replicate_settings(other_stack, real=False)
+        replicate_settings(other_stack, real=False)
     monkeypatch.setenv("REPLICATE_TOKEN", TOKEN)
-    settings = _replicate_settings(other_stack, real=False)
+    settings = replicate_settings(other_stack, real=False)
     assert settings is not None and (settings.base_url, settings.token) == (SIMULATOR, TOKEN)
 
 
 def test_the_base_url_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9000/v1")
-    settings = _replicate_settings(Target("http://127.0.0.1:54399", "k"), real=False)
+    settings = replicate_settings(Target("http://127.0.0.1:54399", "k"), real=False)
     assert settings is not None and settings.base_url == "http://127.0.0.1:9000/v1"
 
 
 def test_the_real_replicate_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REPLICATE_API_TOKEN")
     with pytest.raises(SettingsError, match="REPLICATE_API_TOKEN is not set"):
-        _replicate_settings(Target("http://127.0.0.1:54321", "k", SIMULATOR, TOKEN), real=True)
+        replicate_settings(Target("http://127.0.0.1:54321", "k", SIMULATOR, TOKEN), real=True)

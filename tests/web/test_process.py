@@ -57,10 +57,10 @@ async def calling(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def app_of(
-    service: AsyncPictureQueue, worker: Worker | None, seconds: float = 20, **options: Any
+    service: AsyncPictureQueue, worker: Worker | BackgroundWorker, seconds: float = 20
 ) -> Starlette:
     settings = WebSettings(process_secret=SECRET, process_seconds=seconds)
-    return create_app(service, REPLICATE, settings=settings, worker=worker, **options)
+    return create_app(service, REPLICATE, settings=settings, worker=worker)
 
 
 async def test_process_jobs_runs_the_due_jobs_and_counts_them(service, worker, queue):
@@ -255,7 +255,7 @@ async def test_process_generation_refuses_an_invalid_body(pictures, body, status
 
 
 async def test_a_worker_runs_in_the_lifespan_of_the_app(service, worker, queue, until):
-    async with calling(app_of(service, worker, runs_worker=True)) as http:
+    async with calling(app_of(service, BackgroundWorker(worker))) as http:
         job = await service.jobs.enqueue(f"{queue}.ok", queue=queue)
         assert await service.jobs.result(job.id, timeout=20) == "done"
         assert (await http.get("/readyz")).status_code == 200
@@ -272,7 +272,7 @@ async def test_a_worker_runs_in_the_lifespan_of_the_app(service, worker, queue, 
 async def test_the_app_does_not_start_if_the_project_refuses_the_key_of_its_worker(stack, queue):
     async with AsyncPictureQueue(stack.api_url, "sb_secret_wrong") as pq:
         worker = Worker(pq, WorkerSettings(queues=(queue,)))
-        app = app_of(pq, worker, runs_worker=True)
+        app = app_of(pq, BackgroundWorker(worker))
         with pytest.raises(NotAuthenticated):
             async with calling(app):
                 pass
@@ -282,7 +282,7 @@ async def test_the_app_is_not_ready_until_its_worker_reaches_the_project(
     service, worker, queue, faults, until
 ):
     await faults(answer_503=1000, path="/rest/v1/rpc/register_worker")
-    async with calling(app_of(service, worker, runs_worker=True)) as http:
+    async with calling(app_of(service, BackgroundWorker(worker))) as http:
         assert (await http.get("/healthz")).status_code == 200
         answer = await http.get("/readyz")
         assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
@@ -304,7 +304,7 @@ async def test_the_app_is_not_healthy_after_its_worker_has_ended(service, queue,
         end.wait()
 
     try:
-        async with calling(app_of(service, worker, runs_worker=True)) as http:
+        async with calling(app_of(service, BackgroundWorker(worker))) as http:
             await service.jobs.enqueue(f"{queue}.stuck", queue=queue)
 
             async def has_failed() -> bool:
