@@ -278,6 +278,8 @@ class WorkerSettings:
             the slots are lost, the worker stops, so that a process manager can restart it.
         name: Name in the list of workers; by default host, process id and a random part.
         max_jobs: Number of jobs after which the worker stops; None: no limit.
+        max_memory: Bytes of resident memory above which the worker lets its jobs finish and stops,
+            so that a new process replaces it; None: no limit. Needs Linux.
         executor_host: Address of this machine at which handlers in executors on other machines
             reach the worker.
     """
@@ -290,6 +292,7 @@ class WorkerSettings:
     stuck_after: float = 60.0
     name: str | None = None
     max_jobs: int | None = None
+    max_memory: int | None = None
     executor_host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
@@ -320,9 +323,11 @@ class WorkerSettings:
                     f"The weight of queue {queue} is {weight!r}",
                     hint="Choose a number above 0, up to 1,000,000",
                 )
-        if self.max_jobs is not None and not (isinstance(self.max_jobs, int) and self.max_jobs > 0):
-            hint = "Choose 1 or more, or None for no limit"
-            raise SettingsError(f"`max_jobs` is {self.max_jobs!r}", hint=hint)
+        for name in ("max_jobs", "max_memory"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value > 0):
+                hint = "Choose 1 or more, or None for no limit"
+                raise SettingsError(f"`{name}` is {value!r}", hint=hint)
         for name, minimum, maximum in (
             ("concurrency", 1, 1000),
             ("lease", 1, 86_400),

@@ -19,6 +19,8 @@ from picture_queue.errors import InvalidArgument
 EXAMPLE_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
+_SIZE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)\s*(MiB|GiB|MB|GB)", re.IGNORECASE)
+_SIZE_UNITS = {"MIB": 2**20, "GIB": 2**30, "MB": 10**6, "GB": 10**9}
 _MAX_DURATION = 10 * 365 * 86_400  # seconds; no setting of a project is longer
 _MIN_WAIT = 0.1  # seconds
 _MAX_DIGITS = 300  # every JSON parser can read a whole number of this length
@@ -229,6 +231,18 @@ def whole_number(minimum: int, maximum: int) -> Callable[[Any], int]:
         return int(value)
 
     return parse
+
+
+def parse_size(text: Any) -> int:
+    """Parse a number of bytes, such as ``512MiB`` or ``2GB``.
+
+    Raises:
+        typer.BadParameter: The text is not a size.
+    """
+    match = _SIZE.fullmatch(str(text))
+    if match is None:
+        raise typer.BadParameter(f"{_shorten(str(text))!r} is not a size such as 512MiB or 2GB")
+    return round(float(match[1]) * _SIZE_UNITS[match[2].upper()])
 
 
 def parse_number(text: Any) -> float:

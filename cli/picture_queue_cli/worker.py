@@ -19,7 +19,7 @@ from picture_queue.errors import (
     WorkerStuck,
 )
 from picture_queue_cli.logs import LogFormat, configure_logging
-from picture_queue_cli.parsing import expect_filled, parse_duration, whole_number
+from picture_queue_cli.parsing import expect_filled, parse_duration, parse_size, whole_number
 from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.render import print_error, print_line
 
@@ -92,6 +92,14 @@ def worker(
             help="Exit after this many jobs; --processes restarts.",
         ),
     ] = None,
+    max_memory: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=parse_size,
+            help="Restart above this memory, such as 512MiB.",
+        ),
+    ] = None,
     processes: Annotated[
         int,
         typer.Option(
@@ -142,6 +150,7 @@ def worker(
         "lease": lease,
         "name": name,
         "max_jobs": max_jobs,
+        "max_memory": max_memory,
     }
     settings = {setting: value for setting, value in options.items() if value is not None}
     own_worker = load_worker(app) if app is not None else None
@@ -208,6 +217,8 @@ class Drain:
 async def _run_or_drain(worker: "Worker", drain: Drain | None) -> None:
     if drain is None:
         await worker.run()
+        if worker.recycle:
+            restart()
     else:
         result = await worker.drain(time_limit=drain.time_limit, handles_signals=True)
         print_line(f"{result.processed} processed, {result.errors} failed")

@@ -13,6 +13,7 @@ from typing import Any, Self
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
 from picture_queue._realtime.follow import Watcher
+from picture_queue._runtime.memory import watch_memory
 from picture_queue._runtime.stop_signals import on_stop_signal
 from picture_queue._runtime.tasks import guard_tasks
 from picture_queue._runtime.threads import use_daemon_threads
@@ -83,6 +84,7 @@ class Worker(HandlerMethods):
         self._supervisor: Supervisor | None = None
         # The reason why the worker stops, if nobody requested the stop.
         self._failure: PictureQueueError | None = None
+        self._is_over_memory = False
         self._was_run = False
         self._stop_asked = False
         # Objects of the event loop of this run; the next run may use another loop.
@@ -107,14 +109,15 @@ class Worker(HandlerMethods):
 
     @property
     def recycle(self) -> bool:
-        """True if the worker stops, or stopped, because stuck handlers hold half of its slots.
+        """True if the worker stops, or stopped, so that a new process replaces it.
 
-        Only a new process can free these slots, since a thread cannot be ended from outside. A
-        handler is stuck if it still runs ``stuck_after`` seconds after its attempt was given up.
+        The reason is that it uses more than ``max_memory``, or that stuck handlers hold half of its
+        slots. Only a new process can free these slots, since a thread cannot be ended from outside.
+        A handler is stuck if it still runs ``stuck_after`` seconds after its attempt was given up.
         An attempt is given up at its timeout, its cancellation or the loss of its lease; with an
         async handler, up to 25 seconds later. The worker lets other jobs finish before it stops.
         """
-        return isinstance(self._failure, WorkerStuck)
+        return self._is_over_memory or isinstance(self._failure, WorkerStuck)
 
     def run(self, *, handles_signals: bool = True) -> Coroutine[Any, Any, None]:
         """Work until SIGTERM or SIGINT, or until `stop` is called from another task.
@@ -231,6 +234,7 @@ class Worker(HandlerMethods):
 
     async def _start(self, settings: WorkerSettings, drains: bool = False) -> Supervisor:
         self._failure = None
+        self._is_over_memory = False
         self._stopping = None
         self._loop = asyncio.get_running_loop()
         self._wake_run = asyncio.Event()
@@ -258,7 +262,20 @@ class Worker(HandlerMethods):
             await self.stop()  # to unregister the worker: its registration may have been written
         if not starting.cancelled():
             starting.result()
+        if settings.max_memory is not None:
+            check = watch_memory(settings.max_memory, self._on_memory_exceeded)
+            task = asyncio.create_task(check, name="memory check")
+
+            def end_check() -> None:
+                task.cancel()
+
+            self._closers["Ending the memory check"] = end_check
         return supervisor
+
+    def _on_memory_exceeded(self, used: int) -> None:
+        _log.warning("The worker stops after its running jobs: it uses %d MiB", used >> 20)
+        self._is_over_memory = True
+        self._begin_to_stop()
 
     async def _open_shared(self) -> None:
         """Enter the lifespan, and check that it yields what the handlers take."""

@@ -33,6 +33,13 @@ def pid() -> int:
 def fails() -> None:
     raise ValueError("no")
 
+held = []
+
+@worker.handler("holds")
+def holds() -> int:
+    held.append(bytearray(300_000_000))
+    return len(held)
+
 @worker.handler("leaks")
 def leaks() -> None:
     password, token = "hunter" + "2", "r8_" + 3 * "0123456789"
@@ -204,6 +211,24 @@ def test_a_process_that_reached_max_jobs_is_replaced(
     jobs = [pq.jobs.enqueue("pid", queue=queue) for _ in range(4)]
     pids = [pq.jobs.result(job.id, timeout=100) for job in jobs]
     assert len(set(pids)) == 4
+    assert process.poll() is None
+
+
+def test_a_worker_that_uses_much_memory_is_replaced(
+    start: Any, pq: PictureQueue, queue: str
+) -> None:
+    process = start("--max-memory", "250MiB", "--concurrency", "1")
+    # The memory is checked each second, so the first process may run more than one job.
+    jobs = [pq.jobs.enqueue("holds", queue=queue) for _ in range(2)]
+    assert pq.jobs.result(jobs[0].id, timeout=100) == 1
+    pq.jobs.result(jobs[1].id, timeout=100)
+    wait_until(lambda: pq.jobs.get(jobs[1].id).finished)
+
+    def has_new_memory() -> bool:
+        job = pq.jobs.enqueue("holds", queue=queue)
+        return pq.jobs.result(job.id, timeout=100) == 1
+
+    wait_until(has_new_memory)
     assert process.poll() is None
 
 

@@ -36,13 +36,6 @@ def make_dask() -> Executor:
     return executor
 
 
-def make_ray() -> Executor:
-    """Make an executor of Ray."""
-    from picture_queue.worker.ray_executor import RayExecutor
-
-    return RayExecutor(num_cpus=2, include_dashboard=False)
-
-
 async def close_dask() -> None:
     """Close the Dask clusters of this process."""
     while _dask_clients:
@@ -56,7 +49,6 @@ EXECUTORS: dict[str, Any] = {
     "process": "process",
     "loky": make_loky,
     "dask": make_dask,
-    "ray": make_ray,
 }
 
 

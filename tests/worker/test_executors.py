@@ -1,4 +1,4 @@
-"""Handlers in executors: threads, processes, loky, Dask and Ray."""
+"""Handlers in executors: threads, processes, loky and Dask."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from .executor_app import add_handlers, compute, exit_process
 ROOT = Path(__file__).parents[2]
 APP = Path(__file__).with_name("executor_app.py")
 pytestmark = pytest.mark.timeout(240)
-EXECUTORS = ["thread", "process", "loky", "dask", pytest.param("ray", marks=pytest.mark.extra)]
+EXECUTORS = ["thread", "process", "loky", "dask"]
 
 
 @pytest.fixture(autouse=True)
