@@ -63,7 +63,7 @@ test-matrix: $(READY) $(NPM_READY) ## Run the tests of the SQL and the worker on
 
 test-all: test test-extra test-matrix ## Run test, test-extra and test-matrix
 
-test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck handlers (about 15 minutes)
+test-faults: $(READY) ## Run workers with bad connections, bad answers and stuck handlers, and kill them (about 30 minutes)
 	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
 
 test-security: $(READY) $(NPM_READY) ## Test permissions, injection, hostile text and size limits, and run security linters (ARGS= for pytest)

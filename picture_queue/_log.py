@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
 
@@ -17,6 +18,12 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name))
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        """Keep the ``extra`` of a call, which a `LoggerAdapter` would replace."""
+        return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         """Log a line; print the exception if that fails, as `logging.Handler` does."""

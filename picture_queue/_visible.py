@@ -8,6 +8,8 @@ imitate a log line.
 import logging
 import re
 
+from picture_queue._secrets import redact_secrets
+
 # Invisible characters:
 # - control characters except tab and line feed;
 # - characters that reorder, break or join text: the Unicode categories Cf, Zl and Zp, without the
@@ -40,7 +42,7 @@ def escape_invisible(text: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """A log formatter that escapes invisible characters and indents continuation lines.
+    """A log formatter that escapes invisible characters, and indents continuation lines.
 
     A line that a user's text adds to a record cannot look like a record of its own, since records
     are not indented.
@@ -48,4 +50,5 @@ class LogFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text, with all lines indented except the first."""
-        return escape_invisible(super().format(record)).replace("\n", "\n    ")
+        text = redact_secrets(super().format(record))
+        return escape_invisible(text).replace("\n", "\n    ")

@@ -268,7 +268,8 @@ class WorkerSettings:
             proportion to its weight.
         concurrency: Maximum number of jobs that run at the same time.
         lease: Length of a lease, unless the job type or the queue sets another one. The worker
-            extends each lease after a third of its length.
+            extends each lease after a third of its length. The jobs of a worker that was killed run
+            elsewhere once their leases have ended.
         poll_interval: Maximum time between two claims of an idle worker. While the worker receives
             wake-ups, the maximum is twice this time.
         shutdown_grace: Time that running jobs get to finish at shutdown before they are released.
@@ -283,7 +284,7 @@ class WorkerSettings:
 
     queues: Sequence[str] | Mapping[str, float] = ()
     concurrency: int = 10
-    lease: float = 30.0
+    lease: float = 15.0
     poll_interval: float = 1.0
     shutdown_grace: float = 20.0
     stuck_after: float = 60.0

@@ -98,6 +98,7 @@ RETIRED_MODULES = {
     "ears": "event_source",
     "housekeeper": "maintenance",
     "installing": "migrate",
+    "orphans": "lost_predictions",
     "portal": "sync_follow",
     "reading": "parsing",
     "sharing": "options",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from picture_queue.errors import PortTaken, SettingsError, WorkerStuck
+from picture_queue_cli.logs import configure_logging
 from picture_queue_cli.parsing import expect_filled, whole_number
 from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.worker import (
-    configure_logging,
     export_target,
     load_worker,
     loop_factory,

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from picture_queue._loopback import is_loopback_url
-from picture_queue._visible import LogFormatter
 from picture_queue.errors import (
     ConnectionFailed,
     PictureQueueError,
     SettingsError,
     WorkerStuck,
 )
+from picture_queue_cli.logs import LogFormat, configure_logging
 from picture_queue_cli.parsing import expect_filled, parse_duration, whole_number
-from picture_queue_cli.processes import end_with_parent, parse_child, supervise
 from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.render import print_error, print_line
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from picture_queue import Worker
     from picture_queue.settings import ReplicateSettings
 
-_JOB_LOGGER = "picture_queue.worker.executor"  # logs the outcome of each job
 _MAX_WEIGHT = 1_000_000  # as in WorkerSettings, whose import would slow down the start
 _CLEANUP_TIMEOUT = 5.0  # seconds for tasks that handlers left running
 
@@ -112,6 +110,10 @@ def worker(
             "--real-replicate", help="Use the real Replicate, which charges for pictures."
         ),
     ] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(metavar="text|json", help="Write the log as text or as lines of JSON."),
+    ] = "text",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each job that finishes.")
     ] = False,
@@ -124,8 +126,11 @@ def worker(
     """
     if time_limit is not None and not drains:
         raise SettingsError("--time-limit is given without --drain", hint="Add --drain")
+    # Imported here, since the help of the program must not wait for the import of asyncio.
+    from picture_queue_cli.processes import end_with_parent, parse_child, supervise
+
     if child is None and (processes > 1 or reload):
-        configure_logging(verbose)
+        configure_logging(verbose, log_format)
         supervise(processes, restarts=not drains, reload=reload)
     if child is not None:
         index, reader = parse_child(child)
@@ -141,7 +146,7 @@ def worker(
     settings = {setting: value for setting, value in options.items() if value is not None}
     own_worker = load_worker(app) if app is not None else None
     target = resolve(ctx)
-    configure_logging(verbose)
+    configure_logging(verbose, log_format)
     drain = Drain(time_limit) if drains else None
     run(_work(own_worker, target, settings, real_replicate, drain), loop_factory())
 
@@ -156,20 +161,6 @@ def loop_factory() -> "Callable[[], AbstractEventLoop] | None":
     except ImportError:  # uvloop is not available on Windows
         return None
     return uvloop.new_event_loop
-
-
-def configure_logging(verbose: bool) -> None:
-    """Log to standard error."""
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        # A busy worker would log a line for each finished job.
-        return verbose or record.levelno >= logging.WARNING or record.name != _JOB_LOGGER
-
-    handler = logging.StreamHandler()
-    handler.addFilter(is_shown)
-    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def restart() -> NoReturn:

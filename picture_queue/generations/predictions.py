@@ -230,8 +230,9 @@ class PredictionManager:
         if not self.provider.capabilities.cancel or not self._is_certain:
             return "canceled"
         if prediction_id is None:
-            await self._cancel_identified(begun, set(begun.owned))
-            return "canceled"
+            prediction_id = await self._identify(begun)
+            if prediction_id is None:
+                return "canceled"
         try:
             prediction = await self._request_cancel(prediction_id)
         except errors.ResourceNotFound:
@@ -244,6 +245,23 @@ class PredictionManager:
             )
             prediction = self.prediction = await self.provider.get(prediction_id)
         return _final_state(prediction)
+
+    async def _identify(self, begun: BegunPrediction) -> str | None:
+        """Record the prediction that only this row can have created; return its id.
+
+        Without its id in a row, nobody would count its cost if it has succeeded.
+        """
+        if self.provider.capabilities.recover != "list":
+            return None
+        request, taken = self._request(begun), set(begun.owned)
+        candidates = await find_candidates(
+            self.provider, self._store, begun, request, taken, to_cancel=True
+        )
+        for lost in candidates:
+            is_own = lost.is_certain and lost.has_equal_input
+            if is_own and await self._record(begun, lost.prediction):
+                return lost.prediction.id
+        return None
 
     async def _request_cancel(self, prediction_id: str) -> Prediction:
         try:
@@ -352,7 +370,8 @@ class PredictionManager:
         """Search twice for the prediction that a lost create call may have created; record it."""
         if self.provider.capabilities.recover != "list":
             return None
-        taken = set(begun.owned)
+        # The call that created the row did not return the ids of other predictions.
+        taken = set((await self._store.begin(begun.prediction.id)).owned)
         request = self._request(begun)
         for is_last in (False, True):
             for lost in await find_candidates(self.provider, self._store, begun, request, taken):

@@ -19,10 +19,12 @@ first.
 
 from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.drain import DrainResult
+from picture_queue.worker.hooks import AttemptEnd
 from picture_queue.worker.verdicts import Cancel, Park, PermanentFailure, RateLimited, Retry, Snooze
 from picture_queue.worker.worker import Worker
 
 __all__ = [
+    "AttemptEnd",
     "Cancel",
     "DrainResult",
     "JobContext",

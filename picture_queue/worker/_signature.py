@@ -4,8 +4,8 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, get_args
 
@@ -40,12 +40,14 @@ class HandlerSignature:
         takes_payload: Whether its first argument is the payload.
         takes_context: Whether its last argument is the context.
         payload: The type that validates the payload; None: it is passed as a dict, unvalidated.
+        shared: The types of the arguments that are passed by name: objects of the lifespan.
     """
 
     is_async: bool
     takes_payload: bool
     takes_context: bool
     payload: TypeAdapter[Any] | None
+    shared: Mapping[str, type] = field(default_factory=dict)
 
 
 class _Unusable(Exception):
@@ -91,7 +93,8 @@ def _read_signature(function: Callable[..., Any]) -> HandlerSignature:
         raise _Unusable(f"{kind} handler takes no {wrong}", hint)
     takes_payload = len(parameters) - takes_context == 1
     adapter = _payload_adapter(parameters[0]) if takes_payload else None
-    return HandlerSignature(is_async, takes_payload, takes_context, adapter)
+    shared = _shared_types(function)
+    return HandlerSignature(is_async, takes_payload, takes_context, adapter, shared)
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Any]:
@@ -113,9 +116,6 @@ def _passed_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters to which the worker passes the payload and the context."""
     signature = _signature(function)
     parameters = list(signature.parameters.values())
-    for parameter in parameters:
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-            raise _Unusable(f"{parameter.name} can only be given by name", _SIGNATURE_HINT)
     positional = [p for p in parameters if p.kind in _POSITIONAL]
     if not positional and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise _Unusable(
@@ -136,6 +136,20 @@ def _passed_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         raise _Unusable(f"its first argument is the context ({names})", _SIGNATURE_HINT)
     # A second argument with a default is not passed, unless it is the context.
     return first_two[:1] + [p for p in first_two[1:] if p.name in required or _context_names(p)]
+
+
+def _shared_types(function: Callable[..., Any]) -> dict[str, type]:
+    """Return the types of the parameters that can only be given by name, and have no default."""
+    shared = {}
+    for parameter in _signature(function).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is not parameter.empty:
+            continue
+        kind = _resolve(parameter.annotation, function)
+        if not inspect.isclass(kind) or kind is parameter.empty:
+            hint = f"{_SIGNATURE_HINT}, or annotate {parameter.name} with a class of the lifespan"
+            raise _Unusable(f"{parameter.name} can only be given by name", hint)
+        shared[parameter.name] = kind
+    return shared
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

@@ -61,6 +61,11 @@ class _Context(JobFields):
         self.job = attempt.job
 
     @property
+    def state(self) -> Any:
+        """The value that the ``lifespan`` of the worker yields; None without one."""
+        return self._attempt.state
+
+    @property
     def cancel_requested(self) -> bool:
         """True if the job is being cancelled.
 

@@ -42,6 +42,8 @@ MAX_LOG_LINES = 200
 
 T = TypeVar("T")
 
+_AnyContext = JobContext | SyncJobContext
+
 
 class StopReason(enum.Enum):
     """Reason to stop an attempt."""
@@ -97,6 +99,7 @@ class Attempt:
         stop_reason: The reason for which the attempt was stopped; None if it was not.
         cancel_requested: True once the cancellation of the job was requested.
         shutdown_requested: True once the worker stops.
+        exception: The exception of the handler, for hooks; None if there was none.
     """
 
     def __init__(self, handler: Handler, job: ClaimedJob, listener: AttemptListener) -> None:
@@ -108,6 +111,7 @@ class Attempt:
         self.stop_reason: StopReason | None = None
         self.cancel_requested = job.cancel_requested
         self.shutdown_requested = False
+        self.exception: BaseException | None = None
         self._handler = handler
         self._listener = listener
         # Created on first use, since most handlers use neither.
@@ -142,6 +146,11 @@ class Attempt:
                 self._send_log, MAX_LOG_LINES, gather_time=LOG_INTERVAL, batch_size=LOG_BATCH
             )
         return self._log
+
+    @property
+    def state(self) -> Any:
+        """The value of the lifespan of the worker."""
+        return self._handler.state
 
     @property
     def has_unsent_lines(self) -> bool:
@@ -240,10 +249,18 @@ class Attempt:
 
     async def _call_handler(self) -> Outcome | None:
         handler, signature = self._handler, self._handler.signature
+        context_class = JobContext if signature.is_async else SyncJobContext
+        if handler.hooks is None or not handler.hooks.wrappers:
+            context = context_class(self) if signature.takes_context else None
+            return await self._call_function(handler, context)
+        context = context_class(self)
+        async with handler.hooks.wrap(context):
+            return await self._call_function(handler, context)
+
+    async def _call_function(self, handler: Handler, context: _AnyContext | None) -> Outcome | None:
+        signature = handler.signature
         if handler.executor is not None:
             return await self._listener.run_remotely(self, handler, self._set_remote)
-        context_class = JobContext if signature.is_async else SyncJobContext
-        context = context_class(self) if signature.takes_context else None
         if not signature.is_async:
             return await self._run_in_thread(lambda: handler.call(self.job.payload, context))
         value = handler.call(self.job.payload, context)
@@ -271,6 +288,8 @@ class Attempt:
 
     def _outcome_of_error(self, error: BaseException) -> Outcome | None:
         """Return the outcome of a handler that raised; after a stop, only a verdict counts."""
+        if self._handler.hooks is not None and self._handler.hooks.needs_exceptions:
+            self.exception = error
         error_class = type(verdicts.cause_of(error))
         if issubclass(error_class, asyncio.CancelledError):
             return self._outcome_of_stop(error)
@@ -325,7 +344,11 @@ class Attempt:
 
 
 def log_outcome(
-    job: ClaimedJob, outcome: Outcome | None, seconds: float, status: str | None = None
+    job: ClaimedJob,
+    outcome: Outcome | None,
+    seconds: float,
+    status: str | None = None,
+    worker: str | None = None,
 ) -> None:
     """Log the end of an attempt, after the database has answered or the lease was lost.
 
@@ -333,6 +356,7 @@ def log_outcome(
         outcome: The outcome as it was written; None: the lease was lost.
         seconds: Duration of the attempt.
         status: State of the job afterwards, which can differ from the outcome.
+        worker: Name of the worker.
     """
     name = "lost its lease" if outcome is None else outcome.name
     level, attempt_suffix, reason, detail = logging.INFO, "", None, None
@@ -356,6 +380,21 @@ def log_outcome(
             *(job.id_text, job.job_type, name, job.attempt, attempt_suffix),
             f": {reason}" if reason else "",
             seconds,
+            extra={
+                "job": {
+                    "job_id": job.id_text,
+                    "job_type": job.job_type,
+                    "queue": job.queue,
+                    "worker": worker,
+                    "attempt": job.attempt,
+                    "max_attempts": job.max_attempts,
+                    "outcome": name,
+                    "status": status,
+                    "seconds": round(seconds, 3),
+                    "error": reason,
+                    "traceback": detail,
+                }
+            },
         )
     if detail:
         _tracebacks.info("The traceback of job %s:\n%s", job.id_text, detail)

@@ -2,10 +2,10 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -15,6 +15,9 @@ from picture_queue.options import Backoff
 from picture_queue.worker._signature import HandlerSignature, read_signature
 from picture_queue.worker.executor_choice import factory_of
 from picture_queue.worker.verdicts import PermanentFailure
+
+if TYPE_CHECKING:
+    from picture_queue.worker.hooks import Hooks, Shared
 
 _JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -74,12 +77,18 @@ class Handler:
         signature: The signature of the function.
         policy: The policy of the type, as `register_worker` takes it.
         executor: The factory of the executor; None: the handler runs in the process of the worker.
+        arguments: The arguments that are passed by name, while the worker runs.
+        state: The value of the lifespan, while the worker runs.
+        hooks: The hooks of the worker, while it runs.
     """
 
     function: Callable[..., Any]
     signature: HandlerSignature
     policy: dict[str, Any]
     executor: Callable[[], Executor] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    state: Any = None
+    hooks: "Hooks | None" = None
 
     def call(self, payload: dict[str, Any], context: object) -> object:
         """Call the function with the payload, the context, both or none.
@@ -92,7 +101,16 @@ class Handler:
             arguments.append(self._validate(payload))
         if self.signature.takes_context:
             arguments.append(context)
-        return self.function(*arguments)
+        return self.function(*arguments, **self.arguments)
+
+    def bind(self, shared: "Shared", hooks: "Hooks") -> "Handler":
+        """Return the handler with the objects and the hooks of a run.
+
+        Raises:
+            InvalidArgument: The lifespan does not yield an object that the handler takes.
+        """
+        arguments = {name: shared.find(kind) for name, kind in self.signature.shared.items()}
+        return replace(self, arguments=arguments, state=shared.value, hooks=hooks)
 
     def _validate(self, payload: dict[str, Any]) -> Any:
         if self.signature.payload is None:
@@ -130,6 +148,12 @@ class Registry(dict[str, Handler]):
             raise InvalidArgument(f"{job_type!r} has a handler already")
         signature = read_signature(job_type, function)
         factory = factory_of(executor, job_type, signature.is_async)
+        if factory is not None and signature.shared:
+            name = next(iter(signature.shared))
+            hint = "Create it in the other process: the lifespan stays in the process of the worker"
+            raise InvalidArgument(
+                f"The handler of {job_type!r} has an executor and takes {name}", hint=hint
+            )
         self[job_type] = Handler(function, signature, policy, factory)
 
     def set_capabilities(self, job_type: str, capabilities: dict[str, Any]) -> None:

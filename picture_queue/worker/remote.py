@@ -172,6 +172,10 @@ class RemoteJobContext(SyncJobContext):
         self._connection = connection
 
     @property
+    def state(self) -> None:
+        """None: the value of the lifespan stays in the process of the worker."""
+
+    @property
     def cancel_requested(self) -> bool:
         return self._connection.cancel_requested
 

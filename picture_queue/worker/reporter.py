@@ -7,6 +7,7 @@ from typing import Any
 
 from picture_queue import _rpc
 from picture_queue._log import Log
+from picture_queue._secrets import redact_secrets
 from picture_queue._text import clean_line
 from picture_queue.errors import Busy, ConnectionFailed, TooLarge
 from picture_queue.records import ClaimedJob
@@ -22,6 +23,8 @@ _log = Log(__name__)
 BATCH = 500
 #: Seconds that outcomes wait for others while many jobs finish; otherwise they are sent at once.
 _GATHER_TIME = 0.005
+#: The fields of an outcome that can quote a secret, such as the URL of a request that failed.
+_TEXTS = ("error", "detail")
 _REPORT_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
@@ -33,13 +36,21 @@ class Report:
 
     Args:
         duration: The duration of the attempt in seconds; None: the job was not started.
+        exception: The exception of the handler, for hooks.
     """
 
-    __slots__ = ("duration", "item", "job", "outcome")
+    __slots__ = ("duration", "exception", "item", "job", "outcome")
 
-    def __init__(self, job: ClaimedJob, outcome: Outcome, duration: float | None) -> None:
+    def __init__(
+        self,
+        job: ClaimedJob,
+        outcome: Outcome,
+        duration: float | None,
+        exception: BaseException | None = None,
+    ) -> None:
         self.job = job
         self.duration = duration
+        self.exception = exception
         try:
             self._encode(outcome)
         except Exception as error:
@@ -53,6 +64,9 @@ class Report:
     def _encode(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.item = outcome.as_json()
+        for name in _TEXTS:
+            if (text := self.item.get(name)) is not None:
+                self.item[name] = redact_secrets(text)
         self.item["job_id"] = self.job.id_text
         self.item["lease_id"] = self.job.lease_id_text
         self.item["duration_seconds"] = round(self.duration or 0.0, 4)
@@ -88,9 +102,15 @@ class Reporter(BackgroundLoop):
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
 
-    def put(self, job: ClaimedJob, outcome: Outcome, duration: float | None = None) -> None:
+    def put(
+        self,
+        job: ClaimedJob,
+        outcome: Outcome,
+        duration: float | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
         """Add an outcome; it is written in the background."""
-        self._add(Report(job, outcome, duration))
+        self._add(Report(job, outcome, duration, exception))
 
     async def stop(self, timeout: float) -> None:
         """Write the outcomes that are left, and log each outcome that could not be written."""
@@ -188,7 +208,8 @@ class Reporter(BackgroundLoop):
     def _log_answer(self, report: Report, answer: str, status: str | None) -> None:
         if answer != "stale":
             if report.duration is not None:
-                log_outcome(report.job, report.outcome, report.duration, status)
+                outcome, worker = report.outcome, self._calls.worker
+                log_outcome(report.job, outcome, report.duration, status, worker)
             self._on_recorded(report, status)
         elif not isinstance(report.outcome, Released):
             message = "The outcome of job %s (%s) was not recorded: its lease had ended"

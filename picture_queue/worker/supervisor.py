@@ -26,6 +26,7 @@ from picture_queue.worker.drain import DrainMonitor, DrainResult
 from picture_queue.worker.executor import CLEANUP_TIMEOUT, Attempt, StopReason
 from picture_queue.worker.executors import Executors, RemoteCall
 from picture_queue.worker.heartbeat import HeartbeatLoop
+from picture_queue.worker.hooks import NOTIFICATION_TIMEOUT, Hooks, Shared
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Handler, Registry
@@ -57,6 +58,8 @@ class Supervisor:
         events: The source of wake-ups; None: the worker only polls.
         registry: The handlers.
         settings: The settings of the worker.
+        shared: The objects that the handlers share.
+        hooks: The hooks of the worker.
         on_failure: Called with the reason when the worker cannot continue.
         emit: Called with events inside the worker; see `WorkerCalls`.
         on_end: Called when the run should end; see `DrainMonitor`.
@@ -72,6 +75,8 @@ class Supervisor:
         events: EventSource | None,
         registry: Registry,
         settings: WorkerSettings,
+        shared: Shared,
+        hooks: Hooks,
         on_failure: Callable[[PictureQueueError], None],
         emit: Callable[..., None],
         on_end: Callable[[], None],
@@ -84,6 +89,8 @@ class Supervisor:
         self._backend = duplicate.with_own_pool(backend)
         self._events = events
         self._registry = registry
+        self._handlers = {name: h.bind(shared, hooks) for name, h in registry.items()}
+        self._hooks = hooks
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._on_failure = on_failure
         self._stuck: list[Attempt] = []  # attempts that were given up, whose handlers still run
@@ -167,6 +174,7 @@ class Supervisor:
             await run_stop_step(asyncio.wait(self._log_tasks, timeout=_LAST_REPORT_TIMEOUT))
         await stop_loop(self._reporter, _LAST_REPORT_TIMEOUT)
         await stop_loop(self._locked_reporter, _LAST_REPORT_TIMEOUT)
+        await run_stop_step(self._hooks.wait(NOTIFICATION_TIMEOUT))
         await run_stop_step(self._heartbeat.stop())
         await run_stop_step(unregister(self._backend, self.name))
         if self._backend is not self._client_backend:
@@ -231,12 +239,13 @@ class Supervisor:
         job, attempt = lease.job, None
         if lease.start_confirmed or not job.confirm_start:
             try:
-                attempt = Attempt(self._registry[job.job_type], job, self)
+                attempt = Attempt(self._handlers[job.job_type], job, self)
             except Exception as error:
                 self._slots.free_slot(job)
                 self._fail_unstarted(job, f"The job cannot be started: {error!r}")
                 return
             self._slots.count_job()
+            self._hooks.on_start(job)
         self._slots.assign_slot(lease, attempt)
         self._heartbeat.schedule_confirm(lease)
 
@@ -250,7 +259,7 @@ class Supervisor:
             self._log_tasks.add(task)
             task.add_done_callback(self._log_tasks.discard)
         elif outcome is not None:  # without an outcome, the lease is lost and was dropped
-            self._reporter.put(job, outcome, attempt.duration)
+            self._reporter.put(job, outcome, attempt.duration, attempt.exception)
         if not (attempt.ended or self._stopping):
             loop = asyncio.get_running_loop()
             loop.call_later(self._settings.stuck_after, self._check_stuck, attempt)
@@ -304,6 +313,7 @@ class Supervisor:
             self.result = DrainResult(processed, errors + 1)
         elif not isinstance(report.outcome, Released):
             self.result = DrainResult(processed + 1, errors)
+        self._hooks.on_end(report, status)
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
         """Send the last log lines while the lease is valid, then report the outcome."""
@@ -312,7 +322,7 @@ class Supervisor:
         finally:  # other code may cancel this task
             # The lease may be lost meanwhile, and this worker may have claimed the job again.
             if self._slots.lease_of(attempt) is not None:
-                self._reporter.put(attempt.job, outcome, attempt.duration)
+                self._reporter.put(attempt.job, outcome, attempt.duration, attempt.exception)
 
     async def run_remotely(
         self, attempt: Attempt, handler: Handler, on_call: Callable[[RemoteCall], None]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._log import Log
@@ -17,17 +17,14 @@ from picture_queue._runtime.stop_signals import on_stop_signal
 from picture_queue._runtime.tasks import guard_tasks
 from picture_queue._runtime.threads import use_daemon_threads
 from picture_queue.errors import ConnectionFailed, InvalidArgument, PictureQueueError, WorkerStuck
-from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._callbacks import Callback, call_with_timeout
 from picture_queue.worker.drain import DrainResult
-from picture_queue.worker.executor_choice import ExecutorChoice
-from picture_queue.worker.registry import Registry, policy_of
+from picture_queue.worker.handlers import HandlerMethods
+from picture_queue.worker.hooks import Lifespan, Shared
 from picture_queue.worker.supervisor import Supervisor
 
 _log = Log(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 #: Seconds that a stop waits for a registration in progress.
 _REGISTRATION_TIMEOUT = 3.0
@@ -35,7 +32,7 @@ _REGISTRATION_TIMEOUT = 3.0
 _CLOSE_TIMEOUT = 10.0
 
 
-class Worker:
+class Worker(HandlerMethods):
     """A worker, which claims jobs and runs their handlers.
 
     Args:
@@ -44,6 +41,10 @@ class Worker:
         settings: The settings of the worker; None: the defaults.
         queues: Queues to claim from, instead of the ``queues`` of the settings: a list of names, or
             weights by name.
+        lifespan: A function that returns an async context manager, which the worker enters before
+            it claims and leaves after its last job. Handlers get the value of the context manager
+            as ``job.state``; the value, or a value of it if it is a mapping, is also passed to
+            arguments such as ``*, http: httpx.AsyncClient``, by their type.
 
     Attributes:
         settings: The settings; the worker reads them when it starts.
@@ -63,14 +64,16 @@ class Worker:
         settings: WorkerSettings | None = None,
         *,
         queues: Sequence[str] | Mapping[str, float] | None = None,
+        lifespan: Lifespan | None = None,
     ) -> None:
+        super().__init__()
+        self._lifespan = lifespan
+        self._shared = Shared()
         self.settings = settings or WorkerSettings()
         if queues is not None:
             self.settings = replace(self.settings, queues=queues)
         self._client = client
-        self._registry = Registry()
         self._emit: Callable[..., None] = lambda *event: None  # tests replace it
-        self._after_stop: list[Callback] = []
         # Functions that raise if the client cannot do what a handler needs; called by `start`.
         self._client_checks: list[Callable[[AsyncPictureQueue], None]] = []
         self._running_client: AsyncPictureQueue | None = None
@@ -89,9 +92,8 @@ class Worker:
         self._wake_run = asyncio.Event()
 
     @property
-    def job_types(self) -> tuple[str, ...]:
-        """The job types that have a handler."""
-        return self._registry.job_types
+    def _is_running(self) -> bool:
+        return self._supervisor is not None
 
     @property
     def name(self) -> str | None:
@@ -113,70 +115,6 @@ class Worker:
         async handler, up to 25 seconds later. The worker lets other jobs finish before it stops.
         """
         return isinstance(self._failure, WorkerStuck)
-
-    def handler(
-        self,
-        job_type: str,
-        *,
-        queue: str | None = None,
-        timeout: float | None = None,
-        max_attempts: int | None = None,
-        lease: float | None = None,
-        backoff: Backoff | float | None = None,
-        backoff_cap: float | None = None,
-        executor: ExecutorChoice | None = None,
-    ) -> Callable[[F], F]:
-        """Register the decorated function as the handler of a job type.
-
-        The first argument of the function is the payload. If it is annotated with a pydantic model,
-        a dataclass or a TypedDict, the payload is validated first, and an invalid payload fails the
-        job. The second argument, if the function has one, is the `JobContext`. A plain ``def`` runs
-        in a thread and gets a `SyncJobContext`. The result must be JSON. An exception fails the
-        attempt, and `PermanentFailure` fails the job. To choose another outcome, return or raise a
-        `Snooze`, `Retry`, `RateLimited`, `Park` or `Cancel`.
-
-        Args:
-            job_type: The job type: letters, digits and ``_ . : -``.
-            queue: The queue of such jobs, unless the call that enqueues a job names another one.
-            timeout: Seconds that one attempt may take.
-            max_attempts: Attempts before the job fails.
-            lease: Length of a lease in seconds; heartbeats extend it.
-            backoff: A `Backoff`, or the delay before the second attempt in seconds.
-            backoff_cap: The longest delay in seconds, if ``backoff`` is a number; a `Backoff` has
-                the field ``cap``.
-            executor: The place of a plain ``def``: ``"thread"`` (the default), ``"process"`` for a
-                process that can be ended at any time, or a function without arguments that returns
-                a `concurrent.futures.Executor`, such as that of loky or Dask. See
-                ``docs/howto/executors.md``.
-
-        Raises:
-            InvalidArgument: A name or a number is invalid, the function cannot be called with
-                payload and context, the type has a handler already, or the worker is running.
-        """
-        if not isinstance(job_type, str):
-            raise InvalidArgument(
-                f"The job type of a handler is {job_type!r}, not text",
-                hint='Use @worker.handler("<job type>")',
-            )
-        if self._supervisor is not None:
-            hint = "Register handlers before the worker starts"
-            raise InvalidArgument(f"The handler of {job_type!r} was registered too late", hint=hint)
-        policy = policy_of(queue, max_attempts, timeout, lease, backoff, backoff_cap)
-
-        def register(function: F) -> F:
-            self._registry.add(job_type, function, policy, executor)
-            return function
-
-        return register
-
-    def after_stop(self, callback: Callback) -> None:
-        """Call a function at the end of each stop, to close what the handlers use.
-
-        Args:
-            callback: A plain or async function without arguments. It gets 10 seconds, and its
-                exceptions are logged.
-        """
-        self._after_stop.append(callback)
 
     def run(self, *, handles_signals: bool = True) -> Coroutine[Any, Any, None]:
         """Work until SIGTERM or SIGINT, or until `stop` is called from another task.
@@ -297,16 +235,17 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._wake_run = asyncio.Event()
         client = await self._open_client()
+        self._closers = {} if self._client else {"Closing the connections": client.aclose}
+        await self._open_shared()
         use_daemon_threads(settings.concurrency)
         guard_tasks()
         # Not the watcher of the client, since a handler may close the client.
         watcher = Watcher(client._backend)
-        self._closers = {} if self._client else {"Closing the connections": client.aclose}
         self._closers["Closing the wake-ups"] = watcher.aclose
         events = None if drains else watcher.wake_ups
         on_end = self._begin_to_stop
         supervisor = self._supervisor = Supervisor(
-            *(client._backend, events, self._registry, settings),
+            *(client._backend, events, self._registry, settings, self._shared, self._hooks),
             *(self._fail, self._emit, on_end, drains),
         )
         starting = self._starting = asyncio.create_task(supervisor.start())
@@ -320,6 +259,22 @@ class Worker:
         if not starting.cancelled():
             starting.result()
         return supervisor
+
+    async def _open_shared(self) -> None:
+        """Enter the lifespan, and check that it yields what the handlers take."""
+        try:
+            await self._shared.open(self._lifespan)
+            self._closers["Leaving the lifespan"] = self._shared.aclose
+            for handler in self._registry.values():
+                handler.bind(self._shared, self._hooks)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _close(self) -> None:
+        while self._closers:
+            await call_with_timeout(_CLOSE_TIMEOUT, *self._closers.popitem())
+        self._running_client = None
 
     async def _open_client(self) -> AsyncPictureQueue:
         """Return the client of this run, which handlers of this package use.
@@ -390,9 +345,7 @@ class Worker:
         self._supervisor = None
         for callback in self._after_stop:
             await call_with_timeout(_CLOSE_TIMEOUT, "A callback after the stop", callback)
-        while self._closers:
-            await call_with_timeout(_CLOSE_TIMEOUT, *self._closers.popitem())
-        self._running_client = None
+        await self._close()
 
     async def __aenter__(self) -> Self:
         await self.start()

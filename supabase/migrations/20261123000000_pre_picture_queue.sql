@@ -8081,7 +8081,7 @@ $$;
 comment on function public.start_generation is 'Starts a generation; returns at once, with generation_id and job_id.';
 
 
--- 411_function_start_generations.sql
+-- 411_function__start_requests.sql
 
 -- Chains and batches of generations. Both are a batch of jobs (picture_queue.batch). A generation of a batch has the id
 -- of the batch, the position of its request in the call and its step in the chain of this request. Each step is a
@@ -8170,144 +8170,49 @@ as $$
       then format('%s[%s]', case when p_is_batch then 'then' else 'options.then' end, p_step - 1) end), '')
 $$;
 
--- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
--- warnings. A call that the rates do not allow is refused before other work. Each reservation is written before the
--- next request is checked, so that budgets and credits count all requests. The account of the project counts them at
--- the end, since all starts in the project wait for its lock. The rows of the generations are written before the jobs:
--- a job whose parent has just failed is cancelled at once, which settles its generation. p_options: the options of
--- start_generation, with the id of the first generation, or the options of start_generations. p_is_batch: whether
--- errors name entries of requests.
-create function picture_queue._start_requests(
-  p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
-returns jsonb
+-- Returns the steps of requests in the order of the call: the position of the request, the step of its chain (from 0),
+-- and the path of the step in errors. n is the place of the step in the call, from 1.
+create function picture_queue._list_steps(p_requests jsonb, p_is_batch boolean)
+returns table (
+  n bigint, request_position bigint, step bigint, path text, prompt text, model_id text, kind text, input jsonb)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select row_number() over (order by r.i, s.step), r.i - 1, s.step, picture_queue._request_path(p_is_batch, r.i - 1, s.step),
+    s.item ->> 'prompt', s.item ->> 'model_id', s.item ->> 'kind', coalesce(nullif(s.item -> 'input', 'null'), '{}')
+  from jsonb_array_elements(p_requests) with ordinality as r (request, i)
+  cross join lateral (
+    select 0 as step, r.request as item
+    union all
+    select t.i, t.item
+    from jsonb_array_elements(coalesce(nullif(r.request -> 'then', 'null'), '[]')) with ordinality as t (item, i)) s
+$$;
+
+-- Refuses a call that starts more generations than the rates of a user allow, before other work. The error names the
+-- first generation that exceeds a rate. Locks the account of the user until the transaction ends.
+create function picture_queue._check_step_rates(p_user uuid, p_requests jsonb, p_is_batch boolean) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
-  v_item record;
-  v_path text;
-  v_model_id text;
-  v_default text;
-  v_defaults jsonb := '{}'::jsonb;  -- the default models of kinds, with and without a prompt
-  v_model record;
-  v_kind text;  -- the kind of the previous step
-  v_id uuid;  -- the id of the previous generation, and then of the current one
-  v_options jsonb;
-  v_cost jsonb;
-  v_costs jsonb[] := '{}'::jsonb[];
-  v_paths text[] := '{}'::text[];
   v_account jsonb;
   v_budget jsonb;
   v_left integer;
-  v_job jsonb;
-  v_jobs jsonb[] := '{}'::jsonb[];
-  v_warnings jsonb := '[]'::jsonb;
+  v_path text;
   v_message text;
   v_detail text;
   v_hint text;
 begin
-  if p_user is not null then
-    perform picture_queue._check_isolation();
-    perform picture_queue._lock_account(p_user);
-    v_account := picture_queue._read_account('user:' || p_user);
-    v_budget := picture_queue._user_budget(p_user, v_account ->> 'plan');
-    v_left := picture_queue._starts_left(p_user, v_account, v_budget);
-    if v_left is not null and not (coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service()) then
-      -- The first generation that exceeds a rate.
-      for v_item in
-        select r.i - 1 as position, s.step
-        from jsonb_array_elements(p_requests) with ordinality as r (request, i)
-        cross join lateral generate_series(
-          0, jsonb_array_length(coalesce(nullif(r.request -> 'then', 'null'), '[]'))) as s (step)
-        order by r.i, s.step offset v_left limit 1
-      loop
-        v_path := picture_queue._request_path(p_is_batch, v_item.position, v_item.step);
-        perform picture_queue._check_rates(p_user, v_account, v_budget, v_left);
-      end loop;
-    end if;
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user);
+  v_account := picture_queue._read_account('user:' || p_user);
+  v_budget := picture_queue._user_budget(p_user, v_account ->> 'plan');
+  v_left := picture_queue._starts_left(p_user, v_account, v_budget);
+  if v_left is null or coalesce((v_budget ->> 'exempts_service')::boolean, false) and picture_queue._is_service() then
+    return;
   end if;
-  for v_item in
-    select r.i - 1 as position, s.step, s.item ->> 'prompt' as prompt, s.item ->> 'model_id' as model_id,
-      s.item ->> 'kind' as kind, coalesce(nullif(s.item -> 'input', 'null'), '{}') as input,
-      row_number() over (order by r.i, s.step) as n
-    from jsonb_array_elements(p_requests) with ordinality as r (request, i)
-    cross join lateral (
-      select 0 as step, r.request as item
-      union all
-      select t.i, t.item
-      from jsonb_array_elements(coalesce(nullif(r.request -> 'then', 'null'), '[]')) with ordinality as t (item, i)) s
-    order by r.i, s.step
-  loop
-    v_path := picture_queue._request_path(p_is_batch, v_item.position, v_item.step);
-    v_paths := v_paths || v_path;
-    v_model_id := v_item.model_id;
-    if v_item.step > 0 then
-      if v_model_id is null then
-        v_default := v_item.kind || picture_queue._is_blank(v_item.prompt);
-        if not v_defaults ? v_default then
-          v_defaults := v_defaults || jsonb_build_object(v_default,
-            picture_queue._default_model(v_item.kind, not picture_queue._is_blank(v_item.prompt)));
-        end if;
-        v_model_id := v_defaults ->> v_default;
-      end if;
-      if v_model_id is null then
-        perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('kind is %s, and no model of this kind takes a picture',
-          v_item.kind));
-      elsif v_kind = 'vector' then
-        perform picture_queue._raise_error('PQ_INVALID_INPUT', 'the previous step makes a vector picture, which no model takes',
-          'make it the last step');
-      end if;
-    end if;
-    v_model := picture_queue._check_generation(p_user, v_item.prompt, v_model_id, v_item.kind, v_item.input,
-      case when v_item.step > 0 then 'generation:' || v_id end);
-    v_warnings := v_warnings || case when v_path is null then v_model.warnings else (
-      select coalesce(jsonb_agg(v_path || '.' || w), '[]') from jsonb_array_elements_text(v_model.warnings) w) end;
-    v_options := case when v_item.step = 0 then p_options else p_options - '{scheduled_for,idempotency_key}'::text[] end;
-    v_job := picture_queue._generation_job(
-      case when v_item.n = 1 and p_options ->> 'generation_id' is not null then (p_options ->> 'generation_id')::uuid
-        else gen_random_uuid() end,
-      p_user, v_model.kind, v_model.provider, v_model.model_id, v_options, v_model.operator_files, jsonb_strip_nulls(jsonb_build_object(
-        'batch_id', p_batch_id, 'depends_on', nullif(v_model.depends_on || case when v_item.step > 0
-          then array[(v_jobs[cardinality(v_jobs)] ->> 'job_id')::uuid] else '{}' end, '{}'))));
-    v_id := (v_job ->> 'generation_id')::uuid;
-    v_kind := v_model.kind;
-    v_cost := picture_queue._check_spending(p_user, v_model.model_id, v_model.input, v_id, v_job ->> 'job_type',
-      v_options ->> 'idempotency_key');
-    insert into public.generations (id, user_id, job_id, batch_id, batch_position, batch_step, kind, model_id, model_version,
-      prompt, input, status, created_at, updated_at)
-    values (v_id, p_user, (v_job ->> 'job_id')::uuid, p_batch_id,
-      case when p_batch_id is not null then v_item.position end, case when p_batch_id is not null then v_item.step end,
-      v_model.kind, v_model.model_id, v_model.version, coalesce(v_item.prompt, ''), v_model.input, 'pending',
-      -- Each row has a later time than the row before. So lists, which have the newest row first, keep an exact order.
-      v_now + v_item.n * interval '1 microsecond', v_now + v_item.n * interval '1 microsecond')
-    on conflict (id) do nothing;
-    if not found then
-      perform picture_queue._raise_busy('another call starts the same generation at the same time');
-    end if;
-    perform picture_queue._reserve(v_id, p_user, v_model.model_id, v_cost, p_adds_to_project => false);
-    v_costs := v_costs || v_cost;
-    v_jobs := v_jobs || v_job;
-  end loop;
-  v_path := null;
-  if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
-    perform picture_queue._raise_busy('another call starts the same generation at the same time');
+  select s.path into v_path from picture_queue._list_steps(p_requests, p_is_batch) s where s.n = v_left + 1;
+  if found then
+    perform picture_queue._check_rates(p_user, v_account, v_budget, v_left);
   end if;
-  v_account := picture_queue._lock_project();
-  if v_account is not null then
-    v_budget := (select to_jsonb(b) from picture_queue.budget b where b.key = 'project');
-    for v_item in
-      select c.path, (c.cost ->> 'amount_usd')::numeric as amount, c.cost ->> 'price_unit' as unit
-      from unnest(v_paths, v_costs) with ordinality as c (path, cost, n)
-      order by c.n
-    loop
-      v_path := v_item.path;
-      perform picture_queue._check_amounts(v_account, v_budget, v_item.amount, v_item.unit);
-      v_account := v_account || jsonb_build_object('day_usd', (v_account ->> 'day_usd')::numeric + v_item.amount,
-        'month_usd', (v_account ->> 'month_usd')::numeric + v_item.amount);
-    end loop;
-    perform picture_queue._add_to_account('project', (select sum((c ->> 'amount_usd')::numeric) from unnest(v_costs) as c), 0, 0);
-  end if;
-  return v_warnings;
 exception when others then
   get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
   if sqlstate like 'PT%' then
@@ -8317,140 +8222,186 @@ exception when others then
 end
 $$;
 
--- Returns the answer for a generation that a concurrent call with the same generation_id or idempotency_key has started
--- in the meantime; null: there is none. Such a call of the same user holds the account of the user until it ends.
-create function picture_queue._started_meanwhile(p_user uuid, p_options jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+-- Returns the default model of each kind for which a step after the first names no model, by the name that
+-- _step_model uses.
+create function picture_queue._default_models(p_requests jsonb) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_id uuid;
 begin
-  if p_user is null or coalesce(p_options ->> 'generation_id', p_options ->> 'idempotency_key') is null then
-    return null;
-  end if;
-  perform picture_queue._check_isolation();
-  perform picture_queue._lock_account(p_user);
-  v_id := picture_queue._generation_id(p_options, p_user);
-  perform picture_queue._check_deleted(v_id, p_user, p_options);
   return (
-    select picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position)
-    from public.generations g where g.id = v_id and g.user_id = p_user);
+    select coalesce(jsonb_object_agg(d.kind || d.has_prompt, picture_queue._default_model(d.kind, d.has_prompt)), '{}')
+    from (
+      select distinct s.kind, not picture_queue._is_blank(s.prompt) as has_prompt
+      from picture_queue._list_steps(p_requests, true) s
+      where s.step > 0 and s.model_id is null
+    ) d);
 end
 $$;
 
--- Starts one generation that uses pictures of unfinished generations, which its job waits for.
-create function picture_queue._start_dependent(
-  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
-returns jsonb
+-- Returns the model of a step after the first: the named model, or the default model of its kind. Refuses a step that
+-- cannot use the picture of the previous step. p_previous_kind: the kind of the previous step.
+create function picture_queue._step_model(
+  p_model_id text, p_kind text, p_prompt text, p_previous_kind text, p_default_models jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_model_id text := coalesce(p_model_id, p_default_models ->> (p_kind || not picture_queue._is_blank(p_prompt)));
+begin
+  if v_model_id is null then
+    perform picture_queue._raise_error('PQ_UNKNOWN_MODEL', format('kind is %s, and no model of this kind takes a picture',
+      p_kind));
+  elsif p_previous_kind = 'vector' then
+    perform picture_queue._raise_error('PQ_INVALID_INPUT', 'the previous step makes a vector picture, which no model takes',
+      'make it the last step');
+  end if;
+  return v_model_id;
+end
+$$;
+
+-- Returns the job of a step in the format of _enqueue. p_model: the answer of _check_generation. p_id: the id of the
+-- generation; null: a new id. p_previous: the job of the previous step, which the job of this step waits for.
+create function picture_queue._step_job(
+  p_user uuid, p_batch_id uuid, p_id uuid, p_model jsonb, p_options jsonb, p_previous jsonb) returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parents jsonb := (p_model -> 'depends_on') || coalesce(p_previous -> 'job_id', '[]');
+begin
+  return picture_queue._generation_job(coalesce(p_id, gen_random_uuid()), p_user, p_model ->> 'kind',
+    p_model ->> 'provider', p_model ->> 'model_id',
+    case when p_previous is null then p_options else p_options - '{scheduled_for,idempotency_key}'::text[] end,
+    array(select jsonb_array_elements_text(p_model -> 'operator_files')),
+    jsonb_strip_nulls(jsonb_build_object('batch_id', p_batch_id, 'depends_on', nullif(v_parents, '[]'))));
+end
+$$;
+
+-- Writes the generation of a step. p_step: the row of _list_steps. p_model: the answer of _check_generation. p_job: the
+-- job of the step.
+create function picture_queue._insert_step(p_user uuid, p_batch_id uuid, p_step jsonb, p_model jsonb, p_job jsonb)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_started jsonb := picture_queue._started_meanwhile(p_user, p_options);
-  v_warnings jsonb;
+  -- Each row has a later time than the row before. So lists, which have the newest row first, keep an exact order.
+  v_at timestamptz := picture_queue._now() + (p_step ->> 'n')::integer * interval '1 microsecond';
 begin
-  if v_started is not null then
-    return v_started;
+  insert into public.generations (id, user_id, job_id, batch_id, batch_position, batch_step, kind, model_id, model_version,
+    prompt, input, status, created_at, updated_at)
+  values ((p_job ->> 'generation_id')::uuid, p_user, (p_job ->> 'job_id')::uuid, p_batch_id,
+    case when p_batch_id is not null then (p_step ->> 'request_position')::integer end,
+    case when p_batch_id is not null then (p_step ->> 'step')::integer end, p_model ->> 'kind', p_model ->> 'model_id',
+    p_model ->> 'version', coalesce(p_step ->> 'prompt', ''), p_model -> 'input', 'pending', v_at, v_at)
+  on conflict (id) do nothing;
+  if not found then
+    perform picture_queue._raise_busy('another call starts the same generation at the same time');
   end if;
-  v_warnings := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
-    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind')),
-    p_options || jsonb_build_object('generation_id', p_generation_id), false);
-  return (
-    select picture_queue._started_generation(g.id, g.job_id, g.status, null, null)
-    from public.generations g where g.id = p_generation_id)
-    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
 end
 $$;
 
--- Starts a generation and the steps after it (options.then).
-create function picture_queue._start_chain(
-  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
-returns jsonb
+-- Adds the costs of new generations to the account of the project, if there is one, and refuses those that exceed its
+-- budget. p_paths: the paths of the generations in errors.
+create function picture_queue._charge_project(p_paths text[], p_costs jsonb[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_batch uuid := gen_random_uuid();
-  v_started jsonb;
-  v_warnings jsonb;
+  v_account jsonb := picture_queue._lock_project();
+  v_budget jsonb := (select to_jsonb(b) from picture_queue.budget b where b.key = 'project');
+  v_item record;
+  v_path text;
+  v_message text;
+  v_detail text;
+  v_hint text;
 begin
-  perform picture_queue._check_steps('options.then', p_options -> 'then');
-  if (p_options ->> 'reuse')::boolean then
-    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'options.reuse is true, which is not possible with options.then',
-      'start the chain with generation:<id> of the earlier picture as an input');
+  if v_account is null then
+    return;
   end if;
-  v_started := picture_queue._started_meanwhile(p_user, p_options);
-  if v_started is not null then
-    return v_started;
-  end if;
-  insert into picture_queue.batch (id, user_id, created_at) values (v_batch, p_user, picture_queue._now());
-  v_warnings := picture_queue._start_requests(p_user, v_batch, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
-    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind', 'then', p_options -> 'then')),
-    p_options || jsonb_build_object('generation_id', p_generation_id), false);
-  return (
-    select picture_queue._started_generation(g.id, g.job_id, g.status, v_batch, 0)
-    from public.generations g where g.id = p_generation_id)
-    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
-end
-$$;
-
--- Starts a batch of generations in one transaction, all or none. A call that repeats options.batch_id returns the
--- existing generations.
-create function picture_queue.start_generations(p_requests jsonb, p_options jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-declare
-  v_user uuid := picture_queue._generation_user(p_options, '{
-    "batch_id": ["uuid"],
-    "scheduled_for": ["time"],
-    "user_id": ["uuid"],
-    "priority": ["integer", -1000000000, 1000000000]
-  }');
-  v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
-  v_owner uuid;
-  v_exists boolean;
-  v_warnings jsonb := '[]'::jsonb;
-begin
-  -- Existing generations are searched first, since the row of the batch may have been pruned. The insert below waits
-  -- for a concurrent call with the same id.
-  select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
-  if v_exists is null then
-    perform picture_queue._check_requests(p_requests);
-    insert into picture_queue.batch (id, user_id, created_at) values (v_batch, v_user, picture_queue._now())
-    on conflict (id) do nothing;
-    if found then
-      v_warnings := picture_queue._start_requests(v_user, v_batch, p_requests, p_options, true);
-      v_owner := v_user;
-      v_exists := true;
-    else
-      select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
-    end if;
-  end if;
-  if v_exists and v_owner is not distinct from v_user and not exists (
-    select from public.generations g where g.batch_id = v_batch and not g.deleted)
-  then
-    perform picture_queue._raise_error('PQ_CONFLICT',
-      format('options.batch_id is %s, of a batch whose generations were deleted', v_batch), 'use a new uuid for each batch');
-  elsif v_exists is null or v_owner is distinct from v_user then
-    perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
-  end if;
-  return jsonb_build_object('batch_id', v_batch, 'generations', (
-    select coalesce(jsonb_agg(
-      picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
-      order by g.batch_position), '[]')
-    from public.generations g where g.batch_id = v_batch and g.batch_step = 0))
-    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+  for v_item in
+    select c.path, (c.cost ->> 'amount_usd')::numeric as amount, c.cost ->> 'price_unit' as unit
+    from unnest(p_paths, p_costs) with ordinality as c (path, cost, n)
+    order by c.n
+  loop
+    v_path := v_item.path;
+    perform picture_queue._check_amounts(v_account, v_budget, v_item.amount, v_item.unit);
+    v_account := v_account || jsonb_build_object('day_usd', (v_account ->> 'day_usd')::numeric + v_item.amount,
+      'month_usd', (v_account ->> 'month_usd')::numeric + v_item.amount);
+  end loop;
+  perform picture_queue._add_to_account('project', (select sum((c ->> 'amount_usd')::numeric) from unnest(p_costs) as c), 0, 0);
 exception when others then
-  perform picture_queue._translate_error(sqlstate, sqlerrm);
+  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  if sqlstate like 'PT%' then
+    perform picture_queue._raise_request_error(v_path, sqlstate, v_message, v_detail, v_hint);
+  end if;
   raise;
 end
 $$;
 
-create function public.start_generations(requests jsonb, options jsonb default '{}') returns jsonb
-language sql volatile security invoker set search_path = pg_catalog, pg_temp
+-- Checks requests and their steps in the order of the call, and writes their generations and jobs, all or none. Returns
+-- warnings. Each reservation is written before the next request is checked, so that budgets and credits count all
+-- requests. The account of the project counts them at the end, since all starts in the project wait for its lock. The
+-- rows of the generations are written before the jobs: a job whose parent has just failed is cancelled at once, which
+-- settles its generation. p_options: the options of start_generation, with the id of the first generation, or the
+-- options of start_generations. p_is_batch: whether errors name entries of requests.
+create function picture_queue._start_requests(
+  p_user uuid, p_batch_id uuid, p_requests jsonb, p_options jsonb, p_is_batch boolean)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue.start_generations(coalesce(requests, 'null'), coalesce(options, '{}'))
+declare
+  v_step record;
+  v_path text;
+  v_default_models jsonb;
+  v_model jsonb;
+  v_job jsonb;  -- the job of the previous step, and then of the current one
+  v_jobs jsonb[] := '{}'::jsonb[];
+  v_kind text;  -- the kind of the previous step
+  v_cost jsonb;
+  v_costs jsonb[] := '{}'::jsonb[];
+  v_paths text[] := '{}'::text[];
+  v_warnings jsonb := '[]'::jsonb;
+  v_message text;
+  v_detail text;
+  v_hint text;
+begin
+  if p_user is not null then
+    perform picture_queue._check_step_rates(p_user, p_requests, p_is_batch);
+  end if;
+  v_default_models := picture_queue._default_models(p_requests);
+  for v_step in select * from picture_queue._list_steps(p_requests, p_is_batch) s order by s.n loop
+    v_path := v_step.path;
+    v_paths := v_paths || v_path;
+    v_job := case when v_step.step > 0 then v_job end;
+    v_model := (
+      select to_jsonb(g) from picture_queue._check_generation(p_user, v_step.prompt,
+        case when v_step.step = 0 then v_step.model_id
+          else picture_queue._step_model(v_step.model_id, v_step.kind, v_step.prompt, v_kind, v_default_models) end,
+        v_step.kind, v_step.input, 'generation:' || (v_job ->> 'generation_id')) g);
+    v_kind := v_model ->> 'kind';
+    v_warnings := v_warnings || case when v_path is null then v_model -> 'warnings' else (
+      select coalesce(jsonb_agg(v_path || '.' || w), '[]') from jsonb_array_elements_text(v_model -> 'warnings') w) end;
+    v_job := picture_queue._step_job(p_user, p_batch_id,
+      case when v_step.n = 1 then (p_options ->> 'generation_id')::uuid end, v_model, p_options, v_job);
+    v_cost := picture_queue._check_spending(p_user, v_model ->> 'model_id', v_model -> 'input',
+      (v_job ->> 'generation_id')::uuid, v_job ->> 'job_type', v_job ->> 'idempotency_key');
+    perform picture_queue._insert_step(p_user, p_batch_id, to_jsonb(v_step), v_model, v_job);
+    perform picture_queue._reserve(
+      (v_job ->> 'generation_id')::uuid, p_user, v_model ->> 'model_id', v_cost, p_adds_to_project => false);
+    v_costs := v_costs || v_cost;
+    v_jobs := v_jobs || v_job;
+  end loop;
+  v_path := null;
+  if jsonb_path_exists(picture_queue._enqueue(to_jsonb(v_jobs)), '$[*] ? (@.outcome != "created")') then
+    perform picture_queue._raise_busy('another call starts the same generation at the same time');
+  end if;
+  perform picture_queue._charge_project(v_paths, v_costs);
+  return v_warnings;
+exception when others then
+  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  if sqlstate like 'PT%' then
+    perform picture_queue._raise_request_error(v_path, sqlstate, v_message, v_detail, v_hint);
+  end if;
+  raise;
+end
 $$;
-comment on function public.start_generations is
-  'Starts up to 100 generations at once, all or none; returns at once, with batch_id and the ids of each.';
 
 
 -- 412_function__spending.sql
@@ -9280,6 +9231,146 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 comment on function public.list_ledger is 'The reservations, settlements, refunds and grants, newest first.';
+
+
+-- 416_function_start_generations.sql
+
+-- Starts of chains and batches of generations. _start_requests does the work.
+
+-- Returns the answer for a generation that a concurrent call with the same generation_id or idempotency_key has started
+-- in the meantime; null: there is none. Such a call of the same user holds the account of the user until it ends.
+create function picture_queue._started_meanwhile(p_user uuid, p_options jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_id uuid;
+begin
+  if p_user is null or coalesce(p_options ->> 'generation_id', p_options ->> 'idempotency_key') is null then
+    return null;
+  end if;
+  perform picture_queue._check_isolation();
+  perform picture_queue._lock_account(p_user);
+  v_id := picture_queue._generation_id(p_options, p_user);
+  perform picture_queue._check_deleted(v_id, p_user, p_options);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position)
+    from public.generations g where g.id = v_id and g.user_id = p_user);
+end
+$$;
+
+-- Starts one generation that uses pictures of unfinished generations, which its job waits for.
+create function picture_queue._start_dependent(
+  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_started jsonb := picture_queue._started_meanwhile(p_user, p_options);
+  v_warnings jsonb;
+begin
+  if v_started is not null then
+    return v_started;
+  end if;
+  v_warnings := picture_queue._start_requests(p_user, null, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind')),
+    p_options || jsonb_build_object('generation_id', p_generation_id), false);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, null, null)
+    from public.generations g where g.id = p_generation_id)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+end
+$$;
+
+-- Starts a generation and the steps after it (options.then).
+create function picture_queue._start_chain(
+  p_user uuid, p_generation_id uuid, p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch uuid := gen_random_uuid();
+  v_started jsonb;
+  v_warnings jsonb;
+begin
+  perform picture_queue._check_steps('options.then', p_options -> 'then');
+  if (p_options ->> 'reuse')::boolean then
+    perform picture_queue._raise_error('PQ_INVALID_ARGUMENT', 'options.reuse is true, which is not possible with options.then',
+      'start the chain with generation:<id> of the earlier picture as an input');
+  end if;
+  v_started := picture_queue._started_meanwhile(p_user, p_options);
+  if v_started is not null then
+    return v_started;
+  end if;
+  insert into picture_queue.batch (id, user_id, created_at) values (v_batch, p_user, picture_queue._now());
+  v_warnings := picture_queue._start_requests(p_user, v_batch, jsonb_build_array(jsonb_build_object('prompt', p_prompt,
+    'model_id', p_model_id, 'input', p_input, 'kind', p_options -> 'kind', 'then', p_options -> 'then')),
+    p_options || jsonb_build_object('generation_id', p_generation_id), false);
+  return (
+    select picture_queue._started_generation(g.id, g.job_id, g.status, v_batch, 0)
+    from public.generations g where g.id = p_generation_id)
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+end
+$$;
+
+-- Starts a batch of generations in one transaction, all or none. A call that repeats options.batch_id returns the
+-- existing generations.
+create function picture_queue.start_generations(p_requests jsonb, p_options jsonb) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_user uuid := picture_queue._generation_user(p_options, '{
+    "batch_id": ["uuid"],
+    "scheduled_for": ["time"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
+  v_batch uuid := coalesce((p_options ->> 'batch_id')::uuid, gen_random_uuid());
+  v_owner uuid;
+  v_exists boolean;
+  v_warnings jsonb := '[]'::jsonb;
+begin
+  -- Existing generations are searched first, since the row of the batch may have been pruned. The insert below waits
+  -- for a concurrent call with the same id.
+  select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
+  if v_exists is null then
+    perform picture_queue._check_requests(p_requests);
+    insert into picture_queue.batch (id, user_id, created_at) values (v_batch, v_user, picture_queue._now())
+    on conflict (id) do nothing;
+    if found then
+      v_warnings := picture_queue._start_requests(v_user, v_batch, p_requests, p_options, true);
+      v_owner := v_user;
+      v_exists := true;
+    else
+      select g.user_id, true into v_owner, v_exists from public.generations g where g.batch_id = v_batch limit 1;
+    end if;
+  end if;
+  if v_exists and v_owner is not distinct from v_user and not exists (
+    select from public.generations g where g.batch_id = v_batch and not g.deleted)
+  then
+    perform picture_queue._raise_error('PQ_CONFLICT',
+      format('options.batch_id is %s, of a batch whose generations were deleted', v_batch), 'use a new uuid for each batch');
+  elsif v_exists is null or v_owner is distinct from v_user then
+    perform picture_queue._raise_error('PQ_CONFLICT', format('options.batch_id is %s', v_batch), 'use a new uuid for each batch');
+  end if;
+  return jsonb_build_object('batch_id', v_batch, 'generations', (
+    select coalesce(jsonb_agg(
+      picture_queue._started_generation(g.id, g.job_id, g.status, g.batch_id, g.batch_position) - 'batch_id'
+      order by g.batch_position), '[]')
+    from public.generations g where g.batch_id = v_batch and g.batch_step = 0))
+    || case when v_warnings = '[]' then '{}' else jsonb_build_object('warnings', v_warnings) end;
+exception when others then
+  perform picture_queue._translate_error(sqlstate, sqlerrm);
+  raise;
+end
+$$;
+
+create function public.start_generations(requests jsonb, options jsonb default '{}') returns jsonb
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue.start_generations(coalesce(requests, 'null'), coalesce(options, '{}'))
+$$;
+comment on function public.start_generations is
+  'Starts up to 100 generations at once, all or none; returns at once, with batch_id and the ids of each.';
 
 
 -- 420_function_generation.sql

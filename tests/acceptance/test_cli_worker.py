@@ -1,5 +1,6 @@
 """``picture-queue worker`` as a process: drains, several processes, restarts and reloads."""
 
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,11 @@ def pid() -> int:
 @worker.handler("fails")
 def fails() -> None:
     raise ValueError("no")
+
+@worker.handler("leaks")
+def leaks() -> None:
+    password, token = "hunter" + "2", "r8_" + 3 * "0123456789"
+    raise ValueError(f"https://me:{password}@example.com refused {token}")
 
 @worker.handler("waits")
 def waits(payload: dict, job: SyncJobContext) -> str:
@@ -113,6 +119,30 @@ def test_a_drain_runs_what_is_due_and_exits(start: Any, pq: PictureQueue, queue:
     assert process.communicate(timeout=100)[0] == "2 processed, 1 failed\n"
     assert process.returncode == 0
     assert [pq.jobs.get(job.id).status for job in jobs] == ["completed", "completed", "failed"]
+
+
+def test_the_json_log_has_a_line_for_each_attempt_without_secrets(
+    start: Any, pq: PictureQueue, queue: str
+) -> None:
+    done = pq.jobs.enqueue("pid", queue=queue)
+    failed = pq.jobs.enqueue("leaks", queue=queue, max_attempts=1)
+    process = start("--once", "--log-format", "json")
+    _, log = process.communicate(timeout=100)
+    lines = [json.loads(line) for line in log.splitlines()]
+    attempts = {line["job_id"]: line for line in lines if "job_id" in line}
+    assert set(attempts) == {str(done.id), str(failed.id)}
+    line = attempts[str(done.id)]
+    names = ("job_type", "queue", "worker", "attempt", "outcome", "status", "level")
+    expected = ("pid", queue, queue, 1, "completed", "completed", "info")
+    assert tuple(line[name] for name in names) == expected
+    line = attempts[str(failed.id)]
+    assert (line["outcome"], line["level"]) == ("failed", "error")
+    assert line["error"] == "ValueError: https://[secret]@example.com refused [secret]"
+    assert line["traceback"].startswith("Traceback")
+    (attempt,) = pq.jobs.history(failed.id).attempts
+    stored = f"{log}\n{attempt.error}\n{attempt.detail}"
+    assert 'raise ValueError(f"https://' in str(attempt.detail)
+    assert "hunter2" not in stored and "0123456789" not in stored
 
 
 def test_several_processes_drain_together(start: Any, pq: PictureQueue, queue: str) -> None:

@@ -1,6 +1,7 @@
 """Cancellation and release of generations."""
 
 import asyncio
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 
 from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
+from picture_queue.providers.base import PredictionRequest
+from picture_queue.providers.replicate.orphans import cancel_after
+from picture_queue.worker import Cancel
 
 from .world import (
     FAST,
@@ -95,7 +99,27 @@ async def test_a_prediction_whose_create_never_responds_is_cancelled() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await world.paid() == []
-        assert [row.state for row in world.db.predictions] == ["canceled"]
+        (row,) = world.db.predictions
+        (found,) = await world.predictions()
+        assert (row.prediction_id, row.state) == (found["id"], found["status"])
+
+
+async def test_a_prediction_that_succeeded_before_its_search_is_recorded() -> None:
+    world = World(SimulatorSettings(seconds=0))
+    async with world.http:
+        generation, job = world.generation(), FakeJobContext()
+        begun = await Store(world.db, generation).begin()
+        request = PredictionRequest(
+            begun.prediction.id, begun.prediction.created_at, SCHNELL, generation.input, 600
+        )
+        await world.client.create(SCHNELL, generation.input, cancel_after=cancel_after(request))
+        world.now = time.time() + 60  # it has succeeded
+        job.cancel_requested = True  # before this attempt: the worker that created it has died
+        with pytest.raises(Cancel):
+            await world.run(generation, job)
+        (row,) = world.db.predictions
+        assert [row.prediction_id] == await world.paid()
+        assert row.state == "succeeded"
 
 
 async def test_a_cancel_does_not_stop_predictions_that_may_belong_to_others() -> None:

@@ -102,7 +102,7 @@ async def report(backend, make_job) -> AsyncIterator[Report]:
     """Return a function that reports an outcome; the fake database gives these answers in turn."""
     signals = Signals()
     calls: Any = SimpleNamespace(
-        call=lambda rpc, timeout, **options: backend.call(rpc), emit=signals.emit
+        call=lambda rpc, timeout, **options: backend.call(rpc), emit=signals.emit, worker="w"
     )
     reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None)
     reporter.start()

@@ -119,7 +119,10 @@ async def park_predictions(
     return parked_predictions
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+# 1,000 predictions get over 10,000 webhooks, half of them forged.
+@pytest.mark.parametrize(
+    "count", [60, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
 async def test_concurrent_shuffled_and_forged_webhooks_change_only_their_own_predictions(
     service, db, app, count
 ):

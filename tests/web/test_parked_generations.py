@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -81,15 +82,17 @@ async def count_predictions(simulator: httpx.AsyncClient) -> int:
 
 
 async def test_a_webhook_wakes_a_parked_generation(
-    service, simulator, parking_worker, webhook_url, wait_for_job
+    service, simulator, parking_worker, webhook_url, db
 ):
     await slow_down(simulator, 1.5)
     started = await service.generations.start("a boat")
-    async with parking_worker(webhook_url):
-        await wait_for_job(started.job_id, lambda event: event.hold == "parked")
-        # The next poll is in a minute, so only the webhook can wake the job in time.
+    # The job parks as soon as the prediction is created. The next poll is in a minute, so only the
+    # webhook can wake the job in time.
+    async with parking_worker(webhook_url, replace(PARKING, park_after_webhook=0)):
         result = await service.jobs.result(started.job_id, timeout=30)
     assert len(result["images"]) == 1
+    parked_at = await db.fetchval("select parked_at from job_queue where id = $1", started.job_id)
+    assert parked_at is not None
     assert (await service.jobs.get(started.job_id)).attempt == 1
     assert await count_predictions(simulator) == 1
 

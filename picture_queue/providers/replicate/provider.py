@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from picture_queue.providers import base, errors
-from picture_queue.providers.replicate import orphans
+from picture_queue.providers.replicate import lost_predictions
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.providers.replicate.errors import from_failure
 from picture_queue.providers.replicate.prediction import Prediction, output_links
@@ -54,7 +54,7 @@ class ReplicateProvider(base.Provider):
             request.model_id,
             request.input,
             version=None if request.official else request.version,
-            cancel_after=orphans.cancel_after(request),
+            cancel_after=lost_predictions.cancel_after(request),
             webhook=self._webhook_url and webhook_url(self._webhook_url, request.row_id),
             webhook_events=("start", "logs", "completed")
             if request.reports_progress
@@ -94,22 +94,24 @@ class ReplicateProvider(base.Provider):
         the same deadline.
         """
         candidates = await self._client.created_between(
-            request.created_at - orphans.CLOCK_SKEW,
-            request.created_at + orphans.MAX_DELAY,
-            lambda listed: listed.id not in taken and orphans.is_candidate(request, listed),
+            request.created_at - lost_predictions.CLOCK_SKEW,
+            request.created_at + lost_predictions.MAX_DELAY,
+            lambda listed: (
+                listed.id not in taken and lost_predictions.is_candidate(request, listed)
+            ),
         )
         return [
             base.LostPrediction(
                 convert(candidate),
-                orphans.has_requested_deadline(candidate, request),
-                partial(orphans.may_be_of, candidate, request),
-                orphans.compare_inputs(request, candidate) == "equal",
+                lost_predictions.has_requested_deadline(candidate, request),
+                partial(lost_predictions.may_be_of, candidate, request),
+                lost_predictions.compare_inputs(request, candidate) == "equal",
             )
-            for candidate in orphans.most_likely_first(request, candidates)
+            for candidate in lost_predictions.most_likely_first(request, candidates)
         ]
 
     def time_limit(self, request: base.PredictionRequest) -> float:
-        return orphans.cancel_after(request)
+        return lost_predictions.cancel_after(request)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -143,7 +143,9 @@ class Project:
             job_id = await self._sql.fetchval(_JOB_OF_DELETION, generation_id)
             return Victim(queue, prompt, [generation_id], [job_id], point)
         model_input = dict(self._scenario.input)
-        if self._scenario.uploads:
+        if self._scenario.uploads and not self._scenario.has_upload:
+            model_input[self._scenario.uploads] = f"storage:uploads/{self._user}/missing.png"
+        elif self._scenario.uploads:
             picture = io.BytesIO()
             Image.new("RGB", (32, 32), "navy").save(picture, "PNG")
             model_input[self._scenario.uploads] = await self._client.generations.upload(
@@ -165,7 +167,7 @@ class Project:
         generation_id = uuid4()
         insert = (_INSERT_COMPLETED, generation_id, self._user, self._scenario.model, prompt)
         await self._sql.execute(*insert)
-        for name in ("1.png", "2.png"):
+        for name in ("1.png", "inputs/2.png"):
             path = f"object/pictures/{self._user}/{generation_id}/{name}"
             call = StorageCall("POST", path, b"data", {"Content-Type": "image/png"})
             await self._client._backend.storage(call)
@@ -275,7 +277,9 @@ class Project:
         generation_of = {row["prediction_id"]: row["generation_id"] for row in rows}
         problems = []
         owners = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
-        if owners != Counter(prediction["id"] for prediction in predictions):
+        stopped = {p["id"] for p in predictions if p["status"] in ("canceled", "aborted")}
+        # The id of a prediction that was created and then cancelled may not have been recorded.
+        if owners | Counter(stopped) != Counter(prediction["id"] for prediction in predictions):
             problems.append(f"the rows {owners} are not those of the predictions {predictions}")
         paid = Counter(
             generation_of.get(prediction["id"])

@@ -50,7 +50,7 @@ def engine(stack: Any) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.mark.timeout(7200 if PROFILE == "long" else 120)
+@pytest.mark.timeout(7200 if PROFILE == "long" else 300)
 def test_every_sequence_of_calls_agrees_with_the_model(engine: Engine) -> None:
     QueueMachine.engine = engine
     run_state_machine_as_test(QueueMachine, settings=settings.get_profile(PROFILE))

@@ -59,8 +59,9 @@ class Harness:
             "maintain_jobs": lambda params: {"leased": True, "next_in": 60},
         }
 
-    def make_worker(self, **settings: Any) -> Worker:
-        worker = Worker(self.client, WorkerSettings(**{"poll_interval": 30, **settings}))
+    def make_worker(self, lifespan: Any = None, **settings: Any) -> Worker:
+        values = WorkerSettings(**{"poll_interval": 30, **settings})
+        worker = Worker(self.client, values, lifespan=lifespan)
         watch(worker)
         return worker
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from picture_queue.providers.base import PredictionRequest
-from picture_queue.providers.replicate.orphans import (
+from picture_queue.providers.replicate.lost_predictions import (
     cancel_after,
     compare_inputs,
     has_requested_deadline,
