@@ -43,7 +43,7 @@ select
 --
 -- Advisory locks. Each lock has two numbers. The first number says what the second number stands for, in most cases as
 -- a hash: 1903326068 a limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
--- worker.
+-- worker, 1903326074 the uploads of a user.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then
@@ -7368,28 +7368,57 @@ begin
 end
 $$;
 
--- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
-create function picture_queue.may_upload() returns boolean
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+-- Returns whether the folder of a user in the bucket uploads has fewer files than max_user_uploads.
+create function picture_queue._has_upload_room(p_user text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_user text := picture_queue._caller_id();
   v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
 begin
-  if picture_queue._find_table('storage.objects', true) is null then
-    return false;
-  end if;
   return (
     select count(*) < v_limit
     from (
       select from storage.objects o
       -- 0 is the character after the slash.
-      where o.bucket_id = 'uploads' and o.name collate "C" >= v_user || '/' and o.name collate "C" < v_user || '0'
+      where o.bucket_id = 'uploads' and o.name collate "C" >= p_user || '/' and o.name collate "C" < p_user || '0'
       limit v_limit
     ) f);
 end
 $$;
+
+-- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
+create function picture_queue.may_upload() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return picture_queue._find_table('storage.objects', true) is not null
+    and picture_queue._has_upload_room(picture_queue._caller_id()::text);
+end
+$$;
 comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
+
+-- Refuses a file of a user who already has max_user_uploads files. The policy cannot do this alone: for a signed upload
+-- URL, Storage checks the policy when it signs the URL and not when the file arrives. The lock makes uploads of one
+-- user at the same moment count each other. Storage reports 42501 to the client as 403.
+create function picture_queue._limit_uploads() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folder text := new.owner_id || '/';
+begin
+  -- A file that is renamed or replaced does not add to the number of files.
+  if tg_op = 'UPDATE' and old.bucket_id = new.bucket_id and starts_with(old.name, v_folder)
+    or exists (select from storage.objects o where o.bucket_id = new.bucket_id and o.name = new.name) then
+    return new;
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(1903326074, pg_catalog.hashtext(new.owner_id) & 1023);
+  if not picture_queue._has_upload_room(new.owner_id) then
+    raise exception 'The user has as many files in the bucket uploads as max_user_uploads permits'
+      using errcode = '42501', hint = 'Delete files, or raise max_user_uploads with set_setting.';
+  end if;
+  return new;
+end
+$$;
 
 -- Returns whether the caller may read a file in the caller's folder of the bucket pictures. A file in the folder of a
 -- generation needs a row in images: a worker that was killed may have stored a file before the row, and the generation
@@ -7612,25 +7641,39 @@ begin
 end
 $$;
 
+-- Returns the number that a text is for most providers; null if it is none. A number with many characters, such as one
+-- padded with zeros, is infinite. The text is read without space and control characters, as Python reads it.
+create function picture_queue._text_number(p_text text) returns numeric
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_text text := regexp_replace(p_text, '[\x01-\x20\x7f]', '', 'g');
+begin
+  return case
+    when v_text !~* '^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?$' then null
+    when length(v_text) > 80 or v_text ~* 'e[+-]?[0-9]{3}' then 'infinity'
+    else v_text::numeric end;
+end
+$$;
+
 -- Returns whether a text is a number above a cap, since some providers convert texts to numbers. p_is_strict: the model
--- does not list the input, so its type is not known. The model may convert the text with Python, which reads '9_9' as
--- 99, and digits of other scripts. Such texts count as above the cap.
+-- does not list the input, so its type is not known, and the model may convert the text with Python or JavaScript.
+-- Python reads '9_9' as 99, and digits of all scripts. So a text that is long or not in ASCII counts as above the cap,
+-- unless it has a letter that occurs in no number, such as those of https.
 create function picture_queue._number_exceeds(p_text text, p_cap numeric, p_is_strict boolean) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_text text := regexp_replace(p_text, '[[:space:]]', '', 'g');
+  v_number numeric := picture_queue._text_number(p_text);
+  v_text text := regexp_replace(p_text, '[\x01-\x20\x7f]', '', 'g');
 begin
-  if p_cap is null or length(p_text) > 200 then
+  if p_cap is null then
     return false;
-  elsif v_text ~* '^[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?$' then
-    return v_text::numeric > p_cap;
-  elsif not p_is_strict then
-    return false;
+  elsif v_number is not null or not p_is_strict then
+    return coalesce(v_number > p_cap, false);
   end if;
-  -- NFKC turns full-width and mathematical digits into ASCII; translate does so for Arabic, Persian and Devanagari.
-  v_text := translate(normalize(v_text, nfkc), '٠١٢٣٤٥٦٧٨٩٫۰۱۲۳۴۵۶۷۸۹०१२३४५६७८९', '0123456789.01234567890123456789');
-  return v_text ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$';
+  return v_text ~* '^[+-]?([0-9_.]+(e[0-9_+-]*)?|0[box][0-9a-f_]*|inf|infinity|nan)$'
+    or (v_text ~ '[^\x01-\x7f]' or length(v_text) > 80) and v_text !~ '[GHJ-MP-SU-WZghj-mp-su-wz]';
 end
 $$;
 
@@ -8413,8 +8456,10 @@ as $$
     then format('plan is %s', left(quote_literal(p_plan), 100)) end
 $$;
 
--- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
--- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
+-- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. The number of pictures is the highest
+-- of the inputs for it, also of those that the model does not list, since its list may be incomplete. Without a price
+-- the cost is an estimate from the typical seconds of the model (price_unit is second); without both, price_unit is
+-- null.
 create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -8434,9 +8479,16 @@ begin
     select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
     where r.rule ->> 'name' = m.max_outputs_param limit 1) model_default on true
   cross join lateral (
-    select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
-      as outputs
-    from (select coalesce(p_input -> m.max_outputs_param, model_default.value) as value) o) requested
+    select greatest(least(coalesce(max(case jsonb_typeof(n.value) when 'number' then (n.value #>> '{}')::numeric
+      when 'string' then picture_queue._text_number(n.value #>> '{}') end), 1), 1000), 1) as outputs
+    from (
+      select coalesce(p_input -> m.max_outputs_param, model_default.value) as value
+      union all
+      -- The same names as in 710_data_input_rules.sql, which has a cap for each.
+      select g.value from jsonb_each(p_input) as e (name, value)
+      cross join lateral jsonb_path_query(e.value, 'lax $[*]') as g (value)
+      where lower(e.name) in ('num_outputs', 'num_images', 'number_of_images', 'max_images')
+    ) n) requested
   where m.model_id = p_model_id;
   return v_cost;
 end
@@ -12331,6 +12383,15 @@ begin
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
       || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text '
       || 'and picture_queue.may_read_picture(name));';
+  elsif not exists (select from pg_catalog.pg_trigger t
+    where t.tgrelid = to_regclass('storage.objects') and t.tgname = 'picture_queue_limit_uploads'
+      and t.tgenabled <> 'D')
+  then
+    return query select 'warn', 'signed upload URLs can exceed max_user_uploads: the trigger is missing or disabled',
+      'create or replace trigger picture_queue_limit_uploads before insert or update of bucket_id, name '
+      || 'on storage.objects for each row '
+      || 'when (new.bucket_id = ''uploads'' and starts_with(new.name, new.owner_id || ''/'')) '
+      || 'execute function picture_queue._limit_uploads(); -- as a role with the privilege TRIGGER on the table';
   end if;
 end
 $$;
@@ -12802,7 +12863,7 @@ $do$;
 
 -- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
 -- users can read their own folder in both buckets, and write to their own folder in the bucket uploads. A picture of a
--- generation becomes readable with its row in images.
+-- generation becomes readable with its row in images. A trigger limits the number of files that a user uploads.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -12828,6 +12889,16 @@ begin
       for delete to authenticated
       using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
   $sql$;
+  -- The platform grants postgres this privilege on the table, which belongs to Storage. A role without it installs
+  -- the rest, and the doctor reports the missing trigger.
+  if has_table_privilege('storage.objects', 'trigger') then
+    execute $sql$
+      create or replace trigger picture_queue_limit_uploads
+        before insert or update of bucket_id, name on storage.objects
+        for each row when (new.bucket_id = 'uploads' and starts_with(new.name, new.owner_id || '/'))
+        execute function picture_queue._limit_uploads();
+    $sql$;
+  end if;
 end
 $do$;
 

@@ -32,7 +32,7 @@
 --
 -- Advisory locks. Each lock has two numbers. The first number says what the second number stands for, in most cases as
 -- a hash: 1903326068 a limit key, 1903326070 an external event, 1903326071 pruning, 1903326072 a lease, 1903326073 a
--- worker.
+-- worker, 1903326074 the uploads of a user.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then

@@ -153,28 +153,57 @@ begin
 end
 $$;
 
--- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
-create function picture_queue.may_upload() returns boolean
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+-- Returns whether the folder of a user in the bucket uploads has fewer files than max_user_uploads.
+create function picture_queue._has_upload_room(p_user text) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_user text := picture_queue._caller_id();
   v_limit integer := (select s.max_user_uploads from picture_queue.setting s);
 begin
-  if picture_queue._find_table('storage.objects', true) is null then
-    return false;
-  end if;
   return (
     select count(*) < v_limit
     from (
       select from storage.objects o
       -- 0 is the character after the slash.
-      where o.bucket_id = 'uploads' and o.name collate "C" >= v_user || '/' and o.name collate "C" < v_user || '0'
+      where o.bucket_id = 'uploads' and o.name collate "C" >= p_user || '/' and o.name collate "C" < p_user || '0'
       limit v_limit
     ) f);
 end
 $$;
+
+-- Returns whether the user has fewer uploaded files than max_user_uploads. The policy of the bucket calls it.
+create function picture_queue.may_upload() returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return picture_queue._find_table('storage.objects', true) is not null
+    and picture_queue._has_upload_room(picture_queue._caller_id()::text);
+end
+$$;
 comment on function picture_queue.may_upload() is 'Whether the user has fewer uploaded files than max_user_uploads.';
+
+-- Refuses a file of a user who already has max_user_uploads files. The policy cannot do this alone: for a signed upload
+-- URL, Storage checks the policy when it signs the URL and not when the file arrives. The lock makes uploads of one
+-- user at the same moment count each other. Storage reports 42501 to the client as 403.
+create function picture_queue._limit_uploads() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_folder text := new.owner_id || '/';
+begin
+  -- A file that is renamed or replaced does not add to the number of files.
+  if tg_op = 'UPDATE' and old.bucket_id = new.bucket_id and starts_with(old.name, v_folder)
+    or exists (select from storage.objects o where o.bucket_id = new.bucket_id and o.name = new.name) then
+    return new;
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(1903326074, pg_catalog.hashtext(new.owner_id) & 1023);
+  if not picture_queue._has_upload_room(new.owner_id) then
+    raise exception 'The user has as many files in the bucket uploads as max_user_uploads permits'
+      using errcode = '42501', hint = 'Delete files, or raise max_user_uploads with set_setting.';
+  end if;
+  return new;
+end
+$$;
 
 -- Returns whether the caller may read a file in the caller's folder of the bucket pictures. A file in the folder of a
 -- generation needs a row in images: a worker that was killed may have stored a file before the row, and the generation

@@ -40,25 +40,39 @@ begin
 end
 $$;
 
+-- Returns the number that a text is for most providers; null if it is none. A number with many characters, such as one
+-- padded with zeros, is infinite. The text is read without space and control characters, as Python reads it.
+create function picture_queue._text_number(p_text text) returns numeric
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_text text := regexp_replace(p_text, '[\x01-\x20\x7f]', '', 'g');
+begin
+  return case
+    when v_text !~* '^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?$' then null
+    when length(v_text) > 80 or v_text ~* 'e[+-]?[0-9]{3}' then 'infinity'
+    else v_text::numeric end;
+end
+$$;
+
 -- Returns whether a text is a number above a cap, since some providers convert texts to numbers. p_is_strict: the model
--- does not list the input, so its type is not known. The model may convert the text with Python, which reads '9_9' as
--- 99, and digits of other scripts. Such texts count as above the cap.
+-- does not list the input, so its type is not known, and the model may convert the text with Python or JavaScript.
+-- Python reads '9_9' as 99, and digits of all scripts. So a text that is long or not in ASCII counts as above the cap,
+-- unless it has a letter that occurs in no number, such as those of https.
 create function picture_queue._number_exceeds(p_text text, p_cap numeric, p_is_strict boolean) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_text text := regexp_replace(p_text, '[[:space:]]', '', 'g');
+  v_number numeric := picture_queue._text_number(p_text);
+  v_text text := regexp_replace(p_text, '[\x01-\x20\x7f]', '', 'g');
 begin
-  if p_cap is null or length(p_text) > 200 then
+  if p_cap is null then
     return false;
-  elsif v_text ~* '^[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})(e[+-]?[0-9]{1,2})?$' then
-    return v_text::numeric > p_cap;
-  elsif not p_is_strict then
-    return false;
+  elsif v_number is not null or not p_is_strict then
+    return coalesce(v_number > p_cap, false);
   end if;
-  -- NFKC turns full-width and mathematical digits into ASCII; translate does so for Arabic, Persian and Devanagari.
-  v_text := translate(normalize(v_text, nfkc), '٠١٢٣٤٥٦٧٨٩٫۰۱۲۳۴۵۶۷۸۹०१२३४५६७८९', '0123456789.01234567890123456789');
-  return v_text ~* '^[[:space:]]*[+-]?([0-9_.]+(e[0-9_+-]*)?|inf|infinity|nan)[[:space:]]*$';
+  return v_text ~* '^[+-]?([0-9_.]+(e[0-9_+-]*)?|0[box][0-9a-f_]*|inf|infinity|nan)$'
+    or (v_text ~ '[^\x01-\x7f]' or length(v_text) > 80) and v_text !~ '[GHJ-MP-SU-WZghj-mp-su-wz]';
 end
 $$;
 

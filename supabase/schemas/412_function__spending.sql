@@ -9,8 +9,10 @@ as $$
     then format('plan is %s', left(quote_literal(p_plan), 100)) end
 $$;
 
--- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. Without a price the cost is an
--- estimate from the typical seconds of the model (price_unit is second); without both, price_unit is null.
+-- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. The number of pictures is the highest
+-- of the inputs for it, also of those that the model does not list, since its list may be incomplete. Without a price
+-- the cost is an estimate from the typical seconds of the model (price_unit is second); without both, price_unit is
+-- null.
 create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -30,9 +32,16 @@ begin
     select r.rule -> 'default' as value from jsonb_array_elements(m.inputs) as r (rule)
     where r.rule ->> 'name' = m.max_outputs_param limit 1) model_default on true
   cross join lateral (
-    select greatest(least(case jsonb_typeof(o.value) when 'number' then (o.value #>> '{}')::numeric else 1 end, 1000), 1)
-      as outputs
-    from (select coalesce(p_input -> m.max_outputs_param, model_default.value) as value) o) requested
+    select greatest(least(coalesce(max(case jsonb_typeof(n.value) when 'number' then (n.value #>> '{}')::numeric
+      when 'string' then picture_queue._text_number(n.value #>> '{}') end), 1), 1000), 1) as outputs
+    from (
+      select coalesce(p_input -> m.max_outputs_param, model_default.value) as value
+      union all
+      -- The same names as in 710_data_input_rules.sql, which has a cap for each.
+      select g.value from jsonb_each(p_input) as e (name, value)
+      cross join lateral jsonb_path_query(e.value, 'lax $[*]') as g (value)
+      where lower(e.name) in ('num_outputs', 'num_images', 'number_of_images', 'max_images')
+    ) n) requested
   where m.model_id = p_model_id;
   return v_cost;
 end

@@ -87,6 +87,15 @@ begin
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
       || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text '
       || 'and picture_queue.may_read_picture(name));';
+  elsif not exists (select from pg_catalog.pg_trigger t
+    where t.tgrelid = to_regclass('storage.objects') and t.tgname = 'picture_queue_limit_uploads'
+      and t.tgenabled <> 'D')
+  then
+    return query select 'warn', 'signed upload URLs can exceed max_user_uploads: the trigger is missing or disabled',
+      'create or replace trigger picture_queue_limit_uploads before insert or update of bucket_id, name '
+      || 'on storage.objects for each row '
+      || 'when (new.bucket_id = ''uploads'' and starts_with(new.name, new.owner_id || ''/'')) '
+      || 'execute function picture_queue._limit_uploads(); -- as a role with the privilege TRIGGER on the table';
   end if;
 end
 $$;

@@ -1,6 +1,6 @@
 -- Creates the private buckets of the pictures and of uploaded files if the project has Supabase Storage, and policies:
 -- users can read their own folder in both buckets, and write to their own folder in the bucket uploads. A picture of a
--- generation becomes readable with its row in images.
+-- generation becomes readable with its row in images. A trigger limits the number of files that a user uploads.
 do $do$
 begin
   if picture_queue._find_table('storage.buckets', true) is null then
@@ -26,5 +26,15 @@ begin
       for delete to authenticated
       using (bucket_id = 'uploads' and (storage.foldername(name))[1] = (select auth.uid())::text);
   $sql$;
+  -- The platform grants postgres this privilege on the table, which belongs to Storage. A role without it installs
+  -- the rest, and the doctor reports the missing trigger.
+  if has_table_privilege('storage.objects', 'trigger') then
+    execute $sql$
+      create or replace trigger picture_queue_limit_uploads
+        before insert or update of bucket_id, name on storage.objects
+        for each row when (new.bucket_id = 'uploads' and starts_with(new.name, new.owner_id || '/'))
+        execute function picture_queue._limit_uploads();
+    $sql$;
+  end if;
 end
 $do$;

@@ -1,5 +1,6 @@
 """Pictures that users upload, and generations that use them."""
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable
 from io import BytesIO
@@ -217,3 +218,40 @@ async def test_a_user_has_a_limited_number_of_uploaded_files(ada, bob, service):
         await ada.pq.generations.upload(picture(), user_id=ada.id)
     finally:
         await service.settings.set(max_user_uploads=None)
+
+
+@pytest.fixture
+async def upload_limit(service):
+    """Set the limit of uploaded files of a user to 2, and return it."""
+    await service.settings.set(max_user_uploads=2)
+    yield 2
+    await service.settings.set(max_user_uploads=None)
+
+
+async def test_signed_urls_store_no_more_files_than_the_limit(ada, stack, upload_limit):
+    bucket, png = ada.supabase.storage.from_("uploads"), {"content-type": "image/png"}
+    # Storage checks the policy only when it signs a URL, and then no file exists.
+    signed = [
+        await bucket.create_signed_upload_url(f"{ada.id}/{n}.png") for n in range(upload_limit + 3)
+    ]
+    uploads = await asyncio.gather(
+        *(bucket.upload_to_signed_url(s["path"], s["token"], picture(), png) for s in signed),
+        return_exceptions=True,
+    )
+    refusals = [upload for upload in uploads if isinstance(upload, StorageApiError)]
+    assert [(r.status, "max_user_uploads" in r.message) for r in refusals] == [("403", True)] * 3
+    files = await bucket.list(str(ada.id))
+    assert len(files) == upload_limit
+    # A user at the limit can rename a file.
+    await bucket.move(f"{ada.id}/{files[0]['name']}", f"{ada.id}/renamed.png")
+    with pytest.raises(StorageApiError):
+        await bucket.copy(f"{ada.id}/renamed.png", f"{ada.id}/copied.png")
+    # A signed URL becomes usable again when the user deletes a file.
+    await bucket.remove([f"{ada.id}/renamed.png"])
+    (unused,) = [s for s in signed if s["path"] == f"{ada.id}/{files[0]['name']}"]
+    await bucket.upload_to_signed_url(unused["path"], unused["token"], picture(), png)
+
+
+async def test_files_of_a_service_do_not_count_against_the_limit(ada, service, upload_limit):
+    for _ in range(upload_limit + 1):
+        await service.generations.upload(picture(), user_id=ada.id)

@@ -60,6 +60,17 @@ async def read_sent_input(db: Any, model: str, model_input: dict[str, Any]) -> A
             # Python reads these texts as numbers: "9_9" as 99, and digits of other scripts.
             for number in ("9_9", "1e100", " inf", "NaN", [99], ["9"], "９", "٩", "𝟿", "\u00a09")
         ),
+        *(
+            ("qwen/qwen-image", {"num_outputs": number}, "maximum of this project")
+            # Digits of Thai, Bengali and Adlam, space of Python, a number of JavaScript.
+            for number in ("๙", ["৯"], "\U0001e959", "1\u0e59", "\x1c9", "\x859", "0xff")
+        ),
+        # Numbers that are longer than 200 characters.
+        (TURBO, {"width": "0" * 201 + "9999"}, "maximum of this project"),
+        (TURBO, {"num_outputs": ["0" * 201 + "9"]}, "maximum of this project"),
+        (TURBO, {"width": "0" * 400 + "๙๙๙๙"}, "maximum of this project"),
+        (TURBO, {"width": "1" + "_0" * 150}, "maximum of this project"),
+        (TURBO, {"width": "9e0000000000003"}, "maximum of this project"),
         (SDXL, {"negative_prompt": "x" * 4001}, "has over 4000 characters"),
         (TURBO, {"unlisted": "x" * 4001}, "has over 4000 characters"),
         (
@@ -81,6 +92,23 @@ async def test_a_user_cannot_set_inputs_that_raise_costs_or_turn_off_safety(
     assert refused.detail.startswith(f"input.{name} is ")
     assert problem in refused.detail
     assert refused.hint
+
+
+@pytest.mark.parametrize(
+    "model_input",
+    [
+        {"num_outputs": "4"},
+        {"width": " 1.5e3 "},
+        {"width": "1024x1024"},
+        {"width": "auto"},
+        {"height": "2048.0000"},
+        {"width": "1:1"},
+        {"height": "½ of the width"},
+        {"style_images": ["https://example.com/ä.png?signature=" + "9" * 300]},
+    ],
+)
+async def test_texts_within_a_cap_are_accepted_for_an_unlisted_input(db, model_input):
+    assert await read_sent_input(db, TURBO, model_input) == model_input
 
 
 async def test_a_rule_applies_to_a_service_key_until_it_is_deleted(db):

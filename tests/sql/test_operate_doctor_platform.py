@@ -35,6 +35,11 @@ async def finding(db, check):
             "the policy is missing",
         ),
         (
+            "storage",
+            "drop trigger picture_queue_limit_uploads on storage.objects",
+            "can exceed max_user_uploads",
+        ),
+        (
             "realtime in SQL",
             "alter publication supabase_realtime add table public.job_queue, public.images",
             "also sends every change of images, job_queue",

@@ -4,6 +4,8 @@ from uuid import uuid4
 
 import pytest
 
+from picture_queue.providers.replicate.schema import _COUNT_INPUTS
+
 START = "select start_generation('a cat', null, '{}', $1)"
 
 
@@ -140,3 +142,23 @@ async def test_accounts_budgets_and_rules_accept_the_same_plans(db, plan, accept
         else:
             refused = await db.refusal(call, argument)
             assert refused.message.startswith("PQ_INVALID_ARGUMENT"), call
+
+
+@pytest.mark.parametrize("name", [*_COUNT_INPUTS, "Num_Outputs"])
+@pytest.mark.parametrize("number", [4, "4", " 4 ", [4], ["4", 1], "0" * 100 + "4"])
+async def test_pictures_are_paid_that_an_unlisted_input_requests(db, name, number):
+    model = "stability-ai/stable-diffusion-3.5-large-turbo"  # its list of inputs is incomplete
+    query = "select (picture_queue._cost($1, $2) ->> 'amount_usd')::numeric"
+    single = await db.value(query, model, {"seed": 9})
+    assert single == await db.value(
+        "select price_usd_per_image from picture_queue.model where model_id = $1", model
+    )
+    paid = await db.value(query, model, {"seed": 9, name: number})
+    assert paid == single * (1000 if len(str(number)) > 80 else 4)
+
+
+async def test_each_input_for_the_number_of_pictures_has_a_cap(db):
+    capped = await db.value(
+        "select array_agg(input_like) from picture_queue.input_rule where action = 'cap'"
+    )
+    assert set(_COUNT_INPUTS) <= {name.replace("!", "") for name in capped}

@@ -108,12 +108,14 @@ def create_app(
 
     async def _render_output(path: str) -> bytes | None:
         output = outputs.find_output(simulator, path)
-        return None if output is None else await outputs.render(*output, inputs)
+        return None if output is None else await pictures.render(*output)
+
+    pictures = outputs.OutputPictures(inputs)
 
     for starlette_app in (api, admin_app, app):
         state = starlette_app.state
         state.simulator, state.webhooks = simulator, webhooks
-        state.uploads, state.inputs = files, inputs
+        state.uploads, state.inputs, state.pictures = files, inputs, pictures
     return OriginCheck(app, url=simulator.settings.base_url or "", pictures="/files/")
 
 

@@ -2,20 +2,24 @@
 
 import asyncio
 import base64
+import functools
 import io
 import re
 import struct
 import zlib
+from collections.abc import Hashable
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from picture_queue.local.simulator.drawing import DrawingPool
 from picture_queue.local.simulator.edits import change
 from picture_queue.local.simulator.inputs import InputReader
 from picture_queue.local.simulator.pictures import MIME_TYPES, draw
 from picture_queue.local.simulator.requests import simulator_of
 from picture_queue.local.simulator.responses import not_found
+from picture_queue.local.simulator.scene import PictureSpec
 from picture_queue.local.simulator.state import Prediction, Simulator
 
 _PATH: Final = re.compile(r"/files/([a-z0-9]{1,64})/out-(\d{1,2})\.(\w{1,8})")
@@ -29,28 +33,24 @@ async def get_output(request: Request) -> Response:
     output = find_output(simulator_of(request), path)
     if output is None:
         return not_found()
-    data, media_type = await _file(*output, request.app.state.inputs)
+    pictures: OutputPictures = request.app.state.pictures
+    reading = asyncio.create_task(pictures.read(*output))
+    leaving = asyncio.create_task(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        # No effect on a task that has ended. A client that has gone away needs no drawing.
+        reading.cancel()
+    if not reading.done():
+        return Response(status_code=400)
+    data, media_type = reading.result()
     return Response(data, media_type=media_type)
 
 
-async def data_uris(prediction: Prediction, inputs: InputReader) -> list[str]:
-    """Return the output files as ``data:`` URIs, for a call that has waited for the prediction."""
-    files = [await _file(prediction, number, inputs) for number in range(prediction.delivered)]
-    return [f"data:{kind};base64,{base64.b64encode(data).decode()}" for data, kind in files]
-
-
-async def _file(prediction: Prediction, number: int, inputs: InputReader) -> tuple[bytes, str]:
-    """Return an output file and its content type, with the fault of the prediction."""
-    spec = prediction.picture(number)
-    media_type = MIME_TYPES[spec.format]
-    broken = prediction.plan.broken if number == prediction.plan.broken_number else None
-    if broken == "bad_picture":
-        return _NO_PICTURE, media_type
-    if broken == "bomb":
-        return await asyncio.to_thread(_bomb), "image/png"
-    if broken == "wrong_type":
-        media_type = "image/webp" if media_type == "image/png" else "image/png"
-    return await render(prediction, number, inputs), media_type
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def find_output(simulator: Simulator, path: str) -> tuple[Prediction, int] | None:
@@ -69,17 +69,50 @@ def find_output(simulator: Simulator, path: str) -> tuple[Prediction, int] | Non
     return prediction, int(match[2])
 
 
-async def render(prediction: Prediction, number: int, inputs: InputReader) -> bytes:
-    """Return an output file: the changed input picture, or else a drawing."""
-    spec = prediction.picture(number)
-    source = await inputs.picture(prediction)
+class OutputPictures:
+    """The output files of all predictions.
+
+    Args:
+        inputs: The input pictures of the predictions.
+    """
+
+    def __init__(self, inputs: InputReader) -> None:
+        self._inputs = inputs
+        self._pool = DrawingPool()
+
+    async def data_uris(self, prediction: Prediction) -> list[str]:
+        """Return the output files as ``data:`` URIs, for a call that waited for the prediction."""
+        files = [await self.read(prediction, number) for number in range(prediction.delivered)]
+        return [f"data:{kind};base64,{base64.b64encode(data).decode()}" for data, kind in files]
+
+    async def read(self, prediction: Prediction, number: int) -> tuple[bytes, str]:
+        """Return an output file and its content type, with the fault of the prediction."""
+        spec = prediction.picture(number)
+        media_type = MIME_TYPES[spec.format]
+        broken = prediction.plan.broken if number == prediction.plan.broken_number else None
+        if broken == "bad_picture":
+            return _NO_PICTURE, media_type
+        if broken == "bomb":
+            return await self._pool.draw("bomb", _bomb), "image/png"
+        if broken == "wrong_type":
+            media_type = "image/webp" if media_type == "image/png" else "image/png"
+        return await self.render(prediction, number), media_type
+
+    async def render(self, prediction: Prediction, number: int) -> bytes:
+        """Return an output file: the changed input picture, or else a drawing."""
+        spec = prediction.picture(number)
+        source = await self._inputs.picture(prediction)
+        # Without an input picture, equal specifications give equal bytes.
+        key: Hashable = spec if source is None else (prediction.id, number)
+        return await self._pool.draw(key, functools.partial(_render, prediction, spec, source))
+
+
+def _render(prediction: Prediction, spec: PictureSpec, source: bytes | None) -> bytes:
     if source is not None:
-        changed = await asyncio.to_thread(
-            change, source, prediction.model.kind, spec, _scale(prediction)
-        )
+        changed = change(source, prediction.model.kind, spec, _scale(prediction))
         if changed is not None:
             return changed
-    return await asyncio.to_thread(draw, spec)
+    return draw(spec)
 
 
 def _scale(prediction: Prediction) -> float:

@@ -5,7 +5,6 @@ antialiasing, a picture is drawn at twice its size and then reduced.
 """
 
 import io
-from functools import lru_cache
 
 from PIL import Image, ImageDraw
 
@@ -22,7 +21,6 @@ MIME_TYPES: dict[Format, str] = {
 }
 
 
-@lru_cache(maxsize=32)
 def draw(spec: PictureSpec) -> bytes:
     """Draw a picture.
 

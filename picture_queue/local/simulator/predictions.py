@@ -8,7 +8,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from picture_queue.local.simulator.outputs import data_uris
 from picture_queue.local.simulator.requests import (
     base_url,
     cancel_after,
@@ -94,7 +93,7 @@ async def _create(
         # When the wait is over, Replicate shows a prediction as `starting` even if it runs.
         return answer(response | {"status": "starting"}, 202)
     if output := response["output"]:
-        files = await data_uris(prediction, request.app.state.inputs)
+        files = await request.app.state.pictures.data_uris(prediction)
         response["output"] = files if isinstance(output, list) else files[0]
     return answer(response, 201)
 
