@@ -99,8 +99,8 @@ begin
 end
 $$;
 
--- Returns whether isolated steps have used up their time: the deadline of the round of maintenance has passed, or a
--- step has failed in this statement, which has run for two seconds. Without the second bound, each half of a split
+-- Returns whether isolated steps have used up their time: the deadline of the round of maintenance has passed, or the
+-- statement has run for two seconds and _run_isolated has set failed_in. Without the second bound, each half of a split
 -- list would wait again for a locked table.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
@@ -136,7 +136,10 @@ begin
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := concat_ws(': ', sqlerrm, nullif(v_detail, ''));
-      perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
+      -- The search for the failing subject must go on until that subject is recorded, or each call would repeat it.
+      if v_count = 1 or sqlstate in ('55P03', '40P01', 'PT429', 'PT503') then
+        perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
+      end if;
     end;
   end if;
   if v_count = 1 then
