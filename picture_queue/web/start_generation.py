@@ -1,6 +1,9 @@
 """``POST /start-generation``: start a generation of a signed-in user."""
 
 import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic_core import from_json
@@ -13,15 +16,17 @@ from starlette.routing import Route
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._rpc import Rpc
 from picture_queue._rpc import generations as _rpc
-from picture_queue.errors import InvalidArgument
+from picture_queue.errors import InvalidArgument, TooManyGenerations
 from picture_queue.web.body import BodyReader
 from picture_queue.web.responses import respond, respond_to_error
 from picture_queue.web.settings import WebSettings
-from picture_queue.web.tokens import TokenVerifier
+from picture_queue.web.tokens import TokenVerifier, read_user_id
 
 _MAX_BYTES = 1024 * 1024  # of a body; the database accepts inputs of 64 KiB by default
 _MAX_TOTAL_BYTES = 32 * 1024 * 1024  # of all bodies that are being received; see `BodyReader`
 _MAX_CALLS = 64  # calls of the database at the same time
+_MAX_USER_CALLS = 16  # of these, calls of one user, with those that wait
+_RETRY_AFTER = 1.0  # seconds, for a user with more calls
 _TIMEOUT = 10.0  # seconds for the call of the database
 _PREFLIGHT_SECONDS = 3600  # for which a browser keeps the answer to a preflight
 #: The fields of the body, which are the parameters of the SQL function, and their types.
@@ -51,7 +56,7 @@ class StartGeneration:
     ) -> None:
         self._client = client
         self._tokens = tokens
-        self._calls = asyncio.Semaphore(_MAX_CALLS)
+        self._calls = _CallSlots()
         self._bodies = BodyReader(_MAX_BYTES, _MAX_TOTAL_BYTES)
         cors = Middleware(
             CORSMiddleware,
@@ -73,13 +78,48 @@ class StartGeneration:
             token = await self._tokens.verify(request.headers.get("authorization"))
             async with self._bodies.receive(request) as body:
                 call = _parse_body(body)
-            async with asyncio.timeout(_TIMEOUT), self._calls:
+            async with asyncio.timeout(_TIMEOUT), self._calls.take(read_user_id(token)):
                 started = await self._client.as_user(token)._backend.call(call, _TIMEOUT)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception as error:
             return respond_to_error(error)
         return respond(started)
+
+
+class _CallSlots:
+    """Slots for calls of the database, of which one user can take only a share.
+
+    Without the share, the calls of a user with many connections would delay all other users.
+    """
+
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_MAX_CALLS)
+        self._user_calls: Counter[str] = Counter()  # only of users with calls
+
+    @contextlib.asynccontextmanager
+    async def take(self, user_id: str) -> AsyncIterator[None]:
+        """Wait for a slot, and hold it within the context.
+
+        Raises:
+            TooManyGenerations: The user has as many calls as the share.
+        """
+        if self._user_calls[user_id] >= _MAX_USER_CALLS:
+            error = TooManyGenerations(
+                "The user starts too many generations at the same time",
+                detail=f"{_MAX_USER_CALLS} calls have not ended",
+                hint="Start several generations in one call of start_generations",
+            )
+            error.retry_after = _RETRY_AFTER
+            raise error
+        self._user_calls[user_id] += 1
+        try:
+            async with self._slots:
+                yield
+        finally:
+            self._user_calls[user_id] -= 1
+            if not self._user_calls[user_id]:
+                del self._user_calls[user_id]
 
 
 def _parse_body(body: bytes) -> Rpc[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The files of the bucket `pictures` that a user can read."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from storage3.exceptions import StorageApiError
 from picture_queue import Worker, WorkerSettings
 from picture_queue.generations.builtin import builtin_worker
 from picture_queue.generations.settings import HandlerSettings
+from picture_queue.generations.store_images import _OutputWriter
+from picture_queue.generations.thumbnails import ThumbnailMaker
 from picture_queue.settings import ReplicateSettings
 
 SETTINGS = HandlerSettings(first_poll_interval=0.05)
@@ -82,6 +85,33 @@ async def test_a_user_reads_only_files_of_a_generation_that_have_a_row(
     assert await ada.pq.generations.download(image)
     await ada.pq.generations.delete(started.id)
     assert not await can_read(ada, image.path)
+
+
+async def test_a_stored_picture_is_not_readable_while_its_thumbnail_is_made(
+    ada, new_builtin_worker, monkeypatch
+):
+    """Otherwise a user could read the picture, and cancel before the generation is charged."""
+    uploaded: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    released = asyncio.Event()
+    upload, make = _OutputWriter._upload, ThumbnailMaker.make
+
+    async def upload_and_signal(self: Any, n: int, path: str, *arguments: Any) -> None:
+        await upload(self, n, path, *arguments)
+        uploaded.set_result(path)
+
+    async def make_when_released(self: Any, *arguments: Any) -> Any:
+        await released.wait()
+        return await make(self, *arguments)
+
+    monkeypatch.setattr(_OutputWriter, "_upload", upload_and_signal)
+    monkeypatch.setattr(ThumbnailMaker, "make", make_when_released)
+    started = await ada.pq.generations.start("a boat", input={"megapixels": "0.25"})
+    async with new_builtin_worker():
+        path = await asyncio.wait_for(uploaded, 30)
+        assert not await can_read(ada, path)
+        released.set()
+        await ada.pq.jobs.result(started.job_id, timeout=30)
+    assert await can_read(ada, path)
 
 
 async def test_the_rows_of_a_long_list_are_found_by_an_index(db, ada, bob):

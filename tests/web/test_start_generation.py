@@ -1,8 +1,10 @@
 """The route /start-generation with a running project."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +17,7 @@ from starlette.routing import Mount
 from picture_queue import AsyncPictureQueue
 from picture_queue.settings import ReplicateSettings
 from picture_queue.web import WebSettings, create_app
+from picture_queue.web.start_generation import _MAX_CALLS, _MAX_USER_CALLS
 
 REPLICATE = ReplicateSettings("r8_test", "http://127.0.0.1:1/v1", webhook_secret="whsec_a2V5")
 ORIGIN = "https://app.example.com"
@@ -224,3 +227,37 @@ async def test_without_the_api_there_is_no_route(stack, monkeypatch):
     async with AsyncPictureQueue(database_url=stack.db_url) as direct, client_of(direct) as http:
         assert (await http.post("/start-generation", json={})).status_code == 404
         assert (await http.get("/readyz")).json() == {"status": "ready"}
+
+
+async def test_a_user_with_many_calls_does_not_delay_other_users(stack, app, monkeypatch):
+    released, called = asyncio.Event(), asyncio.Queue[str]()
+
+    def as_user(_: Any, token: str) -> Any:
+        async def call(*_: Any) -> dict[str, str]:
+            called.put_nowait(token)
+            await released.wait()
+            return {"status": "pending"}
+
+        return SimpleNamespace(_backend=SimpleNamespace(call=call))
+
+    monkeypatch.setattr(AsyncPictureQueue, "as_user", as_user)
+    busy, other = (sign(stack, sub=str(uuid4())) for _ in "ab")
+
+    def start(token: str) -> asyncio.Task[httpx.Response]:
+        return asyncio.create_task(
+            app.post("/start-generation", json={"prompt": "x"}, headers=bearer(token))
+        )
+
+    accepted = [start(busy) for _ in range(_MAX_USER_CALLS)]
+    async with asyncio.timeout(30):
+        assert {await called.get() for _ in accepted} == {busy}
+        refused = [await start(busy) for _ in range(_MAX_CALLS)]
+        assert {answer.status_code for answer in refused} == {429}
+        assert refused[0].json()["code"] == "PQ_RATE_LIMITED"
+        assert refused[0].headers["retry-after"] == "1"
+        accepted.append(start(other))
+        assert await called.get() == other
+        released.set()
+        assert {(await answer).status_code for answer in accepted} == {200}
+        # The slots of finished calls are free again.
+        assert (await start(busy)).status_code == 200
