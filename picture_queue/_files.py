@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Collection
@@ -143,28 +144,50 @@ class OpenDirectory:
     Args:
         path: The path.
         parent: The open directory that contains it; a symlink is then not followed.
+        follow_symlink: Whether the path may be a symlink, if there is no parent.
 
     Raises:
         OSError: The path is not a directory, or cannot be opened.
     """
 
-    def __init__(self, path: Path, parent: "OpenDirectory | None" = None) -> None:
+    def __init__(
+        self, path: Path, parent: "OpenDirectory | None" = None, *, follow_symlink: bool = True
+    ) -> None:
         self.path = path
         self.descriptor: int | None = None
         if os.open in os.supports_dir_fd:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            if parent is not None or not follow_symlink:
+                flags |= os.O_NOFOLLOW
             if parent is None:
                 self.descriptor = os.open(path, flags)
             else:
-                flags |= os.O_NOFOLLOW
                 self.descriptor = os.open(path.name, flags, dir_fd=parent.descriptor)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
         if self.descriptor is not None:
             os.close(self.descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor.
+
+        Raises:
+            OSError: The system has no descriptors of directories.
+        """
+        if self.descriptor is None:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), str(self.path))
+        return self.descriptor
+
+    def info(self) -> os.stat_result:
+        """Return the owner and mode of the directory itself."""
+        return os.stat(self.path if self.descriptor is None else self.descriptor)
 
     def is_at_path(self) -> bool:
         """Return whether the path still leads to this directory."""
@@ -179,9 +202,9 @@ class OpenDirectory:
         """Return the names of the entries."""
         return os.listdir(self.path if self.descriptor is None else self.descriptor)
 
-    def stat(self, name: str) -> os.stat_result:
+    def stat(self, name: str, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return the type and size of an entry, or of the target of a symlink."""
-        return os.stat(self._name(name), dir_fd=self.descriptor)
+        return os.stat(self._name(name), dir_fd=self.descriptor, follow_symlinks=follow_symlinks)
 
     def open_file(self, name: str) -> TextIO:
         """Open a file for reading; characters that are not UTF-8 are replaced."""
@@ -207,6 +230,13 @@ class OpenDirectory:
     def delete_file(self, name: str) -> None:
         """Delete a file."""
         os.unlink(self._name(name), dir_fd=self.descriptor)
+
+    def delete_entry(self, name: str) -> None:
+        """Delete a file, a symlink or a directory with its contents; a symlink is not followed."""
+        if stat.S_ISDIR(self.stat(name, follow_symlinks=False).st_mode):
+            shutil.rmtree(self._name(name), dir_fd=self.descriptor)
+        else:
+            self.delete_file(name)
 
     def make_directory(self, name: str) -> None:
         """Create a directory."""
