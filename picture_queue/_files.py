@@ -68,7 +68,31 @@ def user_name(uid: int) -> str:
 def trusted_owners() -> set[int]:
     """Return the ids of the users who may own a directory that the caller writes to."""
     # In a container, root may have another user id than 0. Root then owns the directory /.
-    return {0, os.geteuid(), os.stat("/").st_uid}
+    owners = {0, os.geteuid(), os.stat("/").st_uid}
+    # In a user namespace, the kernel shows all users outside of it under one id. This may also be
+    # the id of the caller.
+    outsiders = _find_id_of_outsiders()
+    if outsiders is not None and not (outsiders == os.geteuid() and _is_in_namespace(outsiders)):
+        owners.discard(outsiders)
+    return owners
+
+
+def _find_id_of_outsiders() -> int | None:
+    """Return the user id that stands for all users outside the user namespace; None if unknown."""
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):  # a system other than Linux, or no /proc
+        return 65534 if sys.platform == "linux" else None
+
+
+def _is_in_namespace(uid: int) -> bool:
+    """Return whether a user id belongs to a user of the caller's user namespace."""
+    try:
+        ranges = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:  # the kernel has no user namespaces
+        return True
+    parsed = (map(int, line.split()) for line in ranges)
+    return any(first <= uid < first + count for first, _, count in parsed)
 
 
 def is_writable_by_others(path: Path, info: os.stat_result) -> bool:

@@ -330,6 +330,35 @@ def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
         expect_safe_path(open_directory / "loop" / "data")
 
 
+_PRINT_TRUSTED_OWNERS = """
+import ctypes, os, sys
+from picture_queue._files import trusted_owners
+
+libc = ctypes.CDLL(None, use_errno=True)
+user = 1000 if os.geteuid() == 0 else os.geteuid()
+os.setresuid(user, user, user)
+libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: otherwise root owns the files in /proc/self
+if libc.unshare(0x10000000):  # CLONE_NEWUSER
+    sys.exit(f"unshare: {os.strerror(ctypes.get_errno())}")
+if sys.argv[1] == "one user":
+    with open("/proc/self/uid_map", "w") as file:
+        file.write(f"{user} {user} 1")
+print(os.geteuid() == user, os.stat("/").st_uid, *sorted(trusted_owners() - {user}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has user namespaces")
+@pytest.mark.parametrize("mapped", ["one user", "no user"])
+def test_the_users_outside_a_user_namespace_are_not_trusted(mapped: str):
+    """The kernel shows all of them, root too, under one id."""
+    result = subprocess.run(
+        [sys.executable, "-c", _PRINT_TRUSTED_OWNERS, mapped], capture_output=True, text=True
+    )
+    if "unshare: " in result.stderr:
+        pytest.skip(f"this process cannot create a user namespace: {result.stderr}")
+    assert result.stdout == f"{mapped == 'one user'} {NOBODY} 0\n", result.stderr
+
+
 def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
     data = open_directory / "data"
     data.mkdir(mode=0o755)
