@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Collection
@@ -67,7 +68,31 @@ def user_name(uid: int) -> str:
 def trusted_owners() -> set[int]:
     """Return the ids of the users who may own a directory that the caller writes to."""
     # In a container, root may have another user id than 0. Root then owns the directory /.
-    return {0, os.geteuid(), os.stat("/").st_uid}
+    owners = {0, os.geteuid(), os.stat("/").st_uid}
+    # In a user namespace, the kernel shows all users outside of it under one id. This may also be
+    # the id of the caller.
+    outsiders = _find_id_of_outsiders()
+    if outsiders is not None and not (outsiders == os.geteuid() and _is_in_namespace(outsiders)):
+        owners.discard(outsiders)
+    return owners
+
+
+def _find_id_of_outsiders() -> int | None:
+    """Return the user id that stands for all users outside the user namespace; None if unknown."""
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):  # a system other than Linux, or no /proc
+        return 65534 if sys.platform == "linux" else None
+
+
+def _is_in_namespace(uid: int) -> bool:
+    """Return whether a user id belongs to a user of the caller's user namespace."""
+    try:
+        ranges = Path("/proc/self/uid_map").read_text().splitlines()
+    except OSError:  # the kernel has no user namespaces
+        return True
+    parsed = (map(int, line.split()) for line in ranges)
+    return any(first <= uid < first + count for first, _, count in parsed)
 
 
 def is_writable_by_others(path: Path, info: os.stat_result) -> bool:
@@ -143,28 +168,50 @@ class OpenDirectory:
     Args:
         path: The path.
         parent: The open directory that contains it; a symlink is then not followed.
+        follow_symlink: Whether the path may be a symlink, if there is no parent.
 
     Raises:
         OSError: The path is not a directory, or cannot be opened.
     """
 
-    def __init__(self, path: Path, parent: "OpenDirectory | None" = None) -> None:
+    def __init__(
+        self, path: Path, parent: "OpenDirectory | None" = None, *, follow_symlink: bool = True
+    ) -> None:
         self.path = path
         self.descriptor: int | None = None
         if os.open in os.supports_dir_fd:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            if parent is not None or not follow_symlink:
+                flags |= os.O_NOFOLLOW
             if parent is None:
                 self.descriptor = os.open(path, flags)
             else:
-                flags |= os.O_NOFOLLOW
                 self.descriptor = os.open(path.name, flags, dir_fd=parent.descriptor)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
         if self.descriptor is not None:
             os.close(self.descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor.
+
+        Raises:
+            OSError: The system has no descriptors of directories.
+        """
+        if self.descriptor is None:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), str(self.path))
+        return self.descriptor
+
+    def info(self) -> os.stat_result:
+        """Return the owner and mode of the directory itself."""
+        return os.stat(self.path if self.descriptor is None else self.descriptor)
 
     def is_at_path(self) -> bool:
         """Return whether the path still leads to this directory."""
@@ -179,9 +226,9 @@ class OpenDirectory:
         """Return the names of the entries."""
         return os.listdir(self.path if self.descriptor is None else self.descriptor)
 
-    def stat(self, name: str) -> os.stat_result:
+    def stat(self, name: str, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return the type and size of an entry, or of the target of a symlink."""
-        return os.stat(self._name(name), dir_fd=self.descriptor)
+        return os.stat(self._name(name), dir_fd=self.descriptor, follow_symlinks=follow_symlinks)
 
     def open_file(self, name: str) -> TextIO:
         """Open a file for reading; characters that are not UTF-8 are replaced."""
@@ -207,6 +254,13 @@ class OpenDirectory:
     def delete_file(self, name: str) -> None:
         """Delete a file."""
         os.unlink(self._name(name), dir_fd=self.descriptor)
+
+    def delete_entry(self, name: str) -> None:
+        """Delete a file, a symlink or a directory with its contents; a symlink is not followed."""
+        if stat.S_ISDIR(self.stat(name, follow_symlinks=False).st_mode):
+            shutil.rmtree(self._name(name), dir_fd=self.descriptor)
+        else:
+            self.delete_file(name)
 
     def make_directory(self, name: str) -> None:
         """Create a directory."""

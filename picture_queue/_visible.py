@@ -41,14 +41,20 @@ def escape_invisible(text: str) -> str:
     return _ESCAPED.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def indent_lines(text: str) -> str:
+    """Return a text with all lines indented except the first."""
+    return text.replace("\n", "\n    ")
+
+
 class LogFormatter(logging.Formatter):
     """A log formatter that escapes invisible characters, and indents continuation lines.
 
     A line that a user's text adds to a record cannot look like a record of its own, since records
-    are not indented.
+    are not indented. The records of `picture_queue._log.Log` are escaped already.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text, with all lines indented except the first."""
         text = redact_secrets(super().format(record))
-        return escape_invisible(text).replace("\n", "\n    ")
+        is_escaped = getattr(record, "is_escaped", False)
+        return text if is_escaped else indent_lines(escape_invisible(text))

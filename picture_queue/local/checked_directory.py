@@ -5,6 +5,7 @@ to the service user before any program of the stack runs.
 """
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -12,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Set
 from pathlib import Path
 
-from picture_queue._files import describe_path, user_name
+from picture_queue._files import OpenDirectory, describe_path, user_name
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import expect_safe_path, make_safe_directory, open_own
 from picture_queue.local.paths import ServiceUser, expect_passable, service_user
@@ -67,12 +68,9 @@ class CheckedDirectory(ABC):
                 self.path.mkdir(mode=0o700)
             if not self.exists():
                 raise self._replaced()
-            directory = self._open()
-            try:
+            with self._open() as directory:
                 self._check_identity(directory)
                 self._close_and_chown(directory, user)
-            finally:
-                os.close(directory)
         except OSError as error:
             raise LocalStackError(
                 f"The data directory cannot be made: {error.strerror}",
@@ -80,8 +78,8 @@ class CheckedDirectory(ABC):
                 hint=CHOOSE_ANOTHER_HINT,
             ) from error
 
-    def _close_and_chown(self, directory: int, user: ServiceUser | None) -> None:
-        info = os.fstat(directory)
+    def _close_and_chown(self, directory: OpenDirectory, user: ServiceUser | None) -> None:
+        info = directory.info()
         self._check_owner(info)
         owner = user.uid if user else os.geteuid()
         if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
@@ -90,23 +88,23 @@ class CheckedDirectory(ABC):
         self._expect_stopped()  # a stack of an older version may run in a directory open to others
         self._check_contents(directory, info)
         self._check_unmarked(directory)
-        os.fchmod(directory, 0o700)
+        os.fchmod(directory.fileno(), 0o700)
         # From here on, other users cannot add files. Check the files that they added before.
         self._check_contents(directory, info)
         if user and info.st_uid != owner:
             # An older version, started by root, left files of root in the directory.
             for parent, name, _ in _walk(directory):
                 os.chown(name, user.uid, user.gid, dir_fd=parent, follow_symlinks=False)
-            os.fchown(directory, user.uid, user.gid)
+            os.fchown(directory.fileno(), user.uid, user.gid)
 
-    def _check_contents(self, directory: int, info: os.stat_result) -> None:
+    def _check_contents(self, directory: OpenDirectory, info: os.stat_result) -> None:
         """Check that the directory contains only files of a stack, which only its owner wrote.
 
         Args:
-            directory: The file descriptor of the directory.
+            directory: The open directory.
             info: The owner and mode of the directory before it was closed to others.
         """
-        names = os.listdir(directory)
+        names = directory.names()
         if not self._file_names >= set(names):
             raise LocalStackError(
                 "The data directory contains other files, and a stack would close it to others",
@@ -132,30 +130,29 @@ class CheckedDirectory(ABC):
                 hint=CHOOSE_ANOTHER_HINT,
             )
 
-    def is_marked(self) -> bool:
+    def _is_marked(self, directory: OpenDirectory) -> bool:
         """Return whether a start of a stack has used the directory.
 
         A symlink, a hard link or a file of another user does not count: another user may have
         created it.
         """
-        return (
-            any(self._is_own_file(name) for name in (MARKER, PLATFORM_DIGEST))
-            or self._has_failed_start()
-        )
+        return any(
+            self._is_own_file(directory, name) for name in (MARKER, PLATFORM_DIGEST)
+        ) or self._has_failed_start(directory)
 
-    def _has_failed_start(self) -> bool:
+    def _has_failed_start(self, directory: OpenDirectory) -> bool:
         """Return whether the first start of a version without the marker failed in the directory.
 
         Such a start closed the directory to others, and wrote its process into the lock file.
         """
         with contextlib.suppress(OSError, ValueError, RecursionError, LocalStackError):
-            info = self.path.lstat()
+            info = directory.info()
             self._check_owner(info)
-            if not stat.S_ISDIR(info.st_mode) or stat.S_IMODE(info.st_mode) != 0o700:
+            if stat.S_IMODE(info.st_mode) != 0o700:
                 return False
-            if not self._file_names >= set(os.listdir(self.path)):
+            if not self._file_names >= set(directory.names()):
                 return False
-            with open(open_own(self.path / LOCK, os.O_RDONLY, info.st_uid), "rb") as file:
+            with open(self._open_file(directory, LOCK, os.O_RDONLY), "rb") as file:
                 holder = json.loads(file.read(_MAX_LOCK_SIZE))
             return (
                 isinstance(holder, dict)
@@ -164,9 +161,9 @@ class CheckedDirectory(ABC):
             )
         return False
 
-    def _is_own_file(self, name: str) -> bool:
+    def _is_own_file(self, directory: OpenDirectory, name: str) -> bool:
         try:
-            info = (self.path / name).lstat()
+            info = directory.stat(name, follow_symlinks=False)
         except OSError:
             return False
         return (
@@ -183,14 +180,11 @@ class CheckedDirectory(ABC):
                 stack has created them; or the marker cannot be written.
         """
         try:
-            directory = self._open()
-            try:
+            with self._open() as directory:
                 self._check_unmarked(directory)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 with contextlib.suppress(FileExistsError):
-                    os.close(os.open(MARKER, flags, 0o600, dir_fd=directory))
-            finally:
-                os.close(directory)
+                    os.close(os.open(MARKER, flags, 0o600, dir_fd=directory.fileno()))
         except OSError as error:
             raise LocalStackError(
                 f"The data directory cannot be used: {error.strerror}",
@@ -198,14 +192,14 @@ class CheckedDirectory(ABC):
                 hint=CHOOSE_ANOTHER_HINT,
             ) from error
 
-    def _check_unmarked(self, directory: int) -> None:
+    def _check_unmarked(self, directory: OpenDirectory) -> None:
         """Check that a directory without marker has no contents that a stack would replace."""
-        if self.is_marked():
+        if self._is_marked(directory):
             return
-        for name in sorted(self._file_names & set(os.listdir(directory))):
+        for name in sorted(self._file_names & set(directory.names())):
             # A start in another process may have just created the marker and this file.
             is_foreign = name in (MARKER, PLATFORM_DIGEST) or _has_content(directory, name)
-            if is_foreign and not self.is_marked():
+            if is_foreign and not self._is_marked(directory):
                 raise LocalStackError(
                     f"The data directory contains {name!r}, which no stack has created",
                     detail=str(self.path / name),
@@ -255,31 +249,45 @@ class CheckedDirectory(ABC):
                 hint=CHOOSE_ANOTHER_HINT,
             )
 
-    def _owner(self) -> int:
-        """Return the owner of the directory, after a check that the owner is accepted.
+    def _open(self) -> OpenDirectory:
+        """Open the directory, never through a symlink."""
+        return OpenDirectory(self.path, follow_symlink=False)
+
+    def _open_checked(self) -> OpenDirectory:
+        """Open the directory, and check its owner.
+
+        The path is used only here. If the parent is sticky, the owner of the directory, who may be
+        the service user, can replace the directory later by a symlink to a directory of root.
 
         Raises:
-            LocalStackError: The directory belongs to another user.
-            OSError: The directory cannot be read.
+            LocalStackError: The path belongs to another user, is a symlink, or is not a directory.
+            OSError: The directory does not exist, or cannot be opened.
         """
-        info = self.path.lstat()
-        self._check_owner(info)
-        return info.st_uid
+        if not self.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+        try:
+            directory = self._open()
+        except NotADirectoryError as error:  # also for a symlink
+            raise self._replaced() from error
+        try:
+            self._check_owner(directory.info())
+        except BaseException:
+            directory.close()
+            raise
+        return directory
 
-    def _open(self) -> int:
-        """Open the directory, never through a symlink, and return the descriptor."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self.path, flags)
+    def _open_file(self, directory: OpenDirectory, name: str, flags: int) -> int:
+        """Open a file of the caller or of the directory's owner, and return the descriptor."""
+        return open_own(self.path / name, flags, directory.info().st_uid, directory)
 
-    def _check_identity(self, directory: int) -> None:
+    def _check_identity(self, directory: OpenDirectory) -> None:
         """Check that an open directory is still the directory at the path."""
-        opened, at_path = os.fstat(directory), self.path.lstat()
-        if (opened.st_dev, opened.st_ino) != (at_path.st_dev, at_path.st_ino):
+        if not os.path.samestat(directory.info(), self.path.lstat()):
             raise self._replaced()
 
     def _replaced(self) -> LocalStackError:
         return LocalStackError(
-            "The data directory was replaced during the start",
+            "The data directory was replaced while the command used it",
             detail=str(self.path),
             hint=CHOOSE_ANOTHER_HINT,
         )
@@ -294,9 +302,8 @@ class CheckedDirectory(ABC):
             LocalStackError: The directory does not belong to this user, or is open to others.
         """
         try:
-            directory = self._open()
-            try:
-                info = os.fstat(directory)
+            with self._open() as directory:
+                info = directory.info()
                 if info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) != 0o700:
                     raise LocalStackError(
                         "The data directory belongs to another user or is open to others",
@@ -304,9 +311,7 @@ class CheckedDirectory(ABC):
                         hint=CHOOSE_ANOTHER_HINT,
                     )
                 self._check_identity(directory)
-                os.fchdir(directory)
-            finally:
-                os.close(directory)
+                os.fchdir(directory.fileno())
         except OSError as error:
             raise LocalStackError(
                 f"The data directory cannot be used: {error.strerror}",
@@ -315,25 +320,21 @@ class CheckedDirectory(ABC):
             ) from error
 
 
-def _has_content(directory: int, name: str) -> bool:
+def _has_content(directory: OpenDirectory, name: str) -> bool:
     """Return whether an entry of a directory is neither an empty file nor an empty directory."""
-    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    info = directory.stat(name, follow_symlinks=False)
     if not stat.S_ISDIR(info.st_mode):
         return not stat.S_ISREG(info.st_mode) or info.st_size > 0
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(name, flags, dir_fd=directory)
-    try:
-        return bool(os.listdir(descriptor))
-    finally:
-        os.close(descriptor)
+    with OpenDirectory(directory.path / name, directory) as entry:
+        return bool(entry.names())
 
 
-def _walk(directory: int) -> Iterator[tuple[int, str, os.stat_result]]:
+def _walk(directory: OpenDirectory) -> Iterator[tuple[int, str, os.stat_result]]:
     """Yield each entry below a directory: descriptor of its parent, name, and owner and mode.
 
     The directory of Postgres is not entered, since the server has always owned its contents.
     """
-    for path, names, files, parent in os.fwalk(".", dir_fd=directory):
+    for path, names, files, parent in os.fwalk(".", dir_fd=directory.fileno()):
         for name in (*names, *files):
             yield parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False)
         if path == "." and "postgres" in names:

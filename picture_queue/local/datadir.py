@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from picture_queue._files import OpenDirectory
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
 from picture_queue.local.checked_directory import (
     CHOOSE_ANOTHER_HINT,
@@ -28,13 +28,15 @@ from picture_queue.local.keys import Secrets
 from picture_queue.local.ownership import (
     expect_safe_path,
     make_own_directory,
-    open_own,
     read_own,
     write_own,
 )
 from picture_queue.local.paths import default_data_dir
 from picture_queue.local.processes import end_orphan, find_process
 
+_STATE = "state.json"
+_SECRETS = "secrets.json"
+_PROGRAMS = "programs.json"
 _POLL_INTERVAL = 0.02  # seconds
 _GUARD_TIMEOUT = 30.0  # seconds in which the guard of a killed stack ends its programs
 #: The values that `local status` shows.
@@ -52,9 +54,9 @@ _STACK_FILES = {
     "logs",
     "postgres",
     "postgrest.sock",
-    "programs.json",
-    "secrets.json",
-    "state.json",
+    _PROGRAMS,
+    _SECRETS,
+    _STATE,
     "storage",
     # A killed start leaves these files behind.
     "initdb-started",
@@ -78,10 +80,9 @@ class DataDir(CheckedDirectory):
         self.logs = self.path / "logs"
         self.storage = self.path / "storage"
         self.postgrest_socket = self.path / "postgrest.sock"
-        self._lock = self.path / LOCK
-        self._state = self.path / "state.json"
-        self._secrets = self.path / "secrets.json"
-        self._programs = self.path / "programs.json"
+        self._state = self.path / _STATE
+        self._secrets = self.path / _SECRETS
+        self._programs = self.path / _PROGRAMS
 
     def log_path(self, name: str) -> Path:
         """Return the path of a program's log."""
@@ -127,7 +128,8 @@ class DataDir(CheckedDirectory):
         """
         deadline = time.monotonic() + _GUARD_TIMEOUT
         while True:
-            descriptor = self._try_lock()
+            with self._open_checked() as directory:
+                descriptor = self._try_lock(directory)
             if descriptor is not None:
                 return descriptor
             if self.find_daemon() is not None:
@@ -145,12 +147,12 @@ class DataDir(CheckedDirectory):
             hint=f"See it with {self.command('status')}, or stop it with {self.command('stop')}.",
         )
 
-    def _try_lock(self) -> int | None:
-        descriptor = open_own(self._lock, os.O_RDWR | os.O_CREAT, self._owner())
+    def _try_lock(self, directory: OpenDirectory) -> int | None:
+        descriptor = self._open_file(directory, LOCK, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # `delete` may have deleted the file between the two calls.
-            if os.fstat(descriptor).st_ino == self._lock.stat().st_ino:
+            if os.path.samestat(os.fstat(descriptor), directory.stat(LOCK, follow_symlinks=False)):
                 holder = {"pid": os.getpid(), "started": psutil.Process().create_time()}
                 os.truncate(descriptor, 0)
                 os.pwrite(descriptor, json.dumps(holder).encode(), 0)
@@ -162,10 +164,9 @@ class DataDir(CheckedDirectory):
 
     def is_locked(self) -> bool:
         """Return whether a stack, or a program that outlived its stack, runs in this directory."""
-        if not self.exists():
-            return False
         try:
-            descriptor = open_own(self._lock, os.O_RDONLY, self._owner())
+            with self._open_checked() as directory:
+                descriptor = self._open_file(directory, LOCK, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
@@ -181,8 +182,10 @@ class DataDir(CheckedDirectory):
         if not self.is_locked():
             return None
         with contextlib.suppress(OSError, *_CONTENT_ERRORS):
-            holder = json.loads(read_own(self._lock, self._owner()))
-            return find_process(holder["pid"], holder["started"], self._owner())
+            with self._open_checked() as directory:
+                holder = json.loads(self._read_file(directory, LOCK))
+                owner = directory.info().st_uid
+            return find_process(holder["pid"], holder["started"], owner)
         return None
 
     def write_programs(self, started: Mapping[int, float]) -> None:
@@ -196,25 +199,41 @@ class DataDir(CheckedDirectory):
         If no daemon runs, these programs have outlived their stack: its daemon and its guard were
         killed.
         """
+        with contextlib.suppress(OSError, LocalStackError), self._open_checked() as directory:
+            return self._find_programs(directory)
+        return []
+
+    def _find_programs(self, directory: OpenDirectory) -> list[psutil.Process]:
         with contextlib.suppress(OSError, LocalStackError, *_CONTENT_ERRORS):
-            recorded = json.loads(read_own(self._programs, self._owner()))
-            processes = (
-                find_process(pid, started, self._owner()) for pid, started in reversed(recorded)
-            )
+            recorded = json.loads(self._read_file(directory, _PROGRAMS))
+            owner = directory.info().st_uid
+            processes = (find_process(pid, started, owner) for pid, started in reversed(recorded))
             return [process for process in processes if process is not None]
         return []
 
     def end_orphans(self) -> None:
         """End the programs that outlived their stack. The caller holds the lock."""
-        for process in self.find_programs():
+        with self._open_checked() as directory:
+            self._end_orphans(directory)
+
+    def _end_orphans(self, directory: OpenDirectory) -> None:
+        for process in self._find_programs(directory):
             end_orphan(process)
         with contextlib.suppress(OSError):
-            self._programs.unlink()
+            directory.delete_file(_PROGRAMS)
+
+    def _read_file(self, directory: OpenDirectory, name: str) -> str:
+        """Read a file of the caller or of the directory's owner."""
+        return read_own(directory.path / name, directory.info().st_uid, directory)
 
     def postgres_version(self) -> int | None:
         """Return the major version of the Postgres that created the data; None without data."""
-        with contextlib.suppress(OSError, ValueError, LocalStackError):
-            return int(read_own(self.path / "postgres" / "PG_VERSION", self._owner()))
+        with (
+            contextlib.suppress(OSError, ValueError, LocalStackError),
+            self._open_checked() as directory,
+            OpenDirectory(self.path / "postgres", directory) as postgres,
+        ):
+            return int(self._read_file(postgres, "PG_VERSION"))
         return None
 
     def read_secrets(self) -> Secrets | None:
@@ -227,7 +246,9 @@ class DataDir(CheckedDirectory):
             LocalStackError: The file cannot be read.
         """
         try:
-            return Secrets.from_json(json.loads(read_own(self._secrets, self._owner())))
+            with self._open_checked() as directory:
+                text = self._read_file(directory, _SECRETS)
+            return Secrets.from_json(json.loads(text))
         except FileNotFoundError:
             return None
         except (OSError, *_CONTENT_ERRORS) as error:
@@ -254,7 +275,9 @@ class DataDir(CheckedDirectory):
         if self.find_daemon() is None:
             return None
         try:
-            state: dict[str, Any] = json.loads(read_own(self._state, self._owner()))
+            with self._open_checked() as directory:
+                text = self._read_file(directory, _STATE)
+            state: dict[str, Any] = json.loads(text)
             _expect_state(state)
         except OSError:
             return None
@@ -270,29 +293,37 @@ class DataDir(CheckedDirectory):
         """Delete the status, at a stop and at a start after a stack was killed."""
         self._state.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def cleanup(self) -> Iterator[None]:
-        """Lock the directory, and end the programs that outlived their stack.
+    def clean_up(self) -> None:
+        """End the programs that outlived their stack.
 
         Raises:
             StackAlreadyRunning: A stack is running in the directory.
         """
-        descriptor = self._try_lock()
+        with self._open_checked() as directory, self._lock_and_end_orphans(directory):
+            pass
+
+    @contextlib.contextmanager
+    def _lock_and_end_orphans(self, directory: OpenDirectory) -> Iterator[None]:
+        descriptor = self._try_lock(directory)
         if descriptor is None:
             raise self._already_running()
         try:
-            self.end_orphans()
+            self._end_orphans(directory)
             yield
         finally:
             os.close(descriptor)
 
-    def _names(self) -> list[str]:
+    def is_marked(self) -> bool:
+        """Return whether a start of a stack has used the directory.
+
+        Raises:
+            LocalStackError: The path belongs to another user, is a symlink, or is not a directory.
+        """
         try:
-            return os.listdir(self.path)
-        except OSError as error:
-            raise LocalStackError(
-                f"The data directory cannot be read: {error.strerror}", detail=str(self.path)
-            ) from error
+            with self._open_checked() as directory:
+                return self._is_marked(directory)
+        except OSError:
+            return False
 
     def expect_stack(self) -> None:
         """Check that a stack has used the directory, or that it is empty or does not exist.
@@ -301,10 +332,21 @@ class DataDir(CheckedDirectory):
             LocalStackError: The directory contains files, and no stack has used it, or other users
                 can write into it.
         """
-        if not self.exists() or not self._names():
+        try:
+            with self._open_checked() as directory:
+                self._expect_stack(directory)
+        except FileNotFoundError:
             return
-        self._check_closed(self.path.lstat())
-        if not self.is_marked():
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be read: {error.strerror}", detail=str(self.path)
+            ) from error
+
+    def _expect_stack(self, directory: OpenDirectory) -> None:
+        if not directory.names():
+            return
+        self._check_closed(directory.info())
+        if not self._is_marked(directory):
             raise LocalStackError(
                 "There is no stack in this directory",
                 detail=str(self.path),
@@ -322,21 +364,22 @@ class DataDir(CheckedDirectory):
         if not self.exists():
             return
         expect_safe_path(self.path.parent)
-        self.expect_stack()
         try:
-            with self.cleanup():
-                # Delete the markers last. If a file cannot be deleted, `delete` can be repeated.
-                for name in (*(_STACK_FILES - {MARKER, PLATFORM_DIGEST}), PLATFORM_DIGEST, MARKER):
-                    entry = self.path / name
-                    if entry.is_dir() and not entry.is_symlink():
-                        shutil.rmtree(entry)
-                    else:
-                        entry.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    self.path.rmdir()
+            with self._open_checked() as directory:
+                self._expect_stack(directory)
+                with self._lock_and_end_orphans(directory):
+                    # Delete the markers last. If a file cannot be deleted, `delete` can be
+                    # repeated.
+                    others = _STACK_FILES - {MARKER, PLATFORM_DIGEST}
+                    for name in (*others, PLATFORM_DIGEST, MARKER):
+                        with contextlib.suppress(FileNotFoundError):
+                            directory.delete_entry(name)
+                    with contextlib.suppress(OSError):
+                        self.path.rmdir()  # deletes neither a symlink nor a directory with entries
         except OSError as error:
             raise LocalStackError(
-                f"The data cannot be deleted: {error.strerror}", detail=str(error.filename)
+                f"The data cannot be deleted: {error.strerror}",
+                detail=str(self.path / (error.filename or "")),
             ) from error
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
-from picture_queue._files import describe_path, find_replaceable, user_name
+from picture_queue._files import OpenDirectory, describe_path, find_replaceable, user_name
 from picture_queue.errors import LocalStackError
 
 
@@ -105,13 +105,16 @@ def set_directory_mode(path: Path, mode: int, parent: int | None = None) -> None
         os.close(directory)
 
 
-def open_own(path: Path, flags: int, owner: int | None = None) -> int:
+def open_own(
+    path: Path, flags: int, owner: int | None = None, parent: OpenDirectory | None = None
+) -> int:
     """Open a regular file that belongs to the stack, never through a symlink.
 
     Args:
         path: The path of the file; its directory has been checked.
         flags: The flags for `os.open`. A new file gets mode 0600.
         owner: A second user that the file may belong to, besides the caller.
+        parent: The open directory of the file; None: use the whole path.
 
     Returns:
         The descriptor, which child processes do not inherit.
@@ -122,8 +125,11 @@ def open_own(path: Path, flags: int, owner: int | None = None) -> int:
     """
     # O_NONBLOCK: opening a FIFO would block until another process opens its other end.
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    directory = parent.fileno() if parent else None
     try:
-        descriptor = os.open(path, flags | safe, 0o600)
+        descriptor = os.open(
+            path if parent is None else path.name, flags | safe, 0o600, dir_fd=directory
+        )
     except OSError as error:
         if path.is_symlink():
             raise LocalStackError(f"{path} is a symlink, not a file of this stack") from error
@@ -152,9 +158,9 @@ def open_log(path: Path) -> IO[bytes]:
     return open(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
 
 
-def read_own(path: Path, owner: int | None = None) -> str:
+def read_own(path: Path, owner: int | None = None, parent: OpenDirectory | None = None) -> str:
     """Read a file that belongs to the stack; see `open_own`."""
-    with open(open_own(path, os.O_RDONLY, owner), encoding="utf-8") as file:
+    with open(open_own(path, os.O_RDONLY, owner, parent), encoding="utf-8") as file:
         return file.read()
 
 

@@ -295,8 +295,8 @@ def stop(data_dir: Path | None = None) -> None:
         if not data.is_locked() and not data.find_programs():
             raise _not_running(data)
         launch.wait_until_unlocked(data)  # the guard of a killed stack ends its programs
-        with data.cleanup():
-            return
+        data.clean_up()
+        return
     with contextlib.suppress(psutil.Error):
         daemon.terminate()
     if not wait_until(lambda: not (data.is_locked() or is_running(daemon)), _STOP_TIMEOUT):
@@ -312,7 +312,7 @@ def has_stack(data_dir: Path | None = None) -> bool:
         LocalStackError: The path belongs to another user, is a symlink, or is not a directory.
     """
     data = DataDir(data_dir or default_data_dir())
-    return data.exists() and data.is_marked()
+    return data.is_marked()
 
 
 def reset(data_dir: Path | None = None) -> None:

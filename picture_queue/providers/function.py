@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from typing import Any
 from uuid import uuid4
 
-from picture_queue._log import Log
+from picture_queue._log import Lines, Log
 from picture_queue._runtime.tasks import abandon
 from picture_queue._runtime.threads import DaemonThreadPool
 from picture_queue._text import clean_line, describe_error, make_storable, traceback_of
@@ -275,8 +275,8 @@ class FunctionProvider(base.Provider):
         if isinstance(error, BrokenExecutor) and executor is self._executor:
             self._executor = None  # its processes died, so the next run creates another executor
         text = describe_error(error)
-        trace = traceback_of(error)
-        _log.warning("prediction %s: %s failed: %s\n%s", run.id, self, text, trace or "")
+        trace = Lines(traceback_of(error) or "")
+        _log.warning("prediction %s: %s failed: %s%s", run.id, self, text, trace)
         run.error_text = make_storable(text, _MAX_ERROR)
         run.error = to_provider_error(error)
         self._end(run, "failed")

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
-from picture_queue._log import Log
+from picture_queue._log import Lines, Log
 from picture_queue._runtime.tasks import abandon
 from picture_queue._text import describe_error, traceback_of
 
@@ -24,7 +24,8 @@ async def call_with_timeout(seconds: float, description: str, function: Callback
             if inspect.isawaitable(result):
                 await result
         except BaseException as error:
-            _log.error("%s failed: %s\n%s", description, describe_error(error), traceback_of(error))
+            trace = Lines(traceback_of(error) or "")
+            _log.error("%s failed: %s%s", description, describe_error(error), trace)
 
     task = asyncio.create_task(call())
     await asyncio.wait({task}, timeout=seconds)

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from picture_queue import _rpc
 from picture_queue._json import is_large
-from picture_queue._log import Log
+from picture_queue._log import Lines, Log
 from picture_queue._rpc import Rpc
 from picture_queue._runtime.tasks import HandlerTask, current_handler
 from picture_queue._runtime.threads import run_in_thread
@@ -296,10 +296,10 @@ class Attempt:
         if self.stop_reason is None or issubclass(error_class, verdicts.Verdict):
             return verdicts.from_error(error, self.job.queue)
         _log.info(
-            "The handler of job %s failed while it was stopped: %s\n%s",
+            "The handler of job %s failed while it was stopped: %s%s",
             self.job.id_text,
             clean_line(describe_error(error)),
-            traceback_of(error),
+            Lines(traceback_of(error) or ""),
         )
         return self._outcome_of_stop(error)
 
@@ -397,4 +397,4 @@ def log_outcome(
             },
         )
     if detail:
-        _tracebacks.info("The traceback of job %s:\n%s", job.id_text, detail)
+        _tracebacks.info("The traceback of job %s:%s", job.id_text, Lines(detail))

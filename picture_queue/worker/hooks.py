@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from picture_queue._log import Log
+from picture_queue._log import Lines, Log
 from picture_queue._runtime.threads import run_in_thread
 from picture_queue._text import describe_error, traceback_of
 from picture_queue.errors import InvalidArgument
@@ -128,8 +128,8 @@ class Hooks:
             try:
                 hook(value)
             except BaseException as error:
-                lines = describe_error(error), traceback_of(error)
-                _log.error("%s failed: %s\n%s", description, *lines)
+                trace = Lines(traceback_of(error) or "")
+                _log.error("%s failed: %s%s", description, describe_error(error), trace)
 
         thread = run_in_thread(description, call)
         _, running = await asyncio.wait({thread}, timeout=NOTIFICATION_TIMEOUT)

@@ -11,8 +11,8 @@ $$;
 
 -- Returns the expected cost of a generation: amount_usd, price_usd and price_unit. The number of pictures is the
 -- highest of the inputs for it, also of those that the model does not list, since its list may be incomplete. Without a
--- price the cost is an estimate from the typical seconds of the model (price_unit is second); without both, price_unit is
--- null.
+-- price the cost is an estimate from the typical seconds of the model (price_unit is second); without both, price_unit
+-- is null.
 create function picture_queue._cost(p_model_id text, p_input jsonb) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

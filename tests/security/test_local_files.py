@@ -109,7 +109,7 @@ def test_a_directory_that_is_exchanged_during_the_checks_is_refused(
     info = data.path.stat()
     assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (NOBODY + 1, 0o755)
     monkeypatch.setattr(DataDir, "exists", lambda self: False)
-    with pytest.raises(LocalStackError, match="was replaced during the start"):
+    with pytest.raises(LocalStackError, match="was replaced while the command"):
         data.prepare(service_user())
 
 
@@ -328,6 +328,35 @@ def test_a_path_through_symlinks_of_others_is_refused(open_directory: Path):
     (open_directory / "loop").symlink_to("loop")
     with pytest.raises(LocalStackError, match="too many symlinks"):
         expect_safe_path(open_directory / "loop" / "data")
+
+
+_PRINT_TRUSTED_OWNERS = """
+import ctypes, os, sys
+from picture_queue._files import trusted_owners
+
+libc = ctypes.CDLL(None, use_errno=True)
+user = 1000 if os.geteuid() == 0 else os.geteuid()
+os.setresuid(user, user, user)
+libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: otherwise root owns the files in /proc/self
+if libc.unshare(0x10000000):  # CLONE_NEWUSER
+    sys.exit(f"unshare: {os.strerror(ctypes.get_errno())}")
+if sys.argv[1] == "one user":
+    with open("/proc/self/uid_map", "w") as file:
+        file.write(f"{user} {user} 1")
+print(os.geteuid() == user, os.stat("/").st_uid, *sorted(trusted_owners() - {user}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has user namespaces")
+@pytest.mark.parametrize("mapped", ["one user", "no user"])
+def test_the_users_outside_a_user_namespace_are_not_trusted(mapped: str):
+    """The kernel shows all of them, root too, under one id."""
+    result = subprocess.run(
+        [sys.executable, "-c", _PRINT_TRUSTED_OWNERS, mapped], capture_output=True, text=True
+    )
+    if "unshare: " in result.stderr:
+        pytest.skip(f"this process cannot create a user namespace: {result.stderr}")
+    assert result.stdout == f"{mapped == 'one user'} {NOBODY} 0\n", result.stderr
 
 
 def test_an_open_directory_with_other_files_is_refused(open_directory: Path):
@@ -570,8 +599,8 @@ def test_reset_that_fails_can_be_repeated(open_directory: Path, monkeypatch: pyt
     data.mark()
     (data.path / "postgres").mkdir()
 
-    def fail(path: Path) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def fail(path: str, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", fail)
@@ -590,6 +619,87 @@ def test_reset_follows_no_symlink(open_directory: Path):
     (data / "storage").symlink_to(open_directory / "target")
     local.reset(data)
     assert os.listdir(open_directory / "target") == ["thesis.txt"] and not data.exists()
+
+
+@pytest.fixture
+def orphan() -> Iterator[psutil.Process]:
+    """A program that outlived its stack."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield psutil.Process(process.pid)
+        process.communicate()
+
+
+def _prepare_exchange(directory: Path, orphan: psutil.Process) -> tuple[DataDir, Path]:
+    """Create the data directory of a killed stack, and a directory with files of the same names."""
+    data = DataDir(directory / "data")
+    data.prepare(None)
+    data.mark()
+    data.write_programs({orphan.pid: orphan.create_time()})
+    other = directory / "other"
+    (other / "storage").mkdir(parents=True)
+    (other / "storage" / "photo.txt").write_text("important")
+    (other / "programs.json").write_text("[]")
+    return data, other
+
+
+def _exchange(data: DataDir, other: Path) -> None:
+    """Replace a data directory by a symlink, as its owner can in a sticky directory."""
+    data.path.rename(data.path.with_name("moved"))
+    data.path.symlink_to(other)
+
+
+def test_reset_deletes_nothing_outside_a_directory_that_is_replaced(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch, orphan: psutil.Process
+):
+    """The owner of the directory replaces it after the checks, while `reset` ends an orphan."""
+    data, other = _prepare_exchange(open_directory, orphan)
+    before = _list_entries(other)
+    monkeypatch.setattr(
+        "picture_queue.local.datadir.end_orphan", lambda process: _exchange(data, other)
+    )
+    data.delete()
+    assert data.path.is_symlink(), "the exchange did not happen"
+    assert _list_entries(other) == before
+    assert os.listdir(open_directory / "moved") == []
+
+
+def test_a_stop_writes_nothing_outside_a_directory_that_is_replaced(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch, orphan: psutil.Process
+):
+    """The owner of the directory replaces it before `stop` locks it."""
+    data, other = _prepare_exchange(open_directory, orphan)
+    before = _list_entries(other)
+    monkeypatch.setattr(
+        "picture_queue.local.launch.wait_until_unlocked", lambda data: _exchange(data, other)
+    )
+    with pytest.raises(LocalStackError, match="data directory is a symlink"):
+        local.stop(data.path)
+    assert _list_entries(other) == before
+
+
+def test_a_directory_replaced_between_two_checks_is_refused(
+    open_directory: Path, monkeypatch: pytest.MonkeyPatch, orphan: psutil.Process
+):
+    data, other = _prepare_exchange(open_directory, orphan)
+    before = _list_entries(other)
+    exists = DataDir.exists
+
+    def check_and_exchange(directory: DataDir) -> bool:
+        is_present = exists(directory)
+        _exchange(directory, other)
+        return is_present
+
+    for use in (data.delete, data.expect_stack, data.clean_up, data.is_locked, data.find_daemon,
+                data.read_secrets, data.is_marked, data.end_orphans):  # fmt: skip
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(LocalStackError, match=r"symlink|replaced"),
+        ):
+            patch.setattr(DataDir, "exists", check_and_exchange)
+            use()
+        data.path.unlink()
+        data.path.with_name("moved").rename(data.path)
+    assert _list_entries(other) == before and orphan.is_running()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ prints.
 """
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from picture_queue._log import Lines, Log
+from picture_queue._text import traceback_of
 from picture_queue._visible import LogFormatter, escape_invisible
 from picture_queue.local.stack import LocalSupabase
 from picture_queue_cli.app import app
@@ -408,3 +411,54 @@ def test_a_line_of_a_log_cannot_be_forged():
     assert [text for text in line.splitlines() if not text.startswith("    ")] == [
         line.splitlines()[0]
     ]
+
+
+class _Quoted:
+    def __repr__(self) -> str:
+        return HOSTILE
+
+
+@pytest.mark.parametrize("formatter", [None, logging.Formatter("%(message)s"), LogFormatter()])
+def test_a_line_of_our_log_cannot_be_forged_with_any_formatter(formatter: Any) -> None:
+    """A process with our app or worker may not use our formatter."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    log = Log(f"picture_queue.test.{uuid4()}")
+    log.logger.propagate = False
+    log.logger.addHandler(handler)
+    try:
+        raise ValueError(HOSTILE) from KeyError(HOSTILE)
+    except ValueError as error:
+        log.error("%d failed: %s %r", 1, error, error)
+        log.warning("failed: %s %s%s", HOSTILE, [HOSTILE], Lines(traceback_of(error) or ""))
+        log.exception("failed")
+    log.error("failed", exc_info=ValueError(HOSTILE))
+    log.warning(f"failed {HOSTILE}")
+    log.warning("failed: %s", {"prompt": _Quoted()})
+    log.warning(ValueError(HOSTILE))
+    shown = stream.getvalue()
+    assert not INVISIBLE.search(shown)
+    lines = shown.splitlines()
+    assert len([line for line in lines if not line.startswith("    ")]) == 7
+    assert "    Traceback (most recent call last):" in lines
+    assert any(line.startswith('      File "') for line in lines), "a traceback keeps its lines"
+
+
+def test_a_line_cannot_be_forged_in_a_process_without_a_log_handler() -> None:
+    """Python then uses `logging.lastResort`, as in an app under uvicorn."""
+    script = f"""
+from picture_queue._log import Log
+try:
+    raise ValueError({HOSTILE!r})
+except ValueError as error:
+    Log("picture_queue.web").error("A request failed", exc_info=error)
+    Log("picture_queue.web").error("A request failed: %s", error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, timeout=60, check=True
+    )
+    shown = result.stderr.decode("utf-8")
+    assert not INVISIBLE.search(shown)
+    lines = [line for line in shown.splitlines() if not line.startswith("    ")]
+    assert len(lines) == 2 and all(line.startswith("A request failed") for line in lines)

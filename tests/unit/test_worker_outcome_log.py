@@ -70,7 +70,7 @@ def test_a_failure_is_logged_with_its_traceback(make_job, caplog):
     assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
     assert "Traceback" not in line.getMessage()
     assert (traceback.levelname, traceback.name) == ("INFO", f"{executor.__name__}.tracebacks")
-    assert traceback.getMessage() == f"The traceback of job {job.id_text}:\nTraceback …"
+    assert traceback.getMessage() == f"The traceback of job {job.id_text}:\n    Traceback …"
 
 
 def test_a_line_below_the_log_level_is_not_formatted(make_job, caplog, monkeypatch):
