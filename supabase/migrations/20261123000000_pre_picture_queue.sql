@@ -7650,7 +7650,7 @@ create function picture_queue._text_number(p_text text) returns numeric
 language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_text text := regexp_replace(p_text, '[\x01-\x20\x7f]', '', 'g');
+  v_text text := regexp_replace(p_text, E'[\u0001-\u0020\u007f]', '', 'g');
 begin
   return case
     when v_text !~* '^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?$' then null
@@ -7668,7 +7668,7 @@ language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_number numeric := picture_queue._text_number(p_text);
-  v_text text := regexp_replace(p_text, '[\x01-\x20\x7f]', '', 'g');
+  v_text text := regexp_replace(p_text, E'[\u0001-\u0020\u007f]', '', 'g');
 begin
   if p_cap is null then
     return false;
@@ -7676,7 +7676,7 @@ begin
     return coalesce(v_number > p_cap, false);
   end if;
   return v_text ~* '^[+-]?([0-9_.]+(e[0-9_+-]*)?|0[box][0-9a-f_]*|inf|infinity|nan)$'
-    or (v_text ~ '[^\x01-\x7f]' or length(v_text) > 80) and v_text !~ '[GHJ-MP-SU-WZghj-mp-su-wz]';
+    or (v_text ~ E'[^\u0001-\u007f]' or length(v_text) > 80) and v_text !~ '[GHJ-MP-SU-WZghj-mp-su-wz]';
 end
 $$;
 
