@@ -148,7 +148,7 @@ CYCLE = Workload(
     measure_cycle,
 )
 OTHER_TYPES = Workload(
-    "other_types",
+    "other-types",
     {
         "other_types_none": Figure("empty claim, 200,000 jobs of other types", "ms"),
         "other_types_one": Figure("… first claim of a worker, one job found", "ms"),
@@ -158,7 +158,7 @@ OTHER_TYPES = Workload(
     prepare_other_types,
 )
 LARGE_TABLE = Workload(
-    "large_table",
+    "large-table",
     {
         "claim_large_table": Figure("claim of 100, 1.3 million other jobs", "ms"),
         "report_large_table": Figure("… report of 100", "ms"),
