@@ -70,5 +70,5 @@ class _Stream(httpx.AsyncByteStream):
             self._release()
 
 
-#: The client of threads, of which there are too few for that problem.
+#: The HTTP client of synchronous code: too few threads exist for many requests to wait.
 HttpClient = httpx.Client

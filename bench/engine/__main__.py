@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from compare.server import Server, run_server
 from postgres_versions import PLATFORM, find_programs
 
-from engine.calls import CYCLE, ENQUEUE, FULL, UNKNOWN
+from engine.calls import CYCLE, ENQUEUE, LARGE_TABLE, OTHER_TYPES
 from engine.database import create_databases
 from engine.dependents import DEPENDENTS
 from engine.held_snapshot import HELD, HELD_LIMITED
@@ -48,8 +48,8 @@ WORKLOADS = (
     DEPENDENTS,
     HELD,
     HELD_LIMITED,
-    UNKNOWN,
-    FULL,
+    OTHER_TYPES,
+    LARGE_TABLE,
 )
 
 

@@ -55,20 +55,20 @@ async def measure_cycle(database: Database, size: Size) -> Samples:
     return samples
 
 
-async def prepare_unknown(database: Database, size: Size) -> None:
+async def prepare_other_types(database: Database, size: Size) -> None:
     """Enqueue jobs of a type that no claim asks for."""
     async with database.connect() as calls:
         await calls.fill_queue("mixed", size.scaled(200_000), job_type="unknown")
         await calls.run("analyze public.job_queue")
 
 
-async def measure_unknown(database: Database, size: Size) -> Samples:
+async def measure_other_types(database: Database, size: Size) -> Samples:
     """Time claims that must skip jobs of a type they do not ask for.
 
     The database may store for a short time which jobs a worker's claim skipped. The second claim of
     a worker may then be faster, so it is measured separately from the first.
     """
-    samples: Samples = {"unknown_none": [], "unknown_one": [], "unknown_next": []}
+    samples: Samples = {"other_types_none": [], "other_types_one": [], "other_types_next": []}
     async with database.connect() as calls:
         for turn in range(size.rounds + 1):
             empty_claim, _ = await calls.claim("mixed", 1, worker="finds-nothing")
@@ -79,9 +79,9 @@ async def measure_unknown(database: Database, size: Size) -> Samples:
             await calls.report(first_job + second_job)
             if turn == 0:
                 continue  # In the first turn Postgres plans the statements.
-            samples["unknown_none"].append(empty_claim)
-            samples["unknown_one"].append(first_claim)
-            samples["unknown_next"].append(second_claim)
+            samples["other_types_none"].append(empty_claim)
+            samples["other_types_one"].append(first_claim)
+            samples["other_types_next"].append(second_claim)
     return samples
 
 
@@ -96,7 +96,7 @@ from generate_series(1, $2::integer) i
 """
 
 
-async def prepare_full(database: Database, size: Size) -> None:
+async def prepare_large_table(database: Database, size: Size) -> None:
     """Write 1,000,000 finished, 200,000 scheduled and 100,000 blocked jobs."""
     async with database.connect() as calls:
         await calls.run(_FINISHED, JOB_TYPE, size.scaled(1_000_000))
@@ -118,12 +118,12 @@ async def prepare_full(database: Database, size: Size) -> None:
         await calls.run("vacuum analyze public.job_queue")
 
 
-async def measure_full(database: Database, size: Size) -> Samples:
+async def measure_large_table(database: Database, size: Size) -> Samples:
     """Time claims and reports in a table with many other jobs."""
     async with database.connect() as calls:
         await _warm_up(calls, "full")
         samples = await _time_cycles(calls, "full", size.rounds)
-    return {"claim_full": samples["claim"], "report_full": samples["report"]}
+    return {"claim_large_table": samples["claim"], "report_large_table": samples["report"]}
 
 
 ENQUEUE = Workload(
@@ -147,22 +147,22 @@ CYCLE = Workload(
     },
     measure_cycle,
 )
-UNKNOWN = Workload(
-    "unknown",
+OTHER_TYPES = Workload(
+    "other-types",
     {
-        "unknown_none": Figure("empty claim, 200,000 jobs of other types", "ms"),
-        "unknown_one": Figure("… first claim of a worker, one job found", "ms"),
-        "unknown_next": Figure("… its second claim, one job found", "ms"),
+        "other_types_none": Figure("empty claim, 200,000 jobs of other types", "ms"),
+        "other_types_one": Figure("… first claim of a worker, one job found", "ms"),
+        "other_types_next": Figure("… its second claim, one job found", "ms"),
     },
-    measure_unknown,
-    prepare_unknown,
+    measure_other_types,
+    prepare_other_types,
 )
-FULL = Workload(
-    "full",
+LARGE_TABLE = Workload(
+    "large-table",
     {
-        "claim_full": Figure("claim of 100, 1.3 million other jobs", "ms"),
-        "report_full": Figure("… report of 100", "ms"),
+        "claim_large_table": Figure("claim of 100, 1.3 million other jobs", "ms"),
+        "report_large_table": Figure("… report of 100", "ms"),
     },
-    measure_full,
-    prepare_full,
+    measure_large_table,
+    prepare_large_table,
 )

@@ -60,7 +60,9 @@ class ProcessSupervisor:
             loop.add_signal_handler(number, self._on_signal, number)
         watching = asyncio.create_task(self._watch())
         try:
-            codes = await asyncio.gather(*(self._keep(index + 1) for index in range(self._count)))
+            codes = await asyncio.gather(
+                *(self._keep_running(index + 1) for index in range(self._count))
+            )
         finally:
             self._stopping.set()
             await asyncio.wait({watching})
@@ -82,7 +84,7 @@ class ProcessSupervisor:
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(number)
 
-    async def _keep(self, index: int) -> int:
+    async def _keep_running(self, index: int) -> int:
         """Start a child process, and start it again until it should not run any more."""
         delay = _FIRST_DELAY
         while not self._stopping.is_set():

@@ -56,13 +56,16 @@ def start_generation(
     )
 
 
-def start_generation_as_requested(
+def start_generation_from_json(
     prompt: str,
     model_id: str | None,
     input: Mapping[str, JsonValue] | None,
     options: Mapping[str, JsonValue] | None,
 ) -> Rpc[dict[str, Any]]:
-    """The call for the fields of a request, which the database checks; its answer is unchanged."""
+    """Start a generation with the fields of a JSON object, which only the database checks.
+
+    The answer is the JSON of the database.
+    """
     options = dict(options or {})
     if not options.get("idempotency_key"):
         options.setdefault("generation_id", str(new_id()))

@@ -352,13 +352,13 @@ class _GenerationRun:
         return stored
 
     async def _undo_earlier_attempt(self) -> NoReturn:
-        """Cancel the prediction of an earlier attempt, whose job was cancelled when it had ended.
+        """Cancel the prediction of an earlier attempt, after a cancel between two attempts.
 
-        That attempt has parked the job, or its worker has died.
+        The earlier attempt has parked the job, or its worker has died.
         """
         if await self._manager.resume():
-            # A cancelled job whose row is final gets no further attempt. So the files are deleted
-            # before the row gets its final state.
+            # A cancelled job gets no further attempt once the row of its prediction is final. So
+            # the files are deleted before this row gets its final state.
             await self._clean_up(True, self._settings.cancel_timeout)
             await self._cancel_prediction()
         raise Cancel

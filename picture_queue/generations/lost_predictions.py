@@ -17,7 +17,7 @@ from picture_queue.records import BegunPrediction
 
 _log = Log(__name__)
 
-_MAX_RIVALS = 1000  # `begin_prediction` returns at most so many rows of other generations
+_MAX_ROWS = 1000  # `begin_prediction` returns at most so many rows of other generations
 
 
 async def find_candidates(
@@ -56,9 +56,9 @@ async def find_candidates(
 
     def may_be_used(lost: LostPrediction) -> bool:
         # A prediction whose file could not be compared may be that of any row of the model.
-        rows = current.twins if lost.has_equal_input else current.rivals
+        rows = current.equal_rows_without_id if lost.has_equal_input else current.rows_without_id
         owners = sum(map(lost.may_be_of, rows))
-        if len(rows) >= _MAX_RIVALS:
+        if len(rows) >= _MAX_ROWS:
             return False
         return owners == 0 or (lost.is_certain and lost.has_equal_input and usable > owners)
 

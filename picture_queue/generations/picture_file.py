@@ -124,18 +124,18 @@ class PictureContent:
     """The bytes of a picture to store, which can be read several times.
 
     Args:
-        parts: The file as it was downloaded.
-        cleaned: The parts of the file to store.
+        original: The whole file as it was downloaded.
+        cleaned: The parts of this file to store.
     """
 
-    def __init__(self, parts: Parts, cleaned: CleanedImage) -> None:
-        self._parts = parts
+    def __init__(self, original: Parts, cleaned: CleanedImage) -> None:
+        self._original = original
         self._cleaned = cleaned
         self.size = cleaned.size
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the bytes in chunks."""
-        return self._cleaned.chunks(self._parts)
+        return self._cleaned.chunks(self._original)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks():

@@ -82,7 +82,8 @@ class GenerationStore:
 
         Args:
             lost: The id of a row of the generation whose prediction is searched for. This row is
-                returned, with ``owned``, ``twins`` and ``rivals``, and no row is created.
+                returned, with ``owned``, ``rows_without_id`` and ``equal_rows_without_id``, and no
+                row is created.
         """
         return await self._backend.call(_rpc.begin_prediction(self._job_id, self._lease_id, lost))
 

@@ -101,11 +101,11 @@ class BegunPrediction(Record):
             search for the lost prediction of this row excludes them. Empty unless an earlier
             attempt created this row and it is in the state ``creating``, or the row was asked for
             by its id: only then its prediction may be lost.
-        twins: The rows of other generations that are live, have an equal input, and whose
-            predictions are not recorded yet. Each may have created a prediction that looks like
-            that of this row. Empty when ``owned`` is; at most 1000, as ``rivals``.
-        rivals: The same rows, and those with any input for the same model, and those that were
-            given up as lost or cancelled.
+        rows_without_id: The rows of other generations with the same model whose predictions are
+            not recorded. They may be live, or given up as lost or cancelled. Each may have created
+            a prediction. Empty when ``owned`` is; at most 1000.
+        equal_rows_without_id: Those of ``rows_without_id`` that are live and have an equal input.
+            Each may have created a prediction that looks like that of this row.
         images: Images of the prediction that are already saved.
         saved_paths: The paths of all files of the generation that have a row, also of earlier
             predictions.
@@ -121,8 +121,8 @@ class BegunPrediction(Record):
     age_seconds: float
     resumed: bool
     owned: frozenset[str] = frozenset()
-    twins: tuple[UUID, ...] = ()
-    rivals: tuple[UUID, ...] = ()
+    rows_without_id: tuple[UUID, ...] = ()
+    equal_rows_without_id: tuple[UUID, ...] = ()
     images: tuple[SavedImage, ...] = ()
     saved_paths: frozenset[str] = frozenset()
     files: dict[str, str] = Field(default_factory=dict)

@@ -14,7 +14,7 @@ from picture_queue.worker import DrainResult, Worker
 
 _log = Log(__name__)
 
-_GRACE_SHARE = 0.4  # the largest part of the time in which jobs finish, and none starts
+_GRACE_SHARE = 0.4  # maximum share of the time, at its end, in which no job starts
 _DRAIN_INTERVAL = 1.0  # seconds between two runs for one job, which may wait for a time or an event
 
 

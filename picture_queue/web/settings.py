@@ -26,8 +26,8 @@ class WebSettings:
         allowed_origins: ``PICTURE_QUEUE_ALLOWED_ORIGINS``, separated by commas: the origins of the
             web pages that may call ``/start-generation``; ``*`` permits all. The route needs a
             token in a header, and uses no cookies.
-        process_seconds: ``PICTURE_QUEUE_PROCESS_SECONDS``: seconds in which one call of
-            ``/process-jobs`` or ``/process-generation`` starts jobs.
+        process_seconds: ``PICTURE_QUEUE_PROCESS_SECONDS``: maximum seconds of one call of
+            ``/process-jobs`` or ``/process-generation``.
     """
 
     process_secret: str | None = field(default=None, repr=False)

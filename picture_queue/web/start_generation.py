@@ -146,7 +146,7 @@ def _parse_body(body: bytes) -> Rpc[dict[str, Any]]:
             raise InvalidArgument(
                 "A field of the body has the wrong type", detail=f"{name} is not {type_name}"
             )
-    return _rpc.start_generation_as_requested(
+    return _rpc.start_generation_from_json(
         fields.get("prompt") or "",
         fields.get("model_id"),
         fields.get("input"),

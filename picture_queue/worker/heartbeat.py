@@ -205,7 +205,7 @@ class HeartbeatLoop:
         answered = [lease for lease in to_extend if lease.job.id_text not in answer.busy]
         # Lost leases too, so that they are not sent again before `on_answer` drops them.
         for lease in answered:
-            lease.confirmed_at = sent_at
+            lease.renewed_at = sent_at
             lease.start_confirmed = True
         self._notify(self._on_answer, answered, answer)
         self._notify(self._calls.emit, "heartbeat_answered")

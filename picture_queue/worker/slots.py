@@ -40,7 +40,7 @@ class Lease:
 
     Attributes:
         job: The job.
-        confirmed_at: The time of the monotonic clock at which the call that granted or extended the
+        renewed_at: The time of the monotonic clock at which the call that granted or extended the
             lease was sent. The lease is valid for at least ``seconds`` from this time.
         confirm_at: The time at which to confirm to the database that the job has started; infinite
             until the job gets a slot. The heartbeat extends only leases with a finite time.
@@ -50,7 +50,7 @@ class Lease:
     """
 
     job: ClaimedJob
-    confirmed_at: float
+    renewed_at: float
     confirm_at: float = math.inf
     start_confirmed: bool = False
     attempt: Attempt | None = None
@@ -62,7 +62,7 @@ class Lease:
     @property
     def extend_at(self) -> float:
         """The time at which to extend the lease."""
-        return self.confirmed_at + self.seconds / 3
+        return self.renewed_at + self.seconds / 3
 
     @property
     def due_at(self) -> float:
@@ -74,7 +74,7 @@ class Lease:
     @property
     def ends_at(self) -> float:
         """The earliest time at which the lease can expire."""
-        return self.confirmed_at + self.seconds
+        return self.renewed_at + self.seconds
 
     @property
     def is_valid(self) -> bool:

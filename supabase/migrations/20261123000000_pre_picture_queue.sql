@@ -5653,9 +5653,9 @@ begin
 end
 $$;
 
--- Retries locked jobs. Of several jobs with the same unique key it retries only the newest, and none if the key
--- belongs to another job now. A job whose parents have not finished waits for them again; a job whose parent is still
--- failed or cancelled is not retried. Returns the number of retried jobs.
+-- Retries jobs that the caller has locked. Of several jobs with the same unique key it retries only the newest, and none
+-- if the key belongs to another job now. A job whose parents have not finished waits for them again; a job whose parent
+-- is still failed or cancelled is not retried. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -10319,9 +10319,9 @@ $$;
 -- - files: the paths of the pictures of generations that the input names.
 -- - owned: the prediction ids in the provider's rows of the last two hours, the newest 10,000. A prediction whose id is
 --   not among them may have lost its row.
--- - rivals: the rows of other generations with the same model whose prediction may exist although its id is not
---   recorded: those of the last two hours, the newest 1,000.
--- - twins: the rivals that are live and have an equal input.
+-- - rows_without_id: the rows of other generations with the same model whose prediction may exist although its id is
+--   not recorded: those of the last two hours, the newest 1,000.
+-- - equal_rows_without_id: those of rows_without_id that are live and have an equal input.
 --   These three are only filled for a row that existed before and has no prediction id, and if lost is given. Each
 --   start of a generation would otherwise read the rows of all others.
 -- - running: the number of predictions of the last hour that have not ended, up to 10,000. The workers poll less often
@@ -10329,7 +10329,7 @@ $$;
 -- lost is the id of a row of the generation whose prediction is searched for. This row is then returned, even if its
 -- state is lost, and no row is created. Each row is committed before its prediction is created. So if the worker first
 -- lists the predictions of the provider, and then calls this function, the row of each listed prediction is among owned
--- or rivals.
+-- or rows_without_id.
 create function public.begin_prediction(job_id uuid, lease_id uuid, lost uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -10385,13 +10385,13 @@ begin
       where v_is_searched and p.provider = v_row.provider and p.prediction_id is not null
         and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000),
-    'twins', array(
+    'equal_rows_without_id', array(
       select p.id from picture_queue.prediction p
       where v_is_searched and p.provider = v_row.provider and p.prediction_id is null and p.state = 'creating'
         and p.created_at > picture_queue._now() - interval '2 hours' and p.model_id = v_row.model_id
         and p.input = v_row.input and p.generation_id <> v_generation.id
       order by p.created_at desc limit 1000),
-    'rivals', array(
+    'rows_without_id', array(
       select p.id from picture_queue.prediction p
       where v_is_searched and p.provider = v_row.provider and p.prediction_id is null
         and p.state in ('creating', 'lost', 'canceled')

@@ -186,7 +186,7 @@ async def wait_for_heartbeat(worker):
     await wait_until(lambda: lease.start_confirmed)
     requested_at = time.monotonic()
     worker._supervisor._heartbeat.beat_now()
-    await wait_until(lambda: lease.confirmed_at >= requested_at)
+    await wait_until(lambda: lease.renewed_at >= requested_at)
 
 
 async def wait_until(condition):

@@ -101,16 +101,18 @@ class Store:
         row = resumable[-1] if resumable else self._new_row()
         # The rows of other generations whose prediction ids are unknown. A prediction without a row
         # may belong to one of them.
-        rivals = [
+        rows_without_id = [
             other
             for other in self._db.predictions
             if other.generation_id != row.generation_id
             and other.prediction_id is None
             and other.state in ("creating", "lost", "canceled")
         ]
-        # The rivals that may still create a prediction with the same input.
-        twins = [
-            rival for rival in rivals if rival.state == "creating" and rival.input == row.input
+        # Those that may still create a prediction with the same input.
+        equal_rows_without_id = [
+            other
+            for other in rows_without_id
+            if other.state == "creating" and other.input == row.input
         ]
         images = list(self._db.images.get(self._generation.id, {}).values())
         is_searched = lost is not None or (bool(resumable) and row.state == "creating")
@@ -123,8 +125,8 @@ class Store:
                 "age_seconds": (datetime.now(UTC) - row.created_at).total_seconds(),
                 "resumed": bool(resumable),
                 "owned": owned if is_searched else [],
-                "twins": [twin.id for twin in twins if is_searched],
-                "rivals": [rival.id for rival in rivals if is_searched],
+                "rows_without_id": [r.id for r in rows_without_id if is_searched],
+                "equal_rows_without_id": [r.id for r in equal_rows_without_id if is_searched],
                 "images": images,
                 "saved_paths": [
                     path for i in images for path in (i.path, i.thumbnail_path) if path

@@ -197,7 +197,7 @@ async def test_an_unfinished_prediction_is_returned_again(db):
     # Nor does a new row: with thousands of generations in flight, each would read the ids of all.
     new = await db.value("select begin_prediction($1, $2)", *ids)
     assert not new["resumed"]
-    assert (new["owned"], new["rivals"], new["twins"]) == ([], [], [])
+    assert new["owned"] == new["rows_without_id"] == new["equal_rows_without_id"] == []
     again = await db.value("select begin_prediction($1, $2)", *ids)
     assert again["resumed"]
     assert "p1" in again["owned"]
@@ -209,27 +209,27 @@ async def test_the_rows_that_may_own_a_lost_prediction_are_returned(db):
     begun = [await db.value("select begin_prediction($1, $2)", *arguments) for arguments in ids]
     # The first row searches. The second has an equal input, the third another input, and the
     # fourth is lost.
-    searching, twin, other, lost = (answer["prediction"]["id"] for answer in begun)
+    searching, equal, other, lost = (answer["prediction"]["id"] for answer in begun)
     await db.run("update picture_queue.prediction set input = '{}' where id = $1", UUID(other))
     await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[3], UUID(lost))
 
     answer = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(searching))
     assert answer["prediction"]["id"] == searching
-    assert twin in answer["twins"]
-    assert {twin, other, lost} <= set(answer["rivals"])
-    assert not {searching, other, lost} & set(answer["twins"])
+    assert equal in answer["equal_rows_without_id"]
+    assert {equal, other, lost} <= set(answer["rows_without_id"])
+    assert not {searching, other, lost} & set(answer["equal_rows_without_id"])
 
-    await db.run("select record_prediction($1, $2, $3, 'of the twin')", *ids[1], UUID(twin))
+    await db.run("select record_prediction($1, $2, $3, 'of the equal row')", *ids[1], UUID(equal))
     answer = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(searching))
-    assert twin not in answer["rivals"]
-    assert "of the twin" in answer["owned"]
+    assert equal not in answer["rows_without_id"]
+    assert "of the equal row" in answer["owned"]
 
     await db.run("select finish_prediction($1, $2, $3, 'lost')", *ids[0], UUID(searching))
     answer = await db.value("select begin_prediction($1, $2, $3)", *ids[0], UUID(searching))
-    assert (answer["prediction"]["state"], "of the twin" in answer["owned"]) == ("lost", True)
+    assert (answer["prediction"]["state"], "of the equal row" in answer["owned"]) == ("lost", True)
     rows = "select count(*) from picture_queue.prediction where generation_id = $1"
     assert await db.value(rows, UUID(answer["generation"]["id"])) == 1
-    refused = await db.refusal("select begin_prediction($1, $2, $3)", *ids[0], UUID(twin))
+    refused = await db.refusal("select begin_prediction($1, $2, $3)", *ids[0], UUID(equal))
     assert refused.message.startswith("PQ_CONFLICT: ")
 
 

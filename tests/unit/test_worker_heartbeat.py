@@ -89,7 +89,7 @@ async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backen
     params = await backend.next_call("heartbeat_jobs")
     # The heartbeat thread may have sent the first heartbeat before the second lease existed.
     while len(params["leases"]) < 2:
-        old.confirmed_at -= 11
+        old.renewed_at -= 11
         harness.heartbeat.beat_now()
         params = await backend.next_call("heartbeat_jobs")
     assert params["worker"] == "w"
@@ -97,14 +97,14 @@ async def test_one_call_extends_all_leases_when_the_first_is_due(harness, backen
         lease.job.id_text: lease.job.lease_id_text for lease in (old, new)
     }
     await harness.signals.heartbeat_answered.next()
-    assert time.monotonic() - old.confirmed_at < 5
+    assert time.monotonic() - old.renewed_at < 5
 
 
 async def test_a_lease_is_extended_at_a_third_of_its_length(harness):
     lease = harness.start_job(lease_seconds=0.3)
-    began = lease.confirmed_at
+    began = lease.renewed_at
     await harness.signals.heartbeat_answered.next()
-    assert lease.confirmed_at >= began + 0.1
+    assert lease.renewed_at >= began + 0.1
     assert harness.lost.empty()
 
 
@@ -129,7 +129,7 @@ async def test_a_heartbeat_that_confirms_a_start_has_no_other_leases(harness, ba
     harness.start_job()
     lease = harness.start_job(confirmed=False)
     params = await backend.next_call("heartbeat_jobs")
-    started_at = lease.confirmed_at
+    started_at = lease.renewed_at
     assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
     assert [item["job_id"] for item in params["leases"]] == [lease.job.id_text]
     assert await harness.confirmed.get() is lease
@@ -463,7 +463,7 @@ async def test_a_heartbeat_requested_while_the_thread_reads_the_leases_is_sent(b
 async def test_a_lease_whose_row_is_locked_is_not_extended_and_is_sent_again_soon(harness, backend):
     free = harness.start_job(confirmed=False)
     busy = harness.start_job(confirmed=False)
-    granted_at = busy.confirmed_at
+    granted_at = busy.renewed_at
     backend.answers["heartbeat_jobs"] = lambda params: {
         "cancel": [],
         "lost": [],
@@ -471,7 +471,7 @@ async def test_a_lease_whose_row_is_locked_is_not_extended_and_is_sent_again_soo
     }
     harness.heartbeat.beat_now()
     assert await harness.confirmed.get() is free
-    assert (busy.start_confirmed, busy.confirmed_at) == (False, granted_at)
+    assert (busy.start_confirmed, busy.renewed_at) == (False, granted_at)
     backend.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
     while await harness.confirmed.get() is not busy:
         pass

@@ -293,11 +293,11 @@ async def test_a_newer_lease_of_a_job_replaces_the_older_lease(slots, make_job):
 async def test_a_job_with_an_outcome_needs_no_confirmation_of_its_start(slots, make_job, clock):
     attempt = start_attempt(slots, make_job(lease_seconds=30))
     lease = slots.find(attempt.job.id_text)
-    lease.confirm_at = lease.confirmed_at + 0.1
+    lease.confirm_at = lease.renewed_at + 0.1
     assert lease.due_at == lease.confirm_at
     attempt.has_outcome = True
     # A heartbeat is due after a third of the lease, which has 30 seconds.
-    assert lease.due_at == lease.confirmed_at + 10
+    assert lease.due_at == lease.renewed_at + 10
 
 
 async def test_a_job_with_a_short_lease_is_released_in_time_although_a_longer_lease_came_first(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
 from .engine import Engine, JobRow, Refusal
-from .model import Facts, Model, Rule, Step
+from .model import Facts, Limit, Model, Step
 
 START = 1_900_000_000.0  # The start of the clock, in seconds since the epoch.
 MAX_JOBS = 40
@@ -20,7 +20,16 @@ TYPES = ["a", "b", "c"]
 USERS = [None, str(UUID(int=1)), str(UUID(int=2))]
 TENANTS = [None, "small", "large"]
 KEYS = ["k:1", "k:2", "m:1"]
-RULE_KEYS = ["global", "queue:plain", "type:b", "user:*", f"user:{USERS[1]}", "k:*", "k:1", "m:1"]
+LIMITED_KEYS = [
+    "global",
+    "queue:plain",
+    "type:b",
+    "user:*",
+    f"user:{USERS[1]}",
+    "k:*",
+    "k:1",
+    "m:1",
+]
 WORKERS = range(4)
 EVENTS = [None, "paid", "seen"]
 
@@ -178,13 +187,13 @@ class BaseMachine(RuleBasedStateMachine):
         }
 
     def set_limit(self, key: str, limit: dict[str, Any]) -> None:
-        old = self.model.rules.get(key)
-        new = Rule(limit.get("max_running"), limit.get("rate"), limit.get("period_seconds"),
-                   self.model.now + 0.001)  # fmt: skip
+        old = self.model.limits.get(key)
+        new = Limit(limit.get("max_running"), limit.get("rate"), limit.get("period_seconds"),
+                    self.model.now + 0.001)  # fmt: skip
         # The database counts starts only from the time at which the key first had a rate.
         if old and old.rate and new.rate:
             new = new._replace(since=old.since)
-        self.model.rules[key] = self.model.uncounted = new
+        self.model.limits[key] = self.model.uncounted = new
         self.call(
             Step("set_limit", target_actions=self.permit_unblocking()),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,

@@ -9,10 +9,10 @@ from hypothesis.stateful import initialize, precondition, rule
 from .base_machine import (
     AGED,
     FAIR,
+    LIMITED_KEYS,
     MAX_JOBS,
     PLAIN,
     QUIET,
-    RULE_KEYS,
     BaseMachine,
     any_job,
     any_limit,
@@ -28,14 +28,14 @@ class EnqueueRules(BaseMachine):
     """Rules that enqueue jobs."""
 
     @initialize(
-        rules=st.dictionaries(st.sampled_from(RULE_KEYS), any_limit, max_size=3),
+        limits=st.dictionaries(st.sampled_from(LIMITED_KEYS), any_limit, max_size=3),
         level=st.sampled_from(["none", "status"]),
         breaker=st.sampled_from([None, 2]),
         first_jobs=st.lists(any_job, min_size=2, max_size=8),
     )
     def begin(
         self,
-        rules: dict[str, Any],
+        limits: dict[str, Any],
         level: str,
         breaker: int | None,
         first_jobs: list[dict[str, Any]],
@@ -50,8 +50,8 @@ class EnqueueRules(BaseMachine):
             self.engine.call("select set_queue($1, $2)", name, changes)
         self.model.event_levels = {QUIET: level}
         self.engine.call("select set_tenant('large', 3)")
-        self.has_limits = bool(rules)
-        for key, limit in rules.items():
+        self.has_limits = bool(limits)
+        for key, limit in limits.items():
             self.set_limit(key, limit)
         self.check_step(Step("begin"))
         self.enqueue_many(first_jobs)

@@ -67,7 +67,7 @@ class Facts:
     bulk: bool = False  # a bulk enqueue sends no event for the job
 
 
-class Rule(NamedTuple):
+class Limit(NamedTuple):
     """The limit of a key; the database counts the starts of its jobs from time `since` on."""
 
     max_running: int | None
@@ -114,8 +114,8 @@ class Model:
         self.facts: dict[str, Facts] = {}
         self.last_event: dict[str, dict[str, Any]] = {}
         self.event_levels: dict[str, str] = {}  # queue -> none, status or progress (the default)
-        self.rules: dict[str, Rule] = {}
-        self.uncounted: Rule | None = None  # a new rule; running jobs are not counted for it yet
+        self.limits: dict[str, Limit] = {}
+        self.uncounted: Limit | None = None  # a new limit; running jobs are not counted for it yet
         self.paused_keys: dict[str, float] = {}  # key -> the end of its pause
         self.paused_queues: dict[str, float] = {}  # queue -> the end of its pause
         self.starts: list[Start] = []
@@ -136,9 +136,9 @@ class Model:
         """Return True if the lease of a running job has expired."""
         return (self.rows[job].lease_expires_at or 0) <= self.now
 
-    def rule(self, key: str) -> Rule | None:
-        """Return the rule of a limit key, or the rule of its kind such as ``user:*``."""
-        return self.rules.get(key) or self.rules.get(key.split(":")[0] + ":*")
+    def limit_of(self, key: str) -> Limit | None:
+        """Return the limit of a key, or the limit of its kind such as ``user:*``."""
+        return self.limits.get(key) or self.limits.get(key.split(":")[0] + ":*")
 
     def count_running(self, key: str) -> int:
         return sum(1 for row in self.rows.values() if row.running and key in row.keys)
@@ -155,11 +155,11 @@ class Model:
         """
         if self.paused_keys.get(key, 0) > self.now:
             return True
-        rule = self.rule(key)
-        if rule is None:
+        limit = self.limit_of(key)
+        if limit is None:
             return False
-        return (rule.max_running is not None and self.count_running(key) >= rule.max_running) or (
-            rule.rate is not None and self.count_started(key, rule.period or 0, 0) >= rule.rate
+        return (limit.max_running is not None and self.count_running(key) >= limit.max_running) or (
+            limit.rate is not None and self.count_started(key, limit.period or 0, 0) >= limit.rate
         )
 
     # The check after each step -----------------------------------------------------------------
@@ -313,15 +313,15 @@ class Model:
             if row.running:
                 assert row.lease_id == self.facts[job].leases[-1], f"no claim returned {row}"
         for key in {key for job in step.claimed for key in self.rows[job].keys}:
-            rule = self.rule(key)
-            if rule is None:
+            limit = self.limit_of(key)
+            if limit is None:
                 continue
-            if rule.max_running is not None:
+            if limit.max_running is not None:
                 running = self.count_running(key)
-                assert running <= rule.max_running, f"{running} jobs run under {key} {rule}"
-            if rule.rate is not None:
-                started = self.count_started(key, rule.period or 0, rule.since)
-                assert started <= rule.rate, f"{started} jobs started under {key} {rule}"
+                assert running <= limit.max_running, f"{running} jobs run under {key} {limit}"
+            if limit.rate is not None:
+                started = self.count_started(key, limit.period or 0, limit.since)
+                assert started <= limit.rate, f"{started} jobs started under {key} {limit}"
 
     def _check_events(
         self, step: Step, before: dict[str, JobRow], sent: list[tuple[str, dict[str, Any]]]
@@ -372,10 +372,10 @@ class Model:
         for row in self.rows.values():
             if row.running:
                 slots = set(row.slots or ())
-                rules = {key: rule for key in row.keys if (rule := self.rule(key))}
+                limits = {key: limit for key in row.keys if (limit := self.limit_of(key))}
                 limited = {
-                    key for key, rule in rules.items()
-                    if rule.max_running and rule is not self.uncounted
+                    key for key, limit in limits.items()
+                    if limit.max_running and limit is not self.uncounted
                 }  # fmt: skip
                 assert limited <= slots <= row.keys, f"{row} has the slots {slots}, not {limited}"
                 for key in slots:

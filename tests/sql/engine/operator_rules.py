@@ -6,7 +6,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from .base_machine import KEYS, RULE_KEYS, TENANTS, BaseMachine, any_limit, any_number, any_queue
+from .base_machine import KEYS, LIMITED_KEYS, TENANTS, BaseMachine, any_limit, any_number, any_queue
 from .engine import Refusal
 from .model import MAINTENANCE, Step
 
@@ -110,10 +110,11 @@ class OperatorRules(BaseMachine):
         assert answer["changed"] == len(rows), answer
         assert all(self.model.rows[row.id].status == "cancelled" for row in rows), rows
 
-    def pause_queue(self, name: str, until: float | None) -> None:
+    def pause_queue(self, name: str, seconds: float | None) -> None:
         self.call(
             Step("pause_queue"),
-            "select pause_queue($1, picture_queue._now() + make_interval(secs => $2))", name, until,
+            "select pause_queue($1, picture_queue._now() + make_interval(secs => $2))",
+            name, seconds,
         )  # fmt: skip
         assert name in self.model.paused_queues
 
@@ -126,12 +127,13 @@ class OperatorRules(BaseMachine):
             self.call(Step("resume_queue"), "select resume_queue($1)", name)
             assert name not in self.model.paused_queues
 
-    def pause_key(self, key: str, until: float | None) -> None:
+    def pause_key(self, key: str, seconds: float | None) -> None:
         self.call(
             Step("pause_key"),
-            "select pause_key($1, picture_queue._now() + make_interval(secs => $2))", key, until,
+            "select pause_key($1, picture_queue._now() + make_interval(secs => $2))",
+            key, seconds,
         )  # fmt: skip
-        self.model.paused_keys[key] = self.model.now + until if until else float("inf")
+        self.model.paused_keys[key] = self.model.now + seconds if seconds else float("inf")
 
     def resume_key(self, key: str) -> None:
         self.call(
@@ -164,12 +166,12 @@ class OperatorRules(BaseMachine):
             self.resume_key(key)
 
     @precondition(lambda self: self.has_limits)
-    @rule(key=st.sampled_from(RULE_KEYS), limit=st.one_of(any_limit, any_limit, st.none()))
+    @rule(key=st.sampled_from(LIMITED_KEYS), limit=st.one_of(any_limit, any_limit, st.none()))
     def change_limit(self, key: str, limit: dict[str, Any] | None) -> None:
         if limit:
             self.set_limit(key, limit)
-        elif key in self.model.rules:
-            del self.model.rules[key]
+        elif key in self.model.limits:
+            del self.model.limits[key]
             self.call(
                 Step("delete_limit", target_actions=self.permit_unblocking()),
                 "select delete_limit($1)",

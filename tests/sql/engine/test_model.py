@@ -111,7 +111,7 @@ def test_a_history_that_a_long_run_found_agrees_with_the_model(
     QueueMachine.engine = engine
     state = QueueMachine()
     try:
-        state.begin(rules={}, level="none", breaker=None, first_jobs=[_PLAIN, _PLAIN])
+        state.begin(limits={}, level="none", breaker=None, first_jobs=[_PLAIN, _PLAIN])
         history(state)
     finally:
         state.teardown()
