@@ -63,6 +63,7 @@ class KeyServer:
         status: The status of the next answers.
         headers: Further headers of the next answers.
         fetches: The number of requests.
+        accepted_encodings: The header Accept-Encoding of each request.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,7 @@ class KeyServer:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.fetches = 0
+        self.accepted_encodings: list[str] = []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -78,6 +80,7 @@ class KeyServer:
 
             def do_GET(self) -> None:
                 server.fetches += 1
+                server.accepted_encodings.append(self.headers["accept-encoding"])
                 self.send_response(server.status)
                 for name, value in server.headers.items():
                     self.send_header(name, value)

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import hmac
 import json
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from picture_queue.errors import NotAllowed, NotAuthenticated
+from picture_queue.web import key_set
 from picture_queue.web.key_set import KeySet, KeysUnavailable, parse_key_set
 from picture_queue.web.tokens import TokenVerifier
 from tests.web.key_server import SECRET, KeyServer, SigningKey, claims
@@ -198,6 +200,9 @@ def test_keys_that_cannot_verify_tokens_are_left_out():
         json.loads(other_curve) | {"kid": "4"},
         key.jwk(kid="5", use="enc"),
         key.jwk(kid="6", key_ops=["sign"]),
+        key.jwk(kid="11", key_ops=None),
+        key.jwk(kid="12", key_ops=5),
+        key.jwk(kid="13", key_ops="verify"),
         key.jwk(kid="7", alg="RS256"),
         key.jwk(kid=8),
         key.jwk(kid="9", x="?"),
@@ -268,6 +273,48 @@ async def test_keys_are_kept_for_an_hour_if_the_fetch_fails(
     with pytest.raises(KeysUnavailable):
         await verifier.verify(f"Bearer {key.sign()}")
     assert server.fetches == 3
+
+
+async def test_keys_are_kept_if_the_key_set_cannot_be_parsed_for_any_reason(
+    verifier, server, clock, monkeypatch, caplog
+):
+    key = SigningKey()
+    server.serve(key)
+    assert await verifier.verify(f"Bearer {key.sign()}")
+
+    def fail(content: bytes) -> None:
+        raise AttributeError("an error that no parser documents")
+
+    monkeypatch.setattr(key_set, "parse_key_set", fail)
+    clock.now += 600
+    assert await verifier.verify(f"Bearer {key.sign()}")
+    assert server.fetches == 2
+    assert "AttributeError: an error that no parser documents" in caplog.text
+
+
+async def test_a_key_for_which_the_parser_raises_any_error_is_left_out(monkeypatch):
+    key, odd = SigningKey(), SigningKey()
+    parse = jwt.PyJWK.from_dict
+
+    def parse_or_fail(entry: dict[str, Any], algorithm: str) -> jwt.PyJWK:
+        if entry["kid"] == odd.id:
+            raise AttributeError("an error that the parser does not document")
+        return parse(entry, algorithm)
+
+    monkeypatch.setattr(jwt.PyJWK, "from_dict", parse_or_fail)
+    content = json.dumps({"keys": [odd.jwk(), key.jwk()]}).encode()
+    assert set(parse_key_set(content)) == {(key.id, "ES256")}
+
+
+async def test_a_compressed_key_set_is_not_decompressed(verifier, server):
+    """Each byte could decompress to a thousand bytes before the size is known."""
+    key = SigningKey()
+    server.serve(key)
+    server.content = gzip.compress(server.content)
+    server.headers = {"content-encoding": "gzip"}
+    with pytest.raises(KeysUnavailable):
+        await verifier.verify(f"Bearer {key.sign()}")
+    assert server.accepted_encodings == ["identity"]
 
 
 async def test_a_failed_first_fetch_is_repeated_after_two_seconds(verifier, server, clock):
