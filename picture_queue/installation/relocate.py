@@ -81,7 +81,7 @@ order by 1
 # creates them again.
 _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
-where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
+where p.polname like 'picture_queue: %'
 """
 # Whether the table of pg_cron exists. The table must belong to a role with all rights of the
 # current role, since reading a table of another role could run code of that role.

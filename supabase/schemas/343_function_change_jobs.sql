@@ -49,9 +49,9 @@ begin
 end
 $$;
 
--- Retries jobs that the caller has locked. Of several jobs with the same unique key it retries only the newest, and none
--- if the key belongs to another job now. A job whose parents have not finished waits for them again; a job whose parent
--- is still failed or cancelled is not retried. Returns the number of retried jobs.
+-- Retries jobs that the caller has locked. Of several jobs with the same unique key it retries only the newest, and
+-- none if the key belongs to another job now. A job whose parents have not finished waits for them again; a job whose
+-- parent is still failed or cancelled is not retried. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -51,6 +51,19 @@ async def test_a_preview_returns_the_same_plan_and_changes_nothing(old: Any) -> 
     assert await run_adopt(old) == planned
 
 
+async def test_policies_of_an_earlier_version_are_replaced(old: Any) -> None:
+    await old.run(
+        """create policy "picture_queue: upload to own folder" on storage.objects
+        for insert to authenticated with check (false)"""
+    )
+    await run_adopt(old)
+    checks = await old.rows(
+        """select pg_get_expr(p.polwithcheck, p.polrelid) from pg_policy p
+        where p.polname = 'picture_queue: upload to own folder' """
+    )
+    assert len(checks) == 1 and checks != [("false",)]
+
+
 async def test_every_job_is_copied_unchanged(old: Any) -> None:
     done = await run_adopt(old)
     assert done.jobs == {"completed": 1, "failed": 1, "pending": 3, "processing": 1}
