@@ -56,7 +56,7 @@ RETIRED = {
     "_all_settled": "_all_have_outcomes",
     "_answering_errors": "_respond_to_errors",
     "_first_of": "_wait_for_first",
-    "_news": "_wait_readable",
+    "_news": "_wait_ready",
     "_pause": "_wait",
     "_receiving": "_receive_in_block",
     "_rest": "_sleep",

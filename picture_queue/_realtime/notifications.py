@@ -108,10 +108,10 @@ class Notifications:
             True: a test has failed. A broken connection raises an exception instead.
         """
         tokens: asyncio.Queue[str] = asyncio.Queue()
-        async with _connection(self._settings) as (connection, server):
+        async with _connection(self._settings) as (connection, pgconn):
             for channel in (_CHANNEL, _TEST_CHANNEL):
                 await connection.execute(f"listen {channel}".encode(), [], _TEST_TIMEOUT)
-            with self._receive_in_block(server, tokens) as broken:
+            with self._receive_in_block(pgconn, tokens) as broken:
                 while await _run_unless_broken(broken, self._test_delivery(tokens)):
                     self._set_delivers(True)
                     pause = _TEST_INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
@@ -126,7 +126,7 @@ class Notifications:
 
     @contextmanager
     def _receive_in_block(
-        self, server: PGconn, tokens: asyncio.Queue[str]
+        self, pgconn: PGconn, tokens: asyncio.Queue[str]
     ) -> Iterator[asyncio.Future[None]]:
         """Dispatch notifications until the block ends; the future fails if the connection breaks.
 
@@ -135,15 +135,15 @@ class Notifications:
         """
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
-        socket = server.socket
+        socket = pgconn.socket
 
         def on_readable() -> None:
             try:
-                server.consume_input()
+                pgconn.consume_input()
             except OperationalError as error:
                 loop.remove_reader(socket)
                 broken.set_exception(error)
-            while (notification := server.notifies()) is not None:
+            while (notification := pgconn.notifies()) is not None:
                 self._dispatch(notification, tokens)
 
         loop.add_reader(socket, on_readable)

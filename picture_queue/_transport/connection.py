@@ -49,19 +49,19 @@ def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
     least two.
     """
     deadline_at = time.monotonic() + min(settings.connect_timeout, deadline.remaining())
-    server = pq.PGconn.connect_start(conninfo(settings).encode())
+    pgconn = pq.PGconn.connect_start(conninfo(settings).encode())
     try:
-        while (status := server.connect_poll()) != pq.PollingStatus.OK:
+        while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
             if status == pq.PollingStatus.FAILED:
-                raise OperationalError(server.get_error_message())
+                raise OperationalError(pgconn.get_error_message())
             is_writing = status == pq.PollingStatus.WRITING
-            if not _wait_for_socket(server.socket, is_writing, deadline_at - time.monotonic()):
+            if not _wait_for_socket(pgconn.socket, is_writing, deadline_at - time.monotonic()):
                 raise TimeoutError
     except BaseException:
-        server.finish()
+        pgconn.finish()
         raise
-    server.nonblocking = 1
-    return server
+    pgconn.nonblocking = 1
+    return pgconn
 
 
 def conninfo(settings: DatabaseSettings) -> str:
@@ -85,9 +85,9 @@ class AsyncRawConnection:
 
     def __init__(self, connection: AsyncConnection[Any]) -> None:
         self._connection = connection
-        self._server = connection.pgconn
+        self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
-        self._socket = self._server.socket
+        self._socket = self._pgconn.socket
         self._waiter: asyncio.Future[None] | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -107,18 +107,18 @@ class AsyncRawConnection:
             TimeoutError: No answer arrived in time.
             psycopg.OperationalError: The connection was lost.
         """
-        server = self._server
-        server.send_query_params(statement, values)
+        pgconn = self._pgconn
+        pgconn.send_query_params(statement, values)
         self._deadline = self._loop.time() + timeout
         try:
-            if server.flush():
+            if pgconn.flush():
                 await self._write()
             result = None
             while True:  # libpq returns None after the last result, when the commit has finished
-                while server.is_busy():
-                    await self._wait_readable()
-                    server.consume_input()
-                next_result = server.get_result()
+                while pgconn.is_busy():
+                    await self._wait_ready()
+                    pgconn.consume_input()
+                next_result = pgconn.get_result()
                 if next_result is None:
                     break
                 result = next_result
@@ -131,7 +131,7 @@ class AsyncRawConnection:
     @property
     def is_idle(self) -> bool:
         """True while no statement runs."""
-        return self._server.transaction_status == _IDLE
+        return self._pgconn.transaction_status == _IDLE
 
     def close(self) -> None:
         """Close the connection at once, without waiting for the server."""
@@ -141,7 +141,7 @@ class AsyncRawConnection:
         self._socket = -1
         if self._timer is not None:
             self._timer.cancel()
-        self._server.finish()
+        self._pgconn.finish()
 
     async def _write(self) -> None:
         """Send the rest of a statement that is larger than the buffer of the socket.
@@ -150,14 +150,17 @@ class AsyncRawConnection:
         """
         self._loop.add_writer(self._socket, self._wake)
         try:
-            while self._server.flush():
-                await self._wait_readable()
-                self._server.consume_input()
+            while self._pgconn.flush():
+                await self._wait_ready()
+                self._pgconn.consume_input()
         finally:
             self._loop.remove_writer(self._socket)
 
-    def _wait_readable(self) -> asyncio.Future[None]:
-        """Return a future that ends when the socket is ready, or fails at the deadline."""
+    def _wait_ready(self) -> asyncio.Future[None]:
+        """Return a future that ends when the socket is ready, or fails at the deadline.
+
+        The socket is ready when it is readable, or during `_write` also when it is writable.
+        """
         self._waiter = self._loop.create_future()
         # The timer is kept for later statements: starting and cancelling one for each statement
         # took as long as building the statement.
@@ -175,7 +178,7 @@ class AsyncRawConnection:
             return
         # No statement is running, so the server sent a notice or closed the connection.
         try:
-            self._server.consume_input()
+            self._pgconn.consume_input()
         except OperationalError:
             self.close()
 
@@ -198,26 +201,26 @@ class RawConnection:
     """A connection that executes one statement at a time, for callers without an event loop.
 
     Args:
-        server: An open connection, which this object closes.
+        pgconn: An open connection, which this object closes.
     """
 
-    def __init__(self, server: PGconn) -> None:
-        self._server = server
+    def __init__(self, pgconn: PGconn) -> None:
+        self._pgconn = pgconn
 
     def execute(self, statement: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
         """Execute a statement and return its result; see `AsyncRawConnection.execute`."""
-        server = self._server
+        pgconn = self._pgconn
         deadline = time.monotonic() + timeout
-        server.send_query_params(statement, values)
-        while server.flush():  # see AsyncRawConnection._write
+        pgconn.send_query_params(statement, values)
+        while pgconn.flush():  # see AsyncRawConnection._write
             self._wait(deadline, writing=True)
-            server.consume_input()
+            pgconn.consume_input()
         result = None
         while True:
-            while server.is_busy():
+            while pgconn.is_busy():
                 self._wait(deadline)
-                server.consume_input()
-            next_result = server.get_result()
+                pgconn.consume_input()
+            next_result = pgconn.get_result()
             if next_result is None:
                 break
             result = next_result
@@ -228,14 +231,14 @@ class RawConnection:
     @property
     def is_idle(self) -> bool:
         """True while no statement runs."""
-        return self._server.transaction_status == _IDLE
+        return self._pgconn.transaction_status == _IDLE
 
     def close(self) -> None:
         """Close the connection."""
-        self._server.finish()
+        self._pgconn.finish()
 
     def _wait(self, deadline: float, writing: bool = False) -> None:
-        if not _wait_for_socket(self._server.socket, writing, deadline - time.monotonic()):
+        if not _wait_for_socket(self._pgconn.socket, writing, deadline - time.monotonic()):
             raise TimeoutError
 
 

@@ -42,8 +42,8 @@ class OriginCheck:
         allowed_origins: Further origins whose pages may call the app. ``Host`` may also be the host
             of one of these origins.
         pictures: Prefix of the public paths, which a page of any site may show or link to.
-        is_privileged: A function that returns whether a request is refused even to pages of
-            `allowed_origins`.
+        is_privileged: A function that returns whether a request uses a service key, an admin route
+            or a fault switch. Such a request is refused even to pages of `allowed_origins`.
 
     Raises:
         LocalStackError: One of `allowed_origins` is not an origin.

@@ -95,7 +95,7 @@ create type picture_queue.claim as (
   lease_seconds real,      -- for jobs whose type and queue set no lease; null: the default of the project
   lease_id uuid,           -- also the id of the request: a repeated call has the same id
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
-  is_legacy boolean,       -- the caller sends no heartbeats
+  is_legacy boolean,       -- the claim is a call of claim_next_job, whose caller sends no heartbeats
   confirms_start boolean,  -- the worker confirms each start; a lease that expires before that costs no attempt
   has_limits boolean,      -- the project has limit rules or paused keys
   has_failed_starts boolean -- the start of some job has failed (failed_step)
@@ -612,6 +612,7 @@ create table public.job_queue (
   -- null: there is no lease. A past time: the lease has expired, but a report is accepted until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
+  -- True: claim_next_job granted the lease.
   lease_is_legacy boolean not null default false,
   -- The number of consecutive claims whose start no worker has confirmed. 0: the start is confirmed, or needs none.
   unconfirmed_claims smallint not null default 0,
@@ -5065,7 +5066,8 @@ begin
     return picture_queue._raise_busy('another transaction has locked the leases or the table of jobs');
   end if;
   v_answer := v_answer || jsonb_build_object('lost', v_answer -> 'lost' || v_malformed, 'busy', v_busy);
-  -- lost_leases and busy are left out if they are empty.
+  -- lost_leases has entries only if the call names two leases of a job; see _heartbeat. An empty lost_leases or busy is
+  -- left out.
   return v_answer - array(select k from unnest('{lost_leases,busy}'::text[]) k where v_answer -> k = '[]');
 end
 $$;
@@ -5114,8 +5116,8 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 -- Writes the outcomes of attempts and, in the same round trip, claims the next jobs if claim is given. If the outcomes
 -- cannot be written together (an outcome is malformed, or its job is locked for longer than lock_timeout), they are
 -- written one by one, so that this outcome does not delay the others. If the report has a single outcome, a locked job
--- raises PQ_BUSY, and a malformed value PQ_INVALID_ARGUMENT. Any other error gives the job the outcome "refused". An
--- error of the claim does not undo the report: claim_error has its text.
+-- raises PQ_BUSY, and a malformed value PQ_INVALID_ARGUMENT. After any other error, nothing is written for the job, and
+-- the answer for the job is "refused". An error of the claim does not undo the report: claim_error has its text.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -5162,7 +5164,7 @@ comment on function public.report_jobs is
   'Writes the outcomes of attempts, many at a time, and may claim the next jobs.';
 
 -- Ends one attempt and returns the new status of the job: if error is null, the job is completed; otherwise it is
--- retried or failed. Only a legacy lease may be ended without its lease_id.
+-- retried or failed. Only a legacy lease, which claim_next_job grants, may be ended without its lease_id.
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text

@@ -31,7 +31,7 @@ create type picture_queue.claim as (
   lease_seconds real,      -- for jobs whose type and queue set no lease; null: the default of the project
   lease_id uuid,           -- also the id of the request: a repeated call has the same id
   weights real[],          -- the weights of the queues; null: all queues are claimed as one, in order of priority
-  is_legacy boolean,       -- the caller sends no heartbeats
+  is_legacy boolean,       -- the claim is a call of claim_next_job, whose caller sends no heartbeats
   confirms_start boolean,  -- the worker confirms each start; a lease that expires before that costs no attempt
   has_limits boolean,      -- the project has limit rules or paused keys
   has_failed_starts boolean -- the start of some job has failed (failed_step)

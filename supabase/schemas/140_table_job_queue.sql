@@ -52,6 +52,7 @@ create table public.job_queue (
   -- null: there is no lease. A past time: the lease has expired, but a report is accepted until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
+  -- True: claim_next_job granted the lease.
   lease_is_legacy boolean not null default false,
   -- The number of consecutive claims whose start no worker has confirmed. 0: the start is confirmed, or needs none.
   unconfirmed_claims smallint not null default 0,

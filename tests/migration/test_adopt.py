@@ -86,7 +86,7 @@ async def test_every_job_is_copied_unchanged(old: Any) -> None:
 
 async def test_the_old_worker_can_complete_its_job(old: Any) -> None:
     await run_adopt(old)
-    # These are the calls of the old worker. It reports without a lease, and claims by priority.
+    # These are the calls of the old worker. It reports without a lease id, and claims by priority.
     assert await old.value("select complete_job($1, null, null)", RUNNING) == "completed"
     assert await old.value("select id from claim_next_job()") == RESIZE
     assert await old.value("select complete_job($1, null, null)", RESIZE) == "completed"

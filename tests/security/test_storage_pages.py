@@ -53,7 +53,9 @@ async def test_files_that_may_contain_scripts_are_served_in_a_sandbox(
 
 
 @pytest.mark.parametrize("mime_type", PASSIVE)
-async def test_images_are_served_unchanged(project: SampleProject, mime_type: str):
+async def test_images_video_audio_and_pdf_are_served_unchanged(
+    project: SampleProject, mime_type: str
+):
     answer = await store_and_open(project, mime_type, b"bytes")
     assert (answer.status_code, answer.content) == (200, b"bytes")
     assert answer.headers["content-type"] == mime_type
@@ -65,7 +67,7 @@ async def test_images_are_served_unchanged(project: SampleProject, mime_type: st
     "text", ["a/b\r\nset-cookie: a=b", "a/b\nx: y", "\u2028", "\U0001f600", "\0"]
 )
 async def test_a_form_field_injects_no_header(project: SampleProject, text: str):
-    """Send control characters in two form fields that become response headers."""
+    """Send texts that HTTP headers cannot hold in form fields that become response headers."""
     name = f"{project.users['owner']}/{uuid4().hex}"
     url = f"/storage/v1/object/pictures/{name}"
     form: Any = {

@@ -87,7 +87,10 @@ class WorkerRules(BaseMachine):
     @precondition(lambda self: self.last_claims)
     @rule(n=any_number)
     def claim_again(self, n: int) -> None:
-        """Repeat a claim whose answer was lost."""
+        """Repeat a claim whose answer was lost.
+
+        The id of a claim request is also the id of the leases that the claim grants.
+        """
         worker_n = [*self.last_claims][n % len(self.last_claims)]
         lease, claimed_before = self.last_claims[worker_n]
         self.advance_clock()
@@ -186,7 +189,14 @@ class WorkerRules(BaseMachine):
     def report(
         self, numbers: list[int], outcome: dict[str, Any], stale: bool, next_jobs: int
     ) -> None:
-        """Report jobs, some with ended leases, and claim in the same call."""
+        """Report jobs, and claim jobs in the same call if `next_jobs` is not 0.
+
+        Args:
+            numbers: Select the leases to report; see `choose_lease`.
+            outcome: The outcome of all jobs.
+            stale: True to report ended leases.
+            next_jobs: Maximum number of jobs to claim.
+        """
         chosen = [self.choose_lease(n, stale) for n in numbers]
         worker_n = chosen[0][0]
         leases = {job: lease for _, job, lease in chosen}
@@ -199,6 +209,7 @@ class WorkerRules(BaseMachine):
         }  # fmt: skip
         self.advance_clock()
         answer = self.engine.call("select report_jobs($1, $2)", items, claim or None)
+        # The id of a claim request is also the id of the leases that the claim grants.
         claimed = {job["id"]: request for job in answer["jobs"]}
         target_actions = {
             job: frozenset(
@@ -244,7 +255,7 @@ class WorkerRules(BaseMachine):
 
     @rule(n=any_number)
     def complete_legacy(self, n: int) -> None:
-        """Complete a job as a caller of claim_next_job does, without a lease."""
+        """Complete a job as a caller of claim_next_job does, without a lease id."""
         _, job, _ = self.choose_lease(n, False)
         row = self.model.rows.get(job)
         if row is None:
