@@ -5246,8 +5246,9 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. It reads no table,
--- so users may execute it.
+-- ignores keys whose value is null. Keys that every job fits add no condition. So the condition of a filter that
+-- selects every job is 'true'. p_caller_rules: rules for keys that the caller handles itself. It reads no table, so
+-- users may execute it.
 create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5274,7 +5275,12 @@ begin
     "finished_after": ["moment"]
   }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(v_filter) e where e.value <> 'null' and not p_caller_rules ? e.key;
+  from jsonb_each(v_filter) e
+  where e.value <> 'null' and not p_caller_rules ? e.key and not case e.key
+    when 'metadata' then e.value = '{}'
+    when 'created_before' then (e.value #>> '{}')::timestamptz = 'infinity'
+    when 'created_after' then (e.value #>> '{}')::timestamptz = '-infinity'
+    else false end;
   return 'true' || coalesce(v_where, '');
 end
 $$;
@@ -9015,10 +9021,13 @@ end
 $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
--- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures, the maximum of
--- save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all sums.
-create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
+-- picture costs the price of the pictures: the number that the provider reports, or p_stored, the number of stored
+-- pictures, if it is higher. If the provider reports no number, or a negative or fractional number, the requested
+-- number counts. Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures,
+-- the maximum of save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all
+-- sums.
+create function picture_queue._prediction_cost(
+  p_model_id text, p_input jsonb, p_state text, p_metrics jsonb, p_stored bigint default 0)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -9028,9 +9037,10 @@ begin
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
         then trim_scale(round(greatest(least((p_metrics ->> 'predict_time')::numeric, 86400), 0) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
-        then case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then m.price_usd_per_image * greatest(least((p_metrics ->> 'image_count')::numeric, 1000), 0)
-          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
+        then greatest(m.price_usd_per_image * p_stored, case
+          when jsonb_path_exists(p_metrics, 'strict $.image_count ? (@ >= 0 && @ == @.floor())', silent => true)
+            then m.price_usd_per_image * least((p_metrics ->> 'image_count')::numeric, 1000)
+          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end)
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end
     from picture_queue.model m cross join picture_queue.setting s where m.model_id = p_model_id);
@@ -10472,7 +10482,9 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = v_metrics,
-    cost_usd = picture_queue._prediction_cost(p.model_id, p.input, finish_prediction.state, v_metrics),
+    cost_usd = picture_queue._prediction_cost(p.model_id, p.input, finish_prediction.state, v_metrics, (
+      select count(*) from public.images i
+      where i.generation_id = p.generation_id and i.created_at >= p.created_at)),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.

@@ -1,7 +1,8 @@
 -- Returns the SQL condition for a filter, for a query with job_queue as j. The condition becomes part of the text of
 -- the query, so that Postgres plans each filter with the index that fits. Refuses unknown keys and invalid values, and
--- ignores keys whose value is null. p_caller_rules: rules for keys that the caller handles itself. It reads no table,
--- so users may execute it.
+-- ignores keys whose value is null. Keys that every job fits add no condition. So the condition of a filter that
+-- selects every job is 'true'. p_caller_rules: rules for keys that the caller handles itself. It reads no table, so
+-- users may execute it.
 create function picture_queue._jobs_where(p_filter jsonb, p_caller_rules jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -28,7 +29,12 @@ begin
     "finished_after": ["moment"]
   }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(v_filter) e where e.value <> 'null' and not p_caller_rules ? e.key;
+  from jsonb_each(v_filter) e
+  where e.value <> 'null' and not p_caller_rules ? e.key and not case e.key
+    when 'metadata' then e.value = '{}'
+    when 'created_before' then (e.value #>> '{}')::timestamptz = 'infinity'
+    when 'created_after' then (e.value #>> '{}')::timestamptz = '-infinity'
+    else false end;
   return 'true' || coalesce(v_where, '');
 end
 $$;

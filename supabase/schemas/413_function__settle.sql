@@ -179,10 +179,13 @@ end
 $$;
 
 -- Returns the amount that the provider charges for a prediction; null if it is not known. A model with a price per
--- picture costs the price of the pictures. If the provider does not report their number, the requested number counts.
--- Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures, the maximum of
--- save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all sums.
-create function picture_queue._prediction_cost(p_model_id text, p_input jsonb, p_state text, p_metrics jsonb)
+-- picture costs the price of the pictures: the number that the provider reports, or p_stored, the number of stored
+-- pictures, if it is higher. If the provider reports no number, or a negative or fractional number, the requested
+-- number counts. Other models cost the price of their seconds, even if the prediction failed. At most 1,000 pictures,
+-- the maximum of save_images, and the seconds of a day count. So a wrong number of the provider cannot distort all
+-- sums.
+create function picture_queue._prediction_cost(
+  p_model_id text, p_input jsonb, p_state text, p_metrics jsonb, p_stored bigint default 0)
 returns numeric
 language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -192,9 +195,10 @@ begin
       when m.price_usd_per_image is null and jsonb_typeof(p_metrics -> 'predict_time') = 'number'
         then trim_scale(round(greatest(least((p_metrics ->> 'predict_time')::numeric, 86400), 0) * s.estimate_usd_per_second, 6))
       when m.price_usd_per_image is not null and p_state = 'succeeded'
-        then case jsonb_typeof(p_metrics -> 'image_count')
-          when 'number' then m.price_usd_per_image * greatest(least((p_metrics ->> 'image_count')::numeric, 1000), 0)
-          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end
+        then greatest(m.price_usd_per_image * p_stored, case
+          when jsonb_path_exists(p_metrics, 'strict $.image_count ? (@ >= 0 && @ == @.floor())', silent => true)
+            then m.price_usd_per_image * least((p_metrics ->> 'image_count')::numeric, 1000)
+          else (picture_queue._cost(p_model_id, p_input) ->> 'amount_usd')::numeric end)
       when m.price_usd_per_image is not null or p_state in ('aborted', 'lost') then 0
     end
     from picture_queue.model m cross join picture_queue.setting s where m.model_id = p_model_id);

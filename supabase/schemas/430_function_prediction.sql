@@ -207,7 +207,9 @@ begin
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = v_metrics,
-    cost_usd = picture_queue._prediction_cost(p.model_id, p.input, finish_prediction.state, v_metrics),
+    cost_usd = picture_queue._prediction_cost(p.model_id, p.input, finish_prediction.state, v_metrics, (
+      select count(*) from public.images i
+      where i.generation_id = p.generation_id and i.created_at >= p.created_at)),
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
   -- A webhook may have sent the event although the job did not park.

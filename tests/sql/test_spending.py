@@ -1,5 +1,6 @@
 """The rates of generations in SQL."""
 
+from decimal import Decimal
 from uuid import uuid4
 
 import pytest
@@ -124,6 +125,27 @@ async def test_an_odd_number_of_the_provider_does_not_distort_the_cost(
         "select picture_queue._prediction_cost($1, '{}', 'succeeded', $2)", model, metrics
     )
     assert 0 < cost <= highest_usd
+
+
+@pytest.mark.parametrize(
+    ("reported", "stored", "pictures"),
+    [
+        *((-1000, 0, 2), (1e-300, 0, 2), (0.5, 0, 2), (1.5, 3, 3), (True, 0, 2), ("5", 0, 2)),
+        *(([4], 0, 2), ({}, 0, 2), (None, 0, 2), (-1000, 3, 3)),
+        *((0, 0, 0), (0, 1, 1), (3, 1, 3), (1, 3, 3), (4.0, 0, 4)),
+    ],
+)
+async def test_a_prediction_costs_a_whole_number_of_pictures_and_at_least_the_stored_ones(
+    db, reported, stored, pictures
+):
+    cost = await db.value(
+        "select picture_queue._prediction_cost($1, $2, 'succeeded', $3, $4)",
+        "black-forest-labs/flux-schnell",
+        {"num_outputs": 2},
+        {"image_count": reported},
+        stored,
+    )
+    assert cost == pictures * Decimal("0.003")
 
 
 @pytest.mark.parametrize(

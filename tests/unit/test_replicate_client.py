@@ -251,6 +251,21 @@ async def test_an_id_with_slashes_and_a_query_cannot_change_the_path_of_the_requ
     assert route.calls.last.request.url.raw_path == b"/v1/predictions/..%2Faccount%3Fx%3D"
 
 
+@pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\x7f", "\u2028", "\u202e"])
+async def test_a_create_that_answers_an_id_with_a_control_character_has_an_unknown_outcome(
+    client: ReplicateClient, api: respx.Router, character: str
+) -> None:
+    """The database cannot store each such id; the search must not lead to another create."""
+    body = {"id": f"p{character}1", "status": "starting", "created_at": "2026-01-01T00:00:00Z"}
+    created = api.post(CREATE_URL).respond(201, json=body)
+    with pytest.raises(errors.OutcomeUnknown):
+        await create(client)
+    assert created.call_count == 1
+    api.get(f"{BASE_URL}/predictions").respond(json={"results": [body], "next": None})
+    with pytest.raises(errors.ServiceUnavailable):
+        await list_predictions(client)
+
+
 async def list_predictions(client: ReplicateClient) -> list[Prediction]:
     now = datetime.now(UTC)
     return await client.created_between(now, now, is_wanted=lambda _: True)

@@ -27,6 +27,13 @@ def _storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def _check_id(prediction_id: str) -> str:
+    """Refuse an id that a database cannot store, or that changes the text of a terminal."""
+    if not prediction_id.isprintable():
+        raise ValueError("the id has characters that are not printable")
+    return prediction_id
+
+
 def _clean_metrics(metrics: object) -> object:
     """Return the metrics that can be stored.
 
@@ -75,7 +82,7 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str = Field(min_length=1, max_length=200)
+    id: Annotated[str, AfterValidator(_check_id)] = Field(min_length=1, max_length=200)
     status: str = Field(max_length=200)
     created_at: _Time
     model: str = ""

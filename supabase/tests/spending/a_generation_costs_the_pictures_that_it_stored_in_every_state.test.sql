@@ -1,5 +1,5 @@
 begin;
-select plan(15);
+select plan(16);
 
 select register_worker('w', '{images}', '{"generate-image": {"queue": "images"}}');
 select set_budget('project', '{"usd_per_day": 100}');
@@ -76,6 +76,13 @@ select is(pg_temp.project(), 0.036, 'a prediction that was stopped costs the pro
 select retry_job((select job_id from run where n = 3));
 update run set (lease_id) = (select (claim_jobs('w', '{images}', '{generate-image}', 1) #>> '{0,lease_id}')::uuid) where n = 3;
 select is((select begin_prediction(r.job_id, r.lease_id) -> 'resumed' from run r where n = 3), 'false', 'a retry does not resume a prediction without pictures');
+
+select pg_temp.begin_run();
+select pg_temp.save(5, 2);
+select pg_temp.finish(5, 'succeeded', '{"image_count": -1000}');
+select is((select p.cost_usd from picture_queue.prediction p join run r on r.prediction = p.id where r.n = 5), 0.012,
+  'a prediction whose number of pictures is negative costs the requested number');
+select pg_temp.report(5, 'completed');
 
 select is((select sum(case phase when 'reserve' then amount_usd else -amount_usd end) from picture_queue.ledger
   where generation_id <> (select generation_id from run where n = 3)), 0::numeric, 'all ended rounds balance');
