@@ -108,7 +108,7 @@ class OriginCheck:
                 )
             if self._is_privileged(scope):
                 return (
-                    f"Origin {origin!r} may not use a service key, nor admin routes or switches",
+                    f"Origin {origin!r} may not use a service key, admin routes or fault switches",
                     "Use the publishable key and a user's token, or a page on http://localhost.",
                 )
         # A cross-site request without an Origin loads a picture or a script, or follows a link. A

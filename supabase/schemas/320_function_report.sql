@@ -165,7 +165,7 @@ declare
 begin
   v_job := picture_queue._lock_job(job_id, p_needs_lease => false);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
-    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
+    perform picture_queue._raise_error('PQ_STALE_LEASE', format('job %s was not claimed by claim_next_job', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
