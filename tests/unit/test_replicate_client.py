@@ -14,6 +14,7 @@ import pytest
 import respx
 
 from picture_queue.providers import errors
+from picture_queue.providers.replicate import http as http_module
 from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient
 from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.prediction import Prediction
@@ -264,6 +265,31 @@ async def test_a_create_that_answers_an_id_with_a_control_character_has_an_unkno
     api.get(f"{BASE_URL}/predictions").respond(json={"results": [body], "next": None})
     with pytest.raises(errors.ServiceUnavailable):
         await list_predictions(client)
+
+
+class _EndlessBody(httpx.AsyncByteStream):
+    """A body of which one byte arrives."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b" "
+        await asyncio.Event().wait()
+
+
+@pytest.mark.timeout(20)
+async def test_each_call_ends_although_its_answer_never_does(
+    client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "_TOTAL_TIMEOUT", 0.05, raising=False)
+    created = api.post(CREATE_URL).mock(
+        side_effect=lambda _: httpx.Response(201, stream=_EndlessBody())
+    )
+    api.route().mock(side_effect=lambda _: httpx.Response(200, stream=_EndlessBody()))
+    with pytest.raises(errors.OutcomeUnknown):
+        await create(client)
+    assert created.call_count == 1
+    for call in (client.get("p1"), client.cancel("p1"), list_predictions(client)):
+        with pytest.raises(errors.ServiceUnavailable, match="did not answer"):
+            await call
 
 
 async def list_predictions(client: ReplicateClient) -> list[Prediction]:
