@@ -14,6 +14,7 @@ import pytest
 import respx
 
 from picture_queue.providers import errors
+from picture_queue.providers.replicate import client as client_module
 from picture_queue.providers.replicate import http as http_module
 from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient
 from picture_queue.providers.replicate.http import RetryPolicy
@@ -295,6 +296,34 @@ async def test_each_call_ends_although_its_answer_never_does(
 async def list_predictions(client: ReplicateClient) -> list[Prediction]:
     now = datetime.now(UTC)
     return await client.created_between(now, now, is_wanted=lambda _: True)
+
+
+@pytest.mark.timeout(20)
+async def test_searches_do_not_wait_one_after_the_other_for_a_list_that_does_not_answer(
+    client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waiting search ends without a request, uses no attempt, and pauses the provider."""
+    monkeypatch.setattr(client_module, "_SEARCH_WAIT_TIMEOUT", 0.05, raising=False)
+    is_called, may_answer = asyncio.Event(), asyncio.Event()
+    requests = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        is_called.set()
+        await may_answer.wait()
+        return httpx.Response(200, json={"results": [], "next": None})
+
+    api.get(f"{BASE_URL}/predictions").mock(side_effect=answer)
+    first = asyncio.create_task(list_predictions(client))
+    await is_called.wait()
+    waiting = await asyncio.gather(
+        *(list_predictions(client) for _ in range(5)), return_exceptions=True
+    )
+    assert {type(error) for error in waiting} == {errors.NotReached}
+    assert (len(requests), errors.NotReached.uses_attempt) == (1, False)
+    may_answer.set()
+    assert await first == []
+    assert await list_predictions(client) == []  # the lock is free again
 
 
 async def test_a_list_uses_only_the_cursor_of_the_next_link(
