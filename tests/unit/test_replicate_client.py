@@ -14,6 +14,8 @@ import pytest
 import respx
 
 from picture_queue.providers import errors
+from picture_queue.providers.replicate import client as client_module
+from picture_queue.providers.replicate import http as http_module
 from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient
 from picture_queue.providers.replicate.http import RetryPolicy
 from picture_queue.providers.replicate.prediction import Prediction
@@ -266,9 +268,62 @@ async def test_a_create_that_answers_an_id_with_a_control_character_has_an_unkno
         await list_predictions(client)
 
 
+class _EndlessBody(httpx.AsyncByteStream):
+    """A body of which one byte arrives."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b" "
+        await asyncio.Event().wait()
+
+
+@pytest.mark.timeout(20)
+async def test_each_call_ends_although_its_answer_never_does(
+    client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "_TOTAL_TIMEOUT", 0.05, raising=False)
+    created = api.post(CREATE_URL).mock(
+        side_effect=lambda _: httpx.Response(201, stream=_EndlessBody())
+    )
+    api.route().mock(side_effect=lambda _: httpx.Response(200, stream=_EndlessBody()))
+    with pytest.raises(errors.OutcomeUnknown):
+        await create(client)
+    assert created.call_count == 1
+    for call in (client.get("p1"), client.cancel("p1"), list_predictions(client)):
+        with pytest.raises(errors.ServiceUnavailable, match="did not answer"):
+            await call
+
+
 async def list_predictions(client: ReplicateClient) -> list[Prediction]:
     now = datetime.now(UTC)
     return await client.created_between(now, now, is_wanted=lambda _: True)
+
+
+@pytest.mark.timeout(20)
+async def test_searches_do_not_wait_one_after_the_other_for_a_list_that_does_not_answer(
+    client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waiting search ends without a request, uses no attempt, and pauses the provider."""
+    monkeypatch.setattr(client_module, "_SEARCH_WAIT_TIMEOUT", 0.05, raising=False)
+    is_called, may_answer = asyncio.Event(), asyncio.Event()
+    requests = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        is_called.set()
+        await may_answer.wait()
+        return httpx.Response(200, json={"results": [], "next": None})
+
+    api.get(f"{BASE_URL}/predictions").mock(side_effect=answer)
+    first = asyncio.create_task(list_predictions(client))
+    await is_called.wait()
+    waiting = await asyncio.gather(
+        *(list_predictions(client) for _ in range(5)), return_exceptions=True
+    )
+    assert {type(error) for error in waiting} == {errors.NotReached}
+    assert (len(requests), errors.NotReached.uses_attempt) == (1, False)
+    may_answer.set()
+    assert await first == []
+    assert await list_predictions(client) == []  # the lock is free again
 
 
 async def test_a_list_uses_only_the_cursor_of_the_next_link(

@@ -267,6 +267,21 @@ class _Stream(httpx.AsyncByteStream):
         return self._chunks
 
 
+@pytest.mark.timeout(20)
+async def test_a_download_ends_although_its_answer_never_does(
+    client: ReplicateClient, web: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "_BASE_TIMEOUT", 0.05, raising=False)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"p"
+        await asyncio.Event().wait()
+
+    web.get(LINK).mock(side_effect=lambda _: httpx.Response(200, stream=_Stream(chunks())))
+    with pytest.raises(errors.ServiceUnavailable, match="too slowly"):
+        await client.download(LINK)
+
+
 @pytest.mark.parametrize("status", [404, 410])
 async def test_a_deleted_file_is_reported_as_expired(
     client: ReplicateClient, web: respx.Router, status: int

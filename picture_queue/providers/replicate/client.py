@@ -33,6 +33,7 @@ BASE_URL = "https://api.replicate.com/v1"
 # A page has 100 predictions. An account at its rate limit creates fewer than 10,000 in 15 minutes.
 _MAX_PAGES = 100
 _MAX_PAGE_BYTES = 32 * 1024 * 1024  # a page contains 100 inputs and outputs
+_SEARCH_WAIT_TIMEOUT = 30.0  # seconds to wait for the end of the search of another job
 _MAX_RESULTS = 1000  # predictions in a page of the list; Replicate sends 100
 
 
@@ -174,28 +175,42 @@ class ReplicateClient:
             The predictions, without their logs and outputs.
 
         Raises:
+            NotReached: The search of another job did not end in 30 seconds.
             ServiceUnavailable: There are more than 10,000 predictions, or the call failed.
             ProviderError: The call failed for the reason that the class states.
         """
+        try:
+            async with asyncio.timeout(_SEARCH_WAIT_TIMEOUT):
+                await self._search_lock.acquire()
+        except TimeoutError as error:
+            # Otherwise many jobs would wait one after the other for a list that does not answer.
+            raise errors.NotReached("The search of another job did not end in time") from error
+        try:
+            return await self._search(earliest, latest, is_wanted)
+        finally:
+            self._search_lock.release()
+
+    async def _search(
+        self, earliest: datetime, latest: datetime, is_wanted: Callable[[Prediction], bool]
+    ) -> list[Prediction]:
         span = {"created_after": _iso(earliest), "created_before": _iso(latest)}
         params = span
         matching: list[Prediction] = []
-        async with self._search_lock:
-            for _ in range(_MAX_PAGES):
-                page = await self._http.send(
-                    "GET", "/predictions", params=params, max_bytes=_MAX_PAGE_BYTES
-                )
-                results = page.get("results") if isinstance(page, dict) else None
-                if not isinstance(results, list) or len(results) > _MAX_RESULTS:
-                    raise errors.ServiceUnavailable("Replicate sent an unreadable list")
-                for entry in results:
-                    prediction = _parse_prediction(entry)
-                    if is_wanted(prediction):
-                        matching.append(prediction.model_copy(update={"logs": "", "output": None}))
-                cursor = _cursor(page.get("next"))
-                if not cursor:
-                    return matching
-                params = {**span, "cursor": cursor}
+        for _ in range(_MAX_PAGES):
+            page = await self._http.send(
+                "GET", "/predictions", params=params, max_bytes=_MAX_PAGE_BYTES
+            )
+            results = page.get("results") if isinstance(page, dict) else None
+            if not isinstance(results, list) or len(results) > _MAX_RESULTS:
+                raise errors.ServiceUnavailable("Replicate sent an unreadable list")
+            for entry in results:
+                prediction = _parse_prediction(entry)
+                if is_wanted(prediction):
+                    matching.append(prediction.model_copy(update={"logs": "", "output": None}))
+            cursor = _cursor(page.get("next"))
+            if not cursor:
+                return matching
+            params = {**span, "cursor": cursor}
         # A prediction that was not seen may be paid for, so the caller must not create another.
         raise errors.ServiceUnavailable("Replicate has too many predictions to search")
 

@@ -28,6 +28,10 @@ _MAX_REDIRECTS = 3
 #: IPv6 addresses with an IPv4 address in their last 32 bits (RFC 6052).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _RESOLVE_TIMEOUT = 5.0  # seconds
+# A download may take this time, and more for each byte that it has received. The timeouts of httpx
+# count from one read to the next, so a server that sends a byte a second never exceeds them.
+_BASE_TIMEOUT = 150.0  # seconds
+_MIN_RATE = 50_000  # bytes a second
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ async def download(
     if link.startswith("data:"):
         return await sink.write(await asyncio.to_thread(_decode_data_uri, link, rules.max_bytes))
     try:
-        await _fetch(http, link, rules, authorization, timeout, sink)
+        async with asyncio.timeout(_BASE_TIMEOUT) as deadline:
+            await _fetch(http, link, rules, authorization, timeout, sink, deadline)
+    except TimeoutError as error:
+        raise errors.ServiceUnavailable("The output was downloaded too slowly") from error
     except (ValueError, httpx.InvalidURL):
         # The parsers of URLs, redirects and host names (idna) raise different errors.
         raise errors.OutputRefused("The URL of the output is invalid") from None
@@ -91,6 +98,7 @@ async def _fetch(
     authorization: str,
     timeout: httpx.Timeout,
     sink: OutputSink,
+    deadline: asyncio.Timeout,
 ) -> None:
     headers = {"Accept-Encoding": "identity"}
     for _ in range(_MAX_REDIRECTS + 1):
@@ -107,7 +115,7 @@ async def _fetch(
                 elif response.status_code == 401 and _may_get_token(url, headers):
                     headers["Authorization"] = authorization
                 else:
-                    return await _read(response, rules.max_bytes, sink)
+                    return await _read(response, rules.max_bytes, sink, deadline)
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
                 f"The output could not be downloaded from {url.hostname}",
@@ -116,7 +124,9 @@ async def _fetch(
     raise errors.OutputRefused("The output is behind too many redirects")
 
 
-async def _read(response: httpx.Response, limit: int, sink: OutputSink) -> None:
+async def _read(
+    response: httpx.Response, limit: int, sink: OutputSink, deadline: asyncio.Timeout
+) -> None:
     status = response.status_code
     if status in (404, 410):
         raise errors.OutputExpired("The output was deleted", status=status)
@@ -133,6 +143,7 @@ async def _read(response: httpx.Response, limit: int, sink: OutputSink) -> None:
     try:
         async for chunk in _chunks(response, limit):
             await sink.write(chunk)
+            deadline.reschedule((deadline.when() or 0) + len(chunk) / _MIN_RATE)
     except _TooLarge:
         raise errors.OutputRefused(
             "The output is too large", detail=f"It is larger than {limit} bytes"

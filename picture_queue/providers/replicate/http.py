@@ -34,6 +34,11 @@ logger = Log(__name__)
 #: Only the wait for a connection may be longer, since a worker may run a thousand jobs.
 TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=60.0)
 
+#: Seconds of a request in total: up to 65 for a connection, and the rest for the answer. The other
+#: timeouts count from one read to the next, so a server that sends a byte a second never exceeds
+#: them.
+_TOTAL_TIMEOUT = 150.0
+
 #: Errors that httpx raises only before it has sent a request.
 _NEVER_SENT = (
     httpx.ConnectError,
@@ -176,14 +181,17 @@ class ReplicateHttp:
         options: Mapping[str, Any],
     ) -> Any:
         try:
-            async with self._open_client().stream(
-                method,
-                self.base_url + path,
-                headers={**self._headers, **headers},
-                timeout=self._timeout,
-                follow_redirects=False,
-                **options,
-            ) as response:
+            async with (
+                asyncio.timeout(_TOTAL_TIMEOUT),
+                self._open_client().stream(
+                    method,
+                    self.base_url + path,
+                    headers={**self._headers, **headers},
+                    timeout=self._timeout,
+                    follow_redirects=False,
+                    **options,
+                ) as response,
+            ):
                 data = await read_body(response, max_bytes)
                 # A proxy may quote the request in its answer. A token that is shorter than those
                 # of Replicate is not replaced, since it may be part of other words.
@@ -195,7 +203,7 @@ class ReplicateHttp:
                 detail=_describe(error),
                 hint="Check the network of the worker, and REPLICATE_BASE_URL if it is set",
             ) from error
-        except httpx.RequestError as error:
+        except (httpx.RequestError, TimeoutError) as error:
             raise errors.ServiceUnavailable(
                 "Replicate did not answer", detail=_describe(error)
             ) from error
