@@ -44,7 +44,7 @@ as $$
 declare
   v_order constant jsonb :=
     '{"starting": 1, "processing": 2, "succeeded": 3, "failed": 3, "canceled": 3, "aborted": 3}'::jsonb;
-  v_row picture_queue.prediction;
+  v_row record;
   v_is_new boolean;
 begin
   perform picture_queue._check_isolation();
