@@ -216,4 +216,6 @@ def end_with_parent(reader: int) -> None:
 def parse_child(text: str) -> tuple[int, int]:
     """Parse the option ``--child``: the index of the child process, and the read end of a pipe."""
     index, _, reader = text.partition(":")
+    if not (index.isdecimal() and reader.isdecimal()):
+        raise SettingsError(f"--child is {text!r}", hint="Use --processes, which sets it")
     return int(index), int(reader)

@@ -12,7 +12,7 @@ import pytest
 from picture_queue.generations.handler import image_handler
 from picture_queue.local.simulator import SimulatorSettings
 from picture_queue.providers.base import PredictionRequest
-from picture_queue.providers.replicate.orphans import cancel_after
+from picture_queue.providers.replicate.lost_predictions import cancel_after
 from picture_queue.worker import Cancel
 
 from .world import (

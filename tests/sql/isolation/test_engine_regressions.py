@@ -265,6 +265,7 @@ async def test_a_retried_child_waits_for_the_parents_that_have_not_finished(db, 
     await db.report([failing], "failed", error="boom")
     await db.maintain()
     assert await db.states([child]) == ["cancelled"]
+    await db.call("select retry_job($1::text::uuid)", failing)
     if retry == "retry_job":
         await db.call("select retry_job($1::text::uuid)", child)
     else:
@@ -274,6 +275,10 @@ async def test_a_retried_child_waits_for_the_parents_that_have_not_finished(db, 
     assert await db.claim("child") == []
     assert await db.states([child]) == ["waiting"]
     await db.report([other])
+    assert [job["id"] for job in await db.claim()] == [failing]
+    await db.maintain()
+    assert await db.states([child]) == ["waiting"]
+    await db.report([failing])
     await db.maintain()
     assert [job["id"] for job in await db.claim("child")] == [child]
 

@@ -72,11 +72,11 @@ MUTATIONS = (
              CATCHES_NOTHING, "failing schedule", "maintain_jobs"),
     Mutation("an event is one step", "_wake_parked", "picture_queue._run_isolated('wake'",
              "picture_queue._run_step('wake'", "trigger on any update", "send_event"),
-    Mutation("a change of many jobs is one step", "change_jobs",
-             "picture_queue._run_isolated(action", "picture_queue._run_step(action",
+    Mutation("a change of many jobs is one step", "_change_matching",
+             "picture_queue._run_isolated(p_step", "picture_queue._run_step(p_step",
              "trigger on any update", "change_jobs"),
-    Mutation("a purge is one step", "purge_queue", "picture_queue._run_isolated('purge'",
-             "picture_queue._run_step('purge'", "trigger on any update", "purge_queue"),
+    Mutation("a purge is one step", "_change_matching", "picture_queue._run_isolated(p_step",
+             "picture_queue._run_step(p_step", "trigger on any update", "purge_queue"),
 )  # fmt: skip
 
 
