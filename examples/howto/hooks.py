@@ -21,7 +21,7 @@ async def lifespan() -> AsyncIterator[httpx.AsyncClient]:
 worker = Worker(queues=["howto-hooks"], lifespan=lifespan)
 
 
-@worker.handler("fetch", queue="howto-hooks", max_attempts=1)
+@worker.handler("fetch-page", queue="howto-hooks", max_attempts=1)
 async def fetch(payload: dict[str, str], *, http: httpx.AsyncClient) -> int:
     """Return the status of a page; `http` is passed by its type."""
     return (await http.get(payload["url"])).status_code
@@ -46,7 +46,7 @@ async def main() -> None:
     """Run a job that fails."""
     async with AsyncPictureQueue.from_env() as pq, worker:
         url = "http://127.0.0.1:1/"  # nothing listens there
-        job = await pq.jobs.enqueue("fetch", {"url": url}, queue="howto-hooks", max_attempts=1)
+        job = await pq.jobs.enqueue("fetch-page", {"url": url}, queue="howto-hooks", max_attempts=1)
         try:
             await pq.jobs.result(job.id, timeout=30)
         except JobFailed as error:

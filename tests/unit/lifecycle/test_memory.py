@@ -1,6 +1,7 @@
 """A worker above its memory limit lets its jobs finish and stops."""
 
 import asyncio
+import mmap
 
 import pytest
 
@@ -33,7 +34,10 @@ async def test_a_worker_above_its_memory_limit_stops_after_its_jobs(harness, mon
 
 def test_the_memory_of_this_process_is_measured():
     before = memory.resident_bytes()
-    block = bytearray(b"x") * 50_000_000
+    # Not from the heap, where Python may use pages again that it has freed.
+    block = mmap.mmap(-1, 50_000_000)
+    for start in range(0, len(block), mmap.PAGESIZE):
+        block[start] = 1
     after = memory.resident_bytes()
     assert before is not None and after is not None
     assert 40_000_000 < after - before < 200_000_000, len(block)
