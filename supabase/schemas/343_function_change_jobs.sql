@@ -174,6 +174,19 @@ begin
     v_ids := picture_queue._lock_matching(p_conditions,
       v_changeable || case when v_any_failed then format(' and %s is null', v_has_failed) else '' end, p_order,
       p_limit - cardinality(v_tried), v_tried);
+    if v_round = 1 and v_ids = '{}' and not v_any_failed then
+      -- All jobs may be locked. Wait for one of them within lock_timeout, since most transactions are short.
+      begin
+        foreach v_condition in array p_conditions loop
+          execute format('select true from public.job_queue j where %s %s %s limit 1 for update', v_condition, v_changeable, p_order)
+          into v_is_left;
+          exit when v_is_left;
+        end loop;
+      exception when lock_not_available or deadlock_detected then
+        perform picture_queue._raise_busy('the matching jobs are locked by other transactions');
+      end;
+      v_ids := picture_queue._lock_matching(p_conditions, v_changeable, p_order, p_limit, '{}');
+    end if;
     v_new := v_new || v_ids;
     if v_any_failed and v_round = 1 then
       v_ids := v_ids || picture_queue._lock_matching(p_conditions, format('%s and %s', v_changeable, v_has_failed), p_order,
